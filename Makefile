@@ -1,0 +1,32 @@
+# Each target sets itself up: a virtual environment in .venv with the versions of constraints.txt.
+PYTHON ?= python3
+RUN := .venv/bin/python
+
+.PHONY: sweep test check benchmark clean
+
+sweep: .venv/base
+	$(RUN) -m theory.sweep width=2**8,2**10,2**12,2**14,2**16,2**18,2**20,2**22,2**24 seeds=32
+
+test: check
+	$(RUN) -m pytest
+
+check: .venv/test
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m basedpyright
+
+benchmark: .venv/base
+	$(RUN) -m theory.benchmark
+
+clean:
+	rm -rf .venv
+
+.venv/base: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "PYTHON: got %s; allowed: 3.11 or newer; try make PYTHON=python3.11" % sys.version.split()[0])'
+	$(PYTHON) -m venv .venv
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/test: .venv/base
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""What `theory` and `llm` share: settings from `key=value`, rows on disk, provenance, launching."""

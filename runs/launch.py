@@ -1,0 +1,20 @@
+"""Shards of a grid as jobs: the same command, once a shard, through submitit's local executor or a Slurm array."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import submitit
+
+from runs.settings import SettingError
+
+
+def launch(
+    run: Callable[[Sequence[str]], int], words: Sequence[str], *, cluster: str, jobs: int, folder: Path, parameters: dict[str, int | str]
+) -> list[submitit.Job]:
+    """Submits `run([*words, "shard=i/jobs"])` for every i; logs go to `folder`. Raises SettingError for what submitit refuses."""
+    try:
+        executor = submitit.AutoExecutor(folder=folder / "%j", cluster=cluster)
+        executor.update_parameters(**parameters)
+    except (RuntimeError, NameError, TypeError, ValueError) as error:
+        raise SettingError("launcher", f"{cluster}, refused by submitit ({error})", "launcher=local, or slurm where sbatch is installed") from None
+    return executor.map_array(run, [[*words, f"shard={i}/{jobs}"] for i in range(1, jobs + 1)])

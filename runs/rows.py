@@ -1,0 +1,152 @@
+"""Rows on disk: one JSON object a line, appended and never rewritten.
+
+A row is complete or absent. Each append is one write under a file lock, so processes that share a folder lose nothing, and a kill
+leaves at most one torn last line, which the next opening cuts off. Anything else that is not a row is reported and left alone.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runs.settings import SettingError
+
+if TYPE_CHECKING:
+    import pandas
+
+SCHEMA = 1
+_FIELDS = ("schema", "experiment", "settings", "measured", "predicted", "stderr", "provenance")
+
+
+def plain(value: Any) -> Any:
+    """`value` as strict JSON holds it: infinities as the strings "inf" and "-inf", NaN refused."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, float) and math.isinf(value):
+        return str(value)
+    return value
+
+
+def row_hash(experiment: str, settings: Mapping[str, Any]) -> str:
+    """What makes two rows the same measurement: the experiment, its settings (seed included) and the schema."""
+    text = json.dumps([SCHEMA, experiment, plain(settings)], sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Rows:
+    """The rows of one experiment in one folder: those on disk by hash, and `append`.
+
+    Every process appends to the file of its own `name` (`kernel_limit`, or `kernel_limit.2-of-8` for a shard) and knows the rows of
+    all of them. Raises SettingError if the folder cannot be written or holds something that is not a row.
+    """
+
+    def __init__(self, folder: Path, experiment: str, name: str | None = None):
+        self.path = folder / f"{name or experiment}.jsonl"
+        try:
+            self.known = {row["hash"]: row for row in load_rows(folder, experiment)}
+            folder.mkdir(parents=True, exist_ok=True)
+            with _locked(self.path) as file:
+                _repair(file)
+        except OSError as error:
+            raise SettingError("out", f"{folder} ({error.strerror})", "a folder that can be written") from None
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Writes one row; it is on disk when this returns. Raises SettingError when the disk refuses."""
+        full = {
+            "schema": SCHEMA,
+            "experiment": row["experiment"],
+            "hash": row_hash(row["experiment"], row["settings"]),
+            **plain({key: row[key] for key in _FIELDS[2:]}),
+        }
+        line = json.dumps(full, allow_nan=False) + "\n"
+        try:
+            with _locked(self.path) as file:
+                _repair(file)
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise SettingError("out", f"{self.path} ({error.strerror})", "a file that can be appended to") from None
+        self.known[full["hash"]] = full
+
+
+def load_rows(folder: Path | str, experiment: str | None = None) -> list[dict[str, Any]]:
+    """The rows in `folder` (of one experiment, or of all), each measurement once. Raises SettingError with file and line."""
+    paths = sorted(Path(folder).glob("*.jsonl"))
+    if experiment is not None:
+        paths = [path for path in paths if path.name.split(".")[0] == experiment]
+    return list({row["hash"]: row for path in reversed(paths) for row in reversed(_read(path))}.values())[::-1]
+
+
+def load(folder: Path | str, experiment: str | None = None) -> "pandas.DataFrame":
+    """The rows as one table, a column a leaf: `settings.width`, `measured.c_first`, `stderr.c_first`, ..."""
+    import pandas
+
+    table = pandas.json_normalize(load_rows(folder, experiment))
+    return table.replace({"inf": math.inf, "-inf": -math.inf}).infer_objects()
+
+
+@contextlib.contextmanager
+def _locked(path: Path):
+    with open(path, "a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+
+
+def _repair(file: Any) -> None:
+    """Ends the last line: a torn one is cut off, one that only lacks its newline gets it."""
+    size = file.seek(0, os.SEEK_END)
+    tail = b""
+    while size > 0 and b"\n" not in tail:
+        step = min(size, 65536)
+        size -= step
+        file.seek(size)
+        tail = file.read(step) + tail
+    start = size + tail.rfind(b"\n") + 1
+    last = tail[tail.rfind(b"\n") + 1 :]
+    if last and _is_json(last):
+        file.write(b"\n")
+    elif last:
+        file.truncate(start)
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    lines = path.read_bytes().split(b"\n")
+    rows = [_row(path, number, line) for number, line in enumerate(lines[:-1], start=1)]
+    return rows + ([_row(path, len(lines), lines[-1])] if lines[-1] and _is_json(lines[-1]) else [])
+
+
+def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    where, mend = f"{path}:{number}", "move the file away or mend that line; nothing was changed"
+    try:
+        row = json.loads(line)
+    except ValueError:
+        raise SettingError(where, repr(line[:40].decode(errors="replace")), "one JSON object a line", mend) from None
+    if not isinstance(row, dict) or "schema" not in row:
+        raise SettingError(where, "a line that is not a row", "rows written by this program", mend)
+    if row["schema"] != SCHEMA:
+        raise SettingError(where, f"schema {row['schema']}", f"schema {SCHEMA}", "choose another folder with out=")
+    if missing := [field for field in (*_FIELDS, "hash") if field not in row]:
+        raise SettingError(where, f"a row without {missing[0]!r}", ", ".join(_FIELDS), mend)
+    return row
+
+
+def merge_settings(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Groups rows that differ in nothing but the seed, in order of first appearance."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        key = json.dumps({k: v for k, v in row["settings"].items() if k != "seed"}, sort_keys=True)
+        groups.setdefault(key, []).append(row)
+    return groups

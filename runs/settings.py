@@ -1,0 +1,194 @@
+"""Settings from bare `key=value` words, typed by a frozen dataclass.
+
+A setting is a dataclass field made with `setting(default, kind, doc)`. A comma list is a grid axis: `width=256,1e6,2**20,inf`.
+The standard library and a page of code, because the libraries that read `key=value` (chz, OmegaConf) refuse `1e6` as a whole
+number, take the last of a repeated key in silence, read `width=` as an empty grid, and answer in several lines;
+`tests/test_settings.py` holds each of these.
+"""
+
+import dataclasses
+import difflib
+import itertools
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+class SettingError(ValueError):
+    """A mistake of the user's: one line that names the argument, what came, what is allowed and, where it helps, the mend."""
+
+    def __init__(self, name: str, got: object, allowed: str, mend: str = ""):
+        super().__init__(" ".join(f"{name}: got {got}; allowed: {allowed}{'; ' + mend if mend else ''}".split()))
+
+
+class Kind(Protocol):
+    """What a setting may be: `allowed` in words, and `parse` from the text of one value (ValueError if it is not one)."""
+
+    @property
+    def allowed(self) -> str: ...
+    def parse(self, text: str) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole number: `4096`, `1e6`, `2**20`, and `inf` where `infinite`."""
+
+    minimum: int = 1
+    maximum: int = 2**31 - 1
+    infinite: bool = False
+
+    @property
+    def allowed(self) -> str:
+        return f"a whole number from {short(self.minimum)} to {short(self.maximum)}" + (" or inf" if self.infinite else "")
+
+    def parse(self, text: str) -> int | float:
+        if self.infinite and text == "inf":
+            return math.inf
+        if match := re.fullmatch(r"(\d{1,9})\*\*(\d{1,4})", text):
+            value = int(match[1]) ** int(match[2])
+        elif match := re.fullmatch(r"(\d+)(?:\.(\d*))?[eE]\+?(\d{1,3})", text):
+            decimals = match[2] or ""
+            value, remainder = divmod(int(match[1] + decimals) * 10 ** int(match[3]), 10 ** len(decimals))
+            if remainder:
+                raise ValueError
+        elif re.fullmatch(r"\d+", text):
+            value = int(text)
+        else:
+            raise ValueError
+        if not self.minimum <= value <= self.maximum:
+            raise ValueError
+        return value
+
+
+@dataclass(frozen=True)
+class Number:
+    """A real number in a closed interval."""
+
+    minimum: float
+    maximum: float
+
+    @property
+    def allowed(self) -> str:
+        return f"a number from {self.minimum:g} to {self.maximum:g}"
+
+    def parse(self, text: str) -> float:
+        value = float(text)
+        if not self.minimum <= value <= self.maximum:
+            raise ValueError
+        return value
+
+
+class Choice:
+    """One of a few words."""
+
+    def __init__(self, *words: str):
+        self.words = words
+
+    @property
+    def allowed(self) -> str:
+        return " | ".join(self.words)
+
+    def parse(self, text: str) -> str:
+        if text not in self.words:
+            raise ValueError
+        return text
+
+
+class Flag:
+    """`true` or `false`."""
+
+    allowed = "true | false"
+
+    def parse(self, text: str) -> bool:
+        return {"true": True, "false": False}[text]
+
+
+@dataclass(frozen=True)
+class Text:
+    """Any text that matches `pattern`; `allowed` says the pattern in words."""
+
+    allowed: str = "text"
+    pattern: str = r".+"
+
+    def parse(self, text: str) -> str:
+        if not re.fullmatch(self.pattern, text):
+            raise ValueError
+        return text
+
+
+def setting(default: Any, kind: Kind, doc: str, grid: tuple | None = None) -> Any:
+    """A dataclass field that can be set by `name=value`; `grid` is the axis a command takes when the person names none."""
+    return dataclasses.field(default=default, metadata={"kind": kind, "doc": doc, "grid": grid})
+
+
+def parse(words: Iterable[str], axes: type, options: type) -> tuple[dict[str, tuple], dict[str, Any]]:
+    """Reads `key=value` words against two dataclasses: `axes`, where a value may be a comma list, and `options`, where not.
+
+    Returns the given axes (a tuple of values each) and the given options. Raises SettingError.
+    """
+    fields = {f.name: (f.metadata["kind"], cls) for cls in (axes, options) for f in dataclasses.fields(cls)}
+    given: dict[str, tuple] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals:
+            raise SettingError(word, "no value", "key=value", f"write {word}=..., or --help for a list")
+        if name not in fields:
+            raise SettingError(name, "an unknown setting", ", ".join(fields), did_you_mean(name, fields))
+        if name in given:
+            raise SettingError(name, f"{word} after an earlier {name}=", "each setting once", "a list is written with commas")
+        kind, cls = fields[name]
+        texts = text.split(",") if cls is axes else [text]
+        given[name] = tuple(_value(name, kind, part) for part in texts)
+        if len(set(given[name])) < len(given[name]):
+            raise SettingError(name, text, "each value once")
+    is_axis = lambda name: fields[name][1] is axes  # noqa: E731
+    return {k: v for k, v in given.items() if is_axis(k)}, {k: v[0] for k, v in given.items() if not is_axis(k)}
+
+
+def _value(name: str, kind: Kind, text: str) -> Any:
+    try:
+        return kind.parse(text)
+    except (ValueError, KeyError):
+        words = getattr(kind, "words", ())
+        raise SettingError(name, repr(text), kind.allowed, did_you_mean(text, words)) from None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`did you mean 'width'?`, or nothing when no known word is near."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean {near[0]!r}?" if near else ""
+
+
+def grid(cls: type, axes: Mapping[str, tuple]) -> Iterator[Any]:
+    """Every point of the grid as an instance of `cls`; axes not given take the field's `grid`, else its default."""
+    fields = dataclasses.fields(cls)
+    values = [axes.get(f.name) or f.metadata["grid"] or (f.default,) for f in fields]
+    for point in itertools.product(*values):
+        yield cls(**dict(zip((f.name for f in fields), point, strict=True)))
+
+
+def short(value: Any) -> str:
+    """A value as a person would type it: 2**20, inf, true."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int) and value >= 1024 and value & (value - 1) == 0:
+        return f"2**{value.bit_length() - 1}"
+    if isinstance(value, int) and value >= 2**31 - 1 and (value + 1) & value == 0:
+        return f"2**{value.bit_length()}-1"
+    return str(value)
+
+
+def help_table(*classes: type) -> str:
+    """A typed table of every setting: name, default (a comma list is a grid axis), what is allowed, what it means."""
+    lines = []
+    for cls in classes:
+        lines += ["", (cls.__doc__ or "").strip(), ""]
+        rows: Sequence[tuple[str, str, str, str]] = [
+            (f.name, ",".join(short(v) for v in f.metadata["grid"] or (f.default,)), f.metadata["kind"].allowed, f.metadata["doc"])
+            for f in dataclasses.fields(cls)
+        ]
+        name, default, allowed = (max(len(row[i]) for row in rows) for i in range(3))
+        lines += [f"  {row[0]:<{name}}  {row[1]:<{default}}  {row[2]:<{allowed}}  {row[3]}" for row in rows]
+    return "\n".join(lines[1:])

@@ -1,0 +1,1 @@
+"""The one-layer random-features transformer of *When Does LoRA Reuse Work?*, at any width."""

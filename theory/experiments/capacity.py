@@ -1,0 +1,49 @@
+"""How many facts a readout of m random features stores: none exactly below m = the number of prompts, all of them from there on.
+
+That is the law for features in general position. ReLU features are not quite: a feature that is zero on every prompt is lost
+(`missing_rank` counts the loss, and moves the threshold up by as much), one that is active on a single prompt stores that prompt.
+
+- `stored_exactly`: the share of prompts whose output is the one-hot answer to 1e-6 in every entry.
+- `stored_argmax`: the share whose largest output is the answer, which degrades gently.
+- `unstored`: ‖WΦ − Y‖²_F/‖Y‖²_F, with the closed form of `readout.unstored_share`.
+- `missing_rank`: min(m, prompts) − rank(Φ).
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from theory.experiments import Result
+from theory.facts import draw_world
+from theory.gram import coordinates, feature_keys, features, geometry
+from theory.kernels import kernel
+from theory.readout import min_norm_readout, one_hot, unstored_share
+from theory.settings import INF, Capacity
+
+
+def run(setting: Capacity, seeds: Sequence[int], advance: Callable[[int], object] | None = None) -> list[Result]:
+    """One Result a seed; each draws its world and its features."""
+    results = []
+    for seed in seeds:
+        world = draw_world(seed, entities=setting.entities, relations=setting.relations, defined=setting.defined, edits=0)
+        prompts, answers = world.known()
+        Y = one_hot(answers, world.entities)
+        S = geometry(prompts, setting, [seed])[0]
+        k = kernel(S, setting.activation)
+        if setting.width == INF:
+            keys = coordinates(k)
+        else:
+            keys = features(S, int(setting.width), feature_keys(setting, [seed])[0], setting.activation).astype(np.float64)
+        outputs = min_norm_readout(keys, Y) @ keys
+        measured = {
+            "stored_exactly": float(np.mean(np.abs(outputs - Y).max(axis=0) < 1e-6)),
+            "stored_argmax": float(np.mean(outputs.argmax(axis=0) == answers)),
+            "unstored": float(np.sum((outputs - Y) ** 2) / np.sum(Y**2)),
+            "missing_rank": float(min(keys.shape) - np.linalg.matrix_rank(keys, rtol=1e-9)),
+        }
+        unstored = unstored_share(k, Y, setting.width)
+        predicted = {"stored_exactly": float(unstored < 1e-9), "unstored": unstored, "missing_rank": 0.0}
+        results.append(Result(measured, predicted, {}))
+        if advance is not None and setting.width != INF:
+            advance(int(setting.width))
+    return results

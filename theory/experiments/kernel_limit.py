@@ -1,0 +1,67 @@
+"""Two edits seen by a two-hop prompt, as the random features become their kernel (eq. 13-15 and 19).
+
+The edits are r̃₁(x) = y, stored under the prompt `x r1`, and r̃₂(y) = z, under `y r2`. On `x r1 r2` their sum adds c₁(i_y − i_{r1(x)}) +
+c₂(i_z − i_{r2(y)}) with c₁ = G(η₁, ξ)/G(η₁, η₁), c₂ = G(η₂, ξ)/G(η₂, η₂); on `u r1 r2`, another entity's prompt, the same two
+differences appear with coefficients of their own.
+
+A prediction is the limit one step on. At a finite width it is the kernel of the hidden states actually drawn (m → ∞ at these E and V),
+with the delta method's error in the draw of U. At width = inf and a finite dim it is the d → ∞ limit, with the error in the draw of E
+and V, where that is known in closed form (std, uniform attention, ReLU). At dim = width = inf it is the value itself.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Float64
+
+from theory import kernels
+from theory.experiments import Result, Values
+from theory.gram import geometry, gram
+from theory.model import coefficients
+from theory.settings import INF, KernelLimit
+
+X, Y, U, R1, R2 = range(5)
+PROMPTS = [(X, R1), (Y, R2), (X, R1, R2), (U, R1, R2)]
+COEFFICIENTS = {"c_first": (0, 2), "c_second": (1, 2), "c_first_other_entity": (0, 3), "c_second_other_entity": (1, 3)}
+
+
+def run(setting: KernelLimit, seeds: Sequence[int], advance: Callable[[int], object] | None = None) -> list[Result]:
+    """Measures ‖G − k‖/‖k‖ over the four prompts and the four coefficients; one Result a seed."""
+    measured = gram(PROMPTS, setting, seeds, advance=advance)
+    results = []
+    for S, G in zip(geometry(PROMPTS, setting, seeds), measured, strict=True):
+        k = kernels.kernel(S, setting.activation)
+        values = {"kernel_relative_rms": float(np.linalg.norm(G - k) / np.linalg.norm(k))}
+        values |= {name: float(kernels.coefficient(G, *pair)) for name, pair in COEFFICIENTS.items()}
+        results.append(Result(values, *(_limit_of_dim(setting, k) if setting.width == INF else _limit_of_width(setting, S, k))))
+    return results
+
+
+def _limit_of_width(setting: KernelLimit, S: Float64[np.ndarray, "n n"], k: Float64[np.ndarray, "n n"]) -> tuple[Values, Values]:
+    (mean, spread), errors = _unit_width_errors(S.tobytes(), setting.activation)
+    root = setting.width**-0.5
+    predicted = {name: float(kernels.coefficient(k, *pair)) for name, pair in COEFFICIENTS.items()}
+    return {"kernel_relative_rms": mean * root} | predicted, {"kernel_relative_rms": spread * root} | {n: e * root for n, e in errors.items()}
+
+
+@functools.lru_cache(maxsize=4096)
+def _unit_width_errors(S_bytes: bytes, activation: str) -> tuple[tuple[float, float], Values]:
+    """The law of the relative RMS error and the errors of the coefficients, times √m; every width of a seed shares them."""
+    S = np.frombuffer(S_bytes).reshape(len(PROMPTS), len(PROMPTS))
+    k, M = kernels.kernel(S, activation), kernels.fourth_moments(S, activation)
+    return kernels.relative_rms_law(M, k), {name: float(kernels.coefficient_stderr(M, k, *pair)) for name, pair in COEFFICIENTS.items()}
+
+
+def _limit_of_dim(setting: KernelLimit, k: Float64[np.ndarray, "n n"]) -> tuple[Values, Values]:
+    predicted, stderr = {"kernel_relative_rms": 0.0}, {"kernel_relative_rms": 0.0}
+    attended, residual = coefficients(PROMPTS, 5, mask=setting.mask)
+    if setting.dim != INF:
+        k = kernels.kernel(kernels.limit_geometry(attended, residual, setting.init_scale), setting.activation)
+    predicted |= {name: float(kernels.coefficient(k, *pair)) for name, pair in COEFFICIENTS.items()}
+    if setting.dim == INF:
+        stderr |= dict.fromkeys(COEFFICIENTS, 0.0)
+    elif (setting.init_scale, setting.attention, setting.activation) == ("std", "uniform", "relu"):
+        root = setting.dim**-0.5
+        stderr |= {name: kernels.geometry_stderr(attended, residual, *pair) * root for name, pair in COEFFICIENTS.items()}
+    return predicted, stderr

@@ -1,0 +1,178 @@
+"""python -m theory.sweep width=256,1024,2**20,inf dim=inf seeds=32
+
+Runs an experiment over a grid: any setting can be a comma list, every point is repeated over seeds. Each (point, seed) is one row in
+`out`; rows that are there are not run again, so an interrupted sweep goes on where it stopped. The last thing printed is a table.
+"""
+
+import dataclasses
+import importlib
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from runs.rows import Rows, row_hash
+from runs.settings import SettingError, grid, help_table, parse, short
+from theory.settings import EXPERIMENTS, Model, Options
+
+# Features drawn together before their rows are written: what a kill can lose, about a second on two cores.
+_BATCH = 2**26
+
+
+def main(words: Sequence[str]) -> int:
+    """Runs the command; returns its exit code: 0 done, 2 a mistake in the settings or the folder, 130 interrupted."""
+    try:
+        return _main(list(words))
+    except SettingError as error:
+        print(f"theory.sweep: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("theory.sweep: interrupted; every finished row is on disk, and the same command goes on from there", file=sys.stderr)
+        return 130
+
+
+def _main(words: list[str]) -> int:
+    wanted = [word for word in words if word not in ("--help", "-h")]
+    _, named = parse([word for word in wanted if word.startswith("experiment=")], Model, Options)
+    axes_class = EXPERIMENTS[named.get("experiment", Options.experiment)]
+    axes, given = parse(wanted, axes_class, Options)
+    options = Options(**given)
+    if wanted != words:
+        print((__doc__ or "").strip() + "\n\n" + help_table(axes_class, Options))
+        return 0
+    cells = _cells(list(grid(axes_class, axes)), options)
+    if options.dry_run:
+        return _dry_run(cells, options)
+    if options.launcher != "none":
+        return _launch(wanted, cells, options)
+    _run(cells, options)
+    return 0
+
+
+Cell = tuple[Model, int]
+
+
+def _cells(points: Sequence[Model], options: Options) -> list[Cell]:
+    """This shard's (setting, seed) pairs: every N-th of the grid, so that the N shards are alike in cost and together are all of it."""
+    part, of = map(int, options.shard.split("/"))
+    if part > of:
+        raise SettingError("shard", options.shard, "i/N with 1 <= i <= N")
+    if options.first_seed + options.seeds > 2**31:
+        raise SettingError("first_seed", f"{options.first_seed} with seeds={options.seeds}", "seeds below 2**31")
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    return [(point, seed) for point in points for seed in seeds][part - 1 :: of]
+
+
+def settings_of(cell: Cell) -> dict[str, Any]:
+    """The settings of a row: every dial of its experiment, and the seed."""
+    return dataclasses.asdict(cell[0]) | {"seed": cell[1]}
+
+
+def _run(cells: Sequence[Cell], options: Options) -> None:
+    part, of = options.shard.split("/")
+    name = options.experiment if of == "1" else f"{options.experiment}.{part}-of-{of}"
+    rows = Rows(Path(options.out), options.experiment, name)
+    hashes = [row_hash(options.experiment, settings_of(cell)) for cell in cells]
+    todo = [cell for cell, key in zip(cells, hashes, strict=True) if key not in rows.known]
+    if todo:
+        _measure(todo, rows, options)
+
+    from theory.table import table
+
+    if cells:
+        print(table([rows.known[key] for key in hashes]))
+    print(f"{len(cells)} rows in {options.out}: {len(todo)} new, {len(cells) - len(todo)} from before")
+
+
+def _measure(todo: Sequence[Cell], rows: Rows, options: Options) -> None:
+    _use_every_core()
+    import jax
+    from tqdm import tqdm
+
+    from runs.provenance import provenance
+    from theory.gram import PRNG
+
+    experiment = importlib.import_module(f"theory.experiments.{options.experiment}")
+    device = jax.devices()[0]
+    where = {"device": f"{device.platform}:{device.device_kind}", "devices": jax.device_count(), "prng": PRNG, "dtype": "float32, sums float64"}
+    source = provenance("jax", "jaxlib", "numpy", "scipy", "optax")
+    total = sum(1 + point.features() for point, _ in todo)
+    with tqdm(total=total, unit=" features", unit_scale=True, disable=None, desc=options.experiment) as bar:
+        for point, seeds in _batches(todo):
+            bar.set_postfix_str(f"width={short(point.width)} dim={short(point.dim)}")
+            start, before = time.perf_counter(), bar.n
+            results = experiment.run(point, seeds, bar.update)
+            bar.update(before + (1 + point.features()) * len(seeds) - bar.n)
+            wall = (time.perf_counter() - start) / len(seeds)
+            for seed, result in zip(seeds, results, strict=True):
+                row = {"experiment": options.experiment, "settings": settings_of((point, seed)), **result._asdict()}
+                rows.append(row | {"provenance": source | where | {"wall_seconds": round(wall, 4)}})
+
+
+def _batches(cells: Sequence[Cell]) -> Iterator[tuple[Model, list[int]]]:
+    """Seeds of one setting that are run together."""
+    batch: list[Cell] = []
+    for cell in cells:
+        point, _ = cell
+        if batch and (point != batch[0][0] or (len(batch) + 1) * point.features() > _BATCH or len(batch) == 64):
+            yield batch[0][0], [seed for _, seed in batch]
+            batch = []
+        batch.append(cell)
+    if batch:
+        yield batch[0][0], [seed for _, seed in batch]
+
+
+def _use_every_core() -> None:
+    """One JAX device a CPU core, unless XLA_FLAGS says otherwise; it must come before JAX's first use."""
+    import jax
+
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+
+
+def _dry_run(cells: Sequence[Cell], options: Options) -> int:
+    points = list(dict.fromkeys(point for point, _ in cells))
+    print(
+        f"experiment={options.experiment}: {len(points)} settings x seeds {options.first_seed}..{options.first_seed + options.seeds - 1}"
+        f", shard {options.shard}: {len(cells)} rows in {options.out}"
+    )
+    for name in (f.name for f in dataclasses.fields(points[0]) if points):
+        values = list(dict.fromkeys(getattr(point, name) for point in points))
+        print(f"  {name}={','.join(short(value) for value in values)}")
+    features = sum(point.features() for point, _ in cells)
+    prompts, rank = points[0].prompts_and_rank()
+    flops = features * (2 * prompts * rank + 2 * prompts**2)
+    print(f"cost: {features:.3g} features of {prompts} prompts, {features * rank:.3g} normals, {flops:.3g} FLOP")
+    seconds = features * (rank * 4e-9 + (2 * prompts * rank + 2 * prompts**2) / 100e9)
+    print(f"time: about {seconds + len(cells) * 0.01 + 5:.0f} s at 4 ns a normal and 100 GFLOP/s (two CPU cores); nothing was run")
+    return 0
+
+
+def _launch(words: Sequence[str], cells: Sequence[Cell], options: Options) -> int:
+    from runs.launch import launch
+
+    if options.shard != "1/1":
+        raise SettingError("shard", options.shard, "no shard= with launcher=", "jobs= says how many shards are started")
+    kept = [word for word in words if word.split("=")[0] not in ("launcher", "jobs", "slurm")]
+    parameters = {name: int(value) if value.isdecimal() else value for name, _, value in (p.partition(":") for p in options.slurm.split("+") if p)}
+    Rows(Path(options.out), options.experiment)
+    folder = Path(options.out) / "jobs"
+    jobs = launch(main, kept, cluster=options.launcher, jobs=options.jobs, folder=folder, parameters=parameters)
+    if options.launcher == "slurm":
+        print(f"submitted {len(jobs)} jobs: {', '.join(job.job_id for job in jobs)}; logs in {folder}")
+        print("when they are done, the same command without launcher= prints the table")
+        return 0
+    codes = [job.result() for job in jobs]
+    if any(codes):
+        print(f"theory.sweep: {sum(map(bool, codes))} of {len(codes)} jobs failed; see {folder}", file=sys.stderr)
+        return max(codes)
+    _run(cells, options)
+    return 0
+
+
+if __name__ == "__main__":
+    from theory import sweep  # by its own name, so that a launched job finds `main` there
+
+    sys.exit(sweep.main(sys.argv[1:]))
