@@ -1,11 +1,14 @@
 """Shards of a grid as jobs: the same command, once a shard, through submitit's local executor or a Slurm array."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import submitit
-
 from runs.settings import SettingError
+
+# Importing submitit otherwise resets the logging of the whole process, and closes the handlers of other libraries (absl's).
+os.environ.setdefault("SUBMITIT_LOG_LEVEL", "NOCONFIG")
+import submitit  # noqa: E402
 
 
 def launch(
@@ -15,6 +18,6 @@ def launch(
     try:
         executor = submitit.AutoExecutor(folder=folder / "%j", cluster=cluster)
         executor.update_parameters(**parameters)
-    except (RuntimeError, NameError, TypeError, ValueError) as error:
+    except (RuntimeError, NameError, TypeError, ValueError, OSError) as error:
         raise SettingError("launcher", f"{cluster}, refused by submitit ({error})", "launcher=local, or slurm where sbatch is installed") from None
     return executor.map_array(run, [[*words, f"shard={i}/{jobs}"] for i in range(1, jobs + 1)])

@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
 class SettingError(ValueError):
@@ -23,6 +23,7 @@ class SettingError(ValueError):
         super().__init__(" ".join(f"{name}: got {got}; allowed: {allowed}{'; ' + mend if mend else ''}".split()))
 
 
+@runtime_checkable
 class Kind(Protocol):
     """What a setting may be: `allowed` in words, and `parse` from the text of one value (ValueError if it is not one)."""
 

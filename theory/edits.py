@@ -62,7 +62,7 @@ class LowRank:
         """The same ΔW with ‖A‖² + ‖B‖² as small as it can be, 2‖ΔW‖_*: unique up to an orthogonal mixing of the rank."""
         out_q, out_r = np.linalg.qr(self.out)
         into_q, into_r = np.linalg.qr(self.into)
-        left, values, right = np.linalg.svd(out_r @ into_r.T)
+        left, values, right = np.linalg.svd(out_r @ into_r.T, full_matrices=False)
         root = np.sqrt(values)
         return LowRank(out_q @ (left * root), into_q @ (right.T * root))
 
@@ -81,7 +81,10 @@ def min_norm_edit(keys: Keys, residuals: Residuals, C: Float64[np.ndarray, "feat
     """
     if keys.shape[1] != residuals.shape[1]:
         raise ValueError(f"min_norm_edit: keys {keys.shape} and residuals {residuals.shape} need one column an edit each")
-    dual = keys if C is None else scipy.linalg.solve(C, keys, assume_a="pos")
+    try:
+        dual = keys if C is None else scipy.linalg.solve(C, keys, assume_a="pos")
+    except np.linalg.LinAlgError:
+        raise ValueError(f"min_norm_edit: the covariance C {keys.shape[0]} x {keys.shape[0]} is singular; add a ridge to it") from None
     inner = keys.T @ dual
     scale = np.sqrt(np.diagonal(inner))
     if not scale.all() or np.linalg.eigvalsh(inner / np.outer(scale, scale))[0] < 1e-12:

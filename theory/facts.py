@@ -48,11 +48,11 @@ class World:
 
     def one_hop(self, x: int, r: int) -> Prompt:
         """The prompt `x r`."""
-        return (int(x), self.entities + r)
+        return (x, self.entities + r)
 
     def two_hop(self, x: int, r1: int, r2: int) -> Prompt:
         """The prompt `x r1 r2`, which asks for r₂(r₁(x))."""
-        return (int(x), self.entities + r1, self.entities + r2)
+        return (x, self.entities + r1, self.entities + r2)
 
     def known(self) -> tuple[list[Prompt], Int[np.ndarray, " prompts"]]:
         """Every one-hop and two-hop prompt that has an answer, and the answers before any edit."""

@@ -138,13 +138,9 @@ def block_size(n: int) -> int:
     return 1 << int(np.clip(21 - (n - 1).bit_length(), 8, 14))
 
 
-def _features(key: PRNGKeyArray, L: Float32[Array, "n rank"], count: Int[Array, ""], activation: str) -> Float32[Array, "n block"]:
-    """One block of φ(U Hᵀ), transposed; the features past `count` are zero."""
-    block = block_size(L.shape[0])
-    Z = jax.random.normal(key, (L.shape[1], block), jnp.float32)
-    h = jnp.matmul(L, Z, precision="highest")
-    h = jax.nn.relu(h) if activation == "relu" else h
-    return jnp.where(jnp.arange(block)[None, :] < count, h, 0.0)
+def _block_normals(key: PRNGKeyArray, rank: int, block: int) -> Float32[Array, "rank block"]:
+    """Z, the projections of one block of rows of U on the span of the hidden states."""
+    return jax.random.normal(key, (rank, block), jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnames=("activation", "lanes", "mesh"))
@@ -161,7 +157,10 @@ def _block_grams(
     """φφᵀ of each item, a block of one seed: items are spread over devices, `lanes` of a device's items are vmapped."""
 
     def item(key: UInt32[Array, " words"], block: UInt32[Array, ""], count: Int[Array, ""], L: Float32[Array, "n rank"]):
-        phi = _features(jax.random.fold_in(jax.random.wrap_key_data(key, impl=PRNG), block), L, count, activation)
+        n, rank = L.shape
+        Z = _block_normals(jax.random.fold_in(jax.random.wrap_key_data(key, impl=PRNG), block), rank, block_size(n))
+        h = jnp.matmul(L, Z, precision="highest")
+        phi = jnp.where(jnp.arange(block_size(n))[None, :] < count, jax.nn.relu(h) if activation == "relu" else h, 0.0)
         return jnp.matmul(phi, phi.T, precision="highest")
 
     def local(*arguments: Array) -> Float32[Array, "local n n"]:
@@ -216,13 +215,15 @@ def _in_flight(L: Float32[np.ndarray, "seeds n rank"], words: UInt32[np.ndarray,
     yield pending
 
 
-def features(S: Float64[np.ndarray, "n n"], width: int, key: PRNGKeyArray, activation: str = "relu") -> Float32[np.ndarray, "width n"]:
-    """The very features that `streamed` adds up, kept: φ(U h), one column a prompt, entries of U of unit variance."""
-    L = jnp.asarray(factor(S), jnp.float32)
+def features(S: Float64[np.ndarray, "n n"], width: int, key: PRNGKeyArray, activation: str = "relu") -> Float64[np.ndarray, "width n"]:
+    """The features that `streamed` adds up, kept: φ(U h), one column a prompt. The products are taken in float64, because float32
+    rounding alone would make dependent features independent, and store what cannot be stored."""
+    L = factor(S)
     block = block_size(len(S))
-    draw = jax.jit(_features, static_argnames="activation")
-    parts = [draw(jax.random.fold_in(key, b), L, min(width - b * block, block), activation=activation) for b in range(-(-width // block))]
-    return np.concatenate([np.asarray(part) for part in parts], axis=1)[:, :width].T
+    draw = jax.jit(_block_normals, static_argnums=(1, 2))
+    Z = [np.asarray(draw(jax.random.fold_in(key, b), L.shape[1], block), np.float64) for b in range(-(-width // block))]
+    h = np.concatenate(Z, axis=1)[:, :width].T @ L.T
+    return np.maximum(h, 0.0) if activation == "relu" else h
 
 
 def coordinates(G: Float64[np.ndarray, "... n n"]) -> Float64[np.ndarray, "... rank n"]:

@@ -106,14 +106,14 @@ def fourth_moments(S: Float64[np.ndarray, "n n"], activation: str = "relu") -> F
 
 def coefficient(G: Matrix, edited: int, asked: int) -> Float64[np.ndarray, "..."]:
     """c = G(η, ξ)/G(η, η): the share of an edit's answer difference that appears on another prompt (eq. 19)."""
-    return G[..., edited, asked] / G[..., edited, edited]
+    return np.asarray(G[..., edited, asked] / G[..., edited, edited])
 
 
 def coefficient_stderr(M: Float64[np.ndarray, "n n n n"], k: Float64[np.ndarray, "n n"], edited: int, asked: int) -> float:
     """√m times the standard deviation of c at width m, by the delta method: √E[φ_η²(φ_ξ − c φ_η)²] / k(η, η)."""
     c = coefficient(k, edited, asked)
     e, q = edited, asked
-    return np.sqrt(M[e, e, q, q] - 2 * c * M[e, e, e, q] + c**2 * M[e, e, e, e]) / k[e, e]
+    return float(np.sqrt(M[e, e, q, q] - 2 * c * M[e, e, e, q] + c**2 * M[e, e, e, e]) / k[e, e])
 
 
 def relative_rms_law(M: Float64[np.ndarray, "n n n n"], k: Float64[np.ndarray, "n n"]) -> tuple[float, float]:

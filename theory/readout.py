@@ -18,7 +18,7 @@ def min_norm_readout(keys: Float64[np.ndarray, "features prompts"], Y: Float64[n
     return LowRank(Y, np.linalg.pinv(keys, rcond=1e-12).T)
 
 
-def unstored_share(k: Float64[np.ndarray, "prompts prompts"], Y: Float64[np.ndarray, "entities prompts"], width: float) -> float:
+def unstored_share(k: Float64[np.ndarray, "prompts prompts"], Y: Float64[np.ndarray, "entities prompts"], width: int | float) -> float:
     """The predicted ‖WΦ − Y‖²_F/‖Y‖²_F at width m, for large m: tr(Y κ(k + κ)⁻¹ Yᵀ)/tr(Y Yᵀ) with tr(k(k + κ)⁻¹) = m.
 
     Φ⁺Φ projects onto the m random directions φ(U_i H); its mean is the ridge smoother of the kernel k whose effective ridge κ uses up m

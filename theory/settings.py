@@ -13,8 +13,8 @@ LARGEST_EXPLICIT_WIDTH = 2**16
 class Model:
     """The transformer: every experiment has these settings (a comma list is a grid axis)."""
 
-    width: float = setting(4096, Whole(1, 2**46, infinite=True), "hidden units m of the MLP; inf is the arc-cosine kernel")
-    dim: float = setting(INF, Whole(1, 2**24, infinite=True), "embedding dimension d; inf makes tokens exactly orthogonal")
+    width: int | float = setting(4096, Whole(1, 2**46, infinite=True), "hidden units m of the MLP; inf is the arc-cosine kernel")
+    dim: int | float = setting(INF, Whole(1, 2**24, infinite=True), "embedding dimension d; inf makes tokens exactly orthogonal")
     init_scale: str = setting("std", Choice("std", "variance"), "what 1/sqrt(d) is in the paper's N(0, 1/sqrt(d))")
     attention: str = setting("uniform", Choice("uniform", "softmax"), "eq. 5, or eq. 4 with random K and Q")
     mask: str = setting("strict", Choice("strict", "causal"), "attention without (eq. 4) or with (eq. 21) the current token")
@@ -51,7 +51,7 @@ def _at_least(model: Model, rank: int) -> None:
 class KernelLimit(Model):
     """experiment=kernel_limit: two edits seen by the two-hop prompt, as width grows into the kernel (eq. 13-15, 19)."""
 
-    width: float = setting(
+    width: int | float = setting(
         4096, Whole(1, 2**46, infinite=True), "hidden units m of the MLP; inf is the arc-cosine kernel", grid=(2**8, 2**10, 2**12, 2**14, 2**16)
     )
 
@@ -64,7 +64,7 @@ class KernelLimit(Model):
 class Proposition1(Model):
     """experiment=proposition_1: one edited fact in a model that knows a small world (eq. 1, 6), and the same edit by gradients."""
 
-    width: float = setting(
+    width: int | float = setting(
         4096, Whole(1, 2**46, infinite=True), "hidden units m of the MLP; inf is the arc-cosine kernel", grid=(2**8, 2**10, 2**12, 2**14)
     )
     entities: int = setting(8, Whole(6, 64), "|X|")
@@ -77,8 +77,8 @@ class Proposition1(Model):
         _at_least(self, 4)
         if self.activation == "linear":
             raise SettingError("activation", "linear", "relu", "a linear model cannot hold the world to be edited; see experiment=capacity")
-        if self.width < (prompts := self.prompts_and_rank()[0]):
-            raise SettingError("width", self.width, f"at least {prompts}, the facts the base model has to store before one is edited, or inf")
+        if self.width < (least := 2 * self.prompts_and_rank()[0]):
+            raise SettingError("width", self.width, f"at least {least}, twice the facts the base model stores before one is edited, or inf")
         if self.train and self.width > LARGEST_EXPLICIT_WIDTH:
             raise SettingError("train", f"true at width={self.width}", f"width up to {LARGEST_EXPLICIT_WIDTH}", "add train=false")
 
@@ -90,7 +90,7 @@ class Proposition1(Model):
 class Capacity(Model):
     """experiment=capacity: which facts the minimum-norm readout stores at a width; the threshold is the number of prompts."""
 
-    width: float = setting(
+    width: int | float = setting(
         4096,
         Whole(1, 2**14, infinite=True),
         "hidden units m of the MLP; inf is the arc-cosine kernel",
@@ -113,7 +113,7 @@ class Capacity(Model):
 class Attention(Model):
     """experiment=attention: how uniform the softmax of eq. 4 is under the two readings of N(0, 1/sqrt(d)); width plays no part."""
 
-    dim: float = setting(1024, Whole(2, 2**24), "embedding dimension d", grid=(2**6, 2**8, 2**10, 2**12))
+    dim: int | float = setting(1024, Whole(2, 2**24), "embedding dimension d", grid=(2**6, 2**8, 2**10, 2**12))
     init_scale: str = setting("std", Choice("std", "variance"), "what 1/sqrt(d) is in the paper's N(0, 1/sqrt(d))", grid=("std", "variance"))
 
     def features(self) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from runs.rows import Rows, row_hash
+from runs.rows import Rows, load_rows, row_hash
 from runs.settings import SettingError, grid, help_table, parse, short
 from theory.settings import EXPERIMENTS, Model, Options
 
@@ -157,7 +157,7 @@ def _launch(words: Sequence[str], cells: Sequence[Cell], options: Options) -> in
         raise SettingError("shard", options.shard, "no shard= with launcher=", "jobs= says how many shards are started")
     kept = [word for word in words if word.split("=")[0] not in ("launcher", "jobs", "slurm")]
     parameters = {name: int(value) if value.isdecimal() else value for name, _, value in (p.partition(":") for p in options.slurm.split("+") if p)}
-    Rows(Path(options.out), options.experiment)
+    load_rows(Path(options.out), options.experiment)  # refuses a bad folder before anything is submitted
     folder = Path(options.out) / "jobs"
     jobs = launch(main, kept, cluster=options.launcher, jobs=options.jobs, folder=folder, parameters=parameters)
     if options.launcher == "slurm":

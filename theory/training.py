@@ -52,7 +52,7 @@ def train_lora(
     residual: Float[Array, " outputs"],
     *,
     rank: int,
-    learning_rate: float,
+    learning_rate: float | Float[Array, ""],
     steps: int,
     optimiser: str = "adamw",
 ) -> tuple[Factors, Float[Array, "features rank"]]:
@@ -61,14 +61,18 @@ def train_lora(
     bound = key.shape[0] ** -0.5
     start = jax.random.uniform(random, (key.shape[0], rank), key.dtype, -bound, bound)
     factors = (jnp.zeros((residual.shape[0], rank), key.dtype), start)
-    rule = {"adamw": optax.adamw(optax.linear_schedule(learning_rate, 0.0, steps), weight_decay=0.0), "sgd": optax.sgd(learning_rate)}[optimiser]
+    rule = {
+        "adamw": optax.adamw(optax.linear_schedule(learning_rate, 0.0, steps), weight_decay=0.0),  # pyright: ignore[reportArgumentType]
+        "sgd": optax.sgd(learning_rate),
+    }[optimiser]
 
     def step(carry, _):
         factors, state = carry
         updates, state = rule.update(jax.grad(loss)(factors, key, residual), state, factors)
         return (optax.apply_updates(factors, updates), state), None
 
-    carry, _ = jax.lax.scan(step, (factors, rule.init(factors)), None, length=steps)
+    with jax.numpy_dtype_promotion("standard"):  # optax raises decays to the power of an integer count
+        carry, _ = jax.lax.scan(step, (factors, rule.init(factors)), None, length=steps)
     return cast(Factors, carry[0]), start
 
 

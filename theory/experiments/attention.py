@@ -1,8 +1,9 @@
 """Is attention close to uniform, as the paper says on its way from eq. 4 to eq. 5? Under one reading of N(0, 1/√d) yes.
 
 On `x r1 r2` the two logits of eq. 4 are (K e_x)·(Q e_{r2}) and (K e_{r1})·(Q e_{r2}). With entries of variance σ² their mean square is
-d³σ⁸ exactly: 1/d if 1/√d is the standard deviation, d if it is the variance; the relative variance of that mean is
-2(1 + 2/d)³ − 1. The logits' difference is Gaussian as d grows, so the larger of the two weights is logistic(|Δ|) with Δ ~ N(0, 2d³σ⁸): 1/2 under `std`, 1 (attention to one random token) under `variance`.
+d³σ⁸ exactly (and its relative variance 2(1 + 2/d)³ − 1): 1/d if 1/√d is the standard deviation, d if it is the variance. Their
+difference is Gaussian as d grows, so the larger of the two weights is logistic(|Δ|) with Δ ~ N(0, 2d³σ⁸): 1/2 under `std`, 1 (attention
+to one random token) under `variance`.
 """
 
 from collections.abc import Callable, Sequence

@@ -30,10 +30,8 @@ def run(setting: Capacity, seeds: Sequence[int], advance: Callable[[int], object
         Y = one_hot(answers, world.entities)
         S = geometry(prompts, setting, [seed])[0]
         k = kernel(S, setting.activation)
-        if setting.width == INF:
-            keys = coordinates(k)
-        else:
-            keys = features(S, int(setting.width), feature_keys(setting, [seed])[0], setting.activation).astype(np.float64)
+        stream_key = feature_keys(setting, [seed])[0] if setting.width != INF else None
+        keys = coordinates(k) if stream_key is None else features(S, int(setting.width), stream_key, setting.activation)
         outputs = min_norm_readout(keys, Y) @ keys
         measured = {
             "stored_exactly": float(np.mean(np.abs(outputs - Y).max(axis=0) < 1e-6)),

@@ -9,7 +9,6 @@
   prediction of `training.predicted_alignment`.
 """
 
-import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -78,7 +77,7 @@ def _limits(setting: Proposition1, S: Float64[np.ndarray, "n n"], four: list[int
     stderr["norm_neighbour_key"] = float(predicted["norm_neighbour_key"] * spread * root)
     # (G⁻¹)_ηη exceeds (k⁻¹)_ηη by 1/(1 − prompts/m), as the inverse of a sample covariance does, to first order in prompts/m.
     shrink = 1 - len(k_all) / setting.width
-    predicted["norm_rome"] = float(np.sqrt(np.linalg.inv(k_all)[four[0], four[0]] * k[0, 0] / shrink)) if shrink > 0 else math.inf
+    predicted["norm_rome"] = float(np.sqrt(np.linalg.inv(k_all)[four[0], four[0]] * k[0, 0] / shrink))
     return predicted, stderr
 
 
@@ -88,10 +87,10 @@ def _trained(setting: Proposition1, worlds: Sequence[World], shapes: Float64[np.
     width = int(setting.width)
     keys, changes = [], []
     for world, S, stream_key in zip(worlds, shapes, feature_keys(setting, seeds), strict=True):
-        edited = prompts.index(world.one_hop(world.edits.x[0], 0))
+        edited = prompts.index(world.one_hop(int(world.edits.x[0]), 0))
         keys.append(features(S, width, stream_key)[:, edited])
         changes.append(one_hot(world.edits.y, world.entities)[:, 0] - one_hot(world.edits.r1x, world.entities)[:, 0])
-    v, w = jnp.stack(keys), jnp.stack(changes)
+    v, w = (jnp.asarray(np.stack(a), jnp.float32) for a in (keys, changes))
     random = jnp.stack([stream(seed, TRAINING, width) for seed in seeds])
 
     penalised = jax.vmap(lambda r, v, w: train_penalised(r, v, w, rank=setting.rank))(random, v, w)

@@ -1,0 +1,19 @@
+"""Strict JAX everywhere: no silent promotion of dtypes or ranks; two CPU devices, so that sharding is always exercised."""
+
+import jax
+import pytest
+from hypothesis import settings
+
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+settings.register_profile("same every time", derandomize=True, deadline=None)
+settings.load_profile("same every time")
+
+
+@pytest.fixture
+def getkey():
+    """A function that gives a new key at each call, the same ones in every run."""
+    keys = iter(jax.random.split(jax.random.key(2026), 1000))
+    return lambda: next(keys)

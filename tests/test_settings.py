@@ -1,0 +1,95 @@
+import math
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+from runs.settings import Choice, Flag, Number, SettingError, Text, Whole, grid, help_table, parse, setting, short
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Axes."""
+
+    width: int | float = setting(64, Whole(1, 2**46, infinite=True), "hidden units", grid=(64, 128))
+    scale: str = setting("std", Choice("std", "variance"), "reading")
+    share: float = setting(1.0, Number(0.0, 1.0), "probability")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options."""
+
+    out: str = setting("results", Text(), "folder")
+    dry_run: bool = setting(False, Flag(), "run nothing")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("256", 256), ("1e6", 10**6), ("2.5e3", 2500), ("2**20", 2**20), ("inf", math.inf), ("1E+2", 100), ("10**12", 10**12)],
+)
+def test_widths_are_read_as_people_write_them(text, value):
+    axes, _ = parse([f"width={text}"], Axes, Options)
+    assert axes == {"width": (value,)}
+    assert type(axes["width"][0]) is type(value)
+
+
+@pytest.mark.parametrize("text", ["0", "-4", "1.5", "abc", "", "nan", "1e-3", "1.55e1", "2**47", "2**9999", "-inf", "1_000", "2**-1"])
+def test_widths_that_are_none_are_refused_with_what_came_and_what_is_allowed(text):
+    with pytest.raises(SettingError) as error:
+        parse([f"width={text}"], Axes, Options)
+    assert str(error.value) == f"width: got {text!r}; allowed: a whole number from 1 to 2**46 or inf"
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["wdith=4"], ["wdith", "unknown", "did you mean 'width'?"]),
+        (["width"], ["width", "no value", "width=..."]),
+        (["width=4", "width=5"], ["width", "earlier", "once"]),  # chz keeps the last in silence
+        (["width="], ["width", "''"]),  # chz reads an empty grid
+        (["width=4,4"], ["width", "4,4", "once"]),
+        (["scale=varianse"], ["scale", "'varianse'", "std | variance", "did you mean 'variance'?"]),
+        (["dry_run=yes"], ["dry_run", "'yes'", "true | false"]),
+        (["share=1.1"], ["share", "'1.1'", "0 to 1"]),
+        (["share=nan"], ["share", "'nan'", "0 to 1"]),
+        (["dry_run=true,false"], ["dry_run", "'true,false'"]),  # an option is no axis
+    ],
+)
+def test_mistakes_are_one_line_that_helps(words, parts):
+    with pytest.raises(SettingError) as error:
+        parse(words, Axes, Options)
+    assert "\n" not in str(error.value)
+    for part in parts:
+        assert part in str(error.value)
+
+
+def test_a_comma_list_is_an_axis_and_the_grid_is_their_product():
+    axes, options = parse(["width=4,inf", "scale=variance,std", "out=a,b"], Axes, Options)
+    assert [(p.width, p.scale) for p in grid(Axes, axes)] == [(4, "variance"), (4, "std"), (math.inf, "variance"), (math.inf, "std")]
+    assert options == {"out": "a,b"}
+
+
+def test_without_words_the_default_grid_is_taken():
+    assert [p.width for p in grid(Axes, {})] == [64, 128]
+
+
+def test_help_lists_every_setting_with_default_kind_and_meaning():
+    text = help_table(Axes, Options)
+    for part in ("64,128", "2**46 or inf", "hidden units", "std | variance", "folder", "false"):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(2**20, "2**20"), (math.inf, "inf"), (True, "true"), (256, "256"), (1000, "1000"), (2**31 - 1, "2**31-1")]
+)
+def test_values_are_shown_as_people_write_them(value, text):
+    assert short(value) == text
+
+
+def test_help_needs_neither_jax_nor_numpy():
+    code = "import sys; from theory.sweep import main; assert main(['--help']) == 0;assert not {'jax', 'numpy', 'torch', 'pandas'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "width" in done.stdout

@@ -1,0 +1,197 @@
+"""The command as a person uses it: in another process, in an empty folder."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from runs.rows import load, load_rows
+from theory.sweep import main
+
+SMALL = ["width=256,4096,inf", "dim=inf,64", "seeds=3"]
+
+
+def sweep(*words, **options):
+    return subprocess.run([sys.executable, "-m", "theory.sweep", *words], capture_output=True, text=True, **options)
+
+
+def measured(folder):
+    return {row["hash"]: row["measured"] for row in load_rows(folder)}
+
+
+def test_a_sweep_prints_a_table_and_leaves_one_row_a_setting_and_seed(tmp_path):
+    done = sweep(*SMALL, f"out={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""  # no bar where there is no terminal
+    for part in ("c_first\n", "c_second_other_entity\n", "measured ± se", "predicted", " z\n", "agrees", "falls as width^s", "18 rows"):
+        assert part in done.stdout
+    rows = load_rows(tmp_path)
+    assert len(rows) == 18
+    for row in rows:
+        assert row["experiment"] == "kernel_limit"
+        assert set(row["measured"]) == set(row["predicted"]) == set(row["stderr"])
+        assert {"kernel_relative_rms", "c_first", "c_second", "c_first_other_entity", "c_second_other_entity"} <= set(row["measured"])
+        assert {"width", "dim", "seed"} <= set(row["settings"])
+        assert {"command", "commit", "dirty", "versions", "device", "prng", "dtype", "wall_seconds"} <= set(row["provenance"])
+    table = load(tmp_path)
+    assert len(table) == 18
+    assert {"settings.width", "measured.c_first", "predicted.c_first", "stderr.c_first"} <= set(table.columns)
+
+
+def test_a_second_run_measures_nothing_again(tmp_path, capsys):
+    assert main([*SMALL, f"out={tmp_path}"]) == 0
+    first = (tmp_path / "kernel_limit.jsonl").read_bytes()
+    table = capsys.readouterr().out
+    assert main([*SMALL, f"out={tmp_path}"]) == 0
+    again = capsys.readouterr().out
+    assert "0 new, 18 from before" in again
+    assert again.splitlines()[:-1] == table.splitlines()[:-1]
+    assert (tmp_path / "kernel_limit.jsonl").read_bytes() == first
+
+
+def test_shards_together_are_the_one_process(tmp_path, capsys):
+    assert main([*SMALL, f"out={tmp_path / 'one'}"]) == 0
+    for i in (3, 1, 2):
+        assert main([*SMALL, f"out={tmp_path / 'many'}", f"shard={i}/3"]) == 0
+    assert measured(tmp_path / "many") == measured(tmp_path / "one")
+    assert sorted(p.name for p in (tmp_path / "many").iterdir()) == [f"kernel_limit.{i}-of-3.jsonl" for i in (1, 2, 3)]
+    capsys.readouterr()
+    assert main([*SMALL, f"out={tmp_path / 'many'}"]) == 0
+    assert "0 new, 18 from before" in capsys.readouterr().out
+
+
+def test_the_local_launcher_runs_the_same_grid(tmp_path):
+    done = sweep(*SMALL, f"out={tmp_path / 'jobs'}", "launcher=local", "jobs=2")
+    assert done.returncode == 0, done.stderr
+    assert "18 rows" in done.stdout
+    assert "0 new" in done.stdout
+    assert main([*SMALL, f"out={tmp_path / 'one'}"]) == 0
+    assert measured(tmp_path / "jobs") == measured(tmp_path / "one")
+
+
+def running(tmp_path, *words):
+    command = [sys.executable, "-m", "theory.sweep", *words, f"out={tmp_path}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    file = tmp_path / "kernel_limit.jsonl"
+    deadline = time.time() + 120
+    while (not file.exists() or file.stat().st_size == 0) and time.time() < deadline:
+        time.sleep(0.02)
+    return process
+
+
+LONG = ["width=256,2**28", "seeds=2"]
+
+
+def test_control_c_keeps_what_was_done(tmp_path):
+    process = running(tmp_path, *LONG)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert errors.count("\n") == 1
+    assert "interrupted" in errors
+    assert 1 <= len(load_rows(tmp_path)) <= 2
+
+
+def test_a_killed_sweep_goes_on_where_it_stopped(tmp_path):
+    process = running(tmp_path, "width=256,4096,2**22", "seeds=8")
+    process.kill()
+    process.communicate()
+    before = measured(tmp_path)
+    assert before
+    done = sweep("width=256,4096,2**22", "seeds=8", f"out={tmp_path}")
+    assert done.returncode == 0
+    assert f"{24 - len(before)} new, {len(before)} from before" in done.stdout
+    assert before.items() <= measured(tmp_path).items()
+
+
+@pytest.mark.parametrize("experiment", ["proposition_1", "capacity", "attention"])
+def test_every_experiment_runs_from_the_command(tmp_path, capsys, experiment):
+    words = {"proposition_1": ["width=256"], "capacity": ["width=64,inf", "entities=8"], "attention": ["dim=64"]}[experiment]
+    assert main([f"experiment={experiment}", *words, "seeds=2", f"out={tmp_path}"]) == 0
+    assert "2 new" in capsys.readouterr().out or experiment != "proposition_1"
+    for row in load_rows(tmp_path, experiment):
+        assert set(row["stderr"]) <= set(row["predicted"]) <= set(row["measured"])
+
+
+BAD = [
+    (["width=0"], "width: got '0'; allowed: a whole number"),
+    (["width=-5"], "width: got '-5'"),
+    (["width=1.5"], "width: got '1.5'"),
+    (["width=wide"], "width: got 'wide'"),
+    (["width=64,"], "width: got ''"),
+    (["wdith=64"], "did you mean 'width'?"),
+    (["experiment=kernel_limits"], "did you mean 'kernel_limit'?"),
+    (["experiment=capacity", "dim=0"], "dim: got '0'"),
+    (["dim=3"], "dim: got 3; allowed: at least 4, the rank of the prompts"),
+    (["dim=64,3"], "dim: got 3"),
+    (["attention=softmax"], "dim: got inf with attention=softmax"),
+    (["seeds=0"], "seeds: got '0'"),
+    (["seeds=1,2"], "seeds: got '1,2'"),
+    (["first_seed=2147483647", "seeds=2"], "first_seed: got 2147483647"),
+    (["shard=4/3"], "shard: got 4/3"),
+    (["shard=0/3"], "shard: got '0/3'"),
+    (["launcher=slurm"], "launcher: got slurm"),
+    (["launcher=local", "shard=1/2"], "shard: got 1/2"),
+    (["experiment=proposition_1", "width=10"], "width: got 10; allowed: at least 96"),
+    (["experiment=proposition_1", "width=2**20"], "train: got true at width=1048576"),
+    (["experiment=proposition_1", "entities=5"], "entities: got '5'; allowed: a whole number from 6"),
+    (["experiment=proposition_1", "activation=linear"], "activation: got linear"),
+    (["experiment=capacity", "defined=2"], "defined: got '2'"),
+    (["experiment=capacity", "entities=128", "relations=8"], "entities: got 128 with 8 relations"),
+]
+
+
+@pytest.mark.parametrize(("words", "line"), BAD, ids=lambda v: " ".join(v) if isinstance(v, list) else "")
+def test_a_mistake_is_one_line_exit_code_2_and_nothing_written(tmp_path, capsys, words, line):
+    out = tmp_path / "rows"
+    assert main([*words, f"out={out}"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert line in captured.err
+    assert not out.exists()
+
+
+def test_a_folder_of_another_schema_is_refused_before_anything_runs(tmp_path, capsys):
+    (tmp_path / "kernel_limit.jsonl").write_text(json.dumps({"schema": 0}) + "\n")
+    assert main(["width=64", "seeds=1", f"out={tmp_path}"]) == 2
+    assert "kernel_limit.jsonl:1: got schema 0; allowed: schema 1" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["kernel_limit.jsonl"]
+
+
+def test_an_unwritable_folder_is_refused_before_anything_runs(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["width=64", "seeds=1", f"out={tmp_path / 'file'}"]) == 2
+    assert "out: got" in capsys.readouterr().err
+
+
+def test_dry_run_prints_grid_cost_and_time_and_writes_nothing(tmp_path):
+    code = "import sys; from theory.sweep import main; main(sys.argv[1:]); assert 'jax' not in sys.modules"
+    words = ["width=2**10,1e9", "seeds=4", "dry_run=true", f"out={tmp_path / 'rows'}"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for part in ("2 settings x seeds 0..3", "8 rows", "width=2**10,1000000000", "4e+09 features", "time: about"):
+        assert part in done.stdout
+    assert not (tmp_path / "rows").exists()
+
+
+def test_help_is_quick_and_lists_the_settings_of_the_experiment(tmp_path):
+    start = time.perf_counter()
+    done = sweep("--help", "experiment=capacity", cwd=Path(__file__).parents[1])
+    assert done.returncode == 0
+    assert "entities" in done.stdout
+    assert "threshold is the number of prompts" in done.stdout
+    assert time.perf_counter() - start < 5  # a hung import, not a benchmark
+
+
+def test_the_same_seeds_give_the_same_bits_on_eight_devices(tmp_path):
+    for devices in (1, 8):
+        environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        assert sweep(*SMALL, f"out={tmp_path / str(devices)}", env=environment).returncode == 0
+        assert {row["provenance"]["devices"] for row in load_rows(tmp_path / str(devices))} == {devices}
+    assert measured(tmp_path / "1") == measured(tmp_path / "8")
