@@ -8,7 +8,7 @@ from runs.settings import SettingError
 
 # Importing submitit otherwise resets the logging of the whole process, and closes the handlers of other libraries (absl's).
 os.environ.setdefault("SUBMITIT_LOG_LEVEL", "NOCONFIG")
-import submitit  # noqa: E402
+import submitit
 
 
 def launch(

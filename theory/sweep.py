@@ -87,7 +87,7 @@ def _run(cells: Sequence[Cell], options: Options) -> None:
 
 
 def _measure(todo: Sequence[Cell], rows: Rows, options: Options) -> None:
-    _use_every_core()
+    use_every_core()
     import jax
     from tqdm import tqdm
 
@@ -124,7 +124,7 @@ def _batches(cells: Sequence[Cell]) -> Iterator[tuple[Model, list[int]]]:
         yield batch[0][0], [seed for _, seed in batch]
 
 
-def _use_every_core() -> None:
+def use_every_core() -> None:
     """One JAX device a CPU core, unless XLA_FLAGS says otherwise; it must come before JAX's first use."""
     import jax
 
