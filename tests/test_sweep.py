@@ -1,10 +1,13 @@
 """The command as a person uses it: in another process, in an empty folder."""
 
+import contextlib
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -195,3 +198,35 @@ def test_the_same_seeds_give_the_same_bits_on_eight_devices(tmp_path):
         assert sweep(*SMALL, f"out={tmp_path / str(devices)}", env=environment).returncode == 0
         assert {row["provenance"]["devices"] for row in load_rows(tmp_path / str(devices))} == {devices}
     assert measured(tmp_path / "1") == measured(tmp_path / "8")
+
+
+def test_on_a_terminal_there_is_a_bar_with_an_eta(tmp_path):
+    master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (24, 120))
+    done = subprocess.Popen([sys.executable, "-m", "theory.sweep", "width=2**26", "seeds=2", f"out={tmp_path}"], stdout=subprocess.PIPE, stderr=slave)
+    os.close(slave)
+    shown = b""
+    with contextlib.suppress(OSError):  # the terminal closes with the process
+        while part := os.read(master, 4096):
+            shown += part
+    done.communicate()
+    assert b"kernel_limit" in shown
+    assert b"features/s" in shown
+    assert b"width=2**26" in shown
+
+
+def test_slurm_gets_one_array_with_its_parameters(tmp_path, monkeypatch, capsys):
+    """The submission as sbatch receives it, from stand-ins for Slurm's programs."""
+    (tmp_path / "bin").mkdir()
+    for name, text in (("srun", ""), ("sbatch", f'cp "$1" {tmp_path}/script; echo "Submitted batch job 4242"')):
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    assert main([*SMALL, f"out={tmp_path / 'rows'}", "launcher=slurm", "jobs=3", "slurm=slurm_partition:gpu+timeout_min:7"]) == 0
+    assert "submitted 3 jobs: 4242_0, 4242_1, 4242_2" in capsys.readouterr().out
+    script = (tmp_path / "script").read_text()
+    assert "--array=0-2" in script
+    assert "--partition=gpu" in script
+    assert "--time=7" in script
+    assert main([*SMALL, f"out={tmp_path / 'rows'}", "launcher=slurm", "slurm=colour:red"]) == 2
+    assert "launcher: got slurm, refused by submitit" in capsys.readouterr().err

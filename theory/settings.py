@@ -10,7 +10,20 @@ LARGEST_EXPLICIT_WIDTH = 2**16
 
 
 @dataclass(frozen=True)
-class Model:
+class Point:
+    """One point of an experiment's grid: a frozen dataclass of settings that also knows what it costs."""
+
+    def features(self) -> int:
+        """How many random features one seed draws."""
+        return 0
+
+    def prompts_and_rank(self) -> tuple[int, int]:
+        """How many prompts each feature is evaluated on, and the normals it takes: the rank of their hidden states, at most."""
+        return 4, 4
+
+
+@dataclass(frozen=True)
+class Model(Point):
     """The transformer: every experiment has these settings (a comma list is a grid axis)."""
 
     width: int | float = setting(4096, Whole(1, 2**46, infinite=True), "hidden units m of the MLP; inf is the arc-cosine kernel")
@@ -27,12 +40,7 @@ class Model:
             )
 
     def features(self) -> int:
-        """How many random features one seed draws."""
         return 0 if self.width == INF else int(self.width)
-
-    def prompts_and_rank(self) -> tuple[int, int]:
-        """How many prompts each feature is evaluated on, and the normals it takes: the rank of their hidden states, at most."""
-        return 4, 4
 
 
 def _world_prompts(entities: int, relations: int) -> tuple[int, int]:
@@ -110,17 +118,14 @@ class Capacity(Model):
 
 
 @dataclass(frozen=True)
-class Attention(Model):
-    """experiment=attention: how uniform the softmax of eq. 4 is under the two readings of N(0, 1/sqrt(d)); width plays no part."""
+class Attention(Point):
+    """experiment=attention: how uniform the softmax of eq. 4 is under the two readings of N(0, 1/sqrt(d))."""
 
-    dim: int | float = setting(1024, Whole(2, 2**24), "embedding dimension d", grid=(2**6, 2**8, 2**10, 2**12))
+    dim: int = setting(1024, Whole(2, 2**24), "embedding dimension d", grid=(2**6, 2**8, 2**10, 2**12))
     init_scale: str = setting("std", Choice("std", "variance"), "what 1/sqrt(d) is in the paper's N(0, 1/sqrt(d))", grid=("std", "variance"))
 
-    def features(self) -> int:
-        return 0
 
-
-EXPERIMENTS: dict[str, type[Model]] = {
+EXPERIMENTS: dict[str, type[Point]] = {
     "kernel_limit": KernelLimit,
     "proposition_1": Proposition1,
     "capacity": Capacity,

@@ -15,7 +15,7 @@ from typing import Any
 
 from runs.rows import Rows, load_rows, row_hash
 from runs.settings import SettingError, grid, help_table, parse, short
-from theory.settings import EXPERIMENTS, Model, Options
+from theory.settings import EXPERIMENTS, Options, Point
 
 # Features drawn together before their rows are written: what a kill can lose, about a second on two cores.
 _BATCH = 2**26
@@ -35,7 +35,7 @@ def main(words: Sequence[str]) -> int:
 
 def _main(words: list[str]) -> int:
     wanted = [word for word in words if word not in ("--help", "-h")]
-    _, named = parse([word for word in wanted if word.startswith("experiment=")], Model, Options)
+    _, named = parse([word for word in wanted if word.startswith("experiment=")], Point, Options)
     axes_class = EXPERIMENTS[named.get("experiment", Options.experiment)]
     axes, given = parse(wanted, axes_class, Options)
     options = Options(**given)
@@ -51,10 +51,10 @@ def _main(words: list[str]) -> int:
     return 0
 
 
-Cell = tuple[Model, int]
+Cell = tuple[Point, int]
 
 
-def _cells(points: Sequence[Model], options: Options) -> list[Cell]:
+def _cells(points: Sequence[Point], options: Options) -> list[Cell]:
     """This shard's (setting, seed) pairs: every N-th of the grid, so that the N shards are alike in cost and together are all of it."""
     part, of = map(int, options.shard.split("/"))
     if part > of:
@@ -101,7 +101,7 @@ def _measure(todo: Sequence[Cell], rows: Rows, options: Options) -> None:
     total = sum(1 + point.features() for point, _ in todo)
     with tqdm(total=total, unit=" features", unit_scale=True, disable=None, desc=options.experiment) as bar:
         for point, seeds in _batches(todo):
-            bar.set_postfix_str(f"width={short(point.width)} dim={short(point.dim)}")
+            bar.set_postfix({name: short(value) for name, value in vars(point).items() if name in ("width", "dim")})
             start, before = time.perf_counter(), bar.n
             results = experiment.run(point, seeds, bar.update)
             bar.update(before + (1 + point.features()) * len(seeds) - bar.n)
@@ -111,7 +111,7 @@ def _measure(todo: Sequence[Cell], rows: Rows, options: Options) -> None:
                 rows.append(row | {"provenance": source | where | {"wall_seconds": round(wall, 4)}})
 
 
-def _batches(cells: Sequence[Cell]) -> Iterator[tuple[Model, list[int]]]:
+def _batches(cells: Sequence[Cell]) -> Iterator[tuple[Point, list[int]]]:
     """Seeds of one setting that are run together."""
     batch: list[Cell] = []
     for cell in cells:

@@ -18,7 +18,7 @@ def table(rows: Sequence[Row]) -> str:
     """One block a measured quantity, one line a setting, seeds averaged."""
     groups = list(merge_settings(rows).values())
     varying = [name for name in groups[0][0]["settings"] if name != "seed" and len({str(g[0]["settings"][name]) for g in groups}) > 1]
-    labels = varying or ["width", "dim"]
+    labels = varying or [name for name in ("width", "dim") if name in groups[0][0]["settings"]]
     names = list(dict.fromkeys(name for row in rows for name in row["measured"]))
     lines: list[str] = []
     for name in names:
