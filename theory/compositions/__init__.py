@@ -1,0 +1,104 @@
+"""Rules that make one update of a library of experts: one rule a function, known by its name.
+
+A rule gets the experts (LowRank updates of W) and a `Context`, and returns something that multiplies features: a LowRank, a dense matrix,
+or a routed update that looks at the features first. To add one, write the function, put `@rule(...)` over it in a module of this package
+and say what it leaves invariant; the checks that fit are then run on it by name.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float64
+
+from runs.settings import SettingError, did_you_mean
+from theory.edits import LowRank
+
+Features = Float64[np.ndarray, "features prompts"]
+Outputs = Float64[np.ndarray, "outputs prompts"]
+
+
+class Update(Protocol):
+    """What a rule returns: it turns features into the change of the outputs."""
+
+    def __matmul__(self, features: Features) -> Outputs: ...
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Prompts to fit weights on: their features, and the change of output each should get."""
+
+    features: Features
+    changes: Outputs
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a rule may know besides the experts: its knobs, examples to fit on, keys that have nothing to do with the facts, a seed."""
+
+    weights: tuple[float, ...] | None = None
+    fit: str = "free"
+    gauge: str = "plus"
+    temperature: float = 1.0
+    top_k: int = 0
+    scores: str = "kernel"
+    density: float = 0.2
+    width: float = np.inf
+    seed: int = 0
+    examples: Examples | None = None
+    unrelated_keys: tuple[Features, ...] = ()
+    composed: Examples | None = None
+
+    def weights_for(self, library: Sequence[LowRank], default: float) -> np.ndarray:
+        """One weight an expert. Raises SettingError when their numbers differ."""
+        if self.weights is None:
+            return np.full(len(library), default)
+        if len(self.weights) != len(library):
+            raise SettingError("weights", len(self.weights), f"one for each of the {len(library)} experts")
+        return np.array(self.weights)
+
+
+Rule = Callable[[Sequence[LowRank], Context], Update | np.ndarray]
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A rule and what it promises: `span`, its change lies in the span of the experts' answer differences; `gauge_free`, it depends on
+    each ΔW and not on its factors; `basis_free`, it depends on features through inner products alone (so it has an exact infinite width);
+    `alone`, a library of one expert gives that expert; `smooth`, its coefficients are smooth in the Gram matrix (so they have error bars)."""
+
+    rule: Rule
+    span: bool
+    gauge_free: bool
+    basis_free: bool
+    alone: bool
+    smooth: bool
+
+
+RULES: dict[str, Registered] = {}
+
+
+def rule(*, span: bool, gauge_free: bool, basis_free: bool, alone: bool, smooth: bool) -> Callable[[Rule], Rule]:
+    """Enrols a function under its own name (a trailing underscore is dropped)."""
+
+    def enrol(function: Rule) -> Rule:
+        RULES[function.__name__.rstrip("_")] = Registered(function, span, gauge_free, basis_free, alone, smooth)
+        return function
+
+    return enrol
+
+
+def compose(name: str, library: Sequence[LowRank], context: Context | None = None) -> Update | np.ndarray:
+    """The update that rule `name` makes of the library. Raises SettingError for an unknown rule or an empty library."""
+    if name not in RULES:
+        raise SettingError("composition", repr(name), " | ".join(RULES), did_you_mean(name, RULES))
+    if not library:
+        raise SettingError("library", "no expert", "at least one")
+    return RULES[name].rule(library, context or Context())
+
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

@@ -1,0 +1,70 @@
+"""Arrow routing: weights from how much the features resemble each expert's input direction (eq. 28, Ostapenko et al. 2024)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+
+from theory.compositions import Context, Features, Outputs, rule
+from theory.compositions.sums import gauged
+from theory.edits import LowRank
+
+
+@rule(span=True, gauge_free=False, basis_free=True, alone=True, smooth=True)
+def arrow(library: Sequence[LowRank], context: Context) -> "Routed":
+    """ΔW(φ) = (Σ_i w_i A_i)(Σ_i w_i B_i)ᵀ, w = softmax of the scores of φ (eq. 28): merged before the product, so it has cross terms
+    and depends on the factorisation, like eq. 27."""
+    return Routed(gauged(library, context), prototypes(library), context, before=True)
+
+
+@rule(span=True, gauge_free=True, basis_free=True, alone=True, smooth=True)
+def arrow_after(library: Sequence[LowRank], context: Context) -> "Routed":
+    """ΔW(φ) = Σ_i w_i A_i B_iᵀ with the weights of `arrow`: merged after the product, as PEFT does it."""
+    return Routed(list(library), prototypes(library), context, before=False)
+
+
+def prototypes(library: Sequence[LowRank]) -> Float64[np.ndarray, "experts features"]:
+    """The top right singular vector of each ΔW: for Proposition 1, the key φ(Uη) at unit length."""
+    rows = []
+    for expert in library:
+        q, r = np.linalg.qr(expert.into)
+        rows.append(q @ np.linalg.svd(np.linalg.qr(expert.out).R @ r.T)[2][0])
+    return np.stack(rows)
+
+
+@dataclass(frozen=True)
+class Routed:
+    """An update whose weights depend on the features."""
+
+    library: Sequence[LowRank]
+    prototypes: Float64[np.ndarray, "experts features"]
+    context: Context
+    before: bool
+
+    def weights(self, features: Features) -> Float64[np.ndarray, "experts prompts"]:
+        """softmax(|φ·v_i|/temperature) over the `top_k` largest (0: all). The features here have m⁻¹ᐟ² in them: `scores=kernel` uses them as
+        they are (the paper's |k(η, ξ)/k(η, η)|, as ‖η‖ is one), `raw` takes it out, as software does, so that logits grow like √m and the
+        softmax becomes a maximum, and `cosine` divides by ‖φ‖."""
+        scores = np.abs(self.prototypes @ features)
+        if self.context.scores == "cosine":
+            scores = scores / np.linalg.norm(features, axis=0)
+        if self.context.scores == "raw":
+            scale = np.sqrt(self.context.width)
+            if np.isinf(scale):
+                best = np.isclose(scores, scores.max(axis=0), rtol=1e-9)
+                return best / best.sum(axis=0)
+            scores = scores * scale
+        kept = self.context.top_k or len(self.library)
+        cut = np.sort(scores, axis=0)[-min(kept, len(scores))]
+        logits = np.where(scores >= cut, scores / self.context.temperature, -np.inf)
+        weights = np.exp(logits - logits.max(axis=0))
+        return weights / weights.sum(axis=0)
+
+    def __matmul__(self, features: Features) -> Outputs:
+        w = self.weights(features)
+        inner = np.stack([expert.into.T @ features for expert in self.library])
+        out = np.stack([expert.out for expert in self.library])
+        if self.before:
+            return np.einsum("ip,ior,rp->op", w, out, np.einsum("ip,irp->rp", w, inner))
+        return np.einsum("ip,ior,irp->op", w, out, inner)

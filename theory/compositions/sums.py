@@ -1,0 +1,74 @@
+"""Sums: of the updates (`sum`, `average`), or of their factors before the product (`linear`, `uniform`, eq. 27)."""
+
+import functools
+import operator
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+from runs.settings import SettingError
+from theory.compositions import Context, rule
+from theory.edits import LowRank
+
+
+@rule(span=True, gauge_free=True, basis_free=True, alone=True, smooth=True)
+def sum_(library: Sequence[LowRank], context: Context) -> LowRank:
+    """ΔW = Σ_i ΔW_i (Theorem 2). Invariant under the factorisation of each expert and under rotations of the features."""
+    return functools.reduce(operator.add, library)
+
+
+@rule(span=True, gauge_free=True, basis_free=True, alone=True, smooth=True)
+def average(library: Sequence[LowRank], context: Context) -> LowRank:
+    """ΔW = (1/N) Σ_i ΔW_i: the mean of the updates, not of their factors. Invariant as the sum is."""
+    return (1 / len(library)) * functools.reduce(operator.add, library)
+
+
+@rule(span=True, gauge_free=False, basis_free=True, alone=True, smooth=True)
+def linear(library: Sequence[LowRank], context: Context) -> LowRank:
+    """ΔW = (Σ_i w_i A_i)(Σ_i w_i B_i)ᵀ (eq. 27), w_i = 1 unless given. The cross terms w_i w_j A_i B_jᵀ depend on how each ΔW_i is
+    factored: Proposition 1 fixes ΔW_i and leaves its balanced factors free up to a sign, or at rank n a rotation. `gauge=minus` turns the
+    sign of every second expert, `gauge=random` rotates each one's factors."""
+    weights = context.weights_for(library, 1.0)
+    factors = gauged(library, context)
+    return LowRank(sum_of([f.out for f in factors], weights), sum_of([f.into for f in factors], weights))
+
+
+@rule(span=True, gauge_free=False, basis_free=True, alone=True, smooth=True)
+def uniform(library: Sequence[LowRank], context: Context) -> LowRank:
+    """ΔW = (1/N Σ_i A_i)(1/N Σ_i B_i)ᵀ: eq. 27 with equal weights, as the paper's software averages factors; each ΔW_i enters with 1/N²."""
+    equal = (1 / len(library),) * len(library)
+    factors = gauged(library, context)
+    return LowRank(sum_of([f.out for f in factors], np.array(equal)), sum_of([f.into for f in factors], np.array(equal)))
+
+
+def gauged(library: Sequence[LowRank], context: Context) -> list[LowRank]:
+    """The balanced factors of each expert, as Proposition 1's penalty leaves them, in the gauge of the context.
+
+    Of the balanced factors the one nearest to the fitting form D · dual (column j of `out` along the j-th answer difference) is taken.
+    """
+    if len({expert.rank for expert in library}) > 1:
+        ranks = [expert.rank for expert in library]
+        raise SettingError("library", f"ranks {ranks}", "experts of one rank, because eq. 27 and 28 add their factors column by column")
+    factors = []
+    for i, expert in enumerate(library):
+        balanced = expert.balanced()
+        # Procrustes: the rotation that brings the balanced factors closest to the expert's own, so that the result does not hang on
+        # the order in which an SVD happens to return equal singular values.
+        left, _, right = np.linalg.svd(balanced.out.T @ expert.out)
+        turn = left @ right
+        if context.gauge == "minus" and i % 2:
+            turn = -turn
+        elif context.gauge == "random":
+            turn = turn @ stats.ortho_group.rvs(expert.rank, random_state=[context.seed, i]) if expert.rank > 1 else turn * _sign(context.seed, i)
+        factors.append(LowRank(balanced.out @ turn, balanced.into @ turn))
+    return factors
+
+
+def _sign(seed: int, i: int) -> float:
+    return float(np.random.default_rng([seed, i]).choice([-1.0, 1.0]))
+
+
+def sum_of(matrices: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
+    """Σ_i w_i M_i."""
+    return np.einsum("i,ijk->jk", weights, np.stack(matrices))

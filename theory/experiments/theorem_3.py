@@ -1,0 +1,76 @@
+"""Theorem 3: every rule for composing two experts of one fact each, on the prompt that needs both.
+
+Whatever the rule, as long as it stays in the span of the two answer differences, the output on `x r1 r2` is
+i_old + c₁(i_y − i_{r1(x)}) + c₂(i_z − i_{r2(y)}), old = r₂(r₁(x)), and on another entity's prompt `u r1 r2` the same differences appear.
+The composed fact needs i_z − i_old. Measured, with the same quantities of the kernel as prediction and the delta method's errors where
+the rule is smooth in the Gram matrix:
+
+- `c_first`, `c_second`, `c_first_other_entity`, `c_second_other_entity`; absent when coincidences make the differences dependent;
+- `span_residual`: the norm of what lies outside their span; `exact_output_error`: ‖output − i_z‖;
+- `margin_old_over_new`: output at the old answer minus output at z;
+- `wins_old`, `wins_y`, `wins_z`, `wins_r1x`, `wins_r2y`: which entity has the largest output (ties shared).
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from theory.compositions import RULES, Features, compose
+from theory.delta import limit_and_stderr
+from theory.experiments import Result, Values
+from theory.gram import coordinates, geometry
+from theory.library import Scene, draw_scene, prepared, wins
+from theory.settings import INF, Theorem3
+
+SMOOTH = ("c_first", "c_second", "c_first_other_entity", "c_second_other_entity", "margin_old_over_new", "exact_output_error")
+
+
+def run(setting: Theorem3, seeds: Sequence[int], advance: Callable[[int], object] | None = None) -> list[Result]:
+    """One Result a seed."""
+    scene = draw_scene(1, setting.coincidences())
+    registered = RULES[setting.composition]
+    features = prepared(scene.prompts, setting, seeds, registered.basis_free, advance)
+    predictions: dict[bytes, tuple[Values, Values]] = {}
+    results = []
+    for phi, S in zip(features, geometry(scene.prompts, setting, seeds), strict=True):
+        if S.tobytes() not in predictions:
+            predictions[S.tobytes()] = _predict(setting, scene, S)
+        predicted, stderr = predictions[S.tobytes()]
+        results.append(Result(quantities(setting, scene, phi), dict(predicted), dict(stderr)))
+    return results
+
+
+def quantities(setting: Theorem3, scene: Scene, phi: Features) -> Values:
+    """Everything measured, from the features of the scene's prompts."""
+    context = scene.context(phi, setting.data, **setting.knobs())
+    update = compose(setting.composition, scene.experts(phi), context)
+    change = update @ phi[:, [scene.two_hop.start, scene.other.start]]
+    D = scene.differences
+    coefficients = np.linalg.lstsq(D, change, rcond=1e-9)[0]
+    values: Values = {}
+    if np.linalg.matrix_rank(D) == 2:
+        values |= dict(zip(SMOOTH[:4], map(float, coefficients.T.ravel()), strict=True))
+    output = scene.two_hop_outputs(change[:, :1])
+    e = scene.edits
+    goal = scene.one_hot(e.z)
+    values |= {
+        "margin_old_over_new": (output[e.r2r1x] - output[e.z]).item(),
+        "exact_output_error": float(np.linalg.norm(output - goal)),
+        "span_residual": float(np.linalg.norm(change[:, 0] - D @ coefficients[:, 0])),
+    }
+    roles = {"old": e.r2r1x, "y": e.y, "z": e.z, "r1x": e.r1x, "r2y": e.r2y}
+    return values | {f"wins_{name}": wins(output, entity).item() for name, entity in roles.items()}
+
+
+def _predict(setting: Theorem3, scene: Scene, S: np.ndarray) -> tuple[Values, Values]:
+    registered = RULES[setting.composition]
+    if not registered.basis_free:
+        (phi,) = prepared(scene.prompts, setting.at_infinite_width(), [0], basis_free=False) if setting.dim == INF else (None,)
+        return ({}, {}) if phi is None else (quantities(setting.at_infinite_width(), scene, phi), {})
+    at_limit = setting.at_infinite_width() if setting.width == INF else setting
+    limit, errors = limit_and_stderr(lambda G: quantities(at_limit, scene, coordinates(G)), S, float(setting.width), setting.activation)
+    stderr = {name: errors[name] for name in SMOOTH if name in errors} if registered.smooth else {}
+    if setting.width == INF and setting.dim != INF:  # then the step left is d → ∞, which has this prediction and no error bar yet
+        S = geometry(scene.prompts, setting.at_infinite_dim(), [0])[0]
+        limit, stderr = limit_and_stderr(lambda G: quantities(at_limit, scene, coordinates(G)), S, INF, setting.activation)[0], {}
+    return limit, stderr

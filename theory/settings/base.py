@@ -1,0 +1,55 @@
+"""What every experiment's settings share: the transformer."""
+
+import math
+from dataclasses import dataclass
+
+from runs.settings import Choice, SettingError, Whole, setting
+
+INF = math.inf
+LARGEST_EXPLICIT_WIDTH = 2**16
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of an experiment's grid: a frozen dataclass of settings that also knows what it costs."""
+
+    def features(self) -> int:
+        """How many random features one seed draws."""
+        return 0
+
+    def prompts_and_rank(self) -> tuple[int, int]:
+        """How many prompts each feature is evaluated on, and the normals it takes: the rank of their hidden states, at most."""
+        return 4, 4
+
+
+@dataclass(frozen=True)
+class Model(Point):
+    """The transformer: every experiment has these settings (a comma list is a grid axis)."""
+
+    width: int | float = setting(4096, Whole(1, 2**46, infinite=True), "hidden units m of the MLP; inf is the arc-cosine kernel")
+    dim: int | float = setting(INF, Whole(1, 2**24, infinite=True), "embedding dimension d; inf makes tokens exactly orthogonal")
+    init_scale: str = setting("std", Choice("std", "variance"), "what 1/sqrt(d) is in the paper's N(0, 1/sqrt(d))")
+    attention: str = setting("uniform", Choice("uniform", "softmax"), "eq. 5, or eq. 4 with random K and Q")
+    mask: str = setting("strict", Choice("strict", "causal"), "attention without (eq. 4) or with (eq. 21) the current token")
+    activation: str = setting("relu", Choice("relu", "linear"), "the MLP's nonlinearity, or none (A.1.2)")
+
+    def __post_init__(self) -> None:
+        if self.attention == "softmax" and self.dim == INF:
+            raise SettingError(
+                "dim", "inf with attention=softmax", "a finite dim", "its limit is attention=uniform if init_scale=std, and none otherwise"
+            )
+
+    def features(self) -> int:
+        return 0 if self.width == INF else int(self.width)
+
+
+def world_prompts(entities: int, relations: int) -> tuple[int, int]:
+    """All one-hop and two-hop prompts of a world, and the rank of their hidden states: images of |X| + |R| tokens, |R| residuals."""
+    prompts = entities * relations * (1 + relations)
+    return prompts, min(prompts, entities + 2 * relations)
+
+
+def at_least(model: Model, rank: int) -> None:
+    """Refuses a dim in which the experiment's prompts cannot be told apart linearly: its error bars need full rank."""
+    if model.dim < rank:
+        raise SettingError("dim", model.dim, f"at least {rank}, the rank of the prompts' hidden states, or inf")

@@ -1,0 +1,158 @@
+"""Settings of the experiments on composed experts."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+from runs.settings import Choice, Number, SettingError, Text, Whole, setting
+from theory.settings.base import INF, Model, at_least
+
+ROLE_PAIR = r"(x|y|z|r1x|r2y|r2r1x)=(x|y|z|r1x|r2y|r2r1x)"
+COMPOSITIONS = ("sum", "average", "linear", "uniform", "cat", "arrow", "arrow_after", "ties", "dare", "knots", "lorahub", "random", "oracle")
+
+
+@dataclass(frozen=True)
+class Theorem2(Model):
+    """experiment=theorem_2: the sum of two experts of one fact each on the two-hop prompt, under coincidences of the facts."""
+
+    coincide: str = setting(
+        "none",
+        Text("none, or equalities of x, y, z, r1x, r2y, r2r1x joined by +, as y=r1x+x=z", rf"none|{ROLE_PAIR}(\+{ROLE_PAIR})*"),
+        "entities of the edits that are the same; all others differ",
+        grid=("none", "r2y=r2r1x", "y=r1x", "z=r2y", "z=r2r1x", "r1x=r2r1x", "x=z", "x=y", "z=r1x", "y=r2r1x", "x=r2r1x", "y=r2y", "x=r2y"),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 6)
+
+    def coincidences(self) -> list[tuple[str, str]]:
+        """The asked equalities as pairs of roles."""
+        return [] if self.coincide == "none" else [(pair.split("=")[0], pair.split("=")[1]) for pair in self.coincide.split("+")]
+
+    def prompts_and_rank(self) -> tuple[int, int]:
+        return 6, 6
+
+    def at_infinite_width(self) -> Self:
+        return replace(self, width=INF)
+
+    def at_infinite_dim(self) -> Self:
+        return replace(self, dim=INF)
+
+    def as_theorem_3(self) -> "Theorem3":
+        """The same setting with the rule `sum`."""
+        shared = {f.name: getattr(self, f.name) for f in fields(Theorem2)}
+        return Theorem3(**shared, composition="sum")
+
+
+@dataclass(frozen=True)
+class Theorem3(Theorem2):
+    """experiment=theorem_3: every composition rule on two experts of one fact each."""
+
+    coincide: str = setting("none", Text("as in theorem_2", rf"none|{ROLE_PAIR}(\+{ROLE_PAIR})*"), "entities of the edits that are the same")
+    composition: str = setting("sum", Choice(*COMPOSITIONS), "the rule", grid=COMPOSITIONS)
+    weight_first: float = setting(1.0, Number(-1e6, 1e6), "linear, and cat with fit=given: weight of the first expert")
+    weight_second: float = setting(1.0, Number(-1e6, 1e6), "linear, and cat with fit=given: weight of the second")
+    fit: str = setting("free", Choice("free", "softmax", "given"), "cat: weights by least squares, on the simplex, or given")
+    data: str = setting("two_hop", Choice("two_hop", "held_out", "one_hop"), "cat, lorahub: the examples the weights are fitted on")
+    gauge: str = setting("plus", Choice("plus", "minus", "random"), "linear, uniform, lorahub, arrow: which balanced factors are added")
+    scores: str = setting("kernel", Choice("kernel", "raw", "cosine"), "arrow: |phi.v| at unit scale, as software has it, or over |phi|")
+    temperature: float = setting(1.0, Number(1e-6, 1e6), "arrow: of the softmax")
+    top_k: int = setting(0, Whole(0, 2), "arrow: experts kept (0: all)")
+    density: float = setting(0.2, Number(0.001, 1.0), "ties, knots, dare: share of weights kept")
+
+    def knobs(self) -> dict[str, Any]:
+        """What `compositions.Context` calls these."""
+        given = self.composition == "linear" or self.fit == "given"
+        names = ("fit", "gauge", "scores", "temperature", "top_k", "density", "width")
+        return {name: getattr(self, name) for name in names} | {"weights": (self.weight_first, self.weight_second) if given else None}
+
+
+@dataclass(frozen=True)
+class ManyFacts(Theorem3):
+    """experiment=many_facts: two experts of n facts each; `best` searches all weights of eq. 26 for the most right answers."""
+
+    coincide: str = setting("none", Choice("none"), "many facts have all entities distinct")
+    composition: str = setting(
+        "sum", Choice(*COMPOSITIONS, "best"), "the rule, or the best weights whatever", grid=("sum", "cat", "arrow", "oracle", "best")
+    )
+    facts: int = setting(4, Whole(1, 64), "n, edited facts a relation", grid=(1, 2, 4, 8, 16, 32))
+
+    def prompts_and_rank(self) -> tuple[int, int]:
+        prompts = 5 * self.facts + 1
+        return prompts, min(prompts, 4 * self.facts + 8)
+
+
+@dataclass(frozen=True)
+class Scale(Model):
+    """experiment=scale: one expert, or both, scaled by w: where one-hop and two-hop answers flip."""
+
+    scale: float = setting(1.0, Number(0.0, 100.0), "w", grid=(0.0, 0.25, 0.45, 0.5, 0.55, 0.75, 1.0, 1.5, 2.0, 3.0))
+    facts: int = setting(4, Whole(1, 64), "n, edited facts a relation", grid=(1, 4))
+    experts: int = setting(2, Whole(1, 2), "1: each expert alone on its own prompts; 2: both together", grid=(1, 2))
+
+    def prompts_and_rank(self) -> tuple[int, int]:
+        prompts = 5 * self.facts + 1
+        return prompts, min(prompts, 4 * self.facts + 8)
+
+
+@dataclass(frozen=True)
+class Specificity(Model):
+    """experiment=specificity: what a composition does to facts that were not edited, and whether the order of relations is seen."""
+
+    composition: str = setting(
+        "sum", Choice("sum", "average", "uniform", "arrow", "arrow_after"), "the rule", grid=("sum", "average", "uniform", "arrow")
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 10)
+
+    def prompts_and_rank(self) -> tuple[int, int]:
+        return 10, 10
+
+
+@dataclass(frozen=True)
+class Storage(Model):
+    """experiment=storage: the linear model of Nichani et al. against ReLU features when relations share their range (A.1.2)."""
+
+    activation: str = setting("relu", Choice("relu", "linear"), "the MLP's nonlinearity, or none", grid=("relu", "linear"))
+    share: str = setting(
+        "shared", Choice("shared", "disjoint"), "relations map into all entities, or each into its own part", grid=("shared", "disjoint")
+    )
+    entities: int = setting(24, Whole(4, 128), "|X|")
+    relations: int = setting(3, Whole(2, 8), "|R|")
+
+    def prompts_and_rank(self) -> tuple[int, int]:
+        return self.entities * self.relations, min(self.entities * self.relations, self.entities + self.relations)
+
+
+@dataclass(frozen=True)
+class LargeLibrary(Model):
+    """experiment=large_library: five relations and five of their compositions as ten experts, asked a held-out composition (A.3)."""
+
+    composition: str = setting(
+        "sum", Choice("sum", "average", "uniform", "arrow", "arrow_after"), "the rule", grid=("sum", "average", "uniform", "arrow")
+    )
+    graph: str = setting(
+        "disjoint", Choice("disjoint", "shared"), "each relation has entities of its own, or all share them", grid=("disjoint", "shared")
+    )
+    facts: int = setting(8, Whole(1, 32), "facts a relation")
+
+    def prompts_and_rank(self) -> tuple[int, int]:
+        return 16 * self.facts, min(16 * self.facts, 10 * self.facts + 10)
+
+
+@dataclass(frozen=True)
+class Bridge(Model):
+    """experiment=bridge: step-by-step prompts, attention of share `locality` on the current segment; when does the second hop succeed?"""
+
+    composition: str = setting("sum", Choice("sum", "average", "uniform", "arrow", "arrow_after"), "the rule", grid=("sum", "average", "arrow"))
+    locality: float = setting(0.5, Number(0.0, 1.0), "share of attention on the current segment", grid=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0))
+    facts: int = setting(8, Whole(1, 32), "n, edited facts a relation", grid=(1, 8))
+    filler: int = setting(0, Whole(0, 64), "tokens of no meaning before each restated question, as longer prompts have")
+    setup: int = setting(0, Whole(0, 8), "what the experts were trained on besides their facts: a row of the paper's Table 1")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.attention == "softmax":
+            raise SettingError("attention", "softmax", "uniform: the locality is the attention here")
