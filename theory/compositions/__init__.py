@@ -9,7 +9,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64
@@ -21,6 +21,7 @@ Features = Float64[np.ndarray, "features prompts"]
 Outputs = Float64[np.ndarray, "outputs prompts"]
 
 
+@runtime_checkable
 class Update(Protocol):
     """What a rule returns: it turns features into the change of the outputs."""
 
@@ -46,7 +47,7 @@ class Context:
     top_k: int = 0
     scores: str = "kernel"
     density: float = 0.2
-    width: float = np.inf
+    width: int | float = np.inf
     seed: int = 0
     examples: Examples | None = None
     unrelated_keys: tuple[Features, ...] = ()

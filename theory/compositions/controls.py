@@ -9,7 +9,7 @@ from theory.compositions import Context, rule
 from theory.edits import LowRank, min_norm_edit
 
 
-@rule(span=True, gauge_free=True, basis_free=True, alone=False, smooth=True)
+@rule(span=True, gauge_free=False, basis_free=True, alone=False, smooth=True)
 def random(library: Sequence[LowRank], context: Context) -> LowRank:
     """The sum of adapters with the answer differences and norms of the experts, under keys of prompts that share no token with theirs."""
     if len(context.unrelated_keys) != len(library):

@@ -60,7 +60,11 @@ def gauged(library: Sequence[LowRank], context: Context) -> list[LowRank]:
         if context.gauge == "minus" and i % 2:
             turn = -turn
         elif context.gauge == "random":
-            turn = turn @ stats.ortho_group.rvs(expert.rank, random_state=[context.seed, i]) if expert.rank > 1 else turn * _sign(context.seed, i)
+            turn = (
+                turn @ stats.ortho_group.rvs(expert.rank, random_state=np.random.default_rng([context.seed, i]))
+                if expert.rank > 1
+                else turn * _sign(context.seed, i)
+            )
         factors.append(LowRank(balanced.out @ turn, balanced.into @ turn))
     return factors
 

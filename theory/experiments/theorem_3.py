@@ -12,6 +12,7 @@ the rule is smooth in the Gram matrix:
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -30,19 +31,20 @@ def run(setting: Theorem3, seeds: Sequence[int], advance: Callable[[int], object
     scene = draw_scene(1, setting.coincidences())
     registered = RULES[setting.composition]
     features = prepared(scene.prompts, setting, seeds, registered.basis_free, advance)
-    predictions: dict[bytes, tuple[Values, Values]] = {}
+    predictions: dict[tuple[bytes, int], tuple[Values, Values]] = {}
     results = []
-    for phi, S in zip(features, geometry(scene.prompts, setting, seeds), strict=True):
-        if S.tobytes() not in predictions:
-            predictions[S.tobytes()] = _predict(setting, scene, S)
-        predicted, stderr = predictions[S.tobytes()]
-        results.append(Result(quantities(setting, scene, phi), dict(predicted), dict(stderr)))
+    for seed, phi, S in zip(seeds, features, geometry(scene.prompts, setting, seeds), strict=True):
+        key = S.tobytes(), seed if setting.random() else 0
+        if key not in predictions:
+            predictions[key] = _predict(setting, scene, S, key[1])
+        predicted, stderr = predictions[key]
+        results.append(Result(quantities(setting, scene, phi, seed), dict(predicted), dict(stderr)))
     return results
 
 
-def quantities(setting: Theorem3, scene: Scene, phi: Features) -> Values:
+def quantities(setting: Theorem3, scene: Scene, phi: Features, seed: int) -> Values:
     """Everything measured, from the features of the scene's prompts."""
-    context = scene.context(phi, setting.data, **setting.knobs())
+    context = scene.context(phi, setting.data, **setting.knobs(seed))
     update = compose(setting.composition, scene.experts(phi), context)
     change = update @ phi[:, [scene.two_hop.start, scene.other.start]]
     D = scene.differences
@@ -62,15 +64,15 @@ def quantities(setting: Theorem3, scene: Scene, phi: Features) -> Values:
     return values | {f"wins_{name}": wins(output, entity).item() for name, entity in roles.items()}
 
 
-def _predict(setting: Theorem3, scene: Scene, S: np.ndarray) -> tuple[Values, Values]:
+def _predict(setting: Theorem3, scene: Scene, S: np.ndarray, seed: int) -> tuple[Values, Values]:
     registered = RULES[setting.composition]
     if not registered.basis_free:
-        (phi,) = prepared(scene.prompts, setting.at_infinite_width(), [0], basis_free=False) if setting.dim == INF else (None,)
-        return ({}, {}) if phi is None else (quantities(setting.at_infinite_width(), scene, phi), {})
-    at_limit = setting.at_infinite_width() if setting.width == INF else setting
-    limit, errors = limit_and_stderr(lambda G: quantities(at_limit, scene, coordinates(G)), S, float(setting.width), setting.activation)
+        (phi,) = prepared(scene.prompts, replace(setting, width=INF), [0], basis_free=False) if setting.dim == INF else (None,)
+        return ({}, {}) if phi is None else (quantities(replace(setting, width=INF), scene, phi, seed), {})
+    at_limit = replace(setting, width=INF) if setting.width == INF else setting
+    limit, errors = limit_and_stderr(lambda G: quantities(at_limit, scene, coordinates(G), seed), S, float(setting.width), setting.activation)
     stderr = {name: errors[name] for name in SMOOTH if name in errors} if registered.smooth else {}
     if setting.width == INF and setting.dim != INF:  # then the step left is d → ∞, which has this prediction and no error bar yet
-        S = geometry(scene.prompts, setting.at_infinite_dim(), [0])[0]
-        limit, stderr = limit_and_stderr(lambda G: quantities(at_limit, scene, coordinates(G)), S, INF, setting.activation)[0], {}
+        S = geometry(scene.prompts, replace(setting, dim=INF), [0])[0]
+        limit, stderr = limit_and_stderr(lambda G: quantities(at_limit, scene, coordinates(G), seed), S, INF, setting.activation)[0], {}
     return limit, stderr

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 from runs.settings import Choice, Flag, Text, Whole, setting
 from theory.settings.base import INF, LARGEST_EXPLICIT_WIDTH, Model, Point
-from theory.settings.composed import Bridge, LargeLibrary, ManyFacts, Scale, Specificity, Storage, Theorem2, Theorem3
+from theory.settings.composed import COMPOSITIONS, Bridge, LargeLibrary, ManyFacts, Scale, Specificity, Storage, Theorem2, Theorem3
 from theory.settings.features import Attention, Capacity, KernelLimit, Proposition1
 
 __all__ = [
+    "COMPOSITIONS",
     "EXPERIMENTS",
     "INF",
     "LARGEST_EXPLICIT_WIDTH",

@@ -1,10 +1,10 @@
 """Settings of the experiments on composed experts."""
 
-from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from dataclasses import dataclass, fields
+from typing import Any
 
 from runs.settings import Choice, Number, SettingError, Text, Whole, setting
-from theory.settings.base import INF, Model, at_least
+from theory.settings.base import Model, at_least
 
 ROLE_PAIR = r"(x|y|z|r1x|r2y|r2r1x)=(x|y|z|r1x|r2y|r2r1x)"
 COMPOSITIONS = ("sum", "average", "linear", "uniform", "cat", "arrow", "arrow_after", "ties", "dare", "knots", "lorahub", "random", "oracle")
@@ -32,12 +32,6 @@ class Theorem2(Model):
     def prompts_and_rank(self) -> tuple[int, int]:
         return 6, 6
 
-    def at_infinite_width(self) -> Self:
-        return replace(self, width=INF)
-
-    def at_infinite_dim(self) -> Self:
-        return replace(self, dim=INF)
-
     def as_theorem_3(self) -> "Theorem3":
         """The same setting with the rule `sum`."""
         shared = {f.name: getattr(self, f.name) for f in fields(Theorem2)}
@@ -60,11 +54,15 @@ class Theorem3(Theorem2):
     top_k: int = setting(0, Whole(0, 2), "arrow: experts kept (0: all)")
     density: float = setting(0.2, Number(0.001, 1.0), "ties, knots, dare: share of weights kept")
 
-    def knobs(self) -> dict[str, Any]:
+    def random(self) -> bool:
+        """Whether the rule itself draws random numbers, from the row's seed."""
+        return self.composition in ("dare", "lorahub") or self.gauge == "random"
+
+    def knobs(self, seed: int) -> dict[str, Any]:
         """What `compositions.Context` calls these."""
         given = self.composition == "linear" or self.fit == "given"
         names = ("fit", "gauge", "scores", "temperature", "top_k", "density", "width")
-        return {name: getattr(self, name) for name in names} | {"weights": (self.weight_first, self.weight_second) if given else None}
+        return {name: getattr(self, name) for name in names} | {"seed": seed, "weights": (self.weight_first, self.weight_second) if given else None}
 
 
 @dataclass(frozen=True)
@@ -156,3 +154,14 @@ class Bridge(Model):
         super().__post_init__()
         if self.attention == "softmax":
             raise SettingError("attention", "softmax", "uniform: the locality is the attention here")
+        if self.setup == 1:
+            raise SettingError("setup", 1, "0 or 2 to 8: the paper's Table 1 has no row 1")
+        if self.setup in (4, 5) and self.composition in ("uniform", "arrow"):
+            raise SettingError(
+                "setup", f"{self.setup} with composition={self.composition}", "experts of one rank, because eq. 27 and 28 add their factors", "take sum"
+            )
+
+    def prompts_and_rank(self) -> tuple[int, int]:
+        stored, chains = {0: (0, 0), 3: (3, 1), 6: (2, 1), 8: (8, 2)}.get(self.setup, (4, 1))
+        prompts = (6 + stored) * self.facts
+        return prompts, min(prompts, (3 + 2 * chains) * self.facts + 9)

@@ -1,0 +1,279 @@
+"""Every rule, by its name, in the checks that fit what it promises; and the numbers of single rules."""
+
+import numpy as np
+import pytest
+
+from runs.settings import SettingError
+from theory.compositions import RULES, Context, compose
+from theory.compositions.arrow import Routed, prototypes
+from theory.compositions.cat import fitted_weights
+from theory.compositions.sparse import merge_ties
+from theory.edits import LowRank
+from theory.experiments import many_facts, scale, theorem_3
+from theory.gram import coordinates
+from theory.library import draw_scene, prepared, wins
+from theory.settings import COMPOSITIONS, INF, ManyFacts, Scale, Theorem3
+from theory.table import z_score
+
+SCENE = draw_scene(1)
+FEATURES = prepared(SCENE.prompts, Theorem3(width=2**12), [0], basis_free=False)[0]
+FALSE_ALARM_Z = 5.3  # one z in 1e7
+
+
+def context(features, **knobs):
+    return SCENE.context(features, knobs.pop("data", "two_hop"), **knobs)
+
+
+def change(name, library, features=FEATURES, **knobs):
+    return compose(name, library, context(features, **knobs)) @ features
+
+
+def turned(expert, sign):
+    return LowRank(sign * expert.out, sign * expert.into)
+
+
+def test_the_settings_offer_every_rule():
+    assert set(COMPOSITIONS) == set(RULES)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_span(name):
+    """The change on every prompt is a combination of the experts' answer differences, exactly where the rule says so."""
+    out = change(name, SCENE.experts(FEATURES), density=0.05, width=2**12)
+    D = SCENE.differences
+    residual = np.linalg.norm(out - D @ np.linalg.lstsq(D, out, rcond=None)[0])
+    if RULES[name].span:
+        assert residual < 1e-9
+    else:
+        assert residual > 1e-9 or name in ("ties", "knots")  # for one fact these trim both rows of a difference alike
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_gauge(name):
+    """(A, B) → (−A, −B) for one expert changes nothing in ΔW: rules that promise it give the same, the others do not."""
+    first, second = SCENE.experts(FEATURES)
+    before, after = change(name, [first, second]), change(name, [first, turned(second, -1)])
+    assert np.allclose(before, after, atol=1e-9) == RULES[name].gauge_free
+
+
+@pytest.mark.parametrize("name", [n for n, r in RULES.items() if r.alone])
+def test_one_expert_alone_is_returned_unchanged(name):
+    (first, _) = SCENE.experts(FEATURES)
+    np.testing.assert_allclose(change(name, [first]), first @ FEATURES, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", [n for n, r in RULES.items() if r.basis_free and n != "lorahub"])
+def test_rules_free_of_the_basis_need_the_gram_matrix_only(name):
+    phi = coordinates(FEATURES.T @ FEATURES)
+    np.testing.assert_allclose(change(name, SCENE.experts(FEATURES)), change(name, SCENE.experts(phi), phi), atol=1e-9)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_finite_width_goes_to_infinite_width(name):
+    """The composed coefficients at width 2^14 against width = inf: within 5.3 predicted errors where there are some, else within 0.05."""
+    setting = Theorem3(width=2**14, composition=name)
+    rows = [result._asdict() for result in theorem_3.run(setting, range(8))]
+    for key in ("c_first", "c_second", "c_first_other_entity", "c_second_other_entity", "margin_old_over_new"):
+        z = z_score(rows, key)
+        if RULES[name].smooth and z is not None:
+            assert abs(z) < FALSE_ALARM_Z
+        assert abs(np.mean([row["measured"][key] - row["predicted"][key] for row in rows])) < 0.05
+
+
+@pytest.mark.parametrize("name", ["sum", "linear", "uniform", "arrow", "arrow_after", "random"])
+def test_the_delta_methods_errors_are_those_of_the_draws(name):
+    rows = [result._asdict() for result in theorem_3.run(Theorem3(width=2**12, composition=name), range(128))]
+    for key in ("c_first", "c_second", "margin_old_over_new"):
+        single = np.array([z_score([row], key) for row in rows], float)
+        assert abs(single.std() - 1) < 5 / np.sqrt(256)
+
+
+def test_linear_merging_depends_on_the_sign_of_the_factors():
+    experts = SCENE.experts(FEATURES)
+    D = SCENE.differences
+    t = FEATURES[:, SCENE.two_hop]
+    phi = coordinates_at_the_limit()
+    for gauge, expected in (("plus", (0.985, 0.985)), ("minus", (-0.161, 0.161))):
+        update = compose("linear", SCENE.experts(phi), context(phi, gauge=gauge))
+        np.testing.assert_allclose(np.linalg.lstsq(D, update @ phi[:, SCENE.two_hop], rcond=None)[0][:, 0], expected, atol=1e-3)
+    half = compose("linear", experts, context(FEATURES, weights=(0.5, 0.5))) @ t
+    np.testing.assert_allclose(compose("uniform", experts, context(FEATURES)) @ t, half, atol=1e-12)
+
+
+def coordinates_at_the_limit():
+    return prepared(SCENE.prompts, Theorem3(width=INF), [0], basis_free=True)[0]
+
+
+def test_cat_weights_are_of_least_error_and_differ_with_the_examples():
+    experts = SCENE.experts(FEATURES)
+    found = {}
+    for data in ("two_hop", "held_out", "one_hop"):
+        given = context(FEATURES, data=data)
+        assert given.examples is not None
+        alpha = fitted_weights(experts, given)
+
+        def error(a, given=given.examples):
+            out = a[0] * (experts[0] @ given.features) + a[1] * (experts[1] @ given.features)
+            return np.sum((out - given.changes) ** 2)
+
+        assert all(error(alpha + step) >= error(alpha) - 1e-12 for step in np.random.default_rng(0).standard_normal((20, 2)))
+        found[data] = tuple(np.round(alpha, 6))
+    assert len(set(found.values())) == 3
+    np.testing.assert_allclose(found["held_out"], 0, atol=1e-9)  # the answer of another entity should stay
+
+
+def test_cat_on_the_simplex_stays_there_and_is_best_there():
+    experts, given = SCENE.experts(FEATURES), context(FEATURES, fit="softmax")
+    assert given.examples is not None
+    alpha = fitted_weights(experts, given)
+    assert abs(alpha.sum() - 1) < 1e-12
+    parts = np.stack([(e @ given.examples.features).ravel() for e in experts], axis=1)
+    errors = [np.sum((parts @ [a, 1 - a] - given.examples.changes.ravel()) ** 2) for a in np.linspace(0, 1, 2001)]
+    assert np.sum((parts @ alpha - given.examples.changes.ravel()) ** 2) < min(errors) + 1e-3
+
+
+def routed(experts, given):
+    update = compose("arrow", experts, given)
+    assert isinstance(update, Routed)
+    return update
+
+
+def test_arrow_prototypes_are_the_keys_and_raw_scores_saturate():
+    experts = SCENE.experts(FEATURES)
+    v = prototypes(experts)
+    for row, prompts in zip(v, (SCENE.first, SCENE.second), strict=True):
+        key = FEATURES[:, prompts][:, 0]
+        assert abs(abs(row @ key) - np.linalg.norm(key)) < 1e-9
+    t = FEATURES[:, SCENE.two_hop]
+    shares = [routed(experts, context(FEATURES, scores="raw", width=width)).weights(t)[1, 0] for width in (1e2, 1e3, 1e4, np.inf)]
+    assert shares == sorted(shares)
+    assert 0.75 < shares[0] < 0.9
+    assert shares[-1] == 1  # the anchor's 0.83, 0.994, 1 − 1e-7 within the noise of 2^12 features
+    top = routed(experts, context(FEATURES, top_k=1)).weights(t)
+    np.testing.assert_allclose(top[:, 0], [0, 1])
+
+
+def test_arrow_weights_do_not_depend_on_the_sign_of_a_prototype():
+    first, second = SCENE.experts(FEATURES)
+    a = compose("arrow_after", [first, second], context(FEATURES)) @ FEATURES
+    b = compose("arrow_after", [turned(first, -1), second], context(FEATURES)) @ FEATURES
+    np.testing.assert_allclose(a, b, atol=1e-10)
+
+
+def test_ties_by_hand():
+    a, b = np.array([[3.0, -1.0, 0.1, 2.0]]), np.array([[1.0, 2.0, -0.2, -3.0]])
+    np.testing.assert_allclose(merge_ties([a, b], 1.0), [[2.0, 2.0, -0.2, -3.0]])
+    np.testing.assert_allclose(merge_ties([a, b], 0.5), [[3.0, 2.0, 0.0, -3.0]])
+
+
+def test_ties_without_common_outputs_is_the_sum_of_the_trimmed():
+    experts = SCENE.experts(FEATURES)
+    np.testing.assert_allclose(change("ties", experts, density=1.0), change("sum", experts), atol=1e-12)
+    np.testing.assert_allclose(change("knots", experts, density=1.0), change("sum", experts), atol=1e-9)
+
+
+def test_dare_is_unbiased_and_noisy():
+    experts = SCENE.experts(FEATURES)
+    drawn = np.stack([change("dare", experts, density=0.5, seed=s, width=2**12)[:, SCENE.two_hop.start] for s in range(60)])
+    goal = change("sum", experts)[:, SCENE.two_hop.start]
+    assert np.abs(drawn.mean(axis=0) - goal).max() < 5 * drawn.std(axis=0).max() / np.sqrt(60)
+    assert drawn.std(axis=0).max() > 1e-3
+
+
+def test_the_oracle_answers_and_nothing_else_does():
+    (row,) = [r.measured for r in theorem_3.run(Theorem3(width=INF, composition="oracle"), [0])]
+    assert row["wins_z"] == 1
+    assert abs(row["exact_output_error"]) < 1e-9
+    for name in sorted(set(RULES) - {"oracle"}):
+        (row,) = [r.measured for r in theorem_3.run(Theorem3(width=INF, composition=name), [0])]
+        assert row["exact_output_error"] > 0.5
+        assert row["wins_z"] == 0
+
+
+@pytest.mark.parametrize("facts", [1, 2, 3, 8])
+def test_the_second_expert_adds_the_same_multiple_of_every_difference(facts):
+    (result,) = many_facts.run(ManyFacts(width=INF, facts=facts), [0])
+    assert result.measured["coefficient_second_spread"] < 1e-12
+    expected = many_facts.closed_form(0.573035717, 1.0, 0.608997781, facts)
+    assert abs(result.measured["coefficient_second"] - expected) < 1e-6
+    without_inverse = 0.573035717  # the inverse Gram matrix dropped
+    assert facts == 1 or abs(result.measured["coefficient_second"] - without_inverse) > 0.1
+
+
+def test_many_facts_at_finite_width():
+    rows = [r._asdict() for r in many_facts.run(ManyFacts(width=2**13, facts=4), range(32))]
+    z = z_score(rows, "coefficient_second")
+    assert z is not None
+    assert abs(z) < FALSE_ALARM_Z
+    single = np.array([z_score([row], "coefficient_second") for row in rows], float)
+    assert abs(single.std() - 1) < 5 / np.sqrt(64)
+
+
+@pytest.mark.parametrize("facts", [2, 4])
+def test_no_weights_beat_one_in_n(facts):
+    (result,) = many_facts.run(ManyFacts(width=INF, facts=facts, composition="best"), [0])
+    assert result.measured["accuracy"] == result.predicted["ceiling"] == 1 / facts
+    assert many_facts.run(ManyFacts(width=INF, facts=1, composition="best"), [0])[0].measured["accuracy"] == 1  # one fact is no test
+
+
+def test_the_search_finds_weights_that_work_where_there_are_some():
+    scene = draw_scene(3)
+    helpful = 0.2 * (scene.one_hot(scene.edits.z) - scene.one_hot(scene.edits.r2r1x))
+    assert many_facts.best_accuracy(scene, [np.zeros_like(helpful), helpful]) == 1
+
+
+def test_linear_merging_of_factors_aligned_fact_by_fact_composes():
+    """The exception to Theorem 3: (A₂ column j)(B₁ column j)ᵀ pairs x_j with z_j if both experts' factors are ordered by fact."""
+    accuracy = {}
+    for gauge in ("plus", "minus", "random"):
+        setting = ManyFacts(width=INF, facts=8, composition="linear", gauge=gauge, weight_first=1.0, weight_second=4.0)
+        accuracy[gauge] = np.mean([r.measured["accuracy"] for r in many_facts.run(setting, range(24))])
+    assert accuracy["plus"] == 1
+    assert accuracy["minus"] == 0
+    assert abs(accuracy["random"] - 1 / 8) < 5 * np.sqrt(1 / 8 * 7 / 8 / (24 * 8)) * 1.5
+
+
+@pytest.mark.parametrize(("w", "accuracy"), [(0.49, 0.0), (0.5, 0.5), (0.51, 1.0)])
+@pytest.mark.parametrize("experts", [1, 2])
+@pytest.mark.parametrize("width", [2**10, INF])
+def test_one_hop_facts_flip_at_one_half(w, accuracy, experts, width):
+    for result in scale.run(Scale(width=width, scale=w, facts=3, experts=experts), range(3)):
+        assert result.measured["one_hop_accuracy"] == accuracy
+
+
+@pytest.mark.parametrize(("w", "accuracy"), [(1.74, 0.0), (1.75, 1.0)])
+def test_a_composed_fact_flips_at_the_inverse_of_its_coefficient(w, accuracy):
+    (result,) = scale.run(Scale(width=INF, scale=w, facts=1), [0])
+    assert result.measured["two_hop_accuracy"] == accuracy
+
+
+def test_ties_are_shared():
+    np.testing.assert_allclose(wins(np.array([[1.0, 0.0], [1.0, 2.0], [0.5, 2.0]]), np.array([0, 1])), [0.5, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("name", "library", "message"),
+    [
+        ("summ", "both", "composition: got 'summ'"),
+        ("sum", "none", "library: got no expert"),
+        ("linear", "ranks", "library: got ranks"),
+        ("cat", "bare", "examples: got none"),
+        ("lorahub", "bare", "examples: got none"),
+        ("random", "bare", "unrelated_keys: got 0"),
+        ("oracle", "bare", "composed: got none"),
+        ("linear", "weights", "weights: got 3"),
+    ],
+)
+def test_mistakes_are_one_line(name, library, message):
+    experts = SCENE.experts(FEATURES)
+    given = Context(weights=(1.0, 1.0, 1.0)) if library == "weights" else Context()
+    experts = {"none": [], "ranks": [experts[0], experts[0] + experts[1]]}.get(library, experts)
+    with pytest.raises(SettingError) as error:
+        compose(name, experts, given)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_rule_that_looks_at_single_weights_is_refused_where_it_cannot_run():
+    with pytest.raises(SettingError, match="width: got 32768; allowed: up to 16384"):
+        theorem_3.run(Theorem3(width=2**15, composition="ties"), [0])

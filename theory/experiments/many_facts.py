@@ -1,0 +1,106 @@
+"""Experts of n facts each (A.1.1, eq. 23-25): no weights on the two adapters find the right one of the n composed answers.
+
+On the composed prompt `x_j r1 r2` the second expert contributes Σ_i C_ij (i_{z_i} − i_{r2(y_i)}) with C = G_ee⁻¹ G_et, e its n keys
+`y_i r2`, t the n composed prompts. As d → ∞ the tokens of `x_j r1 r2` overlap every key in r2 alone, so G_et = κ for all i and j,
+G_ee = k(η, η) on and ρ off the diagonal, and every entry of C is the same (eq. 25 says so for two facts):
+
+    C_ij = κ / (k(η, η) + (n − 1)ρ),     0.573 / (1 + 0.609 (n − 1)) under `std`, strict masking, ReLU.
+
+All n new answers z_i therefore tie on every composed prompt, whatever weights α₁, α₂ multiply the experts: accuracy is at most 1/n, the
+`ceiling`, and a rule that leaves the old answer on top has none. The first expert does not help: it moves y's and r₁(x)'s only.
+
+- `coefficient_second`: the mean over facts and prompts of the composed coefficients of i_z − i_{r2(y)}, its error for `sum` from the
+  influence of one feature, ψ = (aᵀφ_e)(φ̄_t − φ_eᵀC̄) with a = G_ee⁻¹1/n, bars for means over prompts;
+- `coefficient_second_spread`: the standard deviation of C over facts and prompts, 0 at d = m = ∞, O(d^(−1/2) + m^(−1/2)) otherwise;
+- `accuracy`: the share of composed prompts whose largest output is z_j (ties shared); for data=held_out, of the earlier half of the facts.
+- for `composition=best`: `accuracy` and `ceiling` are the best over all weights (α₁, α₂) by search; both are predicted as 1/n. The search
+  picks the luckiest weights for the very prompts it is scored on, so at finite d or m it can pass the ceiling by chance.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float64
+
+from theory.compositions import RULES, Features, Outputs, compose
+from theory.experiments import Result, Values
+from theory.gram import geometry
+from theory.library import Scene, draw_scene, prepared, quadrature_features, wins
+from theory.settings import INF, ManyFacts
+
+ANGLES = np.linspace(0, 2 * np.pi, 144, endpoint=False)
+LENGTHS = np.geomspace(1e-2, 1e4, 49)
+
+
+def run(setting: ManyFacts, seeds: Sequence[int], advance: Callable[[int], object] | None = None) -> list[Result]:
+    """One Result a seed."""
+    scene = draw_scene(setting.facts)
+    basis_free = setting.composition == "best" or RULES[setting.composition].basis_free
+    features = prepared(scene.prompts, setting, seeds, basis_free, advance)
+    shapes = geometry(scene.prompts, replace(setting, width=INF, dim=INF), [0])
+    (limit,) = prepared(scene.prompts, replace(setting, width=INF, dim=INF), [0], basis_free)
+    shared = quantities(replace(setting, width=INF), scene, limit, seeds[0])
+    stderr: Values = {}
+    if setting.composition == "sum" and setting.dim == INF and setting.width != INF:
+        stderr = {"coefficient_second": coefficient_stderr(scene, shapes[0], setting.activation) * setting.width**-0.5}
+    if setting.composition == "best":
+        shared |= {"accuracy": 1 / setting.facts, "ceiling": 1 / setting.facts}
+    results = []
+    for seed, phi in zip(seeds, features, strict=True):
+        predicted = quantities(replace(setting, width=INF), scene, limit, seed) if setting.random() else shared
+        results.append(Result(quantities(setting, scene, phi, seed), dict(predicted), dict(stderr)))
+    return results
+
+
+def quantities(setting: ManyFacts, scene: Scene, phi: Features, seed: int) -> Values:
+    """Everything measured, from the features of the scene's prompts."""
+    n = setting.facts
+    asked = phi[:, scene.two_hop]
+    experts = scene.experts(phi)
+    if setting.composition == "best":
+        best = best_accuracy(scene, [expert @ asked for expert in experts])
+        return coefficients(scene, experts[1] @ asked) | {"accuracy": best, "ceiling": best}
+    change = compose(setting.composition, experts, scene.context(phi, setting.data, **setting.knobs(seed))) @ asked
+    scored = slice(0, n // 2) if setting.data == "held_out" and n > 1 else slice(None)
+    right = wins(scene.two_hop_outputs(change), scene.edits.z)[scored]
+    return coefficients(scene, change) | {"accuracy": float(right.mean())}
+
+
+def coefficients(scene: Scene, change: Outputs) -> Values:
+    """Mean and spread of the coefficients of i_z − i_{r2(y)} over facts and composed prompts."""
+    n = len(scene.edits.x)
+    C = np.linalg.lstsq(scene.differences, change, rcond=1e-9)[0][n:]
+    return {"coefficient_second": float(C.mean()), "coefficient_second_spread": float(C.std())}
+
+
+def best_accuracy(scene: Scene, changes: Sequence[Outputs]) -> float:
+    """The largest accuracy over α₁, α₂ of old + α₁ ΔW₁φ + α₂ ΔW₂φ: every direction, and lengths from 0.01 to 10⁴."""
+    rows = np.unique(np.concatenate([getattr(scene.edits, role) for role in ("x", "y", "z", "r1x", "r2y", "r2r1x")]))
+    old = scene.two_hop_outputs(np.zeros_like(changes[0]))[rows]
+    first, second = (change[rows] for change in changes)
+    answers = np.searchsorted(rows, scene.edits.z)
+    best = 0.0
+    for angle in ANGLES:
+        direction = np.cos(angle) * first + np.sin(angle) * second
+        for length in LENGTHS:
+            best = max(best, float(wins(old + length * direction, answers, tolerance=1e-9 * max(length, 1.0)).mean()))
+    return best
+
+
+def closed_form(kappa: float, own: float, rho: float, facts: int) -> float:
+    """κ/(k(η, η) + (n − 1)ρ): the coefficient of every fact on every composed prompt at d = m = ∞."""
+    return kappa / (own + (facts - 1) * rho)
+
+
+def coefficient_stderr(scene: Scene, S: Float64[np.ndarray, "prompts prompts"], activation: str) -> float:
+    """√m times the standard error of the mean coefficient under `sum`: E[ψ²] over one feature, by quadrature, ψ as in the module's text."""
+    phi = quadrature_features(S, activation)
+    scale = np.sqrt(len(phi))
+    e, t = phi[:, scene.second], phi[:, scene.two_hop]
+    n = e.shape[1]
+    inner = e.T @ e
+    a = np.linalg.solve(inner, np.full(n, 1 / n))
+    mean_c = np.linalg.solve(inner, e.T @ t.mean(axis=1))
+    psi = (e @ a) * (t.mean(axis=1) - e @ mean_c) * scale
+    return float(np.sqrt(np.sum(psi**2)))
