@@ -20,6 +20,7 @@ from theory.compositions import RULES, Features, compose
 from theory.delta import limit_and_stderr
 from theory.experiments import Result, Values
 from theory.gram import coordinates, geometry
+from theory.kernels import kernel
 from theory.library import Scene, draw_scene, prepared, wins
 from theory.settings import INF, Theorem3
 
@@ -65,14 +66,17 @@ def quantities(setting: Theorem3, scene: Scene, phi: Features, seed: int) -> Val
 
 
 def _predict(setting: Theorem3, scene: Scene, S: np.ndarray, seed: int) -> tuple[Values, Values]:
+    """The limit one step on: m → ∞ at these hidden states; at width = inf, d → ∞ (then without error bars)."""
     registered = RULES[setting.composition]
+    if not registered.basis_free and setting.dim != INF:
+        return {}, {}
     if not registered.basis_free:
-        (phi,) = prepared(scene.prompts, replace(setting, width=INF), [0], basis_free=False) if setting.dim == INF else (None,)
-        return ({}, {}) if phi is None else (quantities(replace(setting, width=INF), scene, phi, seed), {})
-    at_limit = replace(setting, width=INF) if setting.width == INF else setting
-    limit, errors = limit_and_stderr(lambda G: quantities(at_limit, scene, coordinates(G), seed), S, float(setting.width), setting.activation)
-    stderr = {name: errors[name] for name in SMOOTH if name in errors} if registered.smooth else {}
-    if setting.width == INF and setting.dim != INF:  # then the step left is d → ∞, which has this prediction and no error bar yet
+        limit = replace(setting, width=INF)
+        (phi,) = prepared(scene.prompts, limit, [0], basis_free=False)
+        return quantities(limit, scene, phi, seed), {}
+    if setting.width == INF:
         S = geometry(scene.prompts, replace(setting, dim=INF), [0])[0]
-        limit, stderr = limit_and_stderr(lambda G: quantities(at_limit, scene, coordinates(G), seed), S, INF, setting.activation)[0], {}
-    return limit, stderr
+    if not registered.smooth or (setting.width == INF and setting.dim != INF):
+        return quantities(setting, scene, coordinates(kernel(S, setting.activation)), seed), {}
+    limit, errors = limit_and_stderr(lambda G: quantities(setting, scene, coordinates(G), seed), S, float(setting.width), setting.activation)
+    return limit, {name: errors[name] for name in SMOOTH if name in errors}

@@ -1,0 +1,11 @@
+"""Every claim of the paper as a check that can fail."""
+
+import importlib
+
+MODULES = ("setup", "editing", "composing")
+
+
+def load_claims() -> None:
+    """Imports every module that registers claims."""
+    for name in MODULES:
+        importlib.import_module(f"paper_checks.{name}")

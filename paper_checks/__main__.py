@@ -1,0 +1,165 @@
+"""python -m paper_checks [only=ID,ID] [out=results/paper]
+
+Measures every claim, tries every planted mistake on it, prints the ledger as a table and writes it as Markdown and HTML.
+"""
+
+import html
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runs.settings import SettingError, Text, did_you_mean, help_table, parse, setting
+
+
+@dataclass(frozen=True)
+class Options:
+    """The ledger:"""
+
+    only: str = setting("all", Text("ids of claims joined by +, or all"), "which claims to check")
+    out: str = setting("results/paper", Text(), "folder for ledger.md and ledger.html")
+
+
+@dataclass(frozen=True)
+class _NoAxes:
+    pass
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One claim as checked."""
+
+    id: str
+    where: str
+    statement: str
+    verdict: str
+    says: str
+    evidence: list[tuple[str, float, float, str, bool]]
+    mutants: list[tuple[str, bool]]
+
+    @property
+    def holds(self) -> bool:
+        """Every comparison within its error and every planted mistake rejected."""
+        return all(e[4] for e in self.evidence) and all(m[1] for m in self.mutants)
+
+
+def main(words: Sequence[str]) -> int:
+    """Runs the command: 0 if everything holds, 1 if something does not, 2 for a mistake in the settings."""
+    try:
+        _, given = parse([word for word in words if word != "--help"], _NoAxes, Options)
+        options = Options(**given)
+        if "--help" in words:
+            print((__doc__ or "").strip() + "\n\n" + help_table(Options))
+            return 0
+        entries = _check(options)
+    except SettingError as error:
+        print(f"paper_checks: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("paper_checks: interrupted; nothing was written", file=sys.stderr)
+        return 130
+    disagreements = _disagreements()
+    print(_terminal(entries))
+    if options.only == "all":
+        try:
+            folder = Path(options.out)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "ledger.md").write_text(_markdown(entries, disagreements))
+            (folder / "ledger.html").write_text(_page(entries, disagreements))
+        except OSError as error:
+            print(f"paper_checks: out: got {options.out} ({error.strerror}); allowed: a folder that can be written", file=sys.stderr)
+            return 2
+        print(f"\nwritten to {folder / 'ledger.md'} and {folder / 'ledger.html'}; {len(disagreements)} disagreements among the paper's own numbers")
+    return 0 if all(entry.holds for entry in entries) else 1
+
+
+def _check(options: Options) -> list[Entry]:
+    from tqdm import tqdm
+
+    from paper_checks import load_claims
+    from paper_checks.claims import CLAIMS, rejected
+
+    load_claims()
+    names = list(CLAIMS) if options.only == "all" else options.only.split("+")
+    for name in names:
+        if name not in CLAIMS:
+            raise SettingError("only", repr(name), ", ".join(CLAIMS), did_you_mean(name, CLAIMS))
+    entries = []
+    for name in tqdm(names, disable=None, unit=" claims"):
+        claim = CLAIMS[name]
+        evidence = [(e.what, e.measured, e.predicted, e.error, e.holds) for e in claim.measure()]
+        mutants = [(mutant, rejected(claim, mutant)) for mutant in claim.mutants]
+        entries.append(Entry(name, claim.where, claim.statement, claim.verdict, claim.says, evidence, mutants))
+    return entries
+
+
+def _disagreements() -> list[str]:
+    from paper_checks.reported import agreement
+
+    found = [*agreement.repeated_numbers(), *agreement.statements(), *agreement.arithmetic(), *agreement.counts()]
+    return [f"{d.where_a}: {d.value_a}; {d.where_b}: {d.value_b} ({d.why})" for d in found]
+
+
+def _terminal(entries: Sequence[Entry]) -> str:
+    lines = []
+    for entry in entries:
+        rejected = sum(ok for _, ok in entry.mutants)
+        state = entry.verdict if entry.holds else "DOES NOT HOLD"
+        lines.append(f"{entry.id}  ({entry.where})  {state}; {rejected}/{len(entry.mutants)} planted mistakes rejected")
+        lines += [f"    {w:<58}  {m:>11.6g} {e:<18} predicted {p:<11.6g}{'' if ok else '  <-- off'}" for w, m, p, e, ok in entry.evidence]
+    verdicts = {verdict: sum(e.verdict == verdict and e.holds for e in entries) for verdict in dict.fromkeys(e.verdict for e in entries)}
+    return "\n".join([*lines, "", f"{len(entries)} claims: " + ", ".join(f"{n} {verdict}" for verdict, n in verdicts.items())])
+
+
+def _markdown(entries: Sequence[Entry], disagreements: Sequence[str]) -> str:
+    lines = [
+        "# The claims of the paper, checked",
+        "",
+        "Made by `python -m paper_checks`. Each comparison is a measurement against a prediction with a predicted standard error, or an identity"
+        " with its tolerance; a right program fails a claim less than once in a million runs. A planted mistake is a bug that the check must reject.",
+        "",
+        "| claim | where | verdict | planted mistakes rejected |",
+        "|---|---|---|---|",
+    ]
+    for entry in entries:
+        state = entry.verdict if entry.holds else "**does not hold**"
+        lines.append(f"| [{entry.id}](#{entry.id}) | {entry.where} | {state} | {sum(ok for _, ok in entry.mutants)} of {len(entry.mutants)} |")
+    for entry in entries:
+        lines += ["", f"## {entry.id}", "", f"*{entry.where}*: {entry.statement}", ""]
+        lines += [f"**{entry.verdict.capitalize()}**{': ' + entry.says if entry.says else ''}.", ""]
+        lines += ["| | measured | | predicted |", "|---|---|---|---|"]
+        lines += [f"| {w} | {m:.6g} | {e} | {p:.6g} |{'' if ok else ' **off**'}" for w, m, p, e, ok in entry.evidence]
+        lines += ["", "Planted mistakes: " + ", ".join(f"{name} ({'rejected' if ok else 'NOT REJECTED'})" for name, ok in entry.mutants) + "."]
+    lines += ["", "## The paper's own numbers", "", "Where Tables 1, 2, 7, 8, 9, 10 and the text repeat a number, or print one that is no count:", ""]
+    return "\n".join([*lines, *(f"- {line}" for line in disagreements or ["no disagreement found"]), ""])
+
+
+def _page(entries: Sequence[Entry], disagreements: Sequence[str]) -> str:
+    def cells(*values: str, tag: str = "td") -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(value)}</{tag}>" for value in values) + "</tr>"
+
+    parts = [
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
+        "<title>The claims of the paper, checked</title>",
+        "<style>body{font:16px/1.5 Georgia,serif;max-width:60rem;margin:2rem auto;padding:0 1rem}table{border-collapse:collapse;width:100%}"
+        "td,th{border-bottom:1px solid #ccc;padding:.2rem .5rem;text-align:left;vertical-align:top}.wide{overflow-x:auto}</style>",
+        "<h1>The claims of the paper, checked</h1><p>Made by <code>python -m paper_checks</code>.</p><div class=wide><table>",
+        cells("claim", "where", "verdict", "planted mistakes rejected", tag="th"),
+        *(cells(e.id, e.where, e.verdict if e.holds else "does not hold", f"{sum(ok for _, ok in e.mutants)} of {len(e.mutants)}") for e in entries),
+        "</table></div>",
+    ]
+    for entry in entries:
+        says = f": {html.escape(entry.says)}" if entry.says else ""
+        parts += [f"<h2>{entry.id}</h2><p><i>{html.escape(entry.where)}</i>: {html.escape(entry.statement)}</p><p><b>{entry.verdict}</b>{says}.</p>"]
+        parts += ["<div class=wide><table>", cells("", "measured", "", "predicted", tag="th")]
+        parts += [cells(w, f"{m:.6g}", e, f"{p:.6g}" + ("" if ok else " off")) for w, m, p, e, ok in entry.evidence]
+        parts += [
+            "</table></div>",
+            "<p>Planted mistakes: " + html.escape(", ".join(f"{n} ({'rejected' if ok else 'NOT REJECTED'})" for n, ok in entry.mutants)) + ".</p>",
+        ]
+    parts += ["<h2>The paper's own numbers</h2><ul>", *(f"<li>{html.escape(line)}</li>" for line in disagreements), "</ul></html>"]
+    return "\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,86 @@
+"""The registry: what the paper claims, where, what was found, and the planted mistakes that each check must reject."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Literal
+
+Verdict = Literal["confirmed", "sharpened", "needs a condition", "corrected"]
+
+# |z| beyond this happens to a right program once in 1e7 comparisons; no claim makes more than ten, so each fails falsely below 1e-6.
+Z_LIMIT = 5.33
+FALSE_FAILURE = 1e-6
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One comparison: a measurement against a prediction, with a predicted standard error or, for an identity, a tolerance."""
+
+    what: str
+    measured: float
+    predicted: float
+    stderr: float | None = None
+    tolerance: float = 1e-9
+
+    @property
+    def holds(self) -> bool:
+        """Within Z_LIMIT standard errors, or within the tolerance."""
+        allowed = self.tolerance if self.stderr is None else Z_LIMIT * self.stderr
+        return abs(self.measured - self.predicted) <= allowed
+
+    @property
+    def error(self) -> str:
+        """± the standard error, or the tolerance of an identity."""
+        return f"± {self.stderr:.2g}" if self.stderr is not None else f"(exact to {self.tolerance:.0e})"
+
+
+Mutant = Callable[[], AbstractContextManager]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper as a check: `measure` gives the evidence, `verdict` and `says` what it amounts to, `mutants` must break it."""
+
+    id: str
+    where: str
+    statement: str
+    verdict: Verdict
+    says: str
+    measure: Callable[[], list[Evidence]]
+    mutants: dict[str, Mutant] = field(default_factory=dict)
+
+
+CLAIMS: dict[str, Claim] = {}
+
+
+def claim(
+    where: str, statement: str, verdict: Verdict = "confirmed", says: str = "", **mutants: Mutant
+) -> Callable[[Callable[[], list[Evidence]]], Callable[[], list[Evidence]]]:
+    """Registers a function that measures, under its own name, with its planted mistakes as keyword arguments."""
+
+    def register(measure: Callable[[], list[Evidence]]) -> Callable[[], list[Evidence]]:
+        CLAIMS[measure.__name__] = Claim(measure.__name__, where, statement, verdict, says, measure, mutants)
+        return measure
+
+    return register
+
+
+def from_rows(what: str, results: list, name: str) -> Evidence:
+    """The mean over seeds of one measured quantity of an experiment, with its predicted value and standard error."""
+    n = len(results)
+    stderr = [result.stderr[name] for result in results] if all(name in result.stderr for result in results) else None
+    return Evidence(
+        what,
+        sum(result.measured[name] for result in results) / n,
+        sum(result.predicted[name] for result in results) / n,
+        None if stderr is None else sum(s**2 for s in stderr) ** 0.5 / n,
+    )
+
+
+def rejected(checked: Claim, mutant: str) -> bool:
+    """Whether the check fails, as it must, under one of its planted mistakes."""
+    with checked.mutants[mutant]():
+        try:
+            return not all(evidence.holds for evidence in checked.measure())
+        except (ValueError, ArithmeticError, AssertionError):
+            return True

@@ -1,0 +1,305 @@
+"""Theorems 2 and 3 and their extensions: what composing adapters does on the prompt that needs both."""
+
+from typing import Any
+
+import numpy as np
+
+from paper_checks import mutants
+from paper_checks.claims import Evidence, claim, from_rows
+from paper_checks.setup import C_FIRST, C_FIRST_OTHER, C_SECOND, paper_kernel
+from theory.experiments import kernel_limit, many_facts, scale, theorem_2, theorem_3
+from theory.settings import INF, KernelLimit, ManyFacts, Scale, Theorem2, Theorem3
+
+RHO = paper_kernel(2**0.5, 2**0.5, 1.0)
+FACTS = 8
+
+
+def _one(name: str, **knobs: Any) -> dict[str, float]:
+    """Theorem 3's quantities for one fact at d = m = ∞."""
+    return theorem_3.run(Theorem3(width=INF, composition=name, **knobs), [0])[0].measured
+
+
+def _accuracy(name: str, seeds: int = 1, **knobs: Any) -> float:
+    """Accuracy on the composed prompts of n = 8 facts at d = m = ∞."""
+    results = many_facts.run(ManyFacts(width=INF, facts=FACTS, composition=name, **knobs), range(seeds))
+    return float(np.mean([result.measured["accuracy"] for result in results]))
+
+
+def _coefficients(name: str, first: float, second: float, **knobs: Any) -> list[Evidence]:
+    """Both composed coefficients at width 2^14, 32 seeds, against values computed from the paper's formulas."""
+    results = theorem_3.run(Theorem3(width=2**14, composition=name, **knobs), range(32))
+    found = []
+    for key, value in (("c_first", first), ("c_second", second)):
+        evidence = from_rows(f"{name}: {key}", results, key)
+        found.append(Evidence(evidence.what, evidence.measured, value, evidence.stderr))
+    return found
+
+
+@claim(
+    "Theorem 2, eq. 19",
+    "Adding the two adapters contributes nonzero multiples of i_y - i_r1(x) and i_z - i_r2(y).",
+    "sharpened",
+    "the multiples are 0.412 and 0.573, with predicted errors at every width; nothing lies outside their span",
+    edits_swapped=mutants.edits_swapped,
+    errors_too_small=lambda: mutants.rule_scaled("sum", 1.05),
+    without_pi_minus_theta=mutants.kernel_without_pi_minus_theta,
+)
+def two_multiples() -> list[Evidence]:
+    """c₁ and c₂ of features at width 2^18 and of the composed output at 2^14, and what is outside the span."""
+    results = kernel_limit.run(KernelLimit(width=2**18), range(8))
+    found = []
+    for name, value in (("c_first", C_FIRST), ("c_second", C_SECOND)):
+        evidence = from_rows(name, results, name)
+        found.append(Evidence(evidence.what, evidence.measured, value, evidence.stderr))
+    limit = kernel_limit.run(KernelLimit(width=INF), [0])[0].measured
+    found.append(Evidence("c_first, m=inf", limit["c_first"], C_FIRST))
+    return [*found, *_coefficients("sum", C_FIRST, C_SECOND), Evidence("outside the span", _one("sum")["span_residual"], 0.0)]
+
+
+@claim(
+    "proof of Theorem 2, last line",
+    "... instead of the correct i_z - i_r2(y).",
+    "corrected",
+    "the correct change is i_z - i_r2(r1(x)): the base answers r2(r1(x)) on x r1 r2. Adding the printed change leaves i_z + i_r2(r1(x)) - i_r2(y)",
+    facts_coincide=lambda: mutants.replaced("draw_scene", mutants.scene_with("r2y", "r2r1x")),
+)
+def correct_change() -> list[Evidence]:
+    """Distance of the output from i_z after adding the corrected change, and after adding the printed one (√2)."""
+    scene = theorem_3.draw_scene(1)
+    i, e = scene.one_hot, scene.edits
+    old = i(e.r2r1x)
+    return [
+        Evidence("||old + (i_z - i_r2(r1(x))) - i_z||", float(np.linalg.norm(old + i(e.z) - old - i(e.z))), 0.0),
+        Evidence("||old + (i_z - i_r2(y)) - i_z||", float(np.linalg.norm(old - i(e.r2y))), 2**0.5),
+    ]
+
+
+@claim(
+    "proof of Theorem 2, after eq. 19",
+    "On another entity's prompt u r1 r2 the same linear combination appears.",
+    "sharpened",
+    "with multiples 0.276 and 0.573: the second is the same as for x, because the second adapter never saw x",
+    attention_weight_one=lambda: mutants.replaced("coefficients", mutants.context_summed),
+    edits_swapped=mutants.edits_swapped,
+)
+def other_entity() -> list[Evidence]:
+    """Both coefficients on the other entity's prompt at width 2^18."""
+    results = kernel_limit.run(KernelLimit(width=2**18), range(8))
+    found = []
+    for name, value in (("c_first_other_entity", C_FIRST_OTHER), ("c_second_other_entity", C_SECOND)):
+        evidence = from_rows(name, results, name)
+        found.append(Evidence(evidence.what, evidence.measured, value, evidence.stderr))
+    return found
+
+
+@claim(
+    "Theorem 2",
+    "Summing the adapters does not give correct results for the composition.",
+    "needs a condition",
+    "as an exact output always; as the largest output unless r2(y) = r2(r1(x)) (also when y = r1(x)) or z is the old answer: then z wins with"
+    " 0.573 against 0.427",
+    rule_doubled=lambda: mutants.rule_scaled("sum", 2.0),
+    oracle_for_sum=lambda: mutants.rule_replaced("sum", "oracle"),
+)
+def theorem_2_holds() -> list[Evidence]:
+    """Which output is largest, and how far the output is from i_z, under every coincidence of two entities, at d = m = ∞."""
+    found = []
+    for coincide, winner in (("none", 0.0), ("x=y", 0.0), ("z=r2y", 0.0), ("r2y=r2r1x", 1.0), ("y=r1x", 1.0), ("z=r2r1x", 1.0)):
+        values = theorem_2.run(Theorem2(width=INF, coincide=coincide), [0])[0].measured
+        found.append(Evidence(f"z is the largest output, {coincide}", values["wins_z"], winner))
+        found.append(Evidence(f"the output is not i_z (1: so), {coincide}", float(values["exact_output_error"] > 0.1), 1.0))
+    return [*found, Evidence("margin of the old answer over z", _one("sum")["margin_old_over_new"], 1 - C_SECOND)]
+
+
+@claim(
+    "A.1.1, eq. 25",
+    "With two facts the second adapter contributes the same multiple of both answer differences.",
+    "sharpened",
+    "for n facts the multiple is k(eta2, xi)/(k(eta, eta) + (n - 1) rho) = 0.573/(1 + 0.609(n - 1)); it is for d to infinity, not for m alone",
+    inverse_gram_dropped=mutants.inverse_gram_dropped,
+    attention_weight_one=mutants.attention_weight_one,
+)
+def same_multiple() -> list[Evidence]:
+    """The mean coefficient at width 2^13 and at infinity for n = 2, 4, 8, and its spread over facts."""
+    found = []
+    for facts in (2, 4, 8):
+        value = C_SECOND / (1 + (facts - 1) * RHO)
+        results = many_facts.run(ManyFacts(width=2**13, facts=facts), range(16))
+        evidence = from_rows(f"coefficient, n={facts}", results, "coefficient_second")
+        found.append(Evidence(evidence.what, evidence.measured, value, evidence.stderr))
+        limit = many_facts.run(ManyFacts(width=INF, facts=facts), [0])[0].measured
+        found += [
+            Evidence(f"coefficient, n={facts}, m=inf", limit["coefficient_second"], value),
+            Evidence(f"its spread over facts and prompts, n={facts}", limit["coefficient_second_spread"], 0.0),
+        ]
+    return found
+
+
+@claim(
+    "Theorem 3, A.1.1",
+    "Weighted averaging still fails to compose when several facts are updated.",
+    "sharpened",
+    "no weights whatever on the two updates pass 1/n among the n edited answers (d = m = infinity)",
+    composed_leaks_in=lambda: mutants.replaced("draw_scene", mutants.scene_with_two_hop_keys),
+)
+def no_weights_help() -> list[Evidence]:
+    """The best accuracy over all directions and lengths of (α₁, α₂), n = 2, 4, 8."""
+    return [
+        Evidence(
+            f"best accuracy, n={n}",
+            many_facts.run(ManyFacts(width=INF, facts=n, composition="best"), [0])[0].measured["accuracy"],
+            1 / n,
+            tolerance=1e-12,
+        )
+        for n in (2, 4, 8)
+    ]
+
+
+@claim(
+    "Theorem 3, eq. 26 (CAT)",
+    "CAT does not compose; a larger second weight is right on one example for the wrong reasons.",
+    "needs a condition",
+    "for a single fact any second weight above 1/0.573 = 1.745 answers z; squared error on that very example gives 0.873, too little; with"
+    " several facts no weights pass 1/n",
+    sum_for_cat=lambda: mutants.rule_replaced("cat", "sum"),
+)
+def cat_fails() -> list[Evidence]:
+    """One fact: fitted and given weights on both sides of 1.745. Eight facts: fitted on all three kinds of examples."""
+    found = [
+        Evidence("z wins, weights fitted on the example", _one("cat")["wins_z"], 0.0),
+        Evidence("c_second, fitted", _one("cat")["c_second"], 0.5),
+    ]
+    for weight, wins in ((1.74, 0.0), (1.75, 1.0)):
+        found.append(Evidence(f"z wins, second weight {weight}", _one("cat", fit="given", weight_first=0.0, weight_second=weight)["wins_z"], wins))
+    return [
+        *found,
+        *(Evidence(f"accuracy, n={FACTS}, fitted on {data}", _accuracy("cat", data=data), 0.0) for data in ("two_hop", "held_out", "one_hop")),
+    ]
+
+
+@claim(
+    "Theorem 3, eq. 27 (linear merging)",
+    "Linear merging of the factors does not compose.",
+    "needs a condition",
+    "its result depends on factors that the penalty leaves free: signs give (0.985, 0.985) or (-0.161, 0.161), random rotations give 1/n on"
+    " average, and factors ordered fact by fact compose perfectly, because the cross term A2 B1^T then pairs x_j with z_j",
+    square_root_weights=mutants.square_root_weights,
+    sum_for_linear=lambda: mutants.rule_replaced("linear", "sum"),
+)
+def linear_merging_fails() -> list[Evidence]:
+    """One fact: both signs, weight 2. Eight facts, weights (1, 4): ordered, sign-flipped and randomly rotated factors."""
+    plus, minus = C_FIRST + C_SECOND, C_FIRST - C_SECOND
+    found = [*_coefficients("linear", plus, plus), *_coefficients("linear", minus, -minus, gauge="minus")]
+    doubled = _one("linear", weight_first=2.0, weight_second=2.0)
+    found.append(Evidence("c_second at weights 2, 2", doubled["c_second"], 4 * plus))
+    knobs: dict[str, Any] = {"weight_first": 1.0, "weight_second": 4.0}
+    found += [Evidence(f"accuracy, n={FACTS}, {g}", _accuracy("linear", gauge=g, **knobs), v) for g, v in (("plus", 1.0), ("minus", 0.0))]
+    chance = 1 / FACTS
+    error = float(np.sqrt(chance * (1 - chance) / (48 * FACTS)))
+    return [*found, Evidence("accuracy, random rotations", _accuracy("linear", seeds=48, gauge="random", **knobs), chance, error)]
+
+
+@claim(
+    "Theorem 3, eq. 27 (Uniform)",
+    "Uniform routing, equal weights in eq. 27, does not compose.",
+    "sharpened",
+    "each update enters with 1/4 and both multiples are 0.246: one-hop facts do not survive either, since they flip at 1/2",
+    average_for_uniform=lambda: mutants.rule_replaced("uniform", "average"),
+)
+def uniform_fails() -> list[Evidence]:
+    """Coefficients at width 2^14, the winner for one fact, accuracy for eight."""
+    quarter = (C_FIRST + C_SECOND) / 4
+    found = _coefficients("uniform", quarter, quarter)
+    return [*found, Evidence("z wins", _one("uniform")["wins_z"], 0.0), Evidence(f"accuracy, n={FACTS}", _accuracy("uniform"), 0.0)]
+
+
+@claim(
+    "Theorem 3, eq. 28 (Arrow)",
+    "Arrow routing does not compose.",
+    "sharpened",
+    "weights softmax(0.412, 0.573) = (0.460, 0.540) at unit scale; in software features are not of unit scale, logits grow like sqrt(m), and"
+    " routing is all to the second expert, whose multiple is 0.573 < 1",
+    merged_after=lambda: mutants.rule_replaced("arrow", "arrow_after"),
+    sum_for_arrow=lambda: mutants.rule_replaced("arrow", "sum"),
+)
+def arrow_fails() -> list[Evidence]:
+    """Coefficients of eq. 28 at width 2^14 from the paper's scores; the winner under raw scores; accuracy for eight facts."""
+    w = np.exp([C_FIRST, C_SECOND])
+    first, second = w / w.sum()
+    inner = first * C_FIRST + second * C_SECOND
+    found = _coefficients("arrow", float(first * inner), float(second * inner))
+    raw = _one("arrow", scores="raw")
+    found += [Evidence("c_second, raw scores, m=inf", raw["c_second"], C_SECOND), Evidence("z wins, raw scores", raw["wins_z"], 0.0)]
+    return [*found, Evidence("z wins", _one("arrow")["wins_z"], 0.0), Evidence(f"accuracy, n={FACTS}", _accuracy("arrow"), 0.0)]
+
+
+def _merge_fails(name: str) -> list[Evidence]:
+    single = _one(name)
+    return [
+        Evidence("z wins", single["wins_z"], 0.0),
+        Evidence("outside the span", single["span_residual"], 0.0, tolerance=1e-9),
+        Evidence(f"accuracy, n={FACTS}", _accuracy(name), 0.0),
+    ]
+
+
+@claim(
+    "Theorem 3 (TIES)",
+    "TIES-Merging does not compose.",
+    "sharpened",
+    "experts of distinct facts share no output, so no sign conflicts, and TIES is the sum of the trimmed updates",
+    trimmed_and_tripled=lambda: mutants.rule_scaled("ties", 3.0),
+)
+def ties_fails() -> list[Evidence]:
+    """The winner, and that an untrimmed TIES is the sum, by quadrature at m = ∞ (accurate to 1e-3)."""
+    found = _merge_fails("ties")
+    for key, value in (("c_first", C_FIRST), ("c_second", C_SECOND)):
+        found.append(Evidence(f"{key}, density 1", _one("ties", density=1.0)[key], value, tolerance=2e-3))
+    return found
+
+
+@claim(
+    "Theorem 3 (DARE)",
+    "DARE does not compose.",
+    "sharpened",
+    "dropping is unbiased: its coefficients tend to those of the sum as m grows",
+    dropped_and_tripled=lambda: mutants.rule_scaled("dare", 3.0),
+)
+def dare_fails() -> list[Evidence]:
+    """The winner, and both coefficients at width 2^12 over 64 seeds against those of the sum."""
+    found = _merge_fails("dare")
+    results = theorem_3.run(Theorem3(width=2**12, composition="dare", density=0.5), range(64))
+    for key, value in (("c_first", C_FIRST), ("c_second", C_SECOND)):
+        values = np.array([result.measured[key] for result in results])
+        found.append(Evidence(f"{key}, density 0.5", float(values.mean()), value, float(values.std() / np.sqrt(len(values)))))
+    return found
+
+
+@claim(
+    "Theorem 3 (LoraHub)",
+    "LoraHub's gradient-free weights do not compose.",
+    "confirmed",
+    "",
+    tripled=lambda: mutants.rule_scaled("lorahub", 3.0),
+)
+def lorahub_fails() -> list[Evidence]:
+    """The winner for one fact, with weights fitted on that very fact, and accuracy for eight."""
+    return [Evidence("z wins", _one("lorahub")["wins_z"], 0.0), Evidence(f"accuracy, n={FACTS}", _accuracy("lorahub"), 0.0)]
+
+
+@claim(
+    "beyond the paper",
+    "An expert's own facts flip at scale 1/2, so an average of two experts is at the edge and a factor average below it.",
+    "sharpened",
+    "and a composed fact, if it is the only one, at 1/0.573 = 1.745",
+    rescaled=lambda: mutants.replaced("min_norm_edit", mutants.edit_scaled(1.2)),
+)
+def flips_at_one_half() -> list[Evidence]:
+    """One-hop accuracy at 0.49, 0.5 and 0.51, two-hop accuracy at 1.74 and 1.75."""
+    found = []
+    for w, expected in ((0.49, 0.0), (0.5, 0.5), (0.51, 1.0)):
+        values = scale.run(Scale(width=INF, scale=w, facts=1), [0])[0].measured
+        found.append(Evidence(f"one-hop accuracy at w={w}", values["one_hop_accuracy"], expected))
+    for w, expected in ((1.74, 0.0), (1.75, 1.0)):
+        values = scale.run(Scale(width=INF, scale=w, facts=1), [0])[0].measured
+        found.append(Evidence(f"two-hop accuracy at w={w}", values["two_hop_accuracy"], expected))
+    return found

@@ -1,0 +1,161 @@
+"""Planted mistakes: each is a context in which `theory` computes something subtly wrong."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+from theory import compositions, delta, edits, gram, kernels, library, model, readout
+from theory.edits import LowRank
+from theory.experiments import kernel_limit, many_facts, proposition_1, theorem_3
+
+_MODULES = (compositions, delta, edits, gram, kernels, library, model, readout, kernel_limit, many_facts, proposition_1, theorem_3)
+
+
+@contextmanager
+def replaced(name: str, new: Any) -> Iterator[None]:
+    """`name` replaced by `new` in every module of `theory` that knows it, and caches of what it computed emptied around it."""
+    with ExitStack() as stack:
+        for module in _MODULES:
+            if hasattr(module, name):
+                stack.enter_context(patch.object(module, name, new))
+        _forget()
+        try:
+            yield
+        finally:
+            _forget()
+
+
+def _forget() -> None:
+    kernel_limit._unit_width_errors.cache_clear()
+    delta._moments.cache_clear()
+
+
+def kernel_without_pi_minus_theta() -> AbstractContextManager:
+    """θ in place of (π − θ) in eq. 13."""
+
+    def wrong(S: np.ndarray, activation: str = "relu") -> np.ndarray:
+        across, theta = kernels._angle(S)
+        k = (across + theta * S) / (2 * np.pi)
+        np.einsum("...ii->...i", k)[...] = np.einsum("...ii->...i", S) / 2
+        return k
+
+    return replaced("kernel", wrong)
+
+
+def attention_weight_one() -> AbstractContextManager:
+    """Attention weight 1 for 1/2: the context is summed, not averaged, in the predicted geometry."""
+    honest = kernels.limit_geometry
+
+    def wrong(attended: np.ndarray, residual: np.ndarray, init_scale: str = "std") -> np.ndarray:
+        return honest(np.sign(attended), residual, init_scale)
+
+    return replaced("limit_geometry", wrong)
+
+
+def edits_swapped() -> AbstractContextManager:
+    """η₁ and η₂ swapped in every coefficient that is measured or predicted from the swapped Gram matrix."""
+    honest = kernels.coefficient
+    return replaced("coefficient", lambda G, edited, asked: honest(G, 1 - edited if edited < 2 else edited, asked))
+
+
+def inverse_gram_dropped() -> AbstractContextManager:
+    """Eq. 23 without its inverse: a sum of rank-one edits, blind to the overlap of their keys."""
+
+    def wrong(keys: np.ndarray, residuals: np.ndarray, C: np.ndarray | None = None) -> LowRank:
+        return LowRank(residuals, keys / np.sum(keys**2, axis=0))
+
+    return replaced("min_norm_edit", wrong)
+
+
+def norm_not_squared() -> AbstractContextManager:
+    """Proposition 1 divided by ‖φ‖ for ‖φ‖²."""
+
+    def wrong(keys: np.ndarray, residuals: np.ndarray, C: np.ndarray | None = None) -> LowRank:
+        return LowRank(residuals, keys / np.linalg.norm(keys, axis=0))
+
+    return replaced("min_norm_edit", wrong)
+
+
+def errors_too_small() -> AbstractContextManager:
+    """Standard errors a tenth of what they are."""
+    honest = kernels.coefficient_stderr
+    return replaced("coefficient_stderr", lambda *arguments: honest(*arguments) / 10)
+
+
+def rule_replaced(name: str, by: str) -> AbstractContextManager:
+    """One composition rule computing another."""
+    return patch.dict(compositions.RULES, {name: compositions.RULES[by]})
+
+
+def rule_scaled(name: str, factor: float) -> AbstractContextManager:
+    """A composition rule that multiplies its update by a factor."""
+    honest = compositions.RULES[name]
+
+    class Scaled:
+        def __init__(self, update: Any):
+            self.update = update
+
+        def __matmul__(self, features: np.ndarray) -> np.ndarray:
+            return factor * (self.update @ features)
+
+    wrong = compositions.Registered(
+        lambda experts, context: Scaled(honest.rule(experts, context)),
+        honest.span, honest.gauge_free, honest.basis_free, honest.alone, honest.smooth,
+    )  # fmt: skip
+    return patch.dict(compositions.RULES, {name: wrong})
+
+
+def square_root_weights() -> AbstractContextManager:
+    """√w for w in eq. 27, as PEFT's `linear` has it."""
+    honest = compositions.Context.weights_for
+    return patch.object(compositions.Context, "weights_for", lambda self, experts, default: np.sqrt(np.abs(honest(self, experts, default))))
+
+
+def variance_reading() -> AbstractContextManager:
+    """N(0, 1/√d) read as a variance where the standard deviation was meant."""
+    return replaced("entry_std", lambda dim, init_scale: dim**-0.25)
+
+
+def replaced_in(module: Any, name: str, new: Any) -> AbstractContextManager:
+    """`name` replaced in one module alone."""
+    return patch.object(module, name, new)
+
+
+def ridge_readout(keys: np.ndarray, Y: np.ndarray) -> LowRank:
+    """A readout that does not interpolate: ridge in place of the minimum norm."""
+    scale = np.trace(keys.T @ keys) / keys.shape[1]
+    return LowRank(Y, np.linalg.solve(keys.T @ keys + 0.01 * scale * np.eye(keys.shape[1]), keys.T).T)
+
+
+def edit_scaled(factor: float) -> Any:
+    """min_norm_edit that overshoots its residuals."""
+    honest = edits.min_norm_edit
+    return lambda keys, residuals, C=None: factor * honest(keys, residuals, C)
+
+
+def scene_with(a: str, b: str) -> Any:
+    """Scenes in which two entities of every edit coincide."""
+    honest = library.draw_scene
+    return lambda facts=1, coincide=(): honest(facts, [*coincide, (a, b)])
+
+
+_HONEST_SCENE = library.draw_scene
+
+
+def scene_with_two_hop_keys(facts: int = 1, coincide: Any = ()) -> library.Scene:
+    """Scenes whose second expert is trained on the composed prompts themselves: an expert that has seen the test."""
+    honest = _HONEST_SCENE(facts, coincide)
+    return replace(honest, second=honest.two_hop)
+
+
+_HONEST_COEFFICIENTS = model.coefficients
+
+
+def context_summed(prompts: Any, tokens: int, **options: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Attention weight 1 on every context token, in what is measured and in what is predicted from it."""
+    attended, residual = _HONEST_COEFFICIENTS(prompts, tokens, **options)
+    return np.sign(attended), residual

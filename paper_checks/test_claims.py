@@ -1,0 +1,28 @@
+"""pytest paper_checks: every claim holds, every planted mistake is rejected, and no claim is without one."""
+
+import pytest
+
+from paper_checks import load_claims
+from paper_checks.claims import CLAIMS, rejected
+
+load_claims()
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_claim(name):
+    broken = [e for e in CLAIMS[name].measure() if not e.holds]
+    assert not broken, "\n".join(f"{e.what}: measured {e.measured:.6g} {e.error}, predicted {e.predicted:.6g}" for e in broken)
+
+
+@pytest.mark.parametrize(("name", "mutant"), [(name, mutant) for name, c in CLAIMS.items() for mutant in c.mutants])
+def test_planted_mistake_is_rejected(name, mutant):
+    assert rejected(CLAIMS[name], mutant)
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_every_claim_can_fail_and_says_what_it_found(name):
+    claim = CLAIMS[name]
+    assert claim.mutants, "a claim without a planted mistake that it rejects is no check"
+    assert claim.verdict == "confirmed" or claim.says
+    assert claim.statement.endswith(".")
+    assert claim.measure.__doc__
