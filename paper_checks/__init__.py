@@ -2,7 +2,7 @@
 
 import importlib
 
-MODULES = ("setup", "editing", "composing")
+MODULES = ("setup", "editing", "composing", "discussion")
 
 
 def load_claims() -> None:

@@ -275,5 +275,5 @@ def test_mistakes_are_one_line(name, library, message):
 
 
 def test_a_rule_that_looks_at_single_weights_is_refused_where_it_cannot_run():
-    with pytest.raises(SettingError, match="width: got 32768; allowed: up to 16384"):
+    with pytest.raises(SettingError, match="width: got 32768 with composition=ties; allowed: up to 16384"):
         theorem_3.run(Theorem3(width=2**15, composition="ties"), [0])

@@ -162,3 +162,11 @@ def test_attention_is_uniform_under_std_and_one_token_under_variance():
             assert abs(z) < FALSE_ALARM_Z, name
         (row, *_) = rows(attention, setting, [0])
         assert abs(row["predicted"]["largest_weight"] - weight) < 0.01
+
+
+def test_a_kernel_of_low_rank_stores_no_more_than_its_rank():
+    """At width = inf as at any width: what is beyond the rank is rounding, and must not be read as a direction."""
+    (exact,) = rows(capacity, Capacity(width=INF, activation="linear"), [0])
+    (wide,) = rows(capacity, Capacity(width=4096, activation="linear"), [0])
+    assert abs(exact["measured"]["unstored"] - wide["measured"]["unstored"]) < 1e-9
+    assert abs(exact["measured"]["unstored"] - exact["predicted"]["unstored"]) < 1e-9

@@ -93,7 +93,7 @@ def draw_world(
         raise SettingError("defined", defined, "a probability, 0 to 1")
     if edits > entities:
         raise SettingError("edits", edits, f"at most {entities}, the number of entities", "raise entities=")
-    classes = _classes(coincide)
+    classes = coincidence_classes(coincide)
     _refuse_contradictions(classes, forbid)
     groups = len(set(classes.values()))
     if forbid is None and edits * groups > entities:
@@ -112,8 +112,8 @@ def draw_world(
     raise SettingError("edits", edits, "edits that the wished coincidences leave room for", "raise entities= or forbid less")
 
 
-def _classes(coincide: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """The representative of each role once the asked equalities hold."""
+def coincidence_classes(coincide: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """The representative of each role once the asked equalities hold. Raises SettingError for roles that are none, and for x = y = z."""
     classes = {role: role for role in ROLES}
 
     def join(a: str, b: str) -> None:

@@ -20,10 +20,8 @@ from theory.compositions import Context, Examples, Features, Outputs
 from theory.edits import LowRank, min_norm_edit
 from theory.facts import Edits, Prompt, World, draw_world
 from theory.readout import one_hot
-from theory.settings import INF, Model
+from theory.settings import INF, LARGEST_BASIS_WIDTH, Model
 
-# Above this width a rule that needs the features themselves, and not their inner products, would need gigabytes.
-LARGEST_BASIS_WIDTH = 2**14
 QUADRATURE_NODES = 2**14
 
 

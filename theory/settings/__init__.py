@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from runs.settings import Choice, Flag, Text, Whole, setting
-from theory.settings.base import INF, LARGEST_EXPLICIT_WIDTH, Model, Point
+from theory.settings.base import INF, LARGEST_BASIS_WIDTH, LARGEST_EXPLICIT_WIDTH, Model, Point
 from theory.settings.composed import COMPOSITIONS, Bridge, LargeLibrary, ManyFacts, Scale, Specificity, Storage, Theorem2, Theorem3
 from theory.settings.features import Attention, Capacity, KernelLimit, Proposition1
 
@@ -11,6 +11,7 @@ __all__ = [
     "COMPOSITIONS",
     "EXPERIMENTS",
     "INF",
+    "LARGEST_BASIS_WIDTH",
     "LARGEST_EXPLICIT_WIDTH",
     "Attention",
     "Bridge",

@@ -7,6 +7,8 @@ from runs.settings import Choice, SettingError, Whole, setting
 
 INF = math.inf
 LARGEST_EXPLICIT_WIDTH = 2**16
+# Above this width a rule that needs the features themselves, and not their inner products, would need gigabytes.
+LARGEST_BASIS_WIDTH = 2**14
 
 
 @dataclass(frozen=True)

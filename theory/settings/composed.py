@@ -4,10 +4,16 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from runs.settings import Choice, Number, SettingError, Text, Whole, setting
-from theory.settings.base import Model, at_least
+from theory.settings.base import INF, LARGEST_BASIS_WIDTH, Model, at_least
 
 ROLE_PAIR = r"(x|y|z|r1x|r2y|r2r1x)=(x|y|z|r1x|r2y|r2r1x)"
 COMPOSITIONS = ("sum", "average", "linear", "uniform", "cat", "arrow", "arrow_after", "ties", "dare", "knots", "lorahub", "random", "oracle")
+
+
+def wide_enough(model: Model, width: int) -> None:
+    """Refuses a width at which the keys of an expert may vanish or be linearly dependent."""
+    if model.width < width:
+        raise SettingError("width", model.width, f"at least {width}, so that no expert's keys vanish or depend on each other, or inf")
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,10 @@ class Theorem2(Model):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 6)
+        wide_enough(self, 32)
+        from theory.facts import coincidence_classes  # here, so that --help needs no numpy
+
+        coincidence_classes(self.coincidences())
 
     def coincidences(self) -> list[tuple[str, str]]:
         """The asked equalities as pairs of roles."""
@@ -42,7 +52,11 @@ class Theorem2(Model):
 class Theorem3(Theorem2):
     """experiment=theorem_3: every composition rule on two experts of one fact each."""
 
-    coincide: str = setting("none", Text("as in theorem_2", rf"none|{ROLE_PAIR}(\+{ROLE_PAIR})*"), "entities of the edits that are the same")
+    coincide: str = setting(
+        "none",
+        Text("none, or equalities of x, y, z, r1x, r2y, r2r1x joined by +", rf"none|{ROLE_PAIR}(\+{ROLE_PAIR})*"),
+        "entities of the edits that are the same",
+    )
     composition: str = setting("sum", Choice(*COMPOSITIONS), "the rule", grid=COMPOSITIONS)
     weight_first: float = setting(1.0, Number(-1e6, 1e6), "linear, and cat with fit=given: weight of the first expert")
     weight_second: float = setting(1.0, Number(-1e6, 1e6), "linear, and cat with fit=given: weight of the second")
@@ -53,6 +67,12 @@ class Theorem3(Theorem2):
     temperature: float = setting(1.0, Number(1e-6, 1e6), "arrow: of the softmax")
     top_k: int = setting(0, Whole(0, 2), "arrow: experts kept (0: all)")
     density: float = setting(0.2, Number(0.001, 1.0), "ties, knots, dare: share of weights kept")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.composition in ("ties", "dare", "knots") and LARGEST_BASIS_WIDTH < self.width < INF:
+            allowed = f"up to {LARGEST_BASIS_WIDTH}, or inf, for a rule that looks at single weights"
+            raise SettingError("width", f"{self.width} with composition={self.composition}", allowed)
 
     def random(self) -> bool:
         """Whether the rule itself draws random numbers, from the row's seed."""
@@ -75,6 +95,10 @@ class ManyFacts(Theorem3):
     )
     facts: int = setting(4, Whole(1, 64), "n, edited facts a relation", grid=(1, 2, 4, 8, 16, 32))
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        wide_enough(self, 32 + 4 * self.facts)
+
     def prompts_and_rank(self) -> tuple[int, int]:
         prompts = 5 * self.facts + 1
         return prompts, min(prompts, 4 * self.facts + 8)
@@ -87,6 +111,10 @@ class Scale(Model):
     scale: float = setting(1.0, Number(0.0, 100.0), "w", grid=(0.0, 0.25, 0.45, 0.5, 0.55, 0.75, 1.0, 1.5, 2.0, 3.0))
     facts: int = setting(4, Whole(1, 64), "n, edited facts a relation", grid=(1, 4))
     experts: int = setting(2, Whole(1, 2), "1: each expert alone on its own prompts; 2: both together", grid=(1, 2))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        wide_enough(self, 32 + 4 * self.facts)
 
     def prompts_and_rank(self) -> tuple[int, int]:
         prompts = 5 * self.facts + 1
@@ -103,10 +131,11 @@ class Specificity(Model):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 10)
+        at_least(self, 8)
+        wide_enough(self, 32)
 
     def prompts_and_rank(self) -> tuple[int, int]:
-        return 10, 10
+        return 8, 8
 
 
 @dataclass(frozen=True)
@@ -117,8 +146,16 @@ class Storage(Model):
     share: str = setting(
         "shared", Choice("shared", "disjoint"), "relations map into all entities, or each into its own part", grid=("shared", "disjoint")
     )
+    width: int | float = setting(
+        4096, Whole(1, 2**14, infinite=True), "hidden units m of the MLP; inf is the arc-cosine kernel", grid=(24, 48, 72, 96, 4096)
+    )
     entities: int = setting(24, Whole(4, 128), "|X|")
     relations: int = setting(3, Whole(2, 8), "|R|")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.share == "disjoint" and self.entities < self.relations:
+            raise SettingError("entities", self.entities, f"at least {self.relations} with share=disjoint, one a relation")
 
     def prompts_and_rank(self) -> tuple[int, int]:
         return self.entities * self.relations, min(self.entities * self.relations, self.entities + self.relations)
@@ -136,8 +173,17 @@ class LargeLibrary(Model):
     )
     facts: int = setting(8, Whole(1, 32), "facts a relation")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        wide_enough(self, 32 + 4 * self.facts)
+        if self.dim <= self.facts:
+            raise SettingError("dim", self.dim, f"at least {self.facts + 1}, more than the facts an expert stores, or inf")
+        if self.graph == "shared" and self.facts == 1:
+            raise SettingError("facts", "1 with graph=shared", "2 to 32 there: a pool of one entity has one answer to everything")
+
     def prompts_and_rank(self) -> tuple[int, int]:
-        return 16 * self.facts, min(16 * self.facts, 10 * self.facts + 10)
+        entities = 10 if self.graph == "disjoint" else 2
+        return 11 * self.facts, min(11 * self.facts, entities * self.facts + 8)
 
 
 @dataclass(frozen=True)
@@ -149,17 +195,18 @@ class Bridge(Model):
     facts: int = setting(8, Whole(1, 32), "n, edited facts a relation", grid=(1, 8))
     filler: int = setting(0, Whole(0, 64), "tokens of no meaning before each restated question, as longer prompts have")
     setup: int = setting(0, Whole(0, 8), "what the experts were trained on besides their facts: a row of the paper's Table 1")
+    scores: str = setting("kernel", Choice("kernel", "raw", "cosine"), "arrow: |phi.v| at unit scale, as software has it, or over |phi|")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        wide_enough(self, 32 + 16 * self.facts)
         if self.attention == "softmax":
             raise SettingError("attention", "softmax", "uniform: the locality is the attention here")
         if self.setup == 1:
             raise SettingError("setup", 1, "0 or 2 to 8: the paper's Table 1 has no row 1")
         if self.setup in (4, 5) and self.composition in ("uniform", "arrow"):
-            raise SettingError(
-                "setup", f"{self.setup} with composition={self.composition}", "experts of one rank, because eq. 27 and 28 add their factors", "take sum"
-            )
+            got = f"{self.setup} with composition={self.composition}"
+            raise SettingError("setup", got, "experts of one rank, because eq. 27 and 28 add their factors", "take composition=sum")
 
     def prompts_and_rank(self) -> tuple[int, int]:
         stored, chains = {0: (0, 0), 3: (3, 1), 6: (2, 1), 8: (8, 2)}.get(self.setup, (4, 1))
