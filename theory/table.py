@@ -40,7 +40,7 @@ def _block(name: str, groups: Sequence[Sequence[Row]], labels: Sequence[str]) ->
         z = z_score(group, name)
         zs += [] if z is None else [z]
         cells = ["  ".join(f"{short(group[0]['settings'][label]):>{widths[label]}}" for label in labels), f"{len(group):5d}"]
-        cells.append(f"{values.mean():>12.6g} ± {error:<9.2g}")
+        cells.append(f"{values.mean():>12.6g} " + ("" if math.isnan(error) else f"± {error:.2g}").ljust(11))
         cells.append(f"{np.mean(expected):>12.6g}" if len(expected) else "")
         cells.append("" if z is None else f"{z:+5.2f}")
         lines.append(("  " + "  ".join(cells)).rstrip())
