@@ -34,6 +34,8 @@ class Entry:
     statement: str
     verdict: str
     says: str
+    how: str
+    false_failure: float
     evidence: list[tuple[str, float, float, str, bool]]
     mutants: list[tuple[str, bool]]
 
@@ -77,7 +79,7 @@ def _check(options: Options) -> list[Entry]:
     from tqdm import tqdm
 
     from paper_checks import load_claims
-    from paper_checks.claims import CLAIMS, rejected
+    from paper_checks.claims import CLAIMS, false_failure, rejected
 
     load_claims()
     names = list(CLAIMS) if options.only == "all" else options.only.split("+")
@@ -87,9 +89,11 @@ def _check(options: Options) -> list[Entry]:
     entries = []
     for name in tqdm(names, disable=None, unit=" claims"):
         claim = CLAIMS[name]
-        evidence = [(e.what, e.measured, e.predicted, e.error, e.holds) for e in claim.measure()]
+        found = claim.measure()
+        evidence = [(e.what, e.measured, e.predicted, e.error, e.holds) for e in found]
         mutants = [(mutant, rejected(claim, mutant)) for mutant in claim.mutants]
-        entries.append(Entry(name, claim.where, claim.statement, claim.verdict, claim.says, evidence, mutants))
+        how, rate = " ".join((claim.measure.__doc__ or "").split()), false_failure(found)
+        entries.append(Entry(name, claim.where, claim.statement, claim.verdict, claim.says, how, rate, evidence, mutants))
     return entries
 
 
@@ -111,6 +115,10 @@ def _terminal(entries: Sequence[Entry]) -> str:
     return "\n".join([*lines, "", f"{len(entries)} claims: " + ", ".join(f"{n} {verdict}" for verdict, n in verdicts.items())])
 
 
+def _rate(entry: Entry) -> str:
+    return f"{entry.false_failure:.0e}" if entry.false_failure else "0, identities only"
+
+
 def _markdown(entries: Sequence[Entry], disagreements: Sequence[str]) -> str:
     lines = [
         "# The claims of the paper, checked",
@@ -127,7 +135,7 @@ def _markdown(entries: Sequence[Entry], disagreements: Sequence[str]) -> str:
     for entry in entries:
         lines += ["", f"## {entry.id}", "", f"*{entry.where}*: {entry.statement}", ""]
         lines += [f"**{entry.verdict.capitalize()}**{': ' + entry.says if entry.says else ''}.", ""]
-        lines += ["| | measured | | predicted |", "|---|---|---|---|"]
+        lines += [f"Measured: {entry.how} False-failure rate {_rate(entry)}.", "", "| | measured | | predicted |", "|---|---|---|---|"]
         lines += [f"| {w} | {m:.6g} | {e} | {p:.6g} |{'' if ok else ' **off**'}" for w, m, p, e, ok in entry.evidence]
         lines += ["", "Planted mistakes: " + ", ".join(f"{name} ({'rejected' if ok else 'NOT REJECTED'})" for name, ok in entry.mutants) + "."]
     lines += ["", "## The paper's own numbers", "", "Where Tables 1, 2, 7, 8, 9, 10 and the text repeat a number, or print one that is no count:", ""]
@@ -151,6 +159,7 @@ def _page(entries: Sequence[Entry], disagreements: Sequence[str]) -> str:
     for entry in entries:
         says = f": {html.escape(entry.says)}" if entry.says else ""
         parts += [f"<h2>{entry.id}</h2><p><i>{html.escape(entry.where)}</i>: {html.escape(entry.statement)}</p><p><b>{entry.verdict}</b>{says}.</p>"]
+        parts += [f"<p>Measured: {html.escape(entry.how)} False-failure rate {_rate(entry)}.</p>"]
         parts += ["<div class=wide><table>", cells("", "measured", "", "predicted", tag="th")]
         parts += [cells(w, f"{m:.6g}", e, f"{p:.6g}" + ("" if ok else " off")) for w, m, p, e, ok in entry.evidence]
         parts += [

@@ -1,5 +1,6 @@
 """The registry: what the paper claims, where, what was found, and the planted mistakes that each check must reject."""
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -9,7 +10,6 @@ Verdict = Literal["confirmed", "sharpened", "needs a condition", "corrected"]
 
 # |z| beyond this happens to a right program once in 1e7 comparisons; no claim makes more than ten, so each fails falsely below 1e-6.
 Z_LIMIT = 5.33
-FALSE_FAILURE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,11 @@ def from_rows(what: str, results: list, name: str) -> Evidence:
         sum(result.predicted[name] for result in results) / n,
         None if stderr is None else sum(s**2 for s in stderr) ** 0.5 / n,
     )
+
+
+def false_failure(evidence: list[Evidence]) -> float:
+    """How often a right program fails these comparisons: the Bonferroni sum over those with a standard error; identities never fail."""
+    return math.erfc(Z_LIMIT / math.sqrt(2)) * sum(e.stderr is not None for e in evidence)
 
 
 def rejected(checked: Claim, mutant: str) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from runs.rows import load, load_rows
+from theory.settings import EXPERIMENTS
 from theory.sweep import main
 
 SMALL = ["width=256,4096,inf", "dim=inf,64", "seeds=3"]
@@ -112,13 +113,42 @@ def test_a_killed_sweep_goes_on_where_it_stopped(tmp_path):
     assert before.items() <= measured(tmp_path).items()
 
 
-@pytest.mark.parametrize("experiment", ["proposition_1", "capacity", "attention"])
+SMALLEST = {
+    "proposition_1": "width=256",
+    "capacity": "width=64,inf entities=8",
+    "attention": "dim=64",
+    "theorem_2": "width=256,inf coincide=none,x=y",
+    "theorem_3": "width=256,inf",
+    "many_facts": "width=256,inf facts=1,3 composition=sum,best",
+    "scale": "width=256,inf scale=0.5,1 facts=2",
+    "specificity": "width=256,inf composition=sum",
+    "storage": "width=256,inf entities=8",
+    "large_library": "width=256,inf facts=2 composition=sum,arrow",
+    "bridge": "width=256,inf facts=2 locality=0.5 composition=sum",
+}
+PROMISED = {
+    "theorem_2": "c_first c_second c_first_other_entity c_second_other_entity margin_old_over_new span_residual",
+    "theorem_3": "c_first c_second c_first_other_entity c_second_other_entity margin_old_over_new span_residual",
+    "many_facts": "coefficient_second accuracy",
+    "scale": "one_hop_accuracy two_hop_accuracy",
+    "bridge": "hop_1 hop_2 two_hop_step_by_step two_hop_direct",
+}
+
+
+@pytest.mark.parametrize("experiment", SMALLEST)
 def test_every_experiment_runs_from_the_command(tmp_path, capsys, experiment):
-    words = {"proposition_1": ["width=256"], "capacity": ["width=64,inf", "entities=8"], "attention": ["dim=64"]}[experiment]
-    assert main([f"experiment={experiment}", *words, "seeds=2", f"out={tmp_path}"]) == 0
-    assert "2 new" in capsys.readouterr().out or experiment != "proposition_1"
-    for row in load_rows(tmp_path, experiment):
+    assert main([f"experiment={experiment}", *SMALLEST[experiment].split(), "seeds=2", f"out={tmp_path}"]) == 0
+    assert "measured ± se" in capsys.readouterr().out
+    rows = load_rows(tmp_path, experiment)
+    assert rows
+    for row in rows:
         assert set(row["stderr"]) <= set(row["predicted"]) <= set(row["measured"])
+        assert set(PROMISED.get(experiment, "").split()) <= set(row["measured"])
+        assert all(isinstance(value, float) for part in ("measured", "predicted", "stderr") for value in row[part].values())
+
+
+def test_every_experiment_is_in_that_test():
+    assert {"kernel_limit", *SMALLEST} == set(EXPERIMENTS)
 
 
 BAD = [
@@ -145,6 +175,14 @@ BAD = [
     (["experiment=proposition_1", "entities=5"], "entities: got '5'; allowed: a whole number from 6"),
     (["experiment=proposition_1", "activation=linear"], "activation: got linear"),
     (["experiment=capacity", "defined=2"], "defined: got '2'"),
+    (["experiment=theorem_3", "composition=summ"], "did you mean 'sum'?"),
+    (["experiment=theorem_3", "width=4"], "width: got 4; allowed: at least 32"),
+    (["experiment=theorem_3", "width=2**15", "composition=ties"], "width: got 32768 with composition=ties"),
+    (["experiment=theorem_2", "coincide=x=q"], "coincide: got 'x=q'"),
+    (["experiment=theorem_2", "coincide=x=y+y=z"], "coincide: got x = y = z"),
+    (["experiment=many_facts", "facts=0"], "facts: got '0'"),
+    (["experiment=bridge", "setup=1"], "setup: got 1; allowed: 0 or 2 to 8"),
+    (["experiment=bridge", "locality=1.5"], "locality: got '1.5'"),
     (["experiment=capacity", "entities=128", "relations=8"], "entities: got 128 with 8 relations"),
 ]
 

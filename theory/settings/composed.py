@@ -24,8 +24,8 @@ class Theorem2(Model):
         "none",
         Text("none, or equalities of x, y, z, r1x, r2y, r2r1x joined by +, as y=r1x+x=z", rf"none|{ROLE_PAIR}(\+{ROLE_PAIR})*"),
         "entities of the edits that are the same; all others differ",
-        grid=("none", "r2y=r2r1x", "y=r1x", "z=r2y", "z=r2r1x", "r1x=r2r1x", "x=z", "x=y", "z=r1x", "y=r2r1x", "x=r2r1x", "y=r2y", "x=r2y"),
     )
+    composition: str = setting("sum", Choice("sum"), "the theorem is about the sum")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -45,7 +45,7 @@ class Theorem2(Model):
     def as_theorem_3(self) -> "Theorem3":
         """The same setting with the rule `sum`."""
         shared = {f.name: getattr(self, f.name) for f in fields(Theorem2)}
-        return Theorem3(**shared, composition="sum")
+        return Theorem3(**shared)
 
 
 @dataclass(frozen=True)
