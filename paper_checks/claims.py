@@ -31,7 +31,7 @@ class Evidence:
     @property
     def error(self) -> str:
         """± the standard error, or the tolerance of an identity."""
-        return f"± {self.stderr:.2g}" if self.stderr is not None else f"(exact to {self.tolerance:.0e})"
+        return f"± {self.stderr:.2g}" if self.stderr is not None else f"(to {self.tolerance:.0e})"
 
 
 Mutant = Callable[[], AbstractContextManager]
@@ -65,14 +65,15 @@ def claim(
     return register
 
 
-def from_rows(what: str, results: list, name: str) -> Evidence:
-    """The mean over seeds of one measured quantity of an experiment, with its predicted value and standard error."""
+def from_rows(what: str, results: list, name: str, predicted: float | None = None) -> Evidence:
+    """The mean over seeds of one measured quantity of an experiment and its standard error, against `predicted` (the experiment's own
+    prediction if None)."""
     n = len(results)
     stderr = [result.stderr[name] for result in results] if all(name in result.stderr for result in results) else None
     return Evidence(
         what,
         sum(result.measured[name] for result in results) / n,
-        sum(result.predicted[name] for result in results) / n,
+        sum(result.predicted[name] for result in results) / n if predicted is None else predicted,
         None if stderr is None else sum(s**2 for s in stderr) ** 0.5 / n,
     )
 

@@ -11,27 +11,19 @@ from theory.experiments import kernel_limit, many_facts, scale, theorem_2, theor
 from theory.settings import INF, KernelLimit, ManyFacts, Scale, Theorem2, Theorem3
 
 RHO = paper_kernel(2**0.5, 2**0.5, 1.0)
-FACTS = 8
 
 
-def _one(name: str, **knobs: Any) -> dict[str, float]:
+def one_fact(name: str, **knobs: Any) -> dict[str, float]:
     """Theorem 3's quantities for one fact at d = m = ∞."""
     return theorem_3.run(Theorem3(width=INF, composition=name, **knobs), [0])[0].measured
 
 
-def _accuracy(name: str, seeds: int = 1, **knobs: Any) -> float:
-    """Accuracy on the composed prompts of n = 8 facts at d = m = ∞."""
-    results = many_facts.run(ManyFacts(width=INF, facts=FACTS, composition=name, **knobs), range(seeds))
-    return float(np.mean([result.measured["accuracy"] for result in results]))
-
-
-def _coefficients(name: str, first: float, second: float, **knobs: Any) -> list[Evidence]:
+def composed_coefficients(name: str, first: float, second: float, **knobs: Any) -> list[Evidence]:
     """Both composed coefficients at width 2^14, 32 seeds, against values computed from the paper's formulas."""
     results = theorem_3.run(Theorem3(width=2**14, composition=name, **knobs), range(32))
     found = []
     for key, value in (("c_first", first), ("c_second", second)):
-        evidence = from_rows(f"{name}: {key}", results, key)
-        found.append(Evidence(evidence.what, evidence.measured, value, evidence.stderr))
+        found.append(from_rows(f"{name}: {key}", results, key, value))
     return found
 
 
@@ -41,7 +33,7 @@ def _coefficients(name: str, first: float, second: float, **knobs: Any) -> list[
     "sharpened",
     "the multiples are 0.412 and 0.573, with predicted errors at every width; nothing lies outside their span",
     edits_swapped=mutants.edits_swapped,
-    errors_too_small=lambda: mutants.rule_scaled("sum", 1.05),
+    sum_scaled=lambda: mutants.rule_scaled("sum", 1.05),
     without_pi_minus_theta=mutants.kernel_without_pi_minus_theta,
 )
 def two_multiples() -> list[Evidence]:
@@ -49,11 +41,10 @@ def two_multiples() -> list[Evidence]:
     results = kernel_limit.run(KernelLimit(width=2**18), range(8))
     found = []
     for name, value in (("c_first", C_FIRST), ("c_second", C_SECOND)):
-        evidence = from_rows(name, results, name)
-        found.append(Evidence(evidence.what, evidence.measured, value, evidence.stderr))
+        found.append(from_rows(name, results, name, value))
     limit = kernel_limit.run(KernelLimit(width=INF), [0])[0].measured
     found.append(Evidence("c_first, m=inf", limit["c_first"], C_FIRST))
-    return [*found, *_coefficients("sum", C_FIRST, C_SECOND), Evidence("outside the span", _one("sum")["span_residual"], 0.0)]
+    return [*found, *composed_coefficients("sum", C_FIRST, C_SECOND), Evidence("outside the span", one_fact("sum")["span_residual"], 0.0)]
 
 
 @claim(
@@ -87,8 +78,7 @@ def other_entity() -> list[Evidence]:
     results = kernel_limit.run(KernelLimit(width=2**18), range(8))
     found = []
     for name, value in (("c_first_other_entity", C_FIRST_OTHER), ("c_second_other_entity", C_SECOND)):
-        evidence = from_rows(name, results, name)
-        found.append(Evidence(evidence.what, evidence.measured, value, evidence.stderr))
+        found.append(from_rows(name, results, name, value))
     return found
 
 
@@ -108,7 +98,7 @@ def theorem_2_holds() -> list[Evidence]:
         values = theorem_2.run(Theorem2(width=INF, coincide=coincide), [0])[0].measured
         found.append(Evidence(f"z is the largest output, {coincide}", values["wins_z"], winner))
         found.append(Evidence(f"the output is not i_z (1: so), {coincide}", float(values["exact_output_error"] > 0.1), 1.0))
-    return [*found, Evidence("margin of the old answer over z", _one("sum")["margin_old_over_new"], 1 - C_SECOND)]
+    return [*found, Evidence("margin of the old answer over z", one_fact("sum")["margin_old_over_new"], 1 - C_SECOND)]
 
 
 @claim(
@@ -125,8 +115,7 @@ def same_multiple() -> list[Evidence]:
     for facts in (2, 4, 8):
         value = C_SECOND / (1 + (facts - 1) * RHO)
         results = many_facts.run(ManyFacts(width=2**13, facts=facts), range(16))
-        evidence = from_rows(f"coefficient, n={facts}", results, "coefficient_second")
-        found.append(Evidence(evidence.what, evidence.measured, value, evidence.stderr))
+        found.append(from_rows(f"coefficient, n={facts}", results, "coefficient_second", value))
         limit = many_facts.run(ManyFacts(width=INF, facts=facts), [0])[0].measured
         found += [
             Evidence(f"coefficient, n={facts}, m=inf", limit["coefficient_second"], value),
@@ -153,137 +142,6 @@ def no_weights_help() -> list[Evidence]:
         )
         for n in (2, 4, 8)
     ]
-
-
-@claim(
-    "Theorem 3, eq. 26 (CAT)",
-    "CAT does not compose; a larger second weight is right on one example for the wrong reasons.",
-    "needs a condition",
-    "for a single fact any second weight above 1/0.573 = 1.745 answers z; squared error on that very example gives 0.873, too little; with"
-    " several facts no weights pass 1/n",
-    sum_for_cat=lambda: mutants.rule_replaced("cat", "sum"),
-)
-def cat_fails() -> list[Evidence]:
-    """One fact: fitted and given weights on both sides of 1.745. Eight facts: fitted on all three kinds of examples."""
-    found = [
-        Evidence("z wins, weights fitted on the example", _one("cat")["wins_z"], 0.0),
-        Evidence("c_second, fitted", _one("cat")["c_second"], 0.5),
-    ]
-    for weight, wins in ((1.74, 0.0), (1.75, 1.0)):
-        found.append(Evidence(f"z wins, second weight {weight}", _one("cat", fit="given", weight_first=0.0, weight_second=weight)["wins_z"], wins))
-    return [
-        *found,
-        *(Evidence(f"accuracy, n={FACTS}, fitted on {data}", _accuracy("cat", data=data), 0.0) for data in ("two_hop", "held_out", "one_hop")),
-    ]
-
-
-@claim(
-    "Theorem 3, eq. 27 (linear merging)",
-    "Linear merging of the factors does not compose.",
-    "needs a condition",
-    "its result depends on factors that the penalty leaves free: signs give (0.985, 0.985) or (-0.161, 0.161), random rotations give 1/n on"
-    " average, and factors ordered fact by fact compose perfectly, because the cross term A2 B1^T then pairs x_j with z_j",
-    square_root_weights=mutants.square_root_weights,
-    sum_for_linear=lambda: mutants.rule_replaced("linear", "sum"),
-)
-def linear_merging_fails() -> list[Evidence]:
-    """One fact: both signs, weight 2. Eight facts, weights (1, 4): ordered, sign-flipped and randomly rotated factors."""
-    plus, minus = C_FIRST + C_SECOND, C_FIRST - C_SECOND
-    found = [*_coefficients("linear", plus, plus), *_coefficients("linear", minus, -minus, gauge="minus")]
-    doubled = _one("linear", weight_first=2.0, weight_second=2.0)
-    found.append(Evidence("c_second at weights 2, 2", doubled["c_second"], 4 * plus))
-    knobs: dict[str, Any] = {"weight_first": 1.0, "weight_second": 4.0}
-    found += [Evidence(f"accuracy, n={FACTS}, {g}", _accuracy("linear", gauge=g, **knobs), v) for g, v in (("plus", 1.0), ("minus", 0.0))]
-    chance = 1 / FACTS
-    error = float(np.sqrt(chance * (1 - chance) / (48 * FACTS)))
-    return [*found, Evidence("accuracy, random rotations", _accuracy("linear", seeds=48, gauge="random", **knobs), chance, error)]
-
-
-@claim(
-    "Theorem 3, eq. 27 (Uniform)",
-    "Uniform routing, equal weights in eq. 27, does not compose.",
-    "sharpened",
-    "each update enters with 1/4 and both multiples are 0.246: one-hop facts do not survive either, since they flip at 1/2",
-    average_for_uniform=lambda: mutants.rule_replaced("uniform", "average"),
-)
-def uniform_fails() -> list[Evidence]:
-    """Coefficients at width 2^14, the winner for one fact, accuracy for eight."""
-    quarter = (C_FIRST + C_SECOND) / 4
-    found = _coefficients("uniform", quarter, quarter)
-    return [*found, Evidence("z wins", _one("uniform")["wins_z"], 0.0), Evidence(f"accuracy, n={FACTS}", _accuracy("uniform"), 0.0)]
-
-
-@claim(
-    "Theorem 3, eq. 28 (Arrow)",
-    "Arrow routing does not compose.",
-    "sharpened",
-    "weights softmax(0.412, 0.573) = (0.460, 0.540) at unit scale; in software features are not of unit scale, logits grow like sqrt(m), and"
-    " routing is all to the second expert, whose multiple is 0.573 < 1",
-    merged_after=lambda: mutants.rule_replaced("arrow", "arrow_after"),
-    sum_for_arrow=lambda: mutants.rule_replaced("arrow", "sum"),
-)
-def arrow_fails() -> list[Evidence]:
-    """Coefficients of eq. 28 at width 2^14 from the paper's scores; the winner under raw scores; accuracy for eight facts."""
-    w = np.exp([C_FIRST, C_SECOND])
-    first, second = w / w.sum()
-    inner = first * C_FIRST + second * C_SECOND
-    found = _coefficients("arrow", float(first * inner), float(second * inner))
-    raw = _one("arrow", scores="raw")
-    found += [Evidence("c_second, raw scores, m=inf", raw["c_second"], C_SECOND), Evidence("z wins, raw scores", raw["wins_z"], 0.0)]
-    return [*found, Evidence("z wins", _one("arrow")["wins_z"], 0.0), Evidence(f"accuracy, n={FACTS}", _accuracy("arrow"), 0.0)]
-
-
-def _merge_fails(name: str) -> list[Evidence]:
-    single = _one(name)
-    return [
-        Evidence("z wins", single["wins_z"], 0.0),
-        Evidence("outside the span", single["span_residual"], 0.0, tolerance=1e-9),
-        Evidence(f"accuracy, n={FACTS}", _accuracy(name), 0.0),
-    ]
-
-
-@claim(
-    "Theorem 3 (TIES)",
-    "TIES-Merging does not compose.",
-    "sharpened",
-    "experts of distinct facts share no output, so no sign conflicts, and TIES is the sum of the trimmed updates",
-    trimmed_and_tripled=lambda: mutants.rule_scaled("ties", 3.0),
-)
-def ties_fails() -> list[Evidence]:
-    """The winner, and that an untrimmed TIES is the sum, by quadrature at m = ∞ (accurate to 1e-3)."""
-    found = _merge_fails("ties")
-    for key, value in (("c_first", C_FIRST), ("c_second", C_SECOND)):
-        found.append(Evidence(f"{key}, density 1", _one("ties", density=1.0)[key], value, tolerance=2e-3))
-    return found
-
-
-@claim(
-    "Theorem 3 (DARE)",
-    "DARE does not compose.",
-    "sharpened",
-    "dropping is unbiased: its coefficients tend to those of the sum as m grows",
-    dropped_and_tripled=lambda: mutants.rule_scaled("dare", 3.0),
-)
-def dare_fails() -> list[Evidence]:
-    """The winner, and both coefficients at width 2^12 over 64 seeds against those of the sum."""
-    found = _merge_fails("dare")
-    results = theorem_3.run(Theorem3(width=2**12, composition="dare", density=0.5), range(64))
-    for key, value in (("c_first", C_FIRST), ("c_second", C_SECOND)):
-        values = np.array([result.measured[key] for result in results])
-        found.append(Evidence(f"{key}, density 0.5", float(values.mean()), value, float(values.std() / np.sqrt(len(values)))))
-    return found
-
-
-@claim(
-    "Theorem 3 (LoraHub)",
-    "LoraHub's gradient-free weights do not compose.",
-    "confirmed",
-    "",
-    tripled=lambda: mutants.rule_scaled("lorahub", 3.0),
-)
-def lorahub_fails() -> list[Evidence]:
-    """The winner for one fact, with weights fitted on that very fact, and accuracy for eight."""
-    return [Evidence("z wins", _one("lorahub")["wins_z"], 0.0), Evidence(f"accuracy, n={FACTS}", _accuracy("lorahub"), 0.0)]
 
 
 @claim(

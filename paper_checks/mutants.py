@@ -80,12 +80,6 @@ def norm_not_squared() -> AbstractContextManager:
     return replaced("min_norm_edit", wrong)
 
 
-def errors_too_small() -> AbstractContextManager:
-    """Standard errors a tenth of what they are."""
-    honest = kernels.coefficient_stderr
-    return replaced("coefficient_stderr", lambda *arguments: honest(*arguments) / 10)
-
-
 def rule_replaced(name: str, by: str) -> AbstractContextManager:
     """One composition rule computing another."""
     return patch.dict(compositions.RULES, {name: compositions.RULES[by]})

@@ -59,8 +59,7 @@ def two_readings() -> list[Evidence]:
     for scale, values in expected.items():
         results = kernel_limit.run(KernelLimit(width=2**18, init_scale=scale), range(8))
         for name, value in zip(("c_first", "c_second"), values, strict=True):
-            evidence = from_rows(f"{name}, {scale}", results, name)
-            found.append(Evidence(evidence.what, evidence.measured, value, evidence.stderr))
+            found.append(from_rows(f"{name}, {scale}", results, name, value))
     return found
 
 
@@ -101,8 +100,7 @@ def ordinary_mask() -> list[Evidence]:
     # ‖η‖² = 1 + 1/2, ‖ξ‖² = 1 + 1/3, η₁·ξ = 2/6, η₂·ξ = 1 + 1/6, k(η, η) = 3/4
     norms = 1.5**0.5, (4 / 3) ** 0.5
     for name, dot in (("c_first", 1 / 3), ("c_second", 7 / 6)):
-        evidence = from_rows(f"{name}, causal", results, name)
-        found.append(Evidence(evidence.what, evidence.measured, paper_kernel(*norms, dot) / 0.75, evidence.stderr))
+        found.append(from_rows(f"{name}, causal", results, name, paper_kernel(*norms, dot) / 0.75))
     return found
 
 

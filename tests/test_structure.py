@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MODULES = sorted(path for folder in ("runs", "theory") for path in (ROOT / folder).rglob("*.py"))
+MODULES = sorted(path for folder in ("paper_checks", "runs", "theory") for path in (ROOT / folder).rglob("*.py") if not path.name.startswith("test_"))
 
 
 def imports(path):

@@ -16,6 +16,12 @@ def wide_enough(model: Model, width: int) -> None:
         raise SettingError("width", model.width, f"at least {width}, so that no expert's keys vanish or depend on each other, or inf")
 
 
+def _scene_prompts(facts: int) -> tuple[int, int]:
+    """The prompts of `library.draw_scene`, and their rank at most."""
+    prompts = 5 * facts + 1
+    return prompts, min(prompts, 4 * facts + 8)
+
+
 @dataclass(frozen=True)
 class Theorem2(Model):
     """experiment=theorem_2: the sum of two experts of one fact each on the two-hop prompt, under coincidences of the facts."""
@@ -100,8 +106,7 @@ class ManyFacts(Theorem3):
         wide_enough(self, 32 + 4 * self.facts)
 
     def prompts_and_rank(self) -> tuple[int, int]:
-        prompts = 5 * self.facts + 1
-        return prompts, min(prompts, 4 * self.facts + 8)
+        return _scene_prompts(self.facts)
 
 
 @dataclass(frozen=True)
@@ -117,8 +122,7 @@ class Scale(Model):
         wide_enough(self, 32 + 4 * self.facts)
 
     def prompts_and_rank(self) -> tuple[int, int]:
-        prompts = 5 * self.facts + 1
-        return prompts, min(prompts, 4 * self.facts + 8)
+        return _scene_prompts(self.facts)
 
 
 @dataclass(frozen=True)
