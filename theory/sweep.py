@@ -28,6 +28,9 @@ def main(words: Sequence[str]) -> int:
     except SettingError as error:
         print(f"theory.sweep: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the table had enough of it; every row is on disk
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("theory.sweep: interrupted; every finished row is on disk, and the same command goes on from there", file=sys.stderr)
         return 130
