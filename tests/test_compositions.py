@@ -200,6 +200,16 @@ def test_the_second_expert_adds_the_same_multiple_of_every_difference(facts):
     assert facts == 1 or abs(result.measured["coefficient_second"] - without_inverse) > 0.1
 
 
+@pytest.mark.parametrize("mask", ["strict", "causal"])
+def test_the_spread_at_finite_dim_is_the_predicted_one(mask):
+    """Root mean square over 100 worlds against the first-order closed form: relative error of a root mean square, and O(d^(-1/2)) beyond."""
+    results = many_facts.run(ManyFacts(width=INF, dim=2**12, facts=4, mask=mask), range(100))
+    spread = np.sqrt(np.mean([r.measured["coefficient_second_spread"] ** 2 for r in results]))
+    expected = results[0].predicted["coefficient_second_spread"]
+    assert abs(spread / expected - 1) < 0.15
+    assert abs(spread / (2 * expected) - 1) > 0.4  # d^(-1/2) with d four times too small
+
+
 def test_many_facts_at_finite_width():
     rows = [r._asdict() for r in many_facts.run(ManyFacts(width=2**13, facts=4), range(32))]
     z = z_score(rows, "coefficient_second")

@@ -84,6 +84,12 @@ def test_streaming_adds_up_the_very_features_that_can_be_kept(width, activation)
     np.testing.assert_allclose(g.streamed(S, width, key, activation)[0], phi.T @ phi / width, rtol=3e-6)
 
 
+def test_no_block_is_ever_drawn_twice():
+    model = Model(width=2**46)
+    with pytest.raises(SettingError, match="width: got 70368744177664; allowed: up to"):
+        g.gram([(x, 100, 101) for x in range(100)], model, [0])
+
+
 def test_seeds_together_or_alone_give_the_same_bits():
     model = KernelLimit(width=40_000, dim=16)
     together = g.gram(PROMPTS, model, [1, 2, 3])

@@ -55,6 +55,14 @@ def test_kernel_invariances(H, scale, seed):
     assert np.linalg.eigvalsh(k)[0] > -size
 
 
+def test_kernel_change_is_the_derivative(S):
+    rng = np.random.default_rng(1)
+    H = np.linalg.cholesky(S) @ np.eye(4)
+    step = rng.standard_normal((4, 4)) * 1e-6
+    moved = (H + step) @ (H + step).T
+    np.testing.assert_allclose(kernels.kernel(moved) - kernels.kernel(S), kernels.kernel_change(S, moved - S), atol=1e-10)
+
+
 def test_all_fourth_moments(S):
     phi = sampled(S)
     M = kernels.fourth_moments(S)

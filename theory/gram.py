@@ -173,7 +173,12 @@ def _block_grams(
 
 
 def streamed(S: Grams, width: int, keys: Sequence[PRNGKeyArray], activation: str = "relu", advance: Callable[[int], object] | None = None) -> Grams:
-    """G at a finite width, one seed a matrix of `S` and a key; time grows with width · seeds, memory does not."""
+    """G at a finite width, one seed a matrix of `S` and a key; time grows with width · seeds, memory does not.
+
+    Raises SettingError beyond 2^32 blocks of features, where the numbers of blocks would repeat.
+    """
+    if width > (most := block_size(S.shape[1]) << 32):
+        raise SettingError("width", width, f"up to {most} with {S.shape[1]} prompts, or inf")
     factors = [factor(matrix) for matrix in S]
     rank = max(L.shape[1] for L in factors)
     L = np.stack([np.pad(one, ((0, 0), (0, rank - one.shape[1]))) for one in factors]).astype(np.float32)

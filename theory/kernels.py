@@ -28,6 +28,16 @@ def kernel(S: Matrix, activation: str = "relu") -> Matrix:
     return k
 
 
+def kernel_change(S: Float64[np.ndarray, "n n"], change: Float64[np.ndarray, "n n"]) -> Float64[np.ndarray, "n n"]:
+    """dk for a small change of S: ∂k/∂(h·h') = (π − θ)/(2π), ∂k/∂‖h‖² = ‖h'‖ sin θ/(4π ‖h‖), and ‖h‖²/2 on the diagonal."""
+    across, theta = _angle(S)
+    diagonal = np.diagonal(S)
+    by_norm = across / (4 * np.pi * diagonal[:, None]) * np.diagonal(change)[:, None]
+    dk = (np.pi - theta) / (2 * np.pi) * change + by_norm + by_norm.T
+    np.einsum("ii->i", dk)[...] = np.diagonal(change) / 2
+    return dk
+
+
 def _angle(S: Matrix) -> tuple[Matrix, Matrix]:
     """‖h‖‖h'‖ sin θ and θ for every pair."""
     diagonal = np.einsum("...ii->...i", S)

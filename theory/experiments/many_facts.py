@@ -11,7 +11,8 @@ All n new answers z_i therefore tie on every composed prompt, whatever weights �
 
 - `coefficient_second`: the mean over facts and prompts of the composed coefficients of i_z − i_{r2(y)}, its error for `sum` from the
   influence of one feature, ψ = (aᵀφ_e)(φ̄_t − φ_eᵀC̄) with a = G_ee⁻¹1/n, bars for means over prompts;
-- `coefficient_second_spread`: the standard deviation of C over facts and prompts, 0 at d = m = ∞, O(d^(−1/2) + m^(−1/2)) otherwise;
+- `coefficient_second_spread`: the standard deviation of C over facts and prompts, 0 at d = m = ∞; for `sum` at width = inf and a finite d
+  predicted as `spread_of_dim`·d^(−1/2), the correction to eq. 25 (std, uniform attention, ReLU);
 - `accuracy`: the share of composed prompts whose largest output is z_j (ties shared); for data=held_out, of the earlier half of the facts.
 - for `composition=best`: `accuracy` and `ceiling` are the best over all weights (α₁, α₂) by search; both are predicted as 1/n. The search
   picks the luckiest weights for the very prompts it is scored on, so at finite d or m it can pass the ceiling by chance.
@@ -26,7 +27,9 @@ from jaxtyping import Float64
 from theory.compositions import RULES, Features, Outputs, compose
 from theory.experiments import Result, Values
 from theory.gram import geometry
+from theory.kernels import kernel, kernel_change, limit_geometry
 from theory.library import Scene, draw_scene, prepared, quadrature_features, wins
+from theory.model import coefficients as coefficients_of
 from theory.settings import INF, ManyFacts
 
 ANGLES = np.linspace(0, 2 * np.pi, 144, endpoint=False)
@@ -44,6 +47,9 @@ def run(setting: ManyFacts, seeds: Sequence[int], advance: Callable[[int], objec
     stderr: Values = {}
     if setting.composition == "sum" and setting.dim == INF and setting.width != INF:
         stderr = {"coefficient_second": coefficient_stderr(scene, shapes[0], setting.activation) * setting.width**-0.5}
+    closed = (setting.composition, setting.width, setting.init_scale, setting.attention, setting.activation)
+    if closed == ("sum", INF, "std", "uniform", "relu") and setting.dim != INF:
+        shared["coefficient_second_spread"] = spread_of_dim(scene, setting.mask) * setting.dim**-0.5
     if setting.composition == "best":
         shared |= {"accuracy": 1 / setting.facts, "ceiling": 1 / setting.facts}
     results = []
@@ -91,6 +97,36 @@ def best_accuracy(scene: Scene, changes: Sequence[Outputs]) -> float:
 def closed_form(kappa: float, own: float, rho: float, facts: int) -> float:
     """κ/(k(η, η) + (n − 1)ρ): the coefficient of every fact on every composed prompt at d = m = ∞."""
     return kappa / (own + (facts - 1) * rho)
+
+
+def spread_of_dim(scene: Scene, mask: str = "strict") -> float:
+    """√d times the root mean square of C_ij − mean C at dimension d, to first order.
+
+    dC = G_ee⁻¹ (dG_et − dG_ee C) is linear in the fluctuations of E Eᵀ = I + A, (V e_s)·(V e_t) = I + A + B and (V e_s)·e_t = C' (variances as
+    in `kernels.geometry_stderr`), so the mean square is a sum over their independent entries.
+    """
+    prompts = scene.prompts[scene.second] + scene.prompts[scene.two_hop]
+    used = sorted({token for prompt in prompts for token in prompt})
+    attended, residual = coefficients_of([tuple(used.index(t) for t in prompt) for prompt in prompts], len(used), mask=mask)
+    S = limit_geometry(attended, residual)
+    k, n = kernel(S), len(scene.edits.x)
+    inverse = np.linalg.inv(k[:n, :n])
+    C = inverse @ k[:n, n:]
+
+    def square(change: Float64[np.ndarray, "prompts prompts"]) -> float:
+        dk = kernel_change(S, change)
+        return float(np.var(inverse @ (dk[:n, n:] - dk[:n, :n] @ C)))
+
+    total = 0.0
+    for s in range(len(used)):
+        for t in range(len(used)):
+            mixed = np.outer(attended[:, s], residual[:, t])
+            total += square(mixed + mixed.T)
+            if s <= t:  # the entry (s, t) of a symmetric matrix of variance 1 off and 2 on the diagonal
+                images, tokens = (np.outer(a[:, s], a[:, t]) for a in (attended, residual))
+                images, tokens = (m + m.T if s < t else np.sqrt(2) * m for m in (images, tokens))
+                total += square(images + tokens) + square(images)
+    return float(np.sqrt(total))
 
 
 def coefficient_stderr(scene: Scene, S: Float64[np.ndarray, "prompts prompts"], activation: str) -> float:
