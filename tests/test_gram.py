@@ -85,9 +85,10 @@ def test_streaming_adds_up_the_very_features_that_can_be_kept(width, activation)
 
 
 def test_no_block_is_ever_drawn_twice():
-    model = Model(width=2**46)
-    with pytest.raises(SettingError, match="width: got 70368744177664; allowed: up to"):
-        g.gram([(x, 100, 101) for x in range(100)], model, [0])
+    most = g.block_size(200) << 32
+    S = np.eye(200)[None]
+    with pytest.raises(SettingError, match=f"width: got {most + 1}; allowed: up to {most} with 200 prompts"):
+        g.streamed(S, most + 1, g.feature_keys(Model(width=64), [0]))
 
 
 def test_seeds_together_or_alone_give_the_same_bits():
