@@ -53,15 +53,16 @@ def two_multiples() -> list[Evidence]:
     "corrected",
     "the correct change is i_z - i_r2(r1(x)): the base answers r2(r1(x)) on x r1 r2. Adding the printed change leaves i_z + i_r2(r1(x)) - i_r2(y)",
     facts_coincide=lambda: mutants.replaced("draw_scene", mutants.scene_with("r2y", "r2r1x")),
+    sum_for_oracle=lambda: mutants.rule_replaced("oracle", "sum"),
 )
 def correct_change() -> list[Evidence]:
-    """Distance of the output from i_z after adding the corrected change, and after adding the printed one (√2)."""
+    """Distance of the output from i_z: through the edit of the composed prompt by i_z − i_{r2(r1(x))}, and with the printed change added (√2)."""
     scene = theorem_3.draw_scene(1)
     i, e = scene.one_hot, scene.edits
-    old = i(e.r2r1x)
+    printed = scene.two_hop_outputs(i(e.z) - i(e.r2y))
     return [
-        Evidence("||old + (i_z - i_r2(r1(x))) - i_z||", float(np.linalg.norm(old + i(e.z) - old - i(e.z))), 0.0),
-        Evidence("||old + (i_z - i_r2(y)) - i_z||", float(np.linalg.norm(old - i(e.r2y))), 2**0.5),
+        Evidence("||output - i_z||, the composed prompt edited", one_fact("oracle")["exact_output_error"], 0.0),
+        Evidence("||old + (i_z - i_r2(y)) - i_z||", float(np.linalg.norm(printed - i(e.z))), 2**0.5),
     ]
 
 

@@ -143,7 +143,7 @@ def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
     return row
 
 
-def merge_settings(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+def by_setting(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
     """Groups rows that differ in nothing but the seed, in order of first appearance."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:

@@ -147,6 +147,19 @@ def test_every_experiment_runs_from_the_command(tmp_path, capsys, experiment):
         assert all(isinstance(value, float) for part in ("measured", "predicted", "stderr") for value in row[part].values())
 
 
+@pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if name not in ("attention", "bridge")])
+@pytest.mark.parametrize("scale", ["std", "variance"])
+def test_softmax_attention_runs_everywhere_and_predicts_a_limit_only_where_there_is_one(tmp_path, capsys, experiment, scale):
+    small = {"many_facts": ["facts=2", "composition=sum"], "scale": ["facts=2", "scale=1"], "large_library": ["facts=2", "composition=sum"]}
+    small |= {"theorem_3": ["composition=sum,arrow"], "proposition_1": ["train=false"], "storage": ["entities=8"], "capacity": ["entities=8"]}
+    words = [f"experiment={experiment}", "width=256,inf", "dim=64", "attention=softmax", f"init_scale={scale}", "seeds=1", f"out={tmp_path}"]
+    refused = experiment == "proposition_1" and scale == "variance"
+    assert main([*words, *small.get(experiment, [])]) == (2 if refused else 0), capsys.readouterr().err
+    for row in load_rows(tmp_path):
+        if scale == "variance" and row["settings"]["width"] == "inf" and experiment in ("kernel_limit", "theorem_3"):
+            assert not {"c_first", "c_second"} & set(row["predicted"])
+
+
 def test_every_experiment_is_in_that_test():
     assert {"kernel_limit", *SMALLEST} == set(EXPERIMENTS)
 

@@ -14,13 +14,12 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int
 from scipy import stats
 
-from runs.settings import SettingError
 from theory import gram as grams
 from theory.compositions import Context, Examples, Features, Outputs
 from theory.edits import LowRank, min_norm_edit
 from theory.facts import Edits, Prompt, World, draw_world
 from theory.readout import one_hot
-from theory.settings import INF, LARGEST_BASIS_WIDTH, Model
+from theory.settings import INF, Model
 
 QUADRATURE_NODES = 2**14
 
@@ -107,15 +106,14 @@ def prepared(scene_prompts: Sequence[Prompt], setting: Model, seeds: Sequence[in
     """Features of unit scale (Φᵀ Φ = G), one matrix a seed.
 
     Rules that use inner products alone get `gram.coordinates`, exact at any width. The others get the features themselves, and at infinite
-    width `quadrature_features`. Raises SettingError above LARGEST_BASIS_WIDTH, where those would not fit in memory.
+    width `quadrature_features`. The
+    settings keep those to LARGEST_BASIS_WIDTH.
     """
     if basis_free:
         return list(grams.coordinates(grams.gram(scene_prompts, setting, seeds, advance=advance)))
     shapes = grams.geometry(scene_prompts, setting, seeds)
     if setting.width == INF:
         return [quadrature_features(S, setting.activation) for S in shapes]
-    if setting.width > LARGEST_BASIS_WIDTH:
-        raise SettingError("width", setting.width, f"up to {LARGEST_BASIS_WIDTH}, or inf, for a rule that looks at single weights")
     width = int(setting.width)
     keys = grams.feature_keys(setting, seeds)
     return [grams.features(S, width, key, setting.activation) / np.sqrt(width) for S, key in zip(shapes, keys, strict=True)]

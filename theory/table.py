@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from runs.rows import merge_settings
+from runs.rows import by_setting
 from runs.settings import short
 
 Row = Mapping[str, Any]
@@ -16,7 +16,7 @@ FALSE_ALARM = 0.01
 
 def table(rows: Sequence[Row]) -> str:
     """One block a measured quantity, one line a setting, seeds averaged."""
-    groups = list(merge_settings(rows).values())
+    groups = list(by_setting(rows).values())
     varying = [name for name in groups[0][0]["settings"] if name != "seed" and len({str(g[0]["settings"][name]) for g in groups}) > 1]
     labels = varying or [name for name in ("width", "dim") if name in groups[0][0]["settings"]]
     names = list(dict.fromkeys(name for row in rows for name in row["measured"]))

@@ -19,7 +19,7 @@ from theory import kernels
 from theory.experiments import Result, Values
 from theory.gram import geometry, gram
 from theory.model import coefficients
-from theory.settings import INF, KernelLimit
+from theory.settings import INF, KernelLimit, at_infinite_dim
 
 X, Y, U, R1, R2 = range(5)
 PROMPTS = [(X, R1), (Y, R2), (X, R1, R2), (U, R1, R2)]
@@ -55,6 +55,8 @@ def _unit_width_errors(S_bytes: bytes, activation: str) -> tuple[tuple[float, fl
 
 def _limit_of_dim(setting: KernelLimit, k: Float64[np.ndarray, "n n"]) -> tuple[Values, Values]:
     predicted, stderr = {"kernel_relative_rms": 0.0}, {"kernel_relative_rms": 0.0}
+    if at_infinite_dim(setting) is None:
+        return predicted, stderr
     attended, residual = coefficients(PROMPTS, 5, mask=setting.mask)
     if setting.dim != INF:
         k = kernels.kernel(kernels.limit_geometry(attended, residual, setting.init_scale), setting.activation)

@@ -48,12 +48,11 @@ from theory import gram as grams
 from theory.compositions import Context, Features, Outputs, compose
 from theory.edits import LowRank, min_norm_edit
 from theory.experiments import Result, Values
-from theory.experiments.specificity import at_infinite_dim
 from theory.facts import Prompt
 from theory.kernels import kernel
 from theory.library import prepared, wins
 from theory.readout import one_hot
-from theory.settings import INF, LargeLibrary
+from theory.settings import INF, LargeLibrary, at_infinite_dim
 
 Entities = Int[np.ndarray, " facts"]
 TRAINED = ((1, 4), (3, 4), (3, 2), (5, 2), (5, 4))

@@ -30,7 +30,7 @@ from theory.gram import geometry
 from theory.kernels import kernel, kernel_change, limit_geometry
 from theory.library import Scene, draw_scene, prepared, quadrature_features, wins
 from theory.model import coefficients as coefficients_of
-from theory.settings import INF, ManyFacts
+from theory.settings import INF, ManyFacts, at_infinite_dim
 
 ANGLES = np.linspace(0, 2 * np.pi, 144, endpoint=False)
 LENGTHS = np.geomspace(1e-2, 1e4, 49)
@@ -41,12 +41,15 @@ def run(setting: ManyFacts, seeds: Sequence[int], advance: Callable[[int], objec
     scene = draw_scene(setting.facts)
     basis_free = setting.composition == "best" or RULES[setting.composition].basis_free
     features = prepared(scene.prompts, setting, seeds, basis_free, advance)
-    shapes = geometry(scene.prompts, replace(setting, width=INF, dim=INF), [0])
-    (limit,) = prepared(scene.prompts, replace(setting, width=INF, dim=INF), [0], basis_free)
-    shared = quantities(replace(setting, width=INF), scene, limit, seeds[0])
+    at_limit = at_infinite_dim(replace(setting, width=INF))
+    if at_limit is None:
+        return [Result(quantities(setting, scene, phi, seed), {}, {}) for seed, phi in zip(seeds, features, strict=True)]
+    (limit,) = prepared(scene.prompts, at_limit, [0], basis_free)
+    shared = quantities(at_limit, scene, limit, seeds[0])
     stderr: Values = {}
     if setting.composition == "sum" and setting.dim == INF and setting.width != INF:
-        stderr = {"coefficient_second": coefficient_stderr(scene, shapes[0], setting.activation) * setting.width**-0.5}
+        S = geometry(scene.prompts, at_limit, [0])[0]
+        stderr = {"coefficient_second": coefficient_stderr(scene, S, setting.activation) * setting.width**-0.5}
     closed = (setting.composition, setting.width, setting.init_scale, setting.attention, setting.activation)
     if closed == ("sum", INF, "std", "uniform", "relu") and setting.dim != INF:
         shared["coefficient_second_spread"] = spread_of_dim(scene, setting.mask) * setting.dim**-0.5
@@ -54,7 +57,7 @@ def run(setting: ManyFacts, seeds: Sequence[int], advance: Callable[[int], objec
         shared |= {"accuracy": 1 / setting.facts, "ceiling": 1 / setting.facts}
     results = []
     for seed, phi in zip(seeds, features, strict=True):
-        predicted = quantities(replace(setting, width=INF), scene, limit, seed) if setting.random() else shared
+        predicted = quantities(at_limit, scene, limit, seed) if setting.random() else shared
         results.append(Result(quantities(setting, scene, phi, seed), dict(predicted), dict(stderr)))
     return results
 

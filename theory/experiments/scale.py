@@ -21,14 +21,14 @@ import numpy as np
 from theory.compositions import Features
 from theory.experiments import Result, Values
 from theory.library import Scene, draw_scene, prepared, wins
-from theory.settings import INF, Scale
+from theory.settings import INF, Scale, at_infinite_dim
 
 
 def run(setting: Scale, seeds: Sequence[int], advance: Callable[[int], object] | None = None) -> list[Result]:
     """One Result a seed."""
     scene = draw_scene(setting.facts)
-    (limit,) = prepared(scene.prompts, replace(setting, width=INF, dim=INF), [0], basis_free=True)
-    predicted = quantities(setting, scene, limit)
+    at_limit = at_infinite_dim(replace(setting, width=INF))
+    predicted = {} if at_limit is None else quantities(setting, scene, prepared(scene.prompts, at_limit, [0], basis_free=True)[0])
     return [Result(quantities(setting, scene, phi), dict(predicted), {}) for phi in prepared(scene.prompts, setting, seeds, True, advance)]
 
 

@@ -25,7 +25,6 @@ those of d → ∞, without an error bar. Errors are left out where the hidden s
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float64
@@ -39,7 +38,7 @@ from theory.facts import Prompt, World, draw_world
 from theory.kernels import kernel
 from theory.library import prepared
 from theory.readout import one_hot
-from theory.settings import INF, Model, Specificity
+from theory.settings import INF, Specificity, at_infinite_dim
 
 Square = Float64[np.ndarray, "n n"]
 FIRST, SECOND, SAME_FIRST, SAME_SECOND, UNRELATED, TWO_HOP, OTHER, REVERSED = range(8)
@@ -121,13 +120,6 @@ def pooled_grams(setting: Specificity, seeds: Sequence[int]) -> Float64[np.ndarr
     if setting.width == INF:
         return kernel(np.stack(shapes), setting.activation)
     return grams.streamed(np.stack(shapes), int(setting.width), grams.feature_keys(setting, seeds), setting.activation)
-
-
-def at_infinite_dim(setting: Model) -> Model | None:
-    """The setting as d → ∞: softmax attention becomes uniform if 1/√d is a standard deviation, and has no such limit if not."""
-    if setting.attention == "softmax" and setting.init_scale == "variance":
-        return None
-    return replace(setting, dim=INF, attention="uniform")
 
 
 def _predict(setting: Specificity, world: World, S: Square) -> tuple[Values, Values]:

@@ -22,7 +22,7 @@ from theory.experiments import Result, Values
 from theory.gram import coordinates, geometry
 from theory.kernels import kernel
 from theory.library import Scene, draw_scene, prepared, wins
-from theory.settings import INF, Theorem3
+from theory.settings import INF, Theorem3, at_infinite_dim
 
 SMOOTH = ("c_first", "c_second", "c_first_other_entity", "c_second_other_entity", "margin_old_over_new", "exact_output_error")
 
@@ -75,7 +75,10 @@ def _predict(setting: Theorem3, scene: Scene, S: np.ndarray, seed: int) -> tuple
         (phi,) = prepared(scene.prompts, limit, [0], basis_free=False)
         return quantities(limit, scene, phi, seed), {}
     if setting.width == INF:
-        S = geometry(scene.prompts, replace(setting, dim=INF), [0])[0]
+        limit = at_infinite_dim(setting)
+        if limit is None:
+            return {}, {}
+        S = geometry(scene.prompts, limit, [0])[0]
     if not registered.smooth or (setting.width == INF and setting.dim != INF):
         return quantities(setting, scene, coordinates(kernel(S, setting.activation)), seed), {}
     limit, errors = limit_and_stderr(lambda G: quantities(setting, scene, coordinates(G), seed), S, float(setting.width), setting.activation)

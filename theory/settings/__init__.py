@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from runs.settings import Choice, Flag, Text, Whole, setting
-from theory.settings.base import INF, LARGEST_BASIS_WIDTH, LARGEST_EXPLICIT_WIDTH, Model, Point
+from theory.settings.base import INF, LARGEST_BASIS_WIDTH, LARGEST_EXPLICIT_WIDTH, Model, Point, at_infinite_dim
 from theory.settings.composed import COMPOSITIONS, Bridge, LargeLibrary, ManyFacts, Scale, Specificity, Storage, Theorem2, Theorem3
 from theory.settings.features import Attention, Capacity, KernelLimit, Proposition1
 
@@ -28,6 +28,7 @@ __all__ = [
     "Storage",
     "Theorem2",
     "Theorem3",
+    "at_infinite_dim",
 ]
 
 EXPERIMENTS: dict[str, type[Point]] = {

@@ -1,7 +1,8 @@
 """What every experiment's settings share: the transformer."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from runs.settings import Choice, SettingError, Whole, setting
 
@@ -55,3 +56,13 @@ def at_least(model: Model, rank: int) -> None:
     """Refuses a dim in which the experiment's prompts cannot be told apart linearly: its error bars need full rank."""
     if model.dim < rank:
         raise SettingError("dim", model.dim, f"at least {rank}, the rank of the prompts' hidden states, or inf")
+
+
+AnyModel = TypeVar("AnyModel", bound=Model)
+
+
+def at_infinite_dim(setting: AnyModel) -> AnyModel | None:
+    """The setting as d → ∞: softmax attention becomes uniform if 1/√d is a standard deviation, and has no such limit (None) if not."""
+    if setting.attention == "softmax" and setting.init_scale == "variance":
+        return None
+    return replace(setting, dim=INF, attention="uniform")

@@ -36,6 +36,9 @@ class Proposition1(Model):
         at_least(self, 4)
         if self.activation == "linear":
             raise SettingError("activation", "linear", "relu", "a linear model cannot hold the world to be edited; see experiment=capacity")
+        if self.attention == "softmax" and self.init_scale == "variance":
+            mend = "attention then picks one token, and many prompts of the world become the same"
+            raise SettingError("init_scale", "variance with attention=softmax", "std", mend)
         if self.width < (least := 2 * self.prompts_and_rank()[0]):
             raise SettingError("width", self.width, f"at least {least}, twice the facts the base model stores before one is edited, or inf")
         if self.train and self.width > LARGEST_EXPLICIT_WIDTH:
