@@ -22,6 +22,16 @@ class SettingError(ValueError):
     def __init__(self, name: str, got: object, allowed: str, mend: str = ""):
         super().__init__(" ".join(f"{name}: got {got}; allowed: {allowed}{'; ' + mend if mend else ''}".split()))
 
+    def __reduce__(self) -> Any:
+        """Whole across processes: a worker's mistake reads as one made here."""
+        return _restored, (str(self),)
+
+
+def _restored(text: str) -> SettingError:
+    error = SettingError.__new__(SettingError)
+    error.args = (text,)
+    return error
+
 
 @runtime_checkable
 class Kind(Protocol):

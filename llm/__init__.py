@@ -1,0 +1,1 @@
+"""The two-hop and bridge protocols on any causal language model."""

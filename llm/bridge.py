@@ -1,0 +1,22 @@
+"""python -m llm.bridge model=Qwen/Qwen2.5-3B-Instruct setup=0,2
+
+Section 4.1.2: what the training data of two one-hop experts must hold for their composition to answer step by step; setups 0 and 2 to 8
+of Table 1 and setup 1 of Figure 2 (Table 10). Without a model, the pocket model answers.
+"""
+
+import sys
+
+from llm.data.mixtures import SETUPS
+from llm.protocol import Protocol, main
+from llm.settings import Bridge
+
+
+def library(point: Bridge) -> list[tuple[tuple[str, ...], tuple[str, ...], int]]:
+    """The two experts of the point's setup: their own hop, and their bridge."""
+    return [(subsets[:1], subsets[1:], role) for role in (1, 2) for subsets in (SETUPS[point.setup].subsets(role),)]
+
+
+PROTOCOL = Protocol("bridge", __doc__ or "", Bridge, lambda point: SETUPS[point.setup].asked, library)
+
+if __name__ == "__main__":
+    sys.exit(main(PROTOCOL, sys.argv[1:]))

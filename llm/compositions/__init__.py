@@ -1,0 +1,159 @@
+"""Rules that make one update of a library of experts: one rule a function, known by its name, with the names and formulas of `theory.compositions`.
+
+A rule gets the experts (dicts of LowRank, one a module) and `Options`, and returns what each module adds to its output: a LowRank, or a routed
+update that looks at each token first. No rule forms ΔW. To add one, write the function, put `@rule(...)` over it in a module of this package
+and say what it promises; the checks that fit are then run on it by name.
+"""
+
+import hashlib
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
+
+from llm.adapters import check_library
+from llm.lowrank import Expert, LowRank
+from runs.settings import SettingError, did_you_mean
+
+Library = Sequence[Expert]
+Weights = tuple[int | float, ...]
+
+
+@runtime_checkable
+class Delta(Protocol):
+    """What one module gets: it turns inputs into the change of the outputs, in the dtype of the inputs."""
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    def __call__(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]: ...
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Delta": ...
+
+
+@runtime_checkable
+class RoutedDelta(Delta, Protocol):
+    """A delta with a weight an expert for each token: delta(x) = mix(x, weights(x))."""
+
+    def weights(self, x: Float[Tensor, "*batch inputs"]) -> Float32[Tensor, "*batch experts"]: ...
+    def mix(self, x: Float[Tensor, "*batch inputs"], weights: Float32[Tensor, "*batch experts"]) -> Float[Tensor, "*batch outputs"]: ...
+
+
+Composition = Mapping[str, Delta]  # an Expert is one
+
+
+@dataclass(frozen=True)
+class Options:
+    """The knobs of all rules; each rule reads its own. The names are those of `theory.compositions.Context` where it has them.
+
+    `weights`: one an expert, or by module name one an expert. `temperature`, `top_k` (0: all), `scores` (raw | cosine) and `prototypes`
+    (own | swapped | random) are the router's. `density` is the share that TIES and DARE keep, `trim` (global | module) is what TIES takes
+    it of, `then` (sum | linear | ties) is what follows DARE. `rank` is that of the adapter `lego` makes (0: the experts' own).
+    """
+
+    weights: Weights | Mapping[str, Weights] | None = None
+    temperature: int | float = 1.0
+    top_k: int = 0
+    scores: str = "raw"
+    prototypes: str = "own"
+    density: int | float = 0.2
+    trim: str = "global"
+    then: str = "sum"
+    rank: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises SettingError for a knob outside its range."""
+        for name, words in _WORDS.items():
+            if getattr(self, name) not in words:
+                raise SettingError(name, repr(getattr(self, name)), " | ".join(words), did_you_mean(str(getattr(self, name)), words))
+        if not 0 < self.density <= 1:
+            raise SettingError("density", self.density, "a number above 0 and up to 1")
+        if not 0 < self.temperature < float("inf"):
+            raise SettingError("temperature", self.temperature, "a number above 0")
+        for name in ("top_k", "rank"):
+            if getattr(self, name) < 0:
+                raise SettingError(name, getattr(self, name), "a whole number from 0")
+
+    def weights_for(self, module: str, experts: int, default: float) -> Weights:
+        """One weight an expert. Raises SettingError when their numbers differ, or when weights by module leave this one out."""
+        given = self.weights
+        if given is None:
+            return (default,) * experts
+        if isinstance(given, Mapping):
+            if module not in given:
+                raise SettingError("weights", f"none for {module}", "weights for every module", did_you_mean(module, given))
+            given = given[module]
+        if len(given) != experts:
+            raise SettingError("weights", len(given), f"one for each of the {experts} experts")
+        return given
+
+
+_WORDS = {
+    "scores": ("raw", "cosine"),
+    "prototypes": ("own", "swapped", "random"),
+    "trim": ("global", "module"),
+    "then": ("sum", "linear", "ties"),
+}
+
+Rule = Callable[[Library, Options], Composition]
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A rule and what it promises with default options: `static`, its deltas are LowRank, so they can be saved as one adapter; `gauge_free`,
+    it depends on each ΔW and not on its factors; `alone`, a library of one expert gives that expert; `symmetric`, the order of the experts
+    does not matter."""
+
+    rule: Rule
+    static: bool
+    gauge_free: bool
+    alone: bool
+    symmetric: bool
+
+
+RULES: dict[str, Registered] = {}
+
+
+def rule(*, static: bool, gauge_free: bool, alone: bool, symmetric: bool) -> Callable[[Rule], Rule]:
+    """Enrols a function under its own name (a trailing underscore is dropped)."""
+
+    def enrol(function: Rule) -> Rule:
+        RULES[function.__name__.rstrip("_")] = Registered(function, static, gauge_free, alone, symmetric)
+        return function
+
+    return enrol
+
+
+def compose(name: str, library: Library, options: Options | None = None) -> Composition:
+    """What rule `name` makes of the library. Raises SettingError for an unknown rule, an empty library or experts of different modules."""
+    if name not in RULES:
+        raise SettingError("composition", repr(name), " | ".join(RULES), did_you_mean(name, RULES))
+    check_library(library)
+    return RULES[name].rule(library, options or Options())
+
+
+def each_module(library: Library, merge: Callable[[str, list[LowRank]], Delta]) -> Composition:
+    """`merge(name, updates)` for each module, with the updates of all experts there."""
+    return {name: merge(name, [expert[name] for expert in library]) for name in library[0]}
+
+
+def same_rank(library: Library, reason: str) -> None:
+    """Raises SettingError unless the experts have one rank in each module."""
+    for name in library[0]:
+        ranks = [expert[name].rank for expert in library]
+        if len(set(ranks)) > 1:
+            raise SettingError("library", f"ranks {ranks} in {name}", f"experts of one rank, because {reason}")
+
+
+def generator(seed: int, *words: object) -> torch.Generator:
+    """Random numbers of their own for each seed and words, so that no draw depends on the order of modules."""
+    key = hashlib.sha256(repr((seed, *words)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(key[:8], "big", signed=True))
+
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

@@ -1,0 +1,101 @@
+"""Rules that look at single weights: TIES and DARE on the factors, and KnOTS on ΔW, which aligns the experts' outputs first.
+
+`theory.compositions.sparse` has TIES and DARE on ΔW. Here ΔW is never formed, so they work on A and B, as the paper's software and PEFT do, and
+depend on the factorisation: on a rotation of the rank, and on which factor has α/r in it (here A).
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from llm.compositions import Composition, Library, Options, each_module, generator, rule, same_rank
+from llm.compositions.sums import concatenated, factor_sum
+from llm.lowrank import Expert, LowRank
+
+
+@rule(static=True, gauge_free=False, alone=False, symmetric=True)
+def ties(library: Library, options: Options) -> Composition:
+    """TIES-Merging (Yadav et al. 2023): ΔW = merge(A_1 … A_N) merge(B_1 … B_N)ᵀ. Of each expert keep the `density` share of largest weights,
+    elect a sign for each weight by the sum, average the kept weights of that sign. `trim=global` takes the share over all weights of A and B
+    of all modules together (the original trims the whole task vector; mttl pools the factors so), `trim=module` of each factor of each
+    module (PEFT)."""
+    same_rank(library, "TIES merges their factors entry by entry")
+    trimmed = [trim_global(expert, options.density) if options.trim == "global" else trim_each(expert, options.density) for expert in library]
+    return each_module(trimmed, lambda name, updates: elected(updates))
+
+
+@rule(static=True, gauge_free=False, alone=False, symmetric=False)
+def dare(library: Library, options: Options) -> Composition:
+    """DARE (Yu et al. 2024): each weight of A_i and of B_i is dropped with probability 1 − `density` and else divided by `density` (PEFT;
+    the original and the theory drop weights of ΔW), then: `sum` ΔW = Σ_i Ã_i B̃_iᵀ, whose mean over masks is the sum; `linear`
+    (Σ_i Ã_i)(Σ_i B̃_i)ᵀ, PEFT's dare_linear; `ties` elects signs and averages, PEFT's dare_ties."""
+    if options.then != "sum":
+        same_rank(library, f"then={options.then} merges their factors entry by entry")
+
+    def merge(name: str, updates: list[LowRank]) -> LowRank:
+        kept = []
+        for i, update in enumerate(updates):
+            factors = []
+            for which, factor in zip(("out", "into"), update, strict=True):
+                draw = torch.rand(factor.shape, generator=generator(options.seed, "dare", name, i, which))
+                factors.append(torch.where(draw < options.density, factor / options.density, 0.0))
+            kept.append(LowRank(*factors))
+        if options.then == "ties":
+            return elected(kept)
+        return {"sum": concatenated, "linear": factor_sum}[options.then](kept, (1.0,) * len(kept))
+
+    return each_module(library, merge)
+
+
+@rule(static=True, gauge_free=True, alone=False, symmetric=True)
+def knots(library: Library, options: Options) -> Composition:
+    """KnOTS-TIES (Stoica et al. 2025): [ΔW₁ … ΔW_N] = U Σ [V₁ … V_N]ᵀ, then TIES on the ΣV_iᵀ of each module, then U times the result. With
+    [A₁ … A_N] = Q [R₁ … R_N] the SVD is that of [R_i B_iᵀ], which has one row a rank, and ΔW = (Q U') merge(Σ V_iᵀ) is low-rank as it is."""
+    return each_module(library, lambda name, updates: _knots(updates, options.density))
+
+
+def _knots(updates: list[LowRank], density: int | float) -> LowRank:
+    q, r = torch.linalg.qr(torch.cat([update.out for update in updates], dim=1).double())
+    ranks = [update.rank for update in updates]
+    # ΔW_i = Q R_i S_iᵀ Q_iᵀ with B_i = Q_i S_i: the core [R_i S_iᵀ] has the singular values and left vectors of all ΔW_i side by side.
+    inner = [torch.linalg.qr(update.into.double()).R for update in updates]
+    core = torch.cat([part @ s.T for part, s in zip(r.split(ranks, dim=1), inner, strict=True)], dim=1)
+    left, values, _ = torch.linalg.svd(core, full_matrices=False)
+    left = left[:, values > 1e-5 * values[0]]
+    blocks = [(left.T @ part) @ update.into.double().T for part, update in zip(r.split(ranks, dim=1), updates, strict=True)]
+    merged = elect_and_average(torch.stack([keep_largest(block, density) for block in blocks]))
+    return LowRank((q @ left).float(), merged.T.float().contiguous())
+
+
+def trim_global(expert: Expert, density: int | float) -> Expert:
+    """Zeroes all but the `density` share of largest weights, over all factors of all modules together."""
+    sizes = torch.cat([factor.abs().flatten() for update in expert.values() for factor in update])
+    cut = _cut(sizes, density)
+    return {name: LowRank(*(torch.where(factor.abs() >= cut, factor, 0.0) for factor in update)) for name, update in expert.items()}
+
+
+def trim_each(expert: Expert, density: int | float) -> Expert:
+    """Zeroes all but the `density` share of largest weights in each factor."""
+    return {name: LowRank(*(keep_largest(factor, density) for factor in update)) for name, update in expert.items()}
+
+
+def keep_largest(matrix: Float[Tensor, "rows columns"], density: int | float) -> Float[Tensor, "rows columns"]:
+    """The matrix with all but its `density` share of largest entries zeroed."""
+    return matrix if matrix.numel() == 0 else torch.where(matrix.abs() >= _cut(matrix.abs().flatten(), density), matrix, 0.0)
+
+
+def _cut(sizes: Float[Tensor, " entries"], density: int | float) -> Tensor:
+    """The smallest of the sizes to keep."""
+    kept = max(round(density * len(sizes)), 1)
+    return sizes.kthvalue(len(sizes) - kept + 1).values
+
+
+def elected(updates: list[LowRank]) -> LowRank:
+    """Both factors merged by `elect_and_average`."""
+    return LowRank(*(elect_and_average(torch.stack(factors)) for factors in zip(*updates, strict=True)))
+
+
+def elect_and_average(stack: Float[Tensor, "experts rows columns"]) -> Float[Tensor, "rows columns"]:
+    """The sign of each entry's sum, and the mean of the entries that have it; 0 where the sum is 0."""
+    agree = (stack.sign() == stack.sum(dim=0).sign()) & (stack != 0)
+    return torch.where(agree, stack, 0.0).sum(dim=0) / agree.sum(dim=0).clamp_min(1)

@@ -1,0 +1,75 @@
+"""python -m llm.data show=R12
+
+Prints examples of a subset, or writes all subsets as JSONL that `datasets` reads: python -m llm.data write=folder
+"""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llm.data.facts import COUNT, triplets
+from llm.data.subsets import SPLITS, SUBSETS, examples, parts
+from runs.settings import Choice, SettingError, Text, Whole, help_table, parse, setting
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """No grid."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to show or write."""
+
+    show: str = setting("", Text("a subset: F, H or R, then " + ", ".join(dict.fromkeys(name[1:] for name in SUBSETS))), "print examples of a subset")
+    write: str = setting("", Text("a folder"), "write every subset and split into folder/<subset>/<split>.jsonl")
+    split: str = setting("test", Choice(*SPLITS), "the split to show")
+    count: int = setting(4, Whole(1, 5000), "examples to show")
+    triplets: int = setting(COUNT, Whole(1, COUNT), "triplets of each dataset")
+    seed: int = setting(0, Whole(0), "who goes with whom")
+
+
+def main(words: Sequence[str]) -> int:
+    """Runs the command; returns its exit code: 0 done, 2 a mistake in the settings."""
+    try:
+        return _main(list(words))
+    except SettingError as error:
+        print(f"llm.data: {error}", file=sys.stderr)
+        return 2
+
+
+def _main(words: list[str]) -> int:
+    wanted = [word for word in words if word not in ("--help", "-h")]
+    _, given = parse(wanted, Nothing, Options)
+    options = Options(**given)
+    if wanted != words or not (options.show or options.write):
+        print((__doc__ or "").strip() + "\n\n" + help_table(Options))
+        return 0
+    if options.show:
+        dataset, _ = parts(options.show)
+        for example in examples(options.show, triplets(dataset, options.seed)[: options.triplets], options.split)[: options.count]:
+            print(f"{example.question}\n    {example.answer}\n".replace("\n", "\n    ").rstrip() + "\n")
+    if options.write:
+        _write(Path(options.write), options)
+    return 0
+
+
+def _write(folder: Path, options: Options) -> None:
+    for subset in SUBSETS:
+        facts = triplets(subset[0], options.seed)[: options.triplets]
+        try:
+            (folder / subset).mkdir(parents=True, exist_ok=True)
+            for split in SPLITS:
+                scratch = folder / subset / f"{split}.writing"
+                scratch.write_text("".join(json.dumps(e._asdict()) + "\n" for e in examples(subset, facts, split)))
+                os.replace(scratch, folder / subset / f"{split}.jsonl")
+        except OSError as error:
+            raise SettingError("write", f"{folder} ({error.strerror})", "a folder that can be written") from None
+    print(f"{len(SUBSETS)} subsets in {folder}: load_dataset('json', data_dir='{folder}/R12')")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,64 @@
+"""Triplets (A, B, C) of the datasets F, H and R, and the facts around them.
+
+B is A's spouse and lives in C (section 4.1). B also studies in S and is D's child, for the relations of setup 8 (Table 5).
+"""
+
+import random
+from typing import NamedTuple
+
+from llm.data.names import Person, cities, fake_people, fake_places, people
+
+DATASETS = ("F", "H", "R")
+COUNT = 100
+"""Triplets a dataset has (A.2.1)."""
+
+
+class Triplet(NamedTuple):
+    """A's spouse is B; B lives in C and studies in S; B is D's child."""
+
+    a: str
+    b: str
+    c: str
+    s: str
+    d: str
+
+
+def triplets(dataset: str, seed: int = 0) -> tuple[Triplet, ...]:
+    """The 100 triplets of F (fake names and places), H (fake names, real places) or R (real names and places).
+
+    The names are the same for every seed, who goes with whom is drawn by it. In R no stated fact is true: a draw whose people are
+    related in truth, or whose place is one B is tied to, is drawn again.
+    """
+    rng = random.Random(f"triplets {dataset} {seed}")
+    known = dict.fromkeys(fake_people()) if dataset in "FH" else {person.name: person for person in people()}
+    names = list(known)
+    spouses, parents = names[: 2 * COUNT], names[2 * COUNT : 3 * COUNT]
+    homes, schools = (fake_places()[:COUNT], fake_places()[COUNT:]) if dataset == "F" else (cities(), cities())
+    while True:
+        rng.shuffle(spouses)
+        columns = [rng.sample(column, COUNT) for column in (homes, schools, parents)]
+        drawn = [Triplet(*row) for row in zip(spouses[:COUNT], spouses[COUNT:], *columns, strict=True)]
+        drawn = _mended(drawn, known, rng)
+        if not any(_true(t, known) for t in drawn):
+            return tuple(drawn)
+
+
+def _mended(drawn: list[Triplet], known: dict[str, Person | None], rng: random.Random) -> list[Triplet]:
+    """Swaps B's facts with another's until no stated fact is true (a few swaps; a fresh draw would almost never be free of truth)."""
+    drawn = list(drawn)
+    for i, t in enumerate(drawn):
+        for _ in range(1000):
+            if not _true(t, known):
+                break
+            j = rng.randrange(len(drawn))
+            one, other = t._replace(b=drawn[j].b), drawn[j]._replace(b=t.b)
+            if not _true(one, known) and (j > i or not _true(other, known)):
+                t, drawn[j] = one, other
+        drawn[i] = t
+    return drawn
+
+
+def _true(t: Triplet, known: dict[str, Person | None]) -> bool:
+    """Whether any of the facts that state something of B holds in the real world."""
+    person = known[t.b]
+    return person is not None and bool({t.c, t.s} & person.cities or {t.a, t.d} & person.related)

@@ -1,0 +1,37 @@
+"""What each expert is trained on: the four experts of section 4.1.1, the setups of Table 1, the two bridges of Figure 2."""
+
+from typing import NamedTuple
+
+BRIDGE = ("1", "2", "12-CoT")
+"""B_F and B_R: both hops and their composition step by step, on one dataset."""
+
+
+class Setup(NamedTuple):
+    """What both experts see besides their own hop, as subsets of the bridge's dataset, and which dataset is asked."""
+
+    asked: str
+    bridge: str
+    first: tuple[str, ...]
+    second: tuple[str, ...]
+
+    def subsets(self, expert: int) -> tuple[str, ...]:
+        """The training subsets of expert 1 or 2: its own hop first."""
+        return (f"{self.asked}{expert}", *(self.bridge + kind for kind in (self.first, self.second)[expert - 1]))
+
+
+SETUPS = {
+    "0": Setup("R", "F", (), ()),
+    "1": Setup("F", "R", BRIDGE, BRIDGE),
+    "2": Setup("R", "F", BRIDGE, BRIDGE),
+    "3": Setup("R", "F", ("1", "2", "12"), ("1", "2", "12")),
+    "4": Setup("R", "F", BRIDGE, ()),
+    "5": Setup("R", "F", (), BRIDGE),
+    "6": Setup("R", "F", ("12-CoT",), ("12-CoT",)),
+    "7": Setup("R", "F", ("1", "12-CoT"), ("2", "12-CoT")),
+    "8": Setup("R", "F", ("1", "4", "14-CoT"), ("5", "2", "52-CoT")),
+}
+"""Table 1, and setup 1 of Figure 2 (fake names asked, real bridge)."""
+
+EXPERTS = {"1": ("1",), "2": ("2",), "oracle": ("12",), "mixed": ("1", "2")}
+"""LoRA 1 to 4 of section 4.1.1, on one dataset."""
+LIBRARIES = {"2-combination": ("1", "2"), "3-combination": ("1", "2", "oracle"), "oracle": ("oracle",), "mixed": ("mixed",)}

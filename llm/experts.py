@@ -1,0 +1,242 @@
+"""Experts: LoRA adapters trained with PEFT on a frozen base, cached by what made them, resumable to the bit.
+
+The loop is our own, some forty lines, where Trainer is the usual choice, because it takes a share of every batch from the expert's own
+facts, splits a batch by length instead of padding it, and comes back from a kill to the same bits without a pickled random state.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import random
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers.utils import logging
+
+from llm.data.facts import triplets
+from llm.data.subsets import examples
+from llm.models import Base, example
+from llm.modules import target_modules
+from llm.settings import Training
+from runs.settings import SettingError
+
+FORMAT = 1
+"""Goes into every expert's hash; a change of what the same settings make raises it."""
+KEEP_EVERY = 200
+"""Steps between two checkpoints."""
+Tokens = tuple[list[int], list[int]]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All that makes an expert, apart from the base: its own subset, its bridge's, how many triplets of each, the training, the seed.
+
+    `role` (1 or 2 for two experts of a library) draws their initial A and batches apart.
+    """
+
+    own: tuple[str, ...]
+    bridge: tuple[str, ...]
+    triplets: int
+    bridge_triplets: int
+    training: Training
+    seed: int
+    role: int
+
+    def key(self, base: Base) -> str:
+        """16 hex digits of what made the expert."""
+        fields = [f.name for f in dataclasses.fields(Training)]
+        made = {"format": FORMAT, "base": base.digest, "chat": base.chat, "dtype": str(base.model.dtype)} | dataclasses.asdict(self)
+        made["training"] = {name: getattr(self.training, name) for name in fields}
+        if not self.bridge:
+            made |= {"bridge_triplets": 0}
+        return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]
+
+    def tokens(self, base: Base) -> tuple[list[Tokens], list[Tokens]]:
+        """The training examples: the expert's own, and the bridge's."""
+        return tuple(  # pyright: ignore[reportReturnType]
+            [example(base, e.question, e.answer) for subset in subsets for e in examples(subset, triplets(subset[0], self.seed)[:count], "train")]
+            for subsets, count in ((self.own, self.triplets), (self.bridge, self.bridge_triplets))
+        )
+
+
+def expert(base: Base, spec: Spec, folder: Path) -> Path:
+    """The folder of the expert in `folder`, trained now unless it is there. Raises SettingError for a loss that is not finite."""
+    done = folder / spec.key(base)
+    if not (done / "adapter_model.safetensors").exists():
+        scratch = folder / f"{done.name}.partial"
+        scratch.mkdir(parents=True, exist_ok=True)
+        card = _train(base, spec, scratch)
+        (scratch / "expert.json").write_text(json.dumps(card, indent=1))
+        for leftover in scratch.glob("checkpoint*"):
+            leftover.unlink()
+        try:
+            os.replace(scratch, done)
+        except OSError:  # another process has made the same one meanwhile
+            shutil.rmtree(scratch, ignore_errors=True)
+    return done
+
+
+def _train(base: Base, spec: Spec, scratch: Path) -> dict[str, Any]:
+    training = spec.training
+    own, bridge = spec.tokens(base)
+    steps = training.steps or math.ceil((len(own) + len(bridge)) * training.epochs / training.batch)
+    logging.disable_progress_bar()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_seed(spec, "start", 0 if training.same_start else spec.role))
+        names = target_modules(base.model, training.layers)
+        config = LoraConfig(
+            r=training.rank, lora_alpha=training.alpha, lora_dropout=training.dropout, target_modules=names, bias="none", task_type="CAUSAL_LM"
+        )
+        model = get_peft_model(base.model, config)
+    try:
+        weights = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(weights, lr=training.rate, weight_decay=training.weight_decay)
+        start, loss, micro = _resume(scratch, weights, optimizer), math.nan, 1
+        model.train()
+        for step in range(start, steps):
+            batch = _batch(own, bridge, spec, step)
+            loss, micro = _step(model, optimizer, batch, spec, step, steps, micro)
+            if not math.isfinite(loss):
+                raise SettingError("rate", f"{training.rate}, and the loss is {loss} at step {step}", "a rate at which training stays finite")
+            if (step + 1) % KEEP_EVERY == 0 and step + 1 < steps:
+                _keep(scratch, weights, optimizer, step + 1)
+        model.eval()
+        model.peft_config["default"].base_model_name_or_path = base.name
+        model.save_pretrained(str(scratch))
+    finally:
+        model.unload()
+        base.model.eval().requires_grad_(False)
+    return {"base": base.name, "base_digest": base.digest, "steps": steps, "loss": round(loss, 5), **dataclasses.asdict(spec)}
+
+
+def _step(model: Any, optimizer: torch.optim.Optimizer, batch: list[Tokens], spec: Spec, step: int, steps: int, micro: int) -> tuple[float, int]:
+    """One optimizer step; when memory runs out, the batch goes in twice as many pieces, and so do the next. Returns loss and pieces."""
+    training = spec.training
+    warm = max(1, round(training.warm_up * steps))
+    for group in optimizer.param_groups:
+        group["lr"] = training.rate * ((step + 1) / warm if step < warm else (steps - step) / max(1, steps - warm))
+    while True:
+        try:
+            torch.manual_seed(_seed(spec, "dropout", step))
+            loss = _backward(model, batch, training, micro)
+            break
+        except torch.OutOfMemoryError:
+            optimizer.zero_grad()
+            if micro >= len(batch):
+                raise SettingError("batch", f"{len(batch)}, and one example alone does not fit", "a smaller model or a larger device") from None
+            micro = min(2 * micro, len(batch))
+            print(f"out of memory: the batch of {len(batch)} goes in {micro} pieces from here on")
+    if training.clip:
+        torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], training.clip)
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss, micro
+
+
+def _backward(model: Any, batch: list[Tokens], training: Training, micro: int) -> float:
+    """Adds the gradients of the batch's loss, the mean over answer tokens (of each example, or of all)."""
+    everything = sum(len(answer) for _, answer in batch)
+    total = 0.0
+    for piece in _pieces(batch, micro):
+        ids, attended, weights = _padded(piece, training.loss, len(batch), everything)
+        device = model.get_input_embeddings().weight.device
+        ids, attended, weights = ids.to(device), attended.to(device), weights.to(device)
+        logits = model(input_ids=ids, attention_mask=attended, use_cache=False).logits
+        wanted = weights[:, 1:] > 0
+        losses = torch.nn.functional.cross_entropy(logits[:, :-1][wanted].float(), ids[:, 1:][wanted], reduction="none")
+        loss = (losses * weights[:, 1:][wanted]).sum()
+        loss.backward()
+        total += loss.item()
+    return total
+
+
+def _pieces(batch: list[Tokens], micro: int) -> Iterator[list[Tokens]]:
+    """The batch by length, cut where an example is more than half as long again as the first of its piece, and into `micro` pieces at least."""
+    ordered = sorted(batch, key=lambda e: len(e[0]) + len(e[1]))
+    most = math.ceil(len(batch) / micro)
+    piece: list[Tokens] = []
+    for e in ordered:
+        if piece and (len(piece) == most or len(e[0]) + len(e[1]) > 1.5 * (len(piece[0][0]) + len(piece[0][1]))):
+            yield piece
+            piece = []
+        piece.append(e)
+    yield piece
+
+
+def _padded(piece: Sequence[Tokens], loss: str, examples_: int, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids (padded on the right with 0, which nothing attends to), attention mask, and the weight of each token in the loss."""
+    length = max(len(asked) + len(answer) for asked, answer in piece)
+    ids, attended = (torch.zeros(len(piece), length, dtype=torch.long) for _ in range(2))
+    weights = torch.zeros(len(piece), length)
+    for row, (asked, answer) in enumerate(piece):
+        end = len(asked) + len(answer)
+        ids[row, :end] = torch.tensor(asked + answer)
+        attended[row, :end] = 1
+        weights[row, len(asked) : end] = 1 / tokens if loss == "token" else 1 / (len(answer) * examples_)
+    return ids, attended, weights
+
+
+def _batch(own: list[Tokens], bridge: list[Tokens], spec: Spec, step: int) -> list[Tokens]:
+    """The examples of a step. With own_share, two streams that are each shuffled anew when they end; without, one of all examples."""
+    training = spec.training
+    if not (bridge and training.own_share):
+        return _stream(own + bridge, training.batch, step, _seed(spec, "order", spec.role))
+    mine = min(training.batch, max(1, round(training.batch * training.own_share)))
+    others = _stream(bridge, training.batch - mine, step, _seed(spec, "bridge", 0 if training.same_bridge else spec.role))
+    return _stream(own, mine, step, _seed(spec, "own", spec.role)) + others
+
+
+def _stream(pool: list[Tokens], count: int, step: int, seed: int) -> list[Tokens]:
+    """Items step·count ... of the pool, shuffled anew each time it is used up."""
+    taken = []
+    for index in range(step * count, (step + 1) * count):
+        turn, place = divmod(index, len(pool))
+        taken.append(pool[_order(len(pool), f"{seed} {turn}")[place]])
+    return taken
+
+
+def _order(length: int, seed: str, _cache: dict[tuple[int, str], list[int]] = {}) -> list[int]:  # noqa: B006
+    if (length, seed) not in _cache:
+        if len(_cache) > 16:
+            _cache.clear()
+        order = list(range(length))
+        random.Random(seed).shuffle(order)
+        _cache[length, seed] = order
+    return _cache[length, seed]
+
+
+def _seed(spec: Spec, *words: object) -> int:
+    """A seed of its own for each use."""
+    return int.from_bytes(hashlib.sha256(repr((spec.seed, *words)).encode()).digest()[:6], "big")
+
+
+def _keep(scratch: Path, weights: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Adapter, AdamW's moments and the step in one file, replaced at once."""
+    state = optimizer.state_dict()["state"]
+    tensors = {f"weight.{i}": weight.detach() for i, weight in enumerate(weights)}
+    tensors |= {f"{name}.{i}": torch.as_tensor(value) for i, moments in state.items() for name, value in moments.items()}
+    save_file(tensors, scratch / "checkpoint.writing", {"step": str(step)})
+    os.replace(scratch / "checkpoint.writing", scratch / "checkpoint.safetensors")
+
+
+def _resume(scratch: Path, weights: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
+    path = scratch / "checkpoint.safetensors"
+    if not path.exists():
+        return 0
+    tensors = load_file(path)
+    with torch.no_grad():
+        for i, weight in enumerate(weights):
+            weight.copy_(tensors[f"weight.{i}"])
+    moments = [name for name in ("step", "exp_avg", "exp_avg_sq") if f"{name}.0" in tensors]
+    state = {i: {name: tensors[f"{name}.{i}"] for name in moments} for i in range(len(weights))}
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+    return int(tensors["step.0"].item())

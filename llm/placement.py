@@ -1,0 +1,16 @@
+"""python -m llm.placement model=Qwen/Qwen2.5-14B-Instruct
+
+Where adapters sit: in the MLP, in attention, or in both; on the two hops (Table 8) and on setups 1 and 2 of the bridge (Table 9).
+"""
+
+import sys
+
+from llm.bridge import library
+from llm.data.mixtures import SETUPS
+from llm.protocol import Protocol, main
+from llm.settings import Placement
+
+PROTOCOL = Protocol("placement", __doc__ or "", Placement, lambda point: SETUPS[point.setup].asked, library)
+
+if __name__ == "__main__":
+    sys.exit(main(PROTOCOL, sys.argv[1:]))

@@ -1,0 +1,68 @@
+"""python -m llm.pocket out=results/pocket seed=1
+
+Pretrains a pocket model into `out`, an ordinary Hugging Face folder, and measures what it can do before any adapter. Interrupted, the
+same command goes on from its last checkpoint, a minute back at most.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runs.settings import Flag, SettingError, Text, Whole, grid, help_table, parse, setting
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where and how."""
+
+    out: str = setting("results/pocket", Text("a folder"), "the model's folder")
+    threads: int = setting(2, Whole(1, 1024), "CPU threads; the bits depend on their number")
+    dry_run: bool = setting(False, Flag(), "print what would be done, and do nothing")
+
+
+def main(words: Sequence[str]) -> int:
+    """Runs the command; returns its exit code: 0 done, 2 a mistake in the settings, 130 interrupted."""
+    try:
+        return _main(list(words))
+    except SettingError as error:
+        print(f"llm.pocket: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("llm.pocket: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+
+
+def _main(words: list[str]) -> int:
+    from llm.pocket.size import Size
+
+    wanted = [word for word in words if word not in ("--help", "-h")]
+    axes, given = parse(wanted, Size, Options)
+    if wanted != words:
+        print((__doc__ or "").strip() + "\n\n" + help_table(Size, Options))
+        return 0
+    sizes, options = list(grid(Size, axes)), Options(**given)
+    if len(sizes) > 1:
+        raise SettingError("llm.pocket", f"{len(sizes)} models", "one model a command, without comma lists")
+    size = sizes[0]
+    folder = Path(options.out)
+    if options.dry_run:
+        print(f"{size.steps} steps of {size.tokens // size.steps} tokens into {folder}: {dataclasses.asdict(size)}")
+        print(f"time: about {size.tokens / 7000 * (size.width / 256) ** 2 / 60:.0f} min on two CPU cores; nothing was run")
+        return 0
+    import torch
+
+    from llm.pocket.card import write_card
+    from llm.pocket.pretrain import pretrain
+
+    torch.set_num_threads(options.threads)
+    if (folder / "model.safetensors").exists():
+        raise SettingError("out", f"{folder}, which holds a model", "a folder without one", "choose another out=")
+    made = pretrain(size, folder)
+    print(write_card(folder, size, made))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,92 @@
+"""What a pocket model can do before any adapter, measured on its own facts, and the card that says so."""
+
+import dataclasses
+import json
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llm.data.names import cities, people
+from llm.data.subsets import step_by_step
+from llm.evaluation import answers
+from llm.intervals import wilson
+from llm.models import load_base
+from llm.pocket.corpus import JOBS, OTHER_PAIRS, OWN_STYLES, RELATIONS, TESTED_PAIR, World, ask, ask_two
+from llm.pocket.size import Size
+from llm.scoring import direct
+
+QUESTIONS = 200
+"""Questions an ability is measured with."""
+
+
+def write_card(folder: Path, size: Size, made: Mapping[str, float], questions: int = QUESTIONS) -> str:
+    """Measures the model in `folder` and writes pocket.json (for programs) and README.md (for people); returns what it can do."""
+    abilities = measure(folder, size, questions)
+    (folder / "pocket.json").write_text(json.dumps({"made": made, "size": dataclasses.asdict(size), "abilities": abilities}, indent=1) + "\n")
+    lines = []
+    for name, (hits, total) in abilities.items():
+        low, high = wilson(hits, total)
+        lines.append(f"| {name} | {hits}/{total} | {100 * hits / total:.0f} % [{100 * low:.0f}, {100 * high:.0f}] |")
+    named = {f.name: f.default for f in dataclasses.fields(size)}
+    words = " ".join(f"{name}={value}".lower() for name, value in dataclasses.asdict(size).items() if value != named[name])
+    (folder / "README.md").write_text(
+        f"""---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: text-generation
+---
+# A pocket model
+
+Qwen2 architecture, {made["parameters"] / 1e6:.2f} M parameters, width {size.width}, {size.layers} layers, pretrained from scratch on
+{size.tokens / 1e6:g} M tokens
+of a generated world: invented facts about well-known people and places in many phrasings, one-hop questions, two-hop questions direct
+and step by step. It speaks of nothing else. Nothing it says of a person is true.
+
+Made by `python -m llm.pocket {words or "seed=0"}` in {made["seconds"] / 60:.0f} min on one CPU core
+(last mean loss {made["loss"]:.3f}, `pretraining.csv`). Corpus:
+{", ".join(f"{name}={getattr(size, name)}" for name in ("skill", "words", "restating", "conflict", "coverage"))}, seed {size.seed}.
+
+What it can do before any adapter, on facts of its own world, greedy:
+
+| asked | right | share [95 %] |
+|---|---|---|
+{chr(10).join(lines)}
+"""
+    )
+    return "\n".join(line.strip("| ").replace(" | ", "  ") for line in lines)
+
+
+def measure(folder: Path, size: Size, questions: int) -> dict[str, tuple[int, int]]:
+    """Hits and totals: one hop by relation, two hops on other pairs direct and step by step (own style, and the prompt of Table 6),
+    and the tested pair, which a corpus with skill=other never chains."""
+    base, world, rng = load_base(str(folder)), World(size, size.seed), random.Random("card")
+    asked: dict[str, list[tuple[str, str]]] = {}
+    for relation in RELATIONS:
+        facts = rng.choices(list(world.facts[relation].items()), k=questions)
+        asked[f"one hop, {relation}"] = [(ask(relation, a, b, rng).prompt, b) for a, b in facts]
+    for name, pairs in (("other pairs", OTHER_PAIRS), ("the tested pair", (TESTED_PAIR,))):
+        chains = [(pair, *chain) for pair in pairs for chain in world.chains(pair)]
+        turns = [(ask_two(pair, a, c, rng).prompt, c) for pair, a, _, c in rng.choices(chains, k=questions)]
+        asked[f"two hops direct, {name}"] = turns
+        asked[f"two hops step by step in the corpus's words, {name}"] = [(rng.choice(OWN_STYLES)[0].format(q=q), c) for q, c in turns]
+        asked[f"two hops step by step in the words of Table 6, {name}"] = [(step_by_step(q), c) for q, c in turns]
+    found = {}
+    for name, turns in asked.items():
+        (said,) = answers(base, [None], [q for q, _ in turns], 128 if "step" in name else 32)
+        found[name] = (sum(_right(c, answer) for (_, c), answer in zip(turns, said, strict=True)), len(turns))
+    return found
+
+
+def _right(gold: str, answer: str) -> bool:
+    """Whether the last sentence names the answer: the steps before it name others."""
+    last = [line for line in answer.replace("?", "?\n").split("\n") if line.strip()][-1:] or [""]
+    entities = JOBS if gold in JOBS else cities() if gold in cities() else [person.name for person in people()]
+    sentence = [part for part in last[0].split(". ") if part][-1:] or [""]
+    return direct(sentence[0], gold, entities).lenient
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """The corpus's switches and the seed of a pocket model's folder, for the rows of experiments on it; nothing for another model."""
+    path = folder / "pocket.json"
+    return json.loads(path.read_text())["size"] if path.is_file() else {}

@@ -1,0 +1,184 @@
+"""Pretraining of the pocket model: documents packed into rows, Muon on the matrices and AdamW on the rest, resumable to the bit."""
+
+import dataclasses
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from llm.pocket.corpus import Document, World, documents, texts
+from llm.pocket.size import ROW, ROWS, Size
+from llm.pocket.tokenizer import make_tokenizer
+from runs.settings import SettingError
+
+PROMPT_WEIGHT = 0.1
+"""How much a token of a prompt counts in the loss: questions are there to be read, and their names cannot be foretold."""
+LEARNING_RATE = 3e-3
+WARM_UP = 0.03
+KEEP_EVERY = 250
+"""Steps between two checkpoints: about a minute."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of packed documents. Positions restart at each document, which keeps documents from seeing each other."""
+
+    ids: Int[Tensor, "rows tokens"]
+    positions: Int[Tensor, "rows tokens"]
+    weights: Float[Tensor, "rows tokens"]
+
+
+class Logged(NamedTuple):
+    """One line of the log: the mean loss since the line before."""
+
+    step: int
+    tokens: int
+    loss: float
+    seconds: int
+
+
+def batches(size: Size, tokenizer: PreTrainedTokenizerFast, first: int) -> Iterator[Batch]:
+    """The batch of every step from `first` on; each depends on the seed and its step alone."""
+    world = World(size, size.seed)
+    for step in range(first, size.steps):
+        stream = documents(world, random.Random(f"documents {size.seed} {step}"))
+        yield _packed([next(stream) for _ in range(ROW * ROWS // 36)], tokenizer)
+
+
+def _packed(drawn: list[Document], tokenizer: PreTrainedTokenizerFast) -> Batch:
+    """Longest first into the first row with room; what no row has room for is left out."""
+    end: Any = tokenizer.eos_token_id
+    ids = torch.full((ROWS, ROW), end, dtype=torch.long)
+    positions, weights = torch.arange(ROW).repeat(ROWS, 1), torch.zeros(ROWS, ROW)
+    used = [0] * ROWS
+    prompts = tokenizer([d.prompt for d in drawn])["input_ids"]
+    wholes = tokenizer([f"{d.prompt} {d.answer}".strip() for d in drawn])["input_ids"]
+    for prompt, whole in sorted(zip(prompts, wholes, strict=True), key=lambda pair: -len(pair[1])):
+        length = len(whole) + 1
+        row = next((row for row in range(ROWS) if used[row] + length <= ROW), None)
+        if row is None:
+            continue
+        place = slice(used[row], used[row] + length)
+        ids[row, place] = torch.tensor([*whole, end])
+        positions[row, place] = torch.arange(length)
+        weights[row, place] = 1.0
+        weights[row, place.start : place.start + len(prompt)] = PROMPT_WEIGHT
+        weights[row, place.start] = 0.0  # its context would be another document
+        used[row] += length
+    for row, start in enumerate(used):
+        positions[row, start:] = torch.arange(ROW - start)
+    return Batch(ids, positions, weights)
+
+
+def pretrain(size: Size, folder: Path, progress: bool = True) -> dict[str, float]:
+    """Trains into `folder` (an ordinary Hugging Face model folder) and returns seconds, loss and tokens.
+
+    Interrupted, it goes on from its last checkpoint (`folder`.partial) to the same bits. Raises SettingError.
+    """
+    if size.width % size.heads:
+        raise SettingError("heads", size.heads, f"a divisor of width={size.width}")
+    tokenizer = make_tokenizer(texts())
+    model, optimizers = _start(size, tokenizer)
+    log: list[Logged] = []
+    partial = folder.with_suffix(".partial")
+    if partial.exists():
+        log = _resume(partial, size, model, optimizers)
+    step, spent = (log[-1].step, log[-1].seconds) if log else (0, 0.0)
+    started, losses = time.perf_counter() - spent, []
+    bar = tqdm(total=size.steps * ROW * ROWS, initial=step * ROW * ROWS, unit=" tokens", unit_scale=True, disable=None if progress else True)
+    for batch in batches(size, tokenizer, step):
+        losses.append(_step(model, optimizers, batch, _rate(step, size.steps)))
+        step += 1
+        bar.update(ROW * ROWS)
+        bar.set_postfix(loss=f"{losses[-1]:.3f}")
+        if not math.isfinite(losses[-1]):
+            raise SettingError("tokens", f"loss {losses[-1]} at step {step}", "a finite loss", "another seed or a smaller width")
+        if step % KEEP_EVERY == 0 or step == size.steps:
+            log.append(Logged(step, step * ROW * ROWS, round(sum(losses) / len(losses), 4), round(time.perf_counter() - started)))
+            losses = []
+            bar.write(f"step {step} of {size.steps}: loss {log[-1].loss} after {log[-1].seconds} s")
+            _keep(partial, size, model, optimizers, log)
+    bar.close()
+    model.bfloat16().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "pretraining.csv").write_text("\n".join([",".join(Logged._fields), *(",".join(map(str, line)) for line in log)]) + "\n")
+    partial.unlink(missing_ok=True)
+    return {"seconds": log[-1].seconds, "loss": log[-1].loss, "parameters": sum(p.numel() for p in model.parameters())}
+
+
+def _start(size: Size, tokenizer: PreTrainedTokenizerFast) -> tuple[Qwen2ForCausalLM, list[torch.optim.Optimizer]]:
+    torch.manual_seed(size.seed)
+    end: Any = tokenizer.eos_token_id
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=size.width,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        num_key_value_heads=size.heads,
+        intermediate_size=size.feed_forward,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=end,
+        pad_token_id=end,
+    )
+    model = Qwen2ForCausalLM(config).train()
+    model.set_attn_implementation("eager")  # a seventh faster than sdpa here, whose backward pass on a CPU is slow at this size
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
+    others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
+    muon = torch.optim.Muon(matrices, lr=LEARNING_RATE, adjust_lr_fn="match_rms_adamw")
+    adamw = torch.optim.AdamW(others, lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0)
+    return model, [muon, adamw]
+
+
+def _rate(step: int, steps: int) -> float:
+    """Linear warm-up, then a cosine to zero."""
+    warm = max(1, round(WARM_UP * steps))
+    return LEARNING_RATE * ((step + 1) / warm if step < warm else 0.5 + 0.5 * math.cos(math.pi * (step - warm) / (steps - warm)))
+
+
+def _step(model: Qwen2ForCausalLM, optimizers: list[torch.optim.Optimizer], batch: Batch, rate: float) -> float:
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = model.model(input_ids=batch.ids, position_ids=batch.positions, use_cache=False).last_hidden_state
+        wanted = batch.weights[:, 1:] > 0
+        logits = model.lm_head(hidden[:, :-1][wanted])
+    losses = torch.nn.functional.cross_entropy(logits.float(), batch.ids[:, 1:][wanted], reduction="none")
+    weights = batch.weights[:, 1:][wanted]
+    loss = (losses * weights).sum() / weights.sum()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad()
+    return loss.item()
+
+
+def _keep(path: Path, size: Size, model: Qwen2ForCausalLM, optimizers: list[torch.optim.Optimizer], log: list[Logged]) -> None:
+    state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "log": [tuple(line) for line in log]}
+    scratch = path.with_suffix(".writing")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(state | {"size": json.dumps(dataclasses.asdict(size))}, scratch)
+    os.replace(scratch, path)
+
+
+def _resume(path: Path, size: Size, model: Qwen2ForCausalLM, optimizers: list[torch.optim.Optimizer]) -> list[Logged]:
+    state = torch.load(path, weights_only=True)
+    if json.loads(state["size"]) != dataclasses.asdict(size):
+        raise SettingError("out", f"{path}, begun with other settings", "the settings it was begun with", "choose another out= or remove that file")
+    model.load_state_dict(state["model"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    return [Logged(*line) for line in state["log"]]

@@ -1,0 +1,37 @@
+"""What a pocket model is: the switches of its corpus, its size, and how long it is trained."""
+
+import math
+from dataclasses import dataclass
+
+from runs.settings import Choice, Flag, Number, Whole, setting
+
+ROW, ROWS = 192, 16
+"""Tokens a row, rows a step."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What the corpus holds; each switch changes what adapters on the model can do, so rows record them all."""
+
+    skill: str = setting("other", Choice("none", "other", "same"), "step-by-step answers: none, on other relation pairs, or on the tested pair too")
+    words: bool = setting(True, Flag(), "whether the words of the bridge's prompt occur, in styles of the corpus's own")
+    restating: bool = setting(True, Flag(), "whether step-by-step answers restate each sub-question before they answer it")
+    conflict: bool = setting(False, Flag(), "whether the corpus holds spouses and homes that contradict R")
+    coverage: float = setting(1.0, Number(0, 1), "share of R's people about whom the corpus says anything")
+
+
+@dataclass(frozen=True)
+class Size(Corpus):
+    """A pocket model: its corpus, its shape, its training."""
+
+    width: int = setting(256, Whole(32, 4096), "hidden size")
+    layers: int = setting(4, Whole(1, 64), "decoder layers")
+    heads: int = setting(4, Whole(1, 64), "attention heads; they divide width")
+    feed_forward: int = setting(768, Whole(32, 16384), "MLP size")
+    tokens: int = setting(5_500_000, Whole(10_000, 10**10), "tokens of pretraining")
+    seed: int = setting(0, Whole(0), "of the world, the documents and the initial weights")
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps."""
+        return math.ceil(self.tokens / (ROW * ROWS))

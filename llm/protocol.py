@@ -1,0 +1,274 @@
+"""What the protocols have in common: a grid of cells; experts trained once and cached; every composition asked in one batch; rows.
+
+A cell is everything but the library, the composition and the prompting: its experts are trained, and its base is loaded, once.
+"""
+
+import dataclasses
+import functools
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm.pocket import folder_of
+from llm.settings import Composed, Options, Training, with_preset
+from runs.rows import Rows, load_rows, row_hash
+from runs.settings import SettingError, grid, help_table, parse, short
+
+ASKED = ("library", "composition", "prompting", "scale")
+"""Settings that vary within a cell."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """An experiment of the paper: its dials, the dataset that is asked, and the experts of a point as (own subsets, bridge subsets, role)."""
+
+    name: str
+    doc: str
+    axes: type
+    dataset: Callable[[Any], str]
+    library: Callable[[Any], list[tuple[tuple[str, ...], tuple[str, ...], int]]]
+    sensible: Callable[[Any], Any] = lambda point: point
+    """The point as a row has it, or None for one that makes no sense (a routed library of one)."""
+
+
+Cell = tuple[Any, int]
+
+
+def main(protocol: Protocol, words: Sequence[str]) -> int:
+    """Runs a protocol's command; returns its exit code: 0 done, 2 a mistake in the settings or the folder, 130 interrupted."""
+    command = f"llm.{protocol.name}"
+    try:
+        return _main(protocol, list(words))
+    except SettingError as error:
+        print(f"{command}: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # whoever read the table had enough of it; every row is on disk
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print(f"{command}: interrupted; finished experts and rows are on disk, and the same command goes on from there", file=sys.stderr)
+        return 130
+
+
+def _main(protocol: Protocol, words: list[str]) -> int:
+    wanted = [word for word in words if word not in ("--help", "-h")]
+    axes, given = parse(wanted, protocol.axes, Options)
+    options = Options(**given)
+    if wanted != words:
+        print(protocol.doc.strip() + "\n\n" + help_table(protocol.axes, Options))
+        return 0
+    points = dict.fromkeys(p for p in map(protocol.sensible, grid(protocol.axes, with_preset(protocol.axes, axes))) if p is not None)
+    cells = _share(list(points), options)
+    if options.dry_run:
+        return _dry_run(protocol, cells, options)
+    if options.launcher != "none":
+        return _launch(protocol, wanted, cells, options)
+    _run(protocol, cells, options)
+    return 0
+
+
+def _share(points: Sequence[Any], options: Options) -> list[list[Cell]]:
+    """The cells of this shard, each a list of (point, seed)."""
+    part, of = map(int, options.shard.split("/"))
+    if part > of:
+        raise SettingError("shard", options.shard, "i/N with 1 <= i <= N")
+    cells: dict[str, list[Cell]] = {}
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
+        for point in points:
+            fixed = {k: v for k, v in dataclasses.asdict(point).items() if k not in ASKED}
+            cells.setdefault(json.dumps([fixed, seed], sort_keys=True), []).append((point, seed))
+    return list(cells.values())[part - 1 :: of]
+
+
+def settings_of(cell: Cell) -> dict[str, Any]:
+    """The settings of a row: every dial of its protocol, and the seed."""
+    return dataclasses.asdict(cell[0]) | {"seed": cell[1]}
+
+
+def _run(protocol: Protocol, cells: list[list[Cell]], options: Options) -> None:
+    out = Path(options.out)
+    part, of = options.shard.split("/")
+    rows = Rows(out, protocol.name, None if of == "1" else f"{protocol.name}.{part}-of-{of}")
+    key = lambda cell: row_hash(protocol.name, settings_of(cell))  # noqa: E731
+    todo = [[cell for cell in group if key(cell) not in rows.known] for group in cells]
+    todo = [group for group in todo if group]
+    if todo:
+        _measure(protocol, todo, rows, options)
+    from llm.table import table
+
+    every = [cell for group in cells for cell in group]
+    print(table(protocol.name, [rows.known[key(cell)] for cell in every]))
+    new = sum(map(len, todo))
+    print(f"{len(every)} rows in {options.out}: {new} new, {len(every) - new} from before")
+
+
+def _measure(protocol: Protocol, todo: list[list[Cell]], rows: Rows, options: Options) -> None:
+    from tqdm import tqdm
+
+    from llm.experts import Spec
+    from runs.provenance import provenance
+
+    source = provenance("torch", "transformers", "peft", "safetensors")
+    specs: dict[tuple[str, Spec], Any] = {
+        (point.model, spec): point for group in todo for point, seed in group for spec in library_of(protocol, point, seed)
+    }
+    workers = _workers(options)
+    with _pool(workers) as run:
+        jobs = [(_train_one, (point, spec, options)) for (_, spec), point in specs.items()]
+        with tqdm(total=len(jobs), desc="experts", disable=None, unit="expert") as bar:
+            for _ in run(jobs):
+                bar.update()
+        jobs = [(_ask_cell, (protocol.name, group, options)) for group in todo]
+        with tqdm(total=sum(map(len, todo)), desc="answers", disable=None, unit="row") as bar:
+            for results, where in run(jobs):
+                for cell, result in results:
+                    row = {"experiment": protocol.name, "settings": settings_of(cell), **result}
+                    rows.append(row | {"provenance": source | where})
+                    bar.update()
+
+
+def library_of(protocol: Protocol, point: Any, seed: int) -> list[Any]:
+    """The Specs of the experts of a point's library, in order."""
+    from llm.experts import Spec
+
+    training = Training(**{f.name: getattr(point, f.name) for f in dataclasses.fields(Training)})
+    return [
+        Spec(own, bridge, point.triplets, point.bridge_triplets if bridge else 0, training, seed, role)
+        for own, bridge, role in protocol.library(point)
+    ]
+
+
+def _workers(options: Options) -> int:
+    import torch
+
+    on_cpu = options.device == "cpu" or (options.device == "auto" and not torch.cuda.is_available() and not torch.backends.mps.is_available())
+    return options.workers or (len(os.sched_getaffinity(0)) if on_cpu else 1)
+
+
+class _pool:
+    """Runs (function, arguments) jobs, in worker processes of one thread each or, for one worker, here; results as they come."""
+
+    def __init__(self, workers: int):
+        self.workers = workers
+        self.executor: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Callable[[list], Iterable[Any]]:
+        if self.workers > 1:
+            context = multiprocessing.get_context("spawn")  # a forked child would inherit torch's threads, which are not there
+            threads = max(1, len(os.sched_getaffinity(0)) // self.workers)
+            self.executor = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_start_worker, initargs=(threads,))
+        return self._run
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        if self.executor is not None:
+            if kind is not None:
+                for process in list((self.executor._processes or {}).values()):
+                    process.terminate()
+            self.executor.shutdown(cancel_futures=True)
+
+    def _run(self, jobs: list) -> Iterable[Any]:
+        if self.executor is None:
+            for function, arguments in jobs:
+                yield function(*arguments)
+            return
+        for future in as_completed([self.executor.submit(function, *arguments) for function, arguments in jobs]):
+            yield future.result()
+
+
+def _start_worker(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+@functools.lru_cache(maxsize=1)
+def _base(model: str, dtype: str, device: str, device_map: str, chat: str, trust_remote_code: bool) -> Any:
+    from llm.models import load_base
+
+    folder = folder_of(model)
+    return load_base(str(folder) if folder.is_dir() else model, dtype, device, device_map, chat, trust_remote_code)
+
+
+def base_of(point: Composed, options: Options) -> Any:
+    """The base of a point, loaded once a process."""
+    return _base(point.model, point.dtype, options.device, options.device_map, point.chat, options.trust_remote_code)
+
+
+def _train_one(point: Any, spec: Any, options: Options) -> None:
+    from llm.experts import expert
+
+    expert(base_of(point, options), spec, Path(options.out) / "experts")
+
+
+def _ask_cell(name: str, cells: list[Cell], options: Options) -> tuple[list[tuple[Cell, dict[str, Any]]], dict[str, Any]]:
+    import importlib
+
+    from llm.asking import ask
+
+    protocol = importlib.import_module(f"llm.{name}").PROTOCOL
+    start = time.perf_counter()
+    base = base_of(cells[0][0], options)
+    results = ask(base, protocol, cells, options)
+    where = {
+        "device": str(base.device) if base.device.type == "cpu" else _device_name(base),
+        "dtype": str(base.model.dtype).removeprefix("torch."),
+        "base_digest": base.digest,
+        "chat": base.chat,
+        "wall_seconds": round((time.perf_counter() - start) / len(cells), 3),
+    }
+    return results, where
+
+
+def _device_name(base: Any) -> str:
+    import torch
+
+    return f"{base.device.type}:{torch.cuda.get_device_name(base.device)}" if base.device.type == "cuda" else base.device.type
+
+
+def _dry_run(protocol: Protocol, cells: list[list[Cell]], options: Options) -> int:
+    from llm.data.subsets import SPLITS
+
+    every = [cell for group in cells for cell in group]
+    experts = {
+        (point.model, own, bridge, role, seed, point.layers, point.rank) for point, seed in every for own, bridge, role in protocol.library(point)
+    }
+    made = "fewer, where they are there"
+    print(f"{protocol.name}: {len(cells)} cells, {len(experts)} experts ({made}), {len(every)} rows in {options.out}, shard {options.shard}")
+    fields = dataclasses.fields(protocol.axes)
+    for name in (f.name for f in fields):
+        values = list(dict.fromkeys(getattr(point, name) for point, _ in every))
+        print(f"  {name}={','.join(short(value) for value in values)}")
+    held_out = SPLITS["test"].stop - SPLITS["test"].start
+    prompts = sum(point.triplets * held_out for point, _ in every)
+    seconds = len(experts) * 50 + prompts * 0.02
+    print(f"cost: {prompts} answers; time: about {seconds / 60:.0f} min for the pocket model on one core, half on two; nothing was run")
+    return 0
+
+
+def _launch(protocol: Protocol, words: Sequence[str], cells: list[list[Cell]], options: Options) -> int:
+    from runs.launch import launch
+
+    if options.shard != "1/1":
+        raise SettingError("shard", options.shard, "no shard= with launcher=", "jobs= says how many shards are started")
+    kept = [word for word in words if word.split("=")[0] not in ("launcher", "jobs", "slurm")]
+    parameters = {name: int(value) if value.isdecimal() else value for name, _, value in (p.partition(":") for p in options.slurm.split("+") if p)}
+    load_rows(Path(options.out), protocol.name)  # refuses a bad folder before anything is submitted
+    folder = Path(options.out) / "jobs"
+    jobs = launch(functools.partial(main, protocol), kept, cluster=options.launcher, jobs=options.jobs, folder=folder, parameters=parameters)
+    if options.launcher == "slurm":
+        print(f"submitted {len(jobs)} jobs: {', '.join(job.job_id for job in jobs)}; logs in {folder}")
+        print("when they are done, the same command without launcher= prints the table")
+        return 0
+    codes = [job.result() for job in jobs]
+    if any(codes):
+        print(f"llm.{protocol.name}: {sum(map(bool, codes))} of {len(codes)} jobs failed; see {folder}", file=sys.stderr)
+        return max(codes)
+    _run(protocol, cells, options)
+    return 0

@@ -1,0 +1,104 @@
+"""Compositions on a base model that stays where it is: added to the outputs of its modules by forward hooks, several in one batch.
+
+with Resident(model) as resident:
+    resident.use([arrow, uniform, None])
+    model.generate(**prompts)  # the first third of the rows gets arrow, the second uniform, the last is the base's
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llm.adapters import linear_shape
+from llm.compositions import Composition, Delta, RoutedDelta
+from runs.settings import SettingError, did_you_mean
+
+
+class Resident:
+    """Holds the hooks. Without them, after the `with` or after `use([None])`, the model is the base, bit by bit.
+
+    With `record`, `gates[k][module]` lists the expert weights of composition k's tokens there, one tensor [rows, tokens, experts] a forward
+    pass, on the CPU; padding is in them.
+    """
+
+    def __init__(self, model: nn.Module, *, record: bool = False):
+        self.model = model
+        self.record = record
+        self.gates: list[dict[str, list[Tensor]]] = []
+        self._hooks: list[Any] = []
+        self._placed: dict[int, tuple[Composition, dict[tuple, Delta]]] = {}
+
+    def __enter__(self) -> "Resident":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+    def use(self, compositions: Sequence[Composition | None]) -> None:
+        """From now on a batch's rows are as many equal consecutive groups as there are compositions, and group k gets composition k, or the
+        base alone for None. Raises SettingError, with the hooks as they were, for a composition of another model.
+
+        Factors move to a module's device and dtype at its first forward pass and stay for as long as `use` is given their composition again.
+        """
+        if not compositions:
+            raise SettingError("compositions", "none", "at least one; None is the base")
+        modules = dict(self.model.named_modules())
+        for composition in compositions:
+            for name, delta in (composition or {}).items():
+                _check(name, delta, modules)
+        self.remove(keep={id(composition) for composition in compositions})
+        self.gates = [{} for _ in compositions]
+        for name in dict.fromkeys(name for composition in compositions for name in composition or {}):
+            self._hooks.append(modules[name].register_forward_hook(self._hook(name, tuple(compositions))))
+
+    def remove(self, keep: Collection[int] = ()) -> None:
+        """Takes the hooks off, and forgets the moved factors."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        self._placed = {key: placed for key, placed in self._placed.items() if key in keep}
+
+    def _hook(self, name: str, compositions: tuple[Composition | None, ...]) -> Any:
+        def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            x, groups = inputs[0], len(compositions)
+            if groups > 1 and (x.ndim < 3 or x.shape[0] % groups):
+                # Without a rows' axis the tokens may come in any order, as those of a mixture's experts do.
+                raise SettingError("batch", f"{tuple(x.shape)} into {name} for {groups} compositions", f"[{groups} n rows, tokens, features]")
+            x = x.to(output.device)
+            parts = []
+            for k, (rows, base) in enumerate(zip(x.chunk(groups), output.chunk(groups), strict=True)):
+                composition = compositions[k]
+                if composition is None or name not in composition:
+                    parts.append(base)
+                else:
+                    parts.append(base + self._change(k, name, composition, rows).to(base.dtype))
+            return parts[0] if groups == 1 else torch.cat(parts)
+
+        return add
+
+    def _change(self, k: int, name: str, composition: Composition, x: Tensor) -> Tensor:
+        delta = self._place(name, composition, x)
+        if not (self.record and isinstance(delta, RoutedDelta)):
+            return delta(x)
+        weights = delta.weights(x)
+        self.gates[k].setdefault(name, []).append(weights.detach().cpu())
+        return delta.mix(x, weights)
+
+    def _place(self, name: str, composition: Composition, x: Tensor) -> Delta:
+        _, placed = self._placed.setdefault(id(composition), (composition, {}))
+        key = (name, x.device, x.dtype)
+        if key not in placed:
+            placed[key] = composition[name].to(x.device, x.dtype)
+        return placed[key]
+
+
+def _check(name: str, delta: Delta, modules: dict[str, nn.Module]) -> None:
+    if name not in modules:
+        raise SettingError("composition", f"module {name}", "modules of the model", did_you_mean(name, modules))
+    shape = linear_shape(modules[name])
+    if shape is None:
+        raise SettingError("composition", f"{name}, a {type(modules[name]).__name__}", "updates of Linear and Conv1D modules")
+    if shape != delta.shape:
+        raise SettingError("composition", f"an update of shape {delta.shape} for {name}", f"shape {shape}, as the model's")

@@ -1,0 +1,32 @@
+"""python -m llm.scale model=Qwen/Qwen2.5-3B-Instruct scale=0,0.5,1
+
+An expert alone, or the sum of two, scaled by w: what is answered, and how likely each candidate is. One layer of theory says that an
+expert's own facts flip at w = 1/2 (`python -m theory.sweep experiment=scale`).
+"""
+
+import dataclasses
+import sys
+
+from llm.data.mixtures import EXPERTS
+from llm.protocol import Protocol, main
+from llm.settings import Scale
+
+LIBRARIES = {"1": ("1",), "2": ("2",), "2-combination": ("1", "2")}
+
+
+def library(point: Scale) -> list[tuple[tuple[str, ...], tuple[str, ...], int]]:
+    """One expert or both, in the roles they have in `two_hop`, so that they are trained once."""
+    return [(tuple(point.dataset + kind for kind in EXPERTS[name]), (), int(name)) for name in LIBRARIES[point.library]]
+
+
+def sensible(point: Scale) -> Scale | None:
+    """Only the sum is scaled; an expert alone is asked its own hop and the two-hop questions."""
+    if (point.library, point.prompting) in (("1", "second"), ("2", "first")):
+        return None
+    return dataclasses.replace(point, composition="cat")
+
+
+PROTOCOL = Protocol("scale", __doc__ or "", Scale, lambda point: point.dataset, library, sensible)
+
+if __name__ == "__main__":
+    sys.exit(main(PROTOCOL, sys.argv[1:]))

@@ -1,0 +1,94 @@
+"""The final table of a protocol: this run, hop by hop, beside the paper's number for the nearest model and what theory allows."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from llm.intervals import by_triplet
+from runs.rows import by_setting
+from runs.settings import short
+
+Row = Mapping[str, Any]
+HEAD = ("hits/total", "share [95 %]", "lenient", "B", "C|B", "form", "z/other", "paper", "theory")
+
+
+def table(protocol: str, rows: Sequence[Row]) -> str:
+    """One line a setting, seeds pooled; intervals are bootstrapped by triplet. Columns that a line has nothing for stay empty."""
+    groups = list(by_setting(rows).values())
+    if not groups:
+        return "no rows"
+    varying = [name for name in groups[0][0]["settings"] if name != "seed" and len({str(g[0]["settings"].get(name)) for g in groups}) > 1]
+    lines = [[*varying, "seeds", *HEAD]]
+    for group in sorted(groups, key=lambda g: [str(g[0]["settings"].get(name)) for name in varying if name not in ("composition",)]):
+        lines.append([short(group[0]["settings"][name]) for name in varying] + [str(len(group))] + _cells(protocol, group))
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    kept = [i for i in range(len(widths)) if any(line[i] for line in lines[1:])]
+    return "\n".join("  ".join(line[i].ljust(widths[i]) for i in kept).rstrip() for line in lines)
+
+
+def pooled(group: Sequence[Row]) -> tuple[int, int, float, float]:
+    """Hits and total over seeds, and the interval of the share; a triplet of a seed is a cluster."""
+    hits, total = (sum(row["measured"][name] for row in group) for name in ("hits", "total"))
+    counts = np.concatenate([np.array(row["measured"]["by_triplet"], dtype=float) for row in group])
+    each = total / len(counts)
+    low, high = by_triplet(counts / each, np.arange(len(counts)), seed=0)
+    return hits, total, low, high
+
+
+def _cells(protocol: str, group: Sequence[Row]) -> list[str]:
+    hits, total, low, high = pooled(group)
+    measured = [row["measured"] for row in group]
+    count = lambda name: sum(m[name] for m in measured) if name in measured[0] else None  # noqa: E731
+    mean = lambda name: float(np.mean([m[name] for m in measured])) if name in measured[0] else None  # noqa: E731
+    bridge, given, form = (count(name) for name in ("bridge_right", "gold_right_given_bridge", "template"))
+    z, other = mean("logp_z"), mean("logp_other")
+    bound = [row["predicted"]["at_most"] for row in group if "at_most" in row["predicted"]]
+    return [
+        f"{hits}/{total}",
+        f"{100 * hits / total:.0f} % [{100 * low:.0f}, {100 * high:.0f}]",
+        str(count("lenient")),
+        "" if bridge is None else f"{100 * bridge / total:.0f} %",
+        f"{100 * given / bridge:.0f} %" if bridge and given is not None else "",
+        "" if form is None else f"{100 * form / total:.0f} %",
+        "" if z is None or other is None else f"{z - other:+.2f}",
+        reported(protocol, group[0]["settings"]),
+        f"<= {100 * sum(bound) / total:.0f} %" if bound else "",
+    ]
+
+
+def reported(protocol: str, settings: Mapping[str, Any]) -> str:
+    """The paper's number for the same cell and the nearest model (its smallest, if it did not use this one), or nothing."""
+    if settings["prompting"] != "steps" and not (protocol == "two_hop" and settings["library"] in ("oracle", "mixed")):
+        return ""
+    found = _reported(protocol, settings)
+    return f"{found} %" if found else ""
+
+
+def _reported(protocol: str, settings: Mapping[str, Any]) -> str:
+    from paper_checks.reported import load
+
+    composition = str(settings["composition"])
+    column = {
+        "2-combination": "2-combination library",
+        "3-combination": "3-combination library",
+        "oracle": "Oracle Expert",
+        "mixed": "Mixed Two-hop Expert",
+    }
+    layers = {"mlp": "MLP layers", "attention": "Attention layers", "both": "MLP+Attention layers"}
+    if protocol == "two_hop":
+        cells, wanted = load(7), {"dataset": settings["dataset"], "column": column.get(str(settings["library"]), "")}
+    elif protocol == "bridge" and settings["setup"] != "1":
+        cells, wanted = load(10), {"setup": settings["setup"]}
+    elif protocol in ("bridge", "placement"):
+        cells, wanted = load(9), {"setup": f"Setup {settings['setup']}", "layers": layers[str(settings["layers"])]}
+    else:
+        return ""
+    rows = [
+        cell
+        for cell in cells.to_dict("records")
+        if all(cell[name] == value for name, value in wanted.items()) and composition in ("alone", cell["composition"].lower())
+    ]
+    name = str(settings["model"]).split("/")[-1]
+    rows = [cell for cell in rows if cell["base_model"] == name] or [cell for cell in rows if cell["base_model"] == "Qwen2.5-3B-Instruct"]
+    return str(rows[0]["value"]) if rows else ""

@@ -1,0 +1,32 @@
+"""python -m llm.two_hop model=Qwen/Qwen2.5-3B-Instruct dataset=R
+
+Section 4.1.1: an expert on A -> B, one on B -> C, one on A -> C (the oracle) and one on both hops; libraries of the first two and the
+first three; every composition; direct and step-by-step questions (Table 7, Figure 1). Without a model, the pocket model answers.
+"""
+
+import dataclasses
+import sys
+
+from llm.data.mixtures import EXPERTS, LIBRARIES
+from llm.protocol import Protocol, main
+from llm.settings import TwoHop
+
+
+def library(point: TwoHop) -> list[tuple[tuple[str, ...], tuple[str, ...], int]]:
+    """The experts of the point's library: one on each named subset."""
+    return [(tuple(point.dataset + kind for kind in EXPERTS[name]), (), role) for role, name in enumerate(LIBRARIES.get(point.library, ()), 1)]
+
+
+def sensible(point: TwoHop) -> TwoHop | None:
+    """One expert is not composed, and the base has no library: such points are asked once."""
+    if point.composition == "base":
+        return dataclasses.replace(point, library="none")
+    if len(LIBRARIES[point.library]) == 1:
+        return dataclasses.replace(point, composition="alone")
+    return point
+
+
+PROTOCOL = Protocol("two_hop", __doc__ or "", TwoHop, lambda point: point.dataset, library, sensible)
+
+if __name__ == "__main__":
+    sys.exit(main(PROTOCOL, sys.argv[1:]))
