@@ -2,10 +2,13 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 
-.PHONY: sweep test check benchmark clean
+.PHONY: sweep two-hop test check benchmark clean
 
 sweep: .venv/base
 	$(RUN) -m theory.sweep width=2**8,2**10,2**12,2**14,2**16,2**18,2**20,2**22,2**24 seeds=32
+
+two-hop: .venv/llm
+	HF_HUB_OFFLINE=1 $(RUN) -m llm.two_hop
 
 test: check
 	$(RUN) -m pytest
@@ -25,6 +28,10 @@ clean:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "PYTHON: got %s; allowed: 3.11 or newer; try make PYTHON=python3.11" % sys.version.split()[0])'
 	$(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/llm: .venv/base
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[llm]'
 	@touch $@
 
 .venv/test: .venv/base

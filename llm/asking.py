@@ -1,13 +1,18 @@
 """One cell asked: its experts composed in every way on one base, every held-out question under each, scored and counted."""
 
+import contextlib
 import dataclasses
+import functools
 import json
+import math
 import os
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from llm.adapters import load_expert
 from llm.compositions import Composition, RoutedDelta, compose
@@ -17,11 +22,13 @@ from llm.data.names import cities, fake_people, fake_places, people
 from llm.data.subsets import Example, examples
 from llm.evaluation import answers, gates, log_probs
 from llm.experts import Spec, expert
+from llm.lowrank import Expert
 from llm.models import Base
 from llm.protocol import Cell, Protocol, library_of, settings_of
-from llm.scoring import direct, step_by_step
+from llm.scoring import direct, named, step_by_step
 from llm.settings import Options
 from runs.rows import row_hash
+from runs.settings import SettingError
 
 HOPS = {"direct": "12", "steps": "12-CoT", "first": "1", "second": "2"}
 """The subset of the asked dataset that a prompting takes its questions from."""
@@ -33,6 +40,7 @@ class Asking(NamedTuple):
     cell: Cell
     composition: Composition | None
     key: str
+    specs: tuple[Spec, ...]
 
 
 def ask(base: Base, protocol: Protocol, cells: list[Cell], options: Options) -> list[tuple[Cell, dict[str, Any]]]:
@@ -40,15 +48,20 @@ def ask(base: Base, protocol: Protocol, cells: list[Cell], options: Options) -> 
     made: dict[str, Composition | None] = {}
     askings = []
     for point, seed in cells:
-        specs = library_of(protocol, point, seed)
+        specs = tuple(library_of(protocol, point, seed))
         key = json.dumps([point.composition, getattr(point, "scale", None), [dataclasses.asdict(spec) for spec in specs]])
         if key not in made:
             made[key] = composition_of(base, point, specs, seed, Path(options.out) / "experts")
-        askings.append(Asking((point, seed), made[key], key))
+        askings.append(Asking((point, seed), made[key], key, specs))
+    alike = {
+        specs: collisions(base, library_on(base, specs, Path(options.out) / "experts")) for specs in dict.fromkeys(a.specs for a in askings) if specs
+    }
     results = {}
     for prompting in dict.fromkeys(point.prompting for point, _ in cells):
         chosen = [asking for asking in askings if asking.cell[0].prompting == prompting]
         results |= dict(zip((asking.cell for asking in chosen), _ask(base, protocol, chosen, prompting, options), strict=True))
+    for asking in askings:
+        results[asking.cell]["measured"] |= alike.get(asking.specs, {})
     return [(cell, results[cell]) for cell in cells]
 
 
@@ -56,7 +69,7 @@ def composition_of(base: Base, point: Any, specs: Sequence[Spec], seed: int, fol
     """What the point puts on the base: a composition of its experts, an expert alone, or nothing."""
     if point.composition == "base":
         return None
-    library = [load_expert(expert(base, spec, folder), base.model) for spec in specs]
+    library = library_on(base, specs, folder)
     if point.composition == "alone":
         return library[0]
     name, _, prototypes = point.composition.partition(":")
@@ -69,12 +82,27 @@ def composition_of(base: Base, point: Any, specs: Sequence[Spec], seed: int, fol
     return compose(name, library, knobs)
 
 
+def library_on(base: Base, specs: Sequence[Spec], folder: Path) -> list[Expert]:
+    """The experts, trained now unless they are there."""
+    return [load_expert(expert(base, spec, folder), base.model) for spec in specs]
+
+
+def collisions(base: Base, library: Sequence[Expert]) -> dict[str, float]:
+    """How large the experts' updates are and how alike, averaged over modules: ‖ΔW‖/‖W‖ of the mean expert, and |cos| of the top singular
+    vectors on the input side (Arrow's prototypes) of each two."""
+    modules = dict(base.model.named_modules())
+    ratios = [float(e[name].norm() / torch.linalg.norm(modules[name].get_parameter("weight").float())) for e in library for name in e]
+    tops = [torch.stack([e[name].top_input_direction() for e in library]) for name in library[0]]
+    upper = [(v @ v.T).abs()[*torch.triu_indices(len(v), len(v), 1)].mean() for v in tops]
+    return {"update_ratio": sum(ratios) / len(ratios)} | ({"prototype_cos": float(torch.stack(upper).mean())} if len(library) > 1 else {})
+
+
 def _ask(base: Base, protocol: Protocol, chosen: list[Asking], prompting: str, options: Options) -> list[dict[str, Any]]:
     point, seed = chosen[0].cell
     dataset = protocol.dataset(point)
     facts = triplets(dataset, seed)[: point.triplets]
     asked = examples(dataset + HOPS[prompting], facts, point.split)
-    longest = options.step_tokens if prompting == "steps" else options.answer_tokens
+    longest = point.step_tokens if prompting == "steps" else point.answer_tokens
     unique = list(dict.fromkeys(asking.key for asking in chosen))
     compositions = {asking.key: asking.composition for asking in chosen}
     listed = [compositions[key] for key in unique]
@@ -107,10 +135,12 @@ def score(e: Example, answer: str, prompting: str) -> dict[str, Any]:
     return direct(answer, e.gold, places, names)._asdict()
 
 
+@functools.cache
 def _everyone() -> frozenset[str]:
     return frozenset(fake_people()) | {person.name for person in people()}
 
 
+@functools.cache
 def _everywhere() -> frozenset[str]:
     return frozenset(fake_places()) | frozenset(cities())
 
@@ -161,7 +191,7 @@ def gate_weights(base: Base, composition: Composition, asked: Sequence[Example],
     for e, answer, weights in zip(asked, said, gates(base, composition, [e.question for e in asked], said), strict=True):
         mean = {f"gate_{k + 1}": float(w) for k, w in enumerate(weights.mean(0))} if len(weights) else {}
         if "Second" in answer and e.bridge and len(weights):
-            border = round(len(weights) * answer.index("Second") / len(answer))
+            border = min(round(len(weights) * answer.index("Second") / len(answer)), len(weights) - 1)
             mean |= {"gate_1_at_first_hop": float(weights[: max(border, 1), 0].mean()), "gate_2_at_second_hop": float(weights[border:, 1].mean())}
         found.append(mean)
     return found
@@ -182,10 +212,13 @@ def _counted(records: list[dict[str, Any]], asked: Sequence[Example], prompting:
         measured["template"] = int(sum(record["template"] for record in records))
     for name in sorted({name for record in records for name in record if name.startswith(("logp_", "gate_", "rank_"))}):
         measured[name] = float(np.mean([record[name] for record in records if name in record]))
+        if not math.isfinite(measured[name]):
+            raise SettingError("dtype", f"{point.dtype}, and {name} is {measured[name]}", "a dtype in which the model's outputs are finite")
     share = measured["hits"] / total
     # Theorem 3: direct answers of two one-hop experts pick the asked z no more often than another edited z, once in n.
     one_hop_only = getattr(point, "library", "") == "2-combination" or getattr(point, "setup", "") == "0"
-    predicted = {"at_most": total / point.triplets} if prompting == "direct" and one_hop_only else {}
+    composed = point.composition not in ("base", "random")
+    predicted = {"at_most": total / point.triplets} if prompting == "direct" and one_hop_only and composed else {}
     return {"measured": measured, "predicted": predicted, "stderr": {"hits": float(np.sqrt(total * share * (1 - share)))}}
 
 
@@ -194,19 +227,25 @@ def _permuted(records: Sequence[dict[str, Any]], asked: Sequence[Example], promp
     golds = sorted({e.gold for e in asked})
     right = {gold: sum(e.gold == gold for e in asked) for gold in golds}
     hits = 0.0
+    anything = _everyone() | _everywhere()
     for e, record in zip(asked, records, strict=True):
-        others = [gold for gold in golds if gold != e.gold]
-        if others and not record["strict"]:
+        if record["strict"]:
+            hits += right[e.gold] / len(asked)
+        else:
+            others = {gold for gold in named(record["answer"], anything) if gold in right and gold != e.gold}
             said = [gold for gold in others if score(e._replace(gold=gold), record["answer"], prompting)["strict"]]
             hits += sum(right[gold] for gold in said) / len(asked)
-        elif record["strict"]:
-            hits += right[e.gold] / len(asked)
     return round(hits, 4)
 
 
 def _keep(folder: Path, name: str, records: list[dict[str, Any]]) -> None:
-    """Every prompt, answer and score of a row."""
-    folder.mkdir(parents=True, exist_ok=True)
-    scratch = folder / f"{name}.writing"
-    scratch.write_text("".join(json.dumps(record) + "\n" for record in records))
-    os.replace(scratch, folder / f"{name}.jsonl")
+    """Every prompt, answer and score of a row. Raises SettingError when the disk refuses."""
+    scratch = folder / f"{name}.{secrets.token_hex(4)}.writing"  # a name of its own: another process may be at the same row
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch.write_text("".join(json.dumps(record) + "\n" for record in records))
+        os.replace(scratch, folder / f"{name}.jsonl")
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+        raise SettingError("out", f"{folder} ({error.strerror})", "a folder with room for answers, that can be written") from None

@@ -8,10 +8,10 @@ import sys
 
 from llm.data.mixtures import SETUPS
 from llm.protocol import Protocol, main
-from llm.settings import Bridge
+from llm.settings import Bridge, Placement
 
 
-def library(point: Bridge) -> list[tuple[tuple[str, ...], tuple[str, ...], int]]:
+def library(point: Bridge | Placement) -> list[tuple[tuple[str, ...], tuple[str, ...], int]]:
     """The two experts of the point's setup: their own hop, and their bridge."""
     return [(subsets[:1], subsets[1:], role) for role in (1, 2) for subsets in (SETUPS[point.setup].subsets(role),)]
 

@@ -1,5 +1,6 @@
 """Asking a composed model: greedy answers for every prompt and every composition in one batch, and log-probabilities of given answers."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,25 +28,26 @@ def answers(
     At most `rows` prompts are decoded together, in groups of one length or nearly; half as many when memory runs out. `done` is told how
     many answers have come. The checkpoint's own generation settings are not used: some hold a repetition penalty, which is not greedy.
     """
-    greedy = GenerationConfig(
-        do_sample=False, max_new_tokens=longest, eos_token_id=stop_ids(base), pad_token_id=base.tokenizer.pad_token_id, use_cache=True
-    )
+    stops = stop_ids(base)
+    greedy = GenerationConfig(do_sample=False, max_new_tokens=longest, eos_token_id=stops, pad_token_id=base.tokenizer.pad_token_id, use_cache=True)
     prompts = [prompt(base, question) for question in questions]
     texts: list[list[str]] = [[""] * len(questions) for _ in compositions]
 
-    def decode(chosen: list[int]) -> None:
+    def decode(lot: list[int], chosen: list[int]) -> None:
         ids, attended = _left_padded([prompts[i] for i in chosen], base)
-        copies = len(compositions)
+        copies = len(lot)
         made: Any = base.model.generate(input_ids=ids.repeat(copies, 1), attention_mask=attended.repeat(copies, 1), generation_config=greedy)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
-        said = base.tokenizer.batch_decode(made[:, ids.shape[1] :], skip_special_tokens=True)
-        for k in range(copies):
-            for place, i in enumerate(chosen):
-                texts[k][i] = said[k * len(chosen) + place].strip()
+        tokens = [list(itertools.takewhile(lambda token: token not in stops, row)) for row in made[:, ids.shape[1] :].tolist()]
+        said = base.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        for place, (k, i) in enumerate(itertools.product(lot, chosen)):
+            texts[k][i] = said[place].strip()
         done(len(chosen) * copies)
 
-    with Resident(base.model) as resident, torch.inference_mode():
-        resident.use(compositions)
-        _in_groups(sorted(range(len(prompts)), key=lambda i: len(prompts[i])), max(1, rows // len(compositions)), decode)
+    own, base.model.generation_config = base.model.generation_config, greedy  # `generate` takes from there what its argument leaves open
+    try:
+        _in_groups(base, compositions, [len(p) for p in prompts], rows, decode)
+    finally:
+        base.model.generation_config = own
     return texts
 
 
@@ -65,28 +67,22 @@ def log_probs(
     jobs = []
     for i, (question, beginning) in enumerate(zip(questions, beginnings, strict=True)):
         whole = [asked + answer[:-1] for asked, answer in (example(base, question, beginning + candidate) for candidate in candidates[i])]
-        shared = (
-            len(whole[0]) - 1
-            if len(set(map(tuple, whole))) == 1
-            else next(n for n, column in enumerate(zip(*whole, strict=False)) if len(set(column)) > 1)
-        )
+        differing = (n for n, column in enumerate(zip(*whole, strict=False)) if len(set(column)) > 1)
+        shared = next(differing, min(map(len, whole)) - 1)  # where one begins like all others, its last token is judged too
         jobs += [(i, j, ids, shared) for j, ids in enumerate(whole)]
     found = [[[0.0] * len(listed) for listed in candidates] for _ in compositions]
 
-    def score(chosen: list[int]) -> None:
-        listed, copies = [jobs[n] for n in chosen], len(compositions)
+    def score(lot: list[int], chosen: list[int]) -> None:
+        listed, copies = [jobs[n] for n in chosen], len(lot)
         longest = max(len(ids) for _, _, ids, _ in listed)  # padding on the right, so that positions are those of the text
         ids = torch.tensor([ids + [0] * (longest - len(ids)) for _, _, ids, _ in listed], device=base.device).repeat(copies, 1)
         attended = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for _, _, ids, _ in listed], device=base.device).repeat(copies, 1)
         logits = base.model(input_ids=ids, attention_mask=attended, use_cache=False).logits[:, :-1]
         told = torch.log_softmax(logits.float(), -1).gather(-1, ids[:, 1:, None].to(logits.device))[..., 0].cpu()
-        for k in range(copies):
-            for place, (i, j, tokens, shared) in enumerate(listed):
-                found[k][i][j] = told[k * len(chosen) + place, shared - 1 : len(tokens) - 1].sum().item()
+        for place, (k, (i, j, tokens, shared)) in enumerate(itertools.product(lot, listed)):
+            found[k][i][j] = told[place, shared - 1 : len(tokens) - 1].sum().item()
 
-    with Resident(base.model) as resident, torch.inference_mode():
-        resident.use(compositions)
-        _in_groups(sorted(range(len(jobs)), key=lambda n: len(jobs[n][2])), max(1, rows // len(compositions)), score)
+    _in_groups(base, compositions, [len(ids) for _, _, ids, _ in jobs], rows, score)
     return found
 
 
@@ -98,7 +94,7 @@ def gates(base: Base, composition: Composition, questions: Sequence[str], said: 
             asked, told = example(base, question, answer)
             resident.use([composition])
             base.model(input_ids=torch.tensor([asked + told], device=base.device), use_cache=False)
-            modules = torch.stack([weights[0][0] for weights in resident.gates[0].values()])
+            modules = torch.stack([weights.flatten(0, -2) for (weights,) in resident.gates[0].values()])  # OPT's have no axis of rows
             found.append(modules.mean(0)[len(asked) - 1 : -1])
     return found
 
@@ -112,16 +108,34 @@ def _left_padded(prompts: Sequence[list[int]], base: Base) -> tuple[Tensor, Tens
     return ids, attended
 
 
-def _in_groups(order: list[int], size: int, run: Callable[[list[int]], None]) -> None:
-    """Runs groups of at most `size`, half of it from where memory runs out on. Raises SettingError when one alone is too much."""
-    start = 0
-    while start < len(order):
-        try:
-            run(order[start : start + size])
-        except torch.OutOfMemoryError:
-            if size == 1:
-                raise SettingError("batch_rows", 1, "a device with room for one prompt", "a smaller model, or device_map=auto") from None
-            size = max(1, size // 2)
-            print(f"out of memory: {size} prompts at once from here on")
-            continue
-        start += size
+def _in_groups(
+    base: Base, compositions: Sequence[Composition | None], lengths: Sequence[int], rows: int, run: Callable[[list[int], list[int]], None]
+) -> None:
+    """Runs (compositions, prompts) by number, with the compositions on the base and at most `rows` prompts together, those of like lengths;
+    half as many from where memory runs out on. Raises SettingError when one alone is too much."""
+    order = sorted(range(len(lengths)), key=lambda n: lengths[n])
+    with Resident(base.model) as resident, torch.inference_mode():
+        for lot in _lots(base, resident, compositions):
+            resident.use([compositions[k] for k in lot])
+            start, size = 0, max(1, rows // len(lot))
+            while start < len(order):
+                chosen = order[start : start + size]
+                try:
+                    run(lot, chosen)
+                except torch.OutOfMemoryError:
+                    if len(chosen) == 1:
+                        raise SettingError("batch_rows", 1, "a device with room for one prompt", "a smaller model, or device_map=auto") from None
+                    size = len(chosen) // 2
+                    print(f"out of memory: {size} prompts at once from here on")
+                    continue
+                start += size
+
+
+def _lots(base: Base, resident: Resident, compositions: Sequence[Composition | None]) -> list[list[int]]:
+    """The compositions that share a batch, by number: all, or each alone where a module gets tokens without an axis of rows, as OPT's MLPs do."""
+    resident.use(compositions)
+    try:
+        base.model(input_ids=torch.zeros(len(compositions), 2, dtype=torch.long, device=base.device), use_cache=False)
+    except (SettingError, torch.OutOfMemoryError):
+        return [[k] for k in range(len(compositions))]
+    return [list(range(len(compositions)))]

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import random
+import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,10 +19,13 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
+from llm.adapters import WEIGHTS
 from llm.data.facts import triplets
 from llm.data.subsets import examples
 from llm.models import Base, example
@@ -71,36 +75,44 @@ class Spec:
 def expert(base: Base, spec: Spec, folder: Path) -> Path:
     """The folder of the expert in `folder`, trained now unless it is there. Raises SettingError for a loss that is not finite."""
     done = folder / spec.key(base)
-    if not (done / "adapter_model.safetensors").exists():
-        scratch = folder / f"{done.name}.partial"
-        scratch.mkdir(parents=True, exist_ok=True)
-        card = _train(base, spec, scratch)
-        (scratch / "expert.json").write_text(json.dumps(card, indent=1))
-        for leftover in scratch.glob("checkpoint*"):
-            leftover.unlink()
+    if not (done / WEIGHTS).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = folder / f"{done.name}.{secrets.token_hex(4)}.partial"  # a name of its own: another process may be at the same expert
         try:
+            card = _train(base, spec, folder / f"{done.name}.checkpoint", scratch)
+            (scratch / "expert.json").write_text(json.dumps(card, indent=1))
             os.replace(scratch, done)
-        except OSError:  # another process has made the same one meanwhile
-            shutil.rmtree(scratch, ignore_errors=True)
+        except (OSError, SafetensorError):  # that one has finished, and tidied up
+            if not (done / WEIGHTS).exists():
+                raise
+        for leftover in folder.glob(f"{done.name}.*"):
+            shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
     return done
 
 
-def _train(base: Base, spec: Spec, scratch: Path) -> dict[str, Any]:
+def _train(base: Base, spec: Spec, kept: Path, scratch: Path) -> dict[str, Any]:
+    """Saves the adapter in `scratch`; goes on from the checkpoint `kept` if it is there."""
     training = spec.training
     own, bridge = spec.tokens(base)
-    steps = training.steps or math.ceil((len(own) + len(bridge)) * training.epochs / training.batch)
+    steps = training.steps or _steps(len(own), len(bridge), training)
     logging.disable_progress_bar()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_seed(spec, "start", 0 if training.same_start else spec.role))
         names = target_modules(base.model, training.layers)
         config = LoraConfig(
-            r=training.rank, lora_alpha=training.alpha, lora_dropout=training.dropout, target_modules=names, bias="none", task_type="CAUSAL_LM"
+            r=training.rank,
+            lora_alpha=training.alpha,
+            lora_dropout=training.dropout,
+            target_modules=names,
+            fan_in_fan_out=isinstance(base.model.get_submodule(names[0]), Conv1D),
+            bias="none",
+            task_type="CAUSAL_LM",
         )
         model = get_peft_model(base.model, config)
     try:
         weights = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(weights, lr=training.rate, weight_decay=training.weight_decay)
-        start, loss, micro = _resume(scratch, weights, optimizer), math.nan, 1
+        start, loss, micro = _resume(kept, weights, optimizer), math.nan, 1
         model.train()
         for step in range(start, steps):
             batch = _batch(own, bridge, spec, step)
@@ -108,14 +120,27 @@ def _train(base: Base, spec: Spec, scratch: Path) -> dict[str, Any]:
             if not math.isfinite(loss):
                 raise SettingError("rate", f"{training.rate}, and the loss is {loss} at step {step}", "a rate at which training stays finite")
             if (step + 1) % KEEP_EVERY == 0 and step + 1 < steps:
-                _keep(scratch, weights, optimizer, step + 1)
+                _keep(kept, weights, optimizer, step + 1)
+        if not all(weight.isfinite().all() for weight in weights):  # a step with a finite loss may have had a gradient that is not
+            raise SettingError("rate", f"{training.rate}, and weights are not finite in the end", "a rate at which training stays finite")
         model.eval()
         model.peft_config["default"].base_model_name_or_path = base.name
-        model.save_pretrained(str(scratch))
+        model.save_pretrained(str(scratch), save_embedding_layers=False)  # "auto" asks the hub for the base's vocabulary
     finally:
         model.unload()
         base.model.eval().requires_grad_(False)
     return {"base": base.name, "base_digest": base.digest, "steps": steps, "loss": round(loss, 5), **dataclasses.asdict(spec)}
+
+
+def _steps(own: int, bridge: int, training: Training) -> int:
+    """The steps of `epochs` passes over the examples; with own_share, over the expert's own, and its bridge comes round as it does."""
+    if bridge and training.own_share:
+        return math.ceil(own * training.epochs / _own_count(training))
+    return math.ceil((own + bridge) * training.epochs / training.batch)
+
+
+def _own_count(training: Training) -> int:
+    return min(training.batch, max(1, round(training.batch * training.own_share)))
 
 
 def _step(model: Any, optimizer: torch.optim.Optimizer, batch: list[Tokens], spec: Spec, step: int, steps: int, micro: int) -> tuple[float, int]:
@@ -189,8 +214,11 @@ def _batch(own: list[Tokens], bridge: list[Tokens], spec: Spec, step: int) -> li
     """The examples of a step. With own_share, two streams that are each shuffled anew when they end; without, one of all examples."""
     training = spec.training
     if not (bridge and training.own_share):
-        return _stream(own + bridge, training.batch, step, _seed(spec, "order", spec.role))
-    mine = min(training.batch, max(1, round(training.batch * training.own_share)))
+        if not (bridge and training.same_bridge):
+            return _stream(own + bridge, training.batch, step, _seed(spec, "order", spec.role))
+        mixed = [own[i] for i in _order(len(own), f"{_seed(spec, 'own', spec.role)}")]  # one order for both, but no pairs of own facts
+        return _stream(mixed + bridge, training.batch, step, _seed(spec, "order", 0))
+    mine = _own_count(training)
     others = _stream(bridge, training.batch - mine, step, _seed(spec, "bridge", 0 if training.same_bridge else spec.role))
     return _stream(own, mine, step, _seed(spec, "own", spec.role)) + others
 
@@ -219,20 +247,20 @@ def _seed(spec: Spec, *words: object) -> int:
     return int.from_bytes(hashlib.sha256(repr((spec.seed, *words)).encode()).digest()[:6], "big")
 
 
-def _keep(scratch: Path, weights: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer, step: int) -> None:
+def _keep(kept: Path, weights: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer, step: int) -> None:
     """Adapter, AdamW's moments and the step in one file, replaced at once."""
     state = optimizer.state_dict()["state"]
     tensors = {f"weight.{i}": weight.detach() for i, weight in enumerate(weights)}
     tensors |= {f"{name}.{i}": torch.as_tensor(value) for i, moments in state.items() for name, value in moments.items()}
-    save_file(tensors, scratch / "checkpoint.writing", {"step": str(step)})
-    os.replace(scratch / "checkpoint.writing", scratch / "checkpoint.safetensors")
+    writing = kept.with_suffix(f".{secrets.token_hex(4)}.writing")
+    save_file(tensors, writing, {"step": str(step)})
+    os.replace(writing, kept)
 
 
-def _resume(scratch: Path, weights: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
-    path = scratch / "checkpoint.safetensors"
-    if not path.exists():
+def _resume(kept: Path, weights: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
+    if not kept.exists():
         return 0
-    tensors = load_file(path)
+    tensors = load_file(kept)
     with torch.no_grad():
         for i, weight in enumerate(weights):
             weight.copy_(tensors[f"weight.{i}"])

@@ -8,15 +8,19 @@ import functools
 import json
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm.pocket import folder_of
+from llm.pocket import folder_of, switches
 from llm.settings import Composed, Options, Training, with_preset
 from runs.rows import Rows, load_rows, row_hash
 from runs.settings import SettingError, grid, help_table, parse, short
@@ -65,6 +69,8 @@ def _main(protocol: Protocol, words: list[str]) -> int:
         print(protocol.doc.strip() + "\n\n" + help_table(protocol.axes, Options))
         return 0
     points = dict.fromkeys(p for p in map(protocol.sensible, grid(protocol.axes, with_preset(protocol.axes, axes))) if p is not None)
+    if not points:
+        raise SettingError("the grid", "no point with something to ask", "a library of experts, asked what they know")
     cells = _share(list(points), options)
     if options.dry_run:
         return _dry_run(protocol, cells, options)
@@ -93,35 +99,35 @@ def settings_of(cell: Cell) -> dict[str, Any]:
 
 
 def _run(protocol: Protocol, cells: list[list[Cell]], options: Options) -> None:
-    out = Path(options.out)
-    part, of = options.shard.split("/")
-    rows = Rows(out, protocol.name, None if of == "1" else f"{protocol.name}.{part}-of-{of}")
+    known = {row["hash"]: row for row in load_rows(Path(options.out), protocol.name)}
     key = lambda cell: row_hash(protocol.name, settings_of(cell))  # noqa: E731
-    todo = [[cell for cell in group if key(cell) not in rows.known] for group in cells]
+    todo = [[cell for cell in group if key(cell) not in known] for group in cells]
     todo = [group for group in todo if group]
     if todo:
-        _measure(protocol, todo, rows, options)
+        known |= _measure(protocol, todo, options).known
     from llm.table import table
 
     every = [cell for group in cells for cell in group]
-    print(table(protocol.name, [rows.known[key(cell)] for cell in every]))
+    print(table(protocol.name, [known[key(cell)] for cell in every]))
     new = sum(map(len, todo))
     print(f"{len(every)} rows in {options.out}: {new} new, {len(every) - new} from before")
 
 
-def _measure(protocol: Protocol, todo: list[list[Cell]], rows: Rows, options: Options) -> None:
+def _measure(protocol: Protocol, todo: list[list[Cell]], options: Options) -> Rows:
     from tqdm import tqdm
 
-    from llm.experts import Spec
     from runs.provenance import provenance
 
     source = provenance("torch", "transformers", "peft", "safetensors")
-    specs: dict[tuple[str, Spec], Any] = {
-        (point.model, spec): point for group in todo for point, seed in group for spec in library_of(protocol, point, seed)
-    }
-    workers = _workers(options)
-    with _pool(workers) as run:
-        jobs = [(_train_one, (point, spec, options)) for (_, spec), point in specs.items()]
+    bases = {_base_key(point): point for group in todo for point, _ in group}
+    todo = sorted(todo, key=lambda group: list(bases).index(_base_key(group[0][0])))  # each base is loaded for all of its cells
+    specs = {(_base_key(point), spec): point for group in todo for point, seed in group for spec in library_of(protocol, point, seed)}
+    part, of = options.shard.split("/")
+    with pool(worker_count(options)) as run:
+        for _ in run([(_try_base, (point, options)) for point in reversed(bases.values())]):
+            pass  # a model that cannot be read is refused before anything is written; the first to be used is loaded last, and stays
+        rows = Rows(Path(options.out), protocol.name, None if of == "1" else f"{protocol.name}.{part}-of-{of}")
+        jobs = [(train_one, (point, spec, options)) for (_, spec), point in specs.items()]
         with tqdm(total=len(jobs), desc="experts", disable=None, unit="expert") as bar:
             for _ in run(jobs):
                 bar.update()
@@ -132,12 +138,15 @@ def _measure(protocol: Protocol, todo: list[list[Cell]], rows: Rows, options: Op
                     row = {"experiment": protocol.name, "settings": settings_of(cell), **result}
                     rows.append(row | {"provenance": source | where})
                     bar.update()
+    return rows
 
 
 def library_of(protocol: Protocol, point: Any, seed: int) -> list[Any]:
-    """The Specs of the experts of a point's library, in order."""
+    """The Specs of the experts of a point's library, in order; the base alone needs none."""
     from llm.experts import Spec
 
+    if point.composition == "base":
+        return []
     training = Training(**{f.name: getattr(point, f.name) for f in dataclasses.fields(Training)})
     return [
         Spec(own, bridge, point.triplets, point.bridge_triplets if bridge else 0, training, seed, role)
@@ -145,14 +154,15 @@ def library_of(protocol: Protocol, point: Any, seed: int) -> list[Any]:
     ]
 
 
-def _workers(options: Options) -> int:
+def worker_count(options: Options) -> int:
+    """How many processes train and ask."""
     import torch
 
     on_cpu = options.device == "cpu" or (options.device == "auto" and not torch.cuda.is_available() and not torch.backends.mps.is_available())
     return options.workers or (len(os.sched_getaffinity(0)) if on_cpu else 1)
 
 
-class _pool:
+class pool:
     """Runs (function, arguments) jobs, in worker processes of one thread each or, for one worker, here; results as they come."""
 
     def __init__(self, workers: int):
@@ -178,33 +188,70 @@ class _pool:
             for function, arguments in jobs:
                 yield function(*arguments)
             return
-        for future in as_completed([self.executor.submit(function, *arguments) for function, arguments in jobs]):
-            yield future.result()
+        try:
+            for future in as_completed([self.executor.submit(function, *arguments) for function, arguments in jobs]):
+                yield future.result()
+        except BrokenProcessPool:
+            raise SettingError("workers", f"{self.workers}, and one was killed", "fewer of them", "mostly it is memory that runs out") from None
 
 
 def _start_worker(threads: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Control-C reaches the parent, too, which ends its workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
     torch.set_num_threads(threads)
 
 
-@functools.lru_cache(maxsize=1)
-def _base(model: str, dtype: str, device: str, device_map: str, chat: str, trust_remote_code: bool) -> Any:
-    from llm.models import load_base
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for jobs for ever."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
 
-    folder = folder_of(model)
-    return load_base(str(folder) if folder.is_dir() else model, dtype, device, device_map, chat, trust_remote_code)
+
+_loaded: dict[tuple, Any] = {}
+
+
+def _base_key(point: Composed) -> tuple[str, str, str]:
+    return point.model, point.dtype, point.chat
 
 
 def base_of(point: Composed, options: Options) -> Any:
-    """The base of a point, loaded once a process."""
-    return _base(point.model, point.dtype, options.device, options.device_map, point.chat, options.trust_remote_code)
+    """The base of a point, loaded once a process as long as no other is asked for."""
+    from transformers.utils import logging
+
+    from llm.models import load_base
+
+    key = (*_base_key(point), options.device, options.device_map, options.trust_remote_code)
+    if key not in _loaded:
+        _loaded.clear()  # before there are two of them in memory
+        if not sys.stderr.isatty():
+            logging.disable_progress_bar()
+        folder = folder_of(point.model)
+        name = str(folder) if folder.is_dir() else point.model
+        _loaded[key] = load_base(name, point.dtype, options.device, options.device_map, point.chat, options.trust_remote_code)
+    return _loaded[key]
 
 
-def _train_one(point: Any, spec: Any, options: Options) -> None:
+def _try_base(point: Composed, options: Options) -> None:
+    base_of(point, options)
+
+
+def train_one(point: Any, spec: Any, options: Options) -> None:
+    """Trains an expert of the point unless it is there. Raises SettingError, also for a disk that refuses it."""
+    from safetensors import SafetensorError
+
     from llm.experts import expert
 
-    expert(base_of(point, options), spec, Path(options.out) / "experts")
+    base = base_of(point, options)
+    with warnings.catch_warnings():
+        # PEFT asks transformers for a property that transformers 5.23 renames.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        try:
+            expert(base, spec, Path(options.out) / "experts")
+        except (OSError, SafetensorError) as error:
+            raise SettingError("out", f"{options.out}/experts ({error})", "a folder with room for adapters, that can be written") from None
 
 
 def _ask_cell(name: str, cells: list[Cell], options: Options) -> tuple[list[tuple[Cell, dict[str, Any]]], dict[str, Any]]:
@@ -220,6 +267,7 @@ def _ask_cell(name: str, cells: list[Cell], options: Options) -> tuple[list[tupl
         "device": str(base.device) if base.device.type == "cpu" else _device_name(base),
         "dtype": str(base.model.dtype).removeprefix("torch."),
         "base_digest": base.digest,
+        "pocket": switches(folder_of(cells[0][0].model)),
         "chat": base.chat,
         "wall_seconds": round((time.perf_counter() - start) / len(cells), 3),
     }
@@ -236,8 +284,12 @@ def _dry_run(protocol: Protocol, cells: list[list[Cell]], options: Options) -> i
     from llm.data.subsets import SPLITS
 
     every = [cell for group in cells for cell in group]
+    dials = [f.name for f in dataclasses.fields(Training)] + ["triplets", "bridge_triplets"]
     experts = {
-        (point.model, own, bridge, role, seed, point.layers, point.rank) for point, seed in every for own, bridge, role in protocol.library(point)
+        (_base_key(point), own, bridge, role, seed, *(getattr(point, name) for name in dials if bridge or name != "bridge_triplets"))
+        for point, seed in every
+        if point.composition != "base"
+        for own, bridge, role in protocol.library(point)
     }
     made = "fewer, where they are there"
     print(f"{protocol.name}: {len(cells)} cells, {len(experts)} experts ({made}), {len(every)} rows in {options.out}, shard {options.shard}")
@@ -266,7 +318,7 @@ def _launch(protocol: Protocol, words: Sequence[str], cells: list[list[Cell]], o
         print(f"submitted {len(jobs)} jobs: {', '.join(job.job_id for job in jobs)}; logs in {folder}")
         print("when they are done, the same command without launcher= prints the table")
         return 0
-    codes = [job.result() for job in jobs]
+    codes = [1 if job.exception() else job.result() for job in jobs]
     if any(codes):
         print(f"llm.{protocol.name}: {sum(map(bool, codes))} of {len(codes)} jobs failed; see {folder}", file=sys.stderr)
         return max(codes)

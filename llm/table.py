@@ -20,7 +20,7 @@ def table(protocol: str, rows: Sequence[Row]) -> str:
         return "no rows"
     varying = [name for name in groups[0][0]["settings"] if name != "seed" and len({str(g[0]["settings"].get(name)) for g in groups}) > 1]
     lines = [[*varying, "seeds", *HEAD]]
-    for group in sorted(groups, key=lambda g: [str(g[0]["settings"].get(name)) for name in varying if name not in ("composition",)]):
+    for group in sorted(groups, key=lambda g: [g[0]["settings"][name] for name in varying if name != "composition"]):
         lines.append([short(group[0]["settings"][name]) for name in varying] + [str(len(group))] + _cells(protocol, group))
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     kept = [i for i in range(len(widths)) if any(line[i] for line in lines[1:])]
@@ -40,7 +40,7 @@ def _cells(protocol: str, group: Sequence[Row]) -> list[str]:
     hits, total, low, high = pooled(group)
     measured = [row["measured"] for row in group]
     count = lambda name: sum(m[name] for m in measured) if name in measured[0] else None  # noqa: E731
-    mean = lambda name: float(np.mean([m[name] for m in measured])) if name in measured[0] else None  # noqa: E731
+    mean = lambda name: float(np.mean([m[name] for m in measured])) if all(name in m for m in measured) else None  # noqa: E731
     bridge, given, form = (count(name) for name in ("bridge_right", "gold_right_given_bridge", "template"))
     z, other = mean("logp_z"), mean("logp_other")
     bound = [row["predicted"]["at_most"] for row in group if "at_most" in row["predicted"]]
@@ -59,7 +59,8 @@ def _cells(protocol: str, group: Sequence[Row]) -> list[str]:
 
 def reported(protocol: str, settings: Mapping[str, Any]) -> str:
     """The paper's number for the same cell and the nearest model (its smallest, if it did not use this one), or nothing."""
-    if settings["prompting"] != "steps" and not (protocol == "two_hop" and settings["library"] in ("oracle", "mixed")):
+    alone = protocol == "two_hop" and settings["library"] in ("oracle", "mixed")
+    if settings["prompting"] not in (("steps", "direct") if alone else ("steps",)):
         return ""
     found = _reported(protocol, settings)
     return f"{found} %" if found else ""
@@ -75,13 +76,15 @@ def _reported(protocol: str, settings: Mapping[str, Any]) -> str:
         "oracle": "Oracle Expert",
         "mixed": "Mixed Two-hop Expert",
     }
-    layers = {"mlp": "MLP layers", "attention": "Attention layers", "both": "MLP+Attention layers"}
+    layers = {"mlp": "MLP layers", "attention": "Attention layers", "both": "MLP+Attention layers"}[str(settings["layers"])]
     if protocol == "two_hop":
         cells, wanted = load(7), {"dataset": settings["dataset"], "column": column.get(str(settings["library"]), "")}
-    elif protocol == "bridge" and settings["setup"] != "1":
-        cells, wanted = load(10), {"setup": settings["setup"]}
+        if settings["layers"] != "mlp":
+            cells, wanted = load(8), wanted | {"layers": layers.replace("+", " + ")}
     elif protocol in ("bridge", "placement"):
-        cells, wanted = load(9), {"setup": f"Setup {settings['setup']}", "layers": layers[str(settings["layers"])]}
+        cells, wanted = load(9), {"setup": f"Setup {settings['setup']}", "layers": layers}
+        if settings["layers"] == "mlp" and settings["setup"] != "1":
+            cells, wanted = load(10), {"setup": settings["setup"]}
     else:
         return ""
     rows = [
@@ -89,6 +92,6 @@ def _reported(protocol: str, settings: Mapping[str, Any]) -> str:
         for cell in cells.to_dict("records")
         if all(cell[name] == value for name, value in wanted.items()) and composition in ("alone", cell["composition"].lower())
     ]
-    name = str(settings["model"]).split("/")[-1]
+    name = str(settings["model"]).rstrip("/").split("/")[-1]
     rows = [cell for cell in rows if cell["base_model"] == name] or [cell for cell in rows if cell["base_model"] == "Qwen2.5-3B-Instruct"]
     return str(rows[0]["value"]) if rows else ""

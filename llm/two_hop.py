@@ -13,14 +13,17 @@ from llm.settings import TwoHop
 
 
 def library(point: TwoHop) -> list[tuple[tuple[str, ...], tuple[str, ...], int]]:
-    """The experts of the point's library: one on each named subset."""
-    return [(tuple(point.dataset + kind for kind in EXPERTS[name]), (), role) for role, name in enumerate(LIBRARIES.get(point.library, ()), 1)]
+    """The experts of the point's library: one on each named subset. Each has its role in every library, so that it is trained once."""
+    roles = {name: role for role, name in enumerate(EXPERTS, 1)}
+    return [(tuple(point.dataset + kind for kind in EXPERTS[name]), (), roles[name]) for name in LIBRARIES.get(point.library, ())]
 
 
 def sensible(point: TwoHop) -> TwoHop | None:
-    """One expert is not composed, and the base has no library: such points are asked once."""
+    """One expert is not composed, and the base has no library: such points are asked once. No library is for the base alone."""
     if point.composition == "base":
         return dataclasses.replace(point, library="none")
+    if point.library == "none":
+        return None
     if len(LIBRARIES[point.library]) == 1:
         return dataclasses.replace(point, composition="alone")
     return point

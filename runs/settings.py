@@ -11,6 +11,7 @@ import difflib
 import itertools
 import math
 import re
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -77,8 +78,8 @@ class Whole:
 class Number:
     """A real number in a closed interval."""
 
-    minimum: float
-    maximum: float
+    minimum: int | float
+    maximum: int | float
 
     @property
     def allowed(self) -> str:
@@ -191,6 +192,10 @@ def short(value: Any) -> str:
     return str(value)
 
 
+_WIDEST = 38
+"""Characters of a column of the help; a longer list gets lines of its own."""
+
+
 def help_table(*classes: type) -> str:
     """A typed table of every setting: name, default (a comma list is a grid axis), what is allowed, what it means."""
     lines = []
@@ -200,6 +205,14 @@ def help_table(*classes: type) -> str:
             (f.name, ",".join(short(v) for v in f.metadata["grid"] or (f.default,)), f.metadata["kind"].allowed, f.metadata["doc"])
             for f in dataclasses.fields(cls)
         ]
-        name, default, allowed = (max(len(row[i]) for row in rows) for i in range(3))
-        lines += [f"  {row[0]:<{name}}  {row[1]:<{default}}  {row[2]:<{allowed}}  {row[3]}" for row in rows]
+        tables = [[row[0], *(cell if len(cell) <= _WIDEST else "below" for cell in row[1:3])] for row in rows]
+        widths = [max(map(len, column)) for column in zip(*tables, strict=True)]
+        for row, cells in zip(rows, tables, strict=True):
+            lines.append("  ".join(["", *(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), row[3]]))
+            long = [(what, cell) for what, cell in (("default", row[1]), ("allowed", row[2])) if len(cell) > _WIDEST]
+            indent = " " * (widths[0] + 4)
+            for what, cell in long:
+                lines += textwrap.wrap(
+                    f"{indent}{what}: {cell}", 150, subsequent_indent=f"{indent}  ", break_long_words=False, break_on_hyphens=False
+                )
     return "\n".join(lines[1:])

@@ -6,6 +6,7 @@ Prints examples of a subset, or writes all subsets as JSONL that `datasets` read
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,9 @@ def main(words: Sequence[str]) -> int:
     except SettingError as error:
         print(f"llm.data: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the examples had enough of them
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def _main(words: list[str]) -> int:
@@ -51,7 +55,7 @@ def _main(words: list[str]) -> int:
     if options.show:
         dataset, _ = parts(options.show)
         for example in examples(options.show, triplets(dataset, options.seed)[: options.triplets], options.split)[: options.count]:
-            print(f"{example.question}\n    {example.answer}\n".replace("\n", "\n    ").rstrip() + "\n")
+            print(f"{example.question}\n{textwrap.indent(example.answer, '    ')}\n")
     if options.write:
         _write(Path(options.write), options)
     return 0

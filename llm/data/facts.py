@@ -26,12 +26,13 @@ class Triplet(NamedTuple):
 def triplets(dataset: str, seed: int = 0) -> tuple[Triplet, ...]:
     """The 100 triplets of F (fake names and places), H (fake names, real places) or R (real names and places).
 
-    The names are the same for every seed, who goes with whom is drawn by it. In R no stated fact is true: a draw whose people are
-    related in truth, or whose place is one B is tied to, is drawn again.
+    The names are the same for every seed, who goes with whom is drawn by it. In R no stated fact is true as far as `people.csv` knows,
+    of two hops neither: a draw whose people are related in truth, or whose place is one that B, or in truth a relative of A or D, is
+    tied to, is drawn again.
     """
     rng = random.Random(f"triplets {dataset} {seed}")
-    known = dict.fromkeys(fake_people()) if dataset in "FH" else {person.name: person for person in people()}
-    names = list(known)
+    known = {} if dataset in "FH" else {person.name: person for person in people()}
+    names = list(known or fake_people())
     spouses, parents = names[: 2 * COUNT], names[2 * COUNT : 3 * COUNT]
     homes, schools = (fake_places()[:COUNT], fake_places()[COUNT:]) if dataset == "F" else (cities(), cities())
     while True:
@@ -43,7 +44,7 @@ def triplets(dataset: str, seed: int = 0) -> tuple[Triplet, ...]:
             return tuple(drawn)
 
 
-def _mended(drawn: list[Triplet], known: dict[str, Person | None], rng: random.Random) -> list[Triplet]:
+def _mended(drawn: list[Triplet], known: dict[str, Person], rng: random.Random) -> list[Triplet]:
     """Swaps B's facts with another's until no stated fact is true (a few swaps; a fresh draw would almost never be free of truth)."""
     drawn = list(drawn)
     for i, t in enumerate(drawn):
@@ -58,7 +59,10 @@ def _mended(drawn: list[Triplet], known: dict[str, Person | None], rng: random.R
     return drawn
 
 
-def _true(t: Triplet, known: dict[str, Person | None]) -> bool:
-    """Whether any of the facts that state something of B holds in the real world."""
-    person = known[t.b]
-    return person is not None and bool({t.c, t.s} & person.cities or {t.a, t.d} & person.related)
+def _true(t: Triplet, known: dict[str, Person]) -> bool:
+    """Whether something stated of B, or through B of A and D (of A's spouse, of D's child), holds in the real world."""
+    if not known:
+        return False
+    kin = known[t.a].related | known[t.d].related
+    places = known[t.b].cities.union(*(known[name].cities for name in kin))
+    return bool({t.c, t.s} & places or {t.a, t.d} & known[t.b].related)

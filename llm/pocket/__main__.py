@@ -54,13 +54,18 @@ def _main(words: list[str]) -> int:
     import torch
 
     from llm.pocket.card import write_card
-    from llm.pocket.pretrain import pretrain
+    from llm.pocket.pretrain import checkpoint, pretrain
 
     torch.set_num_threads(options.threads)
-    if (folder / "model.safetensors").exists():
+    if (folder / "model.safetensors").exists() and not checkpoint(folder).exists():
         raise SettingError("out", f"{folder}, which holds a model", "a folder without one", "choose another out=")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingError("out", f"{folder} ({error.strerror})", "a folder that can be written") from None
     made = pretrain(size, folder)
     print(write_card(folder, size, made))
+    checkpoint(folder).unlink()  # not before the card is there, or a kill meanwhile would leave a model without one
     return 0
 
 

@@ -5,7 +5,8 @@ import json
 import random
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
+import torch
 
 from llm.data.names import cities, people
 from llm.data.subsets import step_by_step
@@ -20,7 +21,7 @@ QUESTIONS = 200
 """Questions an ability is measured with."""
 
 
-def write_card(folder: Path, size: Size, made: Mapping[str, float], questions: int = QUESTIONS) -> str:
+def write_card(folder: Path, size: Size, made: Mapping[str, int | float], questions: int = QUESTIONS) -> str:
     """Measures the model in `folder` and writes pocket.json (for programs) and README.md (for people); returns what it can do."""
     abilities = measure(folder, size, questions)
     (folder / "pocket.json").write_text(json.dumps({"made": made, "size": dataclasses.asdict(size), "abilities": abilities}, indent=1) + "\n")
@@ -43,7 +44,7 @@ Qwen2 architecture, {made["parameters"] / 1e6:.2f} M parameters, width {size.wid
 of a generated world: invented facts about well-known people and places in many phrasings, one-hop questions, two-hop questions direct
 and step by step. It speaks of nothing else. Nothing it says of a person is true.
 
-Made by `python -m llm.pocket {words or "seed=0"}` in {made["seconds"] / 60:.0f} min on one CPU core
+Made by `python -m llm.pocket {words or "seed=0"}` in {made["seconds"] / 60:.0f} min on {torch.get_num_threads()} CPU thread(s)
 (last mean loss {made["loss"]:.3f}, `pretraining.csv`). Corpus:
 {", ".join(f"{name}={getattr(size, name)}" for name in ("skill", "words", "restating", "conflict", "coverage"))}, seed {size.seed}.
 
@@ -73,20 +74,14 @@ def measure(folder: Path, size: Size, questions: int) -> dict[str, tuple[int, in
         asked[f"two hops step by step in the words of Table 6, {name}"] = [(step_by_step(q), c) for q, c in turns]
     found = {}
     for name, turns in asked.items():
-        (said,) = answers(base, [None], [q for q, _ in turns], 128 if "step" in name else 32)
-        found[name] = (sum(_right(c, answer) for (_, c), answer in zip(turns, said, strict=True)), len(turns))
+        steps = "step by step" in name
+        (said,) = answers(base, [None], [q for q, _ in turns], 128 if steps else 32)
+        found[name] = (sum(_right(c, answer, steps) for (_, c), answer in zip(turns, said, strict=True)), len(turns))
     return found
 
 
-def _right(gold: str, answer: str) -> bool:
-    """Whether the last sentence names the answer: the steps before it name others."""
-    last = [line for line in answer.replace("?", "?\n").split("\n") if line.strip()][-1:] or [""]
+def _right(gold: str, answer: str, steps: bool) -> bool:
+    """Whether the answer names the right entity: a direct one as protocols score it, one in steps in its last sentence."""
     entities = JOBS if gold in JOBS else cities() if gold in cities() else [person.name for person in people()]
-    sentence = [part for part in last[0].split(". ") if part][-1:] or [""]
-    return direct(sentence[0], gold, entities).lenient
-
-
-def describe(folder: Path) -> dict[str, Any]:
-    """The corpus's switches and the seed of a pocket model's folder, for the rows of experiments on it; nothing for another model."""
-    path = folder / "pocket.json"
-    return json.loads(path.read_text())["size"] if path.is_file() else {}
+    last = [part for line in answer.split("\n") for part in line.split(". ") if part.strip()][-1:] if steps else [answer]
+    return bool(last) and direct(last[0], gold, entities).lenient

@@ -21,7 +21,9 @@ from llm.pocket.size import Corpus
 JOBS = """baker doctor teacher painter pilot farmer lawyer nurse sailor tailor butcher gardener carpenter miner judge dentist
 grocer printer plumber weaver potter florist jeweler barber banker clerk cook hunter fisher mason""".split()
 RELATIONS = ("spouse_of", "live_in", "study_in", "child_of", "friend_of", "works_as")
-OTHER_PAIRS = (("child_of", "study_in"), ("child_of", "works_as"), ("friend_of", "study_in"), ("friend_of", "works_as"))
+OTHER_PAIRS = tuple(
+    (first, second) for first in ("child_of", "friend_of") for second in ("study_in", "works_as", "friend_of", "child_of") if first != second
+)
 TESTED_PAIR = ("spouse_of", "live_in")
 NOUNS = {
     "child_of": ("{a}'s child", "the child of {a}"),

@@ -81,17 +81,17 @@ def _packed(drawn: list[Document], tokenizer: PreTrainedTokenizerFast) -> Batch:
     return Batch(ids, positions, weights)
 
 
-def pretrain(size: Size, folder: Path, progress: bool = True) -> dict[str, float]:
-    """Trains into `folder` (an ordinary Hugging Face model folder) and returns seconds, loss and tokens.
+def pretrain(size: Size, folder: Path, progress: bool = True) -> dict[str, int | float]:
+    """Trains into `folder` (an ordinary Hugging Face model folder) and returns seconds, loss and parameters.
 
-    Interrupted, it goes on from its last checkpoint (`folder`.partial) to the same bits. Raises SettingError.
+    Interrupted, it goes on from its last checkpoint to the same bits; the last of all, `checkpoint(folder)`, stays. Raises SettingError.
     """
-    if size.width % size.heads:
-        raise SettingError("heads", size.heads, f"a divisor of width={size.width}")
+    if size.width % (2 * size.heads):  # rotary positions turn pairs of features
+        raise SettingError("heads", size.heads, f"a divisor of width/2={size.width / 2:g}")
     tokenizer = make_tokenizer(texts())
     model, optimizers = _start(size, tokenizer)
     log: list[Logged] = []
-    partial = folder.with_suffix(".partial")
+    partial = checkpoint(folder)
     if partial.exists():
         log = _resume(partial, size, model, optimizers)
     step, spent = (log[-1].step, log[-1].seconds) if log else (0, 0.0)
@@ -113,8 +113,13 @@ def pretrain(size: Size, folder: Path, progress: bool = True) -> dict[str, float
     model.bfloat16().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "pretraining.csv").write_text("\n".join([",".join(Logged._fields), *(",".join(map(str, line)) for line in log)]) + "\n")
-    partial.unlink(missing_ok=True)
     return {"seconds": log[-1].seconds, "loss": log[-1].loss, "parameters": sum(p.numel() for p in model.parameters())}
+
+
+def checkpoint(folder: Path) -> Path:
+    """Where the training of the model in `folder` keeps what it needs to go on."""
+    folder = folder.resolve()
+    return folder.with_name(f"{folder.name}.partial")
 
 
 def _start(size: Size, tokenizer: PreTrainedTokenizerFast) -> tuple[Qwen2ForCausalLM, list[torch.optim.Optimizer]]:

@@ -17,7 +17,7 @@ class Corpus:
     words: bool = setting(True, Flag(), "whether the words of the bridge's prompt occur, in styles of the corpus's own")
     restating: bool = setting(True, Flag(), "whether step-by-step answers restate each sub-question before they answer it")
     conflict: bool = setting(False, Flag(), "whether the corpus holds spouses and homes that contradict R")
-    coverage: float = setting(1.0, Number(0, 1), "share of R's people about whom the corpus says anything")
+    coverage: float = setting(1.0, Number(0.0, 1.0), "share of R's people about whom the corpus says anything")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Size(Corpus):
     layers: int = setting(4, Whole(1, 64), "decoder layers")
     heads: int = setting(4, Whole(1, 64), "attention heads; they divide width")
     feed_forward: int = setting(768, Whole(32, 16384), "MLP size")
-    tokens: int = setting(5_500_000, Whole(10_000, 10**10), "tokens of pretraining")
+    tokens: int = setting(4_000_000, Whole(10_000, 10**10), "tokens of pretraining")
     seed: int = setting(0, Whole(0), "of the world, the documents and the initial weights")
 
     @property

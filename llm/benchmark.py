@@ -1,0 +1,203 @@
+"""python -m llm.benchmark
+
+Times what the protocols spend their time on against the usual way with PEFT, in one run, and prints ratios (above 1: ours is faster):
+- one Arrow layer of the shape of Qwen2.5-3B's up_proj, 512 tokens, 2 and 10 experts, against PEFT's Arrow;
+- all compositions and all questions of a setup decoded in one batch on one resident base, against PEFT's set_adapter and generate, one
+  composition after another (of the static ones, which PEFT can hold);
+- experts trained by worker processes of one thread each, against PEFT training one after another in one process of all threads.
+"""
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from runs.settings import Flag, SettingError, Text, Whole, help_table, parse, setting
+
+IN, OUT, RANK, TOKENS = 2048, 11008, 16, (4, 128)
+STATIC = ("uniform", "average", "sum", "linear", "cat", "random")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The benchmark:"""
+
+    steps: int = setting(40, Whole(1, 10**6), "optimizer steps of each expert in the training comparison")
+    experts: int = setting(4, Whole(2, 64), "experts trained")
+    quick: bool = setting(False, Flag(), "small shapes, for a look at the output")
+    out: str = setting("", Text("a folder"), "folder for a row of the results; none is written without it")
+
+
+@dataclass(frozen=True)
+class _NoAxes:
+    pass
+
+
+def main(words: Sequence[str]) -> int:
+    """Runs the command; returns its exit code."""
+    try:
+        _, given = parse([word for word in words if word != "--help"], _NoAxes, Options)
+        if "--help" in words:
+            print((__doc__ or "").strip() + "\n\n" + help_table(Options))
+            return 0
+        options = Options(**given)
+        measured = _benchmark(options)
+        if options.out:
+            _write(Path(options.out), options, measured)
+    except SettingError as error:
+        print(f"llm.benchmark: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _benchmark(options: Options) -> dict[str, float]:
+    import torch
+
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}\n")
+    measured: dict[str, float] = {}
+    for experts in (2, 10):
+        ours, theirs = arrow_layer(experts, options.quick)
+        measured |= {f"arrow_{experts}_ms": ours, f"arrow_{experts}_peft_ms": theirs, f"arrow_{experts}_ratio": theirs / ours}
+        print(f"Arrow, {experts:2} experts      {ours:8.2f} ms   PEFT {theirs:8.2f} ms   ratio {theirs / ours:5.2f}")
+    ours, theirs = decoding(options.quick)
+    measured |= {"answers_per_s": ours, "answers_peft_per_s": theirs, "answers_ratio": ours / theirs}
+    print(f"answers, {len(STATIC)} compositions {ours:6.1f} /s   PEFT {theirs:8.1f} /s   ratio {ours / theirs:5.2f}")
+    ours, theirs = training(options)
+    measured |= {"experts_per_min": ours, "experts_peft_per_min": theirs, "experts_ratio": ours / theirs}
+    print(f"experts of {options.steps} steps  {ours:8.1f} /min PEFT {theirs:8.1f} /min ratio {ours / theirs:5.2f}")
+    return measured
+
+
+def _best(run: Callable[[], object], repeats: int = 7) -> float:
+    """Seconds of the quickest of a few runs after one that warms up."""
+    run()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def arrow_layer(experts: int, quick: bool) -> tuple[float, float]:
+    """Milliseconds of one linear layer with its Arrow router: ours (merged after the product, as PEFT's is), and PEFT's."""
+    import torch
+    from peft import ArrowConfig, LoraConfig, create_arrow_model, get_peft_model
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    from llm.adapters import load_expert
+    from llm.compositions import compose
+    from llm.resident import Resident
+
+    shape = (64, 128) if quick else (IN, OUT)
+    torch.manual_seed(0)
+    config = Qwen2Config(vocab_size=8, hidden_size=shape[0], intermediate_size=shape[1], num_hidden_layers=1, num_attention_heads=2)
+    name = "model.layers.0.mlp.up_proj"
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        fresh = lambda: Qwen2ForCausalLM(config).eval()  # noqa: E731
+        paths = []
+        for i in range(experts):
+            lora = get_peft_model(fresh(), LoraConfig(r=RANK, target_modules=[name], init_lora_weights=False))
+            lora.save_pretrained(f"{folder}/{i}")
+            paths.append(f"{folder}/{i}")
+        model = fresh()
+        composition = compose("arrow_after", [load_expert(path, model) for path in paths])
+        x = torch.randn(*TOKENS, shape[0])
+        with Resident(model) as resident:
+            resident.use([composition])
+            layer = model.get_submodule(name)
+            ours = _best(lambda: layer(x))
+        router: Any = create_arrow_model(fresh(), paths, ArrowConfig(top_k=experts)).eval()
+        theirs = _best(lambda: router.base_model.model.get_submodule(name)(x))
+    return 1e3 * ours, 1e3 * theirs
+
+
+def decoding(quick: bool) -> tuple[float, float]:
+    """Answers a second: every static composition and 40 questions at once on one base, and PEFT switching adapters between generate calls."""
+    import torch
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    from llm.adapters import load_expert, save_expert
+    from llm.compositions import compose
+    from llm.data.facts import triplets
+    from llm.data.subsets import examples
+    from llm.evaluation import answers
+    from llm.modules import target_modules
+
+    base = _pocket()
+    questions = [e.question for e in examples("R12", triplets("R")[: 4 if quick else 20], "test")]
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(2):
+            torch.manual_seed(i)
+            lora = get_peft_model(base.model, LoraConfig(r=RANK, target_modules=target_modules(base.model, "mlp")))
+            lora.save_pretrained(f"{folder}/{i}")
+            lora.unload()
+        library = [load_expert(f"{folder}/{i}", base.model) for i in range(2)]
+        compositions = [compose(name, library) for name in STATIC]
+        ours = _best(lambda: answers(base, compositions, questions, 24), 3)
+        for name, composition in zip(STATIC, compositions, strict=True):
+            save_expert(composition, Path(folder) / name, "pocket")  # pyright: ignore[reportArgumentType]
+        switched: Any = PeftModel.from_pretrained(base.model, f"{folder}/{STATIC[0]}", adapter_name=STATIC[0])
+        for name in STATIC[1:]:
+            switched.load_adapter(f"{folder}/{name}", adapter_name=name)
+
+        def one_after_another() -> None:
+            for name in STATIC:
+                switched.set_adapter(name)
+                answers(replace(base, model=switched.base_model.model), [None], questions, 24)
+
+        theirs = _best(one_after_another, 3)
+        switched.unload()
+    return len(STATIC) * len(questions) / ours, len(STATIC) * len(questions) / theirs
+
+
+def training(options: Options) -> tuple[float, float]:
+    """Experts a minute: a pool of one-thread workers, and one process of all threads, one expert after another; the start is not counted."""
+    from llm.experts import Spec
+    from llm.protocol import pool, train_one, worker_count
+    from llm.settings import PRESETS, Bridge, Training
+    from llm.settings import Options as Run
+
+    names = {"alpha", "dropout", "rate", "clip", "own_share"}
+    trained = Training(steps=options.steps, **{k: v for k, v in PRESETS["pocket"].items() if k in names})
+    with tempfile.TemporaryDirectory() as folder:
+
+        def seconds(workers: int, first: int) -> float:
+            point, run_options = Bridge(), Run(out=f"{folder}/{workers}")
+            spec = lambda seed: Spec(("R1",), ("F1", "F2", "F12-CoT"), 20, 20, trained, seed, 1)  # noqa: E731
+            with pool(workers) as run:
+                list(run([(train_one, (point, spec(10**6 + i), run_options)) for i in range(workers)]))  # loads the base
+                start = time.perf_counter()
+                list(run([(train_one, (point, spec(first + i), run_options)) for i in range(options.experts)]))
+                return time.perf_counter() - start
+
+        theirs, ours = seconds(1, 0), seconds(max(2, worker_count(Run())), 0)
+    return 60 * options.experts / ours, 60 * options.experts / theirs
+
+
+def _pocket() -> Any:
+    from llm.models import load_base
+    from llm.pocket import folder_of
+
+    return load_base(str(folder_of("pocket")))
+
+
+def _write(folder: Path, options: Options, measured: dict[str, float]) -> None:
+    import torch
+
+    from runs.provenance import provenance
+    from runs.rows import Rows
+
+    settings = {"steps": options.steps, "experts": options.experts, "when": datetime.now(UTC).isoformat(timespec="seconds")}
+    where = {"device": "cpu", "threads": torch.get_num_threads()}
+    row = {"experiment": "llm_benchmark", "settings": settings, "measured": json.loads(json.dumps(measured)), "predicted": {}, "stderr": {}}
+    Rows(folder, "llm_benchmark").append(row | {"provenance": provenance("torch", "transformers", "peft") | where})
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
