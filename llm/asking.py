@@ -120,7 +120,7 @@ def _ask(base: Base, protocol: Protocol, chosen: list[Asking], prompting: str, o
         if asking.composition and prompting in ("direct", "steps"):
             weights = gate_weights(base, asking.composition, asked, said[asking.key])
             records = [record | extra for record, extra in zip(records, weights, strict=True)]
-        _keep(Path(options.out) / "answers", row_hash(protocol.name, settings_of(asking.cell)), records)
+        _keep(Path(options.out) / "answers", row_hash(protocol.experiment, settings_of(asking.cell)), records)
         results.append(_counted(records, asked, prompting, asking.cell[0]))
     return results
 

@@ -41,6 +41,11 @@ class Protocol:
     sensible: Callable[[Any], Any] = lambda point: point
     """The point as a row has it, or None for one that makes no sense (a routed library of one)."""
 
+    @property
+    def experiment(self) -> str:
+        """What its rows are called: the theory has a bridge and a scale of its own."""
+        return f"llm_{self.name}"
+
 
 Cell = tuple[Any, int]
 
@@ -99,8 +104,8 @@ def settings_of(cell: Cell) -> dict[str, Any]:
 
 
 def _run(protocol: Protocol, cells: list[list[Cell]], options: Options) -> None:
-    known = {row["hash"]: row for row in load_rows(Path(options.out), protocol.name)}
-    key = lambda cell: row_hash(protocol.name, settings_of(cell))  # noqa: E731
+    known = {row["hash"]: row for row in load_rows(Path(options.out), protocol.experiment)}
+    key = lambda cell: row_hash(protocol.experiment, settings_of(cell))  # noqa: E731
     todo = [[cell for cell in group if key(cell) not in known] for group in cells]
     todo = [group for group in todo if group]
     if todo:
@@ -126,7 +131,7 @@ def _measure(protocol: Protocol, todo: list[list[Cell]], options: Options) -> Ro
     with pool(worker_count(options)) as run:
         for _ in run([(_try_base, (point, options)) for point in reversed(bases.values())]):
             pass  # a model that cannot be read is refused before anything is written; the first to be used is loaded last, and stays
-        rows = Rows(Path(options.out), protocol.name, None if of == "1" else f"{protocol.name}.{part}-of-{of}")
+        rows = Rows(Path(options.out), protocol.experiment, None if of == "1" else f"{protocol.experiment}.{part}-of-{of}")
         jobs = [(train_one, (point, spec, options)) for (_, spec), point in specs.items()]
         with tqdm(total=len(jobs), desc="experts", disable=None, unit="expert") as bar:
             for _ in run(jobs):
@@ -135,7 +140,7 @@ def _measure(protocol: Protocol, todo: list[list[Cell]], options: Options) -> Ro
         with tqdm(total=sum(map(len, todo)), desc="answers", disable=None, unit="row") as bar:
             for results, where in run(jobs):
                 for cell, result in results:
-                    row = {"experiment": protocol.name, "settings": settings_of(cell), **result}
+                    row = {"experiment": protocol.experiment, "settings": settings_of(cell), **result}
                     rows.append(row | {"provenance": source | where})
                     bar.update()
     return rows
@@ -199,7 +204,9 @@ def _start_worker(threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Control-C reaches the parent, too, which ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
+    from tqdm import tqdm
 
+    tqdm.set_lock(threading.RLock())  # its own lock between processes would be reported as leaked when the worker is ended
     torch.set_num_threads(threads)
 
 
@@ -311,7 +318,7 @@ def _launch(protocol: Protocol, words: Sequence[str], cells: list[list[Cell]], o
         raise SettingError("shard", options.shard, "no shard= with launcher=", "jobs= says how many shards are started")
     kept = [word for word in words if word.split("=")[0] not in ("launcher", "jobs", "slurm")]
     parameters = {name: int(value) if value.isdecimal() else value for name, _, value in (p.partition(":") for p in options.slurm.split("+") if p)}
-    load_rows(Path(options.out), protocol.name)  # refuses a bad folder before anything is submitted
+    load_rows(Path(options.out), protocol.experiment)  # refuses a bad folder before anything is submitted
     folder = Path(options.out) / "jobs"
     jobs = launch(functools.partial(main, protocol), kept, cluster=options.launcher, jobs=options.jobs, folder=folder, parameters=parameters)
     if options.launcher == "slurm":
