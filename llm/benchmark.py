@@ -159,9 +159,10 @@ def decoding(quick: bool) -> tuple[float, float]:
 def training(options: Options) -> tuple[float, float]:
     """Experts a minute: a pool of one-thread workers, and one process of all threads, one expert after another; the start is not counted."""
     from llm.experts import Spec
-    from llm.protocol import pool, train_one, worker_count
+    from llm.protocol import train_one
     from llm.settings import PRESETS, Bridge, Training
     from llm.settings import Options as Run
+    from llm.workers import pool, worker_count
 
     names = {"alpha", "dropout", "rate", "clip", "own_share"}
     trained = Training(steps=options.steps, **{k: v for k, v in PRESETS["pocket"].items() if k in names})

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import multiprocessing
 import os
 import random
 import secrets
@@ -22,6 +23,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
@@ -114,7 +116,8 @@ def _train(base: Base, spec: Spec, kept: Path, scratch: Path) -> dict[str, Any]:
         optimizer = torch.optim.AdamW(weights, lr=training.rate, weight_decay=training.weight_decay)
         start, loss, micro = _resume(kept, weights, optimizer), math.nan, 1
         model.train()
-        for step in range(start, steps):
+        here = multiprocessing.parent_process() is None  # a worker's bar would run over that of its parent
+        for step in tqdm(range(start, steps), initial=start, total=steps, desc="steps", leave=False, disable=None if here else True):
             batch = _batch(own, bridge, spec, step)
             loss, micro = _step(model, optimizer, batch, spec, step, steps, micro)
             if not math.isfinite(loss):

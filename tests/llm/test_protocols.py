@@ -1,0 +1,411 @@
+"""The four protocols from their commands to their rows, answers and tables, on a tiny random model."""
+
+import dataclasses
+import functools
+import importlib
+import json
+import pickle
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from llm import asking, experts, two_hop
+from llm.adapters import load_expert
+from llm.asking import composition_of, score
+from llm.data.facts import triplets
+from llm.data.subsets import examples
+from llm.lowrank import LowRank
+from llm.protocol import base_of, library_of, main
+from llm.settings import Bridge, Options, Placement, Scale, TwoHop
+from llm.table import table
+from runs.rows import load_rows
+from tests.llm.tiny import tiny
+
+torch.set_num_threads(1)
+AXES = {"two_hop": TwoHop, "bridge": Bridge, "placement": Placement, "scale": Scale}
+PROTOCOLS = {name: importlib.import_module(f"llm.{name}").PROTOCOL for name in AXES}
+SMALL = "triplets=2 bridge_triplets=2 steps=2 batch=4 rank=2 rate=0.05 answer_tokens=4 step_tokens=8 workers=1".split()
+"""A rate at which two steps change what is answered."""
+GRID = "dataset=F,R library=2-combination composition=uniform,arrow,base prompting=direct,first".split()
+"""Two cells of six rows, with two experts each."""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    text = " ".join(f"{e.question} {e.answer}" for subset in ("F1", "F2", "F12-CoT") for e in examples(subset, triplets("F")[:2], "test"))
+    return tiny("qwen2", tmp_path_factory.mktemp("model"), text=text)
+
+
+@pytest.fixture(scope="module")
+def run(model):
+    """Runs a protocol in a folder; returns its exit code."""
+    return lambda name, folder, *words: main(PROTOCOLS[name], [f"model={model}", *SMALL, *words, f"out={folder}"])
+
+
+@pytest.fixture(scope="module")
+def whole(run, tmp_path_factory) -> Path:
+    """GRID of two_hop, in one process; copy it before writing in it."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert run("two_hop", folder, *GRID) == 0
+    return folder
+
+
+def measured(folder) -> dict[str, dict[str, Any]]:
+    return {row["hash"]: row["measured"] for row in load_rows(folder)}
+
+
+def same(one: dict[str, dict[str, Any]], other: dict[str, dict[str, Any]]) -> None:
+    """Counts are equal; means of log-probabilities may differ by the rounding of another batch."""
+    assert one.keys() == other.keys()
+    for key in one:
+        assert one[key].keys() == other[key].keys()
+        for name in one[key]:
+            np.testing.assert_allclose(one[key][name], other[key][name], rtol=1e-4 if "_" in name else 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "rows", "made"),
+    [
+        ("two_hop", "dataset=H library=2-combination,3-combination,oracle composition=uniform,arrow_after,base prompting=direct,steps", 12, 3),
+        ("bridge", "setup=0,4 composition=arrow prompting=direct,steps", 4, 3),  # both setups have R_2 alone
+        ("placement", "setup=1 layers=attention,both composition=average prompting=first,second", 4, 4),
+        ("scale", "library=1,2-combination scale=0,1", 10, 2),  # asked its own hop and the two-hop question, or everything
+    ],
+)
+def test_each_protocol_runs_from_its_command(run, tmp_path, capsys, name, words, rows, made):
+    assert run(name, tmp_path, *words.split(), "dry_run=true") == 0
+    assert f", {made} experts (fewer, where they are there), {rows} rows in {tmp_path}" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+    assert run(name, tmp_path, *words.split()) == 0
+    first = capsys.readouterr()
+    assert f"{rows} rows in {tmp_path}: {rows} new, 0 from before" in first.out
+    assert "hits/total" in first.out
+    assert first.err == ""
+    assert len(list((tmp_path / "experts").glob("*/adapter_model.safetensors"))) == made
+    found = load_rows(tmp_path, name)
+    assert len(found) == rows
+    for row in found:
+        check_row(name, row, tmp_path / "answers" / f"{row['hash']}.jsonl")
+    before = (tmp_path / f"{name}.jsonl").read_bytes()
+    assert run(name, tmp_path, *words.split()) == 0
+    again = capsys.readouterr().out
+    assert f"0 new, {rows} from before" in again
+    assert again.splitlines()[:-1] == first.out.splitlines()[:-1]
+    assert (tmp_path / f"{name}.jsonl").read_bytes() == before
+
+
+def check_row(name: str, row: dict[str, Any], answers: Path) -> None:
+    """A row says everything that made it, and its counts are those of the answers it kept."""
+    settings, counts = row["settings"], row["measured"]
+    assert set(settings) == {f.name for f in dataclasses.fields(AXES[name])} | {"seed"}
+    assert {"base_digest", "dtype", "device", "chat", "commit", "versions", "command"} <= set(row["provenance"])
+    assert (row["provenance"]["dtype"], row["provenance"]["device"], row["provenance"]["chat"]) == ("float32", "cpu", False)
+    said = [json.loads(line) for line in answers.read_text().splitlines()]
+    assert len(said) == counts["total"] == 4
+    for record in said:
+        assert record["question"]
+        assert record["gold"] in record["right"]
+        assert isinstance(record["answer"], str)
+    assert counts["hits"] == sum(record["strict"] for record in said) == sum(counts["by_triplet"])
+    assert counts["lenient"] == sum(record["lenient"] for record in said)
+    assert counts["constant"] == 2
+    assert 0 <= counts["permuted"] <= 4
+    beyond = {prefix for prefix in ("logp_", "gate_", "rank_") if any(key.startswith(prefix) for key in counts)}
+    direct = settings["prompting"] == "direct"
+    routed = "arrow" in settings["composition"] and settings["prompting"] in ("direct", "steps")
+    assert beyond == {*(["logp_", "rank_"] * direct), *(["gate_"] * routed)}
+    if direct:
+        for key in ("logp_old", "logp_old_first", "logp_old_second", "logp_y", "logp_z", "logp_other"):
+            assert counts[key] == pytest.approx(np.mean([record[key] for record in said]))
+            assert counts[key] < 0
+    if routed:
+        assert sum(counts[f"gate_{i}"] for i in (1, 2, 3) if f"gate_{i}" in counts) == pytest.approx(1)
+    assert (settings["prompting"] == "steps") == ({"bridge_right", "gold_right_given_bridge", "template"} <= set(counts))
+    two_one_hop = settings.get("library") == "2-combination" or settings.get("setup") == "0"
+    assert row["predicted"] == ({"at_most": 2.0} if direct and two_one_hop else {})
+
+
+def test_a_second_seed_asks_its_own_triplets(run, whole, tmp_path, capsys):
+    shutil.copytree(whole, tmp_path / "rows")
+    assert run("two_hop", tmp_path / "rows", *GRID, "seeds=2") == 0
+    assert "24 rows" in (out := capsys.readouterr().out)
+    assert "12 new, 12 from before" in out
+    assert " 0/8 " in out  # seeds are pooled
+    assert measured(whole).items() <= measured(tmp_path / "rows").items()
+    questions = {
+        json.loads((tmp_path / "rows" / "answers" / f"{row['hash']}.jsonl").read_text().splitlines()[0])["question"]
+        for row in load_rows(tmp_path / "rows")
+        if row["settings"]["dataset"] == "F" and row["settings"]["prompting"] == "direct"
+    }
+    assert len(questions) == 2
+
+
+def test_rows_that_are_gone_are_asked_again_without_training(run, whole, tmp_path, capsys, monkeypatch):
+    shutil.copytree(whole, tmp_path / "rows")
+    file = tmp_path / "rows" / "two_hop.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(line for line in lines if '"composition": "arrow"' not in line))
+    monkeypatch.setattr(experts, "_train", None)
+    assert run("two_hop", tmp_path / "rows", *GRID) == 0
+    assert "4 new, 8 from before" in capsys.readouterr().out
+    same(measured(tmp_path / "rows"), measured(whole))
+
+
+def test_shards_together_are_the_one_process(run, whole, tmp_path, capsys):
+    for i in (2, 1):
+        assert run("two_hop", tmp_path, *GRID, f"shard={i}/2") == 0
+    assert sorted(path.name for path in tmp_path.glob("*.jsonl")) == ["two_hop.1-of-2.jsonl", "two_hop.2-of-2.jsonl"]
+    capsys.readouterr()
+    assert run("two_hop", tmp_path, *GRID, "shard=3/3") == 0  # there are two cells
+    assert "no rows" in capsys.readouterr().out
+    assert run("two_hop", tmp_path, *GRID) == 0
+    assert "0 new, 12 from before" in capsys.readouterr().out
+    same(measured(tmp_path), measured(whole))
+
+
+def test_the_local_launcher_runs_the_same_grid(model, whole, tmp_path):
+    words = [f"model={model}", *SMALL, *GRID, f"out={tmp_path}", "launcher=local", "jobs=2"]
+    done = subprocess.run([sys.executable, "-m", "llm.two_hop", *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "12 rows" in done.stdout
+    assert "0 new" in done.stdout
+    same(measured(tmp_path), measured(whole))
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_a_job_takes_the_protocol_with_it(name, model, tmp_path, capsys):
+    """Protocols hold lambdas, which submitit sends by cloudpickle."""
+    sent = pickle.loads(cloudpickle.dumps(functools.partial(main, PROTOCOLS[name])))
+    assert sent([f"model={model}", *SMALL, "dry_run=true"]) == 0
+    assert f"{name}: " in capsys.readouterr().out
+
+
+def test_every_composition_and_rule_has_a_row(run, tmp_path, capsys):
+    rules = "average,sum,random,arrow:random,arrow_after:swapped,linear,cat,ties,dare,knots,lego"
+    words = ["dataset=H", "library=2-combination,3-combination", f"composition={rules}", "prompting=direct", "log_probs=false", "top_k=1"]
+    assert run("two_hop", tmp_path, *words) == 0, capsys.readouterr().err
+    assert len(load_rows(tmp_path)) == 22
+    for row in load_rows(tmp_path):
+        two_experts = row["settings"]["library"] == "2-combination" and row["settings"]["composition"] != "random"
+        assert row["predicted"] == ({"at_most": 2.0} if two_experts else {})
+
+
+# Controls
+
+
+def test_the_base_is_the_model_without_adapters(whole, model):
+    """Greedy decoding of one prompt at a time, with transformers alone."""
+    plain: Any = AutoModelForCausalLM.from_pretrained(model)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    rows = [row for row in load_rows(whole) if row["settings"]["composition"] == "base"]
+    assert {row["settings"]["library"] for row in rows} == {"none"}
+    assert len(rows) == 4
+    for record in (json.loads(line) for row in rows for line in (whole / "answers" / f"{row['hash']}.jsonl").read_text().splitlines()):
+        ids = tokenizer(record["question"], return_tensors="pt").input_ids
+        made = plain.generate(ids, max_new_tokens=4, do_sample=False, pad_token_id=0)
+        assert record["answer"] == tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True).strip()
+
+
+def test_random_adapters_have_the_norms_of_the_experts_and_swapped_prototypes_route_otherwise(model, whole):
+    point = TwoHop(model=str(model), dataset="F", triplets=2, bridge_triplets=2, steps=2, batch=4, rank=2, rate=0.05)
+    base, specs = base_of(point, Options()), library_of(PROTOCOLS["two_hop"], point, 0)
+    made: Any = lambda name, count=2: composition_of(base, dataclasses.replace(point, composition=name), specs[:count], 0, whole / "experts")  # noqa: E731
+    expert = load_expert(whole / "experts" / specs[0].key(base), base.model)
+    random = made("random", 1)
+    assert random.keys() == expert.keys()
+    for name, update in random.items():
+        assert isinstance(update, LowRank)
+        assert update.norm() == pytest.approx(expert[name].norm(), rel=1e-4)
+        assert (update.dense() - expert[name].dense()).abs().max() > 0.1 * expert[name].dense().abs().max()
+    name = next(iter(expert))
+    own, swapped = made("arrow")[name], made("arrow:swapped")[name]
+    torch.testing.assert_close(own.prototypes, swapped.prototypes.flip(0))
+    assert not torch.equal(own.prototypes, swapped.prototypes)
+    x = torch.randn(5, own.shape[1])
+    assert (own(x) - swapped(x)).abs().max() > 1e-3 * own(x).abs().max()
+
+
+# What is right
+
+
+FACTS = triplets("F")[:3]
+PLACES = [t.c for t in FACTS]
+COUNTED = {
+    "right": (lambda e: e.answer, 6, 2.0),
+    "one place for all": (lambda e: f"It is {PLACES[0]}.", 2, 2.0),
+    "another's": (lambda e: PLACES[(e.triplet + 1) % 3], 0, 2.0),
+    "silent": (lambda e: "I do not know.", 0, 0.0),
+    "every place": (lambda e: ", ".join(PLACES), 0, 0.0),
+    "a place that is asked of nobody": (lambda e: triplets("F")[5].c, 0, 0.0),
+}
+
+
+@pytest.mark.parametrize("what", COUNTED)
+def test_hits_and_chance_controls_of_known_answers(what):
+    """Six questions of three places: a constant answer hits two, and so do, on average, answers that name places dealt anew."""
+    answer, hits, permuted = COUNTED[what]
+    asked = examples("F12", FACTS, "test")
+    records: list[dict[str, Any]] = [{"answer": answer(e)} | score(e, answer(e), "direct") for e in asked]
+    point: Any = SimpleNamespace(triplets=3, composition="sum", library="2-combination")
+    found = asking._counted(records, asked, "direct", point)
+    assert (found["measured"]["hits"], found["measured"]["total"]) == (hits, 6)
+    assert found["measured"]["by_triplet"] == ([2, 0, 0] if what == "one place for all" else [hits // 3] * 3)
+    assert found["measured"]["permuted"] == permuted
+    assert found["measured"]["constant"] == 2
+    assert found["measured"]["lenient"] == (6 if what == "every place" else hits)
+    assert found["predicted"] == {"at_most": 2.0}
+    for other in (SimpleNamespace(triplets=3, composition="base", setup="0"), SimpleNamespace(triplets=3, composition="sum", setup="2")):
+        assert asking._counted(records, asked, "direct", other)["predicted"] == {}
+    assert asking._counted(records, asked, "second", point)["predicted"] == {}
+
+
+def test_what_answers_everything_right_has_all_hits(run, tmp_path, monkeypatch, capsys):
+    """Right by the data's own answers, in every prompting; and a step-by-step answer has the routing of its hops apart."""
+    facts = triplets("F")[:2]
+    right = {e.question: e.answer for kind in ("1", "2", "12", "12-CoT") for e in examples(f"F{kind}", facts, "test")}
+    monkeypatch.setattr(asking, "answers", lambda base, listed, questions, *_: [[right[q] for q in questions] for _ in listed])
+    assert run("two_hop", tmp_path, "dataset=F", "library=2-combination", "composition=arrow", "log_probs=false") == 0
+    for row in load_rows(tmp_path):
+        counts = row["measured"]
+        assert counts["hits"] == counts["lenient"] == counts["total"] == 4
+        assert counts["permuted"] == 2.0
+        if row["settings"]["prompting"] == "steps":
+            assert counts["bridge_right"] == counts["gold_right_given_bridge"] == counts["template"] == 4
+            assert 0 < counts["gate_1_at_first_hop"] < 1
+            assert 0 < counts["gate_2_at_second_hop"] < 1
+    assert "4/4" in (out := capsys.readouterr().out)
+    assert out.count("100 %") >= 4 + 3
+
+
+# The table
+
+
+def row(by_triplet, settings, **counts):
+    base = {"model": "a/Qwen2.5-7B-Instruct", "layers": "mlp", "prompting": "steps", "seed": 0}
+    hits = {"hits": sum(by_triplet), "total": 2 * len(by_triplet), "by_triplet": by_triplet, "lenient": sum(by_triplet)}
+    predicted = {"at_most": counts.pop("at_most")} if "at_most" in counts else {}
+    return {"settings": base | settings, "measured": hits | counts, "predicted": predicted}
+
+
+def cells(protocol, rows):
+    """The table as a list of {column: cell}, by where the columns begin."""
+    head, *lines = table(protocol, rows).splitlines()
+    names = ["hits/total", "share [95 %]", "lenient", "B", "C|B", "form", "z/other", "paper", "theory"]
+    starts = {name: head.index(f"  {name}") + 2 for name in names if f"  {name}" in head + "  "}
+    ends = dict(zip(starts, [*list(starts.values())[1:], None], strict=True))
+    return [{name: line[start : ends[name]].strip() for name, start in starts.items()} for line in lines]
+
+
+def test_seeds_are_pooled_and_hops_shown_apart():
+    steps = {"bridge_right": 6, "gold_right_given_bridge": 3, "template": 8}
+    rows = [row([2, 2, 0, 0], {"dataset": "F", "library": "2-combination", "composition": "arrow", "seed": seed}, **steps) for seed in (0, 1)]
+    (line,) = cells("two_hop", rows)
+    assert line["hits/total"] == "8/16"
+    assert line["share [95 %]"].startswith("50 % [")
+    low, high = (int(part) for part in line["share [95 %]"].removeprefix("50 % [").removesuffix("]").split(","))
+    assert 10 <= low <= 25
+    assert 75 <= high <= 90
+    assert (line["lenient"], line["B"], line["C|B"], line["form"], line["paper"]) == ("8", "75 %", "50 %", "100 %", "0 %")
+    assert "theory" not in line
+
+
+def test_direct_answers_have_log_probabilities_and_the_bound():
+    direct = {"dataset": "F", "library": "2-combination", "composition": "sum", "prompting": "direct"}
+    with_them = row([0, 1], direct, logp_z=-3.0, logp_other=-5.5, at_most=2.0)
+    (line,) = cells("two_hop", [with_them])
+    assert (line["z/other"], line["theory"]) == ("+2.50", "<= 50 %")
+    (line,) = cells("two_hop", [with_them, row([1, 1], direct | {"seed": 1}, at_most=2.0)])  # the second run with log_probs=false
+    assert line["hits/total"] == "3/8"
+    assert "z/other" not in line
+
+
+THEIRS = [
+    ("two_hop", {"dataset": "F", "library": "3-combination", "composition": "arrow"}, "65 %"),
+    ("two_hop", {"dataset": "F", "library": "3-combination", "composition": "arrow", "model": "my/finetune"}, "19 %"),  # the 3B model's
+    ("two_hop", {"dataset": "F", "library": "3-combination", "composition": "arrow", "model": "pocket"}, "19 %"),
+    ("two_hop", {"dataset": "F", "library": "oracle", "composition": "alone"}, "100 %"),
+    ("two_hop", {"dataset": "F", "library": "oracle", "composition": "alone", "prompting": "direct"}, "100 %"),
+    ("two_hop", {"dataset": "F", "library": "oracle", "composition": "alone", "prompting": "first"}, ""),
+    ("two_hop", {"dataset": "F", "library": "3-combination", "composition": "arrow", "prompting": "direct"}, ""),
+    ("two_hop", {"dataset": "F", "library": "3-combination", "composition": "ties"}, ""),
+    ("two_hop", {"dataset": "F", "library": "none", "composition": "base"}, ""),
+    ("two_hop", {"dataset": "F", "library": "3-combination", "composition": "arrow", "layers": "attention"}, ""),
+    ("two_hop", {"dataset": "F", "library": "3-combination", "composition": "arrow", "layers": "attention", "model": "Qwen2.5-14B-Instruct"}, "39 %"),
+    ("bridge", {"setup": "2", "composition": "arrow"}, "85.3 %"),
+    ("bridge", {"setup": "2", "composition": "uniform", "model": "Qwen/Qwen2.5-3B-Instruct/"}, "3.9 %"),
+    ("bridge", {"setup": "1", "composition": "arrow"}, "6.9 %"),
+    ("bridge", {"setup": "2", "composition": "average"}, ""),
+    ("bridge", {"setup": "3", "composition": "arrow", "layers": "both"}, ""),
+    ("placement", {"setup": "2", "composition": "arrow", "layers": "both"}, "93.1 %"),
+    ("placement", {"setup": "1", "composition": "uniform", "layers": "attention", "model": "other"}, "0 %"),
+    ("placement", {"setup": "0", "composition": "arrow", "layers": "attention"}, ""),
+    ("scale", {"dataset": "R", "library": "2-combination", "composition": "cat"}, ""),
+]
+
+
+@pytest.mark.parametrize(("protocol", "settings", "number"), THEIRS)
+def test_the_papers_number_stands_beside_the_same_cell(protocol, settings, number):
+    (line,) = cells(protocol, [row([1, 0], settings)])
+    assert line.get("paper", "") == number
+
+
+def test_numbers_are_sorted_as_numbers():
+    rows = [row([rank, 0], {"setup": "2", "composition": "arrow", "rank": rank}) for rank in (16, 2, 4)]
+    assert [line["hits/total"] for line in cells("bridge", rows)] == ["2/4", "4/4", "16/4"]
+
+
+# Settings
+
+
+def test_dry_run_and_help_are_quick_without_torch_and_write_nothing(tmp_path):
+    code = (
+        "import importlib, sys\n"
+        "for name in ('two_hop', 'bridge', 'placement', 'scale'):\n"
+        "    protocol = importlib.import_module(f'llm.{name}')\n"
+        "    for word in ('--help', 'dry_run=true'):\n"
+        "        assert protocol.main(protocol.PROTOCOL, [word, 'out=rows']) == 0\n"
+        "assert not {'torch', 'numpy', 'pandas', 'transformers'} & set(sys.modules)"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    root = str(Path(two_hop.__file__).parents[1])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": root})
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
+    for part in ("python -m llm.scale", "LoRA rank", "allowed: none | 2-combination", "arrow_after:swapped"):
+        assert part in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 200
+    for part in ("two_hop: 3 cells, 12 experts", "276 rows", "setup=0,1,2,3,4,5,6,7,8", "scale=0.0,0.25", "time: about", "nothing was run"):
+        assert part in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pocket_model_has_settings_of_its_own(tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "pocket.json").write_text("{}")
+
+    def settings(*words):
+        assert main(PROTOCOLS["bridge"], [*words, "dry_run=true"]) == 0
+        return dict(line.strip().split("=", 1) for line in capsys.readouterr().out.splitlines() if line.startswith("  "))
+
+    paper = settings("model=some/other,one/more")
+    assert (paper["rate"], paper["triplets"], paper["clip"], paper["own_share"]) == ("0.0001", "100", "0.1", "0.0")
+    for words in ([], [f"model={tmp_path}/mine"], ["model=pocket"]):
+        pocket = settings(*words)
+        assert (pocket["rate"], pocket["triplets"], pocket["clip"], pocket["own_share"]) == ("0.002", "20", "1.0", "0.5")
+    named = settings("rate=0.5,0.25", "triplets=7")
+    assert (named["rate"], named["triplets"], named["clip"]) == ("0.5,0.25", "7", "1.0")
+    assert main(PROTOCOLS["bridge"], [f"model={tmp_path}/mine,some/other", "dry_run=true"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "mine, which has settings of its own, and some/other, which has the paper's" in error
