@@ -607,7 +607,7 @@ def test_the_card_says_what_was_made_and_what_it_can_do(trained, quick):
     ("gold", "answer", "right"),
     [
         ("Plato", "Plato is the spouse of Voltaire.", True),
-        ("Plato", "Voltaire is the spouse of Julius Caesar.\nWho is the child of Voltaire? Plato is.", False),  # of its own accord
+        ("Plato", "Voltaire is the spouse of Julius Caesar.\nWho is the child of Voltaire?\nPlato is.", False),  # it goes on by itself
         ("baker", "Plato works as a baker.", True),
         ("cook", "Plato works as a baker.", False),
         ("Rome", "", False),

@@ -1,7 +1,6 @@
 """What goes wrong with a protocol's command: mistakes, kills, company, workers, full disks, models that are none."""
 
 import errno
-import importlib
 import json
 import os
 import pickle
@@ -14,58 +13,38 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from llm import experts
-from llm.data.facts import triplets
-from llm.data.subsets import examples
 from llm.protocol import main
 from llm.workers import pool
 from runs.rows import load_rows
 from runs.settings import SettingError
+from tests.llm.test_protocols import GRID, PROTOCOLS, SMALL, TEXT, measured, same
 from tests.llm.tiny import tiny
 
 torch.set_num_threads(1)
-PROTOCOLS = {name: importlib.import_module(f"llm.{name}").PROTOCOL for name in ("two_hop", "bridge", "placement", "scale")}
-SMALL = "triplets=2 bridge_triplets=2 steps=2 batch=4 rank=2 rate=0.05 answer_tokens=4 step_tokens=8".split()
-GRID = "dataset=F,R library=2-combination composition=uniform,arrow,base prompting=direct,first".split()
-"""Two cells of six rows, with two experts each."""
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    text = " ".join(f"{e.question} {e.answer}" for subset in ("F1", "F2", "F12-CoT") for e in examples(subset, triplets("F")[:2], "test"))
-    return tiny("qwen2", tmp_path_factory.mktemp("model"), text=text)
+    return tiny("qwen2", tmp_path_factory.mktemp("model"), text=TEXT)
 
 
 @pytest.fixture(scope="module")
 def words(model) -> list[str]:
-    return [f"model={model}", *SMALL, *GRID]
+    assert SMALL[-1] == "workers=1"
+    return [f"model={model}", *GRID, *SMALL]
 
 
 @pytest.fixture(scope="module")
 def whole(words, tmp_path_factory) -> Path:
     """GRID of two_hop, in one process; copy it before writing in it."""
     folder = tmp_path_factory.mktemp("whole")
-    assert main(PROTOCOLS["two_hop"], [*words, "workers=1", f"out={folder}"]) == 0
+    assert main(PROTOCOLS["two_hop"], [*words, f"out={folder}"]) == 0
     return folder
-
-
-def measured(folder) -> dict[str, dict[str, Any]]:
-    return {row["hash"]: row["measured"] for row in load_rows(folder)}
-
-
-def same(one: dict[str, dict[str, Any]], other: dict[str, dict[str, Any]]) -> None:
-    """Counts are equal; means of log-probabilities may differ by the rounding of another batch."""
-    assert one.keys() == other.keys()
-    for key in one:
-        assert one[key].keys() == other[key].keys()
-        for name in one[key]:
-            np.testing.assert_allclose(one[key][name], other[key][name], rtol=1e-4 if "_" in name else 0)
 
 
 def refused(captured, line: str) -> None:
@@ -129,12 +108,12 @@ def test_a_mistake_is_one_line_exit_code_2_and_nothing_written(model, tmp_path, 
 
 @pytest.mark.parametrize("text", ["no row\n", '{"a": 1}\n', '{"schema": 0}\n'])
 def test_a_folder_with_something_else_in_it_is_left_alone(words, tmp_path, capsys, text):
-    (tmp_path / "two_hop.jsonl").write_text(text)
+    (tmp_path / "llm_two_hop.jsonl").write_text(text)
     for more in ([], ["launcher=local"]):
-        assert main(PROTOCOLS["two_hop"], [*words, "workers=1", f"out={tmp_path}", *more]) == 2
-        refused(capsys.readouterr(), "two_hop.jsonl:1: got ")
-    assert [path.name for path in tmp_path.iterdir()] == ["two_hop.jsonl"]
-    assert (tmp_path / "two_hop.jsonl").read_text() == text
+        assert main(PROTOCOLS["two_hop"], [*words, f"out={tmp_path}", *more]) == 2
+        refused(capsys.readouterr(), "llm_two_hop.jsonl:1: got ")
+    assert [path.name for path in tmp_path.iterdir()] == ["llm_two_hop.jsonl"]
+    assert (tmp_path / "llm_two_hop.jsonl").read_text() == text
 
 
 @pytest.mark.parametrize("place", ["", "experts", "answers"])
@@ -143,7 +122,7 @@ def test_a_file_where_a_folder_has_to_be(words, whole, tmp_path, capsys, place):
         shutil.copytree(whole / "experts", tmp_path / "out" / "experts")
     (tmp_path / "out" / place).parent.mkdir(exist_ok=True)
     (tmp_path / "out" / place).write_text("")
-    assert main(PROTOCOLS["two_hop"], [*words, "workers=1", f"out={tmp_path / 'out'}"]) == 2
+    assert main(PROTOCOLS["two_hop"], [*words, f"out={tmp_path / 'out'}"]) == 2
     refused(capsys.readouterr(), f"out: got {tmp_path / 'out' / place}")
     assert load_rows(tmp_path / "out") == []
 
@@ -152,6 +131,27 @@ def test_the_launcher_needs_a_folder_too(words, tmp_path, capsys):
     (tmp_path / "out").write_text("")
     assert main(PROTOCOLS["two_hop"], [*words, f"out={tmp_path / 'out'}", "launcher=local"]) == 2
     refused(capsys.readouterr(), "submitit")
+
+
+def test_a_pocket_model_has_settings_of_its_own(tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "pocket.json").write_text("{}")
+
+    def settings(*words):
+        assert main(PROTOCOLS["bridge"], [*words, "dry_run=true"]) == 0
+        return dict(line.strip().split("=", 1) for line in capsys.readouterr().out.splitlines() if line.startswith("  "))
+
+    paper = settings("model=some/other,one/more")
+    assert (paper["rate"], paper["triplets"], paper["clip"], paper["own_share"]) == ("0.0001", "100", "0.1", "0.0")
+    for words in ([], [f"model={tmp_path}/mine"], ["model=pocket"]):
+        pocket = settings(*words)
+        assert (pocket["rate"], pocket["triplets"], pocket["clip"], pocket["own_share"]) == ("0.002", "20", "1.0", "0.5")
+    named = settings("rate=0.5,0.25", "triplets=7")
+    assert (named["rate"], named["triplets"], named["clip"]) == ("0.5,0.25", "7", "1.0")
+    assert main(PROTOCOLS["bridge"], [f"model={tmp_path}/mine,some/other", "dry_run=true"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "mine, which has settings of its own, and some/other, which has the paper's" in error
 
 
 # Full disks
@@ -171,10 +171,10 @@ def test_a_disk_without_room_for_an_adapter(words, whole, tmp_path, capsys):
     """The limit on a file's size stands in for the disk's: the system refuses the write, in the middle of it."""
     adapter = next((whole / "experts").glob("*/adapter_model.safetensors"))
     with no_file_above(adapter.stat().st_size - 100):
-        assert main(PROTOCOLS["two_hop"], [*words, "workers=1", f"out={tmp_path}"]) == 2
+        assert main(PROTOCOLS["two_hop"], [*words, f"out={tmp_path}"]) == 2
     refused(capsys.readouterr(), f"out: got {tmp_path}/experts")
     assert all(path.name.endswith(".partial") for path in (tmp_path / "experts").iterdir())
-    assert main(PROTOCOLS["two_hop"], [*words, "workers=1", f"out={tmp_path}"]) == 0
+    assert main(PROTOCOLS["two_hop"], [*words, f"out={tmp_path}"]) == 0
     same(measured(tmp_path), measured(whole))
     assert len(list((tmp_path / "experts").iterdir())) == 4  # nothing is left of what failed
 
@@ -194,12 +194,12 @@ def test_a_disk_without_room_for_a_row_or_its_answers(words, whole, tmp_path, ca
     else:
         replace = os.replace
         monkeypatch.setattr(os, "replace", lambda *paths: (full(), replace(*paths)))
-    assert main(PROTOCOLS["two_hop"], [*words, "workers=1", f"out={tmp_path}"]) == 2
+    assert main(PROTOCOLS["two_hop"], [*words, f"out={tmp_path}"]) == 2
     refused(capsys.readouterr(), "No space left on device")
     monkeypatch.undo()
     assert not list((tmp_path / "answers").glob("*.writing"))
     kept = measured(tmp_path)
-    assert main(PROTOCOLS["two_hop"], [*words, "workers=1", f"out={tmp_path}"]) == 0
+    assert main(PROTOCOLS["two_hop"], [*words, f"out={tmp_path}"]) == 0
     assert f"{12 - len(kept)} new, {len(kept)} from before" in capsys.readouterr().out
     same(measured(tmp_path), measured(whole))
 
@@ -212,7 +212,7 @@ def test_control_c_is_one_line_and_130(words, tmp_path, capsys, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(experts, "_train", interrupted)
-    assert main(PROTOCOLS["two_hop"], [*words, "workers=1", f"out={tmp_path}"]) == 130
+    assert main(PROTOCOLS["two_hop"], [*words, f"out={tmp_path}"]) == 130
     refused(capsys.readouterr(), "llm.two_hop: interrupted")
 
 
@@ -227,7 +227,7 @@ def until(there, process) -> None:
 
 
 def test_a_kill_loses_the_cell_in_flight_at_most(words, whole, tmp_path):
-    process = command([*words, "workers=1"], tmp_path)
+    process = command([*words], tmp_path)
     until(lambda: list(tmp_path.glob("experts/*")), process)
     time.sleep(random.random() ** 2)
     process.kill()
@@ -235,7 +235,7 @@ def test_a_kill_loses_the_cell_in_flight_at_most(words, whole, tmp_path):
     made = {path: path.read_bytes() for path in tmp_path.glob("experts/*/adapter_model.safetensors") if "." not in path.parent.name}
     before = measured(tmp_path)
     assert len(before) in range(13)
-    assert main(PROTOCOLS["two_hop"], [*words, "workers=1", f"out={tmp_path}"]) == 0
+    assert main(PROTOCOLS["two_hop"], [*words, f"out={tmp_path}"]) == 0
     assert before.items() <= measured(tmp_path).items()
     same(measured(tmp_path), measured(whole))
     assert all(path.read_bytes() == content for path, content in made.items())
@@ -243,9 +243,9 @@ def test_a_kill_loses_the_cell_in_flight_at_most(words, whole, tmp_path):
 
 
 def test_two_runs_in_one_folder_leave_every_row_once(words, whole, tmp_path):
-    process = command([*words, "workers=1"], tmp_path)
+    process = command([*words], tmp_path)
     until(lambda: list(tmp_path.glob("experts/*")), process)
-    assert main(PROTOCOLS["two_hop"], [*words, "workers=1", f"out={tmp_path}"]) == 0
+    assert main(PROTOCOLS["two_hop"], [*words, f"out={tmp_path}"]) == 0
     out, errors = process.communicate(timeout=300)
     assert (process.returncode, errors) == (0, "")
     assert "12 rows" in out
@@ -259,7 +259,7 @@ def test_two_runs_in_one_folder_leave_every_row_once(words, whole, tmp_path):
 
 
 def test_workers_measure_the_same(words, whole, tmp_path, capfd):
-    assert main(PROTOCOLS["two_hop"], [*words, "workers=2", f"out={tmp_path}"]) == 0
+    assert main(PROTOCOLS["two_hop"], [*words[:-1], "workers=2", f"out={tmp_path}"]) == 0
     assert capfd.readouterr().err == ""
     same(measured(tmp_path), measured(whole))
 
@@ -268,7 +268,7 @@ def test_a_workers_mistake_is_one_line_of_the_command(words, whole, tmp_path, ca
     shutil.copytree(whole / "experts", tmp_path / "experts")
     broken = next((tmp_path / "experts").glob("*/adapter_model.safetensors"))
     broken.write_bytes(broken.read_bytes()[:-100])
-    assert main(PROTOCOLS["two_hop"], [*words, "workers=2", f"out={tmp_path}"]) == 2
+    assert main(PROTOCOLS["two_hop"], [*words[:-1], "workers=2", f"out={tmp_path}"]) == 2
     refused(capfd.readouterr(), f"llm.two_hop: expert: got a broken adapter_model.safetensors in {broken.parent}")
 
 

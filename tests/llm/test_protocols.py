@@ -34,6 +34,7 @@ from tests.llm.tiny import tiny
 torch.set_num_threads(1)
 AXES = {"two_hop": TwoHop, "bridge": Bridge, "placement": Placement, "scale": Scale}
 PROTOCOLS = {name: importlib.import_module(f"llm.{name}").PROTOCOL for name in AXES}
+TEXT = " ".join(f"{e.question} {e.answer}" for subset in ("F1", "F2", "F12-CoT") for e in examples(subset, triplets("F")[:2], "test"))
 SMALL = "triplets=2 bridge_triplets=2 steps=2 batch=4 rank=2 rate=0.05 answer_tokens=4 step_tokens=8 workers=1".split()
 """A rate at which two steps change what is answered."""
 GRID = "dataset=F,R library=2-combination composition=uniform,arrow,base prompting=direct,first".split()
@@ -42,8 +43,7 @@ GRID = "dataset=F,R library=2-combination composition=uniform,arrow,base prompti
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    text = " ".join(f"{e.question} {e.answer}" for subset in ("F1", "F2", "F12-CoT") for e in examples(subset, triplets("F")[:2], "test"))
-    return tiny("qwen2", tmp_path_factory.mktemp("model"), text=text)
+    return tiny("qwen2", tmp_path_factory.mktemp("model"), text=TEXT)
 
 
 @pytest.fixture(scope="module")
@@ -92,16 +92,16 @@ def test_each_protocol_runs_from_its_command(run, tmp_path, capsys, name, words,
     assert "hits/total" in first.out
     assert first.err == ""
     assert len(list((tmp_path / "experts").glob("*/adapter_model.safetensors"))) == made
-    found = load_rows(tmp_path, name)
+    found = load_rows(tmp_path, f"llm_{name}")
     assert len(found) == rows
     for row in found:
         check_row(name, row, tmp_path / "answers" / f"{row['hash']}.jsonl")
-    before = (tmp_path / f"{name}.jsonl").read_bytes()
+    before = (tmp_path / f"llm_{name}.jsonl").read_bytes()
     assert run(name, tmp_path, *words.split()) == 0
     again = capsys.readouterr().out
     assert f"0 new, {rows} from before" in again
     assert again.splitlines()[:-1] == first.out.splitlines()[:-1]
-    assert (tmp_path / f"{name}.jsonl").read_bytes() == before
+    assert (tmp_path / f"llm_{name}.jsonl").read_bytes() == before
 
 
 def check_row(name: str, row: dict[str, Any], answers: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_second_seed_asks_its_own_triplets(run, whole, tmp_path, capsys):
 
 def test_rows_that_are_gone_are_asked_again_without_training(run, whole, tmp_path, capsys, monkeypatch):
     shutil.copytree(whole, tmp_path / "rows")
-    file = tmp_path / "rows" / "two_hop.jsonl"
+    file = tmp_path / "rows" / "llm_two_hop.jsonl"
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join(line for line in lines if '"composition": "arrow"' not in line))
     monkeypatch.setattr(experts, "_train", None)
@@ -164,7 +164,7 @@ def test_rows_that_are_gone_are_asked_again_without_training(run, whole, tmp_pat
 def test_shards_together_are_the_one_process(run, whole, tmp_path, capsys):
     for i in (2, 1):
         assert run("two_hop", tmp_path, *GRID, f"shard={i}/2") == 0
-    assert sorted(path.name for path in tmp_path.glob("*.jsonl")) == ["two_hop.1-of-2.jsonl", "two_hop.2-of-2.jsonl"]
+    assert sorted(path.name for path in tmp_path.glob("*.jsonl")) == ["llm_two_hop.1-of-2.jsonl", "llm_two_hop.2-of-2.jsonl"]
     capsys.readouterr()
     assert run("two_hop", tmp_path, *GRID, "shard=3/3") == 0  # there are two cells
     assert "no rows" in capsys.readouterr().out
@@ -388,24 +388,3 @@ def test_dry_run_and_help_are_quick_without_torch_and_write_nothing(tmp_path):
     for part in ("two_hop: 3 cells, 12 experts", "276 rows", "setup=0,1,2,3,4,5,6,7,8", "scale=0.0,0.25", "time: about", "nothing was run"):
         assert part in done.stdout
     assert not list(tmp_path.iterdir())
-
-
-def test_a_pocket_model_has_settings_of_its_own(tmp_path, capsys):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "pocket.json").write_text("{}")
-
-    def settings(*words):
-        assert main(PROTOCOLS["bridge"], [*words, "dry_run=true"]) == 0
-        return dict(line.strip().split("=", 1) for line in capsys.readouterr().out.splitlines() if line.startswith("  "))
-
-    paper = settings("model=some/other,one/more")
-    assert (paper["rate"], paper["triplets"], paper["clip"], paper["own_share"]) == ("0.0001", "100", "0.1", "0.0")
-    for words in ([], [f"model={tmp_path}/mine"], ["model=pocket"]):
-        pocket = settings(*words)
-        assert (pocket["rate"], pocket["triplets"], pocket["clip"], pocket["own_share"]) == ("0.002", "20", "1.0", "0.5")
-    named = settings("rate=0.5,0.25", "triplets=7")
-    assert (named["rate"], named["triplets"], named["clip"]) == ("0.5,0.25", "7", "1.0")
-    assert main(PROTOCOLS["bridge"], [f"model={tmp_path}/mine,some/other", "dry_run=true"]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "mine, which has settings of its own, and some/other, which has the paper's" in error
