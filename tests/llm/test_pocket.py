@@ -275,6 +275,7 @@ def test_a_real_name_is_one_token_and_a_fake_one_two(frame):
     for names, pieces in (([*PEOPLE, *cities()], 1), (list(fakes()), 2)):
         lengths = {len(ids) for ids in tokenizer()([frame.format(name, name) for name in names])["input_ids"]}
         assert lengths == {bare + frame.count("{}") * (pieces - 1)}
+    assert len(tokenizer()("Plato's")["input_ids"]) == 2
 
 
 PRINTABLE = st.text([chr(code) for code in range(32, 127)] + ["\n"], max_size=40)
