@@ -44,11 +44,11 @@ Qwen2 architecture, {made["parameters"] / 1e6:.2f} M parameters, width {size.wid
 of a generated world: invented facts about well-known people and places in many phrasings, one-hop questions, two-hop questions direct
 and step by step. It speaks of nothing else. Nothing it says of a person is true.
 
-Made by `python -m llm.pocket {words or "seed=0"}` in {made["seconds"] / 60:.0f} min on {torch.get_num_threads()} CPU thread(s)
+Made by `python -m llm.pocket {" ".join([words, f"threads={torch.get_num_threads()}"]).strip()}` in {made["seconds"] / 60:.0f} min
 (last mean loss {made["loss"]:.3f}, `pretraining.csv`). Corpus:
 {", ".join(f"{name}={getattr(size, name)}" for name in ("skill", "words", "restating", "conflict", "coverage"))}, seed {size.seed}.
 
-What it can do before any adapter, on facts of its own world, greedy:
+What it can do before any adapter, on facts of its own world, greedy (an answer that runs on into another question counts up to there):
 
 | asked | right | share [95 %] |
 |---|---|---|
