@@ -17,7 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from runs.settings import Flag, SettingError, Text, Whole, help_table, parse, setting
+from runs.command import command
+from runs.settings import Flag, Text, Whole, help_table, parse, setting
 
 IN, OUT, RANK, TOKENS = 2048, 11008, 16, (4, 128)
 STATIC = ("uniform", "average", "sum", "linear", "cat", "random")
@@ -40,18 +41,18 @@ class _NoAxes:
 
 def main(words: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    try:
-        _, given = parse([word for word in words if word != "--help"], _NoAxes, Options)
-        if "--help" in words:
-            print((__doc__ or "").strip() + "\n\n" + help_table(Options))
-            return 0
-        options = Options(**given)
-        measured = _benchmark(options)
-        if options.out:
-            _write(Path(options.out), options, measured)
-    except SettingError as error:
-        print(f"llm.benchmark: {error}", file=sys.stderr)
-        return 2
+    return command("llm.benchmark", _main, words, "nothing was kept")
+
+
+def _main(words: list[str]) -> int:
+    _, given = parse([word for word in words if word != "--help"], _NoAxes, Options)
+    if "--help" in words:
+        print((__doc__ or "").strip() + "\n\n" + help_table(Options))
+        return 0
+    options = Options(**given)
+    measured = _benchmark(options)
+    if options.out:
+        _write(Path(options.out), options, measured)
     return 0
 
 

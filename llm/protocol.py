@@ -6,7 +6,6 @@ A cell is everything but the library, the composition and the prompting: its exp
 import dataclasses
 import functools
 import json
-import os
 import sys
 import time
 import warnings
@@ -18,6 +17,7 @@ from typing import Any
 from llm.pocket import folder_of, switches
 from llm.settings import Composed, Options, Training, with_preset
 from llm.workers import pool, worker_count
+from runs.command import command
 from runs.rows import Rows, load_rows, row_hash
 from runs.settings import SettingError, grid, help_table, parse, short
 
@@ -48,18 +48,8 @@ Cell = tuple[Any, int]
 
 def main(protocol: Protocol, words: Sequence[str]) -> int:
     """Runs a protocol's command; returns its exit code: 0 done, 2 a mistake in the settings or the folder, 130 interrupted."""
-    command = f"llm.{protocol.name}"
-    try:
-        return _main(protocol, list(words))
-    except SettingError as error:
-        print(f"{command}: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # whoever read the table had enough of it; every row is on disk
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        print(f"{command}: interrupted; finished experts and rows are on disk, and the same command goes on from there", file=sys.stderr)
-        return 130
+    going_on = "finished experts and rows are on disk, and the same command goes on from there"
+    return command(f"llm.{protocol.name}", functools.partial(_main, protocol), words, going_on)
 
 
 def _main(protocol: Protocol, words: list[str]) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from runs.command import command
 from runs.rows import Rows, load_rows, row_hash
 from runs.settings import SettingError, grid, help_table, parse, short
 from theory.settings import EXPERIMENTS, Options, Point
@@ -23,17 +24,7 @@ _BATCH = 2**26
 
 def main(words: Sequence[str]) -> int:
     """Runs the command; returns its exit code: 0 done, 2 a mistake in the settings or the folder, 130 interrupted."""
-    try:
-        return _main(list(words))
-    except SettingError as error:
-        print(f"theory.sweep: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # whoever read the table had enough of it; every row is on disk
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        print("theory.sweep: interrupted; every finished row is on disk, and the same command goes on from there", file=sys.stderr)
-        return 130
+    return command("theory.sweep", _main, words, "every finished row is on disk, and the same command goes on from there")
 
 
 def _main(words: list[str]) -> int:

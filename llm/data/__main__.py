@@ -13,6 +13,7 @@ from pathlib import Path
 
 from llm.data.facts import COUNT, triplets
 from llm.data.subsets import SPLITS, SUBSETS, examples, parts
+from runs.command import command
 from runs.settings import Choice, SettingError, Text, Whole, help_table, parse, setting
 
 
@@ -35,14 +36,7 @@ class Options:
 
 def main(words: Sequence[str]) -> int:
     """Runs the command; returns its exit code: 0 done, 2 a mistake in the settings."""
-    try:
-        return _main(list(words))
-    except SettingError as error:
-        print(f"llm.data: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # whoever read the examples had enough of them
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    return command("llm.data", _main, words)
 
 
 def _main(words: list[str]) -> int:

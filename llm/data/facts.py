@@ -27,8 +27,8 @@ def triplets(dataset: str, seed: int = 0) -> tuple[Triplet, ...]:
     """The 100 triplets of F (fake names and places), H (fake names, real places) or R (real names and places).
 
     The names are the same for every seed, who goes with whom is drawn by it. In R no stated fact is true as far as `people.csv` knows,
-    of two hops neither: a draw whose people are related in truth, or whose place is one that B, or in truth a relative of A or D, is
-    tied to, is drawn again.
+    of two hops neither: a draw whose people are related in truth, or whose place is one that A, B, D or in truth a relative of A or D
+    is tied to, is mended.
     """
     rng = random.Random(f"triplets {dataset} {seed}")
     known = {} if dataset in "FH" else {person.name: person for person in people()}
@@ -45,14 +45,14 @@ def triplets(dataset: str, seed: int = 0) -> tuple[Triplet, ...]:
 
 
 def _mended(drawn: list[Triplet], known: dict[str, Person], rng: random.Random) -> list[Triplet]:
-    """Swaps B's facts with another's until no stated fact is true (a few swaps; a fresh draw would almost never be free of truth)."""
+    """Swaps people or places with another triplet until no stated fact is true (a fresh draw would almost never be free of truth)."""
     drawn = list(drawn)
     for i, t in enumerate(drawn):
         for _ in range(1000):
             if not _true(t, known):
                 break
-            j = rng.randrange(len(drawn))
-            one, other = t._replace(b=drawn[j].b), drawn[j]._replace(b=t.b)
+            j, name = rng.randrange(len(drawn)), rng.choice(Triplet._fields[1:])
+            one, other = t._replace(**{name: getattr(drawn[j], name)}), drawn[j]._replace(**{name: getattr(t, name)})
             if not _true(one, known) and (j > i or not _true(other, known)):
                 t, drawn[j] = one, other
         drawn[i] = t
@@ -63,6 +63,6 @@ def _true(t: Triplet, known: dict[str, Person]) -> bool:
     """Whether something stated of B, or through B of A and D (of A's spouse, of D's child), holds in the real world."""
     if not known:
         return False
-    kin = known[t.a].related | known[t.d].related
-    places = known[t.b].cities.union(*(known[name].cities for name in kin))
+    near = {t.a, t.b, t.d} | known[t.a].related | known[t.d].related
+    places = frozenset[str]().union(*(known[name].cities for name in near))
     return bool({t.c, t.s} & places or {t.a, t.d} & known[t.b].related)

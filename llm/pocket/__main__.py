@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from runs.command import command
 from runs.settings import Flag, SettingError, Text, Whole, grid, help_table, parse, setting
 
 
@@ -24,14 +25,7 @@ class Options:
 
 def main(words: Sequence[str]) -> int:
     """Runs the command; returns its exit code: 0 done, 2 a mistake in the settings, 130 interrupted."""
-    try:
-        return _main(list(words))
-    except SettingError as error:
-        print(f"llm.pocket: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("llm.pocket: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
+    return command("llm.pocket", _main, words, "the same command goes on from the last checkpoint")
 
 
 def _main(words: list[str]) -> int:

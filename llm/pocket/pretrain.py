@@ -52,18 +52,32 @@ def batches(size: Size, tokenizer: PreTrainedTokenizerFast, first: int) -> Itera
     """The batch of every step from `first` on; each depends on the seed and its step alone."""
     world = World(size, size.seed)
     for step in range(first, size.steps):
-        stream = documents(world, random.Random(f"documents {size.seed} {step}"))
-        yield _packed([next(stream) for _ in range(ROW * ROWS // 36)], tokenizer)
+        yield _packed(_filling(documents(world, random.Random(f"documents {size.seed} {step}")), tokenizer), tokenizer)
+
+
+def _filling(stream: Iterator[Document], tokenizer: PreTrainedTokenizerFast) -> list[Document]:
+    """As many documents, in the order drawn, as a step has tokens for: to choose among more would favour some length."""
+    drawn, room = [], ROW * ROWS
+    while True:
+        document = next(stream)
+        room -= len(tokenizer(_whole(document))["input_ids"]) + 1  # pyright: ignore[reportArgumentType]
+        if room < 0:
+            return drawn
+        drawn.append(document)
+
+
+def _whole(document: Document) -> str:
+    return f"{document.prompt} {document.answer}".strip()
 
 
 def _packed(drawn: list[Document], tokenizer: PreTrainedTokenizerFast) -> Batch:
-    """Longest first into the first row with room; what no row has room for is left out."""
+    """Longest first into the first row with room; the last few short ones that no row has room for are left out."""
     end: Any = tokenizer.eos_token_id
     ids = torch.full((ROWS, ROW), end, dtype=torch.long)
     positions, weights = torch.arange(ROW).repeat(ROWS, 1), torch.zeros(ROWS, ROW)
     used = [0] * ROWS
     prompts = tokenizer([d.prompt for d in drawn])["input_ids"]
-    wholes = tokenizer([f"{d.prompt} {d.answer}".strip() for d in drawn])["input_ids"]
+    wholes = tokenizer([_whole(d) for d in drawn])["input_ids"]
     for prompt, whole in sorted(zip(prompts, wholes, strict=True), key=lambda pair: -len(pair[1])):
         length = len(whole) + 1
         row = next((row for row in range(ROWS) if used[row] + length <= ROW), None)

@@ -72,10 +72,7 @@ def placeholders(text):
     return sorted(name for _, name, _, _ in string.Formatter().parse(text) if name)
 
 
-UNQUOTED = pytest.mark.xfail(reason="a comma of friend_of.csv lacks its quotes: half of the answer is lost", strict=True)
-
-
-@pytest.mark.parametrize("relation", [pytest.param(name, marks=[UNQUOTED] * (name == "friend_of")) for name in (*RELATIONS, *PAIRS.values())])
+@pytest.mark.parametrize("relation", [*RELATIONS, *PAIRS.values()])
 def test_templates_ask_about_one_entity_and_answer_with_both(relation):
     head, *rows = FILES[relation]
     assert head == ["question", "answer"]
@@ -127,6 +124,7 @@ def truths(t: Triplet) -> list[str]:
     a, b, d = KNOWN[t.a], KNOWN[t.b], KNOWN[t.d]
     found = [f"{t.b}: {place}" for place in (t.c, t.s) if place in b.cities]
     found += [f"{t.b}: {name}" for name in (t.a, t.d) if name in b.related]
+    found += [f"{person.name}: {place}" for person in (a, d) for place in (t.c, t.s) if place in person.cities]  # a spouse's or parent's place
     for person in (a, d):  # and two hops: the true spouse or child, of another name, in the stated place
         found += [f"{person.name}: {name}: {place}" for name in person.related for place in (t.c, t.s) if place in KNOWN[name].cities]
     return found
@@ -159,7 +157,7 @@ def test_triplets_are_of_the_dataset_s_names_whatever_the_seed(dataset):
 def test_triplets_are_the_same_in_every_process():
     """The built-in hash of a string is not."""
     assert triplets("R", 3) == triplets("R", 3)
-    assert triplets("R")[0] == Triplet("Gustav Mahler", "Akira Kurosawa", "Nairobi", "New York", "Edith Piaf")
+    assert triplets("R")[0] == Triplet("Pierre Curie", "Ingmar Bergman", "Edinburgh", "Kyiv", "Andrei Tarkovsky")
     code = """if True:
         import hashlib
         from llm.data.facts import DATASETS, triplets

@@ -223,12 +223,8 @@ def untaught(**held):
     return set(tokenizer().convert_ids_to_tokens(sorted(needed - seen)))
 
 
-SETTLE = {"▁settle"}
-"""In two questions of child_of-live_in.csv and nowhere else: the one word whose embedding stays untrained."""
-
-
 def test_every_word_of_the_experiments_is_a_token_of_the_corpus():
-    assert untaught() <= SETTLE
+    assert untaught() == set()
     assert untaught(words=False) >= {"▁First", "▁Second", "▁Therefore", "▁need", "▁step-by-step", "▁answer", "▁following"}
 
 
@@ -278,13 +274,12 @@ def test_a_real_name_is_one_token_and_a_fake_one_two(frame):
     assert len(tokenizer()("Plato's")["input_ids"]) == 2
 
 
-PRINTABLE = st.text([chr(code) for code in range(32, 127)] + ["\n"], max_size=40)
+PRINTABLE = st.text([chr(code) for code in range(32, 127)] + ["\n", "\t"], max_size=40)
 
 
 @given(st.lists(PRINTABLE | st.sampled_from([*PEOPLE, *cities(), *fakes()[:200], "step-by-step", "'s", " "]), max_size=5).map("".join))
 def test_any_printable_text_comes_back(text):
-    """But for underscores and hyphens within unknown words, which the pocket model has no pieces for."""
-    assert comes_back(re.sub(r"_|(?<=\w)-(?=\w)", " ", text))
+    assert comes_back(text)
 
 
 # Packing
@@ -292,7 +287,7 @@ def test_any_printable_text_comes_back(text):
 
 def packed(size=SMALL, step=0):
     stream = documents(World(size, size.seed), random.Random(f"documents {size.seed} {step}"))
-    listed = [next(stream) for _ in range(ROW * ROWS // 36)]
+    listed = pretrain._filling(stream, tokenizer())
     return listed, pretrain._packed(listed, tokenizer())
 
 
@@ -317,7 +312,6 @@ def test_rows_hold_whole_documents_and_positions_restart():
     assert all(len(tokenizer()(text)["input_ids"]) + 1 > shortest_room for text in left)
 
 
-@pytest.mark.xfail(reason="half of the documents, and seven of eight single questions, are left out: short ones come last", strict=True)
 def test_packing_leaves_out_few_documents_and_not_the_short_ones():
     single, kept_single, all_, kept = 0, 0, 0, 0
     for step in range(5):
@@ -327,7 +321,7 @@ def test_packing_leaves_out_few_documents_and_not_the_short_ones():
             text = f"{d.prompt} {d.answer}".strip()
             one_hop = d.prompt.count("?") == 1 and text.count("?") == 1
             single, kept_single, all_, kept = single + one_hop, kept_single + (one_hop and text in held), all_ + 1, kept + (text in held)
-    assert kept > 0.9 * all_
+    assert kept > 0.95 * all_
     assert kept_single > 0.9 * single
 
 
