@@ -64,25 +64,41 @@ def log_probs(
     The beginning is the answer up to where the candidate stands. What all candidates of a question share counts as given, so a candidate's
     first token is judged in its context; what follows the candidate does not count.
     """
-    jobs = []
+    jobs: list[tuple[int, list[int], list[tuple[int, list[int], int]]]] = []
     for i, (question, beginning) in enumerate(zip(questions, beginnings, strict=True)):
         whole = [asked + answer[:-1] for asked, answer in (example(base, question, beginning + candidate) for candidate in candidates[i])]
         differing = (n for n, column in enumerate(zip(*whole, strict=False)) if len(set(column)) > 1)
         shared = next(differing, min(map(len, whole)) - 1)  # where one begins like all others, its last token is judged too
-        jobs += [(i, j, ids, shared) for j, ids in enumerate(whole)]
+        read: list[tuple[int, list[int], list[tuple[int, list[int], int]]]] = []
+        for j, ids in sorted(enumerate(whole), key=lambda pair: -len(pair[1])):
+            # Candidates of one token are all judged by one reading of the question: a hundred names cost as much as one.
+            told = next((told for _, inputs, told in read if inputs[: len(ids) - 1] == ids[:-1]), None)
+            if told is None:
+                read.append((i, ids[:-1], told := []))
+            told.append((j, ids, shared))
+        jobs += read
     found = [[[0.0] * len(listed) for listed in candidates] for _ in compositions]
 
     def score(lot: list[int], chosen: list[int]) -> None:
         listed, copies = [jobs[n] for n in chosen], len(lot)
-        longest = max(len(ids) for _, _, ids, _ in listed)  # padding on the right, so that positions are those of the text
-        ids = torch.tensor([ids + [0] * (longest - len(ids)) for _, _, ids, _ in listed], device=base.device).repeat(copies, 1)
-        attended = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for _, _, ids, _ in listed], device=base.device).repeat(copies, 1)
-        logits = base.model(input_ids=ids, attention_mask=attended, use_cache=False).logits[:, :-1]
-        told = torch.log_softmax(logits.float(), -1).gather(-1, ids[:, 1:, None].to(logits.device))[..., 0].cpu()
-        for place, (k, (i, j, tokens, shared)) in enumerate(itertools.product(lot, listed)):
-            found[k][i][j] = told[place, shared - 1 : len(tokens) - 1].sum().item()
+        longest = max(len(inputs) for _, inputs, _ in listed)  # padding on the right, so that positions are those of the text
+        ids = torch.tensor([inputs + [0] * (longest - len(inputs)) for _, inputs, _ in listed], device=base.device).repeat(copies, 1)
+        attended = torch.tensor([[1] * len(inputs) + [0] * (longest - len(inputs)) for _, inputs, _ in listed], device=base.device)
+        logits = base.model(input_ids=ids, attention_mask=attended.repeat(copies, 1), use_cache=False).logits
+        wanted = [
+            (place, k, i, j, position, tokens[position + 1])
+            for place, (k, (i, _, told)) in enumerate(itertools.product(lot, listed))
+            for j, tokens, shared in told
+            for position in range(shared - 1, len(tokens) - 1)
+        ]
+        spots = {spot: n for n, spot in enumerate(dict.fromkeys((place, position) for place, _, _, _, position, _ in wanted))}
+        at_rows, positions = (torch.tensor(column, device=logits.device) for column in zip(*spots, strict=True))
+        spoken = torch.log_softmax(logits[at_rows, positions].float(), -1)
+        values = spoken[[spots[place, position] for place, _, _, _, position, _ in wanted], [token for *_, token in wanted]].tolist()
+        for (_, k, i, j, _, _), value in zip(wanted, values, strict=True):
+            found[k][i][j] += value
 
-    _in_groups(base, compositions, [len(ids) for _, _, ids, _ in jobs], rows, score)
+    _in_groups(base, compositions, [len(inputs) for _, inputs, _ in jobs], rows, score)
     return found
 
 

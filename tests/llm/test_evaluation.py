@@ -221,15 +221,23 @@ def test_log_probs_of_every_word_are_a_distribution(base):
     torch.testing.assert_close(torch.tensor(values), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_candidates_of_one_token_cost_one_reading(base, monkeypatch):
+    read = []
+    forward = base.model.forward
+    monkeypatch.setattr(base.model, "forward", lambda **given: read.append(given["input_ids"].shape[0]) or forward(**given))
+    log_probs(base, [None], ["Where ?", "Where does Bo live ?"], ["", ""], [["Paris", "Rome", "Bo"], ["Paris", "Rome Lee", "Rome Bo"]])
+    assert read == [1, 2]  # the first sees whether compositions can share a batch; the context of "Rome Lee" is that of "Rome Bo"
+
+
 def test_log_probs_in_any_groups_are_the_same(base, monkeypatch, capsys):
     compositions = listed(base)
     questions, beginnings, candidates = zip(*[(q, b, list(c)) for q, b, c in CASES], strict=True)
     whole = log_probs(base, compositions, questions, beginnings, candidates)
     parts = [log_probs(base, compositions, questions, beginnings, candidates, rows) for rows in (1, 8, 20)]
     assert capsys.readouterr().out == ""
-    memory_for(base, monkeypatch, 12)
+    memory_for(base, monkeypatch, 4)
     parts.append(log_probs(base, compositions, questions, beginnings, candidates))
-    assert capsys.readouterr().out.splitlines() == [f"out of memory: {n} prompts at once from here on" for n in (6, 3)]
+    assert capsys.readouterr().out.splitlines() == [f"out of memory: {n} prompts at once from here on" for n in (3, 1)]
     for part in parts:
         for ours, theirs in zip(part, whole, strict=True):
             for one, other in zip(ours, theirs, strict=True):
