@@ -9,9 +9,10 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import huggingface_hub
 import safetensors.torch
@@ -138,6 +139,23 @@ def _folder(folder_or_hub: str | Path) -> Path:
     return folder
 
 
+class Origin(NamedTuple):
+    """What an adapter says of the base it was trained on; "" where it says nothing. `digest` is in the experts that `llm.experts` trains."""
+
+    base: str
+    digest: str
+
+
+def origin(folder_or_hub: str | Path) -> Origin:
+    """The base that an adapter names. Raises SettingError for what is no plain PEFT folder."""
+    folder = _folder(folder_or_hub)
+    try:
+        card = json.loads((folder / "expert.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        card = {}
+    return Origin(str(_plain_config(folder).get("base_model_name_or_path") or ""), str(card.get("base_digest") or ""))
+
+
 def check_library(experts: Sequence[Expert]) -> None:
     """Raises SettingError for no expert, and for experts that change different modules, or modules of different shapes."""
     if not experts:
@@ -152,15 +170,14 @@ def check_library(experts: Sequence[Expert]) -> None:
                 raise SettingError("library", f"shapes {first[name].shape} and {update.shape} of {name}", "experts of one base model")
 
 
-def save_expert(expert: Mapping[str, object], folder: str | Path, base_name: str, *, fan_in_fan_out: bool = False) -> None:
+def save_expert(expert: Mapping[str, object], folder: str | Path, base_name: str, *, fan_in_fan_out: bool = False, card: str = "") -> None:
     """Writes an expert, or a static composition, as a PEFT folder with the same ΔW; the folder appears whole or not at all.
 
-    `fan_in_fan_out` is for Conv1D modules (GPT-2). Raises SettingError for a folder with something in it, for weights that are not finite and
-    for routed updates, which are no adapter.
+    `fan_in_fan_out` is for Conv1D modules (GPT-2); `card` is its README.md. Raises SettingError for a folder with something in it, for weights
+    that are not finite and for routed updates, which are no adapter.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise SettingError("folder", folder, "a new or empty folder", "an adapter is never overwritten")
+    check_new(folder)
     updates = {name: _storable(name, update) for name, update in expert.items()}
     if not updates:
         raise SettingError("expert", "no module", "at least one")
@@ -169,13 +186,28 @@ def save_expert(expert: Mapping[str, object], folder: str | Path, base_name: str
         tensors[f"base_model.model.{name}.lora_A.weight"] = update.into.T.clone(memory_format=torch.contiguous_format)
         tensors[f"base_model.model.{name}.lora_B.weight"] = update.out.clone(memory_format=torch.contiguous_format)
     config = _config({name: update.rank for name, update in updates.items()}, base_name, fan_in_fan_out)
+    with whole_folder(folder) as partial:
+        safetensors.torch.save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
+        (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        if card:
+            (partial / "README.md").write_text(card, encoding="utf-8")
+
+
+def check_new(folder: Path) -> None:
+    """Raises SettingError for a folder with something in it."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise SettingError("folder", folder, "a new or empty folder", "an adapter is never overwritten")
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write in, which becomes `folder` if all goes well and is gone if not."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        safetensors.torch.save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
-        (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        yield partial
         os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -12,46 +12,43 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
-from llm.adapters import load_expert
-from llm.compositions import Composition, RoutedDelta, compose
-from llm.compositions import Options as Knobs
-from llm.data.facts import Triplet, triplets
+from llm.composing import Made, collisions, library_on, make
+from llm.compositions import Composition, RoutedDelta
+from llm.data.facts import Triplet
+from llm.data.graphs import facts_of
 from llm.data.names import cities, fake_people, fake_places, people
 from llm.data.subsets import Example, examples
 from llm.evaluation import answers, gates, log_probs
-from llm.experts import Spec, expert
-from llm.lowrank import Expert
+from llm.experts import Spec
 from llm.models import Base
 from llm.protocol import Cell, Protocol, library_of, settings_of
+from llm.routing import hop_gates, hops_by_gate
 from llm.scoring import direct, named, step_by_step
 from llm.settings import Options
 from runs.rows import row_hash
 from runs.settings import SettingError
-
-HOPS = {"direct": "12", "steps": "12-CoT", "first": "1", "second": "2"}
-"""The subset of the asked dataset that a prompting takes its questions from."""
 
 
 class Asking(NamedTuple):
     """One composition to be asked one way."""
 
     cell: Cell
-    composition: Composition | None
+    made: Made
     key: str
     specs: tuple[Spec, ...]
 
 
 def ask(base: Base, protocol: Protocol, cells: list[Cell], options: Options) -> list[tuple[Cell, dict[str, Any]]]:
-    """`measured`, `predicted` and `stderr` of every point of a cell. Every answer goes to out/answers, a file a row."""
-    made: dict[str, Composition | None] = {}
+    """`measured`, `predicted`, `stderr` and what goes with the provenance, of every point of a cell. Every answer goes to out/answers, a file
+    a row."""
+    made: dict[str, Made] = {}
     askings = []
     for point, seed in cells:
         specs = tuple(library_of(protocol, point, seed))
         key = json.dumps([point.composition, getattr(point, "scale", None), [dataclasses.asdict(spec) for spec in specs]])
         if key not in made:
-            made[key] = composition_of(base, point, specs, seed, Path(options.out) / "experts")
+            made[key] = make(base, point, specs, protocol.dataset(point) + protocol.pair(point), seed, Path(options.out) / "experts")
         askings.append(Asking((point, seed), made[key], key, specs))
     alike = {
         specs: collisions(base, library_on(base, specs, Path(options.out) / "experts")) for specs in dict.fromkeys(a.specs for a in askings) if specs
@@ -59,57 +56,28 @@ def ask(base: Base, protocol: Protocol, cells: list[Cell], options: Options) -> 
     results = {}
     for prompting in dict.fromkeys(point.prompting for point, _ in cells):
         chosen = [asking for asking in askings if asking.cell[0].prompting == prompting]
-        results |= dict(zip((asking.cell for asking in chosen), _ask(base, protocol, chosen, prompting, options), strict=True))
+        results |= dict(zip((asking.cell for asking in chosen), ask_together(base, protocol, chosen, prompting, options), strict=True))
     for asking in askings:
-        results[asking.cell]["measured"] |= alike.get(asking.specs, {})
+        results[asking.cell]["measured"] |= alike.get(asking.specs, {}) | asking.made.cost
+        results[asking.cell]["provenance"] = {"compose_seconds": round(asking.made.seconds, 3)}
     return [(cell, results[cell]) for cell in cells]
 
 
-def composition_of(base: Base, point: Any, specs: Sequence[Spec], seed: int, folder: Path) -> Composition | None:
-    """What the point puts on the base: a composition of its experts, an expert alone, or nothing."""
-    if point.composition == "base":
-        return None
-    library = library_on(base, specs, folder)
-    if point.composition == "alone":
-        return library[0]
-    name, _, prototypes = point.composition.partition(":")
-    scale = getattr(point, "scale", None)
-    weights = None if scale is None else (scale,) * len(library)
-    scores = "cosine" if point.normalise else "raw"
-    knobs = Knobs(
-        weights=weights, temperature=point.temperature, top_k=min(point.top_k, len(library)), scores=scores, prototypes=prototypes or "own", seed=seed
-    )
-    return compose(name, library, knobs)
-
-
-def library_on(base: Base, specs: Sequence[Spec], folder: Path) -> list[Expert]:
-    """The experts, trained now unless they are there."""
-    return [load_expert(expert(base, spec, folder), base.model) for spec in specs]
-
-
-def collisions(base: Base, library: Sequence[Expert]) -> dict[str, float]:
-    """How large the experts' updates are and how alike, averaged over modules: ‖ΔW‖/‖W‖ of the mean expert, and |cos| of the top singular
-    vectors on the input side (Arrow's prototypes) of each two."""
-    modules = dict(base.model.named_modules())
-    ratios = [float(e[name].norm() / torch.linalg.norm(modules[name].get_parameter("weight").float())) for e in library for name in e]
-    tops = [torch.stack([e[name].top_input_direction() for e in library]) for name in library[0]]
-    upper = [(v @ v.T).abs()[*torch.triu_indices(len(v), len(v), 1)].mean() for v in tops]
-    return {"update_ratio": sum(ratios) / len(ratios)} | ({"prototype_cos": float(torch.stack(upper).mean())} if len(library) > 1 else {})
-
-
-def _ask(base: Base, protocol: Protocol, chosen: list[Asking], prompting: str, options: Options) -> list[dict[str, Any]]:
+def ask_together(base: Base, protocol: Protocol, chosen: list[Asking], prompting: str, options: Options) -> list[dict[str, Any]]:
+    """The results of compositions that are asked the same questions in the same way: answered in one batch, scored, counted and kept."""
     point, seed = chosen[0].cell
-    dataset = protocol.dataset(point)
-    facts = triplets(dataset, seed)[: point.triplets]
-    asked = examples(dataset + HOPS[prompting], facts, point.split)
+    dataset, pair = protocol.dataset(point), protocol.pair(point)
+    facts = facts_of(dataset + pair, point.triplets, seed)
+    kinds = {"direct": pair, "steps": f"{pair}-CoT", "first": pair[0], "second": pair[1]}
+    asked = examples(dataset + kinds[prompting], facts, point.split)
     longest = point.step_tokens if prompting == "steps" else point.answer_tokens
     unique = list(dict.fromkeys(asking.key for asking in chosen))
-    compositions = {asking.key: asking.composition for asking in chosen}
+    compositions = {asking.key: asking.made.composition for asking in chosen}
     listed = [compositions[key] for key in unique]
     said = dict(zip(unique, answers(base, listed, [e.question for e in asked], longest, options.batch_rows), strict=True))
     told: dict[str, list[dict[str, float]]] = {}
     if prompting == "direct" and options.log_probs:
-        told = dict(zip(unique, candidate_log_probs(base, listed, asked, facts, dataset, point.split, options.batch_rows), strict=True))
+        told = dict(zip(unique, candidate_log_probs(base, listed, asked, facts, dataset + pair, point.split, options.batch_rows), strict=True))
     scored = {key: [score(e, answer, prompting) for e, answer in zip(asked, texts, strict=True)] for key, texts in said.items()}
     results = []
     for asking in chosen:
@@ -117,17 +85,17 @@ def _ask(base: Base, protocol: Protocol, chosen: list[Asking], prompting: str, o
             e._asdict() | {"right": e.answer, "answer": answer} | marks | extra
             for e, answer, marks, extra in zip(asked, said[asking.key], scored[asking.key], told.get(asking.key) or [{}] * len(asked), strict=True)
         ]
-        if asking.composition and prompting in ("direct", "steps"):
-            weights = gate_weights(base, asking.composition, asked, said[asking.key])
+        if asking.made.composition and prompting in ("direct", "steps"):
+            weights = gate_weights(base, asking.made.composition, asked, said[asking.key])
             records = [record | extra for record, extra in zip(records, weights, strict=True)]
-        _keep(Path(options.out) / "answers", row_hash(protocol.experiment, settings_of(asking.cell)), records)
+        keep(Path(options.out) / "answers", row_hash(protocol.experiment, settings_of(asking.cell)), records)
         results.append(_counted(records, asked, prompting, asking.cell[0]))
     return results
 
 
 def score(e: Example, answer: str, prompting: str) -> dict[str, Any]:
     """Whether the answer is right, strictly and leniently, and hop by hop when it is step by step."""
-    names, places = _everyone(), _everywhere()
+    names, places = everyone(), everywhere()
     if prompting == "steps":
         return step_by_step(answer, subject=e.subject, bridge=e.bridge, gold=e.gold, people=names, places=places)._asdict()
     if prompting == "first":
@@ -136,28 +104,30 @@ def score(e: Example, answer: str, prompting: str) -> dict[str, Any]:
 
 
 @functools.cache
-def _everyone() -> frozenset[str]:
+def everyone() -> frozenset[str]:
+    """All people, fake and real."""
     return frozenset(fake_people()) | {person.name for person in people()}
 
 
 @functools.cache
-def _everywhere() -> frozenset[str]:
+def everywhere() -> frozenset[str]:
+    """All places, fake and real."""
     return frozenset(fake_places()) | frozenset(cities())
 
 
 def candidate_log_probs(
-    base: Base, compositions: Sequence[Composition | None], asked: Sequence[Example], facts: Sequence[Triplet], dataset: str, split: str, rows: int
+    base: Base, compositions: Sequence[Composition | None], asked: Sequence[Example], facts: Sequence[Triplet], subset: str, split: str, rows: int
 ) -> list[list[dict[str, float]]]:
     """Mean log-probabilities of the places and people that could stand where the answer does, for each composition and question.
 
     z is the right answer, `other` the mean over the other edited places, y the bridge; `old` is what the base would say of the edited
     pool's rest, `old_first` and `old_second` what it says to the one-hop questions of x and of y: the answers that the edits replaced.
     """
-    edited = [t.c for t in facts]
-    key = (base.digest, base.chat, dataset, split, tuple(facts))
+    edited = dict.fromkeys(e.gold for e in asked)
+    key = (base.digest, base.chat, subset, split, tuple(facts))
     if key not in _old:
         _old.clear()
-        _old[key] = old_answers(base, asked, facts, dataset, split, rows)
+        _old[key] = old_answers(base, asked, facts, subset, split, rows)
     old, first, second = _old[key]
     columns = [[old[i], first[i], second[i], e.bridge, e.gold, *(c for c in edited if c != e.gold)] for i, e in enumerate(asked)]
     found = log_probs(base, compositions, [e.question for e in asked], [_beginning(e) for e in asked], columns, rows)
@@ -180,19 +150,20 @@ _old: dict[tuple, tuple[list[str], list[str], list[str]]] = {}
 
 
 def old_answers(
-    base: Base, asked: Sequence[Example], facts: Sequence[Triplet], dataset: str, split: str, rows: int
+    base: Base, asked: Sequence[Example], facts: Sequence[Triplet], subset: str, split: str, rows: int
 ) -> tuple[list[str], list[str], list[str]]:
     """What the base alone would say, of a hundred that no edit names: to the two-hop questions, and to the one-hop questions of x and of y."""
-    edited = [t.c for t in facts]
-    pool = fake_places()[100:] if dataset == "F" else cities()
+    dataset, pair = subset[0], subset[1:]
+    edited = {e.gold for e in asked}
+    pool = cities() if dataset in "HR" else fake_places()[100:]
     rest = [place for place in pool if place not in edited] or list(pool)
     names = [person.name for person in people()] if dataset == "R" else list(fake_people())
-    hops = {kind: examples(dataset + kind, facts, split) for kind in ("1", "2")}
-    people_of = [[n for n in names if n not in (e.subject, e.gold)][:100] for e in hops["1"]]
+    first, second = (examples(dataset + digit, facts, split) for digit in pair)
+    people_of = [[n for n in names if n not in (e.subject, e.gold)][:100] for e in first]
     return (
         _likeliest(base, asked, [rest] * len(asked), rows),
-        _likeliest(base, hops["1"], people_of, rows),
-        _likeliest(base, hops["2"], [rest] * len(asked), rows),
+        _likeliest(base, first, people_of, rows),
+        _likeliest(base, second, [rest] * len(asked), rows),
     )
 
 
@@ -209,10 +180,7 @@ def gate_weights(base: Base, composition: Composition, asked: Sequence[Example],
     found = []
     for e, answer, weights in zip(asked, said, gates(base, composition, [e.question for e in asked], said), strict=True):
         mean = {f"gate_{k + 1}": float(w) for k, w in enumerate(weights.mean(0))} if len(weights) else {}
-        if "Second" in answer and e.bridge and len(weights):
-            border = min(round(len(weights) * answer.index("Second") / len(answer)), len(weights) - 1)
-            mean |= {"gate_1_at_first_hop": float(weights[: max(border, 1), 0].mean()), "gate_2_at_second_hop": float(weights[border:, 1].mean())}
-        found.append(mean)
+        found.append(mean | hop_gates(base, e, answer, weights, everyone(), everywhere()))
     return found
 
 
@@ -229,10 +197,14 @@ def _counted(records: list[dict[str, Any]], asked: Sequence[Example], prompting:
         measured["bridge_right"] = int(sum(record["bridge_right"] for record in records))
         measured["gold_right_given_bridge"] = int(sum(bool(record["gold_right_given_bridge"]) for record in records))
         measured["template"] = int(sum(record["template"] for record in records))
+        measured |= hops_by_gate(records)
     for name in sorted({name for record in records for name in record if name.startswith(("logp_", "gate_", "rank_"))}):
         measured[name] = float(np.mean([record[name] for record in records if name in record]))
         if not math.isfinite(measured[name]):
             raise SettingError("dtype", f"{point.dtype}, and {name} is {measured[name]}", "a dtype in which the model's outputs are finite")
+        if name.startswith("logp_"):  # so that differences between candidates, and between rows, get errors of their own
+            by_triplet = [np.mean([record[name] for record in records if record["triplet"] == i]) for i in range(point.triplets)]
+            measured[f"{name}_by_triplet"] = [round(float(value), 6) for value in by_triplet]
     share = measured["hits"] / total
     # Theorem 3: direct answers of two one-hop experts pick the asked z no more often than another edited z, once in n.
     one_hop_only = getattr(point, "library", "") == "2-combination" or getattr(point, "setup", "") == "0"
@@ -246,7 +218,7 @@ def _permuted(records: Sequence[dict[str, Any]], asked: Sequence[Example], promp
     golds = sorted({e.gold for e in asked})
     right = {gold: sum(e.gold == gold for e in asked) for gold in golds}
     hits = 0.0
-    anything = _everyone() | _everywhere()
+    anything = everyone() | everywhere()
     for e, record in zip(asked, records, strict=True):
         if record["strict"]:
             hits += right[e.gold] / len(asked)
@@ -257,7 +229,7 @@ def _permuted(records: Sequence[dict[str, Any]], asked: Sequence[Example], promp
     return round(hits, 4)
 
 
-def _keep(folder: Path, name: str, records: list[dict[str, Any]]) -> None:
+def keep(folder: Path, name: str, records: list[dict[str, Any]]) -> None:
     """Every prompt, answer and score of a row. Raises SettingError when the disk refuses."""
     scratch = folder / f"{name}.{secrets.token_hex(4)}.writing"  # a name of its own: another process may be at the same row
     try:

@@ -6,14 +6,14 @@ of Table 1 and setup 1 of Figure 2 (Table 10). Without a model, the pocket model
 
 import sys
 
-from llm.data.mixtures import SETUPS
+from llm.data.mixtures import SETUPS, pair
 from llm.protocol import Protocol, main
 from llm.settings import Bridge, Placement
 
 
 def library(point: Bridge | Placement) -> list[tuple[tuple[str, ...], tuple[str, ...], int]]:
     """The two experts of the point's setup: their own hop, and their bridge."""
-    return [(subsets[:1], subsets[1:], role) for role in (1, 2) for subsets in (SETUPS[point.setup].subsets(role),)]
+    return pair(SETUPS[point.setup])
 
 
 PROTOCOL = Protocol("bridge", __doc__ or "", Bridge, lambda point: SETUPS[point.setup].asked, library)

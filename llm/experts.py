@@ -27,8 +27,9 @@ from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
+from llm import lori
 from llm.adapters import WEIGHTS
-from llm.data.facts import triplets
+from llm.data.graphs import facts_of
 from llm.data.subsets import examples
 from llm.models import Base, example
 from llm.modules import target_modules
@@ -69,7 +70,7 @@ class Spec:
     def tokens(self, base: Base) -> tuple[list[Tokens], list[Tokens]]:
         """The training examples: the expert's own, and the bridge's."""
         return tuple(  # pyright: ignore[reportReturnType]
-            [example(base, e.question, e.answer) for subset in subsets for e in examples(subset, triplets(subset[0], self.seed)[:count], "train")]
+            [example(base, e.question, e.answer) for subset in subsets for e in examples(subset, facts_of(subset, count, self.seed), "train")]
             for subsets, count in ((self.own, self.triplets), (self.bridge, self.bridge_triplets))
         )
 
@@ -95,11 +96,16 @@ def expert(base: Base, spec: Spec, folder: Path) -> Path:
 def _train(base: Base, spec: Spec, kept: Path, scratch: Path) -> dict[str, Any]:
     """Saves the adapter in `scratch`; goes on from the checkpoint `kept` if it is there."""
     training = spec.training
+    masks = None
+    if training.adapter == "lori_s":  # what LoRI-D learns is where LoRI-S learns
+        dense = dataclasses.replace(spec, training=dataclasses.replace(training, adapter="lori_d"))
+        masks = lori.masks(expert(base, dense, kept.parent))
     own, bridge = spec.tokens(base)
     steps = training.steps or _steps(len(own), len(bridge), training)
     logging.disable_progress_bar()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_seed(spec, "start", 0 if training.same_start else spec.role))
+        fresh = ["sparse"] if masks else []  # the original draws another A than the mask was taken under
+        torch.manual_seed(_seed(spec, "start", 0 if training.same_start else spec.role, *fresh))
         names = target_modules(base.model, training.layers)
         config = LoraConfig(
             r=training.rank,
@@ -112,8 +118,12 @@ def _train(base: Base, spec: Spec, kept: Path, scratch: Path) -> dict[str, Any]:
         )
         model = get_peft_model(base.model, config)
     try:
+        if training.adapter != "lora":
+            lori.freeze(model)
         weights = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(weights, lr=training.rate, weight_decay=training.weight_decay)
+        if masks:
+            lori.keep_sparse(model, optimizer, masks)
         start, loss, micro = _resume(kept, weights, optimizer), math.nan, 1
         model.train()
         here = multiprocessing.parent_process() is None  # a worker's bar would run over that of its parent

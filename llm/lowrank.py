@@ -34,7 +34,11 @@ class LowRank(NamedTuple):
 
     def __call__(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
         """ΔW x, in the dtype of x."""
-        return x @ self.into.to(x.dtype) @ self.out.to(x.dtype).T
+        return self.inner(x) @ self.out.to(x.dtype).T
+
+    def inner(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch rank"]:
+        """intoᵀ x."""
+        return x @ self.into.to(x.dtype)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "LowRank":
         return LowRank(self.out.to(device, dtype), self.into.to(device, dtype))

@@ -71,6 +71,24 @@ def load_base(
     return Base(weights, tokenizer, model, commit or _digest(Path(where)), talks)
 
 
+def load_frame(model: str, trust_remote_code: bool = False) -> PreTrainedModel:
+    """A model's modules, by name and shape, without their weights (on torch's meta device): of the model only config.json is read.
+
+    Raises SettingError as `load_base` does.
+    """
+    where = _folder(model) or model
+    source = {"revision": None if isinstance(where, Path) else _commit(model), "trust_remote_code": trust_remote_code}
+    config = _config(model, where, source)
+    with _reading(model, where, "config"), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code).eval()
+
+
+def digest_of(model: str) -> str:
+    """The `digest` that `load_base` gives to the model's weights; those of a folder are read for it, but not loaded. Raises SettingError."""
+    where = _folder(model)
+    return _commit(model) if where is None else _digest(where)
+
+
 def prompt(base: Base, source: str) -> list[int]:
     """The tokens the model goes on from.
 

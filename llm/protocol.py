@@ -9,7 +9,7 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,19 @@ class Protocol:
     library: Callable[[Any], list[tuple[tuple[str, ...], tuple[str, ...], int]]]
     sensible: Callable[[Any], Any] = lambda point: point
     """The point as a row has it, or None for one that makes no sense (a routed library of one)."""
+    pair: Callable[[Any], str] = lambda point: "12"
+    """The pair of relations that is asked."""
+    ask: Callable[[Any, "Protocol", list["Cell"], Options], list[tuple["Cell", dict[str, Any]]]] | None = None
+    """What measures a cell on its base; None: `llm.asking.ask`."""
+    table: Callable[[str, Sequence[Mapping[str, Any]]], str] | None = None
+    """The final table; None: `llm.table.table`."""
+    specs: Callable[[Any, int], list[Any]] | None = None
+    """The Specs of a point's experts for a seed, where these learn other data than the subsets of `library`."""
+    questions: Callable[[Any], int] | None = None
+    """How many questions a point asks, for the dry run; None: every triplet in the held-out templates."""
+    options: type = Options
+    ready: Callable[[Sequence[Any], Any], None] | None = None
+    """Raises SettingError where something that the points need, with these options, is not there: before anything is trained."""
 
     @property
     def experiment(self) -> str:
@@ -54,15 +67,17 @@ def main(protocol: Protocol, words: Sequence[str]) -> int:
 
 def _main(protocol: Protocol, words: list[str]) -> int:
     wanted = [word for word in words if word not in ("--help", "-h")]
-    axes, given = parse(wanted, protocol.axes, Options)
-    options = Options(**given)
+    axes, given = parse(wanted, protocol.axes, protocol.options)
+    options = protocol.options(**given)
     if wanted != words:
-        print(protocol.doc.strip() + "\n\n" + help_table(protocol.axes, Options))
+        print(protocol.doc.strip() + "\n\n" + help_table(protocol.axes, protocol.options))
         return 0
     points = dict.fromkeys(p for p in map(protocol.sensible, grid(protocol.axes, with_preset(protocol.axes, axes))) if p is not None)
     if not points:
         raise SettingError("the grid", "no point with something to ask", "a library of experts, asked what they know")
     cells = _share(list(points), options)
+    if protocol.ready:
+        protocol.ready(list(points), options)
     if options.dry_run:
         return _dry_run(protocol, cells, options)
     if options.launcher != "none":
@@ -99,7 +114,7 @@ def _run(protocol: Protocol, cells: list[list[Cell]], options: Options) -> None:
     from llm.table import table
 
     every = [cell for group in cells for cell in group]
-    print(table(protocol.name, [known[key(cell)] for cell in every]))
+    print((protocol.table or table)(protocol.name, [known[key(cell)] for cell in every]))
     new = sum(map(len, todo))
     print(f"{len(every)} rows in {options.out}: {new} new, {len(every) - new} from before")
 
@@ -127,7 +142,7 @@ def _measure(protocol: Protocol, todo: list[list[Cell]], options: Options) -> Ro
             for results, where in run(jobs):
                 for cell, result in results:
                     row = {"experiment": protocol.experiment, "settings": settings_of(cell), **result}
-                    rows.append(row | {"provenance": source | where})
+                    rows.append(row | {"provenance": source | where | result.get("provenance", {})})
                     bar.update()
     return rows
 
@@ -138,6 +153,8 @@ def library_of(protocol: Protocol, point: Any, seed: int) -> list[Any]:
 
     if point.composition == "base":
         return []
+    if protocol.specs:
+        return protocol.specs(point, seed)
     training = Training(**{f.name: getattr(point, f.name) for f in dataclasses.fields(Training)})
     return [
         Spec(own, bridge, point.triplets, point.bridge_triplets if bridge else 0, training, seed, role)
@@ -197,7 +214,7 @@ def _ask_cell(name: str, cells: list[Cell], options: Options) -> tuple[list[tupl
     protocol = importlib.import_module(f"llm.{name}").PROTOCOL
     start = time.perf_counter()
     base = base_of(cells[0][0], options)
-    results = ask(base, protocol, cells, options)
+    results = (protocol.ask or ask)(base, protocol, cells, options)
     where = {
         "device": str(base.device) if base.device.type == "cpu" else _device_name(base),
         "dtype": str(base.model.dtype).removeprefix("torch."),
@@ -221,7 +238,7 @@ def _dry_run(protocol: Protocol, cells: list[list[Cell]], options: Options) -> i
     every = [cell for group in cells for cell in group]
     dials = [f.name for f in dataclasses.fields(Training)] + ["triplets", "bridge_triplets"]
     experts = {
-        (_base_key(point), own, bridge, role, seed, *(getattr(point, name) for name in dials if bridge or name != "bridge_triplets"))
+        (_base_key(point), own, bridge, role, seed, *(getattr(point, name, None) for name in dials if bridge or name != "bridge_triplets"))
         for point, seed in every
         if point.composition != "base"
         for own, bridge, role in protocol.library(point)
@@ -233,7 +250,7 @@ def _dry_run(protocol: Protocol, cells: list[list[Cell]], options: Options) -> i
         values = list(dict.fromkeys(getattr(point, name) for point, _ in every))
         print(f"  {name}={','.join(short(value) for value in values)}")
     held_out = SPLITS["test"].stop - SPLITS["test"].start
-    prompts = sum(point.triplets * held_out for point, _ in every)
+    prompts = sum(protocol.questions(point) if protocol.questions else point.triplets * held_out for point, _ in every)
     seconds = len(experts) * 50 + prompts * 0.02
     print(f"cost: {prompts} answers; time: about {seconds / 60:.0f} min for the pocket model on one core, half on two; nothing was run")
     return 0

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from llm.adapters import linear_shape
-from llm.compositions import Composition, Delta, RoutedDelta
+from llm.compositions import Composition, Delta, Factored, RoutedDelta
 from runs.settings import SettingError, did_you_mean
 
 
@@ -67,18 +67,28 @@ class Resident:
                 # Without a rows' axis the tokens may come in any order, as those of a mixture's experts do.
                 raise SettingError("batch", f"{tuple(x.shape)} into {name} for {groups} compositions", f"[{groups} n rows, tokens, features]")
             x = x.to(output.device)
-            parts = []
-            for k, (rows, base) in enumerate(zip(x.chunk(groups), output.chunk(groups), strict=True)):
-                composition = compositions[k]
-                if composition is None or name not in composition:
-                    parts.append(base)
-                else:
-                    parts.append(base + self._change(k, name, composition, rows).to(base.dtype))
-            return parts[0] if groups == 1 else torch.cat(parts)
+            parts = list(zip(compositions, x.chunk(groups), output.chunk(groups), strict=True))
+            if torch.is_grad_enabled():
+                return torch.cat([base if not c else base + self._change(k, name, c, rows).to(base.dtype) for k, (c, rows, base) in enumerate(parts)])
+            for k, (composition, rows, base) in enumerate(parts):
+                if composition:
+                    self._add(k, name, composition, rows, base)
+            return output  # changed in place: nobody else holds it
 
         return add
 
+    def _add(self, k: int, name: str, composition: Composition, x: Tensor, output: Tensor) -> None:
+        if name not in composition:
+            return
+        delta = self._place(name, composition, x)
+        if isinstance(delta, Factored) and not self.record and delta.out.dtype == x.dtype == output.dtype:
+            output.view(-1, output.shape[-1]).addmm_(delta.inner(x).flatten(0, -2), delta.out.T)  # the change is never there by itself
+        else:
+            output.add_(self._change(k, name, composition, x))
+
     def _change(self, k: int, name: str, composition: Composition, x: Tensor) -> Tensor:
+        if name not in composition:
+            return x.new_zeros(())
         delta = self._place(name, composition, x)
         if not (self.record and isinstance(delta, RoutedDelta)):
             return delta(x)

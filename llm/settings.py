@@ -14,6 +14,9 @@ PATH = Text("a folder or a hub name")
 class Training:
     """How an expert is trained. The defaults are Table 11's, and mttl's where it is silent; model=pocket has its own, see PRESETS."""
 
+    adapter: str = setting(
+        "lora", Choice("lora", "lori_d", "lori_s"), "what is trained: A and B; B alone (LoRI-D); the tenth of B that is largest in LoRI-D (LoRI-S)"
+    )
     rank: int = setting(16, Whole(1, 1024), "LoRA rank")
     alpha: int = setting(16, Whole(1, 4096), "LoRA α; the update is scaled by α/rank")
     dropout: float = setting(0.05, Number(0, 0.9), "LoRA dropout")
@@ -36,7 +39,7 @@ class Training:
 PRESETS: dict[str, dict[str, Any]] = {
     "pocket": {
         **{"alpha": 32, "dropout": 0.0, "rate": 2e-3, "clip": 1.0, "epochs": 5, "own_share": 0.5},
-        **{"triplets": 20, "bridge_triplets": 20, "temperature": 0.25},
+        **{"triplets": 20, "bridge_triplets": 20, "temperature": 0.25, "answer_tokens": 32, "step_tokens": 128},
     },
 }
 """Settings of a model where the paper's do not fit, used for those that are not named on the command line. They were chosen on dev templates.
@@ -60,13 +63,19 @@ class Asked(Training):
     temperature: float = setting(1.0, Number(1e-6, 1e6), "Arrow: logits are divided by it")
     top_k: int = setting(0, Whole(0, 1000), "Arrow: experts a token goes to; 0: all")
     normalise: bool = setting(False, Flag(), "Arrow: logits from normalised activations; mttl's are not")
+    learn_rate: float = setting(0.0, Number(0, 1), "learned compositions: Adam's rate; 0: the rule's own")
+    learn_steps: int = setting(100, Whole(1, 10**7), "learned compositions: batches of batch= examples")
+    learn_tries: int = setting(40, Whole(1, 10**6), "lorahub: how often its search may look")
     answer_tokens: int = setting(48, Whole(1, 10**5), "longest direct answer")
     step_tokens: int = setting(192, Whole(1, 10**5), "longest step-by-step answer")
 
 
 COMPOSITIONS = ("uniform", "average", "sum", "arrow", "arrow_after")
 CONTROLS = ("base", "random", "arrow:swapped", "arrow:random", "arrow_after:swapped", "arrow_after:random")
-RULES = ("linear", "cat", "ties", "dare", "knots", "lego")
+RULES = ("linear", "cat", "ties", "dare", "knots", "lego", "lori_concat", "lori_linear")
+SOURCES = ("two_hop", "own")
+"""What a composition learns from: the two-hop questions in the dev templates, or a twentieth of the experts' own training examples."""
+LEARNED = tuple(f"{name}:{source}" for name in ("cat", "cat_softmax", "lorahub", "lorahub_cat", "moe") for source in SOURCES)
 PROMPTINGS = ("direct", "steps", "first", "second")
 """The two-hop question as it is, or step by step; or the one-hop questions of expert 1 and 2, which a composition should keep."""
 
@@ -75,8 +84,15 @@ PROMPTINGS = ("direct", "steps", "first", "second")
 class Composed(Asked):
     """What every row of a protocol says: the model, its experts, the composition, the question."""
 
-    composition: str = setting("uniform", Choice(*COMPOSITIONS, *CONTROLS, *RULES), "how the library is composed", grid=(*COMPOSITIONS, *CONTROLS))
+    composition: str = setting(
+        "uniform", Choice(*COMPOSITIONS, *CONTROLS, *RULES, *LEARNED), "how the library is composed", grid=(*COMPOSITIONS, *CONTROLS)
+    )
     prompting: str = setting("direct", Choice(*PROMPTINGS), "what is asked", grid=PROMPTINGS)
+
+    def __post_init__(self) -> None:
+        """Raises SettingError for a composition that would learn from the questions it is asked."""
+        if self.composition.endswith(":two_hop") and self.split == "dev":
+            raise SettingError("split", f"dev with composition={self.composition}", "test", "it learns from the dev templates; :own does not")
 
 
 @dataclass(frozen=True)
@@ -134,15 +150,15 @@ class Options:
 
 
 def with_preset(cls: type, axes: dict[str, tuple]) -> dict[str, tuple]:
-    """The axes with the model's preset for what was not named. Raises SettingError for models of different presets."""
+    """The axes with the model's preset for what was not named and has no grid of its own. Raises SettingError for models of different presets."""
     models = axes.get("model", ("pocket",))
     pocket = [model for model in models if is_pocket(model)]
     if pocket and len(pocket) < len(models):
         other = next(model for model in models if model not in pocket)
         got = f"{pocket[0]}, which has settings of its own, and {other}, which has the paper's"
         raise SettingError("model", got, "models of one kind in a command", "give each kind a command; they can share out=")
-    preset = PRESETS["pocket"] if pocket else {}
-    names = {f.name for f in dataclasses.fields(cls)}
+    preset = PRESETS["pocket"] | getattr(cls, "POCKET", {}) if pocket else {}
+    names = {f.name for f in dataclasses.fields(cls) if f.metadata["grid"] is None}
     return {name: (value,) for name, value in preset.items() if name in names} | axes
 
 

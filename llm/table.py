@@ -60,7 +60,8 @@ def _cells(protocol: str, group: Sequence[Row]) -> list[str]:
 def reported(protocol: str, settings: Mapping[str, Any]) -> str:
     """The paper's number for the same cell and the nearest model (its smallest, if it did not use this one), or nothing."""
     alone = protocol == "two_hop" and settings["library"] in ("oracle", "mixed")
-    if settings["prompting"] not in (("steps", "direct") if alone else ("steps",)):
+    unsaid = protocol == "large_library"  # the paper does not say how it asked
+    if settings["prompting"] not in (("steps", "direct") if alone or unsaid else ("steps",)):
         return ""
     found = _reported(protocol, settings)
     return f"{found} %" if found else ""
@@ -85,6 +86,11 @@ def _reported(protocol: str, settings: Mapping[str, Any]) -> str:
         cells, wanted = load(9), {"setup": f"Setup {settings['setup']}", "layers": layers}
         if settings["layers"] == "mlp" and settings["setup"] != "1":
             cells, wanted = load(10), {"setup": settings["setup"]}
+    elif protocol == "bridge_minimum":
+        cells, wanted = load(10), {"setup": _setup(settings) if settings["layers"] == "mlp" else ""}
+    elif protocol == "large_library":
+        asked = [settings[name] for name in ("library", "held_out", "pairs", "layers")] == ["10-combination", "12", "direct", "mlp"]
+        cells, wanted = load(12), {"graphs": f"{settings['graph'].capitalize()} Graphs" if asked else ""}
     else:
         return ""
     rows = [
@@ -95,3 +101,13 @@ def _reported(protocol: str, settings: Mapping[str, Any]) -> str:
     name = str(settings["model"]).rstrip("/").split("/")[-1]
     rows = [cell for cell in rows if cell["base_model"] == name] or [cell for cell in rows if cell["base_model"] == "Qwen2.5-3B-Instruct"]
     return str(rows[0]["value"]) if rows else ""
+
+
+def _setup(settings: Mapping[str, Any]) -> str:
+    """The setup of Table 10 that a point of `bridge_minimum` is; those in between have no number."""
+    if settings["bridge_triplets"] == 0:
+        return "0"
+    if settings["bridge_triplets"] < settings["triplets"] or settings["bridge_templates"] < 46 or settings["relations"] != "same":
+        return ""
+    setups = {("both", 1.0): "2", ("both", 0.0): "3", ("first", 1.0): "4", ("second", 1.0): "5"}
+    return setups.get((settings["bridge_in"], settings["steps_share"]), "")

@@ -35,6 +35,15 @@ class Delta(Protocol):
 
 
 @runtime_checkable
+class Factored(Delta, Protocol):
+    """A delta whose last step is a product with `out`, delta(x) = inner(x) outᵀ, which can then be added to the base's output as it is made."""
+
+    @property
+    def out(self) -> Tensor: ...
+    def inner(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch ranks"]: ...
+
+
+@runtime_checkable
 class RoutedDelta(Delta, Protocol):
     """A delta with a weight an expert for each token: delta(x) = mix(x, weights(x))."""
 

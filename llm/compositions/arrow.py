@@ -57,15 +57,22 @@ class Routed:
 
     def mix(self, x: Float[Tensor, "*batch inputs"], weights: Float32[Tensor, "*batch experts"]) -> Float[Tensor, "*batch outputs"]:
         """The update with given weights: one product with all B_i, the weights on a rank-sized vector, one product with all A_i."""
+        return self._weighted(x, weights) @ self.out.to(x.dtype).T
+
+    def inner(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch ranks"]:
+        """What `out` is multiplied with."""
+        return self._weighted(x, self.weights(x))
+
+    def _weighted(self, x: Tensor, weights: Tensor) -> Tensor:
         w = weights.to(x.dtype)
         inner = x @ self.into.to(x.dtype)
         if self.before:
             # Σ_i w_i B_iᵀx is one vector of the rank, so the sum over i of w_i A_i times it is again one product.
             merged = (w.unsqueeze(-1) * inner.unflatten(-1, (len(self.ranks), -1))).sum(dim=-2, keepdim=True)
-            weighted = (w.unsqueeze(-1) * merged).flatten(-2)
-        else:
-            weighted = inner * w.repeat_interleave(torch.tensor(self.ranks, device=w.device), dim=-1, output_size=inner.shape[-1])
-        return weighted @ self.out.to(x.dtype).T
+            return (w.unsqueeze(-1) * merged).flatten(-2)
+        if len(set(self.ranks)) == 1:
+            return (inner.unflatten(-1, (len(self.ranks), -1)) * w.unsqueeze(-1)).flatten(-2)
+        return inner * w.repeat_interleave(torch.tensor(self.ranks, device=w.device), dim=-1, output_size=inner.shape[-1])
 
     def __call__(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
         return self.mix(x, self.weights(x))

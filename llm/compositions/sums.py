@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from llm.compositions import Composition, Library, Options, each_module, rule, same_rank
 from llm.lowrank import LowRank
@@ -38,8 +39,8 @@ def uniform(library: Library, options: Options) -> Composition:
 _COLUMNS = "eq. 27 adds their factors column by column"
 
 
-def concatenated(updates: Sequence[LowRank], weights: Sequence[int | float]) -> LowRank:
-    """Σ_i w_i ΔW_i, exactly, as the factors side by side."""
+def concatenated(updates: Sequence[LowRank], weights: Sequence[int | float | Tensor]) -> LowRank:
+    """Σ_i w_i ΔW_i, exactly, as the factors side by side. A weight may be a tensor of one number, with its gradient."""
     out = torch.cat([w * update.out for w, update in zip(weights, updates, strict=True)], dim=1)
     return LowRank(out, torch.cat([update.into for update in updates], dim=1))
 

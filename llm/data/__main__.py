@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm.data.facts import COUNT, triplets
+from llm.data.facts import COUNT, Triplet
+from llm.data.graphs import COUNTS, facts_of
 from llm.data.subsets import SPLITS, SUBSETS, examples, parts
 from runs.command import command
 from runs.settings import Choice, SettingError, Text, Whole, help_table, parse, setting
@@ -26,11 +27,11 @@ class Nothing:
 class Options:
     """What to show or write."""
 
-    show: str = setting("", Text("a subset: F, H or R, then " + ", ".join(dict.fromkeys(name[1:] for name in SUBSETS))), "print examples of a subset")
+    show: str = setting("", Text("a subset"), "print examples of a subset: " + ", ".join(name for name in SUBSETS if name[0] in "FD"))
     write: str = setting("", Text("a folder"), "write every subset and split into folder/<subset>/<split>.jsonl")
     split: str = setting("test", Choice(*SPLITS), "the split to show")
     count: int = setting(4, Whole(1, 5000), "examples to show")
-    triplets: int = setting(COUNT, Whole(1, COUNT), "triplets of each dataset")
+    triplets: int = setting(COUNT, Whole(1, COUNT), "triplets of F, H, R; facts a pair of the graphs D (at most 16) and S (at least 3)")
     seed: int = setting(0, Whole(0), "who goes with whom")
 
 
@@ -47,17 +48,23 @@ def _main(words: list[str]) -> int:
         print((__doc__ or "").strip() + "\n\n" + help_table(Options))
         return 0
     if options.show:
-        dataset, _ = parts(options.show)
-        for example in examples(options.show, triplets(dataset, options.seed)[: options.triplets], options.split)[: options.count]:
+        parts(options.show)
+        for example in examples(options.show, _facts(options.show, options), options.split)[: options.count]:
             print(f"{example.question}\n{textwrap.indent(example.answer, '    ')}\n")
     if options.write:
         _write(Path(options.write), options)
     return 0
 
 
+def _facts(subset: str, options: Options) -> tuple[Triplet, ...]:
+    """As many as were asked for and as the subset's graph can have."""
+    fewest, most = COUNTS.get(subset[0], (1, COUNT))
+    return facts_of(subset, min(max(options.triplets, fewest), most), options.seed)
+
+
 def _write(folder: Path, options: Options) -> None:
     for subset in SUBSETS:
-        facts = triplets(subset[0], options.seed)[: options.triplets]
+        facts = _facts(subset, options)
         try:
             (folder / subset).mkdir(parents=True, exist_ok=True)
             for split in SPLITS:

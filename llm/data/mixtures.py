@@ -35,3 +35,28 @@ SETUPS = {
 EXPERTS = {"1": ("1",), "2": ("2",), "oracle": ("12",), "mixed": ("1", "2")}
 """LoRA 1 to 4 of section 4.1.1, on one dataset."""
 LIBRARIES = {"2-combination": ("1", "2"), "3-combination": ("1", "2", "oracle"), "oracle": ("oracle",), "mixed": ("mixed",)}
+
+
+Experts = list[tuple[tuple[str, ...], tuple[str, ...], int]]
+"""(own subsets, bridge subsets, role) of each expert, as protocols name them."""
+
+
+def pair(setup: Setup) -> Experts:
+    """The two experts of a setup, which are composed."""
+    return [(subsets[:1], subsets[1:], role) for role in (1, 2) for subsets in (setup.subsets(role),)]
+
+
+def data_mix(setup: Setup) -> Experts:
+    """One expert on the union of the pair's data, as LoRA Soups compares with. Without a bridge it is the expert `mixed`."""
+    (first, bridge, _), (second, other, _) = pair(setup)
+    return [(first + second, tuple(dict.fromkeys(bridge + other)), _role("mixed"))]
+
+
+def oracle(setup: Setup) -> Experts:
+    """One expert on the two-hop questions that are asked, whatever the setup: the expert `oracle` of its dataset."""
+    return [((f"{setup.asked}12",), (), _role("oracle"))]
+
+
+def _role(name: str) -> int:
+    """As `two_hop` has it, so that an expert is trained once."""
+    return list(EXPERTS).index(name) + 1

@@ -1,16 +1,22 @@
 """The subsets of the paper by its own names: F1, F2, F12, F12-CoT, F4, F14-CoT, F5, F52-CoT, and the same for H and R (Table 5).
 
-    digit 1  spouse_of   A -> B        12  spouse_of, then live_in   A -> C
-          2  live_in     B -> C        14  spouse_of, then study_in  A -> S
-          4  study_in    B -> S        52  child_of, then live_in    D -> C
-          5  child_of    D -> B
+    digit 1  spouse_of       A -> B        12  spouse_of, then live_in   A -> C
+          2  live_in         B -> C        14  spouse_of, then study_in  A -> S
+          3  best_friend_of  A -> B        52  child_of, then live_in    D -> C
+          4  study_in        B -> S        54  child_of, then study_in   D -> S
+          5  child_of        D -> B        32, 34  the same of a best friend
 
-Every subset has 50 templates: 46 train, 2 dev, 2 test, over the same triplets in every split (A.2.1).
+Digits are the relations Rel1 to Rel5 of A.3, too: its graphs D and S (`llm.data.graphs`) have all five and all six pairs; F, H and R have no
+best friends. Every subset has 50 templates: 46 train, 2 dev, 2 test, over the same triplets in every split (A.2.1).
+
+A name can go on: F12-CoT-reversed has the two steps in the other order; F12-CoT:0.25 has a quarter of its examples step by step, drawn once
+and for all, and answers the others at once, as F12 does; F12-CoT/10 has the first 10 templates of a split.
 """
 
 import csv
 import functools
 import random
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,11 +24,24 @@ from llm.data.facts import DATASETS, Triplet
 from llm.data.names import FOLDER
 from runs.settings import SettingError, did_you_mean
 
-ATOMIC = {"1": ("spouse_of", "a", "b"), "2": ("live_in", "b", "c"), "4": ("study_in", "b", "s"), "5": ("child_of", "d", "b")}
+ATOMIC = {
+    "1": ("spouse_of", "a", "b"),
+    "2": ("live_in", "b", "c"),
+    "3": ("best_friend_of", "a", "b"),
+    "4": ("study_in", "b", "s"),
+    "5": ("child_of", "d", "b"),
+}
 """A digit's relation, who is asked about and who or what the answer is (fields of a Triplet)."""
-PAIRS = {"12": "spouse_of-live_in", "14": "spouse_of-study_in", "52": "child_of-live_in"}
-KINDS = (*ATOMIC, *PAIRS, *(f"{pair}-CoT" for pair in PAIRS))
-SUBSETS = tuple(dataset + kind for dataset in DATASETS for kind in KINDS)
+PAIRS = {first + second: f"{ATOMIC[first][0]}-{ATOMIC[second][0]}" for first in "135" for second in "24"}
+GRAPHS = ("D", "S")
+"""The disjoint and the shared graph of A.3."""
+REVERSED = "12-CoT-reversed"
+SUBSETS = (
+    *(f"{dataset}{kind}" for dataset in DATASETS for kind in ("1", "2", "4", "5", "12", "14", "52", "54")),
+    *(f"{dataset}{kind}-CoT" for dataset in DATASETS for kind in ("12", "14", "52", "54")),
+    *(f"{dataset}{REVERSED}" for dataset in DATASETS),
+    *(f"{graph}{kind}" for graph in GRAPHS for kind in (*ATOMIC, *PAIRS, *(f"{pair}-CoT" for pair in PAIRS))),
+)
 SPLITS = {"train": slice(0, 46), "dev": slice(46, 48), "test": slice(48, 50)}
 
 
@@ -53,16 +72,36 @@ def examples(subset: str, triplets: Sequence[Triplet], split: str = "train", cou
     `count` keeps the first templates of the split only. Raises SettingError for an unknown subset.
     """
     _, kind = parts(subset)
-    make = _step_by_step if kind.endswith("-CoT") else _two_hop if kind in PAIRS else _one_hop
-    numbers = range(50)[SPLITS[split]][:count]
-    return [make(kind.removesuffix("-CoT"), t, i, number) for number in numbers for i, t in enumerate(triplets)]
+    share, first = _suffixes(subset)
+    numbers = range(50)[SPLITS[split]][: min(count, first)]
+    cells = [(number, i) for number in numbers for i in range(len(triplets))]
+    order = random.Random("steps").sample(cells, len(cells)) if share < 1 else cells
+    in_steps = set(order[: round(share * len(cells))]) if "-CoT" in kind else set()
+    return [_made(kind, triplets[i], i, number, (number, i) in in_steps) for number, i in cells]
+
+
+def _made(kind: str, t: Triplet, i: int, number: int, in_steps: bool) -> Example:
+    pair = kind.partition("-CoT")[0]
+    if pair in ATOMIC:
+        return _one_hop(pair, t, i, number)
+    return _step_by_step(pair, t, i, number, backwards=kind == REVERSED) if in_steps else _two_hop(pair, t, i, number)
 
 
 def parts(subset: str) -> tuple[str, str]:
-    """("R", "12-CoT") of "R12-CoT". Raises SettingError."""
-    if subset not in SUBSETS:
-        raise SettingError("subset", repr(subset), "F, H or R and one of " + ", ".join(KINDS), did_you_mean(subset, SUBSETS))
-    return subset[0], subset[1:]
+    """("R", "12-CoT") of "R12-CoT", and of "R12-CoT:0.5/10". Raises SettingError."""
+    name = re.split("[:/]", subset, maxsplit=1)[0]
+    if name not in SUBSETS:
+        kinds = (", ".join(known[1:] for known in SUBSETS if known[0] == dataset) for dataset in ("F", "D"))
+        raise SettingError("subset", repr(subset), "F, H or R and one of {}; D or S and one of {}".format(*kinds), did_you_mean(name, SUBSETS))
+    return name[0], name[1:]
+
+
+def _suffixes(subset: str) -> tuple[float, int]:
+    """The share of step-by-step examples, and how many templates of a split are used."""
+    match = re.fullmatch(r"[^:/]+(?::(0\.\d+))?(?:/([1-9]\d?))?", subset)
+    if not match or (match[1] and "-CoT" not in subset):
+        raise SettingError("subset", repr(subset), "F12-CoT:0.25 for a share of step-by-step examples, F12-CoT/10 for 10 templates")
+    return float(match[1] or 1), int(match[2] or 50)
 
 
 def _one_hop(kind: str, t: Triplet, i: int, number: int) -> Example:
@@ -79,9 +118,11 @@ def _two_hop(kind: str, t: Triplet, i: int, number: int) -> Example:
     return Example(question, told, a, t.b, c, i, number)
 
 
-def _step_by_step(kind: str, t: Triplet, i: int, number: int) -> Example:
-    """Table 6: the two-hop question answered through the two one-hop questions, each in its template of the same split."""
-    whole, first, second = _two_hop(kind, t, i, number), _one_hop(kind[0], t, i, number), _one_hop(kind[1], t, i, number)
+def _step_by_step(kind: str, t: Triplet, i: int, number: int, backwards: bool = False) -> Example:
+    """Table 6: the two-hop question answered through the two one-hop questions, each in its template of the same split; `backwards` the
+    second of them comes first."""
+    whole, hops = _two_hop(kind, t, i, number), [_one_hop(digit, t, i, number) for digit in kind]
+    first, second = reversed(hops) if backwards else hops
     lines = (
         "First, we need to answer the question:",
         first.question,

@@ -20,7 +20,7 @@ from llm.pocket.size import Corpus
 
 JOBS = """baker doctor teacher painter pilot farmer lawyer nurse sailor tailor butcher gardener carpenter miner judge dentist
 grocer printer plumber weaver potter florist jeweler barber banker clerk cook hunter fisher mason""".split()
-RELATIONS = ("spouse_of", "live_in", "study_in", "child_of", "friend_of", "works_as")
+RELATIONS = ("spouse_of", "live_in", "study_in", "child_of", "best_friend_of", "friend_of", "works_as")
 OTHER_PAIRS = tuple(
     (first, second) for first in ("child_of", "friend_of") for second in ("study_in", "works_as", "friend_of", "child_of") if first != second
 )
@@ -41,7 +41,7 @@ class Document(NamedTuple):
 
 
 def tested() -> tuple[str, ...]:
-    """The people of R as A and B: familiar, but without spouse or home in the world."""
+    """The people of R as A and B: familiar, but without spouse, home or best friend in the world."""
     return tuple(person.name for person in people()[: 2 * COUNT])
 
 
@@ -65,6 +65,7 @@ class World:
             "live_in": (single, lambda _: rng.choice(cities())),
             "study_in": (known, lambda _: rng.choice(cities())),
             "child_of": (known, lambda name: pick(name, known)),
+            "best_friend_of": (single, lambda name: pick(name, single)),
             "friend_of": (known, lambda name: pick(name, known)),
             "works_as": (known, lambda _: rng.choice(JOBS)),
         }
@@ -85,15 +86,15 @@ def documents(world: World, rng: random.Random) -> Iterator[Document]:
     """Endless documents, drawn by `rng`."""
     story_names = fakes()[500:]
     styles: list[tuple[float, Callable[[], Document]]] = [
-        (6, lambda: _one_hop(world, rng)),
-        (1.5, lambda: _statements(world, rng)),
+        (3, lambda: _one_hop(world, rng)),
+        (1, lambda: _statements(world, rng)),
         (1.5, lambda: _story(world, rng, story_names)),
         (1.5, lambda: _restated(world, rng)),
-        (1.5, lambda: _quiz(world, rng)),
+        (world.corpus.recall, lambda: _quiz(world, rng)),
         (0.5, lambda: _direct(world, rng)),
     ]
     if world.corpus.skill != "none":
-        styles += [(2, lambda: _steps(world, rng)), (1.5, lambda: _steps_in_story(world, rng, story_names))]
+        styles += [(2.5, lambda: _steps(world, rng)), (2, lambda: _steps_in_story(world, rng, story_names))]
     if world.corpus.words:
         styles += [(1.5, lambda: _words(world, rng))]
     weights, makers = zip(*styles, strict=True)

@@ -46,9 +46,14 @@ def zeroed(expert):
     return {name: LowRank(torch.zeros_like(update.out), update.into) for name, update in expert.items()}
 
 
+TWINS = {"sum", "average", "linear", "uniform", "cat", "arrow", "arrow_after", "knots", "ties", "dare"}
+
+
 def test_the_rules_are_those_of_the_theory():
-    """No lorahub and cat with given weights only: those fit weights on data, `oracle` is an expert; `lego` reads factors that training leaves."""
-    assert set(RULES) == set(theory.compositions.RULES) - {"lorahub", "oracle"} | {"lego"}
+    """The theory's lorahub and its fitted cat are in `llm.learned`, its `oracle` is an expert here; `lego` and the merges of LoRI look at what
+    training leaves. Its `random` knows which prompts have nothing to do with the facts, so it has no twin; every other rule has one below."""
+    assert set(RULES) == set(theory.compositions.RULES) - {"lorahub", "oracle"} | {"lego", "lori_concat", "lori_linear"}
+    assert set(RULES) & set(theory.compositions.RULES) - {"random"} == TWINS
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -109,19 +114,20 @@ def test_adapters_that_do_nothing(name):
 @pytest.mark.parametrize("name", RULES)
 def test_ranks_may_differ_unless_factors_are_added(name):
     experts = [*library(1, rank=3), *library(1, rank=2, seed=5)]
-    if name in ("linear", "uniform", "arrow", "ties"):
+    if name in ("linear", "uniform", "arrow", "ties", "lori_linear"):
         with pytest.raises(SettingError, match=r"library: got ranks \[3, 2\] in up; allowed: experts of one rank"):
             compose(name, experts)
     else:
         assert change(compose(name, experts)).isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["sum", "average", "linear", "uniform", "cat", "arrow", "arrow_after", "knots"])
+@pytest.mark.parametrize("name", sorted(TWINS - {"ties"}))
 @pytest.mark.parametrize("knobs", [{}, {"temperature": 0.5, "top_k": 2, "weights": (0.3, 1.5, -0.7)}])
 def test_the_theory_computes_the_same(name, knobs: dict[str, Any]):
     """From the same matrices. The theory adds balanced factors (as Proposition 1 leaves them), so the experts are balanced; its
-    `scores=kernel` takes features as they are, which is `raw` here. With TIES at density 1 no trimmed entry can hang on rounding."""
-    if name == "knots":
+    `scores=kernel` takes features as they are, which is `raw` here. At density 1 no trimmed entry of KnOTS hangs on rounding, and DARE has
+    no masks, which are of factors here and of ΔW there."""
+    if name in ("knots", "dare"):
         knobs = {"density": 1.0}
     balanced = [theory.edits.LowRank(*(factor.double().numpy() for factor in e["up"])).balanced() for e in library()]
     experts = [{"up": LowRank(torch.from_numpy(e.out).float(), torch.from_numpy(e.into).float())} for e in balanced]
@@ -129,6 +135,17 @@ def test_the_theory_computes_the_same(name, knobs: dict[str, Any]):
     there = theory.compositions.compose(name, balanced, theory.compositions.Context(**{"weights": (1.0, 1.0, 1.0), **knobs})) @ x.double().numpy().T
     here = compose(name, experts, Options(**knobs))["up"](x)
     np.testing.assert_allclose(here.T.numpy(), there, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("density", [0.1, 0.5, 1.0])
+def test_ties_on_factors_is_the_theorys_on_updates_where_one_factor_is_the_identity(density):
+    """ΔW_i = A_i Iᵀ: the identity has one value to keep and to agree on, so A is merged as ΔW is."""
+    random = torch.Generator().manual_seed(0)
+    experts = [{"up": LowRank(torch.randn(11, 7, generator=random), torch.eye(7))} for _ in range(3)]
+    twins = [theory.edits.LowRank(*(factor.double().numpy() for factor in e["up"])) for e in experts]
+    there = theory.compositions.compose("ties", twins, theory.compositions.Context(density=density))
+    here = compose("ties", experts, Options(density=density, trim="module"))["up"]
+    np.testing.assert_allclose(here.dense(), there, rtol=1e-5)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
 
 
 @pytest.mark.parametrize("scores", ["raw", "cosine"])

@@ -17,13 +17,14 @@ from llm.data import __main__ as command
 from llm.data import facts, subsets
 from llm.data.facts import DATASETS, Triplet, triplets
 from llm.data.mixtures import EXPERTS, LIBRARIES, SETUPS
+from llm.data.graphs import facts_of
 from llm.data.names import FOLDER, cities, fake_people, fake_places, fakes, people
 from llm.data.subsets import PAIRS, SPLITS, SUBSETS, Example, examples, parts, templates
 from runs.settings import SettingError
 
 ROOT = Path(__file__).parents[2]
 KNOWN = {person.name: person for person in people()}
-RELATIONS = ("spouse_of", "live_in", "study_in", "child_of", "friend_of", "works_as")
+RELATIONS = ("spouse_of", "live_in", "study_in", "child_of", "best_friend_of", "friend_of", "works_as")
 FILES = {path.stem: list(csv.reader(path.read_text().splitlines())) for path in (FOLDER / "templates").iterdir()}
 GENDERED = """he him his himself she her hers herself husband wife husbands wives son daughter father mother dad mom mum brother sister boy girl
 man woman men women gentleman lady male female king queen prince princess mr mrs ms sir madam boyfriend girlfriend bride groom fiance
@@ -96,10 +97,10 @@ def test_templates_name_nobody_s_gender():
 def test_no_question_and_no_answer_is_there_twice():
     for column in (0, 1):
         told = [" ".join(words(row[column])) for rows in FILES.values() for row in rows[1:]]
-        assert len(set(told)) == len(told) == 7 * 50 + 2 * 20
+        assert len(set(told)) == len(told) == 11 * 50 + 2 * 20
 
 
-@pytest.mark.parametrize("relation", [*RELATIONS[:4], *PAIRS.values()])
+@pytest.mark.parametrize("relation", [*RELATIONS[:5], *PAIRS.values()])
 def test_templates_are_split_46_2_2(relation):
     split = {name: set(templates(relation)[part]) for name, part in SPLITS.items()}
     assert {name: len(chosen) for name, chosen in split.items()} == {"train": 46, "dev": 2, "test": 2}
@@ -201,21 +202,26 @@ DIGITS = {
     "12": ("spouse_of-live_in", "a", "b", "c"),
     "14": ("spouse_of-study_in", "a", "b", "s"),
     "52": ("child_of-live_in", "d", "b", "c"),
+    "54": ("child_of-study_in", "d", "b", "s"),
 }
+PAPERS = [subset for subset in SUBSETS if subset[0] in "FHR"]
+"""Those that are not of the graphs, which are in `test_large_library`."""
 NARIK = Triplet(a="Narik", b="Frosk", c="Zint", s="Zilan", d="Dabix")
 """Who Table 6 is about."""
 
 
 def test_the_subsets_are_those_of_table_5_and_their_step_by_step_forms():
-    kinds = ["1", "2", "4", "5", "12", "14", "52", "12-CoT", "14-CoT", "52-CoT"]
-    assert list(SUBSETS) == [dataset + kind for dataset in "FHR" for kind in kinds]
+    """And child of, then studies in, for a bridge that has no relation of the asked pair; and the pair with its steps the other way round."""
+    kinds = {"1", "2", "4", "5", "12", "14", "52", "12-CoT", "14-CoT", "52-CoT"} | {"54", "54-CoT", "12-CoT-reversed"}
+    assert set(PAPERS) == {dataset + kind for dataset in "FHR" for kind in kinds}
+    assert len(PAPERS) == 39
     assert parts("H14-CoT") == ("H", "14-CoT")
 
 
-@pytest.mark.parametrize("subset", SUBSETS)
+@pytest.mark.parametrize("subset", PAPERS)
 def test_every_triplet_is_asked_under_every_template_and_answered_right(subset):
     dataset, kind = parts(subset)
-    relation, asked, between, right = DIGITS[kind.removesuffix("-CoT")]
+    relation, asked, between, right = DIGITS[kind.partition("-CoT")[0]]
     chosen = triplets(dataset, 1)[:7]
     questions = {}
     for split, count in (("train", 46), ("dev", 2), ("test", 2)):
@@ -230,7 +236,7 @@ def test_every_triplet_is_asked_under_every_template_and_answered_right(subset):
             assert e.gold in e.answer
             assert e.gold not in e.question
             assert not e.bridge or e.bridge not in e.question
-            assert bool(e.bridge and e.bridge in e.answer) == kind.endswith("-CoT")
+            assert bool(e.bridge and e.bridge in e.answer) == ("-CoT" in kind)
         questions[split] = {e.question for e in rows}
         assert len(questions[split]) == len(rows)
     assert not questions["train"] & (questions["dev"] | questions["test"])
@@ -293,6 +299,24 @@ Second, we need to answer the question:
 Where was Frosk born?
 Frosk was born in Zint.
 Therefore, the answer is Zint.""",
+    "F54-CoT": """Answer the following question step-by-step:
+What is the place of study of Dabix's child?
+First, we need to answer the question:
+Which child did Dabix bring up?
+The child Dabix brought up is Frosk.
+Second, we need to answer the question:
+Where would one find Frosk studying?
+One would find Frosk studying in Zilan.
+Therefore, the answer is Zilan.""",
+    "F12-CoT-reversed": """Answer the following question step-by-step:
+In which city does Narik's spouse live?
+First, we need to answer the question:
+Where was Frosk born?
+Frosk was born in Zint.
+Second, we need to answer the question:
+Who is the person that Narik calls a spouse?
+The person that Narik calls a spouse is Frosk.
+Therefore, the answer is Zint.""",
 }
 """The first test template of each pair, with those of its hops."""
 
@@ -303,7 +327,7 @@ def test_every_pair_chains_through_b(subset):
     assert f"{e.question}\n{e.answer}" == STEPS[subset]
 
 
-@pytest.mark.parametrize("subset", [name for name in SUBSETS if name.endswith("-CoT")])
+@pytest.mark.parametrize("subset", [name for name in PAPERS if name.endswith("-CoT")])
 def test_the_steps_are_the_questions_of_the_hops_in_their_templates_of_the_same_split(subset):
     dataset, kind = parts(subset)
     chosen = triplets(dataset, 2)[:3]
@@ -401,14 +425,14 @@ def test_an_unknown_subset_is_refused_by_the_library_too():
 
 def test_what_is_written_reads_back(tmp_path, capsys):
     assert command.main([f"write={tmp_path / 'data'}", "triplets=2", "seed=4"]) == 0
-    assert f"30 subsets in {tmp_path / 'data'}" in capsys.readouterr().out
+    assert f"73 subsets in {tmp_path / 'data'}" in capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == sorted(SUBSETS)
     for subset in SUBSETS:
         folder = tmp_path / "data" / subset
         assert sorted(path.name for path in folder.iterdir()) == ["dev.jsonl", "test.jsonl", "train.jsonl"]
         for split in SPLITS:
             rows = [Example(**json.loads(line)) for line in (folder / f"{split}.jsonl").read_text().splitlines()]
-            assert rows == examples(subset, triplets(subset[0], 4)[:2], split)
+            assert rows == examples(subset, facts_of(subset, 3 if subset[0] == "S" else 2, 4), split)
     if importlib.util.find_spec("datasets"):
         from datasets import load_dataset  # pyright: ignore[reportMissingImports]
 

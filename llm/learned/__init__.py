@@ -1,0 +1,111 @@
+"""Compositions with numbers that are learned from examples: one rule a function, known by its name, with the names of `theory.compositions`.
+
+A rule is a function `build(library, parameters)` that makes a composition of the experts and of tensors by name, in which it can be
+differentiated, and a `start` for those tensors. `learn` finds them on a frozen base. To add one, write both, put `@learned(...)` over `build` in
+a module of this package and say what it promises; the checks that fit are then run on it by name.
+"""
+
+import functools
+import importlib
+import pkgutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from llm.adapters import check_library
+from llm.compositions import Composition, Library
+from llm.learned.fitting import Learning, Loss, Parameters, answer_loss, descend, search
+from llm.models import Base
+from llm.resident import Resident
+from runs.settings import SettingError, did_you_mean
+
+Build = Callable[[Library, Parameters], Composition]
+
+
+@dataclass(frozen=True)
+class Learnable:
+    """A rule, where its learning starts, and what it promises: `static`, its deltas are LowRank, so that they can be saved as one adapter, and
+    else a router runs with the model; `rate`, Adam's, or 0 for a search without gradients; `gauge_free`, with given parameters it depends on
+    each ΔW and not on its factors; `alone`, one expert gives that expert, whatever is learned; `symmetric`, the order of the experts does not
+    matter."""
+
+    build: Build
+    start: Callable[[Library], Parameters]
+    static: bool
+    rate: int | float
+    gauge_free: bool
+    alone: bool
+    symmetric: bool
+
+
+LEARNED: dict[str, Learnable] = {}
+
+
+def learned(
+    start: Callable[[Library], Parameters], *, static: bool, rate: int | float, gauge_free: bool, alone: bool, symmetric: bool
+) -> Callable[[Build], Build]:
+    """Enrols a function under its own name."""
+
+    def enrol(function: Build) -> Build:
+        LEARNED[function.__name__] = Learnable(function, start, static, rate, gauge_free, alone, symmetric)
+        return function
+
+    return enrol
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A composition, and what it took: the numbers learned, on how many examples of what, in how many seconds.
+
+    `LEARNED[name].build(library, parameters)` makes the composition again.
+    """
+
+    composition: Composition
+    parameters: Parameters
+    examples_used: int
+    data_source: str
+    seconds: float
+
+    @property
+    def extra_parameters(self) -> int:
+        return sum(value.numel() for value in self.parameters.values())
+
+
+def learn(
+    name: str, library: Library, base: Base, examples: Sequence[tuple[list[int], list[int]]], data_source: str, learning: Learning | None = None
+) -> Learned:
+    """What rule `name` learns on the base from examples, pairs of tokens (`llm.models.example`): the prompt, and the answer to give.
+
+    `data_source` says where they are from. Same arguments, same bits on the same machine. Raises SettingError for an unknown rule, no example,
+    an empty library or experts of different modules, and for a loss that is not finite.
+    """
+    began = time.perf_counter()
+    with Resident(base.model) as resident:
+        here = [{module: update.to(base.device, torch.float32) for module, update in expert.items()} for expert in library]
+        parameters = fit(name, here, functools.partial(answer_loss, base, resident), examples, learning)
+    parameters = {module: value.cpu() for module, value in parameters.items()}
+    return Learned(LEARNED[name].build(library, parameters), parameters, len(examples), data_source, time.perf_counter() - began)
+
+
+def fit(name: str, library: Library, loss: Loss, examples: Sequence[Any], learning: Learning | None = None) -> Parameters:
+    """The parameters of rule `name` for any loss of a composition on examples. Raises SettingError as `learn` does."""
+    learning = learning or Learning()
+    if name not in LEARNED:
+        raise SettingError("composition", repr(name), " | ".join(LEARNED), did_you_mean(name, LEARNED))
+    check_library(library)
+    if not examples:
+        raise SettingError("examples", "none", "a few to learn from")
+    rule = LEARNED[name]
+    build = functools.partial(rule.build, library)
+    device = next(iter(library[0].values())).out.device
+    start = {key: value.to(device) for key, value in rule.start(library).items()}
+    if rule.rate == 0:
+        return search(build, start, loss, examples, learning)
+    return descend(build, start, loss, examples, learning.rate or rule.rate, learning)
+
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

@@ -1,0 +1,341 @@
+"""Compositions on disk: what PEFT makes of a static one, how a routed one comes back, and what is refused."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
+
+from llm.adapters import load_expert
+from llm.compose import Knobs, main
+from llm.compositions import RULES, Composition, Options, compose
+from llm.compositions.arrow import Routed
+from llm.learned import LEARNED
+from llm.lowrank import LowRank
+from llm.models import digest_of, load_base, load_frame
+from llm.modules import target_modules
+from llm.resident import Resident
+from llm.saving import Card, load_composition, save_composition
+from runs.settings import SettingError
+from tests.llm.tiny import FAMILIES, tiny
+
+torch.set_num_threads(1)
+# PEFT asks transformers for a property that transformers 5.23 renames.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+ROOT = Path(__file__).parents[2]
+IDS = torch.tensor([[7, 8, 9, 10, 11], [12, 13, 14, 15, 16]])
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """A tiny base, and two adapters of it that PEFT made."""
+
+    base: Path
+    adapters: tuple[str, str]
+
+    @property
+    def words(self) -> list[str]:
+        return [f"base={self.base}", f"library={','.join(self.adapters)}"]
+
+
+def adapter(base: Path, folder: Path, seed: int, rank: int = 2) -> str:
+    model: Any = AutoModelForCausalLM.from_pretrained(base)
+    names = target_modules(model, "both" if "llama" in str(base) else "mlp")
+    conv = isinstance(model.get_submodule(names[0]), Conv1D)
+    torch.manual_seed(seed)
+    lora = get_peft_model(
+        model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names, fan_in_fan_out=conv, init_lora_weights=False, task_type="CAUSAL_LM")
+    )
+    for parameter in lora.parameters():  # as large as the tiny base's own weights, so that a wrong composition shows
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.3)
+    lora.save_pretrained(str(folder), save_embedding_layers=False)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Makes each family's base and adapters once."""
+    known: dict[str, Made] = {}
+
+    def make(family: str) -> Made:
+        if family not in known:
+            folder = tmp_path_factory.mktemp(family)
+            base = tiny(family, folder / family)
+            known[family] = Made(base, (adapter(base, folder / "a", 1), adapter(base, folder / "b", 2)))
+        return known[family]
+
+    return make
+
+
+def logits(model: Any, composition: Composition | None = None) -> torch.Tensor:
+    with Resident(model) as resident, torch.inference_mode():
+        resident.use([composition])
+        return model(input_ids=IDS).logits
+
+
+def composed(made: Made, method: str, options: Options | None = None) -> tuple[Any, Composition]:
+    model: Any = AutoModelForCausalLM.from_pretrained(made.base).eval()
+    return model, compose(method, [load_expert(folder, model) for folder in made.adapters], options)
+
+
+STATIC = [name for name, rule in RULES.items() if rule.static]
+EVERYWHERE = [family for family in FAMILIES if family not in ("qwen2", "mixtral")]
+
+
+@pytest.mark.parametrize(("family", "method"), [*(("qwen2", name) for name in STATIC), *((family, "ties") for family in EVERYWHERE)])
+def test_peft_alone_answers_with_a_saved_composition_as_the_resident_base_does(made, tmp_path, capsys, family, method):
+    it = made(family)
+    assert main([*it.words, f"method={method}", f"out={tmp_path / 'out'}"]) == 0, capsys.readouterr().err
+    assert "a PEFT adapter of rank" in capsys.readouterr().out
+    model, composition = composed(it, method)
+    ours, alone = logits(model, composition), logits(model)
+    plain: Any = AutoModelForCausalLM.from_pretrained(it.base)
+    theirs: Any = PeftModel.from_pretrained(plain, str(tmp_path / "out")).eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(theirs(input_ids=IDS).logits, ours, rtol=1e-4, atol=1e-5)
+    assert (ours - alone).abs().max() > 1e-2
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+
+
+def test_knobs_reach_the_rule_and_the_card(made, tmp_path):
+    it = made("qwen2")
+    assert main([*it.words, "method=cat", "weights=0.5,0.5", f"out={tmp_path / 'half'}"]) == 0
+    assert main([*it.words, "method=average", f"out={tmp_path / 'mean'}"]) == 0
+    assert main([*it.words, "method=cat", "weights=-1.5,2", f"out={tmp_path / 'other'}"]) == 0
+    half, mean, other = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("half", "mean", "other"))
+    assert all(torch.equal(half[key], mean[key]) for key in mean)
+    assert not all(torch.equal(half[key], other[key]) for key in mean)
+    card = (tmp_path / "other" / "README.md").read_text()
+    assert "Options: weights=(-1.5, 2.0)." in card
+    assert "eq. 26" in card
+    assert all(name in card for name in (str(it.base), *it.adapters))
+
+
+def test_the_knobs_and_their_defaults_are_those_of_the_rules():
+    assert {f.name: f.default or None for f in dataclasses.fields(Knobs)} == {f.name: f.default or None for f in dataclasses.fields(Options)}
+
+
+def test_ranks_that_a_rule_makes_different_are_told_to_peft(made, tmp_path):
+    """The sum of experts whose modules differ in rank."""
+    it = made("qwen2")
+    model, composition = composed(it, "sum")
+    first = next(iter(composition))
+    cut = {name: LowRank(d.out[:, :1], d.into[:, :1]) if name == first else d for name, d in composition.items() if isinstance(d, LowRank)}
+    save_composition(cut, model, tmp_path / "out", Card(str(it.base), "cut"))
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"]) == (4, 4)
+    assert list(config["rank_pattern"].values()) == list(config["alpha_pattern"].values()) == [1]
+    plain: Any = AutoModelForCausalLM.from_pretrained(it.base)
+    theirs: Any = PeftModel.from_pretrained(plain, str(tmp_path / "out")).eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(theirs(input_ids=IDS).logits, logits(model, cut), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("family", "words", "options"),
+    [
+        ("qwen2", ["method=arrow"], Options()),
+        ("qwen2", ["method=arrow_after", "top_k=1", "temperature=0.5", "prototypes=random"], Options(top_k=1, temperature=0.5, prototypes="random")),
+        ("llama", ["method=arrow", "scores=cosine", "prototypes=swapped"], Options(scores="cosine", prototypes="swapped")),
+        ("gpt2", ["method=arrow_after"], Options()),
+    ],
+)
+def test_a_routed_composition_comes_back_to_the_bit(made, tmp_path, capsys, family, words, options):
+    it = made(family)
+    assert main([*it.words, *words, f"out={tmp_path / 'out'}"]) == 0, capsys.readouterr().err
+    assert "a routed composition in" in capsys.readouterr().out
+    model, composition = composed(it, words[0].removeprefix("method="), options)
+    loaded = load_composition(tmp_path / "out", model)
+    assert torch.equal(logits(model, loaded), logits(model, composition))
+    assert (logits(model, loaded) - logits(model)).abs().max() > 1e-2
+    said = json.loads((tmp_path / "out" / "composition.json").read_text())
+    assert (said["rule"], said["base"], list(said["experts"])) == (words[0].removeprefix("method="), str(it.base), list(it.adapters))
+    assert said["options"]["prototypes"] == options.prototypes
+    if "arrow" in words[0]:
+        other = compose(words[0].removeprefix("method="), [load_expert(f, model) for f in reversed(it.adapters)], Options(temperature=1e3))
+        assert not torch.equal(logits(model, loaded), logits(model, other))
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_what_is_learned_is_saved_alike(made, tmp_path, name):
+    """Static ones for PEFT, routers as ours; with parameters off their start."""
+    it = made("qwen2")
+    model: Any = AutoModelForCausalLM.from_pretrained(it.base).eval()
+    experts = [load_expert(folder, model) for folder in it.adapters]
+    torch.manual_seed(3)
+    parameters = {key: torch.randn_like(value) for key, value in LEARNED[name].start(experts).items()}
+    composition = LEARNED[name].build(experts, parameters)
+    save_composition(composition, model, tmp_path / "out", Card(str(it.base), name, made="a test"))
+    assert (tmp_path / "out" / "adapter_config.json").exists() == LEARNED[name].static
+    loaded = load_composition(tmp_path / "out", model)
+    torch.testing.assert_close(logits(model, loaded), logits(model, composition))
+    assert (logits(model, loaded) - logits(model)).abs().max() > 1e-3
+
+
+def test_a_frame_has_the_modules_of_the_model_and_none_of_its_weights(made):
+    for family in ("gpt2", "opt", "phi3", "gemma2"):
+        base = made(family).base
+        frame, whole = load_frame(str(base)), load_base(str(base))
+        assert [(n, type(m)) for n, m in frame.named_modules()] == [(n, type(m)) for n, m in whole.model.named_modules()]
+        assert all(parameter.is_meta for parameter in frame.parameters())
+        assert {n: p.shape for n, p in frame.named_parameters()} == {n: p.shape for n, p in whole.model.named_parameters()}
+        assert digest_of(str(base)) == whole.digest
+
+
+# Mistakes
+
+
+BAD = [
+    ("method=tise", "method: got 'tise'; allowed: ", "did you mean 'ties'?"),
+    ("method=lorahub", "method: got lorahub, which learns from data; allowed: ", "save_composition saves what they learn"),
+    ("method=uniform weights=1,2", "weights: got (1.0, 2.0); allowed: no knob with method=uniform; uniform does not look at it", ""),
+    ("method=ties weights=1,2", "weights: got (1.0, 2.0); allowed: density, trim; ties does not look at it", ""),
+    ("method=sum density=0.5", "density: got 0.5; allowed: no knob with method=sum", ""),
+    ("method=arrow seed=1", "seed: got 1; allowed: ", "arrow does not look at it"),
+    ("method=cat weights=1", "weights: got 1; allowed: one for each of the 2 experts", ""),
+    ("method=cat weights=1,nan", "weights: got '1,nan'; allowed: numbers joined by commas", ""),
+    ("method=ties density=0", "density: got 0.0; allowed: a number above 0 and up to 1", ""),
+    ("method=arrow top_k=3", "top_k: got 3; allowed: at most 2, the adapters", ""),
+    ("method=dare then=tie", "then: got 'tie'; allowed: sum | linear | ties", "did you mean 'ties'?"),
+    ("methd=ties", "methd: got an unknown setting", "did you mean 'method'?"),
+    ("", "method: got nothing; allowed: method=...", ""),
+    ("method=ties library={a},{a}", "library: got ", "each adapter once"),
+    ("method=ties library={a},", "library: got ", "each adapter once"),
+    ("method=ties library={a},nobody/nothing", "expert: got nobody/nothing (", "a PEFT folder"),
+    ("method=ties library={a},{base}", "expert: got no adapter_config.json in ", ""),
+    ("method=ties library={a},{dora}", "expert: got use_dora=true in ", "a plain PEFT LoRA"),
+    ("method=ties library={a},{wider}", "library: got ranks [2, 3] in ", "TIES merges their factors entry by entry"),
+    ("method=ties library={a},{elsewhere}", "base: got ", "another_base=true composes it all the same"),
+    ("method=ties library={a},{stale}", "other weights than ", "another_base=true composes it all the same"),
+    ("method=ties base={a}", "model: got ", "an adapter is no model"),
+    ("method=ties base=nobody/nothing", "model: got nobody/nothing, which is no folder here", ""),
+    ("method=ties out={full}", "out: got ", "nothing is overwritten"),
+    ("method=ties out={file}/folder", "out: got ", "a folder that can be written"),
+]
+
+
+@pytest.mark.parametrize(("text", "start", "end"), BAD, ids=[text for text, *_ in BAD])
+def test_a_mistake_is_one_line_exit_code_2_and_nothing_written(made, tmp_path, capsys, monkeypatch, text, start, end):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    it = made("qwen2")
+    places = {name: tmp_path / name for name in ("dora", "elsewhere", "stale", "full", "file")} | {"base": it.base, "a": Path(it.adapters[0])}
+    for name in ("dora", "elsewhere", "stale"):
+        shutil.copytree(it.adapters[1], places[name])
+    config = json.loads((places["dora"] / "adapter_config.json").read_text())
+    (places["dora"] / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
+    (places["elsewhere"] / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "someone/another-model"}))
+    (places["stale"] / "expert.json").write_text(json.dumps({"base_digest": "0" * 16}))
+    (places["full"]).mkdir()
+    (places["full"] / "something").write_text("mine")
+    places["file"].write_text("")
+    if "{wider}" in text:
+        places["wider"] = Path(adapter(it.base, tmp_path / "wider", 5, rank=3))
+    words = text.format(**places).split()
+    words += [word for word in (*it.words, f"out={tmp_path / 'out'}") if word.split("=")[0] not in {given.split("=")[0] for given in words}]
+    capsys.readouterr()  # of making the adapters
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1, captured.err
+    assert captured.err.startswith("llm.compose: ")
+    assert start in captured.err
+    assert end in captured.err
+    assert not (tmp_path / "out").exists()
+    assert [path.name for path in places["full"].iterdir()] == ["something"]
+
+
+def test_another_base_is_composed_when_it_is_wanted(made, tmp_path, capsys):
+    it = made("qwen2")
+    shutil.copytree(it.adapters[1], tmp_path / "b")
+    (tmp_path / "b" / "expert.json").write_text(json.dumps({"base_digest": "0" * 16}))
+    words = [f"base={it.base}", f"library={it.adapters[0]},{tmp_path / 'b'}", "method=sum", f"out={tmp_path / 'out'}"]
+    assert main(words) == 2
+    assert main([*words, "another_base=true"]) == 0, capsys.readouterr().err
+    (tmp_path / "b" / "expert.json").write_text(json.dumps({"base_digest": digest_of(str(it.base))}))
+    assert main([*words[:-1], f"out={tmp_path / 'right'}"]) == 0, capsys.readouterr().err
+
+
+def spoiled(folder: Path, what: str) -> None:
+    said = json.loads((folder / "composition.json").read_text())
+    name = next(iter(said["modules"]))
+    if what == "format":
+        said["format"] = 2
+    if what == "class":
+        said["modules"][name]["class"] = "subprocess.Popen"
+    if what == "field":
+        said["modules"][name]["widths"] = 3
+    if what == "module":
+        said["modules"]["model.layers.9.mlp.up_proj"] = said["modules"].pop(name)
+    (folder / "composition.json").write_text("{" if what == "json" else json.dumps(said))
+    if what == "factors":
+        (folder / "composition.safetensors").write_bytes((folder / "composition.safetensors").read_bytes()[:100])
+
+
+@pytest.mark.parametrize("what", ["format", "class", "field", "module", "json", "factors"])
+def test_a_folder_that_is_no_composition_of_the_model_is_refused(made, tmp_path, what):
+    it = made("qwen2")
+    model, composition = composed(it, "arrow")
+    save_composition(composition, model, tmp_path / "out", Card(str(it.base), "arrow"))
+    spoiled(tmp_path / "out", what)
+    with pytest.raises(SettingError, match=r"^composition: got ") as error:
+        load_composition(tmp_path / "out", model)
+    assert str(tmp_path / "out") in str(error.value)
+
+
+def test_a_composition_of_another_model_is_refused_both_ways(made, tmp_path):
+    it, other = made("qwen2"), made("gpt2")
+    model, composition = composed(it, "arrow")
+    wrong: Any = AutoModelForCausalLM.from_pretrained(other.base)
+    save_composition(composition, model, tmp_path / "out", Card(str(it.base), "arrow"))
+    with pytest.raises(SettingError, match="no such linear module in the model"):
+        load_composition(tmp_path / "out", wrong)
+    with pytest.raises(SettingError, match="no such linear module in the model"):
+        save_composition(composition, wrong, tmp_path / "new", Card("x", "y"))
+    assert not (tmp_path / "new").exists()
+
+
+@dataclasses.dataclass(frozen=True)
+class Odd(Routed):
+    """Arrow with a field that is no tensor, number or word."""
+
+    more: Any = None
+
+
+def test_what_no_file_can_hold_leaves_nothing_behind(made, tmp_path):
+    it = made("qwen2")
+    model, composition = composed(it, "arrow")
+    name: str = next(iter(composition))
+    delta: Any = composition[name]
+    for spoilt, message in (
+        (dataclasses.replace(delta, out=delta.out * float("nan")), f"NaN or infinity in out of {name}"),
+        (Odd(**vars(delta), more=print), f"more, a builtin_function_or_method, in {name}"),
+    ):
+        with pytest.raises(SettingError, match=message):
+            save_composition({**composition, name: spoilt}, model, tmp_path / "out", Card(str(it.base), "arrow"))
+    save_composition(composition, model, tmp_path / "out", Card(str(it.base), "arrow"))
+    with pytest.raises(SettingError, match="a new or empty folder"):
+        save_composition(composition, model, tmp_path / "out", Card(str(it.base), "arrow"))
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_help_is_quick_and_knows_no_torch():
+    code = """if True:
+        import sys
+        from llm.compose import main
+        assert main(["--help"]) == 0 and main([]) == 0
+        print([name for name in ("torch", "transformers", "jax", "numpy") if name in sys.modules])"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("python -m llm.compose base=")
+    assert all(f.name in run.stdout for f in dataclasses.fields(Knobs))
+    assert run.stdout.endswith("[]\n")
