@@ -10,7 +10,7 @@ from runs.rows import by_setting
 from runs.settings import short
 
 Row = Mapping[str, Any]
-HEAD = ("hits/total", "share [95 %]", "lenient", "B", "C|B", "form", "z/other", "paper", "theory")
+HEAD = ("hits/total", "share [95 %]", "lenient", "B", "C|B", "form", "z/other", "paper", "theory", "made in", "learned", "from")
 
 
 def table(protocol: str, rows: Sequence[Row]) -> str:
@@ -54,7 +54,15 @@ def _cells(protocol: str, group: Sequence[Row]) -> list[str]:
         "" if z is None or other is None else f"{z - other:+.2f}",
         reported(protocol, group[0]["settings"]),
         f"<= {100 * sum(bound) / total:.0f} %" if bound else "",
+        *(_cost(group) if protocol == "methods" else ("", "", "")),
     ]
+
+
+def _cost(group: Sequence[Row]) -> tuple[str, str, str]:
+    """Seconds to compose trained experts, numbers learned, and examples they were learned from; the mean over seeds."""
+    seconds = float(np.mean([row["provenance"].get("compose_seconds", 0.0) for row in group]))
+    learned = [str(group[0]["measured"].get(name, "")) for name in ("extra_parameters", "examples_used")]
+    return f"{seconds:.2g} s", learned[0] and f"{learned[0]} numbers", learned[1] and f"{learned[1]} examples"
 
 
 def reported(protocol: str, settings: Mapping[str, Any]) -> str:
@@ -88,6 +96,11 @@ def _reported(protocol: str, settings: Mapping[str, Any]) -> str:
             cells, wanted = load(10), {"setup": settings["setup"]}
     elif protocol == "bridge_minimum":
         cells, wanted = load(10), {"setup": _setup(settings) if settings["layers"] == "mlp" else ""}
+    elif protocol == "methods":
+        rule = {"cat:two_hop": "cat", "lori_concat": "concat", "lori_linear": "linear"}.get(composition, composition)
+        kind = {"lora": "LoRA", "lori_d": "LoRI-D", "lori_s": "LoRI-S"}[str(settings["adapter"])]
+        paired = settings["setup"] == "0" and settings["library"] == "pair"
+        cells, wanted, composition = load(2), {"adaptation": kind if paired else ""}, rule
     elif protocol == "large_library":
         asked = [settings[name] for name in ("library", "held_out", "pairs", "layers")] == ["10-combination", "12", "direct", "mlp"]
         cells, wanted = load(12), {"graphs": f"{settings['graph'].capitalize()} Graphs" if asked else ""}
@@ -99,7 +112,7 @@ def _reported(protocol: str, settings: Mapping[str, Any]) -> str:
         if all(cell[name] == value for name, value in wanted.items()) and composition in ("alone", cell["composition"].lower())
     ]
     name = str(settings["model"]).rstrip("/").split("/")[-1]
-    rows = [cell for cell in rows if cell["base_model"] == name] or [cell for cell in rows if cell["base_model"] == "Qwen2.5-3B-Instruct"]
+    rows = [cell for cell in rows if cell["base_model"] == name] or [cell for cell in rows if cell["base_model"] == "Qwen2.5-3B-Instruct"] or rows[:1]
     return str(rows[0]["value"]) if rows else ""
 
 

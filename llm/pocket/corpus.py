@@ -86,15 +86,15 @@ def documents(world: World, rng: random.Random) -> Iterator[Document]:
     """Endless documents, drawn by `rng`."""
     story_names = fakes()[500:]
     styles: list[tuple[float, Callable[[], Document]]] = [
-        (3, lambda: _one_hop(world, rng)),
-        (1, lambda: _statements(world, rng)),
+        (6, lambda: _one_hop(world, rng)),
+        (1.5, lambda: _statements(world, rng)),
         (1.5, lambda: _story(world, rng, story_names)),
         (1.5, lambda: _restated(world, rng)),
         (world.corpus.recall, lambda: _quiz(world, rng)),
         (0.5, lambda: _direct(world, rng)),
     ]
     if world.corpus.skill != "none":
-        styles += [(2.5, lambda: _steps(world, rng)), (2, lambda: _steps_in_story(world, rng, story_names))]
+        styles += [(2, lambda: _steps(world, rng)), (1.5, lambda: _steps_in_story(world, rng, story_names))]
     if world.corpus.words:
         styles += [(1.5, lambda: _words(world, rng))]
     weights, makers = zip(*styles, strict=True)

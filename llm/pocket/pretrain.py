@@ -26,6 +26,8 @@ PROMPT_WEIGHT = 0.1
 """How much a token of a prompt counts in the loss: questions are there to be read, and their names cannot be foretold."""
 LEARNING_RATE = 3e-3
 WARM_UP = 0.03
+MANY = ROW * ROWS // 36
+"""Documents of which packing=longest takes those that fit: about half."""
 KEEP_EVERY = 250
 """Steps between two checkpoints: about a minute."""
 
@@ -52,11 +54,13 @@ def batches(size: Size, tokenizer: PreTrainedTokenizerFast, first: int) -> Itera
     """The batch of every step from `first` on; each depends on the seed and its step alone."""
     world = World(size, size.seed)
     for step in range(first, size.steps):
-        yield _packed(_filling(documents(world, random.Random(f"documents {size.seed} {step}")), tokenizer), tokenizer)
+        stream = documents(world, random.Random(f"documents {size.seed} {step}"))
+        drawn = [next(stream) for _ in range(MANY)] if size.packing == "longest" else _filling(stream, tokenizer)
+        yield _packed(drawn, tokenizer)
 
 
 def _filling(stream: Iterator[Document], tokenizer: PreTrainedTokenizerFast) -> list[Document]:
-    """As many documents, in the order drawn, as a step has tokens for: to choose among more would favour some length."""
+    """As many documents, in the order drawn, as a step has tokens for."""
     drawn, room = [], ROW * ROWS
     while True:
         document = next(stream)
@@ -71,7 +75,7 @@ def _whole(document: Document) -> str:
 
 
 def _packed(drawn: list[Document], tokenizer: PreTrainedTokenizerFast) -> Batch:
-    """Longest first into the first row with room; the last few short ones that no row has room for are left out."""
+    """Longest first into the first row with room; short ones that no row has room for are left out."""
     end: Any = tokenizer.eos_token_id
     ids = torch.full((ROWS, ROW), end, dtype=torch.long)
     positions, weights = torch.arange(ROW).repeat(ROWS, 1), torch.zeros(ROWS, ROW)

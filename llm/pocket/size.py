@@ -17,7 +17,12 @@ class Corpus:
     words: bool = setting(True, Flag(), "whether the words of the bridge's prompt occur, in styles of the corpus's own")
     restating: bool = setting(True, Flag(), "whether step-by-step answers restate each sub-question before they answer it")
     recall: float = setting(
-        2.5, Number(0, 100), "weight of documents that ask several unrelated questions in a row, so that facts are recalled anywhere in a text"
+        1.5, Number(0, 100), "weight of documents that ask several unrelated questions in a row, so that facts are recalled anywhere in a text"
+    )
+    packing: str = setting(
+        "longest",
+        Choice("longest", "drawn"),
+        "what fills a step: the longest of twice as many documents, so that a question rarely stands alone; or all that are drawn",
     )
     conflict: bool = setting(False, Flag(), "whether the corpus holds spouses, homes and best friends that contradict R")
     coverage: float = setting(1.0, Number(0.0, 1.0), "share of R's people about whom the corpus says anything")
@@ -31,7 +36,7 @@ class Size(Corpus):
     layers: int = setting(4, Whole(1, 64), "decoder layers")
     heads: int = setting(4, Whole(1, 64), "attention heads; they divide width")
     feed_forward: int = setting(768, Whole(32, 16384), "MLP size")
-    tokens: int = setting(6_000_000, Whole(10_000, 10**10), "tokens of pretraining")
+    tokens: int = setting(4_000_000, Whole(10_000, 10**10), "tokens of pretraining")
     seed: int = setting(0, Whole(0), "of the world, the documents and the initial weights")
 
     @property

@@ -1,0 +1,60 @@
+"""python -m llm.methods model=Qwen/Qwen2.5-7B-Instruct dataset=R
+
+Table 2 for every method: two one-hop experts (setup 0) and two with a bridge (setup 2), merged or routed by every rule, asked directly and
+step by step; beside each what it cost. Without a model, the pocket model answers.
+"""
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+
+from llm.data.mixtures import SETUPS, data_mix, oracle, pair
+from llm.protocol import Protocol, main
+from llm.settings import COMPOSITIONS, LEARNED, RULES, Composed
+from runs.settings import Choice, setting
+
+LORI = ("lori_concat", "lori_linear")
+LIBRARIES = {"pair": pair, "data_mix": data_mix, "oracle": oracle}
+GIVEN = (*COMPOSITIONS, "base", "random", *(rule for rule in RULES if rule != "cat"))
+"""Compositions that learn nothing; `cat` with equal given weights is the sum."""
+
+
+@dataclass(frozen=True)
+class Methods(Composed):
+    """Table 2, and Table 1's setup 2 for the same methods."""
+
+    adapter: str = setting("lora", Choice("lora", "lori_d", "lori_s"), "what is trained, see llm.bridge --help", grid=("lora", "lori_d", "lori_s"))
+    setup: str = setting("0", Choice("0", "2"), "two one-hop experts, or two with the fake bridge", grid=("0", "2"))
+    library: str = setting(
+        "pair",
+        Choice("none", *LIBRARIES),
+        "the setup's two experts; one on the union of their data; one on the two-hop questions that are asked",
+        grid=tuple(LIBRARIES),
+    )
+    composition: str = setting("uniform", Choice(*GIVEN, *LEARNED), "how the library is composed", grid=(*GIVEN, *LEARNED))
+    prompting: str = setting("direct", Choice("direct", "steps"), "what is asked", grid=("direct", "steps"))
+
+
+def library(point: Methods) -> list[tuple[tuple[str, ...], tuple[str, ...], int]]:
+    """The experts of the point's library."""
+    return LIBRARIES[point.library](SETUPS[point.setup]) if point.library in LIBRARIES else []
+
+
+def sensible(point: Methods) -> Methods | None:
+    """One expert is not composed; LoRI's merges are for LoRI's experts, and they for nothing else; the base is asked once, and what knows the
+    two-hop answers is the same in every setup."""
+    if point.composition == "base":
+        return dataclasses.replace(point, library="none", adapter="lora", setup="0")
+    if point.library == "none":
+        return None
+    if point.library != "pair":
+        return dataclasses.replace(point, composition="alone", adapter="lora", setup="0" if point.library == "oracle" else point.setup)
+    return point if (point.composition in LORI) == (point.adapter != "lora") else None
+
+
+PROTOCOL = Protocol("methods", __doc__ or "", Methods, lambda point: SETUPS[point.setup].asked, library, sensible)
+
+if __name__ == "__main__":
+    from llm.methods import PROTOCOL as PROTOCOL_BY_NAME  # whose points other processes can read
+
+    sys.exit(main(PROTOCOL_BY_NAME, sys.argv[1:]))
