@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.pocket import folder_of, switches
-from llm.settings import Composed, Options, Training, with_preset
+from llm.settings import Options, Training, with_preset
 from llm.workers import pool, worker_count
 from runs.command import command
 from runs.rows import Rows, load_rows, row_hash
@@ -165,11 +165,11 @@ def library_of(protocol: Protocol, point: Any, seed: int) -> list[Any]:
 _loaded: dict[tuple, Any] = {}
 
 
-def _base_key(point: Composed) -> tuple[str, str, str]:
+def _base_key(point: Any) -> tuple[str, str, str]:
     return point.model, point.dtype, point.chat
 
 
-def base_of(point: Composed, options: Options) -> Any:
+def base_of(point: Any, options: Options) -> Any:
     """The base of a point, loaded once a process as long as no other is asked for."""
     from transformers.utils import logging
 
@@ -186,7 +186,7 @@ def base_of(point: Composed, options: Options) -> Any:
     return _loaded[key]
 
 
-def _try_base(point: Composed, options: Options) -> None:
+def _try_base(point: Any, options: Options) -> None:
     base_of(point, options)
 
 

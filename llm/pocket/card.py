@@ -46,7 +46,8 @@ and step by step. It speaks of nothing else. Nothing it says of a person is true
 
 Made by `python -m llm.pocket {" ".join([words, f"threads={torch.get_num_threads()}"]).strip()}` in {made["seconds"] / 60:.0f} min
 (last mean loss {made["loss"]:.3f}, `pretraining.csv`). Corpus:
-{", ".join(f"{name}={getattr(size, name)}" for name in ("skill", "words", "restating", "recall", "packing", "conflict", "coverage"))}, seed {size.seed}.
+{", ".join(f"{name}={getattr(size, name)}" for name in ("skill", "words", "restating", "recall", "packing", "conflict", "coverage"))},
+seed {size.seed}.
 
 What it can do before any adapter, on facts of its own world, greedy (an answer that runs on into another question counts up to there):
 

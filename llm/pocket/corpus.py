@@ -15,16 +15,18 @@ from typing import NamedTuple
 
 from llm.data.facts import COUNT
 from llm.data.names import cities, fakes, people
-from llm.data.subsets import PAIRS, templates
+from llm.data.subsets import templates
 from llm.pocket.size import Corpus
 
 JOBS = """baker doctor teacher painter pilot farmer lawyer nurse sailor tailor butcher gardener carpenter miner judge dentist
 grocer printer plumber weaver potter florist jeweler barber banker clerk cook hunter fisher mason""".split()
-RELATIONS = ("spouse_of", "live_in", "study_in", "child_of", "best_friend_of", "friend_of", "works_as")
+RELATIONS = ("spouse_of", "live_in", "study_in", "child_of", "friend_of", "works_as")
 OTHER_PAIRS = tuple(
     (first, second) for first in ("child_of", "friend_of") for second in ("study_in", "works_as", "friend_of", "child_of") if first != second
 )
 TESTED_PAIR = ("spouse_of", "live_in")
+TAUGHT_PAIRS = ("spouse_of-live_in", "spouse_of-study_in", "child_of-live_in")
+"""Two-hop templates whose words the tokenizer knows: those of Table 1's setups. Words that only A.3's other relations use are spelled."""
 NOUNS = {
     "child_of": ("{a}'s child", "the child of {a}"),
     "friend_of": ("{a}'s friend", "the friend of {a}"),
@@ -41,7 +43,7 @@ class Document(NamedTuple):
 
 
 def tested() -> tuple[str, ...]:
-    """The people of R as A and B: familiar, but without spouse, home or best friend in the world."""
+    """The people of R as A and B: familiar, but without spouse or home in the world."""
     return tuple(person.name for person in people()[: 2 * COUNT])
 
 
@@ -65,7 +67,6 @@ class World:
             "live_in": (single, lambda _: rng.choice(cities())),
             "study_in": (known, lambda _: rng.choice(cities())),
             "child_of": (known, lambda name: pick(name, known)),
-            "best_friend_of": (single, lambda name: pick(name, single)),
             "friend_of": (known, lambda name: pick(name, known)),
             "works_as": (known, lambda _: rng.choice(JOBS)),
         }
@@ -251,7 +252,7 @@ def _words(world: World, rng: random.Random) -> Document:
 
 def texts() -> list[str]:
     """Every template and style, without their places for names: the words a tokenizer of the corpus has to know."""
-    kinds = (*RELATIONS, *PAIRS.values())
+    kinds = (*RELATIONS, *TAUGHT_PAIRS)
     told = [text for kind in kinds for pair in templates(kind) for text in pair]
     styles = [text for pair in (*OWN_STYLES, *WORD_STYLES, *WITHOUT_RESTATING, *RESTATING, *PLAIN) for text in pair]
     nouns = [noun for nouns in NOUNS.values() for noun in nouns]

@@ -24,7 +24,7 @@ class Corpus:
         Choice("longest", "drawn"),
         "what fills a step: the longest of twice as many documents, so that a question rarely stands alone; or all that are drawn",
     )
-    conflict: bool = setting(False, Flag(), "whether the corpus holds spouses, homes and best friends that contradict R")
+    conflict: bool = setting(False, Flag(), "whether the corpus holds spouses and homes that contradict R")
     coverage: float = setting(1.0, Number(0.0, 1.0), "share of R's people about whom the corpus says anything")
 
 

@@ -1,6 +1,6 @@
-"""The pocket model's tokenizer: a known name or word is one token, a fake name is two syllables, anything else in ASCII goes by letters.
+"""The pocket model's tokenizer: a known name or word is one token, a fake name is two syllables, anything else goes by letters.
 
-Decoding gives back the text exactly: a space belongs to the word after it, a newline and a tab are tokens of their own.
+Decoding gives back the text exactly: a space belongs to the word after it, a newline is a token of its own.
 """
 
 import re
@@ -23,15 +23,15 @@ def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     listed = "|".join(re.escape(name).replace("\\ ", SPACE).replace(" ", SPACE) for name in names)
     words = {word for text in texts for word in re.findall(WORD, text)}
     letters = string.ascii_letters + string.digits
-    pieces = [EOS, UNKNOWN, "\n", "\t", "'s", *string.punctuation, *letters, *(SPACE + mark for mark in string.punctuation), SPACE]
-    pieces += [SPACE + letter for letter in letters] + ["##" + letter for letter in (*letters, "-", "_", SPACE)]
+    pieces = [EOS, UNKNOWN, "\n", "'s", *string.punctuation, *letters, *(SPACE + mark for mark in string.punctuation), SPACE]
+    pieces += [SPACE + letter for letter in letters] + ["##" + letter for letter in (*letters, SPACE)]
     pieces += [SPACE + word for word in (*sorted(words), *(name.replace(" ", SPACE) for name in names), *FIRST)] + ["##" + last for last in LAST]
     vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=UNKNOWN, continuing_subword_prefix="##"))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Prepend(SPACE), normalizers.Replace("\n", "\n" + SPACE), normalizers.Replace(" ", SPACE)]  # pyright: ignore[reportArgumentType]
     )
-    split = Regex(rf"{SPACE}?(?:{listed})(?!\w)|'s(?!\w)|{SPACE}?{WORD}|\n|\t|{SPACE}?[^\w\s{SPACE}]|{SPACE}")
+    split = Regex(rf"{SPACE}?(?:{listed})(?!\w)|'s(?!\w)|{SPACE}?{WORD}|\n|{SPACE}?[^\w\s{SPACE}]|{SPACE}")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(split, behavior="isolated")
     plain = [
         decoders.Replace("##", ""),
