@@ -2,16 +2,19 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 
-.PHONY: sweep two-hop test check benchmark clean
+.PHONY: sweep figures two-hop test check benchmark clean
 
 sweep: .venv/base
 	$(RUN) -m theory.sweep width=2**8,2**10,2**12,2**14,2**16,2**18,2**20,2**22,2**24 seeds=32
+
+figures: .venv/base
+	$(RUN) -m figures report=true
 
 two-hop: .venv/llm
 	HF_HUB_OFFLINE=1 $(RUN) -m llm.two_hop
 
 test: check
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 --dist loadfile
 
 check: .venv/test
 	$(RUN) -m ruff check .
