@@ -1,0 +1,73 @@
+"""python -m figures only=theorem_2
+
+Draws every figure and table from rows on disk: PDF, PNG, CSV and a caption each, the same bytes from the same rows. `report=true` makes one
+page of them.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runs.command import command
+from runs.settings import Flag, SettingError, Text, did_you_mean, help_table, parse, setting
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """No grid."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to draw:"""
+
+    only: str = setting("all", Text("names joined by +, or all"), "which figures and tables")
+    rows: str = setting("results/paper", Text("a folder"), "where the rows are")
+    out: str = setting("results/figures", Text("a folder"), "where the files go")
+    list: bool = setting(False, Flag(), "say what there is, and which commands make its rows; draw nothing")
+    report: bool = setting(False, Flag(), "draw everything, then write the page")
+
+
+def main(words: Sequence[str]) -> int:
+    """Runs the command; returns its exit code: 0 done, 2 a mistake in the settings or rows that only= needs and that are missing."""
+    return command("figures", _main, words, "what is drawn is on disk, whole")
+
+
+def _main(words: list[str]) -> int:
+    wanted = [word for word in words if word not in ("--help", "-h")]
+    _, given = parse(wanted, Nothing, Options)
+    options = Options(**given)
+    if wanted != words:
+        print((__doc__ or "").strip() + "\n\n" + help_table(Options))
+        return 0
+    from figures import registry
+
+    items = registry.items()
+    if options.list:
+        for item in items.values():
+            needs = "".join(f"\n      {experiment}: {made_by}" for experiment, made_by in item.module.NEEDS.items())
+            print(f"{item.name} ({item.kind})\n    {item.title}{needs}")
+        return 0
+    if options.report and options.only != "all":
+        raise SettingError("report", f"true with only={options.only}", "report=true with everything", "leave out only=")
+    names = list(items) if options.only == "all" else options.only.split("+")
+    for name in names:
+        if name not in items:
+            raise SettingError("only", repr(name), ", ".join(items), did_you_mean(name, items))
+    if not Path(options.rows).is_dir():
+        raise SettingError("rows", options.rows, "a folder that is there", "make sweep fills results/, results/paper comes with the repository")
+    draw = registry.draw_or_say if options.only == "all" else registry.draw
+    drawn = []
+    for name in names:
+        drawn.append(draw(items[name], options.rows, options.out))
+        print(f"{name}: {drawn[-1].missing or ', '.join(map(str, drawn[-1].files.values()))}")
+    if options.report:
+        from figures import report
+
+        return report.main(Path(options.rows), Path(options.out), drawn)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,197 @@
+"""The numbers of a cell: what a model answered here, what the paper reports, what one layer of theory predicts.
+
+The rows of `llm` say every dial; a table of the paper varies a few of them. The others are fixed by choosing, for each model, the setting
+that has the most rows: a sweep over a rank does not mix with the rows of Table 7.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas
+
+from figures.rows import Rows
+from llm.settings import PRESETS, Composed
+from llm.table import pooled
+from paper_checks.reported import load
+from runs.settings import short
+
+PAPER = {
+    **{name: f"Qwen/{name}" for name in ("Qwen2.5-3B-Instruct", "Qwen2.5-7B-Instruct", "Qwen2.5-14B-Instruct")},
+    **{name: f"deepseek-ai/{name}" for name in ("DeepSeek-R1-Distill-Qwen-7B", "DeepSeek-R1-Distill-Qwen-14B", "DeepSeek-R1-Distill-Llama-70B")},
+}
+"""The paper's models as its tables call them, and as the hub does."""
+
+COLUMNS = (
+    *("hits", "total", "percent", "low", "high", "seeds"),
+    *("reported", "predicted_low", "predicted_high", "fill", "experiment", "row", "rows", "command"),
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is measured: cells by (model, *axes), and for each model the settings it was measured with, in words."""
+
+    cells: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict)
+    about: dict[str, str] = field(default_factory=dict)
+
+
+def measured(rows: Rows, experiments: Sequence[str], axes: Sequence[str], **fixed: Any) -> Found:
+    """Hits of all questions over seeds, by model and `axes`, on the test templates and with `fixed`, the interval bootstrapped by triplet.
+
+    Of an experiment that repeats rows of an earlier one, the earlier one's are taken. `about` says which settings are unlike the model's own
+    defaults, and how many rows of other settings were left out.
+    """
+    found = _by_weights(pandas.concat([_with_defaults(rows.all(experiment), experiment) for experiment in experiments], ignore_index=True))
+    for name, value in {"split": "test", **fixed}.items():
+        found = found[found[f"settings.{name}"] == value] if not found.empty else found
+    result = Found()
+    if found.empty:
+        return result
+    for model in map(str, found["settings.model"].unique()):
+        kept, result.about[model] = _usual_variant(model, found[found["settings.model"] == model], axes)
+        for key, group in kept.groupby([f"settings.{axis}" for axis in axes], sort=False):
+            result.cells[model, *map(str, key)] = _pooled(group)
+    return result
+
+
+def _with_defaults(table: pandas.DataFrame, experiment: str) -> pandas.DataFrame:
+    """The rows, each measurement once; a setting that came after a row was made is at its default there."""
+    if table.empty:
+        return table
+    defaults = {f"settings.{f.name}": f.default for f in dataclasses.fields(Composed)}
+    for name, default in defaults.items():
+        table[name] = table[name].where(table[name].notna(), default) if name in table else default
+    settings = [name for name in table if name.startswith("settings.")]
+    weights = ["provenance.base_digest"] if "provenance.base_digest" in table else []
+    return table.drop_duplicates([*settings, *weights], keep="last").assign(experiment=experiment)
+
+
+def _by_weights(table: pandas.DataFrame) -> pandas.DataFrame:
+    """A model's name, with the digest of its weights where rows of several weights have that name."""
+    digest = "provenance.base_digest"
+    if digest not in table:
+        return table
+    several = table.groupby("settings.model")[digest].transform("nunique") > 1
+    named = table["settings.model"] + " (" + table[digest].str[:8] + ")"
+    return table.assign(**{"settings.model": table["settings.model"].where(~several, named)})
+
+
+def _usual_variant(model: str, own: pandas.DataFrame, axes: Sequence[str]) -> tuple[pandas.DataFrame, str]:
+    """The rows of the setting that has most of them (of two, the one nearer to the model's defaults), once each, and what they are."""
+    free = [f"settings.{name}" for name in (*axes, "model", "seed")]
+    fixed = [name for name in own if name.startswith("settings.") and name not in free]
+    usual = {f.name: f.default for f in dataclasses.fields(Composed)} | PRESETS.get(_name(model), {})
+
+    def unlike(part: pandas.DataFrame) -> list[str]:
+        first = {name.removeprefix("settings."): part.iloc[0][name] for name in fixed}
+        return [f"{name}={short(value)}" for name, value in first.items() if name in usual and value != usual[name]]
+
+    variants = [part for _, part in own.groupby(fixed, sort=False, dropna=False)]
+    kept = max(variants, key=lambda part: (len(part), -len(unlike(part))))
+    seeds = sorted(set(kept["settings.seed"]))
+    said = [f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"]
+    said += [f"with {' '.join(unlike(kept))}"] if unlike(kept) else []
+    said += [f"{len(own) - len(kept)} rows of other settings are not shown"] if len(kept) < len(own) else []
+    kept = kept.drop_duplicates([f"settings.{name}" for name in (*axes, "seed")], keep="first")
+    return kept, "; ".join(said)
+
+
+def _pooled(group: pandas.DataFrame) -> dict[str, Any]:
+    """One line: counts over seeds as `llm`'s own tables pool them."""
+    names = ("measured.hits", "measured.total", "measured.by_triplet")
+    counts = tuple((hits, total, tuple(right)) for hits, total, right in zip(*(group[name] for name in names), strict=True))
+    hits, total, low, high = _over_seeds(counts)
+    bounds = group["predicted.at_most"] if "predicted.at_most" in group else pandas.Series(dtype=float)
+    return {
+        **{"hits": int(hits), "total": int(total), "percent": 100 * hits / total, "low": 100 * low, "high": 100 * high, "seeds": len(group)},
+        "bound": 100 * bounds.sum() / total if bounds.notna().all() and len(bounds) else math.nan,
+        "experiment": group["experiment"].iloc[0],
+        "row": group["hash"].iloc[0],
+        "rows": " ".join(group["hash"]),
+        "command": " & ".join(dict.fromkeys(group["provenance.command"])),
+    }
+
+
+@functools.cache
+def _over_seeds(counts: tuple[tuple[int, int, tuple[int, ...]], ...]) -> tuple[int, int, float, float]:
+    """`llm.table.pooled` of (hits, total, hits by triplet) a seed."""
+    return pooled([{"measured": {"hits": hits, "total": total, "by_triplet": right}} for hits, total, right in counts])
+
+
+def models(found: Found) -> dict[str, str]:
+    """Label -> the model's name in the rows: those that are measured, then the rest of the paper's."""
+    names = list(found.about)
+    labels = [_label(name) for name in names]
+    ours = {label if labels.count(label) == 1 else name: name for label, name in zip(labels, names, strict=True)}
+    return ours | {label: hub for label, hub in PAPER.items() if label not in ours}
+
+
+def _label(model: str) -> str:
+    """The paper's word for one of its models, wherever it lies; the whole name of any other."""
+    last = model.rstrip("/").split("/")[-1]
+    return last if last in PAPER else model
+
+
+def _name(model: str) -> str:
+    """Without the digest of its weights."""
+    return model.partition(" (")[0]
+
+
+def fill(rows: Rows, made_by: str, model: str) -> str:
+    """The command that would make a model's rows."""
+    return f"{made_by} model={_name(model)} out={rows.folder}"
+
+
+def reported(number: int, **labels: str) -> str:
+    """What the paper's table says in the cell with these labels, as printed and in percent; "" if there is no such cell."""
+    for line in _lines(number):
+        # One cell may stand for both compositions: "uniform, arrow".
+        if all(value.lower() in (line[name].lower(), *line[name].lower().split(", ")) for name, value in labels.items()):
+            return line["value"]
+    return ""
+
+
+@functools.cache
+def _lines(number: int) -> list[dict[str, str]]:
+    return [{str(name): str(value) for name, value in line.items()} for line in load(number).to_dict("records")]
+
+
+def chain(rows: Rows, setup: str, composition: str) -> tuple[float, float]:
+    """The share of step-by-step answers that one layer gets right (`theory.experiments.bridge`, 8 facts an expert, d = m = ∞), in percent: the
+    least and the most over all shares λ of local attention; not a number where theory has no such setup or composition."""
+    table = rows.all("bridge")
+    wanted = {"settings.setup": setup, "settings.composition": composition, "settings.facts": "8", "settings.width": "inf"}
+    for name, value in wanted.items():
+        table = table[table[name].map(short) == value] if not table.empty else table
+    if table.empty:
+        return math.nan, math.nan
+    right = 100 * table.groupby(["settings.locality", "settings.scores"])["predicted.two_hop_step_by_step"].mean()
+    return float(right.min()), float(right.max())
+
+
+def cell(found: Found, key: tuple[str, ...], printed: str, predicted: tuple[float, float], fill: str) -> dict[str, Any]:
+    """A cell's columns: measured, where there are rows, else the command that would make them; reported; predicted."""
+    line: dict[str, Any] = dict.fromkeys(COLUMNS, "") | {"reported": printed, "predicted_low": predicted[0], "predicted_high": predicted[1]}
+    if key not in found.cells:
+        return line | {name: math.nan for name in ("hits", "total", "percent", "low", "high", "seeds")} | {"fill": fill}
+    ours = dict(found.cells[key])
+    bound = ours.pop("bound")
+    return line | ours | ({} if math.isnan(bound) else {"predicted_low": math.nan, "predicted_high": bound})
+
+
+def frame(lines: Mapping[tuple[str, ...], Mapping[str, Any]], names: Sequence[str], found: Found) -> pandas.DataFrame:
+    """The cells by their labels, the last of which heads the column; `attrs["about"]` goes along to the caption."""
+    index = pandas.MultiIndex.from_tuples(list(lines), names=list(names))
+    table = pandas.DataFrame([dict(line) for line in lines.values()], index=index, columns=list(COLUMNS))
+    table.attrs["about"] = found.about
+    return table
+
+
+def about(table: pandas.DataFrame) -> str:
+    """Which models were measured, with what, in one sentence."""
+    said = [f"{model} ({what})" for model, what in table.attrs["about"].items()]
+    return f"Measured here: {'; '.join(said)}." if said else "No model of this table was measured here."

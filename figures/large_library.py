@@ -1,0 +1,74 @@
+"""Ten experts, asked a composition that none was trained on
+
+Left: how often the held-out composition is right, among all answers and among those of the right kind, against the chance of a model that does
+not use the first hop. Right: what the right answer gets, compared with the other answers of its relation.
+"""
+
+import numpy as np
+import pandas
+from matplotlib.figure import Figure
+
+from figures import style
+from figures._theory import bars, over_seeds, rows_of
+from figures.rows import Rows
+
+NEEDS = {"large_library": "python -m theory.sweep experiment=large_library width=inf seeds=64"}
+ACCURACIES = {"accuracy": "among all answers", "accuracy_within_u3": "among answers in $U_3$", "accuracy_within_rel2": "among Rel2's answers"}
+CHANCES = {"accuracy_within_u3": "chance", "accuracy_within_rel2": "chance_within_rel2"}
+COEFFICIENTS = {"coefficient_right": "the right answer", "coefficient_rel2": "any answer of Rel2", "coefficient_wrong": "other answers in $U_3$"}
+GRAPHS = ("disjoint", "shared")
+TIE = 1e-9
+
+
+def data(rows: Rows) -> pandas.DataFrame:
+    """Accuracies, chances and coefficients by graph and rule, means over seeds, at infinite width."""
+    table = rows_of(rows, "large_library", "graph", "composition", width=np.inf)
+    return over_seeds(table, ["graph", "composition"], [*ACCURACIES, *CHANCES.values(), *COEFFICIENTS])
+
+
+def draw(table: pandas.DataFrame, figure: Figure) -> None:
+    """One line a graph and rule; accuracies on the left, coefficients on the right."""
+    rules = table["composition"].drop_duplicates().tolist()
+    rules = [rule for rule in ("sum", "average", "uniform", "arrow", "arrow_after") if rule in rules]
+    lines = [(graph, rule) for graph in GRAPHS for rule in rules if ((table["graph"] == graph) & (table["composition"] == rule)).any()]
+    places = {line: -place - 0.6 * (line[0] != lines[0][0]) for place, line in enumerate(lines)}
+    figure.set_figheight(1.15 + 0.25 * len(lines))
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, labels in ((left, ACCURACIES), (right, COEFFICIENTS)):
+        for i, (name, label) in enumerate(labels.items()):
+            part = _of(table, name).reindex(lines)
+            y = np.array(list(places.values())) + 0.25 * (1 - i)
+            if name in CHANCES:
+                chance = _of(table, CHANCES[name]).reindex(lines)["measured"]
+                axes.vlines(chance, y - 0.2, y + 0.2, label="chance, first hop unused" if i == 1 else None, **style.THEORY | {"linestyle": "-"})
+            axes.errorbar(part["measured"], y, xerr=bars(part), label=label, **style.series(i, linestyle="none"))
+        axes.set_ylim(min(places.values()) - 0.6, 0.6)
+    left.set_yticks(list(places.values()), [f"{rule}, {graph}" for graph, rule in lines])
+    left.set_xlim(-0.02, 0.62)
+    left.set_xlabel("share of held-out compositions right")
+    right.set_xscale("log")
+    right.set_xlabel("mean change of the output")
+    for axes, letter, title in ((left, "a", "accuracy"), (right, "b", "what the answers get")):
+        axes.legend(loc="center right" if axes is left else "lower left")
+        style.title(axes, letter, title)
+
+
+def _of(table: pandas.DataFrame, quantity: str) -> pandas.DataFrame:
+    """One quantity by graph and rule."""
+    return table[table["quantity"] == quantity].set_index(["graph", "composition"])
+
+
+def caption(table: pandas.DataFrame) -> str:
+    """The claim, counted over the lines of the figure."""
+    best = table[table["quantity"] == "accuracy"].sort_values("measured").iloc[-1]
+    scored = [(_of(table, name), _of(table, chance)) for name, chance in CHANCES.items()]
+    above = sum(int((accuracy["low"] > chance["measured"] + TIE).sum()) for accuracy, chance in scored)
+    right, any_of = _of(table, "coefficient_right"), _of(table, "coefficient_rel2")["measured"]
+    alike = int(((right["low"] - TIE <= any_of) & (any_of <= right["high"] + TIE)).sum())
+    return f"""A.3 in one layer: experts on five relations and on five of their compositions, eight facts each, asked u Rel1 Rel2, which none
+        was trained on; every expert has entities of its own but for the chain that is asked (disjoint), or all share them (shared). (a) The
+        right answer is the largest output in {100 * best["measured"]:.0f} % of cases at best ({best["composition"]}, {best["graph"]}). Grey
+        marks: the chance of a model that does not use the first hop (the same outputs scored against the other answers of Rel2);
+        {above or "none"} of the {sum(len(accuracy) for accuracy, _ in scored)} intervals is above it. (b) The right answer gets what any
+        answer of Rel2 gets, within its interval, in {alike} of {len(right)} cases. Means over {table["seeds"].min()} seeds, each with a
+        graph of its own, with 95 % intervals; d = m = ∞."""

@@ -1,0 +1,239 @@
+"""One page of everything: the question, the theory, the claims, the predictions, every figure and table, and where each number came from.
+
+The page is Markdown, `report.md`; `report.html` is the same text rendered, with pictures and files inside it, so that it needs no network and no
+other file. What is written by hand is `report_text.md`; a number in it is named by its row, `{llm_bridge model=pocket setup=2 ...}`.
+"""
+
+import base64
+import itertools
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas
+
+from figures._cells import measured
+from figures.registry import Drawn, _write
+from figures.rows import Rows
+from runs.rows import load_rows
+from runs.settings import SettingError
+
+TEXT, PAGE = (Path(__file__).with_name(name) for name in ("report_text.md", "report_page.html"))
+ORDER = "kernel_limit proposition_1 capacity theorem_2 theorem_3 many_facts scale bridge large_library figure_1 figure_2".split()
+"""How figures follow one another on the page: the theory, then the models; others come after them, tables by their names."""
+MADE_BY = {"ledger": "python -m paper_checks", "predictions": "python -m paper_checks.predictions"}
+
+
+class Source(NamedTuple):
+    """Where a row lies, and how it was made."""
+
+    file: str
+    line: int
+    row: dict[str, Any]
+
+
+def main(rows: Path, out: Path, drawn: Sequence[Drawn]) -> int:
+    """Writes report.md and report.html into `out`; returns the exit code. Raises SettingError if it cannot be written."""
+    text = page(rows, out, drawn)
+    try:
+        _write(out / "report.md", text.encode())
+        _write(out / "report.html", html(text, out).encode())
+    except OSError as error:
+        raise SettingError("out", f"{out} ({error.strerror})", "a folder that can be written") from None
+    print(f"report: {out / 'report.md'}, {out / 'report.html'}")
+    return 0
+
+
+def page(rows: Path, out: Path, drawn: Sequence[Drawn]) -> str:
+    """The page as Markdown; its links are relative to `out`."""
+    cited: dict[str, list[str]] = {}
+    places = {name: place for place, name in enumerate(ORDER)}
+    drawn = sorted(drawn, key=lambda item: (places.get(item.name, len(places)), not item.name.startswith("table_"), item.name))
+    parts = {
+        "ledger": _written(rows, "ledger", "The claims of the paper, checked", "Every claim with its evidence"),
+        "predictions": _written(rows, "predictions", "Predictions of the theory for language models", "Every prediction with its evidence"),
+        "figures": "\n".join(["## The figures", "", *(_figure(item) for item in drawn if item.kind == "figure")]),
+        "tables": "\n".join(["## The tables, side by side", "", *(_table(item) for item in drawn if item.kind == "table")]),
+    }
+    number = lambda match: _number(rows, match[1], match[2].split(), cited)  # noqa: E731
+    text = _if_measured(re.sub(r"\{(\w+)((?: \w+=\S+)+)\}", number, TEXT.read_text()))
+    for item in drawn:
+        for first, others in _rows_of(item):
+            cited.setdefault(first, others)
+    sources = dict(_sources(rows))
+    parts |= {"provenance": _provenance(sources.values()), "rows": _rows(cited, sources, os.path.relpath(rows, out))}
+    for name, part in parts.items():
+        text = text.replace(f"<!-- {name} -->", part.strip())
+    heads = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    return text.replace("<!-- contents -->", " · ".join(f"[{head}](#{_anchor(head)})" for head in heads))
+
+
+def _anchor(head: str) -> str:
+    """A heading's own anchor, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-")
+
+
+def _number(rows: Path, experiment: str, words: Sequence[str], cited: dict[str, list[str]]) -> str:
+    """`37/40`, linked to its rows, for an experiment and its settings; what is missing where there are no such rows."""
+    wanted = dict(word.split("=", 1) for word in words)
+    axes = [name for name in wanted if name != "model"]
+    found = measured(Rows(rows, {experiment: ""}), [experiment], axes, layers="mlp", adapter="lora")
+    key = tuple(wanted[name] for name in ("model", *axes))
+    if key not in found.cells:
+        return f"(no rows of {experiment} with {' '.join(words)})"
+    cell = found.cells[key]
+    cited[cell["row"]] = cell["rows"].split()
+    return f"[{cell['hits']}/{cell['total']}](#row-{cell['row']})"
+
+
+def _if_measured(text: str) -> str:
+    """The text without what a point of a list says of numbers whose rows are missing; which they are is said instead."""
+    points = re.split(r"^(?=- |$)", text, flags=re.MULTILINE)
+    for i, point in enumerate(points):
+        lead, missing = re.match(r"- \*\*.+?\*\*", point, re.DOTALL), re.search(r"\(no rows of [^)]+\)", point)
+        if lead and missing:
+            points[i] = f"{lead[0]} Not measured {missing[0]}.\n"
+    return "".join(points)
+
+
+def _written(rows: Path, name: str, head: str, fold: str) -> str:
+    """A page of `paper_checks`: its summary under a heading of this page, what comes under its own headings folded."""
+    path = rows / f"{name}.md"
+    if not path.is_file():
+        return f"## {head}\n\nNone in {rows}; `{MADE_BY[name]}` writes them."
+    _, _, text = path.read_text().partition("\n")
+    summary, _, details = text.partition("\n## ")
+    folded = f"<details><summary>{fold}</summary>\n\n{_demoted('## ' + details).strip()}\n\n</details>" if details else ""
+    return f"## {head}\n{_demoted(summary)}\n{folded}"
+
+
+def _demoted(text: str) -> str:
+    """Headings one level down, as part of a page."""
+    return re.sub(r"^(#{1,5} )", r"#\1", text, flags=re.MULTILINE)
+
+
+def _figure(item: Drawn) -> str:
+    if item.missing:
+        return f"### {item.title}\n\nNot drawn: {item.missing}\n"
+    return _demoted(_demoted(item.files["md"].read_text())).rstrip() + f"\n\n<!-- numbers {item.files['csv'].name} -->\n"
+
+
+def _table(item: Drawn) -> str:
+    if item.missing:
+        return f"### {item.title}\n\nNot made: {item.missing}\n"
+    text, _, _ = item.files["md"].read_text().partition("\n## Rows\n")
+    return f"### {item.title}\n\n{text.strip()}\n\n[LaTeX]({item.files['tex'].name}), [the numbers]({item.files['csv'].name})\n"
+
+
+def _rows_of(item: Drawn) -> Iterator[tuple[str, list[str]]]:
+    """Of each number of a figure or table, the hash of its first row, and the hashes it says it stands on."""
+    if "csv" in item.files:
+        table = pandas.read_csv(item.files["csv"], dtype=str, keep_default_na=False)
+        if "row" in table:
+            together = table["rows"] if "rows" in table else table["row"]
+            yield from ((first, every.split()) for first, every in zip(table["row"], together, strict=True) if first)
+
+
+def _sources(rows: Path) -> Iterator[tuple[str, Source]]:
+    """Every row by its hash."""
+    places = {}
+    for path in sorted(rows.glob("*.jsonl")):
+        for number, line in enumerate(path.read_text().splitlines(), start=1):
+            if match := re.search(r'"hash": "(\w+)"', line[:300]):
+                places.setdefault(match[1], (path.name, number))
+    for row in load_rows(rows):
+        file, number = places[row["hash"]]
+        yield row["hash"], Source(file, number, row)
+
+
+def _provenance(sources: Iterable[Source]) -> str:
+    """A line an experiment: how many rows, of what, on what, with which versions."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for source in sources:
+        groups.setdefault(source.row["experiment"], []).append(source.row)
+    head = ("experiment", "rows", "seeds", "models", "device", "numbers", "commits", "versions")
+    lines = ["## What was measured on what", "", "| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for experiment, rows in groups.items():
+        made = [row["provenance"] for row in rows]
+        seeds = len({row["settings"].get("seed") for row in rows})
+        versions = [" ".join(f"{name} {version}" for name, version in source["versions"].items()) for source in made]
+        commits = [f"{(source['commit'] or 'no commit')[:7]}{' and changes not committed' if source['dirty'] else ''}" for source in made]
+        cells = [
+            *(experiment, str(len(rows)), str(seeds), _each(row["settings"].get("model", "") for row in rows)),
+            *(_each(f"{source.get('device', '')}" for source in made), _each(source.get("dtype", "") for source in made)),
+            *(_each(commits), _each(versions)),
+        ]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def _each(values: Iterable[Any]) -> str:
+    return "<br>".join(escape(value) for value in dict.fromkeys(map(str, values)))
+
+
+def _rows(cited: dict[str, list[str]], sources: dict[str, Source], folder: str) -> str:
+    """Every row that a number on this page stands on, by the command that made it."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for first, hashes in cited.items():
+        if first in sources:
+            source = sources[first]
+            links = ", ".join(f"[{name}]({folder}/{sources[name].file}#L{sources[name].line})" for name in hashes if name in sources)
+            groups.setdefault((source.row["experiment"], source.row["provenance"]["command"]), []).append(f'<a id="row-{first}"></a>{links}')
+    lines = [
+        "## Rows",
+        "",
+        "The numbers of the tables, of the figures (their first row; the others differ in the seed) and of the text, by the command",
+    ]
+    lines[-1] += " that made their rows; each link is a line of a file of rows."
+    lines += ["", "<details><summary>All rows cited on this page</summary>"]
+    for (experiment, command), links in groups.items():
+        lines += ["", f"`{command}` ({experiment})", "", *(f"- {link}" for link in links)]
+    return "\n".join([*lines, "", "</details>"])
+
+
+def _numbers(path: Path) -> str:
+    """A figure's numbers, folded, each line with its row."""
+    table = pandas.read_csv(path, dtype=str, keep_default_na=False)
+    lines = [list(table), ["---"] * len(table.columns)]
+    for line in table.to_dict("records"):
+        lines.append([f"[{text}](#row-{text})" if name == "row" and text else _short(text) for name, text in line.items()])
+    return "\n".join(["<details><summary>The numbers</summary>", "", *("| " + " | ".join(line) + " |" for line in lines), "", "</details>"])
+
+
+def _short(text: str) -> str:
+    """A number to six digits; other text so that Markdown leaves it alone."""
+    try:
+        return f"{float(text):.6g}"
+    except ValueError:
+        return "".join("\\" + c if c in "\\|*_`[]<>" else c for c in text)
+
+
+def html(text: str, out: Path) -> str:
+    """The page as one HTML file: pictures, numbers, PDF, CSV and LaTeX of `out` are in it, tables scroll in boxes of their own."""
+    from markdown_it import MarkdownIt
+
+    text = re.sub(r"<!-- numbers ([\w.]+) -->", lambda match: _numbers(out / match[1]), text)
+
+    parser = MarkdownIt("commonmark", {"html": True}).enable("table")
+    parser.add_render_rule("table_open", lambda *_: "<div class='wide' tabindex='0'><table>\n")
+    parser.add_render_rule("table_close", lambda *_: "</table></div>\n")
+    tokens = parser.parse(text)
+    for token, inside in itertools.pairwise(tokens):
+        if token.type == "heading_open":
+            token.attrSet("id", _anchor(inside.content))
+    for part in (child for token in tokens for child in token.children or []):
+        if part.type == "image":
+            part.attrSet("src", _inside(out / str(part.attrGet("src")), "image/png"))
+        elif part.type == "link_open" and (out / (name := str(part.attrGet("href")))).suffix in (".csv", ".pdf", ".tex"):
+            part.attrSet("download", Path(name).name)
+            part.attrSet("href", _inside(out / name, "application/octet-stream"))
+    title = next((inside.content for token, inside in itertools.pairwise(tokens) if token.tag == "h1"), "")
+    body = parser.renderer.render(tokens, parser.options, {})
+    return PAGE.read_text().replace("<!-- title -->", escape(title)).replace("<!-- body -->", body)
+
+
+def _inside(path: Path, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"

@@ -1,0 +1,43 @@
+"""Every composition on every setup of the bridge
+
+The numbers of Table 10 for the compositions the paper does not report, the controls among them, and how direct questions fare.
+"""
+
+import math
+
+import pandas
+
+from figures import _cells
+from figures.rows import Rows
+from figures.tables import READING
+from llm.data.mixtures import SETUPS
+from llm.settings import COMPOSITIONS, CONTROLS
+
+NEEDS = {"llm_bridge": "python -m llm.bridge", "bridge": "python -m theory.sweep experiment=bridge"}
+PROMPTINGS = {"steps": "step by step", "direct": "direct"}
+
+
+def table(rows: Rows) -> pandas.DataFrame:
+    """The cells of every measured model, by model, prompting, setup and composition. Raises MissingRows where there is none."""
+    found = _cells.measured(rows, ["llm_bridge"], ("setup", "composition", "prompting"), layers="mlp", adapter="lora")
+    if not found.cells:
+        raise rows.missing("llm_bridge")
+    lines = {}
+    for model in found.about:
+        for prompting, words in PROMPTINGS.items():
+            for setup in SETUPS:
+                for composition in (*COMPOSITIONS, *CONTROLS):
+                    predicted = _cells.chain(rows, setup, composition) if prompting == "steps" else (math.nan, math.nan)
+                    fill = _cells.fill(rows, NEEDS["llm_bridge"], model)
+                    lines[model, words, setup, composition] = _cells.cell(found, (model, setup, composition, prompting), "", predicted, fill)
+    return _cells.frame(lines, ("model", "prompting", "setup", "composition"), found)
+
+
+def caption(table: pandas.DataFrame) -> str:
+    """What a cell is."""
+    return (
+        "Every composition on every setup of the bridge (1 asks F, the others R), step by step and directly. swapped: Arrow with the experts'"
+        " prototypes exchanged; random (alone): the sum of Gaussian experts of the same norms; base: no expert."
+        f" {READING} Step by step, theory's range is over the share λ of attention that stays on the current step, for 8 facts an expert; direct"
+        f" answers of two one-hop experts (setup 0) it bounds by chance among the edited answers (Theorem 3). {_cells.about(table)}"
+    )

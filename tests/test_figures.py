@@ -1,0 +1,400 @@
+"""Every figure of the theory: drawn from few rows and from all committed ones, its numbers held against the claim it shows."""
+
+import importlib
+import itertools
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.legend import Legend
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+
+from figures import __main__ as command
+from figures import _theory, registry, style
+from figures.rows import MissingRows, Rows
+
+ROOT = Path(__file__).parents[1]
+PAPER = ROOT / "results" / "paper"
+NAMES = "kernel_limit proposition_1 capacity theorem_2 theorem_3 many_facts scale bridge large_library".split()
+
+
+def module(name):
+    return importlib.import_module(f"figures.{name}")
+
+
+def committed(name):
+    return [json.loads(line) for line in (PAPER / f"{name}.jsonl").read_text().splitlines()]
+
+
+def write(folder, name, rows):
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def few(name):
+    """Two seeds, and of a long grid every other point, so that cells are missing; and a row of another mask that must not be drawn."""
+    rows = [row for row in committed(name) if row["settings"]["seed"] < 2]
+    axis = {"kernel_limit": "width", "bridge": "locality", "scale": "scale"}.get(name)
+    if axis:
+        values = sorted({float(row["settings"][axis]) for row in rows if row["settings"]["facts" if name == "bridge" else "seed"] in (0, 1)})
+        kept = set(values[::2])
+        rows = [row for row in rows if float(row["settings"][axis]) in kept]
+    other = json.loads(json.dumps(rows[0]))
+    other["hash"], other["settings"]["mask"] = "0" * 16, "causal"
+    other["measured"] = dict.fromkeys(other["measured"], 1e6)
+    return [*rows, other]
+
+
+def table_of(name, folder=PAPER):
+    return module(name).data(Rows(folder, module(name).NEEDS))
+
+
+def quantity(table, name):
+    return table[table["quantity"] == name]
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    out = tmp_path_factory.mktemp("figures")
+    for name in NAMES:
+        registry.draw(registry.Item(name, "figure"), PAPER, out)
+    return out
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_figure_is_drawn_from_few_rows(name, tmp_path):
+    table = table_of(name, write(tmp_path / "rows", name, few(name)))
+    with registry.picture(module(name), table) as figure:
+        figure.draw_without_rendering()
+    assert module(name).caption(table)
+    assert (table["measured"] < 1e5).all(), "the row of another mask is left out"
+
+
+@pytest.mark.parametrize("name", ["kernel_limit", "proposition_1", "theorem_2", "many_facts"])
+def test_one_row_a_point_is_enough(name):
+    rows = [row for row in committed(name) if row["settings"]["seed"] == 0]
+    table = module(name).data(_Given(rows, module(name).NEEDS))
+    assert table["low"].isna().all() or name == "kernel_limit"  # whose root mean squares have an interval of χ² with one degree of freedom
+    with registry.picture(module(name), table) as figure:
+        figure.draw_without_rendering()
+    assert module(name).caption(table)
+
+
+class _Given(Rows):
+    """Rows that are given and not read."""
+
+    def __init__(self, rows, needs):
+        import pandas
+
+        super().__init__("nowhere", needs)
+        self.table = pandas.json_normalize(rows).replace({"inf": math.inf}).infer_objects()
+
+    def all(self, experiment):
+        return self.table.copy()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_files_hold_what_they_should(name, drawn):
+    pdf, png = (drawn / f"{name}.pdf").read_bytes(), (drawn / f"{name}.png").read_bytes()
+    assert b"/FontFile2" in pdf, "fonts are embedded"
+    assert not [word for word in (b"/Type3", b"CreationDate", b"Producer") if word in pdf]
+    assert not [chunk for chunk in (b"tEXt", b"tIME") if chunk in png]
+    caption = (drawn / f"{name}.md").read_text()
+    assert f"]({name}.png)" in caption
+    assert "seeds" in caption
+    assert f"- `{name}.jsonl`: `python -m theory.sweep" in caption
+    assert "nan" not in caption.lower()
+    hashes = {row["hash"] for row in committed(name)}
+    assert set(table_of(name)["row"]) <= hashes
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_overlaps_is_clipped_or_empty(name):
+    table = table_of(name)
+    with registry.picture(module(name), table) as figure:
+        figure.draw_without_rendering()
+        whole = figure.bbox.padded(1)
+        for axes in figure.axes:
+            assert axes.lines or axes.collections, "no empty panel"
+            texts = [child for child in axes.get_children() if isinstance(child, Text) and child.get_text()]  # titles too
+            legends = [child for child in axes.get_children() if isinstance(child, Legend)]
+            for artist in (*texts, *legends, axes.xaxis.label, axes.yaxis.label):
+                box = artist.get_window_extent()
+                assert box.width == 0 or (whole.contains(*box.min) and whole.contains(*box.max)), artist
+            for axis in (axes.xaxis, axes.yaxis):
+                boxes = [label.get_window_extent() for label in axis.get_ticklabels() if label.get_text() and label.get_visible()]
+                assert not [pair for pair in itertools.combinations(boxes, 2) if Bbox.intersection(*pair)]
+            for legend in legends:
+                assert not covered(axes, legend.get_window_extent()), "the legend hides points"
+
+
+def covered(axes, box):
+    """The points of the lines that lie under the box; error bars and markers are lines too."""
+    points = [axes.transData.transform(line.get_xydata()) for line in axes.lines if len(line.get_xydata()) > 2]
+    return [point for line in points for point in line if box.contains(*point)]
+
+
+def test_the_same_bytes_in_another_process(drawn, tmp_path):
+    names = ["kernel_limit"]
+    words = [sys.executable, "-m", "figures", f"only={'+'.join(names)}", f"rows={PAPER}", f"out={tmp_path}"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    for name, ending in itertools.product(names, ("pdf", "png", "csv", "md")):
+        assert (tmp_path / f"{name}.{ending}").read_bytes() == (drawn / f"{name}.{ending}").read_bytes(), (name, ending)
+
+
+# What each figure shows, as its numbers must bear it out; then one falsified row set that must not.
+
+
+def kernel_limit(table):
+    slope, half = module("kernel_limit").slope_of_error(table)
+    assert abs(slope + 0.5) < 1.5 * half
+    for name, limit in (("c_first", 0.412232), ("c_second", 0.573036)):
+        part = quantity(table, name)
+        assert np.allclose(part["predicted"], limit, atol=1e-6)
+        assert np.abs((part["measured"] - part["predicted"]) / part["stderr"] * np.sqrt(part["seeds"])).max() < 4
+        error = quantity(table, f"{name}_error")
+        assert np.allclose(error["predicted"] * np.sqrt(error["width"]), error["predicted"].iloc[0] * 16, rtol=1e-6)
+        assert np.abs(np.log(error["measured"] / error["predicted"])).max() < 5 / np.sqrt(2 * error["seeds"].min())
+
+
+def proposition_1(table):
+    assert np.allclose(quantity(table, "efficacy")["measured"], 1, atol=1e-9)
+    for name, limit in (("leakage_same_relation", 0.608998), ("leakage_same_entity", 0.608998), ("leakage_unrelated", 1 / math.pi)):
+        part = quantity(table, name)
+        assert np.allclose(part["predicted"], limit, atol=1e-6)
+        assert np.abs((part["measured"] - limit) / part["stderr"] * np.sqrt(part["seeds"])).max() < 4
+    assert (quantity(table, "norm_rome")["measured"] > 5).all()
+
+
+def capacity(table):
+    assert (table["prompts"] == 96).all()
+    exact = quantity(table, "stored_exactly").set_index("width")["measured"]
+    assert exact[exact.index < 96].max() < 0.01
+    assert exact[exact.index >= 104].min() == 1
+    unstored = quantity(table, "unstored")
+    below = unstored[unstored["width"] < 96]
+    assert np.allclose(below["measured"], below["predicted"], atol=0.01)
+
+
+def theorem_2(table):
+    outputs = {name: quantity(table, f"output_{name}").iloc[0] for name in ("old", "y", "z", "r1x", "r2y")}
+    assert outputs["old"]["measured"] == 1
+    assert [round(outputs[name]["predicted"], 3) for name in ("y", "z", "r1x", "r2y")] == [0.412, 0.573, -0.412, -0.573]
+    margins = quantity(table, "margin_old_over_new").set_index("coincide")
+    assert set(margins[margins["high"] < 0].index) == {"r2y=r2r1x", "y=r1x"}
+    free = margins[margins["stderr"] > 0]
+    assert np.abs((free["measured"] - free["predicted"]) / free["stderr"] * np.sqrt(free["seeds"])).max() < 4
+
+
+def theorem_3(table):
+    margins = quantity(table, "margin_old_over_new")
+    assert set(margins[margins["predicted"] < 0]["composition"]) == {"oracle"}
+    widest = margins[margins["width"] == margins["width"].max()].set_index("composition")
+    assert len(widest) == 13
+    assert np.abs(widest["measured"] - widest["predicted"]).max() < 0.05
+    assert widest.drop("oracle")["measured"].min() > 0
+
+
+def many_facts(table):
+    accuracy = quantity(table, "accuracy")
+    best = accuracy[(accuracy["composition"] == "best") & np.isinf(accuracy["width"])]
+    assert np.allclose(best["measured"], 1 / best["facts"])
+    assert (accuracy[~accuracy["composition"].isin(["best", "oracle", "linear"])]["measured"] == 0).all()
+    rotated = accuracy[(accuracy["composition"] == "linear") & (accuracy["gauge"] == "random") & (accuracy["facts"] > 1)]
+    assert (rotated["low"] <= rotated["closed_form"]).sum() >= len(rotated) - 1
+    coefficient = quantity(table, "coefficient_second")
+    assert np.allclose(*(coefficient[np.isinf(coefficient["width"])][c] for c in ("measured", "closed_form")), rtol=1e-9)
+
+
+def scale(table):
+    one_hop = quantity(table, "one_hop_accuracy")
+    assert set(map(tuple, one_hop[["scale", "measured"]].to_numpy())) == {
+        (w, 0.0 if w < 0.5 else 0.5 if w == 0.5 else 1.0) for w in one_hop["scale"].unique()
+    }
+    composed = quantity(table, "two_hop_accuracy")
+    flips = 1 / _theory.coefficients()[1]
+    single = composed[composed["facts"] == 1]
+    assert (single["measured"] == (single["scale"] > flips)).all()
+    assert composed[composed["facts"] == 4]["measured"].max() == 0.25
+
+
+def bridge(table):
+    for hop in ("hop_1", "hop_2"):
+        part = quantity(table, hop)
+        part = part[(part["locality"] - part["threshold"]).abs() > 1e-9]
+        assert ((part["measured"] > 0.5) == (part["locality"] > part["threshold"])).all()
+        own = quantity(table, f"c_{hop}").set_index(["facts", "locality"])["measured"]
+        assert ((own > 0.5) == (part.set_index(["facts", "locality"])["measured"].reindex(own.index).fillna(1) > 0.5)).all()
+    assert (quantity(table, "two_hop_direct")["measured"] == 0).all()
+    stars = {name: part.groupby("facts")["threshold"].first() for name, part in table.groupby("quantity") if name.startswith("hop")}
+    assert round(stars["hop_2"][8], 2) == 0.34
+    assert stars["hop_1"][1] == 0
+
+
+def large_library(table):
+    by_line = table.set_index(["quantity", "graph", "composition"]).sort_index()
+    for name, chance in module("large_library").CHANCES.items():
+        assert (by_line.loc[name]["low"] <= by_line.loc[chance]["measured"] + 1e-9).all()
+    assert by_line.loc["accuracy"]["measured"].max() < 0.25
+    assert round(by_line.loc[("coefficient_right", "disjoint", "sum"), "measured"], 3) == 0.109
+
+
+CLAIMS = [kernel_limit, proposition_1, capacity, theorem_2, theorem_3, many_facts, scale, bridge, large_library]
+FALSE = {  # name: which rows, which measured value, and what it is falsified to
+    "kernel_limit": (lambda s: s["width"] == 2**24, "c_first", lambda v: v * 1.001),
+    "proposition_1": (lambda s: s["width"] == 2**16, "leakage_unrelated", lambda v: v * 1.05),
+    "capacity": (lambda s: s["width"] == 94, "stored_exactly", lambda v: 0.5),
+    "theorem_2": (lambda s: s["coincide"] == "x=y", "margin_old_over_new", lambda v: -v),
+    "theorem_3": (lambda s: s["composition"] == "cat" and s["width"] == 2**14, "margin_old_over_new", lambda v: v - 1),
+    "many_facts": (lambda s: s["composition"] == "best" and s["facts"] == 8, "accuracy", lambda v: 0.25),
+    "scale": (lambda s: s["facts"] == 1 and s["scale"] == 1.7, "two_hop_accuracy", lambda v: 1.0),
+    "bridge": (lambda s: s["facts"] == 8 and s["locality"] == 0.25 and s["composition"] == "sum", "hop_2", lambda v: 1.0),
+    "large_library": (lambda s: s["graph"] == "shared" and s["composition"] == "sum", "accuracy_within_u3", lambda v: v + 0.2),
+}
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.__name__)
+def test_the_numbers_bear_out_the_claim(claim):
+    claim(table_of(claim.__name__))
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.__name__)
+def test_false_numbers_do_not(claim, tmp_path):
+    name = claim.__name__
+    chosen, quantity_, falsified = FALSE[name]
+    rows = committed(name)
+    for row in rows:
+        if chosen(row["settings"]):
+            row["measured"][quantity_] = falsified(row["measured"][quantity_])
+    with pytest.raises(AssertionError):
+        claim(table_of(name, write(tmp_path / "rows", name, rows)))
+
+
+def test_the_closed_form_is_that_of_the_rows():
+    rows = {row["settings"]["facts"]: row for row in committed("many_facts") if row["settings"]["composition"] == "sum"}
+    first, second, other = _theory.coefficients()
+    assert rows[1]["predicted"]["coefficient_second"] == pytest.approx(second, rel=1e-9)
+    assert rows[8]["predicted"]["coefficient_second"] == pytest.approx(second / (1 + 7 * other), rel=1e-9)
+    assert committed("theorem_2")[-1]["predicted"]["c_first"] == pytest.approx(first, rel=1e-9)
+
+
+def test_the_slope_is_that_of_the_sweep(tmp_path):
+    from runs.rows import by_setting
+    from theory.table import log_log_slope
+
+    rows = [row for row in committed("kernel_limit") if row["settings"]["dim"] == "inf" and row["settings"]["init_scale"] == "std"]
+    rows = [row for row in rows if row["settings"]["width"] != "inf"]
+    expected = log_log_slope(list(by_setting(rows).values()), "kernel_relative_rms")
+    assert module("kernel_limit").slope_of_error(table_of("kernel_limit")) == pytest.approx(expected, rel=1e-6)
+
+
+def test_over_seeds_against_a_hand_made_table():
+    import pandas
+
+    table = pandas.DataFrame({"settings.width": [4, 4, 8], "measured.c": [1.0, 3.0, 5.0], "predicted.c": [2.0, 2.0, 6.0], "hash": ["a", "b", "c"]})
+    first, second = _theory.over_seeds(table, ["width"], ["c"]).to_dict("records")
+    assert (first["measured"], first["seeds"], first["row"], first["predicted"]) == (2.0, 2, "a", 2.0)
+    assert first["high"] - 2 == pytest.approx(12.706 * math.sqrt(2) / math.sqrt(2), rel=1e-4)  # t with one degree of freedom
+    assert (second["measured"], second["seeds"]) == (5.0, 1)
+    assert math.isnan(second["low"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_missing_rows_say_which_command_makes_them(name, tmp_path, capsys):
+    assert command.main([f"only={name}", f"rows={tmp_path}", f"out={tmp_path / 'out'}"]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith(f"figures: rows: got no rows of {name} in {tmp_path}")
+    assert f"`{module(name).NEEDS[name]} out={tmp_path}`" in line
+    assert line.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_commands_that_make_rows_make_rows_that_are_drawn(tmp_path, capsys):
+    """Each command is one the sweep accepts, and its grid has the settings the figure selects (checked on the cheapest that draws)."""
+    import shlex
+
+    from theory import sweep
+
+    for name in NAMES:
+        words = shlex.split(module(name).NEEDS[name])[3:]
+        assert sweep.main([*words, "dry_run=true", f"out={tmp_path}"]) == 0, name
+    words = shlex.split(module("large_library").NEEDS["large_library"])[3:]
+    assert sweep.main([word if not word.startswith("seeds") else "seeds=2" for word in words] + [f"out={tmp_path}"]) == 0
+    registry.draw(registry.Item("large_library", "figure"), tmp_path, tmp_path / "out")
+    capsys.readouterr()
+
+
+def test_all_of_a_bare_folder_goes_on_and_says_what_is_missing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(registry, "items", lambda: {name: registry.Item(name, "figure") for name in ("scale", "capacity")})
+    write(tmp_path, "scale", few("scale"))
+    assert command.main([f"rows={tmp_path}", f"out={tmp_path / 'out'}"]) == 0
+    scale_, capacity_ = capsys.readouterr().out.splitlines()
+    assert scale_.startswith("scale: ")
+    assert "scale.pdf" in scale_
+    assert "capacity: rows: got no rows of capacity" in capacity_
+    assert not list((tmp_path / "out").glob("capacity*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["only=theorem2"], "only: got 'theorem2'; allowed: bridge, capacity,"),
+        (["only=theorem2"], "did you mean 'theorem_2'?"),
+        (["onyl=scale"], "did you mean 'only'?"),
+        (["rows=nowhere"], "rows: got nowhere; allowed: a folder that is there"),
+        (["report=true", "only=scale"], "report: got true with only=scale"),
+        (["only=scale", "out=Makefile"], "out: got Makefile"),
+    ],
+)
+def test_mistakes_are_one_line(words, says, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert command.main(words) == 2
+    line = capsys.readouterr().err
+    assert says in line
+    assert line.count("\n") == 1
+
+
+def test_a_figure_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    def fails(table, figure):
+        raise MissingRows("rows", "none", "some")
+
+    monkeypatch.setattr(module("scale"), "draw", fails)
+    made = registry.draw_or_say(registry.Item("scale", "figure"), PAPER, tmp_path / "out")
+    assert made.missing == "rows: got none; allowed: some"
+    assert not made.files
+    assert not (tmp_path / "out").exists()
+
+
+def test_list_names_every_figure_and_its_command(capsys):
+    assert command.main(["list=true"]) == 0
+    text = capsys.readouterr().out
+    for name in NAMES:
+        assert f"{name} (figure)" in text
+        assert module(name).NEEDS[name] in text
+
+
+def test_help_is_quick():
+    heavy = "[name for name in ('matplotlib', 'pandas', 'jax') if name in sys.modules]"
+    code = f"import sys; from figures.__main__ import main; code = main(['--help']); print(code, {heavy})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.endswith("0 []\n"), done.stderr
+    assert "only" in done.stdout
+
+
+def test_only_names_of_needs_can_be_read():
+    with pytest.raises(KeyError, match="not in NEEDS"):
+        Rows(PAPER, {"scale": "..."}).all("bridge")
+    with pytest.raises(MissingRows, match=r"no rows of scale in .* with facts=3"):
+        Rows(PAPER, {"scale": "make it"}).select("scale", facts=3)
+
+
+def test_series_differ_without_colour():
+    looks = [style.series(i) for i in range(2 * len(style.MARKERS))]
+    assert len({(look["marker"], look.get("markerfacecolor")) for look in looks}) == len(looks)
