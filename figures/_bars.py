@@ -27,7 +27,7 @@ def grouped(axes: Axes, table: pandas.DataFrame, group: str, groups: Sequence[st
     width = 0.86 / len(look)
     for i, (series, name) in enumerate(look.items()):
         colour, hatch = LOOKS[name]
-        part = table[table["series"] == series].set_index(group).reindex(groups)
+        part = table[table["series"] == series].set_index(group).reindex(index=list(groups))
         part["place"] = np.arange(len(groups)) + (i - (len(look) - 1) / 2) * width
         # Bars without a height are left out: they have no place that a layout could reckon with.
         printed, ours = part.dropna(subset="reported"), part.dropna(subset="percent")

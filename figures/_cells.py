@@ -62,12 +62,16 @@ def _with_defaults(table: pandas.DataFrame, experiment: str) -> pandas.DataFrame
     """The rows, each measurement once; a setting that came after a row was made is at its default there."""
     if table.empty:
         return table
-    defaults = {f"settings.{f.name}": f.default for f in dataclasses.fields(Composed)}
+    defaults: dict[str, Any] = {f"settings.{f.name}": f.default for f in dataclasses.fields(Composed)}
     for name, default in defaults.items():
-        table[name] = table[name].where(table[name].notna(), default) if name in table else default
-    settings = [name for name in table if name.startswith("settings.")]
+        table = table.assign(**{name: [default if pandas.isna(given) else given for given in table[name]] if name in table else default})
+    settings = _settings(table)
     weights = ["provenance.base_digest"] if "provenance.base_digest" in table else []
     return table.drop_duplicates([*settings, *weights], keep="last").assign(experiment=experiment)
+
+
+def _settings(table: pandas.DataFrame) -> list[str]:
+    return [name for name in map(str, table) if name.startswith("settings.")]
 
 
 def _by_weights(table: pandas.DataFrame) -> pandas.DataFrame:
@@ -83,7 +87,7 @@ def _by_weights(table: pandas.DataFrame) -> pandas.DataFrame:
 def _usual_variant(model: str, own: pandas.DataFrame, axes: Sequence[str]) -> tuple[pandas.DataFrame, str]:
     """The rows of the setting that has most of them (of two, the one nearer to the model's defaults), once each, and what they are."""
     free = [f"settings.{name}" for name in (*axes, "model", "seed")]
-    fixed = [name for name in own if name.startswith("settings.") and name not in free]
+    fixed = [name for name in _settings(own) if name not in free]
     usual = {f.name: f.default for f in dataclasses.fields(Composed)} | PRESETS.get(_name(model), {})
 
     def unlike(part: pandas.DataFrame) -> list[str]:

@@ -32,9 +32,9 @@ def hop_gates(
 
 
 def _token(base: Base, question: str, answer: str, at: int) -> int:
-    """Which of the answer's tokens begins at character `at`, a word's first."""
-    before = answer[:at].rstrip()
-    return len(example(base, question, before)[1]) - 1 if before else 0
+    """Which of the answer's tokens begins at character `at`, a word's first: the first that the text up to there does not have."""
+    whole, before = (example(base, question, text)[1] for text in (answer, answer[:at]))
+    return next((i for i, pair in enumerate(zip(whole, before, strict=False)) if pair[0] != pair[1]), min(len(whole), len(before)))
 
 
 def hops_by_gate(records: Sequence[Mapping[str, Any]]) -> dict[str, list[list[int]]]:

@@ -112,7 +112,9 @@ def _reported(protocol: str, settings: Mapping[str, Any]) -> str:
         if all(cell[name] == value for name, value in wanted.items()) and composition in ("alone", cell["composition"].lower())
     ]
     name = str(settings["model"]).rstrip("/").split("/")[-1]
-    rows = [cell for cell in rows if cell["base_model"] == name] or [cell for cell in rows if cell["base_model"] == "Qwen2.5-3B-Instruct"] or rows[:1]
+    rows = [cell for cell in rows if cell["base_model"] == name] or [
+        cell for cell in rows if cell["base_model"] == ("Qwen2.5-7B" if protocol == "methods" else "Qwen2.5-3B-Instruct")
+    ]
     return str(rows[0]["value"]) if rows else ""
 
 

@@ -88,7 +88,7 @@ def running(tmp_path, *words):
     return process
 
 
-LONG = ["width=256,2**28", "seeds=2"]
+LONG = ["width=256,2**30", "seeds=2"]
 
 
 def test_control_c_keeps_what_was_done(tmp_path):

@@ -37,7 +37,7 @@ def table(rows: Rows) -> pandas.DataFrame:
     return _cells.frame(lines, ("dataset", "model", "prompting", "library"), found)
 
 
-def cell(rows: Rows, found: pandas.DataFrame, key: tuple[str, str, str, str, str], label: str, column: str) -> dict:
+def cell(rows: Rows, found: _cells.Found, key: tuple[str, str, str, str, str], label: str, column: str) -> dict:
     """One cell: its numbers, from the rows of (model, dataset, library, composition, prompting) and the paper's column."""
     model, dataset, library, composition, prompting = key
     steps = prompting == "steps"

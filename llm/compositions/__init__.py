@@ -2,7 +2,8 @@
 
 A rule gets the experts (dicts of LowRank, one a module) and `Options`, and returns what each module adds to its output: a LowRank, or a routed
 update that looks at each token first. No rule forms ΔW. To add one, write the function, put `@rule(...)` over it in a module of this package
-and say what it promises; the checks that fit are then run on it by name.
+and say what it promises; the checks that fit are then run on it by name. README.md lists all methods, and says this in four steps; rules with
+numbers to learn are in `llm.learned`.
 """
 
 import hashlib

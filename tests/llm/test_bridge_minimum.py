@@ -114,7 +114,8 @@ def test_the_bridge_never_speaks_of_who_is_asked():
 
 def test_points_that_are_the_same_are_asked_once():
     nothing = BridgeMinimum(bridge_triplets=0)
-    for dials in ({"bridge_templates": 2}, {"steps_share": 0.5}, {"relations": "disjoint"}, {"bridge_in": "first"}):
+    varied: list[dict[str, Any]] = [{"bridge_templates": 2}, {"steps_share": 0.5}, {"relations": "disjoint"}, {"bridge_in": "first"}]
+    for dials in varied:
         assert PROTOCOL.sensible(BridgeMinimum(bridge_triplets=0, **dials)) == nothing
     assert PROTOCOL.sensible(BridgeMinimum(relations="reversed", steps_share=0.0)).relations == "same"
     assert PROTOCOL.sensible(BridgeMinimum(relations="disjoint", steps_share=0.0)).relations == "disjoint"

@@ -12,10 +12,10 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from transformers.pytorch_utils import Conv1D
 
-from llm.adapters import load_expert
+from llm.adapters import linear_shape, load_expert
 from llm.compose import Knobs, main
 from llm.compositions import RULES, Composition, Options, compose
 from llm.compositions.arrow import Routed
@@ -139,6 +139,23 @@ def test_ranks_that_a_rule_makes_different_are_told_to_peft(made, tmp_path):
     theirs: Any = PeftModel.from_pretrained(plain, str(tmp_path / "out")).eval()
     with torch.inference_mode():
         torch.testing.assert_close(theirs(input_ids=IDS).logits, logits(model, cut), rtol=1e-4, atol=1e-5)
+
+
+def test_of_many_modules_peft_takes_those_that_are_named(tmp_path):
+    """From 20 names on PEFT looks for common endings of them; here no ending fits, since one layer and one other module are left out."""
+    torch.manual_seed(0)
+    sizes: Any = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_key_value_heads": 2}
+    model = Qwen2ForCausalLM(Qwen2Config(vocab_size=20, num_hidden_layers=12, **sizes)).eval()
+    names = [name for name in target_modules(model, "mlp") if ".5." not in name and name != "model.layers.11.mlp.up_proj"]
+    assert len(names) == 32
+    shapes = {name: linear_shape(model.get_submodule(name)) or (0, 0) for name in names}
+    composition = {name: LowRank(torch.randn(out, 1 + i % 3), torch.randn(into, 1 + i % 3)) for i, (name, (out, into)) in enumerate(shapes.items())}
+    save_composition(composition, model, tmp_path / "out", Card("a", "b"))
+    ours = logits(model, composition)
+    theirs: Any = PeftModel.from_pretrained(model, str(tmp_path / "out")).eval()
+    assert sum("lora_A.default" in name and name.endswith("weight") for name, _ in theirs.named_parameters()) == 32
+    with torch.inference_mode():
+        torch.testing.assert_close(theirs(input_ids=IDS).logits, ours, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,8 @@ def test_ties_on_factors_is_the_theorys_on_updates_where_one_factor_is_the_ident
     twins = [theory.edits.LowRank(*(factor.double().numpy() for factor in e["up"])) for e in experts]
     there = theory.compositions.compose("ties", twins, theory.compositions.Context(density=density))
     here = compose("ties", experts, Options(density=density, trim="module"))["up"]
-    np.testing.assert_allclose(here.dense(), there, rtol=1e-5)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    assert isinstance(here, LowRank)
+    np.testing.assert_allclose(here.dense(), np.asarray(there), rtol=1e-5)
 
 
 @pytest.mark.parametrize("scores", ["raw", "cosine"])

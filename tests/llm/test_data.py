@@ -10,6 +10,7 @@ import string
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -439,7 +440,7 @@ def test_what_is_written_reads_back(tmp_path, capsys):
     if importlib.util.find_spec("datasets"):
         from datasets import load_dataset  # pyright: ignore[reportMissingImports]
 
-        read = load_dataset("json", data_dir=str(tmp_path / "data" / "R12"), cache_dir=str(tmp_path / "cache"))
+        read: Any = load_dataset("json", data_dir=str(tmp_path / "data" / "R12"), cache_dir=str(tmp_path / "cache"))
         assert [Example(**row) for row in read["train"]] == examples("R12", triplets("R", 4)[:2])
 
 

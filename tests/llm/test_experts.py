@@ -290,7 +290,7 @@ def test_an_expert_is_trained_once(base, tmp_path, monkeypatch):
 def test_whatever_makes_an_expert_is_in_its_key(base, folder):
     wanted = spec()
     fields = {f.name: getattr(TRAINING, f.name) for f in dataclasses.fields(Training)}
-    words = {"loss": "token", "layers": "attention"}
+    words = {"adapter": "lori_d", "loss": "token", "layers": "attention"}
     changed: dict[str, Any] = {n: words.get(n) or (not value if isinstance(value, bool) else value + 1) for n, value in fields.items()}
     specs = [dataclasses.replace(wanted, training=dataclasses.replace(TRAINING, **{name: value})) for name, value in changed.items()]
     specs += [spec(seed=1), spec(role=2), spec(own=("R2",)), spec(own=("R1", "R2")), spec(bridge=("F12-CoT", "F1")), spec(bridge=())]
@@ -363,7 +363,7 @@ def test_a_killed_process_leaves_no_expert_and_the_next_call_goes_on(base, folde
     program = f"""
 import time
 import torch
-torch.set_num_threads(1)
+torch.set_num_threads({torch.get_num_threads()})  # the bits depend on it
 from llm import experts
 from llm.experts import Spec, expert
 from llm.models import load_base

@@ -24,7 +24,7 @@ from llm.data.mixtures import SETUPS, data_mix, oracle, pair
 from llm.data.subsets import examples
 from llm.experts import Spec
 from llm.learned import LEARNED, Learning, fit, learn, learned
-from llm.learned.fitting import Parameters, answer_loss
+from llm.learned.fitting import Parameters, answer_loss, search
 from llm.lowrank import LowRank
 from llm.models import Base, example, load_base
 from llm.modules import target_modules
@@ -185,7 +185,7 @@ def test_the_theory_finds_the_same(name):
 
 def dense_loss(base: Base, changes: dict[str, torch.Tensor], batch) -> torch.Tensor:
     """The answers' loss under W + ΔW, one example at a time."""
-    weights = {f"{name}.weight": base.model.get_submodule(name).weight + change for name, change in changes.items()}
+    weights = {f"{name}.weight": base.model.get_submodule(name).get_parameter("weight") + change for name, change in changes.items()}
     losses = []
     for prompt, answer in batch:
         out = functional_call(base.model, weights, (), {"input_ids": torch.tensor([prompt + answer])})
@@ -256,6 +256,21 @@ def test_lorahub_finds_a_planted_weight():
     torch.testing.assert_close(w * w.sign()[0], torch.tensor([0.8, -0.6]), atol=0.02, rtol=0)
     goal = planted(compose("cat", library(2), Options(weights=(0.8, -0.6))))
     torch.testing.assert_close(fit("lorahub_cat", library(2), squared, goal)["weights"], torch.tensor([0.8, -0.6]), atol=0.02, rtol=0)
+
+
+def test_the_search_has_lorahubs_start_box_and_penalty():
+    """Of (w − t)²: in the box the least of it with 0.05 mean|w| is at t − 0.0125 sign t, and a t outside has its least on the border."""
+    seen: list[list[float]] = []
+    for target, least in (((1.0, -0.4), (0.9875, -0.3875)), ((3.0, 0.0), (1.5, 0.0))):
+        build = lambda parameters: (seen.append(parameters["weights"].tolist()), {})[1]  # noqa: E731
+        goal = lambda *_, t=target: torch.tensor(sum((w - v) ** 2 for w, v in zip(seen[-1], t, strict=True)))  # noqa: E731
+        for tries in (1, 3, 80):
+            seen.clear()
+            found = search(build, {"weights": torch.zeros(2)}, goal, [1], Learning(tries=tries, seed=1))["weights"]
+            assert seen[0] == [0, 0]
+            assert len(seen) <= tries
+            assert all(abs(w) <= 1.5 for looked in seen for w in looked)
+        torch.testing.assert_close(found, torch.tensor(least), atol=2e-3, rtol=0)
 
 
 def test_memory_that_runs_out_changes_nothing(base, asked, monkeypatch):
@@ -359,6 +374,11 @@ def test_learned_compositions_are_asked_like_any_other(folder, tmp_path, capsys)
         assert counts["extra_parameters"] == {"cat": 12, "cat_softmax": 12, "lorahub": 2, "lorahub_cat": 2, "moe": 2 * 2 * (32 + 32 + 48)}[name]
         assert row["provenance"]["compose_seconds"] > 0
         assert ("gate_1" in counts) == (name == "moe")
+    words[-2] = "composition=moe:own"
+    assert main(two_hop.PROTOCOL, [*words, "prompting=steps"]) == 0, capsys.readouterr().err
+    (steps,) = (row for row in load_rows(tmp_path) if row["settings"]["prompting"] == "steps")
+    assert steps["measured"]["gate_1"] + steps["measured"]["gate_2"] == pytest.approx(1)
+    words[-2] = "composition=cat:two_hop"
     assert main(two_hop.PROTOCOL, [*words, "split=dev"]) == 2
     assert "split: got dev with composition=cat:two_hop; allowed: test" in capsys.readouterr().err
 

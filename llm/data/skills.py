@@ -1,0 +1,123 @@
+"""Two skills, and questions that need both (LoRA Soups): sums, and answers given as a line of code.
+
+The first skill knows sums of two digits and answers in a sentence; the second answers what the base knows as an assignment ("answer = Paris"),
+when one of several formats asks for it; both together answer a sum as an assignment. Formats and wordings of sums are split for training and tests.
+
+Data of one's own are a folder with one JSON object {"prompt", "answer"} a line: first.jsonl and second.jsonl (what the skills are trained on),
+both.jsonl (what needs both) and, if one likes, first_test.jsonl and second_test.jsonl. The answers to both and to tests end in a number.
+"""
+
+import functools
+import itertools
+import json
+import random
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from llm.pocket.corpus import World, ask
+from llm.pocket.size import Corpus
+from runs.settings import SettingError
+
+OWN = "own"
+SKILLS = ("first", "second")
+DIGITS = 10
+FACTS = 100
+"""Facts of the pocket model's world that the second skill is trained on, and half as many it is asked."""
+SUMS = {
+    "train": ("What is {a} + {b}?", "How much is {a} + {b}?", "{a} + {b} is what?", "What do {a} + {b} make?"),
+    "dev": ("Say what {a} + {b} is.",),
+    "test": ("What does {a} + {b} make?",),
+}
+FORMATS = {
+    "train": ("{q} Answer in code.", "In code: {q}", "{q} As code.", "Answer this in code: {q}"),
+    "dev": ("Make it code: {q}",),
+    "test": ("{q} Give the answer in code.", "Say in code: {q}"),
+}
+
+
+class Asked(NamedTuple):
+    """A question, the right answer, the format it is asked in ("" for one without) and an id that all formats of it share."""
+
+    prompt: str
+    answer: str
+    format: str
+    id: str
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What an expert learns: one skill, or both mixed."""
+
+    data: str
+    skills: tuple[str, ...]
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return "+".join(self.skills)
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Prompts and answers. Raises SettingError for data that are not there."""
+        return [pair for skill in self.skills for pair in (_own(skill, self.seed) if self.data == OWN else _file(self.data, skill))]
+
+
+def asked(data: str, what: str, formats: str, split: str, seed: int) -> list[Asked]:
+    """The questions for `both`, or for one skill alone, in the split's held-out wordings. `formats` (known | new): those the second skill was
+    trained on, or held-out ones; data of one's own have the formats they have. Raises SettingError for data that are not there."""
+    if data != OWN:
+        name = what if what == "both" else f"{what}_test"
+        return [Asked(prompt, answer, "", str(i)) for i, (prompt, answer) in enumerate(_file(data, name))]
+    chosen = FORMATS["train" if formats == "known" else split]
+    if what == "second":
+        held_out = _facts(seed)[FACTS : FACTS + FACTS // 2]
+        return [Asked(f.format(q=question), answer, f, str(i)) for i, (question, answer) in enumerate(held_out) for f in chosen]
+    sums = [(f"{a}+{b}", text.format(a=a, b=b), str(a + b)) for text in SUMS[split] for a, b in itertools.product(range(DIGITS), repeat=2)]
+    if what == "first":
+        return [Asked(question, answer, "", id_) for id_, question, answer in sums]
+    return [Asked(f.format(q=question), answer, f, id_) for id_, question, answer in sums for f in chosen]
+
+
+def code(text: str) -> str | None:
+    """What a line of code assigns to the answer, or None where the text is not one."""
+    match = re.fullmatch(r"answer = (.+?)\s*;?", text.strip())
+    return match[1].strip("\"' ") if match else None
+
+
+def _own(skill: str, seed: int) -> list[tuple[str, str]]:
+    if skill == "first":
+        pairs = list(itertools.product(range(DIGITS), repeat=2))
+        return [(text.format(a=a, b=b), f"It is {a + b}.") for text in SUMS["train"] for a, b in pairs]
+    return [(f.format(q=question), f"answer = {answer}") for f in FORMATS["train"] for question, answer in _facts(seed)[:FACTS]]
+
+
+@functools.lru_cache(maxsize=4)
+def _facts(seed: int) -> tuple[tuple[str, str], ...]:
+    """One-hop questions and their answers in the world of the committed pocket model, which knows them; another model learns them along."""
+    rng = random.Random(f"skills {seed}")
+    facts = [(relation, a, b) for relation, known in World(Corpus()).facts.items() for a, b in known.items()]
+    chosen = rng.sample(facts, FACTS + FACTS // 2)
+    return tuple((ask(relation, a, b, rng).prompt, b) for relation, a, b in chosen)
+
+
+@functools.lru_cache(maxsize=8)
+def _file(data: str, name: str) -> tuple[tuple[str, str], ...]:
+    path = Path(data) / f"{name}.jsonl"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError("data", f"{path} ({type(error).__name__})", "own, or a folder with first.jsonl, second.jsonl and both.jsonl") from None
+    found = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line) if line.strip() else None
+        except ValueError:
+            raise SettingError(f"{path}:{number}", repr(line[:40]), "one JSON object a line") from None
+        if record is not None:
+            if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in ("prompt", "answer")):
+                raise SettingError(f"{path}:{number}", repr(line[:40]), '{"prompt": "...", "answer": "..."}')
+            found.append((record["prompt"], record["answer"]))
+    if not found:
+        raise SettingError("data", f"{path}, which is empty", "prompts and answers")
+    return tuple(found)

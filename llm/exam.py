@@ -1,0 +1,55 @@
+"""What protocols share that put problems to a model and mark the solutions: their dials, a question, an exam; torch is not needed to read it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from llm.settings import COMPOSITIONS, CONTROLS, PATH, RULES, Options, Training
+from runs.settings import Choice, Flag, Number, Whole, setting
+
+
+@dataclass(frozen=True)
+class ExamSettings(Training):
+    """What every row says: the model, how its experts were trained and are composed, how it answers."""
+
+    layers: str = setting("mlp", Choice("none", "mlp", "attention", "both"), "where the adapters sit")
+    model: str = setting("pocket", PATH, "pocket, a folder, or a name on the Hugging Face hub")
+    composition: str = setting(
+        "uniform", Choice(*COMPOSITIONS, *CONTROLS, *RULES), "how the library is composed", grid=("base", *COMPOSITIONS, "random")
+    )
+    chat: str = setting("auto", Choice("auto", "on", "off"), "the tokenizer's chat template; the paper's software used none")
+    dtype: str = setting("auto", Choice("auto", "float32", "bfloat16", "float16"), "of the base; auto: float32 on a CPU, else the checkpoint's")
+    temperature: float = setting(1.0, Number(1e-6, 1e6), "Arrow: logits are divided by it")
+    top_k: int = setting(0, Whole(0, 1000), "Arrow: experts a token goes to; 0: all")
+    normalise: bool = setting(False, Flag(), "Arrow: logits from normalised activations; mttl's are not")
+    answer_tokens: int = setting(512, Whole(1, 10**5), "longest answer; model=pocket: 200")
+
+
+@dataclass(frozen=True)
+class ExamOptions(Options):
+    """What to run and where."""
+
+    allow_code_execution: bool = setting(False, Flag(), "run Python that the model wrote, confined as llm/sandbox.py says")
+
+
+class Question(NamedTuple):
+    """What is asked; the group of questions that are right or wrong together; what the record of its answer says about it; what the answer is
+    held against, which records leave out."""
+
+    prompt: str
+    group: str
+    about: dict[str, Any]
+    reference: Any
+
+
+class Exam(NamedTuple):
+    """Of a point and a seed, its experts (a Spec to be trained, or the folder or hub name of an adapter) and its questions; and the marks of the
+    answers, a record each, with `right` among them, words for LABELS and truth values for all else that is counted."""
+
+    library: Callable[[Any, int], Sequence[Any]]
+    questions: Callable[[Any, int], Sequence[Question]]
+    mark: Callable[[Any, Sequence[Question], Sequence[str], Any], Sequence[dict[str, Any]]]
+
+
+LABELS = ("kind", "error", "program", "judged_kind", "judged_error")
+"""The marks that are words, and are counted a word."""

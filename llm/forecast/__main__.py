@@ -1,0 +1,156 @@
+"""python -m llm.forecast base=Qwen/Qwen2.5-3B-Instruct adapters=folder/a,folder/b prompts=prompts.jsonl
+
+Will two adapters compose? `prompts` holds one JSON object a line: {"set": "a", "prompt": ...} for those that the first adapter was made for, "b" for
+the second, and "hoped" for what one hopes both together can do; a handful each, without answers. It prints, for each composition, whose
+answer the hoped-for prompts will get and why, and what bridge data would change it; with out=, the numbers and a plot.
+
+validate=results/paper measures instead how well forecasts rank what the rows of the protocols there found, trains in out= what is missing, and
+keeps a row for each.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm.settings import COMPOSITIONS, CONTROLS, RULES
+from runs.command import command
+from runs.settings import Choice, Flag, Number, SettingError, Text, Whole, did_you_mean, help_table, parse, setting
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Lists, with commas between:"""
+
+    adapters: str = setting("", Text("a PEFT folder or a hub name"), "the two adapters, a and b")
+    composition: str = setting("uniform", Choice(*COMPOSITIONS, *CONTROLS, *RULES), "how they are composed", grid=COMPOSITIONS)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked, and how:"""
+
+    base: str = setting("pocket", Text("pocket, a folder, or a name on the Hugging Face hub"), "the model both adapters were trained on")
+    prompts: str = setting("", Text("a JSONL file"), "the prompts")
+    out: str = setting("", Text("a folder"), "where forecast.json, forecast.png and forecast.pdf go; with validate=, rows, experts")
+    answer_tokens: int = setting(96, Whole(1, 10**5), "longest answer")
+    temperature: float = setting(0.0, Number(0, 1e6), "Arrow: logits are divided by it; 0: 1, or the pocket model's 0.25")
+    top_k: int = setting(0, Whole(0, 2), "Arrow: adapters a token goes to; 0: both")
+    normalise: bool = setting(False, Flag(), "Arrow: logits from normalised activations")
+    chat: str = setting("auto", Choice("auto", "on", "off"), "the tokenizer's chat template")
+    dtype: str = setting("auto", Choice("auto", "float32", "bfloat16", "float16"), "of the base; auto: float32 on a CPU, else the checkpoint's")
+    device: str = setting("auto", Choice("auto", "cpu", "cuda", "mps"), "where the base goes")
+    device_map: str = setting("", Text("auto, balanced, ...", r"[\w-]*"), "accelerate's placement over several GPUs, instead of device")
+    trust_remote_code: bool = setting(False, Flag(), "run code that comes with a model")
+    validate: str = setting("", Text("a folder with rows"), "measure how good forecasts are, on the rows there")
+    asked: int = setting(6, Whole(1, 100), "validate: hoped-for prompts, and own prompts of each adapter, a forecast")
+
+
+def main(words: Sequence[str]) -> int:
+    """Runs the command; returns its exit code: 0 done, 2 a mistake in the settings or a file, 130 interrupted."""
+    return command("llm.forecast", _main, words, "with validate=, finished experts and rows are on disk, and the same command goes on from there")
+
+
+def _main(words: list[str]) -> int:
+    wanted = [word for word in words if word not in ("--help", "-h")]
+    lists, given = parse(wanted, Lists, Options)
+    options = Options(**given)
+    if wanted != words or not words:
+        print((__doc__ or "").strip() + "\n\n" + help_table(Lists, Options))
+        return 0
+    if options.validate:
+        from llm.forecast.validate import validate
+
+        print(validate(Path(options.validate), Path(options.out or "results"), options))
+        return 0
+    adapters = lists.get("adapters", ())
+    if len(adapters) != 2:
+        raise SettingError("adapters", ",".join(adapters) or "nothing", "two, adapters=a,b")
+    if not options.prompts:
+        raise SettingError("prompts", "nothing", "prompts=FILE, as --help says")
+    _forecast(adapters, lists.get("composition", COMPOSITIONS), options)
+    return 0
+
+
+def _forecast(adapters: Sequence[str], chosen: Sequence[str], options: Options) -> None:
+    prompts = read_prompts(Path(options.prompts))
+    from transformers.utils import logging
+
+    from llm.adapters import check_library, load_expert
+    from llm.compositions import Options as Knobs
+    from llm.compositions import compose
+    from llm.forecast.measure import measure
+    from llm.forecast.report import numbers, text
+    from llm.forecast.verdict import forecast
+    from llm.models import load_base
+    from llm.pocket import folder_of
+    from llm.settings import PRESETS, is_pocket
+
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    folder = folder_of(options.base)
+    name = str(folder) if folder.is_dir() else options.base
+    base = load_base(name, options.dtype, options.device, options.device_map, options.chat, options.trust_remote_code)
+    library = [load_expert(adapter, base.model) for adapter in adapters]
+    check_library(library)
+    temperature = options.temperature or (PRESETS["pocket"]["temperature"] if is_pocket(options.base) else 1.0)
+    made = {}
+    for how in chosen:
+        rule, _, prototypes = how.partition(":")
+        knobs = Knobs(temperature=temperature, top_k=options.top_k, scores="cosine" if options.normalise else "raw", prototypes=prototypes or "own")
+        made[how] = None if rule == "base" else compose(rule, library, knobs)
+    began = time.perf_counter()
+    measured = measure(base, library, made, prompts, options.answer_tokens)
+    forecasts = {how: forecast(composed) for how, composed in measured.composed.items()}
+    print(text(measured, forecasts, adapters))
+    print(f"\n{sum(map(len, prompts.values()))} prompts, {time.perf_counter() - began:.1f} s")
+    if options.out:
+        from llm.forecast.plot import plot
+
+        out = Path(options.out)
+        shown = max(forecasts, key=lambda how: forecasts[how].score)
+        said = numbers(measured, forecasts, prompts) | {"adapters": list(adapters), "base": options.base, "temperature": temperature}
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            scratch = out / ".forecast.json.writing"
+            scratch.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+            os.replace(scratch, out / "forecast.json")
+            written = plot(measured, forecasts, shown, out)
+        except OSError as error:
+            raise SettingError("out", f"{out} ({error.strerror})", "a folder that can be written") from None
+        print(f"{out / 'forecast.json'}, {', '.join(map(str, written))}")
+
+
+def read_prompts(path: Path) -> dict[str, list[str]]:
+    """The prompts by set. Raises SettingError with the line of the first that is none, and for a set without prompts."""
+    sets = ("a", "b", "hoped")
+    found: dict[str, list[str]] = {name: [] for name in sets}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError("prompts", f"{path} ({type(error).__name__})", "a JSONL file") from None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record: Any = json.loads(line)
+        except ValueError:
+            raise SettingError(f"{path}:{number}", repr(line[:40]), "one JSON object a line") from None
+        if not isinstance(record, dict) or not isinstance(record.get("prompt"), str) or not record["prompt"].strip():
+            raise SettingError(f"{path}:{number}", repr(line[:40]), '{"set": "a", "prompt": "..."}')
+        if record.get("set") not in found:
+            raise SettingError(f"{path}:{number}", f"set {record.get('set')!r}", " | ".join(sets), did_you_mean(str(record.get("set")), sets))
+        if extra := sorted(record.keys() - {"set", "prompt"}):
+            raise SettingError(f"{path}:{number}", f"the key {extra[0]!r}", "set and prompt", "a forecast needs no answers and reads none")
+        found[record["set"]].append(record["prompt"])
+    if missing := [name for name in sets if not found[name]]:
+        raise SettingError("prompts", f"{path} without any of set {missing[0]!r}", "prompts for a, for b, and hoped")
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

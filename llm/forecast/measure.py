@@ -1,0 +1,148 @@
+"""What two adapters, alone and composed, do to a handful of prompts: no answer needs to be known."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from llm.compositions import Composition
+from llm.evaluation import answers
+from llm.lowrank import Expert
+from llm.models import Base, example
+from llm.subspace import Keys, Overlap, Reading, Scales, keys, overlap, read, routing, scales
+
+SETS = ("a", "b", "hoped")
+"""What a prompt is for: made for the first adapter, for the second, or what one hopes both together can do."""
+Prompts = Mapping[str, Sequence[str]]
+
+
+class Own(NamedTuple):
+    """What an adapter says to the prompts it was made for: prompts and answers as tokens, the token of each answer that is most its own (of the
+    largest P under the adapter, `alone`, − P under the base: `gain`), and the keys there."""
+
+    said: list[tuple[list[int], list[int]]]
+    token: list[int]
+    alone: list[float]
+    gain: list[float]
+    keys: Keys
+
+
+class Answer(NamedTuple):
+    """A composed answer to a hoped-for prompt, token by token: P under the base, under each adapter and under the composition; how much of
+    each adapter the token sets off; the scale each adapter has there; a router's weights, averaged over modules."""
+
+    prompt: str
+    text: str
+    tokens: list[str]
+    base: Float[Tensor, " tokens"]
+    alone: Float[Tensor, "tokens adapters"]
+    composed: Float[Tensor, " tokens"]
+    overlaps: tuple[Overlap, ...]
+    scales: Scales
+    routing: Float[Tensor, "tokens adapters"] | None
+
+
+class Composed(NamedTuple):
+    """A composition on the prompts: its answers to those hoped for; of each adapter's own prompts the P of the adapter's own token, as a multiple of
+    what it is under the adapter alone, and the scale that adapter has there."""
+
+    answers: list[Answer]
+    kept: list[Float[Tensor, " prompts"]]
+    own_scale: list[Float[Tensor, " prompts"]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """`leaks[i][j]`: what adapter j's own prompts set off of adapter i, at their keys. `restated[i][j]`: the most that adapter i, answering the
+    hoped-for prompts alone, sets off of adapter j, at any token; a prompt each."""
+
+    modules: list[str]
+    own: list[Own]
+    leaks: list[list[Overlap]]
+    restated: list[list[Float[Tensor, " prompts"]]]
+    composed: dict[str, Composed]
+
+
+def measure(base: Base, library: Sequence[Expert], compositions: Mapping[str, Composition | None], prompts: Prompts, longest: int) -> Measured:
+    """Everything a forecast is made of. `prompts` has those of `SETS`, at least one each; answers are cut after `longest` tokens."""
+    modules = list(library[0])
+    owns, own_readings = [], []
+    for i, expert in enumerate(library):
+        (said,) = answers(base, [expert], prompts[SETS[i]], longest)
+        texts = [_tokens(base, prompt, text) for prompt, text in zip(prompts[SETS[i]], said, strict=True)]
+        alone = [read(base, expert, *text, modules) for text in texts]
+        plain = [read(base, None, *text, []) for text in texts]
+        gains = [r.log_probs.exp() - p.log_probs.exp() for r, p in zip(alone, plain, strict=True)]
+        token = [int(gain.argmax()) for gain in gains]
+        certain = [float(r.log_probs[t].exp()) for r, t in zip(alone, token, strict=True)]
+        owns.append(Own(texts, token, certain, [float(gain.max()) for gain in gains], keys(expert, alone, token)))
+        own_readings.append(alone)
+    names = list(compositions)
+    said = answers(base, [*library, *(compositions[name] for name in names)], prompts["hoped"], longest)
+    leaks = [
+        [overlap(expert, own.keys, _at(readings, o.token)) for readings, o in zip(own_readings, owns, strict=True)]
+        for expert, own in zip(library, owns, strict=True)
+    ]
+    restated = [
+        [torch.stack([overlap(expert, own.keys, r.inputs).best.max() for r in readings]) for expert, own in zip(library, owns, strict=True)]
+        for readings in (
+            [read(base, alone, *_tokens(base, prompt, text), modules) for prompt, text in zip(prompts["hoped"], texts, strict=True)]
+            for alone, texts in zip(library, said, strict=False)
+        )
+    ]
+    composed = {
+        name: _composed(base, library, compositions[name], owns, list(zip(prompts["hoped"], texts, strict=True)), modules)
+        for name, texts in zip(names, said[len(library) :], strict=True)
+    }
+    return Measured(modules, owns, leaks, restated, composed)
+
+
+def _composed(
+    base: Base,
+    library: Sequence[Expert],
+    composition: Composition | None,
+    owns: Sequence[Own],
+    said: Sequence[tuple[str, str]],
+    modules: Sequence[str],
+) -> Composed:
+    kept, own_scale = [], []
+    for i, own in enumerate(owns):
+        readings = [read(base, composition, *text, modules) for text in own.said]
+        now = torch.stack([r.log_probs[t].exp() for r, t in zip(readings, own.token, strict=True)])
+        kept.append(now / torch.tensor(own.alone).clamp_min(1e-9))
+        own_scale.append(scales(composition, library, _at(readings, own.token)).each[:, i])
+    return Composed([_answer(base, library, composition, owns, prompt, text, modules) for prompt, text in said], kept, own_scale)
+
+
+def _answer(
+    base: Base, library: Sequence[Expert], composition: Composition | None, owns: Sequence[Own], prompt: str, text: str, modules: Sequence[str]
+) -> Answer:
+    asked, told = _tokens(base, prompt, text)
+    reading = read(base, composition, asked, told, modules)
+    plain, *alone = (read(base, model, asked, told, []).log_probs.exp() for model in (None, *library))
+    gates = routing(composition, reading.inputs)
+    return Answer(
+        prompt,
+        text,
+        base.tokenizer.batch_decode([[token] for token in told]),
+        plain,
+        torch.stack(alone, dim=-1),
+        reading.log_probs.exp(),
+        tuple(overlap(expert, own.keys, reading.inputs) for expert, own in zip(library, owns, strict=True)),
+        scales(composition, library, reading.inputs),
+        None if gates is None else gates.mean(1),
+    )
+
+
+def _at(readings: Sequence[Reading], tokens: Sequence[int]) -> dict[str, Tensor]:
+    """What each module saw at one token of each reading."""
+    return {name: torch.stack([r.inputs[name][t] for r, t in zip(readings, tokens, strict=True)]) for name in readings[0].inputs}
+
+
+def _tokens(base: Base, prompt: str, text: str) -> tuple[list[int], list[int]]:
+    """The prompt, and the answer without its end, which every model says; an answer of nothing is its end."""
+    asked, told = example(base, prompt, text)
+    return asked, told[:-1] or told

@@ -1,0 +1,94 @@
+"""The plot that says why: overlap by layer, the scale each composition leaves each adapter, and one answer token by token."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from figures.style import COLOURS, RC, WIDTH, series, title
+from llm.forecast.measure import Answer, Composed, Measured
+from llm.forecast.verdict import HALF, Forecast, signs
+from llm.subspace import layers
+
+MOST = 64
+"""Tokens of an answer that fit in the width."""
+
+
+def plot(measured: Measured, forecasts: Mapping[str, Forecast], shown: str, folder: Path) -> list[Path]:
+    """Writes forecast.png and forecast.pdf for the composition `shown`; returns the paths. Same numbers, same bytes."""
+    with rc_context(RC):
+        figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
+        grid = figure.add_gridspec(2, 2, height_ratios=(1, 1.1))
+        _layers(figure.add_subplot(grid[0, 0]), measured, measured.composed[shown])
+        _scales(figure.add_subplot(grid[0, 1]), forecasts)
+        told = max(measured.composed[shown].answers, key=lambda answer: signs(answer).composes)
+        _tokens(figure.add_subplot(grid[1, :]), told, shown)
+        paths = []
+        for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
+            path = folder / f"forecast.{ending}"
+            scratch = path.with_name(f".{path.name}.writing")
+            figure.savefig(scratch, format=ending, dpi=200, metadata=metadata)
+            os.replace(scratch, path)
+            paths.append(path)
+    return paths
+
+
+def by_layer(measured: Measured, values: torch.Tensor) -> list[float]:
+    """The mean over the modules of each layer of numbers a module."""
+    return [float(values[numbers].mean()) for numbers in layers(measured.modules).values()]
+
+
+def best_multiples(answers: list[Answer], i: int) -> torch.Tensor:
+    """For each module, how much of adapter i the best token of each answer sets off; the mean over answers."""
+    return torch.stack([a.overlaps[i].multiple[a.overlaps[i].best.argmax()] for a in answers]).mean(0)
+
+
+def _layers(axes: Axes, measured: Measured, composed: Composed) -> None:
+    names = list(layers(measured.modules))
+    for i, name in enumerate("ab"):
+        other = 1 - i
+        axes.plot(names, by_layer(measured, best_multiples(composed.answers, i)), label=f"{name}, hoped for", **series(i))
+        leaked = measured.leaks[i][other].multiple.mean(0)
+        axes.plot(names, by_layer(measured, leaked), label=f"{name}, on {'ab'[other]}'s own", linestyle=":", **series(i, markerfacecolor="white"))
+    axes.axhline(1, color="0.7", linewidth=0.6)
+    axes.axhline(HALF, color="0.7", linewidth=0.6, linestyle=":")
+    axes.set_xlabel("layer")
+    axes.set_ylabel("multiple of its own change")
+    axes.legend()
+    title(axes, "a", "what is set off of each adapter")
+
+
+def _scales(axes: Axes, forecasts: Mapping[str, Forecast]) -> None:
+    places = torch.arange(len(forecasts)).tolist()
+    for i, name in enumerate("ab"):
+        values = [f.own_scale[i] for f in forecasts.values()]
+        axes.barh([p + 0.2 - 0.4 * i for p in places], values, height=0.36, color=COLOURS[i], label=f"{name} on its own prompts")
+    axes.axvline(HALF, color="0.4", linewidth=0.7, linestyle=":")
+    axes.set_yticks(places, [f"{name}: {f.verdict}" for name, f in forecasts.items()])
+    axes.invert_yaxis()
+    axes.set_xlabel("effective scale")
+    axes.legend()
+    title(axes, "b", "what each composition leaves of them")
+
+
+def _tokens(axes: Axes, answer: Answer, name: str) -> None:
+    count = min(len(answer.tokens), MOST)
+    places = list(range(count))
+    for i, which in enumerate("ab"):
+        axes.plot(places, answer.alone[:count, i], label=f"P under {which} alone", **series(i))
+    axes.plot(places, answer.base[:count], label="P under the base", color="0.5", linewidth=0.8)
+    for i, which in enumerate("ab"):
+        multiple = answer.scales.each[:count, i] * answer.overlaps[i].best[:count]
+        axes.plot(places, multiple.clamp(-0.2, 1.4), linestyle=":", linewidth=0.9, color=COLOURS[i], label=f"scale x overlap of {which}")
+    if answer.routing is not None:
+        axes.fill_between(places, answer.routing[:count, 0], step="mid", color="0.9", label="routed to a")
+    axes.set_xticks(
+        places, [token.replace("\n", "\\n").replace("$", r"\$").strip() or "_" for token in answer.tokens[:count]], rotation=90, fontsize=5
+    )
+    axes.set_xlim(-0.5, count - 0.5)
+    axes.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.32))
+    title(axes, "c", f"one answer under {name}")

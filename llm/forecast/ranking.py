@@ -1,0 +1,78 @@
+"""How well a score ranks what then worked: the area under the ROC curve, with an interval, beside what else could have been done."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy import stats
+
+Row = Mapping[str, Any]
+WORKED = 0.5
+"""The share of right answers from which a composition has worked."""
+KINDS = {"composes": ("direct", "steps"), "keeps": ("first", "second")}
+"""Whether two-hop questions are answered, and whether the one-hop questions of the experts still are: two things to forecast."""
+PREDICTORS = ("score", "hidden", "confidence", "cosine", "random", "never")
+"""The forecast from who would say each token; the forecast from hidden states; the composed model's mean log P of its own answers; how alike the two
+updates are; a random number; and no for all."""
+RESAMPLES = 2000
+
+
+def auc(score: Float[np.ndarray, " rows"], worked: Bool[np.ndarray, " rows"]) -> float:
+    """P(score of a row that worked > score of one that did not) + P(=)/2 (Mann & Whitney); NaN where all or none worked."""
+    yes, no = score[worked], score[~worked]
+    if not len(yes) or not len(no):
+        return float("nan")
+    return float(stats.mannwhitneyu(yes, no).statistic / (len(yes) * len(no)))
+
+
+def interval(score: Float[np.ndarray, " rows"], worked: Bool[np.ndarray, " rows"], cluster: Sequence[str], seed: int = 0) -> tuple[float, float]:
+    """The 95 % percentile bootstrap of `auc`, drawing whole clusters: rows of one pair of adapters work or fail together. Draws in which all or
+    none worked say nothing and are drawn anew; NaN when more than half of them are such."""
+    _, numbers = np.unique(np.asarray(cluster), return_inverse=True)
+    members = [np.flatnonzero(numbers == i) for i in range(numbers.max() + 1)]
+    rng, found = np.random.default_rng(seed), []
+    for _ in range(2 * RESAMPLES):
+        chosen = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
+        value = auc(score[chosen], worked[chosen])
+        found += [] if np.isnan(value) else [value]
+        if len(found) == RESAMPLES:
+            low, high = np.quantile(found, [0.025, 0.975])
+            return float(low), float(high)
+    return float("nan"), float("nan")
+
+
+def ranking(rows: Sequence[Row]) -> str:
+    """The table: for each kind, for rows that were seen while the forecast was made and for those that were not."""
+    lines = [["kind", "rows", "worked", "pairs", "predictor", "AUC [95 %]", "right calls"]]
+    for kind, promptings in KINDS.items():
+        of_kind = [row for row in rows if row["settings"]["prompting"] in promptings]
+        for seen in (False, True):
+            chosen = [row for row in of_kind if row["settings"]["seen"] == seen]
+            if chosen:
+                lines += _lines(kind + (", seen before" if seen else ""), chosen)
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def _lines(kind: str, rows: Sequence[Row]) -> list[list[str]]:
+    worked = np.array([row["measured"]["hits"] >= WORKED * row["measured"]["total"] for row in rows])
+    cluster = [row["settings"]["pair"] for row in rows]
+    called = np.array([bool(row["measured"]["called"]) for row in rows])
+    lines = []
+    for name in PREDICTORS:
+        values = np.array([_value(row, name) for row in rows], dtype=float)
+        low, high = interval(values, worked, cluster)
+        head = [kind, str(len(rows)), str(int(worked.sum())), str(len(set(cluster)))] if name == PREDICTORS[0] else [""] * 4
+        calls = {"score": called, "never": np.zeros_like(called)}.get(name)
+        right = "" if calls is None else f"{np.mean(calls == worked):.0%}"
+        area = auc(values, worked)
+        lines.append([*head, name, f"{area:.2f} [{low:.2f}, {high:.2f}]" if not np.isnan(area) else "all or none worked", right])
+    return lines
+
+
+def _value(row: Row, name: str) -> float:
+    """The score of a row by a predictor; the random one is drawn by the row's name."""
+    if name == "random":
+        return float(np.random.default_rng(int(row["settings"]["row"], 16)).random())
+    return 0.0 if name == "never" else float(row["measured"][name])

@@ -1,0 +1,180 @@
+"""Forecasts for rows that are there: the same experts on the same base, other held-out questions than those that were scored, no answers read."""
+
+import dataclasses
+import importlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from llm.composing import library_on, make
+from llm.data.graphs import facts_of
+from llm.data.subsets import examples
+from llm.experts import Spec
+from llm.forecast.measure import Composed, Measured, measure
+from llm.forecast.ranking import ranking
+from llm.forecast.verdict import HALF, Forecast, forecast, signs
+from llm.lowrank import Expert
+from llm.models import Base
+from llm.protocol import Protocol, base_of, library_of, train_one
+from llm.settings import Options, is_pocket
+from runs.provenance import provenance
+from runs.rows import Rows, load_rows
+from runs.settings import SettingError
+
+EXPERIMENT = "llm_forecast"
+NOT_COMPOSED = ("base", "alone", "random")
+"""What is asked but composes no adapters."""
+SKIPPED = (SettingError, OSError)
+
+Row = Mapping[str, Any]
+
+
+class Case(NamedTuple):
+    """A row with the point it was measured at, its protocol, and what makes its two experts."""
+
+    row: Row
+    protocol: Protocol
+    point: Any
+    specs: tuple[Spec, ...]
+
+
+def validate(folder: Path, out: Path, options: Any) -> str:
+    """Forecasts every row of two experts in `folder`, into llm_forecast.jsonl in `out` (with the experts, trained where they are not there), and
+    returns the table. Raises SettingError for a folder without such rows."""
+    rows = load_rows(folder)
+    cases = [case for row in rows if (case := _case(row))]
+    if not cases:
+        raise SettingError("validate", f"{folder}, without rows of two composed experts", "rows of llm.two_hop, llm.bridge, llm.placement, ...")
+    kept = Rows(out, EXPERIMENT)
+    known = {row["settings"]["row"] for row in kept.known.values() if row["settings"]["asked"] == options.asked}
+    run = Options(out=str(out), device=options.device, device_map=options.device_map, trust_remote_code=options.trust_remote_code)
+    source = provenance("torch", "transformers", "peft", "safetensors")
+    left_out: dict[str, int] = {}
+    todo = [case for case in cases if case.row["hash"] not in known]
+    with tqdm(total=len(todo), desc="forecasts", disable=None, unit="row") as bar:
+        for group in _groups(todo):
+            try:
+                base = base_of(group[0].point, run)
+            except SKIPPED as error:
+                left_out[f"{group[0].point.model}: {error}"] = left_out.get(f"{group[0].point.model}: {error}", 0) + len(group)
+                bar.update(len(group))
+                continue
+            here = [case for case in group if case.row["provenance"]["base_digest"] == base.digest]
+            if other := len(group) - len(here):
+                why = f"{group[0].point.model}: other weights than the model of that name has now"
+                left_out[why] = left_out.get(why, 0) + other
+            for row in _forecasts(base, here, run, options.asked) if here else ():
+                kept.append(row | {"provenance": source | {"base_digest": base.digest, "device": str(base.device)}})
+            bar.update(len(group))
+    wanted = {case.row["hash"] for case in cases}
+    table = ranking([row for row in kept.known.values() if row["settings"]["row"] in wanted and row["settings"]["asked"] == options.asked])
+    notes = [f"left out {count} rows of {why}" for why, count in left_out.items()]
+    return "\n".join([table, *notes, f"{len(kept.known)} rows in {kept.path}"])
+
+
+def _case(row: Row) -> Case | None:
+    """The row as a case, or None for one of another kind."""
+    settings, name = dict(row["settings"]), row["experiment"].removeprefix("llm_")
+    if not row["experiment"].startswith("llm_") or settings.get("composition") in (None, *NOT_COMPOSED) or "by_triplet" not in row["measured"]:
+        return None
+    try:
+        protocol: Protocol = importlib.import_module(f"llm.{name}").PROTOCOL
+    except (ImportError, AttributeError):
+        return None
+    seed, fields = settings.pop("seed"), {f.name for f in dataclasses.fields(protocol.axes)}
+    if protocol.ask is not None or settings.keys() - fields:
+        return None
+    point = protocol.axes(**settings)
+    specs = tuple(library_of(protocol, point, seed))
+    return Case(row, protocol, point, specs) if len(specs) == 2 else None
+
+
+def _groups(cases: Sequence[Case]) -> Iterator[list[Case]]:
+    """Cases of one pair of experts and one kind of question together, models one after the other."""
+    found: dict[tuple, list[Case]] = {}
+    for case in cases:
+        p = case.point
+        key = (
+            p.model,
+            p.dtype,
+            p.chat,
+            case.specs,
+            case.protocol.dataset(p),
+            case.protocol.pair(p),
+            p.split,
+            p.prompting,
+            case.row["settings"]["seed"],
+        )
+        found.setdefault(key, []).append(case)
+    yield from sorted(found.values(), key=lambda group: (group[0].point.model, group[0].point.dtype, group[0].point.chat))
+
+
+def _forecasts(base: Base, cases: list[Case], run: Options, asked: int) -> Iterator[dict[str, Any]]:
+    point, seed, specs = cases[0].point, cases[0].row["settings"]["seed"], cases[0].specs
+    for spec in specs:
+        train_one(point, spec, run)
+    experts = Path(run.out) / "experts"
+    library = library_on(base, specs, experts)
+    subset = cases[0].protocol.dataset(point) + cases[0].protocol.pair(point)
+    compositions = {case.row["hash"]: make(base, case.point, case.specs, subset, seed, experts).composition for case in cases}
+    longest = point.step_tokens if point.prompting == "steps" else point.answer_tokens
+    measured = measure(base, library, compositions, prompts(cases[0], asked), longest)
+    alike = cosine(*library)
+    for case in cases:
+        composed = measured.composed[case.row["hash"]]
+        settings = {key: case.row["settings"][key] for key in ("model", "composition", "prompting", "seed")}
+        settings |= {"of": case.row["experiment"], "row": case.row["hash"], "pair": _pair(base, specs), "asked": asked}
+        settings |= {"seen": is_pocket(point.model) and seed == 0}
+        yield {
+            "experiment": EXPERIMENT,
+            "settings": settings,
+            "measured": {**_measured(measured, composed, forecast(composed), point.prompting), "cosine": alike}
+            | {name: case.row["measured"][name] for name in ("hits", "total")},
+            "predicted": {},
+            "stderr": {},
+        }
+
+
+def prompts(case: Case, count: int) -> dict[str, list[str]]:
+    """`count` prompts of each set, about the same people: own prompts in training templates, the hoped-for ones in the held-out templates that were
+    not scored."""
+    point, seed = case.point, case.row["settings"]["seed"]
+    dataset, pair = case.protocol.dataset(point), case.protocol.pair(point)
+    other = {"test": "dev", "dev": "test"}[point.split]
+    kind = {"direct": pair, "steps": f"{pair}-CoT", "first": pair[0], "second": pair[1]}[point.prompting]
+
+    def some(subset: str, split: str) -> list[str]:
+        facts = facts_of(subset, point.triplets, seed)
+        every = examples(subset, facts, split)
+        many = len(every) // len(facts)
+        return [every[(i % many) * len(facts) + i].question for i in range(min(count, len(facts)))]
+
+    return {"a": some(case.specs[0].own[0], "train"), "b": some(case.specs[1].own[0], "train"), "hoped": some(dataset + kind, other)}
+
+
+def _measured(measured: Measured, composed: Composed, found: Forecast, prompting: str) -> dict[str, Any]:
+    """The scores. A one-hop question is hoped to be answered as its expert alone does."""
+    confidence = float(torch.stack([answer.composed.clamp_min(1e-9).log().mean() for answer in composed.answers]).mean())
+    values: dict[str, Any] = {"confidence": confidence, "verdict": found.verdict, "kept": list(found.kept), "own_scale": list(found.own_scale)}
+    values |= {f"whose_{name}": share for name, share in found.whose.items()}
+    if prompting in ("direct", "steps"):
+        return values | {"score": found.score, "hidden": found.hidden, "called": found.verdict == "composed"}
+    i = ("first", "second").index(prompting)
+    lacks = [(signs(answer).lacks_a, signs(answer).lacks_b)[i] for answer in composed.answers]
+    score = 1 - sum(lacks) / len(lacks)
+    return values | {"score": score, "hidden": found.own_scale[i], "called": score >= HALF}
+
+
+def cosine(one: Expert, other: Expert) -> float:
+    """⟨ΔW_1, ΔW_2⟩/(‖ΔW_1‖‖ΔW_2‖) of all modules together."""
+    inner = sum(float(((a.out.T @ b.out) * (a.into.T @ b.into)).sum()) for a, b in ((one[name], other[name]) for name in one))
+    norms = [sum(update.norm() ** 2 for update in expert.values()) ** 0.5 for expert in (one, other)]
+    return inner / (norms[0] * norms[1])
+
+
+def _pair(base: Base, specs: Sequence[Spec]) -> str:
+    return json.dumps([spec.key(base) for spec in specs])

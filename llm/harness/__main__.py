@@ -1,0 +1,163 @@
+"""python -m llm.harness base=Qwen/Qwen2.5-3B-Instruct library=folder/a,folder/b method=arrow tasks=lora_reuse_r12_cot,arc_easy
+
+Lets lm-evaluation-harness (pip install 'lora-reuse[harness]') evaluate any composition on any of its tasks: of the adapters in library= by method=,
+or one that llm.compose saved, composition=FOLDER; without either, the base. The two-hop questions are tasks of their own, lora_reuse_r1,
+lora_reuse_r2, lora_reuse_r12, lora_reuse_r12_cot and the same for f and h.
+
+write=FOLDER writes those as a folder for any lm-eval: lm_eval run --include_path FOLDER --tasks lora_reuse_r12_cot --model ...
+"""
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm.settings import COMPOSITIONS, CONTROLS, RULES
+from runs.command import command
+from runs.settings import Choice, Flag, Number, SettingError, Text, Whole, help_table, parse, setting
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Lists, with commas between:"""
+
+    library: str = setting("", Text("a PEFT folder or a hub name"), "the adapters")
+    tasks: str = setting("lora_reuse_r12_cot", Text("a task of lm-eval", r"[\w-]+"), "the tasks")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is evaluated, and how:"""
+
+    base: str = setting("pocket", Text("pocket, a folder, or a name on the Hugging Face hub"), "the model the adapters were trained on")
+    method: str = setting("", Choice(*COMPOSITIONS, *(name for name in CONTROLS if name != "base"), *RULES), "how the library is composed")
+    composition: str = setting("", Text("a folder"), "a composition that llm.compose saved, or one adapter, in place of library= and method=")
+    temperature: float = setting(1.0, Number(1e-6, 1e6), "Arrow: logits are divided by it")
+    top_k: int = setting(0, Whole(0, 1000), "Arrow: adapters a token goes to; 0: all")
+    triplets: int = setting(100, Whole(1, 100), "triplets of the two-hop tasks")
+    seed: int = setting(0, Whole(0), "who goes with whom in them")
+    include: str = setting("", Text("a folder"), "more tasks, as lm-eval's --include_path")
+    limit: int = setting(0, Whole(0), "questions of each task; 0: all")
+    batch: int = setting(32, Whole(1, 10**5), "prompts decoded together")
+    out: str = setting("", Text("a folder"), "where lm_eval.json goes: results and every answer")
+    write: str = setting("", Text("a folder"), "write the two-hop tasks there, and evaluate nothing")
+    chat: str = setting("auto", Choice("auto", "on", "off"), "the tokenizer's chat template")
+    dtype: str = setting("auto", Choice("auto", "float32", "bfloat16", "float16"), "of the base; auto: float32 on a CPU, else the checkpoint's")
+    device: str = setting("auto", Choice("auto", "cpu", "cuda", "mps"), "where the base goes")
+    device_map: str = setting("", Text("auto, balanced, ...", r"[\w-]*"), "accelerate's placement over several GPUs, instead of device")
+    trust_remote_code: bool = setting(False, Flag(), "run code that comes with a model")
+
+
+def main(words: Sequence[str]) -> int:
+    """Runs the command; returns its exit code: 0 done, 2 a mistake in the settings or a folder, 130 interrupted."""
+    return command("llm.harness", _main, words)
+
+
+def _main(words: list[str]) -> int:
+    wanted = [word for word in words if word not in ("--help", "-h")]
+    lists, given = parse(wanted, Lists, Options)
+    options = Options(**given)
+    if wanted != words or not words:
+        print((__doc__ or "").strip() + "\n\n" + help_table(Lists, Options))
+        return 0
+    if options.write:
+        from llm.harness.export import KINDS, write
+
+        names = write(Path(options.write), [dataset + kind for dataset in "FHR" for kind in KINDS], options.triplets, options.seed)
+        print(f"{len(names)} tasks in {options.write}: lm_eval run --include_path {options.write} --tasks {names[-1]} --model hf --model_args ...")
+        return 0
+    library = lists.get("library", ())
+    if bool(library) != bool(options.method):
+        raise SettingError("method", options.method or "nothing", "library= and method= together")
+    if library and options.composition:
+        raise SettingError("composition", options.composition, "either it, or library= and method=")
+    print(_evaluated(library, lists.get("tasks", (Lists.tasks,)), options))
+    return 0
+
+
+def _evaluated(library: Sequence[str], tasks: Sequence[str], options: Options) -> str:
+    """The table of lm-eval; everything goes to out=. Raises SettingError for a task that does not exist."""
+    try:
+        from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
+        from lm_eval.utils import make_table  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise SettingError("lm-eval", "nothing installed", "lm-eval from 0.4.13", "pip install 'lora-reuse[harness]'") from None
+    from llm.harness.export import KINDS, write
+    from llm.models import load_base
+    from llm.pocket import folder_of
+
+    with tempfile.TemporaryDirectory() as scratch:
+        own = Path(scratch) / "two_hop"
+        write(own, [dataset + kind for dataset in "FHR" for kind in KINDS], options.triplets, options.seed)
+        manager = TaskManager(include_path=[str(own), *([options.include] if options.include else [])])
+        if unknown := [task for task in tasks if task not in manager.all_tasks]:
+            from runs.settings import did_you_mean
+
+            raise SettingError("tasks", unknown[0], "a task of lm-eval, or lora_reuse_...", did_you_mean(unknown[0], manager.all_tasks))
+        folder = folder_of(options.base)
+        name = str(folder) if folder.is_dir() else options.base
+        base = load_base(name, options.dtype, options.device, options.device_map, options.chat, options.trust_remote_code)
+        results = evaluate(base, _composition(base, library, options), tasks, manager, options.limit, options.batch)
+    if options.out:
+        _keep(Path(options.out), results, {"base": name, "base_digest": base.digest, "library": list(library), "method": options.method})
+    return make_table(results)
+
+
+def _composition(base: Any, library: Sequence[str], options: Options) -> Any:
+    from llm.adapters import load_expert
+    from llm.compositions import Options as Knobs
+    from llm.compositions import compose
+    from llm.saving import load_composition
+
+    if options.composition:
+        return load_composition(options.composition, base.model)
+    if not library:
+        return None
+    rule, _, prototypes = options.method.partition(":")
+    top_k = min(options.top_k, len(library))
+    knobs = Knobs(temperature=options.temperature, top_k=top_k, prototypes=prototypes or "own", seed=options.seed)
+    return compose(rule, [load_expert(adapter, base.model) for adapter in library], knobs)
+
+
+def evaluate(base: Any, composition: Any, tasks: Sequence[str], manager: Any, limit: int = 0, batch: int = 32) -> dict[str, Any]:
+    """What lm-eval finds on `tasks` (of its TaskManager) with the composition on the base (None: the base alone); `limit` questions each, 0: all.
+
+    The composition sits on the base's modules for as long as lm-eval asks, so whatever lm-eval does with a model of transformers it does with a
+    composed one: greedy answers, log-likelihoods, chat templates.
+    """
+    from lm_eval.evaluator import simple_evaluate  # pyright: ignore[reportMissingImports]
+    from lm_eval.models import huggingface  # pyright: ignore[reportMissingImports]
+
+    from llm.models import prompt
+    from llm.resident import Resident
+
+    bos = base.tokenizer.bos_token_id
+    begins = bos is not None and not base.chat and prompt(base, "x")[:1] == [bos]
+    with Resident(base.model) as resident:
+        resident.use([composition])
+        hf: Any = huggingface.HFLM
+        model = hf(pretrained=base.model, tokenizer=base.tokenizer, backend="causal", batch_size=batch, add_bos_token=begins)
+        run: Any = simple_evaluate
+        return run(model=model, tasks=list(tasks), task_manager=manager, limit=limit or None, apply_chat_template=base.chat, bootstrap_iters=1000)
+
+
+def _keep(folder: Path, results: dict[str, Any], made: dict[str, Any]) -> None:
+    from runs.provenance import provenance
+
+    kept = {"made": made, "provenance": provenance("torch", "transformers", "lm-eval")}
+    kept |= {key: results[key] for key in ("results", "n-samples", "versions", "samples") if key in results}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = folder / ".lm_eval.json.writing"
+        scratch.write_text(json.dumps(kept, indent=1, default=str) + "\n", encoding="utf-8")
+        os.replace(scratch, folder / "lm_eval.json")
+    except OSError as error:
+        raise SettingError("out", f"{folder} ({error.strerror})", "a folder that can be written") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

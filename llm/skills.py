@@ -1,0 +1,207 @@
+"""python -m llm.skills model=meta-llama/Llama-2-7b-hf data=FOLDER
+
+LoRA Soups: an expert on each of two skills, composed in every way, asked what needs both; among the compositions CAT with weights learned, layer
+by layer, on a twentieth of the skills' own data (cat:own, cat_softmax:own), and beside them one expert on both skills' data mixed. Below the
+table, of each composition: what it gains over the base, against the sum of what the two experts gain alone (super-linear where it is more).
+`formats` asks in the formats the second skill was trained on, or in held-out ones.
+
+data=own, the default, are sums and answers in code that the pocket model can learn; a folder holds one's own (llm/data/skills.py says which
+files), as those of LoRA Soups for math (MetaMathQA), code (Code Alpaca) and both (GSM-Hard), with allow_code_execution=true.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from llm.data.skills import OWN, SKILLS, Taught
+from llm.exam import Exam, ExamOptions, ExamSettings, Question
+from llm.protocol import Cell, Protocol, main
+from llm.settings import COMPOSITIONS, CONTROLS, LEARNED, RULES
+from runs.rows import by_setting
+from runs.settings import Choice, Number, SettingError, Text, Whole, setting
+
+if TYPE_CHECKING:
+    from llm.models import Base
+
+LIBRARIES = {"both": (("first",), ("second",)), "first": (("first",),), "second": (("second",),), "mixed": (SKILLS,)}
+"""The skills that each expert of a library learns; mixed is one expert on the data of both."""
+ROLES = {("first",): 1, ("second",): 2, SKILLS: 3}
+SOUPS = tuple(name for name in LEARNED if name.endswith(":own"))
+
+
+@dataclass(frozen=True)
+class Skills(ExamSettings):
+    """LoRA Soups; how experts are trained, composed and asked."""
+
+    POCKET: ClassVar = {"epochs": 10, "answer_tokens": 16}
+
+    data: str = setting(OWN, Text("own, or a folder of prompts and answers"), "sums and code, or skills of one's own")
+    library: str = setting("both", Choice("none", *LIBRARIES), "the experts, by the skills they learn", grid=tuple(LIBRARIES))
+    composition: str = setting(
+        "cat:own",
+        Choice(*COMPOSITIONS, *CONTROLS, *RULES, *SOUPS),
+        "how the library is composed",
+        grid=("base", *COMPOSITIONS, "linear", "ties", "dare", "knots", "random", *SOUPS),
+    )
+    asked: str = setting("both", Choice("both", *SKILLS), "questions that need both skills, or one alone", grid=("both",))
+    formats: str = setting("known", Choice("known", "new"), "the formats the second skill was trained on, or held-out ones", grid=("known", "new"))
+    split: str = setting("test", Choice("dev", "test"), "the held-out wordings and formats: make choices on dev")
+    learn_rate: float = setting(0.0, Number(0, 1), "learned compositions: Adam's rate; 0: the rule's own")
+    learn_steps: int = setting(100, Whole(1, 10**7), "learned compositions: batches of batch= examples")
+    learn_tries: int = setting(40, Whole(1, 10**6), "lorahub: how often its search may look")
+    answer_tokens: int = setting(256, Whole(1, 10**5), "longest answer; model=pocket: 16")
+
+
+def library(point: Skills) -> list[tuple[tuple[str, ...], tuple[str, ...], int]]:
+    """The experts of the point's library; one has the same role in every library, so that it is trained once."""
+    return [((*skills, point.data), (), ROLES[skills]) for skills in LIBRARIES.get(point.library, ())]
+
+
+def specs(point: Skills, seed: int) -> list[Any]:
+    """What makes them."""
+    from llm.lessons import lessons
+
+    return [lessons(Taught(point.data, skills, seed), point, seed, ROLES[skills]) for skills in LIBRARIES.get(point.library, ())]
+
+
+def sensible(point: Skills) -> Skills | None:
+    """The base learns nothing; one expert is not composed; formats are the second skill's, and of data of our own."""
+    if point.formats == "new" and (point.data != OWN or point.asked == "first"):
+        return None
+    if point.composition == "base":
+        return dataclasses.replace(point, library="none")
+    if point.library == "none":
+        return None
+    return dataclasses.replace(point, composition="alone") if len(LIBRARIES[point.library]) == 1 else point
+
+
+def questions(point: Skills, seed: int) -> list[Question]:
+    """What the point asks; all formats of a question are right or wrong together."""
+    from llm.data.skills import asked
+
+    found = asked(point.data, point.asked, point.formats, point.split, seed)
+    about = lambda q: {"id": q.id, "format": q.format, "gold": q.answer}  # noqa: E731
+    return [Question(q.prompt, q.id, about(q), q) for q in found]
+
+
+def mark(point: Skills, asked: Sequence[Question], said: Sequence[str], options: ExamOptions) -> list[dict[str, Any]]:
+    """Own data: right is the right value in the right form; `value`, that it is named, and `form`, that it is code, show which skill is lacking.
+    Data of a folder: the last number is right, that which the program of the answer prints where programs may be run."""
+    if point.data != OWN:
+        return _by_number(asked, said, options.allow_code_execution)
+    from llm.data.skills import code
+    from llm.scoring import named
+
+    marks = []
+    for question, text in zip(asked, said, strict=True):
+        gold, assigned = question.reference.answer, code(text)
+        value = bool(named(text, {gold}))
+        right = value if point.asked == "first" else assigned == gold
+        marks.append({"right": right, "value": value, "form": assigned is not None})
+    return marks
+
+
+def _by_number(asked: Sequence[Question], said: Sequence[str], execute: bool) -> list[dict[str, Any]]:
+    from llm import solutions
+    from llm.sandbox import run_all
+
+    programs = [solutions.program(text) if execute else "" for text in said]
+    printed = dict(zip(filter(None, programs), run_all([p for p in programs if p]), strict=True)) if any(programs) else {}
+    marks = []
+    for question, text, program in zip(asked, said, programs, strict=True):
+        gold = solutions.last_number(question.reference.answer)
+        number = solutions.last_number(printed[program].output if program else text)
+        marks.append({"right": gold is not None and solutions.equal(number, gold), "form": bool(solutions.program(text))})
+    return marks
+
+
+def ready(points: Sequence[Skills], options: ExamOptions) -> None:
+    """Raises SettingError for data that are not there, for answers without a number, and where programs cannot be confined."""
+    from llm.data.skills import asked
+    from llm.sandbox import require
+    from llm.solutions import last_number
+
+    if options.allow_code_execution:
+        require()
+    for p in points:
+        found = asked(p.data, p.asked, p.formats, p.split, options.first_seed)
+        if p.data != OWN and (wrong := next((q for q in found if last_number(q.answer) is None), None)):
+            raise SettingError("data", f"{p.data}, where the answer {wrong.answer[:40]!r} has no number", "answers that end in a number")
+        for skills in LIBRARIES.get(p.library, ()):
+            Taught(p.data, skills, options.first_seed).pairs()
+
+
+def ask(base: "Base", protocol: Protocol, cells: list[Cell], options: Any) -> list[tuple[Cell, dict[str, Any]]]:
+    """Measures a cell."""
+    from llm.solving import solve
+
+    return solve(base, protocol, cells, options, Exam(specs, questions, mark))
+
+
+def gains(rows: Sequence[Mapping[str, Any]], resamples: int = 2000) -> list[dict[str, Any]]:
+    """Of each composition of both experts: its gain over the base, those of the experts alone, and by how much it is more than their sum, in
+    shares of the questions, with the 95 % percentile bootstrap of questions (all formats and compositions of one together)."""
+    import numpy as np
+
+    found: dict[str, dict[tuple[str, str], Any]] = {}
+    for group in by_setting(rows).values():
+        settings = dict(group[0]["settings"])
+        how = (settings.pop("library"), settings.pop("composition"))
+        measured = [row["measured"] for row in sorted(group, key=lambda row: row["settings"]["seed"])]
+        counts = [np.concatenate([m[name] for m in measured]).astype(float) for name in ("by_group", "group_sizes")]
+        settings.pop("seed")
+        found.setdefault(str(settings), {})[how] = (settings, *counts)
+    results = []
+    for cells in found.values():
+        singles = [cells.get(key) for key in (("none", "base"), ("first", "alone"), ("second", "alone"))]
+        for (name, how), (settings, hits, sizes) in cells.items():
+            if name != "both" or any(single is None or len(single[1]) != len(hits) for single in singles):
+                continue
+            base, first, second = (single[1] for single in singles if single)
+            drawn = np.random.default_rng(0).integers(len(hits), size=(resamples, len(hits)))
+            over = lambda index, h=hits, b=base, f=first, s=second, n=sizes: (h - f - s + b)[index].sum(-1) / n[index].sum(-1)  # noqa: E731
+            everything = np.arange(len(hits))
+            low, high = np.quantile(over(drawn), [0.025, 0.975])
+            share = lambda h, b=base, n=sizes: float((h - b).sum() / n.sum())  # noqa: E731
+            results.append(
+                {"asked": settings["asked"], "formats": settings["formats"], "composition": how, "gain": share(hits), "first": share(first)}
+                | {"second": share(second), "more": float(over(everything)), "low": float(low), "high": float(high)}
+            )
+    return results
+
+
+def table(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """One line a setting; then the gains."""
+    from llm.solved import solved
+
+    lines = [solved(rows, ("value", "form"), lambda settings: "")]
+    found = gains(rows)
+    if found:
+        lines += ["", "gain over the base, in points; what is more than the sum of the experts' own gains, with 95 %:"]
+    for g in sorted(found, key=lambda g: (g["asked"], g["formats"], -g["more"])):
+        parts = f"{100 * g['gain']:+.0f} (experts alone {100 * g['first']:+.0f} and {100 * g['second']:+.0f})"
+        verdict = "super-linear" if g["low"] > 0 else "less than the sum" if g["high"] < 0 else "not told apart from the sum"
+        more = f"{100 * g['more']:+.0f} [{100 * g['low']:+.0f}, {100 * g['high']:+.0f}]"
+        lines.append(f"  {g['asked']}, {g['formats']} formats, {g['composition']}: {parts}, more by {more}: {verdict}")
+    return "\n".join(lines)
+
+
+PROTOCOL = Protocol(
+    "skills",
+    __doc__ or "",
+    Skills,
+    lambda point: point.data,
+    library,
+    sensible,
+    ask=ask,
+    table=table,
+    specs=specs,
+    questions=lambda point: 400 if point.data == OWN else 1000,
+    options=ExamOptions,
+    ready=ready,
+)
+
+if __name__ == "__main__":
+    sys.exit(main(PROTOCOL, sys.argv[1:]))

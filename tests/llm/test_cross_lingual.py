@@ -1,0 +1,360 @@
+"""Programs in another language: MBPP in every form that it comes in, assertions run in the sandbox, experts trained or brought."""
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llm import cross_lingual, solutions, solving
+from llm.cross_lingual import PROTOCOL, CrossLingual, Learned, checks, mark, prompt, reported
+from llm.data import mbpp, parallel, tasks
+from llm.data.mbpp import Columns, Task
+from llm.exam import Question
+from llm.protocol import main
+from runs.rows import load_rows
+from runs.settings import SettingError
+from tests.llm.test_sandbox import confined
+from tests.llm.tiny import tiny
+
+torch.set_num_threads(1)
+PLAIN = Columns()
+SPLITS = {"train": 601, "test": 11, "dev": 511, "prompt": 1}
+"""The first task_id of each of MBPP's splits."""
+
+
+# Files of tasks
+
+
+def row(number: int, language: str, **changed: Any) -> dict[str, Any]:
+    """A task in the format of the full MBPP."""
+    text = {"english": f"Write a function that adds {number}.", "spanish": f"Escribe una función que sume {number}."}[language]
+    row = {"task_id": number, "text": text, "code": f"def add(x):\r\n\treturn x + {number}", "test_list": [f"assert add(1) == {1 + number}"]}
+    row |= {"test_setup_code": "", "challenge_test_list": []} | changed
+    return {key: value for key, value in row.items() if value is not None}
+
+
+def lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def per_language_files(folder: Path) -> Columns:
+    """mbpp_en.jsonl and mbpp_es.jsonl, splits by task_id."""
+    for name, language in (("en", "english"), ("es", "spanish")):
+        lines(folder / f"mbpp_{name}.jsonl", [row(n, language) for n in SPLITS.values()])
+    return PLAIN
+
+
+def per_language_folders(folder: Path) -> Columns:
+    """english/train.jsonl, spanish/test.jsonl, ..., whose ids are no longer MBPP's."""
+    for language in mbpp.LANGUAGES:
+        for split, number in SPLITS.items():
+            lines(folder / language / f"{split}-00000-of-00001.jsonl", [row(number, language, task_id=f"t{number}")])
+    return PLAIN
+
+
+def one_file_with_a_language_column(folder: Path) -> Columns:
+    """All rows in one file, with `lang` and `split`, in the sanitized format (`prompt`, `test_imports`)."""
+    rows = [
+        row(n, language, lang=code, split=split, prompt=row(n, language)["text"], text=None, test_setup_code=None, test_imports=["import math"])
+        for split, n in SPLITS.items()
+        for language, code in (("english", "en"), ("spanish", "es-ES"))
+    ]
+    lines(folder / "all.jsonl", rows)
+    return PLAIN
+
+
+def a_text_column_a_language(folder: Path) -> Columns:
+    """Both texts in one row of one JSON list."""
+    rows = [row(n, "english", text=None, text_en=row(n, "english")["text"], text_es=row(n, "spanish")["text"]) for n in SPLITS.values()]
+    (folder / "tasks.json").write_text(json.dumps(rows))
+    return PLAIN
+
+
+def columns_of_its_own(folder: Path) -> Columns:
+    """Names that nobody can guess, lists as text, a third language."""
+    rows = [
+        {"idioma": word, "parte": split, "task_id": n, f"tarea_{code}": row(n, language)["text"], "solución": row(n, language)["code"]}
+        | {"pruebas": str(row(n, language)["test_list"])}
+        for split, n in SPLITS.items()
+        for word, code, language in (("English", "en", "english"), ("Spanish", "es", "spanish"), ("French", "fr", "english"))
+    ]
+    lines(folder / "rows.jsonl", rows)
+    return Columns("tarea_{language}", "solución", "pruebas", "idioma", "parte")
+
+
+FORMS: list[Callable[[Path], Columns]] = [
+    *(per_language_files, per_language_folders, one_file_with_a_language_column, a_text_column_a_language, columns_of_its_own)
+]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
+def test_tasks_are_found_in_every_form(form: Callable[[Path], Columns], tmp_path: Path):
+    columns = form(tmp_path)
+    for language in mbpp.LANGUAGES:
+        for split, number in SPLITS.items():
+            (found,) = mbpp.tasks(tmp_path, language, split, columns)
+            wanted = row(number, language)
+            assert found.text == wanted["text"]
+            assert found.code == f"def add(x):\n    return x + {number}"
+            assert found.tests == (f"assert add(1) == {1 + number}",)
+            assert found.setup in ("", "import math")
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (None, "a folder with MBPP's tasks in both languages"),
+        ([], "without test tasks in spanish (languages: none)"),
+        ([row(11, "english", lang="en")], "without test tasks in spanish (languages: english)"),
+        ([row(601, "spanish", lang="es")], "without test tasks in spanish (languages: spanish)"),
+        ([row(11, "spanish", lang="es", code=None)], "all.jsonl:1 without 'code'; allowed: a column for code; this row has task_id"),
+        ([row(11, "spanish", lang="es", test_list=[])], "all.jsonl:1 without 'test_list'"),
+        ([row(11, "spanish", lang="es", text=None)], "all.jsonl:1 without 'text'"),
+        ([row(11, "spanish", lang="es", test_list="[assert")], "a list of assertions"),
+        ([row(11, "spanish", lang="es", task_id=None)], "without a split and without task_id"),
+        ("{", "a file of tasks: .jsonl, .json or .parquet"),
+        ("3\n", "a list of tasks, each an object"),
+    ],
+)
+def test_bad_files_are_refused_in_one_line(rows: Any, said: str, tmp_path: Path):
+    folder = tmp_path / "data"
+    if isinstance(rows, str):
+        folder.mkdir()
+        (folder / "all.jsonl").write_text(rows)
+    elif rows is not None:
+        lines(folder / "all.jsonl", rows)
+    with pytest.raises(SettingError) as error:
+        mbpp.tasks(folder, "spanish", "test", PLAIN)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.tsv", "Hello.\tHola.\nBye.\tAdiós.\textra\n\nThird.\tTercero.\n"),
+        ("a.jsonl", '{"en": "Hello.", "es": "Hola."}\n{"translation": {"source": "Bye.", "target": "Adiós."}}\n{"english": "c", "spanish": "d"}\n'),
+    ],
+)
+def test_sentences_are_read_as_text_and_as_json_also_zipped(name: str, text: str, tmp_path: Path):
+    wanted = [("Hello.", "Hola."), ("Bye.", "Adiós.")]
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    assert parallel.sentences(tmp_path / name, 2) == wanted
+    assert len(parallel.sentences(tmp_path / name, 99)) == 3
+    (tmp_path / f"{name}.gz").write_bytes(gzip.compress(text.encode()))
+    assert parallel.sentences(tmp_path / f"{name}.gz", 2) == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.tsv", b"no tab\n", "a.tsv:1, 'no tab"),
+        ("a.jsonl", b'{"en": "a"}\n', "a.jsonl:1"),
+        ("a.jsonl", b"[1]\n", "a.jsonl:1"),
+        ("a.tsv", b"", "which is empty"),
+        ("a.tsv", b"\xff\t\xff\n", "that can be read"),
+        ("a.tsv.gz", b"no gzip", "that can be read"),
+    ],
+)
+def test_bad_sentences_are_refused_in_one_line(name: str, text: bytes, said: str, tmp_path: Path):
+    (tmp_path / name).write_bytes(text)
+    with pytest.raises(SettingError, match="sentences: got") as error:
+        parallel.sentences(tmp_path / name, 9)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+# Tasks and sentences of our own
+
+
+def test_our_own_tasks_hold_in_both_languages_and_are_held_out():
+    names: dict[str, set[str]] = {}
+    for split in ("train", "dev", "test"):
+        english, spanish = (tasks.tasks(language, split) for language in ("english", "spanish"))
+        assert [t._replace(text="") for t in english] == [t._replace(text="") for t in spanish]
+        assert not {t.text for t in english} & {t.text for t in spanish}
+        names[split] = {t.code for t in english}
+        for task in english:
+            exec("\n".join([task.code, *task.tests]), {})
+    assert [len(names[split]) for split in ("train", "dev", "test")] == [140, 20, 40]
+    assert not names["train"] & names["test"]
+    assert not names["dev"] & (names["train"] | names["test"])
+
+
+def test_sentences_ask_for_no_program():
+    told = tasks.sentences(9999, 0)
+    assert len(told) == len(set(told)) == 280
+    assert not any("function" in english for english, _ in told)
+    assert tasks.sentences(5, 0) == told[:5] != tasks.sentences(5, 1)
+
+
+# Answers
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        ("Sure:\n```python\ndef f(x):\n    return x\n```\nDone.", "def f(x):\n    return x\n"),
+        ("def f(x):\n    return x", "def f(x):\n    return x"),
+        ("Aquí está:\nimport math\ndef f(x):\n    return math.pi\nEsta función es correcta.", "import math\ndef f(x):\n    return math.pi"),
+        (
+            "from math import pi\n@staticmethod\ndef f(): return pi\n\n# Tests\nassert (",
+            "from math import pi\n@staticmethod\ndef f(): return pi\n\n# Tests",
+        ),
+        ("No sé.", ""),
+        ("def f(x", ""),
+        ("import math\nnada de nada", ""),
+        ("", ""),
+    ],
+)
+def test_the_program_of_an_answer(answer: str, code: str):
+    assert solutions.definitions(answer) == code
+
+
+TASK = Task("1", "Add one.", "def add(x):\n    return x + 1", ("assert add(1) == 2", "assert add(-1) == 0"), "import math")
+
+
+@confined
+def test_only_what_passes_every_assertion_is_right():
+    answers = {
+        "```python\ndef add(x):\n    return x + 1\n```": (True, "done"),
+        "def add(x):\n    return math.floor(x + 1)": (True, "done"),
+        "def add(x):\n    return x * 2": (False, "error"),
+        "def add(x):\n    return x + 1\nimport sys\nsys.exit(0)": (False, "done"),
+        "import os\ndef add(x):\n    os._exit(0)": (False, "done"),
+        "class add:\n    def __init__(self, x): pass\n    def __eq__(self, other): exit()": (False, "done"),
+        "def add(x):\n    while True: print('x' * 1000)": (False, "output"),
+        "def add(x):\n    open('/etc/passwd')": (False, "denied"),
+        "No lo sé.": (False, ""),
+    }
+    asked = [Question("", "1", {}, TASK) for _ in answers]
+    marks = mark(CrossLingual(), asked, list(answers), PROTOCOL.options())
+    assert [(m["right"], m["program"]) for m in marks] == list(answers.values())
+    assert [m["no_code"] for m in marks] == [False] * 8 + [True]
+    program, token = checks(TASK, "pass")
+    assert program.endswith(f"print({token!r})")
+    assert program.startswith("import math\npass\nassert add(1) == 2\n")
+
+
+# The protocol
+
+
+TEXT = " ".join(prompt(task) + task.code for language in mbpp.LANGUAGES for task in tasks.tasks(language, "test")[:5])
+SMALL = "steps=1 batch=2 rank=2 pairs=4 answer_tokens=4 workers=1 allow_code_execution=true".split()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny("qwen2", tmp_path_factory.mktemp("model"), text=TEXT)
+
+
+@confined
+def test_it_runs_from_its_command_with_experts_trained_and_brought(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    data, out = tmp_path / "data", tmp_path / "out"
+    per_language_files(data)
+    (tmp_path / "pairs.tsv").write_text("Hello.\tHola.\n" * 4)
+    words = [f"model={model}", f"data={data}", f"sentences={tmp_path / 'pairs.tsv'}", *SMALL, "composition=base,uniform,arrow", f"out={out}"]
+    assert main(PROTOCOL, [*words, "dry_run=true"]) == 0
+    assert "2 experts (fewer, where they are there), 5 rows" in capsys.readouterr().out
+    assert not out.exists()
+    assert main(PROTOCOL, words) == 0
+    first = capsys.readouterr()
+    assert first.err == ""
+    assert "5 rows in" in first.out
+    rows = load_rows(out, "llm_cross_lingual")
+    assert {(row["settings"]["library"], row["settings"]["composition"]) for row in rows} == {
+        *(("none", "base"), ("coding", "alone"), ("translation", "alone"), ("2-combination", "uniform"), ("2-combination", "arrow"))
+    }
+    assert all(row["measured"]["total"] == row["measured"]["group_sizes"][0] == 1 for row in rows)
+    assert main(PROTOCOL, words) == 0
+    assert "0 new, 5 from before" in capsys.readouterr().out
+    made = sorted((out / "experts").glob("*/expert.json"))
+    cards = {json.loads(path.read_text())["own"][0]: path.parent for path in made}
+    assert set(cards) == {"coding", "translation"}
+    brought = [f"{name}_adapter={folder}" for name, folder in cards.items()]
+    assert main(PROTOCOL, [*words[:-1], *brought, "library=2-combination,coding", f"out={tmp_path / 'brought'}"]) == 0
+    assert not list((tmp_path / "brought").glob("experts/*"))
+    assert len(load_rows(tmp_path / "brought", "llm_cross_lingual")) == 4
+    key = lambda row: (row["settings"]["library"], row["settings"]["composition"])  # noqa: E731
+    same = {key(row): row["measured"] for row in rows}
+    assert all(row["measured"] == same[key(row)] for row in load_rows(tmp_path / "brought", "llm_cross_lingual"))
+
+
+@confined
+def test_right_programs_are_counted(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    known = {prompt(task): task for language in mbpp.LANGUAGES for task in tasks.tasks(language, "dev")}
+
+    def answers(base: Any, compositions: list, questions: list[str], longest: int, rows: int) -> list[list[str]]:
+        right = [known[question].code if "función" in question else known[question].code.replace("return", "yield") for question in questions]
+        return [right if composition is not None else ["No."] * len(right) for composition in compositions]
+
+    monkeypatch.setattr(solving, "answers", answers)
+    words = [f"model={model}", *SMALL, "composition=base,sum", "library=oracle", "asked=spanish,english", "split=dev", f"out={tmp_path}"]
+    assert main(PROTOCOL, words) == 0
+    found = {(r["settings"]["asked"], r["settings"]["composition"]): r["measured"] for r in load_rows(tmp_path, "llm_cross_lingual")}
+    assert {key: (m["hits"], m["total"]) for key, m in found.items()} == {
+        **{("spanish", "base"): (0, 20), ("spanish", "alone"): (20, 20), ("english", "base"): (0, 20), ("english", "alone"): (0, 20)}
+    }
+    assert found["english", "alone"]["program_error"] == 20
+    assert found["spanish", "base"]["no_code"] == 20
+    assert "20/20" in capsys.readouterr().out
+
+
+def test_what_experts_learn():
+    learn = lambda *skills: Learned(skills, "own", PLAIN, "own", 7, 0).pairs()  # noqa: E731
+    assert len(learn("coding")) == 140
+    assert learn("coding")[0] == (prompt(tasks.tasks("english", "train")[0]), "```python\ndef add_2(x):\n    return x + 2\n```")
+    assert "Escribe una función" in learn("spanish")[0][0]
+    assert all(question.startswith("Translate this sentence to Spanish:\n") for question, _ in learn("translation"))
+    assert learn("coding", "translation") == learn("coding") + learn("translation")
+    assert len(learn("translation")) == 7
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("", "allow_code_execution: got false; allowed: true; whether a program is right is seen by running it, confined"),
+        ("allow_code_execution=true data=nowhere", "data: got nowhere; allowed: own, or a folder"),
+        ("allow_code_execution=true sentences=nowhere", "sentences: got nowhere"),
+        ("allow_code_execution=true library=none composition=sum", "the grid: got no point"),
+        ("allow_code_execution=true asked=french", "asked: got 'french'"),
+    ],
+)
+def test_mistakes_are_one_line_and_nothing_is_written(words: str, said: str, tmp_path: Path, capsys: Any, monkeypatch: Any):
+    monkeypatch.setattr("llm.sandbox.require", lambda: None)
+    assert main(PROTOCOL, [*words.split(), f"out={tmp_path / 'out'}"]) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, "34.9 %"),
+        ({"composition": "arrow", "model": "microsoft/phi-2"}, "28.8 %"),
+        ({"library": "translation", "composition": "alone", "model": "microsoft/Phi-3-mini-4k-instruct"}, "37.2 %"),
+        ({"library": "none", "composition": "base"}, "32.9 %"),
+        ({"library": "coding", "composition": "alone", "asked": "english"}, "85.5 %"),
+        ({"library": "translation", "composition": "alone", "asked": "english"}, ""),
+        ({"library": "oracle", "composition": "alone"}, ""),
+        ({"composition": "sum"}, ""),
+        ({"data": "own"}, ""),
+        ({"model": "pocket"}, ""),
+    ],
+)
+def test_the_papers_number_stands_beside_the_same_cell_alone(changed: dict[str, Any], said: str):
+    usual = {"data": "x", "model": "Qwen/Qwen2.5-7B-Instruct", "asked": "spanish", "composition": "uniform", "library": "2-combination"}
+    assert reported(usual | changed) == said
+
+
+def test_a_library_is_what_the_paper_composes():
+    assert cross_lingual.LIBRARIES["2-combination"] == (("coding",), ("translation",))
+    roles = [role for name in ("coding", "translation") for _, _, role in cross_lingual.library(CrossLingual(library=name))]
+    assert roles == [role for _, _, role in cross_lingual.library(CrossLingual())] == [1, 2]

@@ -1,0 +1,402 @@
+"""Forecasts: the measurements against dense computations, the verdicts against answers made by hand, the ranking against planted mistakes, and the
+command on tiny models."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from llm import two_hop
+from llm.adapters import save_expert
+from llm.compositions import Options as Knobs
+from llm.compositions import compose
+from llm.data.facts import triplets
+from llm.data.subsets import examples
+from llm.forecast.__main__ import main
+from llm.forecast.measure import Answer, measure
+from llm.forecast.ranking import PREDICTORS, auc, interval, ranking
+from llm.forecast.validate import cosine
+from llm.forecast.verdict import WORDS, forecast, reasons, signs
+from llm.lowrank import Expert, LowRank
+from llm.models import Base, example, load_base
+from llm.modules import target_modules
+from llm.protocol import main as protocol_main
+from llm.subspace import Overlap, Reading, Scales, coordinates, keys, layers, overlap, read, routing, scales
+from runs.rows import load_rows
+from tests.llm.tiny import tiny
+
+torch.set_num_threads(1)
+# PEFT asks transformers for a property that transformers 5.23 renames.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+TEXT = " ".join(f"{e.question} {e.answer}" for subset in ("F1", "F2", "F12-CoT") for e in examples(subset, triplets("F")[:2], "test"))
+PROMPTS = {
+    "a": ["Who is the spouse of Ann Lee?"],
+    "b": ["Where does Bo Chan live?", "What city?"],
+    "hoped": ["Where does the spouse of Ann Lee live?"],
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tiny("qwen2", tmp_path_factory.mktemp("model"), text=TEXT)
+
+
+@pytest.fixture(scope="module")
+def base(folder) -> Base:
+    """A model that is sure of what it says, as random ones are not."""
+    base = load_base(str(folder))
+    head: Any = base.model.get_output_embeddings()
+    head.weight.data *= 30
+    return base
+
+
+def adapter(base: Base, seed: int, size: float = 1.0, rank: int = 3) -> Expert:
+    """Large enough to change what a random model says."""
+    random = torch.Generator().manual_seed(seed)
+    modules = dict(base.model.named_modules())
+    made = {}
+    for name in target_modules(base.model, "mlp"):
+        module: Any = modules[name]
+        factors = (torch.randn(n, rank, generator=random) for n in (module.out_features, module.in_features))
+        made[name] = LowRank(*(factor * size for factor in factors))
+    return made
+
+
+@pytest.fixture(scope="module")
+def pair(base) -> list[Expert]:
+    return [adapter(base, 1), adapter(base, 2)]
+
+
+# Measurements
+
+
+def test_a_reading_is_what_the_model_says_and_sees(base, pair):
+    asked, told = example(base, "Where does Ann Lee live?", "Ann Lee lives in Rome.")
+    names = list(pair[0])
+    reading = read(base, None, asked, told, names)
+    seen = {}
+    handles = [base.model.get_submodule(n).register_forward_pre_hook(lambda module, inputs, n=n: seen.__setitem__(n, inputs[0][0])) for n in names]
+    with torch.no_grad():
+        logits = base.model(input_ids=torch.tensor([asked + told])).logits[0]
+    for handle in handles:
+        handle.remove()
+    for i, token in enumerate(told):
+        at = len(asked) + i - 1
+        assert reading.log_probs[i] == pytest.approx(float(torch.log_softmax(logits[at], -1)[token]), abs=1e-5)
+        assert all(torch.equal(reading.inputs[n][i], seen[n][at]) for n in names)
+    composed = read(base, pair[0], asked, told, names)
+    assert not torch.allclose(composed.log_probs, reading.log_probs)
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in base.model.modules())
+
+
+def vectors(pair, count, seed=0):
+    random = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(count, update.shape[1], generator=random) for name, update in pair[0].items()}
+
+
+def test_coordinates_keep_lengths_and_angles_of_the_change(pair):
+    for name, x in vectors(pair, 4).items():
+        u, change = coordinates(pair[0])[name](x), x @ pair[0][name].dense().T
+        torch.testing.assert_close(u @ u.T, change @ change.T, rtol=1e-4, atol=1e-3)
+
+
+def test_overlap_is_the_multiple_of_a_keys_own_change(pair):
+    """Against dense ΔW h; the key itself is 1, twice the key 2, and a module without any change counts for nothing."""
+    x = vectors(pair, 3)
+    readings = [Reading(torch.zeros(1), {name: rows[i : i + 1] for name, rows in x.items()}) for i in range(2)]
+    known = keys(pair[0], readings, [0, 0])
+    found = overlap(pair[0], known, {name: torch.cat([rows, 2 * rows[:1]]) for name, rows in x.items()})
+    dense, alike = [], []
+    for name, rows in x.items():
+        change = rows @ pair[0][name].dense().T
+        dense.append(change[2] @ change[:2].T / change[:2].square().sum(-1))
+        alike.append(torch.cosine_similarity(change[2:], change[:2], dim=-1))
+    nearest = int(torch.stack(alike).mean(0).argmax())
+    expected = float(torch.stack(dense).mean(0)[nearest])
+    torch.testing.assert_close(found.best, torch.tensor([1.0, 1.0, expected, 2.0]), rtol=1e-4, atol=1e-4)
+    assert found.key.tolist() == [0, 1, nearest, 0]
+    size = [(rows @ pair[0][n].dense().T).norm(dim=-1) for n, rows in x.items()]
+    typical = torch.stack([s[:2].square().mean().sqrt() for s in size])
+    torch.testing.assert_close(found.size[:3], torch.stack(size, -1) / typical, rtol=1e-4, atol=1e-4)
+    nothing = {name: LowRank(torch.zeros_like(update.out), update.into) for name, update in pair[0].items()}
+    silent = overlap(nothing, keys(nothing, readings, [0, 0]), x)
+    assert not silent.best.any()
+    assert not silent.size.any()
+
+
+@pytest.mark.parametrize(
+    ("rule", "weights", "expected"), [("sum", None, (1.0, 1.0)), ("average", None, (0.5, 0.5)), ("cat", (0.3, -0.7), (0.3, -0.7))]
+)
+def test_scales_of_rules_without_cross_terms_are_their_weights(pair, rule, weights, expected):
+    found = scales(compose(rule, pair, Knobs(weights=weights)), pair, vectors(pair, 4))
+    torch.testing.assert_close(found.each, torch.tensor(expected).expand(4, 2), rtol=1e-3, atol=1e-3)
+    assert found.left.max() < 1e-3
+
+
+def test_scales_are_least_squares_and_say_what_they_leave(pair):
+    x = vectors(pair, 3)
+    uniform = compose("uniform", pair)
+    found = scales(uniform, pair, x)
+    norm = {n: torch.cat([e[n](rows) for e in pair]).square().sum().sqrt() for n, rows in x.items()}
+    for t in range(3):
+        columns = torch.stack([torch.cat([e[n](rows[t]) / norm[n] for n, rows in x.items()]) for e in pair], -1)
+        target = torch.cat([uniform[n](rows[t]) / norm[n] for n, rows in x.items()])
+        solved = torch.linalg.lstsq(columns, target[:, None])
+        torch.testing.assert_close(found.each[t], solved.solution[:, 0], rtol=1e-3, atol=1e-3)
+        left = (columns @ solved.solution[:, 0] - target).square().sum() / target.square().sum()
+        assert float(found.left[t]) == pytest.approx(float(left), abs=1e-3)
+    assert found.left.mean() > 0.1
+    assert not scales(None, pair, x).each.any()
+    twins = scales(compose("sum", [pair[0], pair[0]]), [pair[0], pair[0]], x)
+    torch.testing.assert_close(twins.each, torch.ones(3, 2), rtol=1e-3, atol=1e-3)
+
+
+def test_routing_is_the_routers(pair):
+    x = vectors(pair, 3)
+    arrow: Any = compose("arrow", pair)
+    found = routing(arrow, x)
+    assert found is not None
+    torch.testing.assert_close(found[:, 2], list(arrow.values())[2].weights(list(x.values())[2]))
+    assert routing(compose("sum", pair), x) is None
+    assert routing(None, x) is None
+
+
+def test_modules_by_layer():
+    names = ["model.layers.0.mlp.up_proj", "model.layers.0.mlp.down_proj", "model.layers.11.mlp.up_proj", "head"]
+    assert layers(names) == {"0": [0, 1], "11": [2], "head": [3]}
+
+
+# Verdicts
+
+
+def answer(base, a, b, said, multiples=(0.0, 0.0)) -> Answer:
+    """Probabilities of three tokens by hand; every token sets off `multiples` of both adapters at scale 1."""
+    best = [torch.full((3,), m) if isinstance(m, float) else torch.tensor(m) for m in multiples]
+    overlaps = tuple(Overlap(m, torch.zeros(3, dtype=torch.long), m[:, None], m[:, None]) for m in best)
+    each = Scales(torch.ones(3, 2), torch.zeros(3))
+    return Answer("?", "x y z", ["x", "y", "z"], torch.tensor(base), torch.tensor([a, b]).T.contiguous(), torch.tensor(said), overlaps, each, None)
+
+
+CASES = {
+    "composed": answer([0.9, 0.0, 0.1], [0.9, 1.0, 0.2], [0.9, 0.1, 1.0], [0.9, 1.0, 1.0], ([0.0, 1.0, 0.2], [0.0, 0.1, 0.9])),
+    "a": answer([0.9, 0.0, 0.1], [0.9, 1.0, 0.9], [0.9, 0.1, 0.1], [0.9, 1.0, 0.9], ([0.0, 1.0, 1.0], [0.0, 0.1, 0.1])),
+    "b": answer([0.9, 0.0, 0.1], [0.9, 0.1, 0.1], [0.9, 1.0, 0.9], [0.9, 1.0, 0.9], ([0.0, 0.1, 0.1], [0.0, 1.0, 1.0])),
+    "base": answer([0.9, 0.9, 0.9], [0.9, 0.1, 0.8], [0.9, 0.2, 0.1], [0.8, 0.9, 0.9]),
+    "mixture": answer([0.1, 0.0, 0.1], [0.9, 1.0, 0.0], [0.1, 0.1, 0.0], [0.9, 1.0, 0.9], ([0.6, 0.6, 0.6], [0.5, 0.5, 0.5])),
+}
+
+
+@pytest.mark.parametrize("whose", CASES)
+def test_whose_answer_it_is(whose):
+    assert signs(CASES[whose]).whose == whose
+
+
+def test_the_score_is_high_where_each_adapter_says_a_token_of_its_own_and_nobodys_are_none():
+    scores = {name: signs(case).composes for name, case in CASES.items()}
+    assert scores["composed"] == pytest.approx(0.8, abs=0.01)  # b's token has 0.2 under a
+    assert max(score for name, score in scores.items() if name != "composed") <= 0.1
+    assert signs(CASES["composed"]).hidden == pytest.approx(0.7, abs=0.01)
+    assert signs(CASES["mixture"]).hidden < 0
+    garbled = CASES["composed"]._replace(composed=torch.tensor([0.9, 1.0, 1.0]), base=torch.tensor([0.0, 0.0, 0.1]))
+    garbled = garbled._replace(alone=torch.tensor([[0.0, 0.0], [1.0, 0.1], [0.2, 1.0]]))  # its first token is nobody's
+    assert signs(garbled).composes == pytest.approx(-0.1, abs=0.01)
+    assert signs(garbled).whose == "mixture"
+
+
+def test_what_is_whose_on_a_model(base, pair):
+    """cat with weights (1, 0) is the first adapter, with (0, 1) the second, with (0, 0) the base: on every prompt, and the own prompts are kept."""
+    weights: Any = {"a": (1.0, 0.0), "b": (0.0, 1.0), "base": (0.0, 0.0)}
+    made = {name: compose("cat", pair, Knobs(weights=w)) for name, w in weights.items()}
+    found = measure(base, pair, made, PROMPTS, 6)
+    forecasts = {name: forecast(composed) for name, composed in found.composed.items()}
+    for name, f in forecasts.items():
+        assert f.whose == {word: float(word == name) for word in WORDS}
+        assert f.verdict == name
+        assert f.score <= 0.5
+    assert forecasts["a"].kept[0] == forecasts["b"].kept[1] == 1.0
+    assert forecasts["a"].own_scale[0] == pytest.approx(1, abs=1e-3)
+    assert forecasts["a"].own_scale[1] == pytest.approx(0, abs=1e-3)
+    for i in range(2):
+        torch.testing.assert_close(found.leaks[i][i].best, torch.ones(len(PROMPTS["ab"[i]])), rtol=1e-3, atol=1e-3)
+        assert min(found.own[i].gain) > 0
+        assert all(prompt.max() >= 0 for prompt in found.restated[i])
+    said = " ".join(reasons(found, forecasts, ("a", "b")))
+    assert "Composition unlikely" in said
+    assert "Under base even a loses" in said
+
+
+def test_a_family_without_an_axis_of_rows(tmp_path):
+    base = load_base(str(tiny("opt", tmp_path)))
+    pair = [adapter(base, 1), adapter(base, 2)]
+    found = measure(base, pair, {"sum": compose("sum", pair), "arrow": compose("arrow", pair)}, PROMPTS, 4)
+    assert found.composed["sum"].answers[0].composed.isfinite().all()
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def adapters(base, folder, pair, tmp_path_factory) -> str:
+    out = tmp_path_factory.mktemp("adapters")
+    for name, expert in zip("ab", pair, strict=True):
+        save_expert(expert, out / name, str(folder))
+    return f"{out / 'a'},{out / 'b'}"
+
+
+@pytest.fixture
+def prompts(tmp_path) -> Path:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"set": name, "prompt": text}) + "\n" for name, texts in PROMPTS.items() for text in texts))
+    return path
+
+
+def test_from_two_adapters_to_a_verdict_and_a_plot(folder, adapters, prompts, tmp_path, capsys):
+    words = [f"base={folder}", f"adapters={adapters}", f"prompts={prompts}", "answer_tokens=5", "composition=sum,uniform,arrow"]
+    files = []
+    for name in ("1", "2"):
+        assert main([*words, f"out={tmp_path / name}"]) == 0, capsys.readouterr().err
+        files.append({path.name: path.read_bytes() for path in sorted((tmp_path / name).iterdir())})
+    assert list(files[0]) == ["forecast.json", "forecast.pdf", "forecast.png"]
+    assert files[0] == files[1]
+    out = capsys.readouterr().out
+    assert "composition  verdict" in out
+    assert "Composition unlikely" in out or "Composition possible" in out
+    said = json.loads(files[0]["forecast.json"])
+    assert said["layers"] == ["0", "1"]
+    assert set(said["compositions"]) == {"sum", "uniform", "arrow"}
+    for name, found in said["compositions"].items():
+        assert found["verdict"] in WORDS
+        assert sum(found["whose"].values()) == pytest.approx(1)
+        (told,) = found["answers"]
+        assert ("routed_a" in told) == (name == "arrow")
+        assert len(told["tokens"]) == len(told["p_a"]) == len(told["overlap_b"]) > 0
+    assert said["compositions"]["sum"]["own_scale"] == pytest.approx([1, 1], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("words", "lines", "message"),
+    [
+        ([], None, "adapters: got nothing; allowed: two"),
+        (["adapters=a,b,c"], None, "adapters: got a,b,c; allowed: two"),
+        (["adapters=a,b"], None, "prompts: got nothing"),
+        (["adapters=a,b"], [], "without any of set 'a'"),
+        (["adapters=a,b"], ['{"set": "a", "prompt": "x"}', "{"], ":2: got '{'; allowed: one JSON object a line"),
+        (["adapters=a,b"], ['{"set": "c", "prompt": "x"}'], "got set 'c'; allowed: a | b | hoped"),
+        (["adapters=a,b"], ['{"set": "a", "prompt": " "}'], ":1: got"),
+        (["adapters=a,b"], ['{"set": "a", "prompt": "x", "answer": "y"}'], "the key 'answer'"),
+        (["adapters=a,b", "base=nowhere"], [json.dumps({"set": s, "prompt": "x"}) for s in ("a", "b", "hoped")], "model: got nowhere"),
+        (["composition=sun"], None, "did you mean 'sum'?"),
+    ],
+)
+def test_mistakes_are_one_line(words, lines, message, tmp_path, capsys):
+    path = tmp_path / "prompts.jsonl"
+    if lines is not None:
+        path.write_text("\n".join(lines))
+    assert main([*words, *([f"prompts={path}"] if lines is not None else []), f"out={tmp_path / 'out'}"] if words else ["top_k=1"]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+# How good forecasts are
+
+
+def planted(pairs=12, per_pair=6, noise=0.2, seed=0) -> list[dict[str, Any]]:
+    """Rows whose score says, with noise, what worked; whole pairs of adapters do well or badly."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for i in range(pairs):
+        good = rng.random() < 0.5
+        for j in range(per_pair):
+            works = bool(good and j % 2)
+            score = float(works) + noise * float(rng.normal())
+            measured = {"hits": 9 * works, "total": 10, "score": score, "hidden": score / 2, "confidence": float(rng.normal()), "called": score > 0.5}
+            settings = {"prompting": "steps" if j % 3 else "first", "seen": i % 4 == 0, "pair": str(i), "row": f"{100 * i + j:x}"}
+            rows.append({"settings": settings, "measured": measured | {"cosine": float(good)}})
+    return rows
+
+
+def test_a_ranking_of_rows_with_a_known_answer():
+    said = ranking(planted())
+    lines = {line.split("  ")[0] or line.split()[0]: line for line in said.splitlines()}
+    assert {"composes", "keeps", "composes, seen before", "keeps, seen before"} <= set(lines)
+    assert said.count("never") == 4
+    (score,) = [line for line in said.splitlines() if line.startswith("composes ")]
+    assert "1.00 [" in score or "0.9" in score
+    assert len([line for line in said.splitlines() if any(f" {name} " in line for name in PREDICTORS)]) == 4 * len(PREDICTORS)
+
+
+def columns(rows):
+    worked = np.array([row["measured"]["hits"] >= 5 for row in rows])
+    return np.array([row["measured"]["score"] for row in rows]), worked, [row["settings"]["pair"] for row in rows]
+
+
+def test_planted_mistakes_show_in_the_area():
+    """A score of the other sign, of the wrong rows, or blind to what worked falls below the interval of the right one."""
+    score, worked, pair = columns(planted())
+    right, (low, high) = auc(score, worked), interval(score, worked, pair)
+    assert low <= right <= high
+    assert right > 0.95
+    for wrong in (-score, np.roll(score, 1), np.zeros_like(score), np.random.default_rng(3).random(len(score))):
+        assert auc(wrong, worked) < low
+    assert auc(np.zeros_like(score), worked) == 0.5
+    assert np.isnan(auc(score, np.ones_like(worked)))
+
+
+def test_the_area_is_the_share_of_pairs_in_order():
+    score, worked, _ = columns(planted(noise=1.0))
+    pairs = [(a > b) + (a == b) / 2 for a in score[worked] for b in score[~worked]]
+    assert auc(score, worked) == pytest.approx(np.mean(pairs))
+
+
+def test_rows_of_one_pair_of_adapters_are_no_independent_evidence():
+    """An interval that drew rows instead of pairs would be too short where pairs do well or badly as wholes."""
+    rows = planted(pairs=10, per_pair=20)
+    pair = [row["settings"]["pair"] for row in rows]
+    luck = dict(zip(sorted(set(pair)), np.random.default_rng(0).normal(size=10), strict=True))
+    score = np.array([luck[p] for p in pair])
+    worked = np.array([luck[p] + 0.8 * float(np.random.default_rng(int(p)).normal()) > 0 for p in pair])
+    whole, apart = interval(score, worked, pair), interval(score, worked, [str(i) for i in range(len(pair))])
+    assert whole[1] - whole[0] > 1.5 * (apart[1] - apart[0])
+
+
+def test_cosine_of_adapters(pair):
+    flat = [torch.cat([update.dense().flatten() for update in expert.values()]) for expert in pair]
+    assert cosine(*pair) == pytest.approx(float(flat[0] @ flat[1] / (flat[0].norm() * flat[1].norm())), abs=1e-5)
+    assert cosine(pair[0], pair[0]) == pytest.approx(1, abs=1e-5)
+
+
+def test_rows_of_a_protocol_are_forecast_and_ranked(folder, tmp_path, capsys):
+    """From the command that measures to the one that forecasts: every composed row of two experts once, none anew, none of another base."""
+    small = "triplets=2 bridge_triplets=2 steps=2 batch=4 rank=2 rate=0.05 answer_tokens=4 step_tokens=6 workers=1 log_probs=false"
+    words = [f"model={folder}", *small.split(), "dataset=F", "library=2-combination,oracle", "composition=sum,arrow,base", "prompting=steps,first"]
+    rows = tmp_path / "rows"
+    assert protocol_main(two_hop.PROTOCOL, [*words, f"out={rows}"]) == 0, capsys.readouterr().err
+    capsys.readouterr()
+    assert main([f"validate={rows}", f"out={rows}", "asked=2"]) == 0, capsys.readouterr().err
+    out = capsys.readouterr().out
+    assert "4 rows in" in out
+    found = load_rows(rows, "llm_forecast")
+    assert len(found) == 4
+    assert {(row["settings"]["composition"], row["settings"]["prompting"]) for row in found} == {
+        (composition, prompting) for composition in ("sum", "arrow") for prompting in ("steps", "first")
+    }
+    scored = {row["hash"]: row["measured"]["hits"] for row in load_rows(rows, "llm_two_hop")}
+    for row in found:
+        assert row["measured"]["hits"] == scored[row["settings"]["row"]]
+        assert -1 <= row["measured"]["score"] <= 1
+    assert len({row["settings"]["pair"] for row in found}) == 1
+    assert main([f"validate={rows}", f"out={rows}", "asked=2"]) == 0
+    assert len(load_rows(rows, "llm_forecast")) == 4
+    other = tmp_path / "other"
+    other.mkdir()
+    text = (rows / "llm_two_hop.jsonl").read_text()
+    (other / "llm_two_hop.jsonl").write_text(text.replace('"base_digest": "', '"base_digest": "0'))
+    assert main([f"validate={other}", f"out={other}", "asked=2"]) == 0
+    assert "left out 4 rows" in capsys.readouterr().out
+    assert main([f"validate={tmp_path}", f"out={tmp_path}"]) == 2
+    assert "without rows of two composed experts" in capsys.readouterr().err

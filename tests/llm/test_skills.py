@@ -1,0 +1,254 @@
+"""Two skills and what needs both: the data, the marks, the gains against their sum, and the command on a tiny model."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from llm import sandbox, skills, solving
+from llm.data import skills as data
+from llm.data.skills import FORMATS, SUMS, Taught, asked, code
+from llm.exam import ExamOptions
+from llm.protocol import main
+from llm.settings import LEARNED
+from llm.skills import SOUPS, Skills, gains, sensible
+from runs.rows import load_rows
+from runs.settings import SettingError
+from tests.llm.tiny import tiny
+
+torch.set_num_threads(1)
+# PEFT asks transformers for a property that transformers 5.23 renames.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+
+def test_nothing_that_is_asked_was_trained_on():
+    first, second, mixed = (Taught("own", names, 0).pairs() for names in (("first",), ("second",), ("first", "second")))
+    assert mixed == first + second
+    trained = {prompt for prompt, _ in mixed}
+    for split in ("dev", "test"):
+        for what, formats in (("both", "known"), ("both", "new"), ("first", "known"), ("second", "known"), ("second", "new")):
+            found = asked("own", what, formats, split, 0)
+            assert not trained & {q.prompt for q in found}
+            assert len({q.prompt for q in found}) == len(found)
+    assert not set(SUMS["test"]) & {*SUMS["train"], *SUMS["dev"]}
+    assert not {*FORMATS["test"], *FORMATS["dev"]} & set(FORMATS["train"])
+
+
+def test_what_needs_both_is_a_sum_in_every_format():
+    found = asked("own", "both", "known", "test", 0)
+    assert len(found) == 100 * len(FORMATS["train"])
+    assert {q.format for q in found} == set(FORMATS["train"])
+    for q in found:
+        a, b = map(int, q.id.split("+"))
+        assert q.answer == str(a + b)
+        assert f"{a} + {b}" in q.prompt
+    for prompt, answer in Taught("own", ("first",), 0).pairs():
+        one, other = map(int, re.findall(r"\d+", prompt))
+        assert answer == f"It is {one + other}."
+    assert all(code(answer) is not None for _, answer in Taught("own", ("second",), 0).pairs())
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("answer = 7", "7"),
+        (' answer = "Ann Lee" ;', "Ann Lee"),
+        ("It is 7.", None),
+        ("answer = 7 It is 7.", "7 It is 7."),  # the value is then not right
+        ("the answer = 7", None),
+        ("answer =", None),
+        ("", None),
+    ],
+)
+def test_code_is_one_assignment(text, value):
+    assert code(text) == value
+
+
+def folder(path: Path, **files: list[tuple[str, str]]) -> Path:
+    path.mkdir()
+    for name, pairs in files.items():
+        (path / f"{name}.jsonl").write_text("".join(json.dumps({"prompt": p, "answer": a}) + "\n" for p, a in pairs))
+    return path
+
+
+def test_data_of_ones_own(tmp_path):
+    path = folder(tmp_path / "d", first=[("p", "a")], second=[("q", "b"), ("r", "c")], both=[("s", "It is 1,200")])
+    assert Taught(str(path), ("first", "second"), 0).pairs() == [("p", "a"), ("q", "b"), ("r", "c")]
+    assert [q.prompt for q in asked(str(path), "both", "known", "test", 0)] == ["s"]
+    for text, message in (("", "which is empty"), ("{\n", ":1: got '{'"), ('{"prompt": 1, "answer": "x"}', '"prompt": "..."')):
+        (path / "first_test.jsonl").write_text(text)
+        data._file.cache_clear()
+        with pytest.raises(SettingError, match=message):
+            asked(str(path), "first", "known", "test", 0)
+    with pytest.raises(SettingError, match=r"second_test.jsonl \(FileNotFoundError\)"):
+        asked(str(path), "second", "known", "test", 0)
+
+
+def test_marks_tell_which_skill_is_lacking():
+    point = Skills()
+    questions = [q for q in skills.questions(point, 0) if q.reference.id == "3+4"][:4]
+    marks = skills.mark(point, questions, ["answer = 7", "It is 7.", "answer = Paris", "answer = 17"], ExamOptions())
+    assert [(m["right"], m["value"], m["form"]) for m in marks] == [
+        (True, True, True),
+        (False, True, False),
+        (False, False, True),
+        (False, False, True),
+    ]
+    alone = Skills(asked="first")
+    (question,) = [q for q in skills.questions(alone, 0) if q.reference.id == "3+4"]
+    assert [m["right"] for m in skills.mark(alone, [question] * 2, ["It is 7.", "It is 17."], ExamOptions())] == [True, False]
+
+
+def test_numbers_of_ones_own_data_are_those_that_programs_print(tmp_path, monkeypatch):
+    path = folder(tmp_path / "d", first=[("p", "a")], second=[("p", "a")], both=[("s", "so 1,200"), ("t", "#### 5"), ("u", "9")])
+    point = Skills(data=str(path))
+    questions = skills.questions(point, 0)
+    ran: list[str] = []
+
+    def run_all(programs, *_):
+        ran.extend(programs)
+        return [sandbox.Result("done", "1200\n", "", 0.0) for _ in programs]
+
+    monkeypatch.setattr(sandbox, "run_all", run_all)
+    said = ["```python\nprint(12 * 100)\n```", "it is 4 + 1 = 5", "no idea"]
+    marks = skills.mark(point, questions, said, ExamOptions())
+    assert [m["right"] for m in marks] == [False, True, False]  # the text's last number is 100
+    assert not ran
+    marks = skills.mark(point, questions, said, ExamOptions(allow_code_execution=True))
+    assert [m["right"] for m in marks] == [True, True, False]
+    assert ran == ["print(12 * 100)\n"]
+
+
+# Gains
+
+
+def row(library, composition, hits, formats="known", seed=0) -> dict[str, Any]:
+    settings = {"library": library, "composition": composition, "asked": "both", "formats": formats, "seed": seed}
+    return {"settings": settings, "measured": {"by_group": list(hits), "group_sizes": [1] * len(hits), "hits": int(sum(hits)), "total": len(hits)}}
+
+
+def rows(both, first, second, base, composition="cat:own") -> list[dict[str, Any]]:
+    return [row("none", "base", base), row("first", "alone", first), row("second", "alone", second), row("both", composition, both)]
+
+
+def test_a_gain_against_the_sum_of_gains():
+    """By hand: the base answers 1 of 8, the experts 2 and 3, both together 7: gains 6, 1 and 2, so 3 more than their sum."""
+    both, first, second, base = ([1] * n + [0] * (8 - n) for n in (7, 2, 3, 1))
+    (found,) = gains(rows(both, first, second, base))
+    assert {k: found[k] for k in ("composition", "gain", "first", "second", "more")} == pytest.approx(
+        {"composition": "cat:own", "gain": 6 / 8, "first": 1 / 8, "second": 2 / 8, "more": 3 / 8}
+    )
+    assert found["low"] <= found["more"] <= found["high"]
+    assert gains(rows(both, first, second, base)[:3]) == []
+    assert gains(rows(both, first, second, base)[1:]) == []
+
+
+@pytest.mark.parametrize(("both", "alone", "verdict"), [(90, 20, "super-linear"), (30, 40, "less than the sum"), (42, 20, "not told apart")])
+def test_the_verdict_is_that_of_the_interval(both, alone, verdict):
+    rng = np.random.default_rng(0)
+    drawn = lambda share: (rng.random(200) < share / 100).astype(int).tolist()  # noqa: E731
+    found = rows(drawn(both), drawn(alone), drawn(alone), [0] * 200)
+    assert verdict in skills.table("skills", found)
+    (result,) = gains(found)
+    assert result["low"] < (both - 2 * alone) / 100 < result["high"]
+
+
+def test_a_mistake_planted_in_the_sum_would_show():
+    """Against the better expert alone, or without the base, the same rows give other numbers than gains does."""
+    both, first, second, base = ([1] * n + [0] * (100 - n) for n in (60, 40, 35, 20))
+    (found,) = gains(rows(both, first, second, base))
+    assert found["more"] == pytest.approx(0.60 - 0.40 - 0.35 + 0.20)
+    for wrong in (0.60 - max(0.40, 0.35), 0.60 - 0.40 - 0.35, 0.60 - 0.40 - 0.35 + 2 * 0.20):
+        assert abs(wrong - found["more"]) > 0.1
+    pooled = gains(rows(both, first, second, base) + [dict(r, settings=r["settings"] | {"seed": 1}) for r in rows(both, first, second, base)])
+    assert len(pooled) == 1
+    assert pooled[0]["more"] == pytest.approx(found["more"])
+    assert pooled[0]["high"] - pooled[0]["low"] < found["high"] - found["low"]
+
+
+# The command
+
+
+def test_points_that_make_sense():
+    assert sensible(Skills(composition="base", library="first")) == sensible(Skills(composition="base"))
+    assert sensible(Skills(library="mixed", composition="ties")) == Skills(library="mixed", composition="alone")
+    assert sensible(Skills(formats="new", asked="first")) is None
+    assert sensible(Skills(formats="new", data="folder")) is None
+    assert set(SOUPS) < set(LEARNED)
+    assert not any(name.endswith("two_hop") for name in SOUPS)
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Nine sums."""
+    monkeypatch.setattr(data, "DIGITS", 3)
+    monkeypatch.setattr(data, "FACTS", 6)
+    data._facts.cache_clear()
+    yield
+    data._facts.cache_clear()
+
+
+def test_every_library_from_its_command(few, tmp_path, capsys):
+    model = tiny("qwen2", tmp_path / "model", text=" ".join(f"{p} {a}" for p, a in Taught("own", ("first", "second"), 0).pairs()))
+    small = "steps=2 batch=4 rank=2 answer_tokens=4 learn_steps=2 learn_tries=2 workers=1".split()
+    words = [f"model={model}", *small, "composition=base,sum,cat:own", "formats=known", f"out={tmp_path / 'out'}"]
+    assert main(skills.PROTOCOL, words) == 0, capsys.readouterr().err
+    out = capsys.readouterr().out
+    assert "6 rows" in out  # the base, three experts alone, two compositions of both
+    assert "gain over the base" in out
+    assert len(list((tmp_path / "out" / "experts").glob("*/adapter_model.safetensors"))) == 3
+    found = load_rows(tmp_path / "out", "llm_skills")
+    assert {(r["settings"]["library"], r["settings"]["composition"]) for r in found} == {
+        ("none", "base"),
+        ("first", "alone"),
+        ("second", "alone"),
+        ("mixed", "alone"),
+        ("both", "sum"),
+        ("both", "cat:own"),
+    }
+    assert all(r["measured"]["total"] == 9 * len(FORMATS["train"]) for r in found)
+    assert all(r["measured"]["group_sizes"] == [len(FORMATS["train"])] * 9 for r in found)
+    assert main(skills.PROTOCOL, words) == 0
+    assert "0 new, 6 from before" in capsys.readouterr().out
+
+
+def test_super_linear_answers_are_said_to_be(few, tmp_path, monkeypatch, capsys):
+    """What answers right only where both experts are there gains all of its share over experts that gain nothing."""
+    model = tiny("qwen2", tmp_path / "model")
+    right = {q.prompt: f"answer = {q.answer}" for q in asked("own", "both", "known", "test", 0)}
+    compositions: list[Any] = []
+    monkeypatch.setattr(
+        solving, "answers", lambda base, listed, prompts, *_: [[right[p] if c is compositions[-1] else "" for p in prompts] for c in listed]
+    )
+    real = solving.compose
+    monkeypatch.setattr(solving, "compose", lambda *arguments: compositions.append(real(*arguments)) or compositions[-1])
+    small = "steps=1 batch=4 rank=2 answer_tokens=4 workers=1 library=both,first,second composition=base,sum formats=known".split()
+    assert main(skills.PROTOCOL, [f"model={model}", *small, f"out={tmp_path / 'out'}"]) == 0, capsys.readouterr().err
+    assert "sum: +100 (experts alone +0 and +0), more by +100 [+100, +100]: super-linear" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["data=nowhere"], "data: got nowhere/both.jsonl (FileNotFoundError)"),
+        (["library=third"], "library: got 'third'"),
+        (["composition=cat:two_hop"], "composition: got 'cat:two_hop'"),
+        (["library=none", "composition=sum"], "the grid: got no point"),
+    ],
+)
+def test_mistakes_are_one_line(words, message, tmp_path, capsys):
+    assert main(skills.PROTOCOL, [*words, f"out={tmp_path}"]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_answers_of_a_folder_need_a_number(tmp_path, capsys):
+    path = folder(tmp_path / "d", first=[("p", "a")], second=[("p", "a")], both=[("s", "nothing")])
+    assert main(skills.PROTOCOL, [f"data={path}", f"out={tmp_path / 'out'}"]) == 2
+    assert "has no number" in capsys.readouterr().err
