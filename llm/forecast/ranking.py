@@ -28,18 +28,20 @@ def auc(score: Float[np.ndarray, " rows"], worked: Bool[np.ndarray, " rows"]) ->
 
 def interval(score: Float[np.ndarray, " rows"], worked: Bool[np.ndarray, " rows"], cluster: Sequence[str], seed: int = 0) -> tuple[float, float]:
     """The 95 % percentile bootstrap of `auc`, drawing whole clusters: rows of one pair of adapters work or fail together. Draws in which all or
-    none worked say nothing and are drawn anew; NaN when more than half of them are such."""
-    _, numbers = np.unique(np.asarray(cluster), return_inverse=True)
-    members = [np.flatnonzero(numbers == i) for i in range(numbers.max() + 1)]
-    rng, found = np.random.default_rng(seed), []
-    for _ in range(2 * RESAMPLES):
-        chosen = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
-        value = auc(score[chosen], worked[chosen])
-        found += [] if np.isnan(value) else [value]
-        if len(found) == RESAMPLES:
-            low, high = np.quantile(found, [0.025, 0.975])
-            return float(low), float(high)
-    return float("nan"), float("nan")
+    none worked say nothing and are left out; NaN when more than half of them are such."""
+    names, numbers = np.unique(np.asarray(cluster), return_inverse=True)
+    member = np.equal.outer(np.arange(len(names)), numbers).astype(float)
+    yes, no = member[:, worked], member[:, ~worked]
+    # Of a draw that holds cluster g m_g times the area is mᵀ W m/(mᵀ y)(mᵀ n), W the pairs in order between clusters.
+    ordered = np.greater.outer(score[worked], score[~worked]) + 0.5 * np.equal.outer(score[worked], score[~worked])
+    pairs = yes @ ordered @ no.T
+    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=RESAMPLES).astype(float)
+    counts = (drawn @ yes.sum(1)) * (drawn @ no.sum(1))
+    if np.mean(counts > 0) < 0.5:
+        return float("nan"), float("nan")
+    areas = np.einsum("rg,gh,rh->r", drawn, pairs, drawn)[counts > 0] / counts[counts > 0]
+    low, high = np.quantile(areas, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def ranking(rows: Sequence[Row]) -> str:

@@ -93,7 +93,9 @@ def _evaluated(library: Sequence[str], tasks: Sequence[str], options: Options) -
     with tempfile.TemporaryDirectory() as scratch:
         own = Path(scratch) / "two_hop"
         write(own, [dataset + kind for dataset in "FHR" for kind in KINDS], options.triplets, options.seed)
-        manager = TaskManager(include_path=[str(own), *([options.include] if options.include else [])])
+        folders = [str(own), *([options.include] if options.include else [])]
+        theirs = not all(task.startswith("lora_reuse_") for task in tasks)  # to read all of lm-eval's tasks takes long
+        manager = TaskManager(include_path=folders, include_defaults=theirs)
         if unknown := [task for task in tasks if task not in manager.all_tasks]:
             from runs.settings import did_you_mean
 

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:Futu
 
 RECORDS = [
     ("h1", "In which city was the painter of the ceiling born?", ["Venice"], "Europe"),
-    ("h2", "Which country hosted the cup?", ["Brazil", "Federative Republic of Brazil"], "South America"),
+    ("h2", "Which country hosted the cup?", ["Brazil", "Brasil"], "South America"),
     ("h3", "Where is the tower of the two brothers located?", ["Paris, Texas"], "North America"),
     ("h4", "Who wrote the play about the two brothers?", ["Lincoln"], None),  # asks for no place
     ("h5", "Were both towns in the same country?", ["yes"], None),
@@ -91,7 +91,7 @@ def test_every_published_form_has_the_same_questions(form, tmp_path):
     found = questions(str(form(tmp_path / "file")), 0, 0)
     assert [(q.id, q.question, q.answers[0], q.place.continent) for q in found] == [(i, q, a[0], c) for i, q, a, c in RECORDS if c]
     if form is kilt:
-        assert found[1].answers == ("Brazil", "Federative Republic of Brazil")
+        assert found[1].answers == ("Brazil", "Brasil")
 
 
 def test_a_count_is_drawn_by_the_seed_in_the_order_of_the_file(tmp_path):
@@ -169,8 +169,10 @@ def test_the_first_code_of_phi_2_is_translated(phi):
     weights = drawn({"transformer.h.1.mixer.Wqkv": (32, 96), "transformer.h.1.mixer.out_proj": (32, 32), "transformer.h.1.mlp.fc1": (32, 48)})
     expert = mttl.convert(weights, {}, alpha=6)
     model = load_base(str(phi)).model
-    assert all(update.shape == (model.get_submodule(name).out_features, model.get_submodule(name).in_features) for name, update in expert.items())
     assert len(expert) == 5
+    for name in ("self_attn.q_proj", "self_attn.dense", "mlp.fc1"):  # the tiny model has fewer keys and values, Phi-2 has not
+        module: Any = model.get_submodule(f"model.layers.1.{name}")
+        assert expert[f"model.layers.1.{name}"].shape == (module.out_features, module.in_features)
     x = torch.randn(4, 32)
     whole = (x @ weights["transformer.h.1.mixer.Wqkv.lora_a"] @ weights["transformer.h.1.mixer.Wqkv.lora_b"]) * 2
     parts = torch.cat([expert[f"model.layers.1.self_attn.{part}_proj"](x) for part in "qkv"], dim=-1)
@@ -283,9 +285,9 @@ def test_the_stand_in_runs_offline(model, tmp_path, capsys):
 
 
 def test_answers_are_marked_as_a_reader_would(model, folders, tmp_path, monkeypatch, capsys):
-    """Brazil in another spelling is right; two continents are not; the others are wrong. A mark that took any continent would count more."""
+    """Brazil in a spelling of the file is right; two continents are not; the others are wrong. A mark that took any continent would count more."""
     said = {
-        "original": ["It is Venice.", "Federative Republic of Brazil", "Dallas, Texas"],
+        "original": ["It is Venice.", "Brasil", "Dallas, Texas"],
         "continent": ["Europe", "South America or Africa", "Europe"],
     }
     which = lambda text: "continent" if text.startswith("On which continent is the location related to the following question: ") else "original"  # noqa: E731
@@ -305,10 +307,10 @@ def test_answers_are_marked_as_a_reader_would(model, folders, tmp_path, monkeypa
 def test_the_papers_numbers_stand_beside_the_same_cells():
     names = [f"hub/kilt_tasks_hotpotqa_{task}" for task in ("straighforward_qa", "complex_question", "combining_facts", "final_exam")]
     said = lambda **others: continent.reported({"data": "f", "model": "microsoft/phi-2", "prompting": "original"} | others)  # noqa: E731
-    assert said(library="none", composition="base") == "30.9 %"
-    assert said(library=names[0], composition="alone") == "6.1 % and 3.09 %"
+    assert said(library="none", composition="base") == "30.90 %"
+    assert said(library=names[0], composition="alone") == "6.10 % and 3.09 %"
     assert said(library="+".join(names), composition="uniform", prompting="continent") == "5.15 %"
-    assert said(library="+".join([*names, "x/kilt_tasks_hotpotqa_formulate"]), composition="arrow") == "11.3 %"
+    assert said(library="+".join([*names, "x/kilt_tasks_hotpotqa_formulate"]), composition="arrow") == "11.30 %"
     assert said(library="+".join(names[:2]), composition="uniform") == ""
     assert said(library="none", composition="base", model="Qwen") == ""
 

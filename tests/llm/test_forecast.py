@@ -353,6 +353,16 @@ def test_the_area_is_the_share_of_pairs_in_order():
     assert auc(score, worked) == pytest.approx(np.mean(pairs))
 
 
+def test_the_interval_is_that_of_drawing_clusters_one_by_one():
+    score, worked, pair = columns(planted(pairs=8, noise=0.7))
+    members = [np.flatnonzero(np.array(pair) == name) for name in sorted(set(pair))]
+    rng, areas = np.random.default_rng(1), []
+    for _ in range(1000):
+        chosen = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
+        areas.append(auc(score[chosen], worked[chosen]))
+    np.testing.assert_allclose(interval(score, worked, pair), np.nanquantile(areas, [0.025, 0.975]), atol=0.02)
+
+
 def test_rows_of_one_pair_of_adapters_are_no_independent_evidence():
     """An interval that drew rows instead of pairs would be too short where pairs do well or badly as wholes."""
     rows = planted(pairs=10, per_pair=20)
