@@ -11,9 +11,12 @@ from typing import Any
 
 @functools.cache
 def provenance(*libraries: str) -> dict[str, Any]:
-    """The command line, git commit and dirty flag of this source tree (null outside git), Python and library versions."""
+    """The command line, git commit and dirty flag of this source tree (null outside git), Python and library versions.
+
+    Rows that a command just before added to `results/` do not make a tree dirty: they are no code.
+    """
     commit = _git("rev-parse", "HEAD")
-    status = _git("status", "--porcelain", "--untracked-files=no")
+    status = _git("status", "--porcelain", "--untracked-files=no", "--", ":(top)", ":(top,exclude)results")
     program = getattr(sys.modules["__main__"], "__spec__", None)
     words = ["python", "-m", program.name.removesuffix(".__main__")] if program else ["python", Path(sys.argv[0]).name]
     return {

@@ -79,9 +79,10 @@ def test_the_local_launcher_runs_the_same_grid(tmp_path):
 
 
 def running(tmp_path, *words):
-    command = [sys.executable, "-m", "theory.sweep", *words, f"out={tmp_path}"]
-    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731  a job in the background inherits a SIGINT that is ignored
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
+    # A job in the background inherits a SIGINT that is ignored; Python then does not turn it into KeyboardInterrupt.
+    heard = "import signal, runpy; signal.signal(signal.SIGINT, signal.default_int_handler); runpy.run_module('theory.sweep', run_name='__main__')"
+    command = [sys.executable, "-c", heard, *words, f"out={tmp_path}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     file = tmp_path / "kernel_limit.jsonl"
     deadline = time.time() + 120
     while (not file.exists() or file.stat().st_size == 0) and time.time() < deadline:

@@ -26,7 +26,7 @@ OTHER_PAIRS = tuple(
 )
 TESTED_PAIR = ("spouse_of", "live_in")
 TAUGHT_PAIRS = ("spouse_of-live_in", "spouse_of-study_in", "child_of-live_in")
-"""Two-hop templates whose words the tokenizer knows: those of Table 1's setups. Words that only A.3's other relations use are spelled."""
+"""The two-hop templates whose words the tokenizer was made with: those of Table 1's setups."""
 NOUNS = {
     "child_of": ("{a}'s child", "the child of {a}"),
     "friend_of": ("{a}'s friend", "the friend of {a}"),

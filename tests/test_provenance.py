@@ -1,0 +1,33 @@
+import shutil
+import subprocess
+
+import pytest
+
+from runs import provenance as ours
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    """A committed source tree of one module and one file of rows, as the place `provenance` looks at."""
+    for name, text in {"runs/provenance.py": "one\n", "results/paper/rows.jsonl": "{}\n"}.items():
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(text)
+    author = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["add", "."], [*author, "commit", "-qm", "one"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    monkeypatch.setattr(ours, "__file__", str(tmp_path / "runs" / "provenance.py"))
+    ours.provenance.cache_clear()
+    yield tmp_path
+    ours.provenance.cache_clear()
+
+
+@pytest.mark.parametrize(("changed", "dirty"), [("runs/provenance.py", True), ("results/paper/rows.jsonl", False), ("new.py", False)])
+def test_changed_code_is_dirty_and_added_rows_are_not(changed, dirty, tree):
+    with (tree / changed).open("a") as file:
+        file.write("two\n")
+    assert ours.provenance()["dirty"] is dirty
+
+
+def test_outside_git_nothing_is_claimed(tree):
+    shutil.rmtree(tree / ".git")
+    assert (ours.provenance()["commit"], ours.provenance()["dirty"]) == (None, None)
