@@ -110,7 +110,7 @@ def ready(points: Sequence[Continent], options: Options) -> None:
 def ask(base: "Base", protocol: Protocol, cells: list[Cell], options: Options) -> list[tuple[Cell, dict[str, Any]]]:
     """Measures a cell; the provenance says what the adapters' weights were."""
     from llm.adapters import digest
-    from llm.solving import solve
+    from llm.exam.solving import solve
 
     results = solve(base, protocol, cells, options, Exam(experts, questions, mark))
     for (point, _), result in results:
@@ -142,7 +142,7 @@ def reported(settings: Mapping[str, Any]) -> str:
 
 def table(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """One line a setting."""
-    from llm.solved import solved
+    from llm.exam.solved import solved
 
     return solved(rows, ("lenient", "exact"), reported)
 

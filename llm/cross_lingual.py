@@ -120,7 +120,7 @@ def sources(point: CrossLingual, seed: int) -> list[Learned | str]:
 
 def adapters(point: CrossLingual, seed: int) -> list[Any]:
     """The same, as Specs and names of adapters."""
-    from llm.lessons import lessons
+    from llm.exam.lessons import lessons
 
     return [source if isinstance(source, str) else lessons(source, point, seed, _ROLES[source.skills]) for source in sources(point, seed)]
 
@@ -153,8 +153,8 @@ def questions(point: CrossLingual, seed: int) -> list[Question]:
 
 def mark(point: CrossLingual, asked: Sequence[Question], said: Sequence[str], options: ExamOptions) -> list[dict[str, Any]]:
     """Whether the answer's program passes all assertions of its task, and how it ended."""
+    from llm.exam.solutions import definitions
     from llm.sandbox import run_all
-    from llm.solutions import definitions
 
     written = [definitions(answer) for answer in said]
     checked = {i: checks(q.reference, code) for i, (q, code) in enumerate(zip(asked, written, strict=True)) if code}
@@ -190,7 +190,7 @@ def ready(points: Sequence[CrossLingual], options: ExamOptions) -> None:
 
 def ask(base: "Base", protocol: Protocol, cells: list[Cell], options: Options) -> list[tuple[Cell, dict[str, Any]]]:
     """Measures a cell."""
-    from llm.solving import solve
+    from llm.exam.solving import solve
 
     return solve(base, protocol, cells, options, Exam(adapters, questions, mark))
 
@@ -215,7 +215,7 @@ COLUMNS = ("no_code", "program_done", "program_error", "program_denied", "progra
 
 def table(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """One line a setting, with how the programs ended."""
-    from llm.solved import solved
+    from llm.exam.solved import solved
 
     return solved(rows, COLUMNS, reported)
 

@@ -69,8 +69,8 @@ def questions(point: Edit) -> int:
 
 
 def ask(base: Any, protocol: Protocol, cells: list[Cell], options: Options) -> list[tuple[Cell, dict[str, Any]]]:
-    """`llm.editing.ask`, which needs torch."""
-    from llm import editing
+    """`llm.edits.editing.ask`, which needs torch."""
+    from llm.edits import editing
 
     return editing.ask(base, protocol, cells, options)
 

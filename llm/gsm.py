@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from llm.data import gsm
 from llm.data.gsm import ASKED, OWN, PARTS, SAMPLED
 from llm.exam import Exam, ExamOptions, ExamSettings, Question
+from llm.exam.solutions import ERRORS, KINDS
 from llm.protocol import Cell, Protocol, main
 from llm.settings import Options
-from llm.solutions import ERRORS, KINDS
 from runs.settings import Choice, SettingError, Text, Whole, setting
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def sources(point: Gsm, seed: int) -> list[Taught]:
 
 def specs(point: Gsm, seed: int) -> list[Any]:
     """The same as Specs. An expert has the same role in every library, so that it is trained once."""
-    from llm.lessons import lessons
+    from llm.exam.lessons import lessons
 
     return [lessons(source, point, seed, _ROLES[source.levels]) for source in sources(point, seed)]
 
@@ -133,8 +133,8 @@ def count(point: Gsm) -> int:
 
 def mark(point: Gsm, asked: Sequence[Question], said: Sequence[str], options: GsmOptions) -> list[dict[str, Any]]:
     """Whether each answer is right, of what kind it is, and what is wrong with it."""
-    from llm.endpoint import endpoint_of
-    from llm.marking import mark as marks
+    from llm.exam.endpoint import endpoint_of
+    from llm.exam.marking import mark as marks
 
     judge = None if point.judge == "none" else endpoint_of(options.endpoint, point.judge, options.key_variable)
     return marks([q.reference for q in asked], said, point.prompting == "tir", judge)
@@ -142,7 +142,7 @@ def mark(point: Gsm, asked: Sequence[Question], said: Sequence[str], options: Gs
 
 def ready(points: Sequence[Gsm], options: GsmOptions) -> None:
     """Raises SettingError for code that may not be run, and for data or an endpoint that is not there."""
-    from llm.endpoint import endpoint_of
+    from llm.exam.endpoint import endpoint_of
     from llm.sandbox import require
 
     if any(point.prompting == "tir" for point in points):
@@ -164,7 +164,7 @@ def ready(points: Sequence[Gsm], options: GsmOptions) -> None:
 
 def ask(base: "Base", protocol: Protocol, cells: list[Cell], options: Options) -> list[tuple[Cell, dict[str, Any]]]:
     """Measures a cell."""
-    from llm.solving import solve
+    from llm.exam.solving import solve
 
     return solve(base, protocol, cells, options, Exam(specs, questions, mark))
 
@@ -200,7 +200,7 @@ COLUMNS = ("marked", *(f"kind_{kind}" for kind in KINDS[1:]), *(f"error_{error}"
 
 def table(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """One line a setting, with the kinds of solutions and of errors, as in Table 15."""
-    from llm.solved import solved
+    from llm.exam.solved import solved
 
     return solved(rows, COLUMNS, reported)
 

@@ -39,8 +39,8 @@ def library(point: Overlap) -> list[tuple[tuple[str, ...], tuple[str, ...], int]
 
 
 def ask(base: Any, protocol: Protocol, cells: list[Cell], options: Options) -> list[tuple[Cell, dict[str, Any]]]:
-    """`llm.kernel.ask`, which needs torch."""
-    from llm import kernel
+    """`llm.edits.kernel.ask`, which needs torch."""
+    from llm.edits import kernel
 
     return kernel.ask(base, protocol, cells, options)
 
@@ -49,7 +49,7 @@ def table(protocol: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """One line a setting: the geometric mean of the ratio for each kind of prompt, and R² of its logarithm on each kernel's; means over seeds."""
     import numpy as np
 
-    from llm.kernel import BESIDE, KERNELS
+    from llm.edits.kernel import BESIDE, KERNELS
 
     groups = list(by_setting(rows).values())
     varying = [name for name in groups[0][0]["settings"] if name != "seed" and len({str(g[0]["settings"][name]) for g in groups}) > 1]

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from llm.data import gsm
 from llm.data.word_problems import LEVELS, Problem
-from llm.endpoint import Endpoint, endpoint_of
+from llm.exam.endpoint import Endpoint, endpoint_of
+from llm.exam.solutions import equal, program
 from llm.sandbox import require, run
-from llm.solutions import equal, program
 from runs.command import command
 from runs.settings import Flag, SettingError, Text, Whole, help_table, parse, setting
 
@@ -57,7 +57,7 @@ class Options:
     endpoint: str = setting("", Text("http://... or https://..."), "an OpenAI-compatible address")
     model: str = setting("", Text("a name"), "the model of the endpoint that writes")
     key_variable: str = setting("OPENAI_API_KEY", Text("a name", r"\w+"), "the environment variable that holds the endpoint's key")
-    allow_code_execution: bool = setting(False, Flag(), "run what the model writes, confined as llm/sandbox.py says; nothing can be checked without")
+    allow_code_execution: bool = setting(False, Flag(), "run what the model writes, confined as llm/sandbox says; nothing can be checked without")
     templates: int = setting(100, Whole(1, 100), "templates")
     parallel: int = setting(8, Whole(1, 256), "requests at a time")
 

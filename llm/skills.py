@@ -61,7 +61,7 @@ def library(point: Skills) -> list[tuple[tuple[str, ...], tuple[str, ...], int]]
 
 def specs(point: Skills, seed: int) -> list[Any]:
     """What makes them."""
-    from llm.lessons import lessons
+    from llm.exam.lessons import lessons
 
     return [lessons(Taught(point.data, skills, seed), point, seed, ROLES[skills]) for skills in LIBRARIES.get(point.library, ())]
 
@@ -104,7 +104,7 @@ def mark(point: Skills, asked: Sequence[Question], said: Sequence[str], options:
 
 
 def _by_number(asked: Sequence[Question], said: Sequence[str], execute: bool) -> list[dict[str, Any]]:
-    from llm import solutions
+    from llm.exam import solutions
     from llm.sandbox import run_all
 
     programs = [solutions.program(text) if execute else "" for text in said]
@@ -120,8 +120,8 @@ def _by_number(asked: Sequence[Question], said: Sequence[str], execute: bool) ->
 def ready(points: Sequence[Skills], options: ExamOptions) -> None:
     """Raises SettingError for data that are not there, for answers without a number, and where programs cannot be confined."""
     from llm.data.skills import asked
+    from llm.exam.solutions import last_number
     from llm.sandbox import require
-    from llm.solutions import last_number
 
     if options.allow_code_execution:
         require()
@@ -135,7 +135,7 @@ def ready(points: Sequence[Skills], options: ExamOptions) -> None:
 
 def ask(base: "Base", protocol: Protocol, cells: list[Cell], options: Any) -> list[tuple[Cell, dict[str, Any]]]:
     """Measures a cell."""
-    from llm.solving import solve
+    from llm.exam.solving import solve
 
     return solve(base, protocol, cells, options, Exam(specs, questions, mark))
 
@@ -174,7 +174,7 @@ def gains(rows: Sequence[Mapping[str, Any]], resamples: int = 2000) -> list[dict
 
 def table(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """One line a setting; then the gains."""
-    from llm.solved import solved
+    from llm.exam.solved import solved
 
     lines = [solved(rows, ("value", "form"), lambda settings: "")]
     found = gains(rows)

@@ -1,23 +1,25 @@
 """Rows of language models as they are on disk, made up."""
 
 import dataclasses
+import importlib
 import json
+from collections import Counter
 
-from llm.large_library import LargeLibrary
-from llm.methods import Methods
-from llm.settings import PRESETS, Bridge, Placement, TwoHop
+from llm.settings import PRESETS, Composed
 from runs.rows import SCHEMA, row_hash
 
-AXES = {"llm_bridge": Bridge, "llm_two_hop": TwoHop, "llm_placement": Placement, "llm_large_library": LargeLibrary, "llm_methods": Methods}
 
-
-def row(experiment, right, model="pocket", seed=0, weights="0123456789abcdef", predicted=None, **settings):
-    """A row of `llm` as it is on disk: two prompts a triplet, `right` of each."""
-    own = {f.name: f.default for f in dataclasses.fields(AXES[experiment])} | PRESETS.get(model, {}) | {"model": model, "seed": seed} | settings
-    measured = {"hits": sum(right), "total": 2 * len(right), "by_triplet": list(right)}
+def row(experiment, right, model="pocket", seed=0, weights="0123456789abcdef", predicted=None, marks=(), measured=None, **settings):
+    """A row of `llm` as it is on disk: two prompts a triplet (or group of questions), `right` of each; `marks` of answers; what else is measured."""
+    axes = importlib.import_module(experiment.replace("_", ".", 1)).PROTOCOL.axes
+    defaults = {f.name: f.default for f in dataclasses.fields(axes)}
+    preset = PRESETS.get(model, {}) | (getattr(axes, "POCKET", {}) if model == "pocket" else {})
+    own = defaults | {name: value for name, value in preset.items() if name in defaults} | {"model": model, "seed": seed} | settings
+    by = "by_triplet" if issubclass(axes, Composed) else "by_group"
+    counts = {"hits": sum(right), "total": 2 * len(right), by: list(right)} | ({"group_sizes": [2] * len(right)} if by == "by_group" else {})
     made = {"command": f"python -m {experiment.replace('_', '.', 1)} model={model}", "commit": "c" * 40, "dirty": False, "versions": {"torch": "2"}}
     made |= {"base_digest": weights, "device": "cpu", "dtype": "float32"}
-    parts = {"measured": measured, "predicted": predicted or {}, "stderr": {}, "provenance": made}
+    parts = {"measured": counts | Counter(marks) | (measured or {}), "predicted": predicted or {}, "stderr": {}, "provenance": made}
     return {"schema": SCHEMA, "experiment": experiment, "hash": row_hash(f"{experiment}{weights}", own), "settings": own} | parts
 
 

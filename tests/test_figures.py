@@ -116,22 +116,28 @@ def test_files_hold_what_they_should(name, drawn):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_overlaps_is_clipped_or_empty(name):
-    table = table_of(name)
-    with registry.picture(module(name), table) as figure:
-        figure.draw_without_rendering()
-        whole = figure.bbox.padded(1)
-        for axes in figure.axes:
-            assert axes.lines or axes.collections, "no empty panel"
-            texts = [child for child in axes.get_children() if isinstance(child, Text) and child.get_text()]  # titles too
-            legends = [child for child in axes.get_children() if isinstance(child, Legend)]
-            for artist in (*texts, *legends, axes.xaxis.label, axes.yaxis.label):
-                box = artist.get_window_extent()
-                assert box.width == 0 or (whole.contains(*box.min) and whole.contains(*box.max)), artist
-            for axis in (axes.xaxis, axes.yaxis):
-                boxes = [label.get_window_extent() for label in axis.get_ticklabels() if label.get_text() and label.get_visible()]
-                assert not [pair for pair in itertools.combinations(boxes, 2) if Bbox.intersection(*pair)]
-            for legend in legends:
-                assert not covered(axes, legend.get_window_extent()), "the legend hides points"
+    with registry.picture(module(name), table_of(name)) as figure:
+        whole(figure)
+
+
+def whole(figure):
+    """Nothing overlaps, is clipped or empty."""
+    figure.draw_without_rendering()
+    inside = figure.bbox.padded(1)
+    for axes in figure.axes:
+        assert axes.lines or axes.collections, "no empty panel"
+        texts = [child for child in axes.get_children() if isinstance(child, Text) and child.get_text()]  # titles too
+        legends = [child for child in axes.get_children() if isinstance(child, Legend)]
+        for artist in (*texts, *legends, axes.xaxis.label, axes.yaxis.label):
+            box = artist.get_window_extent()
+            assert box.width == 0 or (inside.contains(*box.min) and inside.contains(*box.max)), artist
+        for axis in (axes.xaxis, axes.yaxis):
+            boxes = [label.get_window_extent() for label in axis.get_ticklabels() if label.get_text() and label.get_visible()]
+            assert not [pair for pair in itertools.combinations(boxes, 2) if Bbox.intersection(*pair)]
+        for legend in legends:
+            assert not covered(axes, legend.get_window_extent()), "the legend hides points"
+    titles = [title.get_window_extent() for axes in figure.axes for title in (axes.title, axes._left_title) if title.get_text()]
+    assert not [pair for pair in itertools.combinations(titles, 2) if Bbox.intersection(*pair)]
 
 
 def covered(axes, box):

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from llm.compositions import Composition
 from llm.evaluation import answers
+from llm.forecast.subspace import Keys, Overlap, Reading, Scales, keys, overlap, read, routing, scales
 from llm.lowrank import Expert
 from llm.models import Base, example
-from llm.subspace import Keys, Overlap, Reading, Scales, keys, overlap, read, routing, scales
 
 SETS = ("a", "b", "hoped")
 """What a prompt is for: made for the first adapter, for the second, or what one hopes both together can do."""

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from figures.style import COLOURS, RC, WIDTH, series, title
 from llm.forecast.measure import Answer, Composed, Measured
+from llm.forecast.subspace import layers
 from llm.forecast.verdict import HALF, Forecast, signs
-from llm.subspace import layers
 
 MOST = 64
 """Tokens of an answer that fit in the width."""

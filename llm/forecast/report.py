@@ -7,8 +7,8 @@ import torch
 
 from llm.forecast.measure import SETS, Measured, Prompts
 from llm.forecast.plot import best_multiples, by_layer
+from llm.forecast.subspace import layers
 from llm.forecast.verdict import WORDS, Forecast, reasons, restates, signs
-from llm.subspace import layers
 
 
 def loudness(measured: Measured, name: str) -> float:

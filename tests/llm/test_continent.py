@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from llm import continent, mttl, solving
+from llm import continent, mttl
 from llm.adapters import load_expert, save_expert
 from llm.continent import Continent
 from llm.data.continents import Place, normal, place_of
 from llm.data.hotpot import questions
+from llm.exam import solving
 from llm.lowrank import LowRank
 from llm.models import load_base
 from llm.modules import target_modules

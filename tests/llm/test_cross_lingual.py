@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from llm import cross_lingual, solutions, solving
+from llm import cross_lingual
 from llm.cross_lingual import PROTOCOL, CrossLingual, Learned, checks, mark, prompt, reported
 from llm.data import mbpp, parallel, tasks
 from llm.data.mbpp import Columns, Task
-from llm.exam import Question
+from llm.exam import Question, solutions, solving
 from llm.protocol import main
 from runs.rows import load_rows
 from runs.settings import SettingError

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from llm import editing, rome
-from llm.closed_form import added, min_norm_edit
 from llm.data.facts import triplets
 from llm.data.subsets import examples
 from llm.edit import PROTOCOL, Edit, sensible
-from llm.keys import all_inputs, last_inputs
+from llm.edits import editing, rome
+from llm.edits.closed_form import added, min_norm_edit
+from llm.edits.keys import all_inputs, last_inputs
 from llm.lowrank import LowRank
 from llm.models import example, load_base
 from llm.protocol import main

@@ -18,13 +18,13 @@ from llm.data.subsets import examples
 from llm.forecast.__main__ import main
 from llm.forecast.measure import Answer, measure
 from llm.forecast.ranking import PREDICTORS, auc, interval, ranking
+from llm.forecast.subspace import Overlap, Reading, Scales, coordinates, keys, layers, overlap, read, routing, scales
 from llm.forecast.validate import cosine
 from llm.forecast.verdict import WORDS, forecast, reasons, signs
 from llm.lowrank import Expert, LowRank
 from llm.models import Base, example, load_base
 from llm.modules import target_modules
 from llm.protocol import main as protocol_main
-from llm.subspace import Overlap, Reading, Scales, coordinates, keys, layers, overlap, read, routing, scales
 from runs.rows import load_rows
 from tests.llm.tiny import tiny
 

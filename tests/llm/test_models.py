@@ -1,4 +1,5 @@
-import dataclasses
+"""Models: every family read and its modules named, and the one line that each mistake gets."""
+
 import json
 import shutil
 import sys
@@ -10,25 +11,16 @@ import pytest
 import torch
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, processors
-from transformers import (
-    AutoModelForCausalLM,
-    BertConfig,
-    MambaConfig,
-    PreTrainedTokenizerFast,
-    T5Config,
-    ViTConfig,
-    dynamic_module_utils,
-)
+from transformers import AutoModelForCausalLM, BertConfig, MambaConfig, T5Config, ViTConfig, dynamic_module_utils
 
 import llm.models
-from llm.models import Base, example, load_base, prompt, stop_ids
+from llm.models import load_base, prompt
 from llm.modules import target_modules
 from runs.settings import SettingError
 from tests.llm.tiny import FAMILIES, tiny
 
 MODEL = "a folder with config.json and *.safetensors, or a name on the Hugging Face hub"
-SOURCE, TARGET = "Who is the spouse of Ann Lee?", "Bo Chan"
+SOURCE = "Who is the spouse of Ann Lee?"
 
 LLAMA = (["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"], [f"self_attn.{x}_proj" for x in "qkvo"])
 MODULES = {
@@ -44,25 +36,12 @@ MODULES = {
 }
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A family's folder by its name; made once, so copy it before writing in it."""
-    made = {}
-
-    def get(family):
-        if family not in made:
-            made[family] = tiny(family, tmp_path_factory.mktemp(family), chat=family == "qwen2", bos=family == "llama")
-        return made[family]
-
-    return get
-
-
 @pytest.fixture
-def changed(folder, tmp_path):
+def changed(folder_of, tmp_path):
     """A copy of the llama, with `config.json`'s keys set and files removed."""
 
     def get(*removed, source="llama", **keys):
-        copy = shutil.copytree(folder(source), tmp_path / "copy")
+        copy = shutil.copytree(folder_of(source), tmp_path / "copy")
         for name in removed:
             (copy / name).unlink()
         if keys:
@@ -87,15 +66,15 @@ def mistake(model, **settings):
 
 
 @pytest.mark.parametrize("family", MODULES)
-def test_a_model_of_every_family_is_read_frozen_and_its_modules_are_named(family, folder):
-    base = load_base(str(folder(family)))
-    assert base.name == str(folder(family))
+def test_a_model_of_every_family_is_read_frozen_and_its_modules_are_named(family, folder_of):
+    base = load_base(str(folder_of(family)))
+    assert base.name == str(folder_of(family))
     assert base.device == torch.device("cpu")
     assert base.chat == (family == "qwen2")
     assert not base.model.training
     assert not any(p.requires_grad for p in base.model.parameters())
     assert base.tokenizer.padding_side == "left"
-    saved = AutoModelForCausalLM.from_pretrained(folder(family))
+    saved = AutoModelForCausalLM.from_pretrained(folder_of(family))
     assert all(torch.equal(a, b) for a, b in zip(base.model.parameters(), saved.parameters(), strict=True))
 
     layers, mlp, attention = MODULES[family]
@@ -117,8 +96,8 @@ def test_tied_and_untied_models_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("layers", ["mlp", "both"])
-def test_experts_have_no_mlp_to_adapt_but_attention(layers, folder):
-    model = load_base(str(folder("mixtral"))).model
+def test_experts_have_no_mlp_to_adapt_but_attention(layers, folder_of):
+    model = load_base(str(folder_of("mixtral"))).model
     with pytest.raises(SettingError, match=rf"layers: got {layers} for MixtralForCausalLM, a mixture of experts; allowed: attention; which MLP"):
         target_modules(model, layers)
     assert len(target_modules(model, "attention")) == 8
@@ -140,8 +119,8 @@ def test_dtype_auto_is_float32_on_a_cpu(tmp_path):
         assert {p.dtype for p in load_base(half, dtype=dtype, device="cpu").model.parameters()} == {expected}
 
 
-def test_the_digest_is_of_the_config_and_the_weights(changed, folder):
-    before = load_base(str(folder("llama"))).digest
+def test_the_digest_is_of_the_config_and_the_weights(changed, folder_of):
+    before = load_base(str(folder_of("llama"))).digest
     copy = changed()
     assert load_base(str(copy)).digest == before
     assert len(before) == 16
@@ -168,105 +147,6 @@ def test_a_pad_token_without_a_row_in_the_embedding_is_the_eos(changed):
     assert base.tokenizer.pad_token == "</s>"
 
 
-# Prompts and answers.
-
-
-def text(base, ids):
-    return base.tokenizer.decode(ids)
-
-
-def test_without_chat_a_prompt_goes_on_with_a_blank_the_target_and_eos(folder):
-    base = load_base(str(folder("qwen2")), chat="off")
-    asked, answer = example(base, SOURCE, TARGET)
-    assert asked == prompt(base, SOURCE)
-    assert text(base, asked) == SOURCE
-    assert text(base, answer) == f" {TARGET}</s>"
-    assert asked + answer[:-1] == base.tokenizer(f"{SOURCE} {TARGET}").input_ids
-
-
-def test_a_bos_is_kept_once(folder):
-    base = load_base(str(folder("llama")))
-    asked, answer = example(base, SOURCE, TARGET)
-    assert text(base, asked) == f"<s>{SOURCE}"
-    assert text(base, answer) == f" {TARGET}</s>"
-
-
-def ending_in_eos(base):
-    """The same model, with a tokenizer that ends what it encodes with EOS."""
-    tokenizer = base.tokenizer
-    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
-    return base
-
-
-def test_an_eos_that_the_tokenizer_appends_is_no_part_of_a_prompt(folder):
-    base = ending_in_eos(load_base(str(folder("llama"))))
-    assert base.tokenizer("Ann").input_ids[-1] == base.tokenizer.eos_token_id
-    asked, answer = example(base, SOURCE, TARGET)
-    assert text(base, asked) == f"<s>{SOURCE}"
-    assert text(base, answer) == f" {TARGET}</s>"
-    assert text(base, prompt(base, "Ann</s>")) == "<s>Ann</s>"  # the user's own
-
-
-def test_a_token_across_the_border_is_not_used(folder):
-    merging = Tokenizer(models.BPE({"a": 0, " ": 1, "b": 2, "a ": 3, "</s>": 4}, [("a", " ")]))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=merging, eos_token="</s>")
-    base = dataclasses.replace(load_base(str(folder("llama"))), tokenizer=tokenizer)
-    assert tokenizer("a b").input_ids == [3, 2]
-    assert example(base, "a", "b") == ([0], [1, 2, 4])
-
-
-def test_with_chat_the_answer_ends_the_turn(folder):
-    base = load_base(str(folder("qwen2")))
-    asked, answer = example(base, SOURCE, TARGET)
-    assert asked == prompt(base, SOURCE)
-    assert text(base, asked) == f"<|im_start|>user\n{SOURCE}<|im_end|>\n<|im_start|>assistant\n"
-    assert text(base, answer) == f"{TARGET}<|im_end|>"  # and not the template's newline after it
-    assert answer[-1] in stop_ids(base)
-
-
-def with_template(base: Base, template: str) -> Base:
-    base.tokenizer.chat_template = template
-    return base
-
-
-OPEN = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
-
-
-@pytest.mark.parametrize(
-    ("template", "asked", "answer"),
-    [
-        (OPEN + "{% if add_generation_prompt %}[assistant]{% endif %}", "[user]Ann[assistant]", "Bo</s>"),  # closes no turn
-        (OPEN + "{% if add_generation_prompt %}[assistant]<think>\n{% endif %}", "[user]Ann[assistant]<think>\n", "Bo</s>"),
-        (  # Qwen 3
-            OPEN + "{% if add_generation_prompt %}[assistant]{% if not enable_thinking %}<think></think>{% endif %}{% endif %}",
-            "[user]Ann[assistant]<think></think>",
-            "Bo</s>",
-        ),
-        ("{{ date_string }} " + OPEN + "{% if add_generation_prompt %}[assistant]{% endif %}", "26 Jul 2024 [user]Ann[assistant]", "Bo</s>"),
-    ],
-)
-def test_templates_of_other_kinds(template, asked, answer, folder):
-    base = with_template(load_base(str(folder("qwen2"))), template)
-    assert tuple(text(base, ids) for ids in example(base, "Ann", "Bo")) == (asked, answer)
-
-
-def test_templates_may_give_a_batch(folder, monkeypatch):
-    base = load_base(str(folder("qwen2")))
-    expected, plain = prompt(base, SOURCE), base.tokenizer.apply_chat_template
-    monkeypatch.setattr(base.tokenizer, "apply_chat_template", lambda *args, **options: plain(*args, **options | {"return_dict": True}))
-    assert prompt(base, SOURCE) == expected
-
-
-def test_answers_stop_at_every_eos_and_at_known_ends_of_turn(folder):
-    base = load_base(str(folder("qwen2")))
-    model: Any = base.model
-    assert base.tokenizer.convert_ids_to_tokens(stop_ids(base)) == ["</s>", "<|im_end|>"]
-    model.generation_config.eos_token_id = [7, 2]
-    assert stop_ids(base) == [2, 5, 7]
-    model.generation_config = None
-    assert stop_ids(base) == [2, 5]
-
-
 # Mistakes.
 
 
@@ -281,22 +161,22 @@ def test_answers_stop_at_every_eos_and_at_known_ends_of_turn(folder):
         ({"device_map": "auto", "device": "cpu"}, "device: got cpu; allowed: auto with device_map=auto; the map places every layer"),
     ],
 )
-def test_settings_that_are_none(settings, line, folder, monkeypatch):
+def test_settings_that_are_none(settings, line, folder_of, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends, "mps", SimpleNamespace(is_available=lambda: False))
-    assert mistake(folder("llama"), **settings) == line
+    assert mistake(folder_of("llama"), **settings) == line
 
 
-def test_a_device_map_places_the_layers(folder):
-    base = load_base(str(folder("llama")), device_map="auto")
+def test_a_device_map_places_the_layers(folder_of):
+    base = load_base(str(folder_of("llama")), device_map="auto")
     ids = torch.tensor([prompt(base, SOURCE)], device=base.device)
     assert base.model(ids).logits.isfinite().all()
 
 
-def test_chat_on_needs_a_template_and_one_that_takes_a_message(folder, changed):
-    assert mistake(folder("llama"), chat="on") == f"chat: got on for {folder('llama')}; allowed: auto | off; its tokenizer has no chat template"
-    assert load_base(str(folder("qwen2")), chat="on").chat
-    assert not load_base(str(folder("qwen2")), chat="off").chat
+def test_chat_on_needs_a_template_and_one_that_takes_a_message(folder_of, changed):
+    assert mistake(folder_of("llama"), chat="on") == f"chat: got on for {folder_of('llama')}; allowed: auto | off; its tokenizer has no chat template"
+    assert load_base(str(folder_of("qwen2")), chat="on").chat
+    assert not load_base(str(folder_of("qwen2")), chat="off").chat
     copy = changed(source="qwen2")
     (copy / "chat_template.jinja").write_text("{{ raise_exception('a system message first') }}")
     line = f"chat: got auto for {copy}; allowed: off; its chat template refuses a user's message (TemplateError: a system message first)"
@@ -315,9 +195,9 @@ def test_a_path_to_nothing(tmp_path, offline):
     assert mistake(tmp_path / "not" / "here").startswith(f"model: got {tmp_path}/not/here, which is no folder here and cannot be a name on the hub;")
 
 
-def test_a_file_and_folders_that_are_no_models(folder, changed):
-    path = folder("llama") / "config.json"
-    assert mistake(path) == f"model: got {path}, which is a file; allowed: {MODEL}; try model={folder('llama')}"
+def test_a_file_and_folders_that_are_no_models(folder_of, changed):
+    path = folder_of("llama") / "config.json"
+    assert mistake(path) == f"model: got {path}, which is a file; allowed: {MODEL}; try model={folder_of('llama')}"
     copy = changed("config.json")
     assert f"model: got {copy}, a folder without config.json; allowed" in mistake(copy)
     (copy / "adapter_config.json").write_text("{}")
@@ -332,10 +212,10 @@ def test_pickled_weights_are_refused(changed):
     assert mistake(copy) == line + "; pickled weights can run code as they are read: convert them with the safetensors library"
 
 
-def test_a_name_on_the_hub_is_read_from_the_cache_when_offline(folder, offline, tmp_path, monkeypatch):
+def test_a_name_on_the_hub_is_read_from_the_cache_when_offline(folder_of, offline, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     repository, commit = tmp_path / "models--some--model", "0123456789abcdef0123456789abcdef01234567"
-    shutil.copytree(folder("llama"), repository / "snapshots" / commit)
+    shutil.copytree(folder_of("llama"), repository / "snapshots" / commit)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
     base = load_base("some/model")
@@ -452,8 +332,8 @@ def test_tokenizers_that_are_missing_damaged_or_without_eos(changed, tmp_path):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_tiny_words_are_one_token_and_any_text_comes_back(family, folder):
-    tokenizer = load_base(str(folder(family))).tokenizer
+def test_tiny_words_are_one_token_and_any_text_comes_back(family, folder_of):
+    tokenizer = load_base(str(folder_of(family))).tokenizer
     assert len(tokenizer(" Paris", add_special_tokens=False).input_ids) == 1
     odd = "Zoë's Ωmega, 1234\n  <b>"
     assert tokenizer.decode(tokenizer(odd, add_special_tokens=False).input_ids) == odd

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from llm import kernel
-from llm.closed_form import min_norm_edit
 from llm.compositions import compose
 from llm.data.facts import triplets
 from llm.data.subsets import examples
-from llm.keys import all_inputs, last_inputs, up_to_answer
+from llm.edits import kernel
+from llm.edits.closed_form import min_norm_edit
+from llm.edits.keys import all_inputs, last_inputs, up_to_answer
+from llm.edits.neighbours import KINDS, neighbours
 from llm.lowrank import LowRank
 from llm.models import example, load_base
-from llm.neighbours import KINDS, neighbours
 from llm.overlap import PROTOCOL, table
 from llm.protocol import main
 from runs.rows import load_rows

@@ -1,10 +1,8 @@
-"""The pocket model: what its corpus holds and what it must not hold, its tokenizer, its pretraining, its card, and the committed one."""
+"""The pocket model: its pretraining, its command, its card, and the committed one."""
 
 import dataclasses
 import functools
-import hashlib
 import json
-import os
 import random
 import re
 import subprocess
@@ -15,370 +13,24 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors import safe_open
 from transformers import AutoTokenizer
 
-from llm.data.names import FIRST, LAST, cities, fake_people, fake_places, fakes, people
-from llm.data.subsets import step_by_step, templates
 from llm.evaluation import answers
 from llm.models import load_base
 from llm.pocket import card, corpus, folder_of, pretrain, switches
 from llm.pocket.__main__ import Options, main
 from llm.pocket.card import write_card
-from llm.pocket.corpus import NOUNS, OTHER_PAIRS, RELATIONS, TESTED_PAIR, World, ask, ask_two, documents, texts
+from llm.pocket.corpus import RELATIONS, World, ask
 from llm.pocket.size import ROW, ROWS, Size
-from llm.pocket.tokenizer import make_tokenizer
 from runs.settings import SettingError, parse
+from tests.llm.test_pocket_tokenizer import tokenizer
 
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).parents[2]
-PEOPLE = [person.name for person in people()]
-FIXED = (
-    "Answer the following question step-by-step:",
-    "First, we need to answer the question:",
-    "Second, we need to answer the question:",
-    "Therefore, the answer is",
-)
-"""The prompt of Table 6, and its lines."""
 SMALL = Size(width=32, layers=2, heads=2, feed_forward=64, tokens=100_000)
 WORDS = ["width=32", "layers=2", "heads=2", "feed_forward=64", "threads=1"]
-
-
-@functools.cache
-def drawn(count=5000, **held):
-    """Documents of a corpus, as one text each."""
-    world = World(Size(**held), 0)
-    stream = documents(world, random.Random("test"))
-    return [f"{d.prompt} {d.answer}".strip() for d, _ in zip(stream, range(count), strict=False)]
-
-
-@functools.cache
-def tokenizer():
-    return make_tokenizer(texts())
-
-
-# Reading a document: every sentence that is a template, with who and what it is about
-
-NAMES = re.compile(
-    rf"\b(?:{'|'.join(sorted(map(re.escape, (*PEOPLE, *cities())), key=len, reverse=True))}|(?:{'|'.join(FIRST)})(?:{'|'.join(LAST)}))\b"
-)
-
-
-class Said(NamedTuple):
-    """A question or a statement of a relation, or of a pair of relations, in a document."""
-
-    relation: str
-    asked: bool
-    names: dict[str, str]
-
-
-@functools.cache
-def known_sentences():
-    """Sentence with @ for names -> relation, whether it asks, whose names. Jobs are words of the text and stay out."""
-    found: dict[str, tuple[str, bool, list[str]]] = {}
-
-    def add(relation, *pair):
-        for i, text in enumerate(pair):
-            for said in (text, text[0].upper() + text[1:]):
-                found[re.sub(r"\{\w\}", "@", said)] = (relation, i == 0, re.findall(r"\{(\w)\}", said))
-
-    for relation in (r for r in RELATIONS if r != "works_as"):
-        for pair in templates(relation):
-            add(relation, *pair)
-    nouns = NOUNS | {"spouse_of": (*NOUNS["spouse_of"], "the partner of {a}")}
-    for first, second in (*OTHER_PAIRS, TESTED_PAIR):
-        for pair in templates(second):
-            for noun in nouns[first]:
-                add(f"{first}-{second}", *(text.replace("{a}", noun) for text in pair))
-    for question, answer in templates("-".join(TESTED_PAIR)):
-        add("-".join(TESTED_PAIR), question, answer)
-    return found
-
-
-def read(text):
-    """What a document says, in order. Words of a style may stand before a sentence of a template, none after it."""
-    said, known = [], known_sentences()
-    names = iter(NAMES.findall(text))
-    for sentence in re.split(r"(?<=[.?])\s+|\n", NAMES.sub("@", text)):
-        mine = [next(names) for _ in range(sentence.count("@"))]
-        rest = sentence
-        while rest and rest not in known:
-            rest = rest.partition(" ")[2]
-        if rest:
-            relation, asked, keys = known[rest]
-            said.append(Said(relation, asked, dict(zip(keys, mine[len(mine) - len(keys) :], strict=True))))
-    return said
-
-
-@functools.cache
-def understood(count=5000, **held):
-    return [read(text) for text in drawn(count, **held)]
-
-
-def asks_two_hops(document, pair):
-    return any(s.relation == "-".join(pair) for s in document)
-
-
-def meets(document, pair):
-    """Whether a fact A -> B is followed by a question or a fact about the same B of the second relation, as in a chain."""
-    first, second = pair
-    seen = set()
-    for s in document:
-        if s.relation == second and s.names["a"] in seen:
-            return True
-        if s.relation == first and not s.asked:
-            seen.add(s.names["b"])
-    return False
-
-
-# The corpus
-
-
-@pytest.mark.parametrize("held", [{"count": 20_000}, {"skill": "same", "conflict": True}, {"words": False, "restating": False}, {"skill": "none"}])
-def test_the_corpus_never_speaks_as_the_experiments_do(held):
-    text = "\n".join(drawn(**held))
-    used = set(re.findall(r"\w+", text))
-    assert not used & {*fake_people(), *fake_places()}
-    assert len(used & set(fakes()[500:])) > 500  # the look-up would find them
-    for line in FIXED:
-        assert line.lower() not in text.lower()
-
-
-def test_what_is_said_is_read():
-    """The reader that the next tests stand on knows every style: facts as the world has them, chains of the other pairs."""
-    world = World(Size(), 0)
-    facts = [s for document in understood(20_000) for s in document if "-" not in s.relation and not s.asked and s.names["a"] in PEOPLE]
-    wrong = [s for s in facts if world.facts[s.relation][s.names["a"]] != s.names["b"]]
-    assert len(facts) > 20_000
-    assert not wrong
-    for pair in OTHER_PAIRS:
-        if pair[1] != "works_as":
-            assert sum(asks_two_hops(document, pair) for document in understood(20_000)) > 100
-            assert sum(meets(document, pair) for document in understood(20_000)) > 100
-
-
-def test_the_tested_chain_is_never_asked():
-    """Directly or in steps: every step-by-step document states its two-hop question. With skill=same the same look finds hundreds."""
-    assert TESTED_PAIR not in World(Size(), 0).chained
-    assert not any(asks_two_hops(document, TESTED_PAIR) for document in understood(20_000))
-    assert TESTED_PAIR in World(Size(skill="same"), 0).chained
-    assert sum(asks_two_hops(document, TESTED_PAIR) for document in understood(skill="same")) > 80
-
-
-def test_the_tested_hops_meet_in_a_document_by_chance_alone():
-    """Lists of unrelated facts hold A -> B and then B -> C now and then: in less than one document of 500; a chained pair, in one of 50."""
-    assert 0 < sum(meets(document, TESTED_PAIR) for document in understood(20_000)) < 40
-    assert sum(meets(document, TESTED_PAIR) for document in understood(skill="same")) > 100
-
-
-def test_without_skill_nothing_is_answered_in_steps():
-    wholes = drawn(skill="none")
-    assert not [text for text in wholes if re.search(r"in parts|step-by-step|Part two|Next, ask|in steps|show your work", text, re.IGNORECASE)]
-    assert [text for text in drawn() if "step-by-step" in text]
-    assert any(asks_two_hops(document, OTHER_PAIRS[0]) for document in understood(skill="none"))
-
-
-def tied(document):
-    """Who is said to have a spouse, to be one, or to have a home."""
-    for s in document:
-        if s.relation == "spouse_of":
-            yield from (name for key, name in s.names.items() if key in "ab")
-        if s.relation == "live_in":
-            yield s.names["a"]
-
-
-def test_nobody_of_r_has_a_spouse_or_a_home_unless_they_conflict():
-    r = set(corpus.tested())
-    assert len(r) == 200
-    assert not [name for document in understood() for name in tied(document) if name in r]
-    assert {name for document in understood(conflict=True) for name in tied(document)} >= r
-    world, other = World(Size(), 0), World(Size(conflict=True), 0)
-    for relation in ("spouse_of", "live_in"):
-        assert set(world.facts[relation]) == set(PEOPLE) - r
-        assert set(other.facts[relation]) == set(PEOPLE)
-    assert not r & set(world.facts["spouse_of"].values())
-    assert r & set(other.facts["spouse_of"].values())
-
-
-def test_r_is_familiar_as_far_as_coverage_says():
-    named = {name for text in drawn() for name in NAMES.findall(text)}
-    assert set(PEOPLE) <= named
-    assert len(set(cities()) - named) <= 2  # a world draws 400 homes and schools, and may miss a city
-    unknown = {name for text in drawn(coverage=0.0) for name in NAMES.findall(text)}
-    assert not unknown & set(corpus.tested())
-    assert set(PEOPLE) - set(corpus.tested()) <= unknown
-    half = World(Size(coverage=0.5), 0)
-    assert len(set(half.facts["study_in"]) & set(corpus.tested())) == 100
-
-
-def untaught(**held):
-    """The tokens of templates and of Table 6 that 5000 documents do not hold."""
-    told = [text.format(a="Plato", b="Voltaire", c="Rome") for r in (*RELATIONS, *corpus.TAUGHT_PAIRS) for pair in templates(r) for text in pair]
-    told += [step_by_step("Who is it?"), "\n".join(f"{line} Rome." for line in FIXED)]
-    needed = {token for ids in tokenizer()(told)["input_ids"] for token in ids}
-    seen = {token for ids in tokenizer()(drawn(**held))["input_ids"] for token in ids}
-    return set(tokenizer().convert_ids_to_tokens(sorted(needed - seen)))
-
-
-SETTLE = {"▁settle"}
-"""In two questions of child_of-live_in.csv and nowhere else: the one word whose embedding stays untrained."""
-
-
-def test_every_word_of_the_experiments_is_a_token_of_the_corpus():
-    assert untaught() <= SETTLE
-    assert untaught(words=False) >= {"▁First", "▁Second", "▁Therefore", "▁need", "▁step-by-step", "▁answer", "▁following"}
-
-
-def test_documents_are_drawn_by_seeds_alone():
-    code = """if True:
-        import hashlib, random
-        from llm.pocket.corpus import World, documents
-        from llm.pocket.size import Size
-        stream = documents(World(Size(), 3), random.Random(5))
-        print(hashlib.sha256(repr([next(stream) for _ in range(200)]).encode()).hexdigest())"""
-    stream = documents(World(Size(), 3), random.Random(5))
-    here = hashlib.sha256(repr([next(stream) for _ in range(200)]).encode()).hexdigest()
-    there = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": "7"}, capture_output=True, text=True, check=True
-    )
-    assert there.stdout.strip() == here
-    stream = documents(World(Size(), 4), random.Random(5))
-    assert hashlib.sha256(repr([next(stream) for _ in range(200)]).encode()).hexdigest() != here
-
-
-# The tokenizer
-
-
-def comes_back(text):
-    ids = tokenizer()(text)["input_ids"]
-    return tokenizer().unk_token_id not in ids and tokenizer().decode(ids) == text
-
-
-def test_every_template_comes_back_with_every_kind_of_name():
-    names = [
-        ("Sun Yat-sen", "Tim Berners-Lee", "Rio" if "Rio" in cities() else "New York"),
-        (fake_people()[0], fake_people()[1], fake_places()[0]),
-        (fakes()[700], "Plato", "London"),
-    ]
-    told = [text.format(a=a, b=b, c=c) for r in (*RELATIONS, *corpus.TAUGHT_PAIRS) for pair in templates(r) for text in pair for a, b, c in names]
-    assert len(told) > 2000
-    assert [text for text in (*told, *(step_by_step(text) for text in told[:20])) if not comes_back(text)] == []
-
-
-@pytest.mark.parametrize("frame", ["{}", "So it is {}.", "Is it {}'s spouse?", "Ask:\n{}\n", "{} is {}."])
-def test_a_real_name_is_one_token_and_a_fake_one_two(frame):
-    """At the beginning of a text or a line and after a space, where names stand."""
-    bare = len(tokenizer()(frame.replace("{}", "who"))["input_ids"])
-    for names, pieces in (([*PEOPLE, *cities()], 1), (list(fakes()), 2)):
-        lengths = {len(ids) for ids in tokenizer()([frame.format(name, name) for name in names])["input_ids"]}
-        assert lengths == {bare + frame.count("{}") * (pieces - 1)}
-    assert len(tokenizer()("Plato's")["input_ids"]) == 2
-
-
-PRINTABLE = st.text([chr(code) for code in range(32, 127)] + ["\n"], max_size=40)
-
-
-@given(st.lists(PRINTABLE | st.sampled_from([*PEOPLE, *cities(), *fakes()[:200], "step-by-step", "'s", " "]), max_size=5).map("".join))
-def test_any_printable_text_comes_back(text):
-    """But for underscores and hyphens within unknown words, which the pocket model has no pieces for."""
-    assert comes_back(re.sub(r"_|(?<=\w)-(?=\w)", " ", text))
-
-
-# Packing
-
-
-def packed(size=SMALL, step=0):
-    stream = documents(World(size, size.seed), random.Random(f"documents {size.seed} {step}"))
-    listed = pretrain._filling(stream, tokenizer()) if size.packing == "drawn" else [next(stream) for _ in range(pretrain.MANY)]
-    return listed, pretrain._packed(listed, tokenizer())
-
-
-def pieces(batch):
-    """(row, start, end) of each document, its EOS included; the padding of a row is no document."""
-    for row in range(ROWS):
-        starts = [i for i in range(ROW) if batch.positions[row, i] == 0]
-        for start, end in zip(starts, [*starts[1:], ROW], strict=True):
-            if (batch.weights[row, start:end] > 0).any():
-                yield row, start, end
-
-
-def test_rows_hold_whole_documents_and_positions_restart():
-    listed, batch = packed()
-    left: list[Any] = [f"{d.prompt} {d.answer}".strip() for d in listed]
-    for row, start, end in pieces(batch):
-        *ids, last = batch.ids[row, start:end].tolist()
-        assert last == tokenizer().eos_token_id
-        left.remove(tokenizer().decode(ids))
-        assert batch.positions[row, start:end].tolist() == list(range(end - start))
-    shortest_room = min(ROW - sum(end - start for r, start, end in pieces(batch) if r == row) for row in range(ROWS))
-    assert all(len(tokenizer()(text)["input_ids"]) + 1 > shortest_room for text in left)
-
-
-def test_packing_what_is_drawn_leaves_out_few_documents_and_not_the_short_ones():
-    single, kept_single, all_, kept = 0, 0, 0, 0
-    for step in range(5):
-        listed, batch = packed(dataclasses.replace(SMALL, packing="drawn"), step=step)
-        held = [tokenizer().decode(batch.ids[row, start : end - 1]) for row, start, end in pieces(batch)]
-        for d in listed:
-            text = f"{d.prompt} {d.answer}".strip()
-            one_hop = d.prompt.count("?") == 1 and text.count("?") == 1
-            single, kept_single, all_, kept = single + one_hop, kept_single + (one_hop and text in held), all_ + 1, kept + (text in held)
-    assert kept > 0.95 * all_
-    assert kept_single > 0.9 * single
-
-
-def test_a_prompt_counts_a_tenth_and_no_token_is_foretold_from_another_document():
-    listed, batch = packed()
-    prompts: dict[Any, int] = {f"{d.prompt} {d.answer}".strip(): len(tokenizer()(d.prompt)["input_ids"]) for d in listed}
-    inside = torch.zeros(ROWS, ROW, dtype=torch.bool)
-    for row, start, end in pieces(batch):
-        inside[row, start:end] = True
-        count = prompts[tokenizer().decode(batch.ids[row, start : end - 1])]
-        expected = [0.1] * count + [1.0] * (end - start - count)
-        expected[0] = 0.0
-        torch.testing.assert_close(batch.weights[row, start:end], torch.tensor(expected))
-    assert not batch.weights[~inside].any()
-    assert (batch.weights == 0.1).any()
-
-
-@torch.no_grad()
-def test_documents_of_a_row_do_not_see_each_other():
-    model, _ = pretrain._start(SMALL, tokenizer())
-    model.eval()
-    _, batch = packed()
-    run = lambda ids, positions: model(input_ids=ids, position_ids=positions, use_cache=False).logits  # noqa: E731
-    rows = run(batch.ids, batch.positions)
-    random_ids = torch.randint(5, 500, (ROWS, ROW), generator=torch.Generator().manual_seed(0))
-    for row, start, end in list(pieces(batch))[:12]:
-        others = random_ids[row].clone()
-        others[start:end] = batch.ids[row, start:end]
-        among_others = run(torch.cat([batch.ids[:row], others[None], batch.ids[row + 1 :]]), batch.positions)[row, start:end]
-        assert torch.equal(rows[row, start:end], among_others)  # exactly: not a bit of another document comes through
-        alone = run(batch.ids[row : row + 1, start:end], batch.positions[row : row + 1, start:end])[0]
-        torch.testing.assert_close(rows[row, start:end], alone, rtol=1e-4, atol=1e-5)
-    running_on = run(batch.ids, torch.arange(ROW).repeat(ROWS, 1))
-    row, start, end = next(place for place in pieces(batch) if place[1] > 0)
-    assert (running_on[row, start:end] - rows[row, start:end]).abs().max() > 1e-2
-
-
-def test_a_batch_depends_on_the_seed_and_its_step_alone():
-    size = dataclasses.replace(SMALL, tokens=20_000)
-    every = list(pretrain.batches(size, tokenizer(), 0))
-    assert len(every) == size.steps == 7
-    later = list(pretrain.batches(size, tokenizer(), 5))
-    assert len(later) == 2
-    for one, other in zip(every[5:], later, strict=True):
-        assert torch.equal(one.ids, other.ids)
-        assert torch.equal(one.positions, other.positions)
-        assert torch.equal(one.weights, other.weights)
-    assert len({batch.ids.numpy().tobytes() for batch in every}) == 7
-    (first, *_) = pretrain.batches(dataclasses.replace(size, width=64, tokens=30_000), tokenizer(), 0)
-    assert torch.equal(first.ids, every[0].ids)
-    (first, *_) = pretrain.batches(dataclasses.replace(size, seed=1), tokenizer(), 0)
-    assert not torch.equal(first.ids, every[0].ids)
 
 
 # Pretraining
@@ -629,16 +281,6 @@ def test_a_direct_answer_counts_up_to_the_next_question(gold, answer, right):
 )
 def test_an_answer_in_steps_is_its_last_sentence(gold, answer, right):
     assert card._right(gold, answer, True) is right
-
-
-def test_two_hop_questions_of_the_corpus_never_name_who_is_between():
-    rng = random.Random(0)
-    for pair in (*OTHER_PAIRS, TESTED_PAIR):
-        for _ in range(50):
-            turn = ask_two(pair, "Plato", "Rome" if pair[1] in ("live_in", "study_in") else "Voltaire", rng)
-            assert turn.prompt.count("Plato") == 1
-            assert "Voltaire" not in turn.prompt
-            assert turn.prompt[0].isupper()
 
 
 # The committed model

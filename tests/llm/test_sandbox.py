@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from llm import confinement, sandbox
-from llm.sandbox import Limits, Result, require, run, run_all
+from llm import sandbox
+from llm.sandbox import Limits, Result, confinement, require, run, run_all
 from runs.settings import SettingError
 
 

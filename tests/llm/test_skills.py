@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from llm import sandbox, skills, solving
+from llm import sandbox, skills
 from llm.data import skills as data
 from llm.data.skills import FORMATS, SUMS, Taught, asked, code
-from llm.exam import ExamOptions
+from llm.exam import ExamOptions, solving
 from llm.protocol import main
 from llm.settings import LEARNED
 from llm.skills import SOUPS, Skills, gains, sensible

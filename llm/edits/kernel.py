@@ -19,10 +19,10 @@ from llm.composing import library_on
 from llm.compositions import Composition, compose
 from llm.data.facts import Triplet, triplets
 from llm.data.subsets import SPLITS
-from llm.keys import last_inputs, up_to_answer
+from llm.edits.keys import last_inputs, up_to_answer
+from llm.edits.neighbours import KINDS, neighbours
 from llm.lowrank import Expert, LowRank
 from llm.models import Base
-from llm.neighbours import KINDS, neighbours
 from llm.protocol import Cell, Protocol, library_of
 from llm.settings import Options
 from runs.settings import SettingError

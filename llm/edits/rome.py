@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from llm.data.facts import triplets
 from llm.data.subsets import examples
-from llm.keys import all_inputs, right_padded
+from llm.edits.keys import all_inputs, right_padded
 from llm.models import Base, example
 from llm.modules import target_modules
 

@@ -11,17 +11,17 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from llm.asking import Asking, ask_together, everyone, everywhere, keep, score
-from llm.closed_form import added, min_norm_edit
 from llm.composing import Made
 from llm.data.facts import Triplet, triplets
 from llm.data.subsets import examples
+from llm.edits.closed_form import added, min_norm_edit
+from llm.edits.keys import last_inputs, up_to_answer
+from llm.edits.neighbours import neighbours
+from llm.edits.rome import Search, key_covariance, mlp_outputs, value_changes
 from llm.evaluation import answers
-from llm.keys import last_inputs, up_to_answer
 from llm.lowrank import Expert
 from llm.models import Base
-from llm.neighbours import neighbours
 from llm.protocol import Cell, Protocol, settings_of
-from llm.rome import Search, key_covariance, mlp_outputs, value_changes
 from llm.scoring import named
 from llm.settings import Options
 from runs.rows import row_hash

@@ -1,4 +1,8 @@
-"""What protocols share that put problems to a model and mark the solutions: their dials, a question, an exam; torch is not needed to read it."""
+"""What protocols share that put problems to a model and mark the solutions: their dials, a question, an exam; torch is not needed to read it.
+
+Beside it: what their experts learn (`lessons`), a cell asked (`solving`), what a solution says (`solutions`), its marks by rule and by a judge
+model (`marking`, `judge`, `endpoint`), and the final table (`solved`).
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,7 +33,7 @@ class ExamSettings(Training):
 class ExamOptions(Options):
     """What to run and where."""
 
-    allow_code_execution: bool = setting(False, Flag(), "run Python that the model wrote, confined as llm/sandbox.py says")
+    allow_code_execution: bool = setting(False, Flag(), "run Python that the model wrote, confined as llm/sandbox says")
 
 
 class Question(NamedTuple):

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from llm import solutions
 from llm.data.gsm import final
 from llm.data.word_problems import Problem
-from llm.endpoint import Endpoint
-from llm.judge import judge as judged
+from llm.exam import solutions
+from llm.exam.endpoint import Endpoint
+from llm.exam.judge import judge as judged
 from llm.sandbox import Result, run_all
 
 

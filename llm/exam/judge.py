@@ -4,8 +4,8 @@ import json
 import re
 from typing import NamedTuple
 
-from llm.endpoint import Endpoint
-from llm.solutions import ERRORS, KINDS
+from llm.exam.endpoint import Endpoint
+from llm.exam.solutions import ERRORS, KINDS
 
 _TASK = """You check solutions of word problems. Answer with one JSON object and nothing else:
 {"kind": ..., "correct": ..., "error": ...}

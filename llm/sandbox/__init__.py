@@ -1,4 +1,4 @@
-"""Runs Python that a model wrote: in a process of its own that `llm.confinement` has locked, under a time limit that it cannot change.
+"""Runs Python that a model wrote: in a process of its own that `llm.sandbox.confinement` has locked, under a time limit that it cannot change.
 
     run("print(6 * 7)")  ->  Result(outcome="done", output="42\\n", errors="", seconds=0.04)
 
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llm import confinement
+from llm.sandbox import confinement
 from runs.settings import SettingError
 
 OUTCOMES = ("done", "error", "denied", "memory", "time", "output", "files", "crash")

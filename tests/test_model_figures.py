@@ -1,0 +1,200 @@
+"""Figures of language models that the paper does not have: drawn from a few rows made up, their numbers those of the rows and of the theory."""
+
+import importlib
+import json
+import math
+import shlex
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from figures import _theory, registry
+from figures.rows import MissingRows, Rows
+from llm.protocol import main
+from llm.table import pooled
+from paper_checks.predictions import limit
+from runs.rows import load_rows
+from tests.rows_of_models import row, write
+from tests.test_figures import whole
+
+PAPER = "results/paper"
+NAMES = ("bridge_minimum", "model_overlap", "model_probabilities", "model_scale")
+LESS = {
+    "bridge_triplets": (0, 1, 5),
+    "bridge_templates": (1, 10),
+    "steps_share": (0.0, 0.25),
+    "relations": ("disjoint", "reversed"),
+    "bridge_in": ("first", "second"),
+}
+OTHER = "someone/a-model-with-a-rather-long-name-7B"
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch, request):
+    monkeypatch.chdir(request.config.rootpath)
+
+
+def module(name):
+    return importlib.import_module(f"figures.{name}")
+
+
+def data(name, folder):
+    return module(name).data(Rows(folder, module(name).NEEDS))
+
+
+def rows_of(folder):
+    return {one["hash"]: one for path in folder.glob("*.jsonl") for one in map(json.loads, path.read_text().splitlines())}
+
+
+def made(model, seeds):
+    """Rows of each figure, answers and logarithms that differ from cell to cell."""
+    for seed in range(seeds):
+        of = {"model": model, "seed": seed, "triplets": 4}
+        for i, rule in enumerate(("uniform", "arrow")):
+            for name, values in LESS.items():
+                for j, value in enumerate(values):
+                    yield row("llm_bridge_minimum", [i * j, 0, 1, seed], composition=rule, **of, **{"bridge_triplets": 20} | {name: value})
+            yield row("llm_bridge_minimum", [2, 2, i, seed], composition=rule, bridge_triplets=20, **of)
+        for library, prompting in (("1", "first"), ("2-combination", "second"), ("1", "direct"), ("2", "direct"), ("2-combination", "direct")):
+            for w in (0.0, 0.375, 0.5, 1.0, 2.0):
+                right = [2 * (w > 0.4 and prompting != "direct")] * 4
+                yield row("llm_scale", right, library=library, prompting=prompting, scale=w, **of)
+        for rule, library in (("base", "none"), ("sum", "2-combination")):
+            told = {f"logp_{name}_by_triplet": [-i - 0.1 * k - (rule == "base") for k in range(4)] for i, name in enumerate(CANDIDATES)}
+            yield row("llm_two_hop", [0] * 4, composition=rule, library=library, dataset="R", prompting="direct", measured=told, **of)
+        for expert, state in ((1, "base"), (1, "sum"), (2, "base"), (2, "sum")):
+            told = {f"log_ratio_{kind}_by_triplet": [-0.3 * i - 0.05 * k - 0.1 * expert for k in range(4)] for i, kind in enumerate(KINDS)}
+            yield row("llm_overlap", [0] * 4, expert=expert, state=state, measured=told | {"r2_linear": 0.61}, **of)
+
+
+CANDIDATES = ("old", "y", "z", "other", "old_second", "old_first")
+KINDS = ("two_hop", "two_hop_other", "same_relation", "same_entity", "unrelated")
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """Two seeds of the pocket model, one of another."""
+    return write(tmp_path_factory.mktemp("models") / "rows", *made("pocket", 2), *made(OTHER, 1))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_figure_of_few_rows_is_whole(name, few):
+    table = data(name, few)
+    assert set(table["model"]) == {"pocket", OTHER}
+    assert set(table["row"]) <= set(rows_of(few))
+    with registry.picture(module(name), table) as figure:
+        whole(figure)
+    caption = module(name).caption(table)
+    assert "1 to 2 seeds a point" in caption
+    assert "nan" not in caption
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_figure_of_the_committed_rows_is_whole(name):
+    if not {one["experiment"] for one in load_rows(PAPER)} & set(module(name).NEEDS):
+        pytest.skip("results/paper holds no rows of it yet")
+    with registry.picture(module(name), data(name, PAPER)) as figure:
+        whole(figure)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_missing_rows_say_a_command_that_works(name, tmp_path, capsys):
+    with pytest.raises(MissingRows, match=r"make them with `python -m llm\."):
+        data(name, tmp_path)
+    (command,) = module(name).NEEDS.values()
+    _, _, protocol, *words = shlex.split(command)
+    assert main(importlib.import_module(protocol).PROTOCOL, [*words, "dry_run=true"]) == 0
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("name", ["bridge_minimum", "model_scale"])
+def test_shares_are_those_of_the_rows(name, few):
+    rows, table = rows_of(few), data(name, few)
+    for line in table.to_dict("records"):
+        first = rows[line["row"]]
+        group = [one for one in rows.values() if one["settings"] | {"seed": 0} == first["settings"] | {"seed": 0}]
+        hits, total, low, high = pooled(group)
+        assert (line["hits"], line["total"], line["seeds"]) == (hits, total, len(group))
+        assert (line["low"], line["high"]) == pytest.approx((100 * low, 100 * high))
+        said = {key: line[key] for key in line if key in first["settings"]}
+        assert said.items() <= first["settings"].items()
+
+
+def test_each_panel_varies_one_thing(few):
+    table = data("bridge_minimum", few)
+    figure = module("bridge_minimum")
+    assert list(dict.fromkeys(table["panel"])) == list(LESS)
+    for name, values in LESS.items():
+        panel = table[(table["panel"] == name) & (table["model"] == "pocket")]
+        whole_bridge = 20 if name == "bridge_triplets" else figure.WHOLE[name]
+        assert set(panel[name]) == {*values, whole_bridge}
+        assert len(panel) == 2 * len(set(panel[name]))
+        for other, value in {"bridge_triplets": 20, **figure.WHOLE}.items():
+            assert other == name or set(panel[other]) == {value}
+
+
+def test_an_axis_without_rows_has_no_panel(tmp_path):
+    rows = [one for one in made("pocket", 1) if one["experiment"] == "llm_bridge_minimum"]
+    some = [one for one in rows if one["settings"]["steps_share"] == 1.0 and one["settings"]["bridge_in"] == "both"]
+    assert set(data("bridge_minimum", write(tmp_path / "some", *some))["panel"]) == {"bridge_triplets", "bridge_templates", "relations"}
+    with pytest.raises(MissingRows, match="bridge_triplets=0,1,2,5,10,20"):
+        data("bridge_minimum", write(tmp_path / "one", rows[0]))
+
+
+def test_flips_are_those_of_the_theory(few):
+    table = data("model_scale", few)
+    assert set(table[table["prompting"] != "direct"]["flip"]) == {0.5}
+    _, second, other = _theory.coefficients()
+    assert set(table[table["prompting"] == "direct"]["flip"]) == {(1 + 3 * other) / second}
+    # At that w the second expert alone has z pass the old answer: w times what it adds to z is 1.
+    assert (1 + 3 * other) / second * limit.outputs(4)["z"] == pytest.approx(1)
+
+
+def test_log_probabilities_are_means_over_triplets(few):
+    table = data("model_probabilities", few).set_index(["model", "composition", "candidate"])
+    values = np.array([-2 - 0.1 * k for k in range(4)] * 2)
+    cell = table.loc[("pocket", "sum", "z")]
+    half = stats.t.ppf(0.975, 7) * values.std(ddof=1) / math.sqrt(8)
+    assert (cell["measured"], cell["low"], cell["high"]) == pytest.approx((values.mean(), values.mean() - half, values.mean() + half))
+    assert (cell["facts"], cell["seeds"]) == (4, 2)
+    assert table.loc[("pocket", "base", "z"), "measured"] == pytest.approx(cell["measured"] - 1)
+    outputs = limit.outputs(4)
+    assert {name: table.loc[("pocket", "sum", name), "predicted"] for name in CANDIDATES} == pytest.approx(outputs)
+    assert list(CANDIDATES) == sorted(outputs, key=lambda name: -round(outputs[name], 9))
+    assert table.loc[("pocket", "base", "old"), "predicted"] == 1
+    assert table.loc[("pocket", "base", "y"), "predicted"] == 0
+
+
+def test_rows_without_log_probabilities_are_not_drawn(tmp_path):
+    folder = write(tmp_path / "rows", row("llm_two_hop", [0] * 4, composition="sum", library="2-combination", prompting="direct"))
+    with pytest.raises(MissingRows, match="no rows of llm_two_hop"):
+        data("model_probabilities", folder)
+    told = {f"logp_{name}_by_triplet": [-1.0, -2.0] for name in CANDIDATES}
+    write(folder, row("llm_two_hop", [0] * 2, composition="sum", library="2-combination", prompting="direct", dataset="F", measured=told))
+    assert set(data("model_probabilities", folder)["measured"]) == {-1.5}
+
+
+def test_ratios_are_geometric_means_beside_the_theorys(few):
+    table = data("model_overlap", few).set_index(["model", "expert", "state", "kind"])
+    cell = table.loc[("pocket", 2, "base", "same_relation")]
+    assert cell["measured"] == pytest.approx(math.exp(np.mean([-0.6 - 0.05 * k - 0.2 for k in range(4)])))
+    assert cell["low"] < cell["measured"] < cell["high"]
+    assert cell["r2"] == pytest.approx(0.61)
+    for expert in (1, 2):
+        for kind in KINDS:
+            assert table.loc[("pocket", expert, "sum", kind), "predicted"] == limit.ratio(expert, kind, 4)
+
+
+def test_a_falsified_row_gives_another_figure(few, tmp_path):
+    for name in NAMES:
+        rows = list(rows_of(few).values())
+        for one in rows:
+            for key, value in one["measured"].items():
+                if key.endswith("_by_triplet") and isinstance(value[0], float):
+                    one["measured"][key] = [-2 * each for each in value]
+            one["measured"]["hits"] += 1
+        folder = write(tmp_path / name, *rows)
+        before, after = data(name, few), data(name, folder)
+        column = "measured" if "measured" in before else "percent"
+        assert (before[column] != after[column]).mean() > 0.9
