@@ -5,8 +5,8 @@ by layer, on a twentieth of the skills' own data (cat:own, cat_softmax:own), and
 table, of each composition: what it gains over the base, against the sum of what the two experts gain alone (super-linear where it is more).
 `formats` asks in the formats the second skill was trained on, or in held-out ones.
 
-data=own, the default, are sums and answers in code that the pocket model can learn; a folder holds one's own (llm/data/skills.py says which
-files), as those of LoRA Soups for math (MetaMathQA), code (Code Alpaca) and both (GSM-Hard), with allow_code_execution=true.
+data=own, the default, are new homes of people and answers in code, which the pocket model can learn; a folder holds one's own (llm/data/skills.py
+says which files), as those of LoRA Soups for math (MetaMathQA), code (Code Alpaca) and both (GSM-Hard), with allow_code_execution=true.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ class Skills(ExamSettings):
 
     POCKET: ClassVar = {"epochs": 10, "answer_tokens": 16}
 
-    data: str = setting(OWN, Text("own, or a folder of prompts and answers"), "sums and code, or skills of one's own")
+    data: str = setting(OWN, Text("own, or a folder of prompts and answers"), "homes and code, or skills of one's own")
     library: str = setting("both", Choice("none", *LIBRARIES), "the experts, by the skills they learn", grid=tuple(LIBRARIES))
     composition: str = setting(
         "cat:own",
@@ -198,7 +198,7 @@ PROTOCOL = Protocol(
     ask=ask,
     table=table,
     specs=specs,
-    questions=lambda point: 400 if point.data == OWN else 1000,
+    questions=lambda point: 160 if point.data == OWN else 1000,
     options=ExamOptions,
     ready=ready,
 )

@@ -1,14 +1,14 @@
-"""Two skills, and questions that need both (LoRA Soups): sums, and answers given as a line of code.
+"""Two skills, and questions that need both (LoRA Soups): new homes of people, and answers given as a line of code.
 
-The first skill knows sums of two digits and answers in a sentence; the second answers what the base knows as an assignment ("answer = Paris"),
-when one of several formats asks for it; both together answer a sum as an assignment. Formats and wordings of sums are split for training and tests.
+The first skill knows where people now live (R2) and says so in a sentence; the second answers what the base knows of other people as an
+assignment ("answer = Paris"), when one of several formats asks for it; both together give a new home as an assignment. Wordings and formats are
+split for training and tests. Sums in place of homes do not serve: the pocket model, which never saw a digit, learns one constant answer.
 
 Data of one's own are a folder with one JSON object {"prompt", "answer"} a line: first.jsonl and second.jsonl (what the skills are trained on),
 both.jsonl (what needs both) and, if one likes, first_test.jsonl and second_test.jsonl. The answers to both and to tests end in a number.
 """
 
 import functools
-import itertools
 import json
 import random
 import re
@@ -16,20 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from llm.data.graphs import facts_of
+from llm.data.subsets import examples
 from llm.pocket.corpus import World, ask
 from llm.pocket.size import Corpus
 from runs.settings import SettingError
 
 OWN = "own"
 SKILLS = ("first", "second")
-DIGITS = 10
+PEOPLE = 20
 FACTS = 100
 """Facts of the pocket model's world that the second skill is trained on, and half as many it is asked."""
-SUMS = {
-    "train": ("What is {a} + {b}?", "How much is {a} + {b}?", "{a} + {b} is what?", "What do {a} + {b} make?"),
-    "dev": ("Say what {a} + {b} is.",),
-    "test": ("What does {a} + {b} make?",),
-}
 FORMATS = {
     "train": ("{q} Answer in code.", "In code: {q}", "{q} As code.", "Answer this in code: {q}"),
     "dev": ("Make it code: {q}",),
@@ -73,10 +70,10 @@ def asked(data: str, what: str, formats: str, split: str, seed: int) -> list[Ask
     if what == "second":
         held_out = _facts(seed)[FACTS : FACTS + FACTS // 2]
         return [Asked(f.format(q=question), answer, f, str(i)) for i, (question, answer) in enumerate(held_out) for f in chosen]
-    sums = [(f"{a}+{b}", text.format(a=a, b=b), str(a + b)) for text in SUMS[split] for a, b in itertools.product(range(DIGITS), repeat=2)]
+    homes = examples("R2", facts_of("R2", PEOPLE, seed), split)
     if what == "first":
-        return [Asked(question, answer, "", id_) for id_, question, answer in sums]
-    return [Asked(f.format(q=question), answer, f, id_) for id_, question, answer in sums for f in chosen]
+        return [Asked(home.question, home.gold, "", home.subject) for home in homes]
+    return [Asked(f.format(q=home.question), home.gold, f, home.subject) for home in homes for f in chosen]
 
 
 def code(text: str) -> str | None:
@@ -87,16 +84,17 @@ def code(text: str) -> str | None:
 
 def _own(skill: str, seed: int) -> list[tuple[str, str]]:
     if skill == "first":
-        pairs = list(itertools.product(range(DIGITS), repeat=2))
-        return [(text.format(a=a, b=b), f"It is {a + b}.") for text in SUMS["train"] for a, b in pairs]
+        return [(home.question, home.answer) for home in examples("R2", facts_of("R2", PEOPLE, seed), "train")]
     return [(f.format(q=question), f"answer = {answer}") for f in FORMATS["train"] for question, answer in _facts(seed)[:FACTS]]
 
 
 @functools.lru_cache(maxsize=4)
 def _facts(seed: int) -> tuple[tuple[str, str], ...]:
-    """One-hop questions and their answers in the world of the committed pocket model, which knows them; another model learns them along."""
+    """One-hop questions and their answers in the world of the committed pocket model, which knows them (another model learns them along), about
+    people who have no new home."""
     rng = random.Random(f"skills {seed}")
-    facts = [(relation, a, b) for relation, known in World(Corpus()).facts.items() for a, b in known.items()]
+    moved = {t.b for t in facts_of("R2", PEOPLE, seed)}
+    facts = [(relation, a, b) for relation, known in World(Corpus()).facts.items() for a, b in known.items() if a not in moved]
     chosen = rng.sample(facts, FACTS + FACTS // 2)
     return tuple((ask(relation, a, b, rng).prompt, b) for relation, a, b in chosen)
 

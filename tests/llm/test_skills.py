@@ -1,7 +1,6 @@
 """Two skills and what needs both: the data, the marks, the gains against their sum, and the command on a tiny model."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 
 from llm import sandbox, skills
 from llm.data import skills as data
-from llm.data.skills import FORMATS, SUMS, Taught, asked, code
+from llm.data.skills import FORMATS, PEOPLE, Taught, asked, code
 from llm.exam import ExamOptions, solving
 from llm.protocol import main
 from llm.settings import LEARNED
@@ -34,22 +33,23 @@ def test_nothing_that_is_asked_was_trained_on():
             found = asked("own", what, formats, split, 0)
             assert not trained & {q.prompt for q in found}
             assert len({q.prompt for q in found}) == len(found)
-    assert not set(SUMS["test"]) & {*SUMS["train"], *SUMS["dev"]}
     assert not {*FORMATS["test"], *FORMATS["dev"]} & set(FORMATS["train"])
 
 
-def test_what_needs_both_is_a_sum_in_every_format():
-    found = asked("own", "both", "known", "test", 0)
-    assert len(found) == 100 * len(FORMATS["train"])
+def test_what_needs_both_is_a_new_home_in_every_format():
+    found, alone = asked("own", "both", "known", "test", 0), asked("own", "first", "known", "test", 0)
+    assert len(found) == 2 * PEOPLE * len(FORMATS["train"]) == len(alone) * len(FORMATS["train"])
     assert {q.format for q in found} == set(FORMATS["train"])
+    homes = {q.id: q.answer for q in alone}
+    assert len(homes) == PEOPLE
     for q in found:
-        a, b = map(int, q.id.split("+"))
-        assert q.answer == str(a + b)
-        assert f"{a} + {b}" in q.prompt
-    for prompt, answer in Taught("own", ("first",), 0).pairs():
-        one, other = map(int, re.findall(r"\d+", prompt))
-        assert answer == f"It is {one + other}."
-    assert all(code(answer) is not None for _, answer in Taught("own", ("second",), 0).pairs())
+        assert q.id in q.prompt
+        assert q.answer == homes[q.id]
+    told = [(prompt, answer) for prompt, answer in Taught("own", ("first",), 0).pairs()]
+    assert all(any(person in prompt and home in answer for person, home in homes.items()) for prompt, answer in told)
+    code_alone = Taught("own", ("second",), 0).pairs()
+    assert all(code(answer) is not None for _, answer in code_alone)
+    assert not [prompt for prompt, _ in code_alone if any(person in prompt for person in homes)]
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,10 @@ def test_data_of_ones_own(tmp_path):
 
 def test_marks_tell_which_skill_is_lacking():
     point = Skills()
-    questions = [q for q in skills.questions(point, 0) if q.reference.id == "3+4"][:4]
-    marks = skills.mark(point, questions, ["answer = 7", "It is 7.", "answer = Paris", "answer = 17"], ExamOptions())
+    questions = skills.questions(point, 0)[:4]
+    home = questions[0].reference.answer
+    assert home != "Paris"
+    marks = skills.mark(point, questions, [f"answer = {home}", f"It is {home}.", "answer = Paris", f"answer = {home}ton"], ExamOptions())
     assert [(m["right"], m["value"], m["form"]) for m in marks] == [
         (True, True, True),
         (False, True, False),
@@ -99,8 +101,9 @@ def test_marks_tell_which_skill_is_lacking():
         (False, False, True),
     ]
     alone = Skills(asked="first")
-    (question,) = [q for q in skills.questions(alone, 0) if q.reference.id == "3+4"]
-    assert [m["right"] for m in skills.mark(alone, [question] * 2, ["It is 7.", "It is 17."], ExamOptions())] == [True, False]
+    question = skills.questions(alone, 0)[0]
+    home = question.reference.answer
+    assert [m["right"] for m in skills.mark(alone, [question] * 2, [f"It is {home}.", f"It is {home}ton."], ExamOptions())] == [True, False]
 
 
 def test_numbers_of_ones_own_data_are_those_that_programs_print(tmp_path, monkeypatch):
@@ -184,8 +187,8 @@ def test_points_that_make_sense():
 
 @pytest.fixture
 def few(monkeypatch):
-    """Nine sums."""
-    monkeypatch.setattr(data, "DIGITS", 3)
+    """Three people."""
+    monkeypatch.setattr(data, "PEOPLE", 3)
     monkeypatch.setattr(data, "FACTS", 6)
     data._facts.cache_clear()
     yield
@@ -210,8 +213,8 @@ def test_every_library_from_its_command(few, tmp_path, capsys):
         ("both", "sum"),
         ("both", "cat:own"),
     }
-    assert all(r["measured"]["total"] == 9 * len(FORMATS["train"]) for r in found)
-    assert all(r["measured"]["group_sizes"] == [len(FORMATS["train"])] * 9 for r in found)
+    assert all(r["measured"]["total"] == 6 * len(FORMATS["train"]) for r in found)
+    assert all(r["measured"]["group_sizes"] == [2 * len(FORMATS["train"])] * 3 for r in found)
     assert main(skills.PROTOCOL, words) == 0
     assert "0 new, 6 from before" in capsys.readouterr().out
 
