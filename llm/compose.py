@@ -1,4 +1,4 @@
-"""python -m llm.compose base=Qwen/Qwen2.5-3B-Instruct library=folder/a,folder/b method=ties density=0.3 out=merged
+"""python -m llm.compose library=folder/a,folder/b method=ties density=0.3 out=merged
 
 Writes a composition of adapters. A static one becomes a PEFT folder that anyone loads with PEFT alone; one with a router (arrow, arrow_after)
 a folder that two lines of ours load (llm/saving.py). Of the base only the shapes are read, so a laptop composes adapters of a large model.
@@ -37,7 +37,7 @@ class Nothing:
 class Options:
     """What to compose, how, and where to."""
 
-    base: str = setting("", Text("pocket, a folder, or a name on the Hugging Face hub"), "the model the adapters were trained on")
+    base: str = setting("", Text("pocket, a folder, or a name on the Hugging Face hub"), "the model of the adapters; none: the one the first names")
     library: str = setting("", Text("folders or hub names joined by commas"), "the adapters, plain PEFT LoRAs")
     method: str = setting("", Text("uniform, average, sum, linear, cat, ties, dare, knots, lego, arrow, arrow_after, ..."), "how they are composed")
     out: str = setting("", Text("a folder"), "a new or empty folder")
@@ -79,7 +79,7 @@ def _main(words: list[str]) -> int:
         return 0
     knobs = {f.name: given.pop(f.name) for f in dataclasses.fields(Knobs) if f.name in given}
     options = Options(**given)
-    for name in ("base", "library", "method", "out"):
+    for name in ("library", "method", "out"):
         if not getattr(options, name):
             raise SettingError(name, "nothing", f"{name}=...", "--help says more")
     print(_compose(options, options.library.split(","), knobs))
@@ -87,7 +87,7 @@ def _main(words: list[str]) -> int:
 
 
 def _compose(options: Options, folders: list[str], knobs: dict[str, Any]) -> str:
-    from llm.adapters import digest, load_expert
+    from llm.adapters import digest, load_expert, origin
     from llm.compositions import RULES
     from llm.lowrank import LowRank
     from llm.models import load_frame
@@ -101,8 +101,11 @@ def _compose(options: Options, folders: list[str], knobs: dict[str, Any]) -> str
         raise SettingError("out", out, "a new or empty folder", "nothing is overwritten")
     if "" in folders or len(set(folders)) < len(folders):
         raise SettingError("library", options.library, "each adapter once")
-    folder = folder_of(options.base)
-    base = str(folder) if folder.is_dir() else options.base
+    named = options.base or origin(folders[0]).base
+    if not named:
+        raise SettingError("base", "nothing", "base=...", f"{folders[0]} does not name the model it was trained on")
+    folder = folder_of(named)
+    base = str(folder) if folder.is_dir() else named
     frame = load_frame(base, options.trust_remote_code)
     if not options.another_base:
         for name in folders:

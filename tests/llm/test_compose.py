@@ -245,7 +245,10 @@ BAD = [
 def test_a_mistake_is_one_line_exit_code_2_and_nothing_written(made, tmp_path, capsys, monkeypatch, text, start, end):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     it = made("qwen2")
-    places = {name: tmp_path / name for name in ("dora", "elsewhere", "stale", "full", "file")} | {"base": it.base, "a": Path(it.adapters[0])}
+    places = {name: tmp_path / name for name in ("dora", "elsewhere", "stale", "full", "file")} | {
+        "base": it.base,
+        "a": Path(it.adapters[0]),
+    }
     for name in ("dora", "elsewhere", "stale"):
         shutil.copytree(it.adapters[1], places[name])
     config = json.loads((places["dora"] / "adapter_config.json").read_text())
@@ -269,6 +272,27 @@ def test_a_mistake_is_one_line_exit_code_2_and_nothing_written(made, tmp_path, c
     assert end in captured.err
     assert not (tmp_path / "out").exists()
     assert [path.name for path in places["full"].iterdir()] == ["something"]
+
+
+def test_the_base_is_the_one_the_first_adapter_names(made, tmp_path):
+    it = made("qwen2")
+    for words, out in ((it.words, "said"), (it.words[1:], "named")):
+        assert main([*words, "method=ties", f"out={tmp_path / out}"]) == 0
+    said, named = ((tmp_path / out / "adapter_model.safetensors").read_bytes() for out in ("said", "named"))
+    assert said == named
+
+
+def test_an_adapter_that_names_no_base_needs_one(made, tmp_path, capsys):
+    it = made("qwen2")
+    nameless = shutil.copytree(it.adapters[0], tmp_path / "nameless")
+    config = json.loads((nameless / "adapter_config.json").read_text())
+    (nameless / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": None}))
+    words = [f"library={nameless},{it.adapters[1]}", "method=ties", f"out={tmp_path / 'out'}"]
+    capsys.readouterr()
+    assert main(words) == 2
+    assert capsys.readouterr().err.endswith("does not name the model it was trained on\n")
+    assert not (tmp_path / "out").exists()
+    assert main([f"base={it.base}", *words]) == 0
 
 
 def test_another_base_is_composed_when_it_is_wanted(made, tmp_path, capsys):
@@ -353,6 +377,6 @@ def test_help_is_quick_and_knows_no_torch():
         print([name for name in ("torch", "transformers", "jax", "numpy") if name in sys.modules])"""
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.startswith("python -m llm.compose base=")
+    assert run.stdout.startswith("python -m llm.compose library=")
     assert all(f.name in run.stdout for f in dataclasses.fields(Knobs))
     assert run.stdout.endswith("[]\n")
