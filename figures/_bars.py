@@ -18,7 +18,7 @@ LOOKS = {
     "hatched amber": (AMBER, "////"),
     "red": (RED, ""),
     "black": ("0.5", ""),
-    "grey": ("0.8", ""),
+    "grey": ("0.7", ""),
 }
 
 
@@ -77,7 +77,7 @@ def legend(look: Mapping[str, str]) -> list[Patch]:
     ]
 
 
-def seeds(table: pandas.DataFrame) -> str:
-    """How many seeds a bar pools, in words."""
+def seeds(table: pandas.DataFrame, each: str = "bar") -> str:
+    """How many seeds a bar, or a point, pools, in words."""
     least, most = int(table["seeds"].min()), int(table["seeds"].max())
-    return f"{least} seed{'s' if least > 1 else ''} a bar" if least == most else f"{least} to {most} seeds a bar"
+    return f"{least} seed{'s' if least > 1 else ''} a {each}" if least == most else f"{least} to {most} seeds a {each}"

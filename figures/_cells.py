@@ -1,7 +1,8 @@
 """The numbers of a cell: what a model answered here, what the paper reports, what one layer of theory predicts.
 
 The rows of `llm` say every dial; a table of the paper varies a few of them. The others are fixed by choosing, for each model, the setting
-that has the most rows: a sweep over a rank does not mix with the rows of Table 7.
+that has the most rows: a sweep over a rank does not mix with the rows of Table 7. Where problems are put to a model, their data may be the
+paper's or our own; on our own a model has lines of its own, which say so and hold no number of the paper's.
 """
 
 import dataclasses
@@ -11,11 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas
+from scipy import stats
 
 from figures.rows import Rows
-from llm.settings import PRESETS, Composed
-from llm.table import pooled
+from llm.settings import PRESETS, Composed, Training
+from llm.table import by_triplet, pooled
 from paper_checks.reported import load
 from runs.settings import short
 
@@ -24,6 +27,9 @@ PAPER = {
     **{name: f"deepseek-ai/{name}" for name in ("DeepSeek-R1-Distill-Qwen-7B", "DeepSeek-R1-Distill-Qwen-14B", "DeepSeek-R1-Distill-Llama-70B")},
 }
 """The paper's models as its tables call them, and as the hub does."""
+
+OWN = {"llm_gsm": "own word problems", "llm_cross_lingual": "own tasks", "llm_continent": "own people", "llm_skills": "own homes and code"}
+"""What `data=own` is, by experiment: a stand-in for the data of the paper, which it says nothing about."""
 
 COLUMNS = (
     *("hits", "total", "percent", "low", "high", "seeds"),
@@ -40,34 +46,57 @@ class Found:
 
 
 def measured(rows: Rows, experiments: Sequence[str], axes: Sequence[str], **fixed: Any) -> Found:
-    """Hits of all questions over seeds, by model and `axes`, on the test templates and with `fixed`, the interval bootstrapped by triplet.
+    """Hits of all questions over seeds, by model and `axes`, as `grouped` chooses the rows."""
+    return of_groups(*grouped(rows, experiments, axes, **fixed))
 
-    Of an experiment that repeats rows of an earlier one, the earlier one's are taken. `about` says which settings are unlike the model's own
-    defaults, and how many rows of other settings were left out.
+
+def of_groups(groups: Mapping[tuple[str, ...], pandas.DataFrame], about: dict[str, str], mark: str = "hits") -> Found:
+    """Hits of all questions of each group, or how many answers have another mark."""
+    return Found({key: of_rows(group, mark) for key, group in groups.items()}, about)
+
+
+def grouped(
+    rows: Rows, experiments: Sequence[str], axes: Sequence[str], **fixed: Any
+) -> tuple[dict[tuple[str, ...], pandas.DataFrame], dict[str, str]]:
+    """Rows that differ in the seed alone, by model and `axes`, on the test templates and with `fixed`; and what they are, by model.
+
+    Of an experiment that repeats rows of an earlier one, the earlier one's are taken. What they are says which settings are unlike the model's
+    own defaults, and how many rows of other settings were left out.
     """
     found = _by_weights(pandas.concat([_with_defaults(rows.all(experiment), experiment) for experiment in experiments], ignore_index=True))
     for name, value in {"split": "test", **fixed}.items():
-        found = found[found[f"settings.{name}"] == value] if not found.empty else found
-    result = Found()
-    if found.empty:
-        return result
-    for model in map(str, found["settings.model"].unique()):
-        kept, result.about[model] = _usual_variant(model, found[found["settings.model"] == model], axes)
+        if not found.empty and (name != "split" or "settings.split" in found):  # questions that nothing is trained on have no split
+            found = found[found[f"settings.{name}"] == value]
+    groups: dict[tuple[str, ...], pandas.DataFrame] = {}
+    about: dict[str, str] = {}
+    for model in map(str, found["settings.model"].unique()) if not found.empty else ():
+        kept, about[model] = _usual_variant(model, found[found["settings.model"] == model], axes)
         for key, group in kept.groupby([f"settings.{axis}" for axis in axes], sort=False):
-            result.cells[model, *map(str, key)] = _pooled(group)
-    return result
+            groups[model, *map(str, key)] = group
+    return groups, about
 
 
 def _with_defaults(table: pandas.DataFrame, experiment: str) -> pandas.DataFrame:
     """The rows, each measurement once; a setting that came after a row was made is at its default there."""
     if table.empty:
         return table
-    defaults: dict[str, Any] = {f"settings.{f.name}": f.default for f in dataclasses.fields(Composed)}
-    for name, default in defaults.items():
-        table = table.assign(**{name: [default if pandas.isna(given) else given for given in table[name]] if name in table else default})
+    defaults = _defaults(table)
+    table = table.assign(**{name: default for name, default in defaults.items() if name not in table})
+    for name in (name for name in defaults if table[name].isna().any()):
+        table[name] = [defaults[name] if pandas.isna(given) else given for given in table[name]]
     settings = _settings(table)
     weights = ["provenance.base_digest"] if "provenance.base_digest" in table else []
-    return table.drop_duplicates([*settings, *weights], keep="last").assign(experiment=experiment)
+    table = table.drop_duplicates([*settings, *weights], keep="last").assign(experiment=experiment)
+    if experiment in OWN:
+        ours = table["settings.data"] == "own"
+        table["settings.model"] = table["settings.model"].where(~ours, table["settings.model"] + f", {OWN[experiment]}")
+    return table
+
+
+def _defaults(table: pandas.DataFrame) -> dict[str, Any]:
+    """Those that rows of these settings share: all of a protocol with facts and a bridge, else those of training."""
+    shared = Composed if "settings.bridge_triplets" in table else Training
+    return {f"settings.{f.name}": f.default for f in dataclasses.fields(shared)}
 
 
 def _settings(table: pandas.DataFrame) -> list[str]:
@@ -88,11 +117,12 @@ def _usual_variant(model: str, own: pandas.DataFrame, axes: Sequence[str]) -> tu
     """The rows of the setting that has most of them (of two, the one nearer to the model's defaults), once each, and what they are."""
     free = [f"settings.{name}" for name in (*axes, "model", "seed")]
     fixed = [name for name in _settings(own) if name not in free]
-    usual = {f.name: f.default for f in dataclasses.fields(Composed)} | PRESETS.get(_name(model), {})
+    usual = _defaults(own) | {f"settings.{name}": value for name, value in PRESETS.get(_name(model), {}).items()}
+    told = [name for name in fixed if name in _defaults(own)]
 
     def unlike(part: pandas.DataFrame) -> list[str]:
-        first = {name.removeprefix("settings."): part.iloc[0][name] for name in fixed}
-        return [f"{name}={short(value)}" for name, value in first.items() if name in usual and value != usual[name]]
+        first = part.iloc[0]
+        return [f"{name.removeprefix('settings.')}={short(first[name])}" for name in told if first[name] != usual[name]]
 
     variants = [part for _, part in own.groupby(fixed, sort=False, dropna=False)]
     kept = max(variants, key=lambda part: (len(part), -len(unlike(part))))
@@ -104,20 +134,33 @@ def _usual_variant(model: str, own: pandas.DataFrame, axes: Sequence[str]) -> tu
     return kept, "; ".join(said)
 
 
-def _pooled(group: pandas.DataFrame) -> dict[str, Any]:
-    """One line: counts over seeds as `llm`'s own tables pool them."""
-    names = ("measured.hits", "measured.total", "measured.by_triplet")
-    counts = tuple((hits, total, tuple(right)) for hits, total, right in zip(*(group[name] for name in names), strict=True))
-    hits, total, low, high = _over_seeds(counts)
+def of_rows(group: pandas.DataFrame, mark: str = "hits") -> dict[str, Any]:
+    """One line: counts over seeds, the interval of hits bootstrapped as `llm`'s own tables do, that of another mark Wilson's."""
+    total = int(group["measured.total"].sum())
+    if mark != "hits":
+        counts = group[f"measured.{mark}"] if f"measured.{mark}" in group else pandas.Series(0.0, group.index)
+        hits = int(counts.fillna(0).sum())  # a mark that no answer has is not in its row
+        interval = stats.binomtest(hits, total).proportion_ci(method="wilson")
+        low, high = interval.low, interval.high
+    elif "measured.by_group" in group:
+        counts = tuple((tuple(hits), tuple(sizes)) for hits, sizes in zip(group["measured.by_group"], group["measured.group_sizes"], strict=True))
+        hits, low, high = _over_groups(counts)
+    else:
+        names = ("measured.hits", "measured.total", "measured.by_triplet")
+        counts = tuple((hits, total, tuple(right)) for hits, total, right in zip(*(group[name] for name in names), strict=True))
+        hits, total, low, high = _over_seeds(counts)
     bounds = group["predicted.at_most"] if "predicted.at_most" in group else pandas.Series(dtype=float)
     return {
         **{"hits": int(hits), "total": int(total), "percent": 100 * hits / total, "low": 100 * low, "high": 100 * high, "seeds": len(group)},
         "bound": 100 * bounds.sum() / total if bounds.notna().all() and len(bounds) else math.nan,
-        "experiment": group["experiment"].iloc[0],
-        "row": group["hash"].iloc[0],
-        "rows": " ".join(group["hash"]),
-        "command": " & ".join(dict.fromkeys(group["provenance.command"])),
+        **source(group),
     }
+
+
+def source(group: pandas.DataFrame) -> dict[str, str]:
+    """Where a number comes from: its rows, the first of which names it, and what made them."""
+    command = " & ".join(dict.fromkeys(group["provenance.command"]))
+    return {"experiment": group["experiment"].iloc[0], "row": group["hash"].iloc[0], "rows": " ".join(group["hash"]), "command": command}
 
 
 @functools.cache
@@ -126,28 +169,42 @@ def _over_seeds(counts: tuple[tuple[int, int, tuple[int, ...]], ...]) -> tuple[i
     return pooled([{"measured": {"hits": hits, "total": total, "by_triplet": right}} for hits, total, right in counts])
 
 
-def models(found: Found) -> dict[str, str]:
+@functools.cache
+def _over_groups(counts: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]) -> tuple[int, float, float]:
+    """Hits, and the interval of their share, from (hits by group, questions by group) a seed; a group of a seed is a cluster."""
+    hits, sizes = (np.concatenate([seed[i] for seed in counts]).astype(int) for i in (0, 1))
+    right = np.concatenate([np.arange(size) < hit for hit, size in zip(hits, sizes, strict=True)])
+    return int(hits.sum()), *by_triplet(right, np.repeat(np.arange(len(sizes)), sizes), seed=0)
+
+
+def models(found: Found, paper: Mapping[str, str] = PAPER) -> dict[str, str]:
     """Label -> the model's name in the rows: those that are measured, then the rest of the paper's."""
     names = list(found.about)
-    labels = [_label(name) for name in names]
+    labels = [_label(name, paper) for name in names]
     ours = {label if labels.count(label) == 1 else name: name for label, name in zip(labels, names, strict=True)}
-    return ours | {label: hub for label, hub in PAPER.items() if label not in ours}
+    return ours | {label: hub for label, hub in paper.items() if label not in ours}
 
 
-def _label(model: str) -> str:
+def _label(model: str, paper: Mapping[str, str]) -> str:
     """The paper's word for one of its models, wherever it lies; the whole name of any other."""
-    last = model.rstrip("/").split("/")[-1]
-    return last if last in PAPER else model
+    last = lambda name: name.rstrip("/").split("/")[-1].lower()  # noqa: E731
+    return next((label for label, hub in paper.items() if last(hub) == last(model)), model)
+
+
+def stands_in(model: str) -> bool:
+    """Whether a model's rows are of data of our own, by its name in `Found`."""
+    return any(f", {what}" in model for what in OWN.values())
 
 
 def _name(model: str) -> str:
-    """Without the digest of its weights."""
-    return model.partition(" (")[0]
+    """Without the digest of its weights, and without what its data are."""
+    return model.partition(", own ")[0].partition(" (")[0]
 
 
-def fill(rows: Rows, made_by: str, model: str) -> str:
-    """The command that would make a model's rows."""
-    return f"{made_by} model={_name(model)} out={rows.folder}"
+def fill(rows: Rows, made_by: str, model: str, brought: str = "") -> str:
+    """The command that would make a model's rows; `brought` are the words for data that a person has to bring."""
+    words = "" if stands_in(model) or not brought else f" {brought}"
+    return f"{made_by} model={_name(model)}{words} out={rows.folder}"
 
 
 def reported(number: int, **labels: str) -> str:
@@ -167,14 +224,19 @@ def _lines(number: int) -> list[dict[str, str]]:
 def chain(rows: Rows, setup: str, composition: str) -> tuple[float, float]:
     """The share of step-by-step answers that one layer gets right (`theory.experiments.bridge`, 8 facts an expert, d = m = ∞), in percent: the
     least and the most over all shares λ of local attention; not a number where theory has no such setup or composition."""
+    return _chains(rows).get((setup, composition), (math.nan, math.nan))
+
+
+@functools.lru_cache(maxsize=4)
+def _chains(rows: Rows) -> dict[tuple[str, str], tuple[float, float]]:
     table = rows.all("bridge")
-    wanted = {"settings.setup": setup, "settings.composition": composition, "settings.facts": "8", "settings.width": "inf"}
-    for name, value in wanted.items():
+    for name, value in {"settings.facts": "8", "settings.width": "inf"}.items():
         table = table[table[name].map(short) == value] if not table.empty else table
     if table.empty:
-        return math.nan, math.nan
-    right = 100 * table.groupby(["settings.locality", "settings.scores"])["predicted.two_hop_step_by_step"].mean()
-    return float(right.min()), float(right.max())
+        return {}
+    dials = [f"settings.{name}" for name in ("setup", "composition", "locality", "scores")]
+    ends = (100 * table.groupby(dials)["predicted.two_hop_step_by_step"].mean()).groupby(level=[0, 1]).agg(["min", "max"])
+    return {(short(setup), rule): (float(low), float(high)) for (setup, rule), low, high in ends.itertuples(name=None)}
 
 
 def cell(found: Found, key: tuple[str, ...], printed: str, predicted: tuple[float, float], fill: str) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
         style.title(axes, letter, f"hop {hop}, sum")
     first.set_ylabel("share $\\lambda$ on the current segment")
     second.set_yticklabels([])
-    bar = figure.colorbar(mesh, ax=[first, second], location="top", aspect=40, pad=0.02)
+    bar = figure.colorbar(mesh, ax=[first, second], location="top", aspect=40, pad=0.05)
     bar.set_label("coefficient of the fact's own edit", fontsize=7)
     bar.ax.axvline(0.5, color="white", linewidth=1.6)
     steps = table[table["quantity"].isin(["two_hop_step_by_step", "two_hop_direct"])]

@@ -38,7 +38,9 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
         for axes in (wide, near):
             if name != "stored_argmax":
                 axes.plot(part["width"], part["predicted"], drawstyle="steps-post" if name == "stored_exactly" else "default", **style.THEORY)
-            axes.errorbar(part["width"], part["measured"], bars(part), label=label, **style.series(i, linestyle="none"))
+            # The first is larger and hollow, so that it shows where all are at 1.
+            look = {"markersize": 7, "markerfacecolor": "none"} if i == 0 else {}
+            axes.errorbar(part["width"], part["measured"], bars(part), label=label, **style.series(i, linestyle="none", **look))
     for axes in (wide, near):
         axes.axvline(prompts, color="0.6", linewidth=0.6)
         axes.set_ylim(-0.04, 1.06)

@@ -82,7 +82,7 @@ def draw(item: Item, rows: Path | str, out: Path | str) -> Drawn:
     files = {ending: Path(out) / f"{item.name}.{ending}" for ending in contents}
     try:
         for ending, path in files.items():
-            _write(path, contents[ending])
+            write(path, contents[ending])
     except OSError as error:
         raise SettingError("out", f"{out} ({error.strerror})", "a folder that can be written") from None
     return Drawn(item.name, item.kind, item.title, caption, files)
@@ -138,7 +138,7 @@ def _sources(source: Rows, table: "pandas.DataFrame") -> str:
     return "\n".join(["", "The rows it stands on were made by", "", *lines, ""]) if lines else ""
 
 
-def _write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes) -> None:
     """Whole or not at all: to a file beside it, then in its place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")

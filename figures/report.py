@@ -16,13 +16,16 @@ from typing import Any, NamedTuple
 import pandas
 
 from figures._cells import measured
-from figures.registry import Drawn, _write
+from figures.registry import Drawn, write
 from figures.rows import Rows
 from runs.rows import load_rows
 from runs.settings import SettingError
 
 TEXT, PAGE = (Path(__file__).with_name(name) for name in ("report_text.md", "report_page.html"))
-ORDER = "kernel_limit proposition_1 capacity theorem_2 theorem_3 many_facts scale bridge large_library figure_1 figure_2".split()
+ORDER = (
+    "kernel_limit proposition_1 capacity theorem_2 theorem_3 many_facts scale bridge large_library figure_1 figure_2 bridge_minimum model_scale"
+    " model_probabilities model_overlap"
+).split()
 """How figures follow one another on the page: the theory, then the models; others come after them, tables by their names."""
 MADE_BY = {"ledger": "python -m paper_checks", "predictions": "python -m paper_checks.predictions"}
 
@@ -39,8 +42,8 @@ def main(rows: Path, out: Path, drawn: Sequence[Drawn]) -> int:
     """Writes report.md and report.html into `out`; returns the exit code. Raises SettingError if it cannot be written."""
     text = page(rows, out, drawn)
     try:
-        _write(out / "report.md", text.encode())
-        _write(out / "report.html", html(text, out).encode())
+        write(out / "report.md", text.encode())
+        write(out / "report.html", html(text, out).encode())
     except OSError as error:
         raise SettingError("out", f"{out} ({error.strerror})", "a folder that can be written") from None
     print(f"report: {out / 'report.md'}, {out / 'report.html'}")

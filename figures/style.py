@@ -9,6 +9,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
@@ -76,6 +77,12 @@ def powers_of_two(axes: Axes, low: float, high: float, label: str, every: int = 
     ticks = [k for k in range(math.ceil(math.log2(low)), math.floor(math.log2(high)) + 1) if k % every == 0]
     axes.set_xticks([2.0**k for k in ticks], [f"$2^{{{k}}}$" for k in ticks])
     axes.set_xlabel(label)
+
+
+def legend(figure: Figure, ncols: int) -> None:
+    """Every label of the panels once, above them."""
+    known = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(known.values()), list(known), loc="outside upper center", ncols=ncols)
 
 
 def title(axes: Axes, letter: str, text: str) -> None:

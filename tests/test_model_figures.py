@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 import shlex
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,11 +51,11 @@ def rows_of(folder):
 def made(model, seeds):
     """Rows of each figure, answers and logarithms that differ from cell to cell."""
     for seed in range(seeds):
-        of = {"model": model, "seed": seed, "triplets": 4}
+        of: dict[str, Any] = {"model": model, "seed": seed, "triplets": 4}
         for i, rule in enumerate(("uniform", "arrow")):
             for name, values in LESS.items():
                 for j, value in enumerate(values):
-                    yield row("llm_bridge_minimum", [i * j, 0, 1, seed], composition=rule, **of, **{"bridge_triplets": 20} | {name: value})
+                    yield row("llm_bridge_minimum", [i * j, 0, 1, seed], composition=rule, **of, **{"bridge_triplets": 20, name: value})
             yield row("llm_bridge_minimum", [2, 2, i, seed], composition=rule, bridge_triplets=20, **of)
         for library, prompting in (("1", "first"), ("2-combination", "second"), ("1", "direct"), ("2", "direct"), ("2-combination", "direct")):
             for w in (0.0, 0.375, 0.5, 1.0, 2.0):

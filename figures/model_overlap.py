@@ -1,0 +1,98 @@
+"""What an expert does to prompts that are not its own, in a model
+
+How much an expert's update acts at the answer, over how much it acts on its own prompt, by kind of prompt; dashed, one layer of theory.
+"""
+
+import numpy as np
+import pandas
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, ScalarFormatter
+from scipy import stats
+
+from figures import _bars, _cells, style
+from figures.rows import Rows
+
+NEEDS = {"llm_overlap": "python -m llm.overlap"}
+KINDS = {
+    "two_hop": "two hops,\nits person",
+    "two_hop_other": "two hops,\nanother",
+    "same_relation": "its relation,\nanother",
+    "same_entity": "its person,\nelse",
+    "unrelated": "neither",
+}
+"""The kinds of prompts of the rows -> words: x r1 r2, u r1 r2, u r1, x q and u q for an edit of x r1."""
+STATES = {"base": "hidden states of the base", "sum": "of the sum of both experts"}
+
+
+def data(rows: Rows) -> pandas.DataFrame:
+    """Geometric means of ‖ΔW h(ξ)‖/‖ΔW h(η)‖ over modules, templates, triplets and seeds, with 95 % intervals over triplets (Student's t), by model,
+    expert, state and kind; `predicted`, the theory's; `r2`, of the logarithm on that of the kernel of the modules' inputs."""
+    from paper_checks.predictions.limit import ratio  # imports jax
+
+    groups, about = _cells.grouped(rows, ["llm_overlap"], ("expert", "state"), layers="mlp")
+    lines = []
+    for model in about:
+        for (_, expert, state), group in ((key, group) for key, group in groups.items() if key[0] == model):
+            facts = int(group["settings.triplets"].iloc[0])
+            for kind in KINDS:
+                values = np.concatenate([np.array(each) for each in group[f"measured.log_ratio_{kind}_by_triplet"]])
+                half = stats.t.isf(0.025, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+                line = {"model": model, "expert": int(expert), "state": state, "kind": kind, "seeds": len(group)}
+                line |= {"measured": np.exp(values.mean()), "low": np.exp(values.mean() - half), "high": np.exp(values.mean() + half)}
+                line |= {"predicted": ratio(int(expert), kind, facts), "r2": group["measured.r2_linear"].mean()}
+                lines.append(line | {"row": group["hash"].iloc[0]})
+    if not lines:
+        raise rows.missing("llm_overlap")
+    return pandas.DataFrame(lines)
+
+
+def draw(table: pandas.DataFrame, figure: Figure) -> None:
+    """A line of panels a model, a panel an expert."""
+    models, experts = list(table["model"].unique()), sorted(table["expert"].unique())
+    figure.set_figheight(0.4 + 2.3 * len(models))
+    grid = figure.subplots(len(models), len(experts), squeeze=False, sharey=True)
+    for i, model in enumerate(models):
+        for j, expert in enumerate(experts):
+            part = table[(table["model"] == model) & (table["expert"] == expert)]
+            _panel(grid[i, j], part)
+            known = ", ".join(f"{share:.2f}" for share in part.drop_duplicates("state")["r2"])
+            text = f"{_bars.wrapped(model, 40)}, expert {expert}, $R^2$ {known}"
+            style.title(grid[i, j], "abcdefghijklmnopqrstuvwxyz"[(i * len(experts) + j) % 26], text)
+        grid[i, 0].set_ylabel("acts, over its own prompt")
+    style.legend(figure, ncols=3)
+
+
+def _panel(axes: Axes, part: pandas.DataFrame) -> None:
+    kinds = list(KINDS)
+    told = part.drop_duplicates("kind")
+    for i, (kind, predicted) in enumerate(zip(told["kind"], told["predicted"], strict=True)):
+        axes.hlines(predicted, kinds.index(kind) - 0.35, kinds.index(kind) + 0.35, label="" if i else "theory", zorder=1, **_dashes())
+    for i, (state, label) in enumerate(STATES.items()):
+        own = part[part["state"] == state]
+        if len(own):
+            places = [kinds.index(kind) + 0.24 * i - 0.12 for kind in own["kind"]]
+            interval = np.array([own["measured"] - own["low"], own["high"] - own["measured"]])
+            axes.errorbar(places, own["measured"], interval, **style.series(i, linestyle="none", label=label))
+    axes.set_yscale("log")
+    axes.set_yticks([0.1, 0.2, 0.5, 1, 2])
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    low, high = min(part["low"].min(), part["predicted"].min()), max(part["high"].max(), part["predicted"].max())
+    axes.set_ylim(min(0.18, 0.8 * low), max(1.25, 1.2 * high))
+    axes.set_xticks(range(len(kinds)), list(KINDS.values()), fontsize=6.5)
+    axes.set_xlim(-0.5, len(kinds) - 0.5)
+
+
+def _dashes() -> dict:
+    return {"colors" if name == "color" else name: value for name, value in style.THEORY.items()}
+
+
+def caption(table: pandas.DataFrame) -> str:
+    """The claim, and what a point is."""
+    models = ", ".join(table["model"].unique())
+    return f"""Prediction P4 (eq. 19, 23): an expert's update acts on other prompts in proportion to the overlap of keys. How much it acts where the
+        answer is given, over how much it acts on its own prompt, on the two-hop question about its person and about another's, on its relation
+        for another person, on its person under another relation, and on neither; dashed, one layer with as many facts. Geometric means over
+        modules, templates and triplets on {models} ({_bars.seeds(table, "point")}) with 95 % intervals over triplets. R²: how much of the spread
+        over prompts and modules the kernel of the modules' own inputs explains, with hidden states of the base, and of the sum."""

@@ -1,0 +1,134 @@
+"""Two skills, composed: is the whole more than its parts? (LoRA Soups)
+
+An expert on each of two skills, under every composition, asked what needs both: right answers, the gain over the base, and what of it is more than
+the sum of what both experts gain alone.
+"""
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas
+from scipy import stats
+
+from figures import _cells
+from figures.rows import Rows
+from paper_checks.reported import read
+
+NEEDS = {"llm_skills": "python -m llm.skills"}
+SOUPS = {"Llama-7b": "meta-llama/Llama-2-7b-hf"}
+"""LoRA Soups' model."""
+ALONE: dict[tuple[str, str], str] = {
+    ("none", "base"): "base",
+    ("first", "alone"): "expert on the first skill",
+    ("second", "alone"): "expert on the second skill",
+    ("mixed", "alone"): "one expert on both skills' data",
+}
+CAT: tuple[str, str] = ("both", "cat:own")
+RIGHT, GAIN, MORE = "right answers", "gain over the base", "more than both experts' gains"
+RESAMPLES = 2000
+
+Key = tuple[str, str]
+
+
+def table(rows: Rows) -> pandas.DataFrame:
+    """The cells, by model, format of the questions, method and number; a method that was never asked has no line, but for LoRA Soups' model."""
+    groups, about = _cells.grouped(rows, ["llm_skills"], ("formats", "library", "composition"), asked="both")
+    cells: dict[tuple[str, ...], dict[str, Any]] = {}
+    for model, formats in dict.fromkeys(key[:2] for key in groups):
+        own: dict[Key, pandas.DataFrame] = {(key[2], key[3]): group for key, group in groups.items() if key[:2] == (model, formats)}
+        for method, group in own.items():
+            cells[model, formats, *method, RIGHT] = _cells.of_rows(group)
+            for column, parts in compared(method).items():
+                if net := difference(own, parts):
+                    cells[model, formats, *method, column] = net
+    found = _cells.Found(cells, about)
+    lines: dict[tuple[str, ...], dict[str, Any]] = {}
+    for label, model in _cells.models(found, SOUPS).items():
+        formats = list(dict.fromkeys(key[1] for key in cells if key[0] == model)) or ["known"]
+        for kind in formats:
+            methods: list[Key] = [*ALONE, *([CAT] if label in SOUPS else []), *((k[2], k[3]) for k in cells if k[:2] == (model, kind))]
+            for method in dict.fromkeys(methods):
+                for column in (RIGHT, *compared(method)):
+                    printed = said(method, column) if label in SOUPS and kind == "known" else ""
+                    made_by = NEEDS["llm_skills"] + (" rank=32 allow_code_execution=true" if label in SOUPS else "")
+                    fill = _cells.fill(rows, made_by, model, "data=FOLDER")
+                    name = ALONE.get(method, method[1])
+                    lines[label, kind, name, column] = _cells.cell(found, (model, kind, *method, column), printed, (math.nan, math.nan), fill)
+    return _cells.frame(lines, ("model", "formats", "method", "number"), found)
+
+
+def compared(method: Key) -> Mapping[str, Mapping[Key, int]]:
+    """What is subtracted from a method's answers, and added, for its other numbers."""
+    if method == ("none", "base"):
+        return {}
+    gain = {GAIN: {method: 1, ("none", "base"): -1}}
+    more = {MORE: {method: 1, ("first", "alone"): -1, ("second", "alone"): -1, ("none", "base"): 1}}
+    return gain | more if method[0] == "both" else gain
+
+
+def difference(own: Mapping[Key, pandas.DataFrame], parts: Mapping[Key, int]) -> dict[str, Any] | None:
+    """The sum of the parts' right answers, each times its sign, of all questions, with the 95 % percentile bootstrap of questions; over the seeds
+    that all parts have. None where one is missing. Where every question has the same difference a resample can be nothing else: half of the interval
+    is then what Wilson's has above none of as many questions."""
+    if not all(method in own for method in parts):
+        return None
+    seeds = set.intersection(*(set(own[method]["settings.seed"]) for method in parts))
+    if not seeds:
+        return None
+    groups = [own[method][own[method]["settings.seed"].isin(seeds)].sort_values("settings.seed") for method in parts]
+    hits, sizes = (
+        [np.concatenate([np.array(counts) for counts in group[f"measured.{name}"]]) for group in groups] for name in ("by_group", "group_sizes")
+    )
+    if any(len(size) != len(sizes[0]) for size in sizes):
+        return None
+    net = sum(sign * right for sign, right in zip(parts.values(), hits, strict=True))
+    total = sizes[0]
+    drawn = np.random.default_rng(0).integers(len(total), size=(RESAMPLES, len(total)))
+    low, high = np.quantile(np.asarray(net)[drawn].sum(-1) / total[drawn].sum(-1), [0.025, 0.975])
+    if np.ptp(net / total) == 0:
+        half = stats.binomtest(0, len(total)).proportion_ci(method="wilson").high
+        low, high = low - half, high + half
+    count = int(np.sum(net))
+    shares = {"percent": 100 * count / total.sum(), "low": 100 * low, "high": 100 * high}
+    counts = {"hits": count, "total": int(total.sum()), "seeds": len(seeds), "bound": math.nan}
+    return counts | shares | _cells.source(pandas.concat(groups))
+
+
+@functools.cache
+def said(method: Key, column: str) -> str:
+    """LoRA Soups' number for a cell, of maths (the first skill) and code (the second) on GSM-Hard."""
+    cells = {
+        (CAT, RIGHT): ("math and code", "nothing", "%"),
+        (("first", "alone"), GAIN): ("math", "base model", "% points"),
+        (("second", "alone"), GAIN): ("code", "base model", "% points"),
+    }
+    return soups(*cells[method, column]) if (method, column) in cells else ""
+
+
+def soups(what: str, against: str, unit: str, task: str = "math word problems") -> str:
+    """A number of LoRA Soups, as printed."""
+    table = read("lora_soups")
+    for name, value in {"skills": what, "compared_with": against, "unit": unit, "task": task}.items():
+        table = table[table[name] == value]
+    return str(table["value"].iloc[0])
+
+
+def caption(table: pandas.DataFrame) -> str:
+    """What a cell is."""
+    gains = [soups(what, "baseline", "% gain") for what in ("math and code", "math", "code")]
+    either = soups("either of math and code", "nothing", "%")
+    others, mixing = soups("CAT", "existing LoRA merging methods", "% gain"), soups("CAT", "data mixing", "% gain", "question answering")
+    return (
+        "Two skills under every composition, asked what needs both (LoRA Soups, arXiv 2410.13025: maths and code on GSM-Hard; paper: its numbers,"
+        " from a summary). Learned compositions say from what: own, a twentieth of the skills' own data. Each cell: right answers of all and their"
+        " share; or net, how many more than the base, and how many more than the base and both experts' gains over it, below 0 where the whole is"
+        " less than its parts. Intervals are 95 %, bootstrapped by question (all formats of one together) over all seeds. LoRA Soups' claims: the"
+        f" gain over the base is {gains[0]} % of it with both skills against {gains[1]} % and {gains[2]} % with one; both experts' problems together"
+        f" are at most {either} %; CAT is {others} % better than other ways of merging, and {mixing} % better than data mixing on question answering."
+        " On our own homes and code a model has lines of its own, a stand-in whose numbers say nothing about GSM-Hard. formats: those that the"
+        " second skill was trained on (known), or held-out ones (new). FOLDER holds the data (`python -m llm.skills --help`). Theory has no"
+        f" prediction here. {_cells.about(table)}"
+    )

@@ -1,0 +1,23 @@
+"""Table 17: programs asked for in English
+
+Whether the programming expert of Table 16 has learned its own task (A.5).
+"""
+
+import pandas
+
+from figures import _cells
+from figures.rows import Rows
+from figures.tables import table_16
+
+NEEDS = table_16.NEEDS
+WORDS = "asked=english library=coding composition=base,uniform allow_code_execution=true"
+
+
+def table(rows: Rows) -> pandas.DataFrame:
+    """The cells, by model and expert."""
+    return table_16.cells(rows, 17, "english", WORDS)
+
+
+def caption(table: pandas.DataFrame) -> str:
+    """What a cell is."""
+    return f"MBPP in English: the base, and the expert on programming in English alone (Table 17, A.5). {table_16.READING} {_cells.about(table)}"

@@ -1,0 +1,47 @@
+"""Table 19: the question in its own words and for the continent, and what counts as right
+
+The two ways of asking with one of the paper's examples, and what answers are right when one reads them loosely or strictly (A.6).
+"""
+
+import math
+from typing import Any
+
+import pandas
+
+from figures import _cells
+from figures.rows import Rows
+from figures.tables import table_20
+from paper_checks.reported import load
+
+NEEDS = table_20.NEEDS
+EXAMPLE = "Op. 5"
+EXAMPLES = {"original": ("Original question", "Original answer"), "continent": ("Continent Prompt question", "answer")}
+MARKS = {"lenient": "named, among others", "hits": "right", "exact": "and nothing else"}
+
+
+def table(rows: Rows) -> pandas.DataFrame:
+    """The cells, by question, example, model, library, composition and mark; without rows, of the base of the paper's model."""
+    groups, about = _cells.grouped(rows, ["llm_continent"], table_20.AXES)
+    found = {mark: _cells.of_groups(groups, about, mark) for mark in MARKS}
+    models = _cells.models(found["hits"], table_20.PAPER)
+    words = load(19).query("example == @EXAMPLE").set_index("column")["value"]
+    made: dict[tuple[str, ...], dict[str, Any]] = {}
+    for prompting, question in table_20.QUESTIONS.items():
+        example = " → ".join(words[column] for column in EXAMPLES[prompting])
+        for label, model in models.items():
+            measured = [key[1:] for key in found["hits"].cells if key[0] == model and key[2] == prompting]
+            for library, _, rule in measured or [("none", prompting, "base")]:
+                for mark, said in MARKS.items():
+                    fill = _cells.fill(rows, f"{NEEDS['llm_continent']} composition=base", model, table_20.BROUGHT)
+                    cell = _cells.cell(found[mark], (model, library, prompting, rule), "", (math.nan, math.nan), fill)
+                    made[question, example, label, table_20.label_of(library), rule, said] = cell
+    return _cells.frame(made, ("question", "the paper's example", "model", "library", "composition", "counted"), found["hits"])
+
+
+def caption(table: pandas.DataFrame) -> str:
+    """What a cell is."""
+    return (
+        "Both ways of asking, with one of the paper's examples in a summary's words (Table 19, A.6; it has no numbers), and how much depends on the"
+        " reading, which the paper does not say: the place or continent is named, among other continents too; is the only one named; is all that the"
+        f" answer says. Intervals of the first and the last are Wilson's. {table_20.READING} {_cells.about(table)}"
+    )
