@@ -8,6 +8,7 @@ import pandas
 
 from figures import _cells
 from figures.rows import Rows
+from paper_checks.reported import load
 
 NEEDS = {"llm_gsm": "python -m llm.gsm"}
 PAPER = {name: f"Qwen/{name}ruct" for name in ("Qwen2.5-1.5B-Inst", "Qwen2.5-Math-1.5B-Inst", "Qwen2.5-Math-7B-Inst")}
@@ -46,9 +47,10 @@ def key(model: str, settings: Mapping[str, str]) -> tuple[str, ...]:
 def cells(rows: Rows, number: int, names: tuple[str, ...], lines: Mapping[tuple[str, ...], Line], words: str) -> pandas.DataFrame:
     """A table of the paper: its lines, a column a model; `words` make `llm.gsm` measure all of it."""
     found = _cells.measured(rows, ["llm_gsm"], AXES)
+    paper = {label: PAPER[label] for label in load(number)["base_model"].unique()}
     made: dict[tuple[str, ...], dict[str, Any]] = {}
     for labels, (settings, printed) in lines.items():
-        for label, model in _cells.models(found, PAPER).items():
+        for label, model in _cells.models(found, paper).items():
             ours = _cells.stands_in(model)
             if ours and settings.get("asked") == "gsm8k":
                 continue  # our own problems have no such level
