@@ -93,7 +93,7 @@ def _evaluated(library: Sequence[str], tasks: Sequence[str], options: Options) -
     with tempfile.TemporaryDirectory() as scratch:
         own = Path(scratch) / "two_hop"
         write(own, [dataset + kind for dataset in "FHR" for kind in KINDS], options.triplets, options.seed)
-        folders = [str(own), *([options.include] if options.include else [])]
+        folders: Any = [str(own), *([options.include] if options.include else [])]  # lm-eval's own type lacks lists, which it takes
         theirs = not all(task.startswith("lora_reuse_") for task in tasks)  # to read all of lm-eval's tasks takes long
         manager = TaskManager(include_path=folders, include_defaults=theirs)
         if unknown := [task for task in tasks if task not in manager.all_tasks]:
