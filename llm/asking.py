@@ -86,7 +86,7 @@ def ask_together(base: Base, protocol: Protocol, chosen: list[Asking], prompting
             for e, answer, marks, extra in zip(asked, said[asking.key], scored[asking.key], told.get(asking.key) or [{}] * len(asked), strict=True)
         ]
         if asking.made.composition and prompting in ("direct", "steps"):
-            weights = gate_weights(base, asking.made.composition, asked, said[asking.key])
+            weights = gate_weights(base, asking.made.composition, asked, said[asking.key], options.batch_rows)
             records = [record | extra for record, extra in zip(records, weights, strict=True)]
         keep(Path(options.out) / "answers", row_hash(protocol.experiment, settings_of(asking.cell)), records)
         results.append(_counted(records, asked, prompting, asking.cell[0]))
@@ -173,12 +173,12 @@ def _likeliest(base: Base, asked: Sequence[Example], candidates: Sequence[Sequen
     return [listed[int(np.argmax(values))] for listed, values in zip(candidates, found, strict=True)]
 
 
-def gate_weights(base: Base, composition: Composition, asked: Sequence[Example], said: Sequence[str]) -> list[dict[str, float]]:
+def gate_weights(base: Base, composition: Composition, asked: Sequence[Example], said: Sequence[str], rows: int) -> list[dict[str, float]]:
     """Of a routed composition, the mean weight of each expert over the answer's tokens; step by step, for each hop apart."""
     if not isinstance(next(iter(composition.values())), RoutedDelta):
         return [{} for _ in asked]
     found = []
-    for e, answer, weights in zip(asked, said, gates(base, composition, [e.question for e in asked], said), strict=True):
+    for e, answer, weights in zip(asked, said, gates(base, composition, [e.question for e in asked], said, rows), strict=True):
         mean = {f"gate_{k + 1}": float(w) for k, w in enumerate(weights.mean(0))} if len(weights) else {}
         found.append(mean | hop_gates(base, e, answer, weights, everyone(), everywhere()))
     return found

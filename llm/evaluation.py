@@ -1,5 +1,6 @@
 """Asking a composed model: greedy answers for every prompt and every composition in one batch, and log-probabilities of given answers."""
 
+import inspect
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import DynamicCache
 
 from llm.compositions import Composition
 from llm.models import Base, example, prompt, stop_ids
@@ -26,29 +27,53 @@ def answers(
     """The greedy answer to each question under each composition (None: the base alone): answers[composition][question].
 
     At most `rows` prompts are decoded together, in groups of one length or nearly; half as many when memory runs out. `done` is told how
-    many answers have come. The checkpoint's own generation settings are not used: some hold a repetition penalty, which is not greedy.
+    many answers have come. Of the checkpoint's own generation settings only the stops are used: some hold a repetition penalty, which is not greedy.
     """
-    stops = stop_ids(base)
-    greedy = GenerationConfig(do_sample=False, max_new_tokens=longest, eos_token_id=stops, pad_token_id=base.tokenizer.pad_token_id, use_cache=True)
     prompts = [prompt(base, question) for question in questions]
     texts: list[list[str]] = [[""] * len(questions) for _ in compositions]
 
-    def decode(lot: list[int], chosen: list[int]) -> None:
-        ids, attended = _left_padded([prompts[i] for i in chosen], base)
-        copies = len(lot)
-        made: Any = base.model.generate(input_ids=ids.repeat(copies, 1), attention_mask=attended.repeat(copies, 1), generation_config=greedy)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
-        tokens = [list(itertools.takewhile(lambda token: token not in stops, row)) for row in made[:, ids.shape[1] :].tolist()]
-        said = base.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    def decode(resident: Resident, lot: list[int], chosen: list[int]) -> None:
+        said = base.tokenizer.batch_decode(_greedy(base, resident, [prompts[i] for i in chosen], len(lot), longest), skip_special_tokens=True)
         for place, (k, i) in enumerate(itertools.product(lot, chosen)):
             texts[k][i] = said[place].strip()
-        done(len(chosen) * copies)
+        done(len(chosen) * len(lot))
 
-    own, base.model.generation_config = base.model.generation_config, greedy  # `generate` takes from there what its argument leaves open
-    try:
-        _in_groups(base, compositions, [len(p) for p in prompts], rows, decode)
-    finally:
-        base.model.generation_config = own
+    _in_groups(base, compositions, [len(p) for p in prompts], rows, decode)
     return texts
+
+
+def _greedy(base: Base, resident: Resident, prompts: Sequence[list[int]], copies: int, longest: int) -> list[list[int]]:
+    """The greedy answers, as tokens, of `copies` batches of the prompts, one a composition.
+
+    `generate` carries every row until the last has ended. Here rows leave the batch, with their keys and values, once an eighth of it has
+    ended: step-by-step answers of several compositions differ much in length.
+    """
+    model, stops = base.model, torch.tensor(sorted(stop_ids(base)), device=base.device)
+    placed = "position_ids" in inspect.signature(model.forward).parameters  # other models count positions in the mask
+    ids, attended = (part.repeat(copies, 1) for part in _left_padded(prompts, base))
+    places = (attended.cumsum(-1) - 1).clamp_min(0)
+    live = torch.arange(len(ids), device=base.device)
+    ended = torch.zeros_like(live, dtype=torch.bool)
+    said = torch.full((len(ids), longest), int(stops[0]), device=base.device)
+    cache = DynamicCache(config=model.config)
+    resident.share([])
+    for step in range(longest):
+        extra = _last_logits(base) | ({"position_ids": places} if placed else {})
+        logits = model(input_ids=ids, attention_mask=attended, past_key_values=cache, use_cache=True, **extra).logits
+        token = torch.where(ended, stops[0], logits[:, -1].argmax(-1))
+        said[live, step] = token
+        ended = ended | torch.isin(token, stops)
+        if ended.all():
+            break
+        ids, places = token[:, None], places[:, -1:] + 1
+        attended = torch.cat([attended, attended.new_ones(len(attended), 1)], -1)
+        if 8 * int(ended.sum()) >= len(ended):
+            stay = (~ended).nonzero()[:, 0]
+            ids, places, attended, live, ended = (part[stay] for part in (ids, places, attended, live, ended))
+            cache.batch_select_indices(stay)
+            resident.share(torch.bincount(live // len(prompts), minlength=copies).tolist())
+    stop = set(stops.tolist())
+    return [list(itertools.takewhile(lambda token: token not in stop, row)) for row in said.tolist()]
 
 
 def log_probs(
@@ -79,12 +104,10 @@ def log_probs(
         jobs += read
     found = [[[0.0] * len(listed) for listed in candidates] for _ in compositions]
 
-    def score(lot: list[int], chosen: list[int]) -> None:
+    def score(resident: Resident, lot: list[int], chosen: list[int]) -> None:
         listed, copies = [jobs[n] for n in chosen], len(lot)
-        longest = max(len(inputs) for _, inputs, _ in listed)  # padding on the right, so that positions are those of the text
-        ids = torch.tensor([inputs + [0] * (longest - len(inputs)) for _, inputs, _ in listed], device=base.device).repeat(copies, 1)
-        attended = torch.tensor([[1] * len(inputs) + [0] * (longest - len(inputs)) for _, inputs, _ in listed], device=base.device)
-        logits = base.model(input_ids=ids, attention_mask=attended.repeat(copies, 1), use_cache=False).logits
+        ids, attended = (part.repeat(copies, 1) for part in right_padded([inputs for _, inputs, _ in listed], base))
+        logits = base.model(input_ids=ids, attention_mask=attended, use_cache=False).logits
         wanted = [
             (place, k, i, j, position, tokens[position + 1])
             for place, (k, (i, _, told)) in enumerate(itertools.product(lot, listed))
@@ -102,17 +125,38 @@ def log_probs(
     return found
 
 
-def gates(base: Base, composition: Composition, questions: Sequence[str], said: Sequence[str]) -> list[Float[Tensor, "tokens experts"]]:
+def gates(
+    base: Base, composition: Composition, questions: Sequence[str], said: Sequence[str], rows: int = 256
+) -> list[Float[Tensor, "tokens experts"]]:
     """Of a routed composition, the expert weights at each token of each answer (where the token is predicted), averaged over modules."""
-    found = []
-    with Resident(base.model, record=True) as resident, torch.inference_mode():
-        for question, answer in zip(questions, said, strict=True):
-            asked, told = example(base, question, answer)
-            resident.use([composition])
-            base.model(input_ids=torch.tensor([asked + told], device=base.device), use_cache=False)
-            modules = torch.stack([weights.flatten(0, -2) for (weights,) in resident.gates[0].values()])  # OPT's have no axis of rows
-            found.append(modules.mean(0)[len(asked) - 1 : -1])
-    return found
+    texts = [example(base, question, answer) for question, answer in zip(questions, said, strict=True)]
+    found: dict[int, Tensor] = {}
+
+    def look(resident: Resident, lot: list[int], chosen: list[int]) -> None:
+        resident.use([composition])  # forgets the gates of the group before
+        ids, attended = right_padded([[*texts[i][0], *texts[i][1]] for i in chosen], base)
+        base.model(input_ids=ids, attention_mask=attended, use_cache=False, **_last_logits(base))
+        # OPT's MLPs have no axis of rows, so it is made anew.
+        mean = torch.stack([weights.view(*ids.shape, -1) for (weights,) in resident.gates[0].values()]).mean(0)
+        for weights, i in zip(mean, chosen, strict=True):
+            asked, told = texts[i]
+            found[i] = weights[len(asked) - 1 : len(asked) + len(told) - 1]
+
+    _in_groups(base, [composition], [len(asked) + len(told) for asked, told in texts], rows, look, record=True)
+    return [found[i] for i in range(len(texts))]
+
+
+def _last_logits(base: Base) -> dict[str, int]:
+    """Asks for the last token's logits alone where the model can be asked: those of all tokens are the largest thing a forward pass makes."""
+    return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(base.model.forward).parameters else {}
+
+
+def right_padded(texts: Sequence[list[int]], base: Base) -> tuple[Tensor, Tensor]:
+    """Ids and attention mask; padding is on the right, so that positions are those of the text."""
+    length = max(map(len, texts))
+    ids = torch.tensor([text + [0] * (length - len(text)) for text in texts], device=base.device)
+    attended = torch.tensor([[1] * len(text) + [0] * (length - len(text)) for text in texts], device=base.device)
+    return ids, attended
 
 
 def _left_padded(prompts: Sequence[list[int]], base: Base) -> tuple[Tensor, Tensor]:
@@ -125,19 +169,24 @@ def _left_padded(prompts: Sequence[list[int]], base: Base) -> tuple[Tensor, Tens
 
 
 def _in_groups(
-    base: Base, compositions: Sequence[Composition | None], lengths: Sequence[int], rows: int, run: Callable[[list[int], list[int]], None]
+    base: Base,
+    compositions: Sequence[Composition | None],
+    lengths: Sequence[int],
+    rows: int,
+    run: Callable[[Resident, list[int], list[int]], None],
+    record: bool = False,
 ) -> None:
     """Runs (compositions, prompts) by number, with the compositions on the base and at most `rows` prompts together, those of like lengths;
     half as many from where memory runs out on. Raises SettingError when one alone is too much."""
     order = sorted(range(len(lengths)), key=lambda n: lengths[n])
-    with Resident(base.model) as resident, torch.inference_mode():
+    with Resident(base.model, record=record) as resident, torch.inference_mode():
         for lot in _lots(base, resident, compositions):
             resident.use([compositions[k] for k in lot])
             start, size = 0, max(1, rows // len(lot))
             while start < len(order):
                 chosen = order[start : start + size]
                 try:
-                    run(lot, chosen)
+                    run(resident, lot, chosen)
                 except torch.OutOfMemoryError:
                     if len(chosen) == 1:
                         raise SettingError("batch_rows", 1, "a device with room for one prompt", "a smaller model, or device_map=auto") from None

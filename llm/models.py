@@ -139,9 +139,11 @@ def _chat(tokenizer: PreTrainedTokenizerBase, *said: str) -> list[int]:
 
 
 def _text(base: Base, text: str) -> list[int]:
-    ids, bare = (_ids(base.tokenizer(text, add_special_tokens=special)) for special in (True, False))
-    appended = ids[-1:] == [base.tokenizer.eos_token_id] and ids[len(ids) - len(bare) :] != bare
-    return ids[:-1] if appended else ids
+    ids = _ids(base.tokenizer(text))
+    if ids[-1:] != [base.tokenizer.eos_token_id]:
+        return ids
+    bare = _ids(base.tokenizer(text, add_special_tokens=False))
+    return ids if ids[len(ids) - len(bare) :] == bare else ids[:-1]  # the end is the tokenizer's, not the text's
 
 
 def _ids(encoded: Any) -> list[int]:

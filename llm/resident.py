@@ -29,6 +29,7 @@ class Resident:
         self.gates: list[dict[str, list[Tensor]]] = []
         self._hooks: list[Any] = []
         self._placed: dict[int, tuple[Composition, dict[tuple, Delta]]] = {}
+        self._rows: list[int] = []
 
     def __enter__(self) -> "Resident":
         return self
@@ -49,9 +50,13 @@ class Resident:
             for name, delta in (composition or {}).items():
                 _check(name, delta, modules)
         self.remove(keep={id(composition) for composition in compositions})
-        self.gates = [{} for _ in compositions]
+        self.gates, self._rows = [{} for _ in compositions], []
         for name in dict.fromkeys(name for composition in compositions for name in composition or {}):
             self._hooks.append(modules[name].register_forward_hook(self._hook(name, tuple(compositions))))
+
+    def share(self, rows: Sequence[int]) -> None:
+        """From now on composition k gets the next `rows[k]` rows of a batch, which may be none; without numbers equal shares, as after `use`."""
+        self._rows = list(rows)
 
     def remove(self, keep: Collection[int] = ()) -> None:
         """Takes the hooks off, and forgets the moved factors."""
@@ -63,16 +68,18 @@ class Resident:
     def _hook(self, name: str, compositions: tuple[Composition | None, ...]) -> Any:
         def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             x, groups = inputs[0], len(compositions)
-            if groups > 1 and (x.ndim < 3 or x.shape[0] % groups):
+            rows = self._rows if groups > 1 and self._rows else [x.shape[0] // groups] * groups
+            if groups > 1 and (x.ndim < 3 or x.shape[0] != sum(rows)):
                 # Without a rows' axis the tokens may come in any order, as those of a mixture's experts do.
-                raise SettingError("batch", f"{tuple(x.shape)} into {name} for {groups} compositions", f"[{groups} n rows, tokens, features]")
+                allowed = f"[{sum(self._rows) or f'{groups} n'} rows, tokens, features]"
+                raise SettingError("batch", f"{tuple(x.shape)} into {name} for {groups} compositions", allowed)
             x = x.to(output.device)
-            parts = list(zip(compositions, x.chunk(groups), output.chunk(groups), strict=True))
+            parts = list(zip(compositions, x.split(rows), output.split(rows), strict=True))
             if torch.is_grad_enabled():
-                return torch.cat([base if not c else base + self._change(k, name, c, rows).to(base.dtype) for k, (c, rows, base) in enumerate(parts)])
-            for k, (composition, rows, base) in enumerate(parts):
-                if composition:
-                    self._add(k, name, composition, rows, base)
+                return torch.cat([base if not c else base + self._change(k, name, c, own).to(base.dtype) for k, (c, own, base) in enumerate(parts)])
+            for k, (composition, own, base) in enumerate(parts):
+                if composition and len(own):
+                    self._add(k, name, composition, own, base)
             return output  # changed in place: nobody else holds it
 
         return add

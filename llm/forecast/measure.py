@@ -73,8 +73,7 @@ def measure(base: Base, library: Sequence[Expert], compositions: Mapping[str, Co
     for i, expert in enumerate(library):
         (said,) = answers(base, [expert], prompts[SETS[i]], longest)
         texts = [_tokens(base, prompt, text) for prompt, text in zip(prompts[SETS[i]], said, strict=True)]
-        alone = [read(base, expert, *text, modules) for text in texts]
-        plain = [read(base, None, *text, []) for text in texts]
+        alone, plain = read(base, expert, texts, modules), read(base, None, texts, [])
         gains = [r.log_probs.exp() - p.log_probs.exp() for r, p in zip(alone, plain, strict=True)]
         token = [int(gain.argmax()) for gain in gains]
         certain = [float(r.log_probs[t].exp()) for r, t in zip(alone, token, strict=True)]
@@ -89,7 +88,7 @@ def measure(base: Base, library: Sequence[Expert], compositions: Mapping[str, Co
     restated = [
         [torch.stack([overlap(expert, own.keys, r.inputs).best.max() for r in readings]) for expert, own in zip(library, owns, strict=True)]
         for readings in (
-            [read(base, alone, *_tokens(base, prompt, text), modules) for prompt, text in zip(prompts["hoped"], texts, strict=True)]
+            read(base, alone, [_tokens(base, prompt, text) for prompt, text in zip(prompts["hoped"], texts, strict=True)], modules)
             for alone, texts in zip(library, said, strict=False)
         )
     ]
@@ -110,31 +109,30 @@ def _composed(
 ) -> Composed:
     kept, own_scale = [], []
     for i, own in enumerate(owns):
-        readings = [read(base, composition, *text, modules) for text in own.said]
+        readings = read(base, composition, own.said, modules)
         now = torch.stack([r.log_probs[t].exp() for r, t in zip(readings, own.token, strict=True)])
         kept.append(now / torch.tensor(own.alone).clamp_min(1e-9))
         own_scale.append(scales(composition, library, _at(readings, own.token)).each[:, i])
-    return Composed([_answer(base, library, composition, owns, prompt, text, modules) for prompt, text in said], kept, own_scale)
-
-
-def _answer(
-    base: Base, library: Sequence[Expert], composition: Composition | None, owns: Sequence[Own], prompt: str, text: str, modules: Sequence[str]
-) -> Answer:
-    asked, told = _tokens(base, prompt, text)
-    reading = read(base, composition, asked, told, modules)
-    plain, *alone = (read(base, model, asked, told, []).log_probs.exp() for model in (None, *library))
-    gates = routing(composition, reading.inputs)
-    return Answer(
-        prompt,
-        text,
-        base.tokenizer.batch_decode([[token] for token in told]),
-        plain,
-        torch.stack(alone, dim=-1),
-        reading.log_probs.exp(),
-        tuple(overlap(expert, own.keys, reading.inputs) for expert, own in zip(library, owns, strict=True)),
-        scales(composition, library, reading.inputs),
-        None if gates is None else gates.mean(1),
-    )
+    texts = [_tokens(base, prompt, text) for prompt, text in said]
+    readings = read(base, composition, texts, modules)
+    plain, *alone = ([r.log_probs.exp() for r in read(base, model, texts, [])] for model in (None, *library))
+    found = []
+    for i, ((prompt, text), reading) in enumerate(zip(said, readings, strict=True)):
+        gates = routing(composition, reading.inputs)
+        found.append(
+            Answer(
+                prompt,
+                text,
+                base.tokenizer.batch_decode([[token] for token in texts[i][1]]),
+                plain[i],
+                torch.stack([each[i] for each in alone], dim=-1),
+                reading.log_probs.exp(),
+                tuple(overlap(expert, own.keys, reading.inputs) for expert, own in zip(library, owns, strict=True)),
+                scales(composition, library, reading.inputs),
+                None if gates is None else gates.mean(1),
+            )
+        )
+    return Composed(found, kept, own_scale)
 
 
 def _at(readings: Sequence[Reading], tokens: Sequence[int]) -> dict[str, Tensor]:

@@ -14,12 +14,17 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from llm.compositions import Composition, RoutedDelta
+from llm.evaluation import right_padded
 from llm.lowrank import Expert, LowRank
 from llm.models import Base
 from llm.resident import Resident
 
 Inputs = dict[str, Float[Tensor, "tokens inputs"]]
 Keys = dict[str, Float[Tensor, "keys rank"]]
+
+
+Text = tuple[list[int], list[int]]
+"""What is asked and what is told, as tokens."""
 
 
 class Reading(NamedTuple):
@@ -47,28 +52,40 @@ class Scales(NamedTuple):
     left: Float[Tensor, " tokens"]
 
 
-def read(base: Base, composition: Composition | None, asked: list[int], told: list[int], modules: Sequence[str]) -> Reading:
-    """The model under the composition (None: the base) reads the tokens `told` after the tokens `asked`, both at least one."""
-    seen: Inputs = {}
-    first = len(asked) - 1
+def read(base: Base, composition: Composition | None, texts: Sequence[Text], modules: Sequence[str], rows: int = 16) -> list[Reading]:
+    """The model under the composition (None: the base) reads each text, `rows` of them at once: what it is asked and, after that, what is told, both
+    of at least one token."""
+    found: list[Reading] = []
+    with Resident(base.model) as resident, torch.inference_mode():
+        resident.use([composition])
+        for start in range(0, len(texts), rows):
+            found += _read_together(base, texts[start : start + rows], modules)
+    return found
+
+
+def _read_together(base: Base, texts: Sequence[Text], modules: Sequence[str]) -> list[Reading]:
+    ids, attended = right_padded([asked + told for asked, told in texts], base)
+    spans = [slice(len(asked) - 1, len(asked) + len(told) - 1) for asked, told in texts]
+    seen: dict[str, list[Tensor]] = {}
 
     def keep(name: str):
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            seen[name] = inputs[0].flatten(0, -2)[first:-1].float()  # OPT's MLPs get tokens without an axis of rows
+            x = inputs[0].view(*ids.shape, -1)  # OPT's MLPs get tokens without an axis of rows
+            seen[name] = [row[span].float().cpu() for row, span in zip(x, spans, strict=True)]
 
         return hook
 
-    ids = torch.tensor([asked + told], device=base.device)
     hooks = [base.model.get_submodule(name).register_forward_pre_hook(keep(name)) for name in modules]
     try:
-        with Resident(base.model) as resident, torch.inference_mode():
-            resident.use([composition])
-            logits = base.model(input_ids=ids, use_cache=False).logits[0, first:-1].float()
+        logits = base.model(input_ids=ids, attention_mask=attended, use_cache=False).logits
     finally:
         for hook in hooks:
             hook.remove()
-    spoken = torch.log_softmax(logits, -1).gather(-1, torch.tensor(told, device=logits.device)[:, None])[:, 0]
-    return Reading(spoken.cpu(), {name: x.cpu() for name, x in seen.items()})
+    found = []
+    for i, ((_, told), span) in enumerate(zip(texts, spans, strict=True)):
+        spoken = torch.log_softmax(logits[i, span].float(), -1).gather(-1, torch.tensor(told, device=logits.device)[:, None])[:, 0]
+        found.append(Reading(spoken.cpu(), {name: rows[i] for name, rows in seen.items()}))
+    return found
 
 
 def coordinates(expert: Expert) -> Expert:

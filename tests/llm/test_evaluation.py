@@ -1,6 +1,8 @@
 """Answers against a greedy loop, log-probabilities against logits, gates against the router; together and each alone."""
 
+import functools
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +14,10 @@ from llm.compositions.arrow import Routed
 from llm.evaluation import answers, gates, log_probs
 from llm.lowrank import Expert, LowRank
 from llm.models import Base, example, load_base, prompt, stop_ids
+from llm.modules import target_modules
 from llm.resident import Resident
 from runs.settings import SettingError
-from tests.llm.tiny import tiny
+from tests.llm.tiny import FAMILIES, tiny
 
 torch.set_num_threads(1)
 QUESTIONS = ["Who is the spouse of Ann Lee ?", "Where ?", "What city does Bo Chan live in , step by step ?", "Who is Bo ?", "so what ?"]
@@ -81,6 +84,7 @@ def memory_for(base, monkeypatch, rows):
     """The model runs out of memory with more rows than that. Returns the numbers of rows that came."""
     real, seen = base.model.forward, []
 
+    @functools.wraps(real)
     def forward(*given, input_ids, **named):
         seen.append(len(input_ids))
         if len(input_ids) > rows:
@@ -137,6 +141,30 @@ def test_an_answer_ends_before_eos(base, own_settings):
     assert any(1 < len(ids) < len(longer) for ids, longer in zip(expected, whole, strict=True))
     assert answers(base, [None], QUESTIONS, LONGEST) == [[text(base, ids) for ids in expected]]
     assert answers(base, [None], QUESTIONS, 2) == [[text(base, ids[:2]) for ids in expected]]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_that_ended_leave_the_batch_and_answers_are_those_of_generate(family, tmp_path, monkeypatch):
+    base = louder(tiny(family, tmp_path, tie=False))
+    ends = tuple(name.rpartition(".")[2] for name in target_modules(base.model, "mlp")) if family != "mixtral" else ("o_proj",)
+    compositions = [None, *library(base, ends)]
+
+    def generated(composition, question):
+        ids = prompt(base, question)
+        with Resident(base.model) as resident:
+            resident.use([composition])
+            stops = GenerationConfig(do_sample=False, max_new_tokens=LONGEST, eos_token_id=stop_ids(base), pad_token_id=0)
+            model: Any = base.model
+            return model.generate(input_ids=torch.tensor([ids]), generation_config=stops)[0, len(ids) :].tolist()
+
+    base.model.generation_config = GenerationConfig()
+    whole = [generated(one, q) for one in compositions for q in QUESTIONS]
+    said = {token for ids in whole for token in ids} - set(base.tokenizer.all_special_ids)
+    base.model.generation_config.eos_token_id = max(sorted(said), key=lambda token: sum(token in ids for ids in whole))
+    expected = [[text(base, [t for t in generated(one, q) if t not in stop_ids(base)]) for q in QUESTIONS] for one in compositions]
+    seen = memory_for(base, monkeypatch, 10**6)
+    assert answers(base, compositions, QUESTIONS, LONGEST) == expected
+    assert min(seen[1:]) < max(seen)
 
 
 def test_the_generation_settings_of_the_checkpoint_are_not_used(base, own_settings):

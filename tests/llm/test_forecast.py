@@ -1,6 +1,7 @@
 """Forecasts: the measurements against dense computations, the verdicts against answers made by hand, the ranking against planted mistakes, and the
 command on tiny models."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -74,21 +75,25 @@ def pair(base) -> list[Expert]:
 
 
 def test_a_reading_is_what_the_model_says_and_sees(base, pair):
-    asked, told = example(base, "Where does Ann Lee live?", "Ann Lee lives in Rome.")
+    """Of texts of unlike lengths, read two at a time, as of each alone."""
+    said = ("Ann Lee lives in Rome.", "Rome", "Ann Lee lives in the town of Rome, with Bo.")
+    texts = [example(base, "Where does Ann Lee live?"[: 24 - 6 * i], answer) for i, answer in enumerate(said)]
     names = list(pair[0])
-    reading = read(base, None, asked, told, names)
-    seen = {}
-    handles = [base.model.get_submodule(n).register_forward_pre_hook(lambda module, inputs, n=n: seen.__setitem__(n, inputs[0][0])) for n in names]
-    with torch.no_grad():
-        logits = base.model(input_ids=torch.tensor([asked + told])).logits[0]
-    for handle in handles:
-        handle.remove()
-    for i, token in enumerate(told):
-        at = len(asked) + i - 1
-        assert reading.log_probs[i] == pytest.approx(float(torch.log_softmax(logits[at], -1)[token]), abs=1e-5)
-        assert all(torch.equal(reading.inputs[n][i], seen[n][at]) for n in names)
-    composed = read(base, pair[0], asked, told, names)
-    assert not torch.allclose(composed.log_probs, reading.log_probs)
+    readings = read(base, None, texts, names, rows=2)
+    for (asked, told), reading in zip(texts, readings, strict=True):
+        seen: dict[str, torch.Tensor] = {}
+        look = lambda module, inputs, n, seen: seen.__setitem__(n, inputs[0][0])  # noqa: E731
+        handles = [base.model.get_submodule(n).register_forward_pre_hook(functools.partial(look, n=n, seen=seen)) for n in names]
+        with torch.no_grad():
+            logits = base.model(input_ids=torch.tensor([asked + told])).logits[0]
+        for handle in handles:
+            handle.remove()
+        expected = torch.log_softmax(logits, -1)[range(len(asked) - 1, len(asked) + len(told) - 1), told]
+        torch.testing.assert_close(reading.log_probs, expected, rtol=1e-4, atol=1e-4)
+        for n in names:
+            torch.testing.assert_close(reading.inputs[n], seen[n][len(asked) - 1 : -1], rtol=1e-4, atol=1e-4)
+    composed = read(base, pair[0], texts, names)
+    assert not torch.allclose(composed[0].log_probs, readings[0].log_probs)
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in base.model.modules())
 
 
