@@ -1,18 +1,20 @@
 """python -m llm.benchmark
 
 Times what the protocols spend their time on against the usual way with PEFT, in one run, and prints ratios (above 1: ours is faster):
-- one Arrow layer of the shape of Qwen2.5-3B's up_proj, 512 tokens, 2 and 10 experts, against PEFT's Arrow;
+- one Arrow layer of the shape of Qwen2.5-3B's up_proj, 2 and 10 experts, 512 tokens as a prompt has them and 4 as a step of decoding has,
+  against PEFT's Arrow; and what routing adds to the layer, which without adapters takes most of the time;
 - all compositions and all questions of a setup decoded in one batch on one resident base, against PEFT's set_adapter and generate, one
   composition after another (of the static ones, which PEFT can hold);
 - experts trained by worker processes of one thread each, against PEFT training one after another in one process of all threads.
 """
 
+import itertools
 import json
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from typing import Any
 from runs.command import command
 from runs.settings import Flag, Text, Whole, help_table, parse, setting
 
-IN, OUT, RANK, TOKENS = 2048, 11008, 16, (4, 128)
+IN, OUT, RANK, ROWS = 2048, 11008, 16, 4
 STATIC = ("uniform", "average", "sum", "linear", "cat", "random")
 
 
@@ -61,16 +63,20 @@ def _benchmark(options: Options) -> dict[str, float]:
 
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}\n")
     measured: dict[str, float] = {}
-    for experts in (2, 10):
-        ours, theirs = arrow_layer(experts, options.quick)
-        measured |= {f"arrow_{experts}_ms": ours, f"arrow_{experts}_peft_ms": theirs, f"arrow_{experts}_ratio": theirs / ours}
-        print(f"Arrow, {experts:2} experts      {ours:8.2f} ms   PEFT {theirs:8.2f} ms   ratio {theirs / ours:5.2f}")
+    for experts, tokens in itertools.product((2, 10), (128, 1)):
+        ours, theirs, bare = arrow_layer(experts, tokens, options.quick)
+        name = f"arrow_{experts}_{ROWS * tokens}"
+        measured |= {f"{name}_ms": ours, f"{name}_peft_ms": theirs, f"{name}_bare_ms": bare, f"{name}_ratio": theirs / ours}
+        print(
+            f"Arrow, {experts:2} experts, {ROWS * tokens:3} tokens {ours:8.2f} ms   PEFT {theirs:8.2f} ms   ratio {theirs / ours:5.2f}"
+            f"   above the bare layer's {bare:.2f} ms: {ours - bare:.2f} and {theirs - bare:.2f} ms"
+        )
     ours, theirs = decoding(options.quick)
     measured |= {"answers_per_s": ours, "answers_peft_per_s": theirs, "answers_ratio": ours / theirs}
-    print(f"answers, {len(STATIC)} compositions {ours:6.1f} /s   PEFT {theirs:8.1f} /s   ratio {ours / theirs:5.2f}")
+    print(f"answers, {len(STATIC)} compositions    {ours:8.1f} /s   PEFT {theirs:8.1f} /s   ratio {ours / theirs:5.2f}")
     ours, theirs = training(options)
     measured |= {"experts_per_min": ours, "experts_peft_per_min": theirs, "experts_ratio": ours / theirs}
-    print(f"experts of {options.steps} steps  {ours:8.1f} /min PEFT {theirs:8.1f} /min ratio {ours / theirs:5.2f}")
+    print(f"experts, {options.steps:3} steps each     {ours:8.1f} /min PEFT {theirs:8.1f} /min ratio {ours / theirs:5.2f}")
     return measured
 
 
@@ -85,8 +91,9 @@ def _best(run: Callable[[], object], repeats: int = 7) -> float:
     return min(times)
 
 
-def arrow_layer(experts: int, quick: bool) -> tuple[float, float]:
-    """Milliseconds of one linear layer with its Arrow router: ours (merged after the product, as PEFT's is), and PEFT's."""
+def arrow_layer(experts: int, tokens: int, quick: bool) -> tuple[float, float, float]:
+    """Milliseconds of one linear layer with its Arrow router: ours (merged after the product, as PEFT's is), and PEFT's; and of the layer alone.
+    The three take turns, so that what else the machine does hits all of them."""
     import torch
     from peft import ArrowConfig, LoraConfig, create_arrow_model, get_peft_model
     from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -108,26 +115,29 @@ def arrow_layer(experts: int, quick: bool) -> tuple[float, float]:
             paths.append(f"{folder}/{i}")
         model = fresh()
         composition = compose("arrow_after", [load_expert(path, model) for path in paths])
-        x = torch.randn(*TOKENS, shape[0])
+        x = torch.randn(ROWS, tokens, shape[0])
+        router: Any = create_arrow_model(fresh(), paths, ArrowConfig(top_k=experts)).eval()
+        theirs, bare = router.base_model.model.get_submodule(name), fresh().get_submodule(name)
         with Resident(model) as resident:
             resident.use([composition])
             layer = model.get_submodule(name)
-            ours = _best(lambda: layer(x))
-        router: Any = create_arrow_model(fresh(), paths, ArrowConfig(top_k=experts)).eval()
-        theirs = _best(lambda: router.base_model.model.get_submodule(name)(x))
-    return 1e3 * ours, 1e3 * theirs
+            times = [[_best(lambda run=run: run(x), 3) for run in (layer, theirs, bare)] for _ in range(3 if quick else 7)]
+    ours, peft, alone = (1e3 * min(column) for column in zip(*times, strict=True))
+    return ours, peft, alone
 
 
 def decoding(quick: bool) -> tuple[float, float]:
     """Answers a second: every static composition and 40 questions at once on one base, and PEFT switching adapters between generate calls."""
     import torch
     from peft import LoraConfig, PeftModel, get_peft_model
+    from transformers import GenerationConfig
 
     from llm.adapters import load_expert, save_expert
     from llm.compositions import compose
     from llm.data.facts import triplets
     from llm.data.subsets import examples
     from llm.evaluation import answers
+    from llm.models import stop_ids
     from llm.modules import target_modules
 
     base = _pocket()
@@ -147,10 +157,13 @@ def decoding(quick: bool) -> tuple[float, float]:
         for name in STATIC[1:]:
             switched.load_adapter(f"{folder}/{name}", adapter_name=name)
 
+        given = base.tokenizer(questions, padding=True, padding_side="left", return_tensors="pt")
+        stops = GenerationConfig(do_sample=False, max_new_tokens=24, eos_token_id=stop_ids(base), pad_token_id=base.tokenizer.pad_token_id)
+
         def one_after_another() -> None:
             for name in STATIC:
                 switched.set_adapter(name)
-                answers(replace(base, model=switched.base_model.model), [None], questions, 24)
+                base.tokenizer.batch_decode(switched.generate(**given, generation_config=stops), skip_special_tokens=True)
 
         theirs = _best(one_after_another, 3)
         switched.unload()
