@@ -1,0 +1,24 @@
+"""The benchmark at its smallest: a line and three numbers a comparison, and a row that says them."""
+
+import json
+
+import pytest
+
+from llm import benchmark
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
+def test_a_quick_look_prints_ratios_and_writes_a_row(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(benchmark, "training", lambda options: (3.0, 2.0))  # worker processes are measured, not tested
+    assert benchmark.main(["quick=true", f"out={tmp_path}"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("ratio") == 6
+    (row,) = map(json.loads, (tmp_path / "llm_benchmark.jsonl").read_text().splitlines())
+    measured = row["measured"]
+    assert measured["experts_ratio"] == 1.5
+    assert measured["answers_ratio"] == measured["answers_per_s"] / measured["answers_peft_per_s"]
+    for experts in (2, 10):
+        for tokens in (512, 4):
+            ours, theirs, bare = (measured[f"arrow_{experts}_{tokens}_{kind}ms"] for kind in ("", "peft_", "bare_"))
+            assert measured[f"arrow_{experts}_{tokens}_ratio"] == theirs / ours
+            assert 0 < bare < theirs
