@@ -1,6 +1,7 @@
 """Figures of language models that the paper does not have: drawn from a few rows made up, their numbers those of the rows and of the theory."""
 
 import importlib
+import itertools
 import json
 import math
 import shlex
@@ -19,7 +20,7 @@ from tests.rows_of_models import row, write
 from tests.test_figures import whole
 
 PAPER = "results/paper"
-NAMES = ("bridge_minimum", "model_overlap", "model_probabilities", "model_scale")
+NAMES = ("bridge_minimum", "model_capacity", "model_overlap", "model_probabilities", "model_scale")
 LESS = {
     "bridge_triplets": (0, 1, 5),
     "bridge_templates": (1, 10),
@@ -56,6 +57,15 @@ def made(model, seeds):
                 for j, value in enumerate(values):
                     yield row("llm_bridge_minimum", [i * j, 0, 1, seed], composition=rule, **of, **{"bridge_triplets": 20, name: value})
             yield row("llm_bridge_minimum", [2, 2, i, seed], composition=rule, bridge_triplets=20, **of)
+        for triplets, rank, rule, prompting in itertools.product((2, 4), (2, 16), ("sum", "arrow_after"), ("steps", "first", "second")):
+            told = {"update_ratio": 0.1 * rank, "prototype_cos": 0.3}
+            alpha = {"pocket": 2}.get(model, 1) * rank
+            point: dict[str, Any] = of | {"triplets": triplets, "rank": rank, "alpha": alpha, "composition": rule, "prompting": prompting}
+            right = [2 - (prompting == "steps") * (rank < 16), seed] * (triplets // 2)
+            yield row("llm_bridge", right, setup="2", measured=told, pocket=size(256), **point)
+            if model == "pocket":
+                narrow: dict[str, Any] = point | {"model": "results/narrow"}
+                yield row("llm_bridge", right, setup="2", measured=told, pocket=size(64), **narrow)
         for library, prompting in (("1", "first"), ("2-combination", "second"), ("1", "direct"), ("2", "direct"), ("2-combination", "direct")):
             for w in (0.0, 0.375, 0.5, 1.0, 2.0):
                 right = [2 * (w > 0.4 and prompting != "direct")] * 4
@@ -66,6 +76,10 @@ def made(model, seeds):
         for expert, state in ((1, "base"), (1, "sum"), (2, "base"), (2, "sum")):
             told = {f"log_ratio_{kind}_by_triplet": [-0.3 * i - 0.05 * k - 0.1 * expert for k in range(4)] for i, kind in enumerate(KINDS)}
             yield row("llm_overlap", [0] * 4, expert=expert, state=state, measured=told | {"r2_linear": 0.61}, **of)
+
+
+def size(width):
+    return {"skill": "other", "seed": 0, "width": width, "feed_forward": 3 * width}
 
 
 CANDIDATES = ("old", "y", "z", "other", "old_second", "old_first")
@@ -81,7 +95,7 @@ def few(tmp_path_factory):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_figure_of_few_rows_is_whole(name, few):
     table = data(name, few)
-    assert set(table["model"]) == {"pocket", OTHER}
+    assert set(table["model"]) - {"results/narrow"} == {"pocket", OTHER}
     assert set(table["row"]) <= set(rows_of(few))
     with registry.picture(module(name), table) as figure:
         whole(figure)
@@ -130,6 +144,26 @@ def test_each_panel_varies_one_thing(few):
         assert len(panel) == 2 * len(set(panel[name]))
         for other, value in {"bridge_triplets": 20, **figure.WHOLE}.items():
             assert other == name or set(panel[other]) == {value}
+
+
+def test_capacity_varies_facts_rank_and_width(few):
+    rows, table = rows_of(few), data("model_capacity", few)
+    assert set(zip(table["of"], table["panel"], strict=True)) == {("pocket", name) for name in ("triplets", "rank", "width")} | {
+        (model, name) for model in (OTHER, "results/narrow") for name in ("triplets", "rank")
+    }
+    for (_, name), panel in table.groupby(["of", "panel"]):
+        assert set(panel["value"]) == {"triplets": {2, 4}, "rank": {2, 16}, "width": {64, 256}}[name]
+        assert all(panel[other].nunique() == 1 for other in ("triplets", "rank") if other != name)
+        assert set(panel["series"]) == {"sum", "arrow_after", module("model_capacity").KEPT}
+    for line in table.to_dict("records"):
+        group = [rows[hash] for hash in line["rows"].split()]
+        assert {one["settings"]["prompting"] for one in group} == ({"steps"} if line["series"] in ("sum", "arrow_after") else {"first", "second"})
+        assert line["hits"] == sum(one["measured"]["hits"] for one in group)
+        assert line["update_ratio"] == pytest.approx(0.1 * line["rank"])
+    wide = table[(table["panel"] == "width") & (table["value"] == 256)].iloc[0]
+    v = np.random.default_rng(0).standard_normal((2, 4000, 256))
+    alike = np.abs((v[0] * v[1]).sum(-1)) / np.linalg.norm(v[0], axis=-1) / np.linalg.norm(v[1], axis=-1)
+    assert wide["random_cos"] == pytest.approx(alike.mean() * (2 + 3**-0.5) / 3, rel=0.03)
 
 
 def test_an_axis_without_rows_has_no_panel(tmp_path):

@@ -1,0 +1,126 @@
+"""What a small model has room for: step-by-step answers and kept hops against facts, rank and width
+
+Setup 2 of Table 1 with one of them varied. Below, how large the experts' updates are and how alike, and what chance would make them.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from figures import _bars, _cells, style
+from figures.rows import Rows
+
+NEEDS = {"llm_bridge": "python -m llm.bridge setup=2 triplets=5,10,20"}
+PANELS = {"triplets": "facts an expert", "rank": "rank (α/rank kept)", "width": "width of the base"}
+RULES = ("sum", "average", "arrow", "arrow_after")
+KEPT = "own hops, arrow_after"
+ALIKE = {"update_ratio": "‖ΔW‖/‖W‖", "prototype_cos": "|cos| of prototypes"}
+
+
+def data(rows: Rows) -> pandas.DataFrame:
+    """Measured shares in percent by panel, its value and series (a rule, step by step; or hops kept), with the size of the experts' updates, the
+    |cos| of their prototypes and that of random directions. In each panel the rest is as in most rows; widths are those of pocket models that
+    differ in nothing else, but for the MLP's."""
+    axes = ("triplets", "rank", "alpha", "composition", "prompting")
+    groups, _ = _cells.grouped(rows, ["llm_bridge"], axes, layers="mlp", adapter="lora", setup="2")
+    lines = []
+    for (model, triplets, rank, alpha, composition, prompting), group in groups.items():
+        if prompting == "steps" and composition in RULES:
+            lines.append(_about(model, triplets, rank, alpha, group) | {"series": composition} | _cells.of_rows(group))
+        if composition == "arrow_after" and prompting == "first":
+            both = [group, groups.get((model, triplets, rank, alpha, composition, "second"), group[:0])]
+            lines.append(_about(model, triplets, rank, alpha, group) | {"series": KEPT} | _cells.of_rows(pandas.concat(both)) | {"seeds": len(group)})
+    points = pandas.DataFrame(lines).drop(columns="bound") if lines else pandas.DataFrame()
+    shown = [panel for name in PANELS if len(points) for panel in _panels(points, name)]
+    if not shown:
+        raise rows.missing("llm_bridge", setup="2", triplets=[5, 10, 20])
+    return pandas.concat(shown, ignore_index=True).drop(columns=["alpha", "corpus"])
+
+
+def _about(model: str, triplets: str, rank: str, alpha: str, group: pandas.DataFrame) -> dict[str, Any]:
+    """The point's dials, the base's corpus, and mean |cos| of two random directions on the input side of an MLP's three modules, √(2/πd) each."""
+    made = {name.removeprefix("provenance.pocket."): group[name].iloc[0] for name in map(str, group) if name.startswith("provenance.pocket.")}
+    sizes = [made.get(name, math.nan) for name in ("width", "width", "feed_forward")]
+    corpus = " ".join(f"{name}={value}" for name, value in sorted(made.items()) if name not in ("width", "feed_forward"))
+    return {
+        **{"model": model, "triplets": int(triplets), "rank": int(rank), "alpha": int(alpha), "width": sizes[0], "corpus": corpus},
+        **{name: group[f"measured.{name}"].mean() for name in ALIKE},
+        "random_cos": float(np.mean([math.sqrt(2 / (math.pi * d)) for d in sizes])),
+    }
+
+
+def _panels(points: pandas.DataFrame, name: str) -> list[pandas.DataFrame]:
+    """For each model the points in which `name` alone varies, the most there are; `of` is the model, of several widths the one with most answers."""
+    points = points.assign(scale=points["alpha"] / points["rank"], corpus=points["corpus" if name == "width" else "model"])
+    rest = [
+        other for other in ("triplets", "rank", "alpha", "scale") if other != name and (other, name) not in (("alpha", "rank"), ("scale", "width"))
+    ]
+    found = []
+    for _, own in points.dropna(subset=[name]).groupby("corpus", sort=False):
+        most = max((part for _, part in own.groupby(rest, sort=False)), key=lambda part: (part[name].nunique(), len(part), part["total"].sum()))
+        if most[name].nunique() > 1:
+            ordered = most.assign(panel=name, value=most[name].astype(int), of=str(most.groupby("model")["total"].sum().idxmax()))
+            found.append(ordered.drop(columns="scale").sort_values(["series", "value"], kind="stable"))
+    return found
+
+
+def draw(table: pandas.DataFrame, figure: Figure) -> None:
+    """Two lines a model, answers above and updates below; a column a panel."""
+    models, panels = list(table["of"].unique()), [name for name in PANELS if name in set(table["panel"])]
+    figure.set_figheight(0.6 + 3.6 * len(models))
+    grid = figure.subplots(2 * len(models), len(panels), squeeze=False, height_ratios=(3, 2) * len(models))
+    letters = iter("abcdefghijklmnopqrstuvwxyz" * len(models))
+    for model, above, below in zip(models, grid[::2], grid[1::2], strict=True):
+        told = False
+        for i, name in enumerate(panels):
+            part = table[(table["of"] == model) & (table["panel"] == name)]
+            if part.empty:
+                above[i].remove()
+                below[i].remove()
+                continue
+            values = sorted(part["value"].unique())
+            _answers(above[i], part, values)
+            _updates(below[i], part, values)
+            for axes in (above[i], below[i]):
+                axes.set_xticks(range(len(values)), [f"{value}" for value in values])
+                axes.set_xlim(-0.4, len(values) - 0.6)
+            below[i].set_xlabel(PANELS[name])
+            style.title(above[i], next(letters), "" if told else _bars.wrapped(str(model), 28))
+            if not told:
+                above[i].set_ylabel("right answers (%)")
+                below[i].set_ylabel("mean over modules")
+            told = True
+    style.legend(figure, ncols=4)
+
+
+def _answers(axes: Axes, part: pandas.DataFrame, values: list[int]) -> None:
+    for i, series in enumerate((*RULES, KEPT)):
+        own = part[part["series"] == series]
+        places = [values.index(value) + 0.06 * (i - 2) for value in own["value"]]
+        interval = np.array([own["percent"] - own["low"], own["high"] - own["percent"]])
+        if len(own):
+            axes.errorbar(places, own["percent"], interval, **style.series(i, label=series, markersize=3.5, linewidth=0.8, elinewidth=0.7))
+    axes.set_ylim(-4, 104)
+    axes.set_yticks(range(0, 101, 25))
+
+
+def _updates(axes: Axes, part: pandas.DataFrame, values: list[int]) -> None:
+    means = part.groupby("value")[[*ALIKE, "random_cos"]].mean().loc[values]
+    for i, (name, label) in enumerate(ALIKE.items(), 5):
+        axes.plot(range(len(values)), means[name], **style.series(i, label=label, markersize=3.5, linewidth=0.8))
+    axes.plot(range(len(values)), means["random_cos"], label="|cos| of random directions", **style.THEORY)
+    axes.set_ylim(0, None)
+
+
+def caption(table: pandas.DataFrame) -> str:
+    """What is varied, and what a point is."""
+    models = ", ".join(table["model"].unique())
+    return f"""Beyond the paper: setup 2 of Table 1 with the number of facts an expert (and of questions), the rank at one α/rank, or the width of the
+        base varied alone. Above, two-hop questions answered step by step under each rule, and one-hop questions that arrow_after still answers.
+        One layer of theory stores any number of facts up to the width and keeps them under the sum; it says nothing of rank. Below, the size of
+        the experts' updates and the |cos| of their prototypes, with √(2/πd), that of random directions: experts that share a bridge collide far
+        above chance. Measured on {models} ({_bars.seeds(table, "point")}) with 95 % intervals bootstrapped by triplet; values at equal distances."""
