@@ -10,12 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runs.command import command
-from runs.settings import Flag, SettingError, Text, did_you_mean, help_table, parse, setting
-
-
-@dataclass(frozen=True)
-class Nothing:
-    """No grid."""
+from runs.settings import Flag, SettingError, Text, did_you_mean, help_table, parse_options, setting
 
 
 @dataclass(frozen=True)
@@ -36,8 +31,7 @@ def main(words: Sequence[str]) -> int:
 
 def _main(words: list[str]) -> int:
     wanted = [word for word in words if word not in ("--help", "-h")]
-    _, given = parse(wanted, Nothing, Options)
-    options = Options(**given)
+    options = parse_options(wanted, Options)
     if wanted != words:
         print((__doc__ or "").strip() + "\n\n" + help_table(Options))
         return 0

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from runs.command import command
-from runs.settings import Flag, Text, Whole, help_table, parse, setting
+from runs.settings import Flag, Text, Whole, help_table, parse_options, setting
 
 IN, OUT, RANK, ROWS = 2048, 11008, 16, 4
 STATIC = ("uniform", "average", "sum", "linear", "cat", "random")
@@ -36,22 +36,16 @@ class Options:
     out: str = setting("", Text("a folder"), "folder for a row of the results; none is written without it")
 
 
-@dataclass(frozen=True)
-class _NoAxes:
-    pass
-
-
 def main(words: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     return command("llm.benchmark", _main, words, "nothing was kept")
 
 
 def _main(words: list[str]) -> int:
-    _, given = parse([word for word in words if word != "--help"], _NoAxes, Options)
+    options = parse_options([word for word in words if word != "--help"], Options)
     if "--help" in words:
         print((__doc__ or "").strip() + "\n\n" + help_table(Options))
         return 0
-    options = Options(**given)
     measured = _benchmark(options)
     if options.out:
         _write(Path(options.out), options, measured)

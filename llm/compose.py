@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from runs.command import command
-from runs.settings import Choice, Flag, Number, SettingError, Text, Whole, did_you_mean, help_table, parse, setting
+from runs.settings import Choice, Flag, NoAxes, Number, SettingError, Text, Whole, did_you_mean, help_table, parse, setting
 
 
 class Numbers:
@@ -26,11 +26,6 @@ class Numbers:
         if not all(map(math.isfinite, values)):
             raise ValueError
         return values
-
-
-@dataclass(frozen=True)
-class Nothing:
-    """No grid."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +68,7 @@ def main(words: Sequence[str]) -> int:
 
 def _main(words: list[str]) -> int:
     wanted = [word for word in words if word not in ("--help", "-h")]
-    _, given = parse(wanted, Nothing, _All)
+    _, given = parse(wanted, NoAxes, _All)
     if wanted != words or not words:
         print((__doc__ or "").strip() + "\n\n" + help_table(Options, Knobs))
         return 0

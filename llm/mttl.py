@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runs.command import command
-from runs.settings import Number, SettingError, Text, help_table, parse, setting
+from runs.settings import Number, SettingError, Text, help_table, parse_options, setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,11 +25,6 @@ if TYPE_CHECKING:
     from llm.lowrank import Expert
 
 FORMAT = "lora_a and lora_b of linear modules, as mttl writes them"
-
-
-@dataclass(frozen=True)
-class Nothing:
-    """No grid."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +44,7 @@ def main(words: Sequence[str]) -> int:
 
 def _main(words: list[str]) -> int:
     wanted = [word for word in words if word not in ("--help", "-h")]
-    _, given = parse(wanted, Nothing, Options)
-    options = Options(**given)
+    options = parse_options(wanted, Options)
     if wanted != words or not words:
         print((__doc__ or "").strip() + "\n\n" + help_table(Options))
         return 0

@@ -20,7 +20,7 @@ from llm.exam.endpoint import Endpoint, endpoint_of
 from llm.exam.solutions import equal, program
 from llm.sandbox import require, run
 from runs.command import command
-from runs.settings import Flag, SettingError, Text, Whole, help_table, parse, setting
+from runs.settings import Flag, SettingError, Text, Whole, help_table, parse_options, setting
 
 TURNS = 6
 LEARNED = ("symbolic", "p1")
@@ -45,11 +45,6 @@ is printed. Answer with one ```python block and nothing else.
 
 
 @dataclass(frozen=True)
-class Nothing:
-    """No grid."""
-
-
-@dataclass(frozen=True)
 class Options:
     """Whose problems, and who writes."""
 
@@ -69,8 +64,7 @@ def main(words: Sequence[str]) -> int:
 
 def _main(words: list[str]) -> int:
     wanted = [word for word in words if word not in ("--help", "-h")]
-    _, given = parse(wanted, Nothing, Options)
-    options = Options(**given)
+    options = parse_options(wanted, Options)
     if wanted != words or not words:
         print((__doc__ or "").strip() + "\n\n" + help_table(Options))
         return 0

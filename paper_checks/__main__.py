@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runs.settings import SettingError, Text, did_you_mean, help_table, parse, setting
+from runs.settings import SettingError, Text, did_you_mean, help_table, parse_options, setting
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,6 @@ class Options:
 
     only: str = setting("all", Text("ids of claims joined by +, or all"), "which claims to check")
     out: str = setting("results/paper", Text(), "folder for ledger.md and ledger.html")
-
-
-@dataclass(frozen=True)
-class _NoAxes:
-    pass
 
 
 @dataclass(frozen=True)
@@ -48,8 +43,7 @@ class Entry:
 def main(words: Sequence[str]) -> int:
     """Runs the command: 0 if everything holds, 1 if something does not, 2 for a mistake in the settings."""
     try:
-        _, given = parse([word for word in words if word != "--help"], _NoAxes, Options)
-        options = Options(**given)
+        options = parse_options([word for word in words if word != "--help"], Options)
         if "--help" in words:
             print((__doc__ or "").strip() + "\n\n" + help_table(Options))
             return 0

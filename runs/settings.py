@@ -14,7 +14,9 @@ import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+Given = TypeVar("Given")
 
 
 class SettingError(ValueError):
@@ -157,6 +159,16 @@ def parse(words: Iterable[str], axes: type, options: type) -> tuple[dict[str, tu
             raise SettingError(name, text, "each value once")
     is_axis = lambda name: fields[name][1] is axes  # noqa: E731
     return {k: v for k, v in given.items() if is_axis(k)}, {k: v[0] for k, v in given.items() if not is_axis(k)}
+
+
+@dataclass(frozen=True)
+class NoAxes:
+    """The axes of a command that has none."""
+
+
+def parse_options(words: Iterable[str], options: type[Given]) -> Given:
+    """The options of a command without axes, from `key=value` words. Raises SettingError."""
+    return options(**parse(words, NoAxes, options)[1])
 
 
 def _value(name: str, kind: Kind, text: str) -> Any:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from runs.settings import SettingError, Text, Whole, help_table, parse, setting
+from runs.settings import SettingError, Text, Whole, help_table, parse_options, setting
 
 PROMPTS = [(0, 3), (1, 4), (0, 3, 4), (2, 3, 4)]
 THOUSAND = [(x, 50 + r, *second) for x in range(50) for r in range(4) for second in ((), (50,), (51,), (52,), (53,))]
@@ -30,21 +30,16 @@ class Options:
     out: str = setting("", Text(), "folder for a row of the results; none is written without it")
 
 
-@dataclass(frozen=True)
-class _NoAxes:
-    pass
-
-
 def main(words: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     try:
-        _, given = parse([word for word in words if word != "--help"], _NoAxes, Options)
+        options = parse_options([word for word in words if word != "--help"], Options)
         if "--help" in words:
             print((__doc__ or "").strip() + "\n\n" + help_table(Options))
             return 0
-        measured = _benchmark(Options(**given).width)
-        if out := given.get("out"):
-            _write(Path(out), Options(**given).width, measured)
+        measured = _benchmark(options.width)
+        if options.out:
+            _write(Path(options.out), options.width, measured)
     except SettingError as error:
         print(f"theory.benchmark: {error}", file=sys.stderr)
         return 2

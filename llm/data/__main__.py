@@ -15,12 +15,7 @@ from llm.data.facts import COUNT, Triplet
 from llm.data.graphs import COUNTS, facts_of
 from llm.data.subsets import SPLITS, SUBSETS, examples, parts
 from runs.command import command
-from runs.settings import Choice, SettingError, Text, Whole, help_table, parse, setting
-
-
-@dataclass(frozen=True)
-class Nothing:
-    """No grid."""
+from runs.settings import Choice, SettingError, Text, Whole, help_table, parse_options, setting
 
 
 @dataclass(frozen=True)
@@ -42,8 +37,7 @@ def main(words: Sequence[str]) -> int:
 
 def _main(words: list[str]) -> int:
     wanted = [word for word in words if word not in ("--help", "-h")]
-    _, given = parse(wanted, Nothing, Options)
-    options = Options(**given)
+    options = parse_options(wanted, Options)
     if wanted != words or not (options.show or options.write):
         print((__doc__ or "").strip() + "\n\n" + help_table(Options))
         return 0

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from llm.data.arithmetic import evaluate, plain
 from runs.command import command
-from runs.settings import Choice, SettingError, Text, Whole, help_table, parse, setting
+from runs.settings import Choice, SettingError, Text, Whole, help_table, parse_options, setting
 
 LEVELS = ("symbolic", "p1", "p2")
 FILES = {"symbolic": "GSM_symbolic.jsonl", "p1": "GSM_p1.jsonl", "p2": "GSM_p2.jsonl"}
@@ -143,11 +143,6 @@ def problems(level: str, count: int, seed: int, first: int = 0) -> list[Problem]
 
 
 @dataclass(frozen=True)
-class Nothing:
-    """No grid."""
-
-
-@dataclass(frozen=True)
 class Options:
     """What to show or write."""
 
@@ -166,8 +161,7 @@ def main(words: Sequence[str]) -> int:
 
 def _main(words: list[str]) -> int:
     wanted = [word for word in words if word not in ("--help", "-h")]
-    _, given = parse(wanted, Nothing, Options)
-    options = Options(**given)
+    options = parse_options(wanted, Options)
     if wanted != words or not (options.show or options.write):
         print((__doc__ or "").strip() + "\n\n" + help_table(Options))
         return 0

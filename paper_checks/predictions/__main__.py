@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from runs.command import command
 from runs.rows import load_rows
-from runs.settings import SettingError, Text, help_table, parse, setting
+from runs.settings import SettingError, Text, help_table, parse_options, setting
 
 if TYPE_CHECKING:
     from paper_checks.predictions.verdicts import Prediction, Test, Verdict
@@ -23,11 +23,6 @@ class Options:
 
     rows: str = setting("results/paper", Text("a folder"), "folder with the rows of language models")
     out: str = setting("results/paper", Text("a folder"), "folder for predictions.md")
-
-
-@dataclass(frozen=True)
-class _NoAxes:
-    pass
 
 
 @dataclass(frozen=True)
@@ -48,8 +43,7 @@ def main(words: Sequence[str]) -> int:
 
 def _main(words: list[str]) -> int:
     wanted = [word for word in words if word not in ("--help", "-h")]
-    _, given = parse(wanted, _NoAxes, Options)
-    options = Options(**given)
+    options = parse_options(wanted, Options)
     if wanted != words:
         print((__doc__ or "").strip() + "\n\n" + help_table(Options))
         return 0
