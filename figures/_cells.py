@@ -117,7 +117,8 @@ def _usual_variant(model: str, own: pandas.DataFrame, axes: Sequence[str]) -> tu
     """The rows of the setting that has most of them (of two, the one nearer to the model's defaults), once each, and what they are."""
     free = [f"settings.{name}" for name in (*axes, "model", "seed")]
     fixed = [name for name in _settings(own) if name not in free]
-    usual = _defaults(own) | {f"settings.{name}": value for name, value in PRESETS.get(_name(model), {}).items()}
+    preset = PRESETS["pocket"] if "provenance.pocket.width" in own and own["provenance.pocket.width"].notna().all() else PRESETS.get(_name(model), {})
+    usual = _defaults(own) | {f"settings.{name}": value for name, value in preset.items()}
     told = [name for name in fixed if name in _defaults(own)]
 
     def unlike(part: pandas.DataFrame) -> list[str]:

@@ -1,5 +1,6 @@
 """The paper's tables and its Figures 1 and 2: every number is that of its rows, of the paper, or of the theory; what is missing says so."""
 
+import dataclasses
 import functools
 import importlib
 import itertools
@@ -21,6 +22,7 @@ from figures.rows import MissingRows, Rows
 from llm import skills
 from llm.exam import solved
 from llm.intervals import wilson
+from llm.settings import PRESETS, Composed
 from llm.table import pooled
 from paper_checks.reported import load
 from runs.rows import load_rows
@@ -427,6 +429,13 @@ def test_sweeps_do_not_mix_with_the_rows_of_a_table(few):
     after = table_of("table_10", few)
     pandas.testing.assert_frame_equal(before, after)
     assert "pocket (seeds 0, 1; 6 rows of other settings are not shown)" in module("table_10").caption(after)
+
+
+def test_a_pretrained_folder_has_the_settings_of_the_pocket_model(few):
+    preset = {name: value for name, value in PRESETS["pocket"].items() if name in {f.name for f in dataclasses.fields(Composed)}}
+    made = {"width": 256, "feed_forward": 768, "skill": "same"}
+    write(few, row("llm_bridge", [2, 2, 2, 2], model="results/pocket-same", setup="2", composition="arrow", prompting="steps", pocket=made, **preset))
+    assert "results/pocket-same (seed 0)" in module("table_10").caption(table_of("table_10", few))
 
 
 def test_a_setting_that_came_later_has_its_default_in_old_rows(few):
