@@ -153,7 +153,12 @@ def _steps(own: int, bridge: int, training: Training) -> int:
 
 
 def _own_count(training: Training) -> int:
-    return min(training.batch, max(1, round(training.batch * training.own_share)))
+    """Own examples in a batch that has room for others, too. Raises SettingError where it has not."""
+    count = max(1, round(training.batch * training.own_share))
+    if count < training.batch:
+        return count
+    got = f"{training.own_share} with batch={training.batch}, which never shows the bridge"
+    raise SettingError("own_share", got, "a share that leaves room for others in a batch", "a larger batch=, or own_share=0 as the examples fall")
 
 
 def _step(model: Any, optimizer: torch.optim.Optimizer, batch: list[Tokens], spec: Spec, step: int, steps: int, micro: int) -> tuple[float, int]:

@@ -98,7 +98,11 @@ def seen(own, bridge, wanted, steps) -> list[list[int]]:
 @given(st.integers(1, 12), st.floats(0.01, 1), st.integers(1, 9), st.integers(1, 9), st.booleans())
 def test_own_share_is_that_of_every_batch(batch, share, owns, bridges, same):
     wanted = spec(batch=batch, own_share=share, same_bridge=same)
-    mine = min(batch, max(1, round(batch * share)))
+    mine = max(1, round(batch * share))
+    if mine >= batch:
+        with pytest.raises(SettingError, match=r"^own_share: got .* with batch=\d+, which never shows the bridge; allowed: "):
+            seen(pool(owns), pool(bridges, 100), wanted, 1)
+        return
     batches = seen(pool(owns), pool(bridges, 100), wanted, 20)
     assert all(len(b) == batch and sum(i < 100 for i in b) == mine for b in batches)
     for first, size in ((0, owns), (100, bridges)):  # each stream passes all of its examples before any again
