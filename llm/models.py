@@ -264,6 +264,9 @@ def _reading(model: str, where: Path | str, part: str) -> Iterator[None]:
         yield
     except SettingError:
         raise
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        got = f"{model}, which does not fit in the memory of its device"
+        raise SettingError("model", got, "a model that fits", "dtype=bfloat16, or device_map=auto for several GPUs") from error
     except (OSError, ValueError, KeyError, ImportError, SafetensorError, StrictDataclassError) as error:
         if "trust_remote_code" in str(error):
             got = f"{model}, which brings its own code"

@@ -256,6 +256,18 @@ def test_damaged_weights(damage, reason, changed):
     assert f"{copy}, whose weights cannot be read (SafetensorError: Error while deserializing header: {reason});" in mistake(copy)
 
 
+def test_a_model_that_does_not_fit_is_one_line(folder_of, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", full)
+    folder = folder_of("qwen2")
+    with pytest.raises(SettingError) as error:
+        load_base(str(folder))
+    mend = "a model that fits; dtype=bfloat16, or device_map=auto for several GPUs"
+    assert str(error.value) == f"model: got {folder}, which does not fit in the memory of its device; allowed: {mend}"
+
+
 def test_a_missing_shard(changed):
     copy = changed("model.safetensors")
     index = {"metadata": {}, "weight_map": {"lm_head.weight": "model-00001-of-00002.safetensors"}}
