@@ -1,6 +1,5 @@
 """A causal language model of any family, as the experiments see it: weights, tokens of a prompt and its answer."""
 
-import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 from transformers.utils import logging
 
+from llm.pocket import digest
 from runs.settings import Choice, SettingError, did_you_mean
 
 ENDS_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>")
@@ -68,7 +68,7 @@ def load_base(
     pad: Any = tokenizer.pad_token_id
     if pad is None or pad >= len(_embedding(weights)):
         tokenizer.pad_token = tokenizer.eos_token  # masked wherever it stands; a new token would need a new row of the embedding
-    return Base(weights, tokenizer, model, commit or _digest(Path(where)), talks)
+    return Base(weights, tokenizer, model, commit or digest(Path(where)), talks)
 
 
 def load_frame(model: str, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -86,7 +86,7 @@ def load_frame(model: str, trust_remote_code: bool = False) -> PreTrainedModel:
 def digest_of(model: str) -> str:
     """The `digest` that `load_base` gives to the model's weights; those of a folder are read for it, but not loaded. Raises SettingError."""
     where = _folder(model)
-    return _commit(model) if where is None else _digest(where)
+    return _commit(model) if where is None else digest(where)
 
 
 def prompt(base: Base, source: str) -> list[int]:
@@ -236,14 +236,6 @@ def _weights(model: str, where: Path | str, options: dict[str, Any]) -> PreTrain
         listed = ", ".join(absent[:3]) + (f" and {len(absent) - 3} more" if len(absent) > 3 else "")
         raise SettingError("model", f"{model}, whose weights lack {listed}, or have another shape", "every weight of config.json's model")
     return loaded.eval().requires_grad_(False)
-
-
-def _digest(folder: Path) -> str:
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            hashlib.file_digest(file, lambda: digest)
-    return digest.hexdigest()[:16]
 
 
 def _embedding(model: PreTrainedModel) -> torch.Tensor:

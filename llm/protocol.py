@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm.pocket import folder_of, switches
+from llm.pocket import digest, folder_of, switches
 from llm.settings import Options, Training, with_preset
 from llm.workers import pool, worker_count
 from runs.command import command
@@ -107,6 +107,7 @@ def settings_of(cell: Cell) -> dict[str, Any]:
 def _run(protocol: Protocol, cells: list[list[Cell]], options: Options) -> None:
     known = {row["hash"]: row for row in load_rows(Path(options.out), protocol.experiment)}
     key = lambda cell: row_hash(protocol.experiment, settings_of(cell))  # noqa: E731
+    _refuse_other_weights([known[key(cell)] for group in cells for cell in group if key(cell) in known], options)
     todo = [[cell for cell in group if key(cell) not in known] for group in cells]
     todo = [group for group in todo if group]
     if todo:
@@ -117,6 +118,16 @@ def _run(protocol: Protocol, cells: list[list[Cell]], options: Options) -> None:
     print((protocol.table or table)(protocol.name, [known[key(cell)] for cell in every]))
     new = sum(map(len, todo))
     print(f"{len(every)} rows in {options.out}: {new} new, {len(every) - new} from before")
+
+
+def _refuse_other_weights(known: Sequence[Mapping[str, Any]], options: Options) -> None:
+    """A folder that holds another model by now would stand in one table with the rows of the one before."""
+    for model in dict.fromkeys(row["settings"]["model"] for row in known):
+        folder = folder_of(model).expanduser()
+        measured = {row["provenance"].get("base_digest") for row in known if row["settings"]["model"] == model} - {None}
+        if measured and (folder / "config.json").is_file() and measured != {now := digest(folder)}:
+            got = f"{options.out}, with rows of model={model} whose weights were {' and '.join(sorted(measured))}"
+            raise SettingError("out", got, f"rows of the weights it has now ({now})", "another out=, or another name for the model")
 
 
 def _measure(protocol: Protocol, todo: list[list[Cell]], options: Options) -> Rows:

@@ -52,6 +52,21 @@ def refused(captured, line: str) -> None:
     assert line in captured.err
 
 
+def test_rows_of_other_weights_under_the_name_are_refused(model, words, tmp_path, capsys):
+    """The folder was trained anew since: what is there is of another model, and nothing is added to it."""
+    folder, rows = tmp_path / "model", tmp_path / "rows"
+    shutil.copytree(model, folder)
+    mine = [f"model={folder}", *words[1:], f"out={rows}"]
+    assert main(PROTOCOLS["two_hop"], mine) == 0
+    before, config = (rows / "llm_two_hop.jsonl").read_bytes(), folder / "config.json"
+    config.write_text(config.read_text() + "\n")
+    capsys.readouterr()
+    for more in ([], ["seeds=2"]):
+        assert main(PROTOCOLS["two_hop"], [*mine, *more]) == 2
+        refused(capsys.readouterr(), f"out: got {rows}, with rows of model={folder} whose weights were ")
+    assert (rows / "llm_two_hop.jsonl").read_bytes() == before
+
+
 # Mistakes
 
 
