@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.pocket import digest, folder_of, switches
-from llm.settings import Options, Training, with_preset
+from llm.settings import Options, Training, is_pocket, with_preset
 from llm.workers import pool, worker_count
 from runs.command import command
 from runs.rows import Rows, load_rows, row_hash
@@ -262,8 +262,10 @@ def _dry_run(protocol: Protocol, cells: list[list[Cell]], options: Options) -> i
         print(f"  {name}={','.join(short(value) for value in values)}")
     held_out = SPLITS["test"].stop - SPLITS["test"].start
     prompts = sum(protocol.questions(point) if protocol.questions else point.triplets * held_out for point, _ in every)
-    seconds = len(experts) * 50 + prompts * 0.02
-    print(f"cost: {prompts} answers; time: about {seconds / 60:.0f} min for the pocket model on one core, half on two; nothing was run")
+    small = all(is_pocket(point.model) for point, _ in every)
+    minutes = (len(experts) * 50 + prompts * 0.02) / 60
+    said = f"; time: about {minutes:.0f} min for a pocket model on one core, half on two" if small else ", of which none was timed on this model"
+    print(f"cost: {len(experts)} experts, {prompts} answers{said}; nothing was run")
     return 0
 
 
