@@ -60,7 +60,7 @@ def _greedy(base: Base, resident: Resident, prompts: Sequence[list[int]], copies
     for step in range(longest):
         extra = _last_logits(base) | ({"position_ids": places} if placed else {})
         logits = model(input_ids=ids, attention_mask=attended, past_key_values=cache, use_cache=True, **extra).logits
-        token = torch.where(ended, stops[0], logits[:, -1].argmax(-1))
+        token = torch.where(ended, stops[0], logits[:, -1].argmax(-1).to(base.device))
         said[live, step] = token
         ended = ended | torch.isin(token, stops)
         if ended.all():
@@ -70,7 +70,7 @@ def _greedy(base: Base, resident: Resident, prompts: Sequence[list[int]], copies
         if 8 * int(ended.sum()) >= len(ended):
             stay = (~ended).nonzero()[:, 0]
             ids, places, attended, live, ended = (part[stay] for part in (ids, places, attended, live, ended))
-            cache.batch_select_indices(stay)
+            cache.batch_select_indices(stay.cpu())  # layers may be on several devices
             resident.share(torch.bincount(live // len(prompts), minlength=copies).tolist())
     stop = set(stops.tolist())
     return [list(itertools.takewhile(lambda token: token not in stop, row)) for row in said.tolist()]
