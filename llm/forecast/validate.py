@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from llm.composing import library_on, make
+from llm.compositions import Composition
 from llm.data.graphs import facts_of
 from llm.data.subsets import examples
 from llm.experts import Spec
@@ -20,7 +21,7 @@ from llm.forecast.verdict import HALF, Forecast, forecast, signs
 from llm.lowrank import Expert
 from llm.models import Base
 from llm.protocol import Protocol, base_of, library_of, train_one
-from llm.settings import Options, is_pocket
+from llm.settings import LEARNED, Options, is_pocket
 from runs.provenance import provenance
 from runs.rows import Rows, load_rows
 from runs.settings import SettingError
@@ -31,6 +32,7 @@ NOT_COMPOSED = ("base", "alone", "random")
 SKIPPED = (SettingError, OSError)
 
 Row = Mapping[str, Any]
+Compositions = dict[tuple[tuple[Spec, ...], Any], Composition | None]
 
 
 class Case(NamedTuple):
@@ -54,6 +56,7 @@ def validate(folder: Path, out: Path, options: Any) -> str:
     run = Options(out=str(out), device=options.device, device_map=options.device_map, trust_remote_code=options.trust_remote_code)
     source = provenance("torch", "transformers", "peft", "safetensors")
     left_out: dict[str, int] = {}
+    made: Compositions = {}
     todo = [case for case in cases if case.row["hash"] not in known]
     with tqdm(total=len(todo), desc="forecasts", disable=None, unit="row") as bar:
         for group in _groups(todo):
@@ -67,7 +70,7 @@ def validate(folder: Path, out: Path, options: Any) -> str:
             if other := len(group) - len(here):
                 why = f"{group[0].point.model}: other weights than the model of that name has now"
                 left_out[why] = left_out.get(why, 0) + other
-            for row in _forecasts(base, here, run, options.asked) if here else ():
+            for row in _forecasts(base, here, run, options.asked, made) if here else ():
                 kept.append(row | {"provenance": source | {"base_digest": base.digest, "device": str(base.device)}})
             bar.update(len(group))
     wanted = {case.row["hash"] for case in cases}
@@ -94,7 +97,7 @@ def _case(row: Row) -> Case | None:
 
 
 def _groups(cases: Sequence[Case]) -> Iterator[list[Case]]:
-    """Cases of one pair of experts and one kind of question together, models one after the other."""
+    """Cases of one pair of experts and one kind of question together, models one after the other; what has to be learned first comes last."""
     found: dict[tuple, list[Case]] = {}
     for case in cases:
         p = case.point
@@ -108,19 +111,29 @@ def _groups(cases: Sequence[Case]) -> Iterator[list[Case]]:
             p.split,
             p.prompting,
             case.row["settings"]["seed"],
+            p.composition in LEARNED,
         )
         found.setdefault(key, []).append(case)
-    yield from sorted(found.values(), key=lambda group: (group[0].point.model, group[0].point.dtype, group[0].point.chat))
+    order = lambda point: (point.composition in LEARNED, point.model, point.dtype, point.chat)  # noqa: E731
+    yield from sorted(found.values(), key=lambda group: order(group[0].point))
 
 
-def _forecasts(base: Base, cases: list[Case], run: Options, asked: int) -> Iterator[dict[str, Any]]:
+def _forecasts(base: Base, cases: list[Case], run: Options, asked: int, made: Compositions) -> Iterator[dict[str, Any]]:
+    """Rows of a group. `made` keeps what its experts were composed to, for another kind of question: some rules learn for minutes."""
     point, seed, specs = cases[0].point, cases[0].row["settings"]["seed"], cases[0].specs
     for spec in specs:
         train_one(point, spec, run)
     experts = Path(run.out) / "experts"
     library = library_on(base, specs, experts)
     subset = cases[0].protocol.dataset(point) + cases[0].protocol.pair(point)
-    compositions = {case.row["hash"]: make(base, case.point, case.specs, subset, seed, experts).composition for case in cases}
+    if any(known != specs for known, _ in made):
+        made.clear()
+    compositions = {}
+    for case in cases:
+        key = specs, dataclasses.replace(case.point, prompting="direct")
+        if key not in made:
+            made[key] = make(base, case.point, specs, subset, seed, experts).composition
+        compositions[case.row["hash"]] = made[key]
     longest = point.step_tokens if point.prompting == "steps" else point.answer_tokens
     measured = measure(base, library, compositions, prompts(cases[0], asked), longest)
     alike = cosine(*library)
