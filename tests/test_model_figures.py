@@ -13,6 +13,9 @@ from scipy import stats
 
 from figures import _theory, registry
 from figures.rows import MissingRows, Rows
+from llm.data.facts import triplets
+from llm.pocket.corpus import World
+from llm.pocket.size import Corpus
 from llm.protocol import main
 from llm.table import pooled
 from paper_checks.predictions import limit
@@ -57,11 +60,11 @@ def made(model, seeds):
                 for j, value in enumerate(values):
                     yield row("llm_bridge_minimum", [i * j, 0, 1, seed], composition=rule, **of, **{"bridge_triplets": 20, name: value})
             yield row("llm_bridge_minimum", [2, 2, i, seed], composition=rule, bridge_triplets=20, **of)
-        for triplets, rank, rule, prompting in itertools.product((2, 4), (2, 16), ("sum", "arrow_after"), ("steps", "first", "second")):
+        for facts, rank, rule, prompting in itertools.product((2, 4), (2, 16), ("sum", "arrow_after"), ("steps", "first", "second")):
             told = {"update_ratio": 0.1 * rank, "prototype_cos": 0.3}
             alpha = {"pocket": 2}.get(model, 1) * rank
-            point: dict[str, Any] = of | {"triplets": triplets, "rank": rank, "alpha": alpha, "composition": rule, "prompting": prompting}
-            right = [2 - (prompting == "steps") * (rank < 16), seed] * (triplets // 2)
+            point: dict[str, Any] = of | {"triplets": facts, "rank": rank, "alpha": alpha, "composition": rule, "prompting": prompting}
+            right = [2 - (prompting == "steps") * (rank < 16), seed] * (facts // 2)
             yield row("llm_bridge", right, setup="2", measured=told, pocket=size(256), **point)
             if model == "pocket":
                 narrow: dict[str, Any] = point | {"model": "results/narrow"}
@@ -118,6 +121,28 @@ def test_missing_rows_say_a_command_that_works(name, tmp_path, capsys):
     _, _, protocol, *words = shlex.split(command)
     assert main(importlib.import_module(protocol).PROTOCOL, [*words, "dry_run=true"]) == 0
     capsys.readouterr()
+
+
+def test_familiarity_tells_apart_whom_the_corpus_speaks_of(tmp_path):
+    """Planted: everything is right of the familiar people, nothing of the others; and a model that knows everybody is not drawn."""
+    known = set(World(Corpus(coverage=0.5), 3).facts["study_in"])
+    for seed, (library, prompting) in itertools.product((0, 1), (("mixed", "first"), ("2-combination", "second"), ("oracle", "direct"))):
+        people = [fact.b if prompting == "second" else fact.a for fact in triplets("R", seed)[:8]]
+        point: dict[str, Any] = {"library": library, "prompting": prompting, "seed": seed, "triplets": 8, "dataset": "R"}
+        point["composition"] = "sum" if library == "2-combination" else "alone"
+        for coverage, name in ((0.5, "results/half"), (1.0, "pocket")):
+            made, named = size(256) | {"seed": 3, "coverage": coverage}, point | {"model": name}
+            write(tmp_path, row("llm_two_hop", [2 * (who in known) for who in people], pocket=made, **named))
+    table = data("familiarity", tmp_path)
+    assert set(table["model"]) == {"results/half"}
+    assert len(table) == 6
+    assert (table["percent"] == 100 * table["familiar"]).all()
+    assert (table.groupby(["prompting", "composition"])["total"].sum() == 2 * 2 * 8).all()
+    with registry.picture(module("familiarity"), table) as figure:
+        whole(figure)
+    assert "results/half (coverage=0.5), 2 seeds a point" in module("familiarity").caption(table)
+    with pytest.raises(MissingRows, match=r"python -m llm\.two_hop model=results/pocket-half dataset=R"):
+        data("familiarity", write(tmp_path / "none", row("llm_two_hop", [0] * 8, triplets=8)))
 
 
 @pytest.mark.parametrize("name", ["bridge_minimum", "model_scale"])
