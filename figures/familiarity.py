@@ -5,6 +5,7 @@ Facts about real people, on a pocket model whose corpus speaks of some of them o
 
 import dataclasses
 import json
+from typing import Any
 
 import numpy as np
 import pandas
@@ -33,7 +34,8 @@ def data(rows: Rows) -> pandas.DataFrame:
     if "provenance.pocket.coverage" in found:
         partly = found[found["provenance.pocket.coverage"].between(0, 1, inclusive="neither") & (found["settings.split"] == "test")]
         axes = [f"settings.{name}" for name in ("model", "library", "composition", "prompting")]
-        for (model, library, composition, prompting), group in partly[partly["settings.dataset"] == "R"].groupby(axes, sort=False):
+        for key, group in partly[partly["settings.dataset"] == "R"].groupby(axes, sort=False):
+            model, library, composition, prompting = map(str, key)
             if (library, prompting) in LIBRARIES and composition in RULES:
                 said = {"model": model, "coverage": group["provenance.pocket.coverage"].iloc[0], "library": library, "composition": composition}
                 lines += [said | {"prompting": prompting, "familiar": familiar} | _share(group, prompting, familiar) for familiar in (True, False)]
@@ -44,7 +46,7 @@ def data(rows: Rows) -> pandas.DataFrame:
     return table.sort_values(["model", "prompting", "composition"], key=lambda column: column.map(order) if column.name != "model" else column)
 
 
-def _share(group: pandas.DataFrame, prompting: str, familiar: bool) -> dict[str, object]:
+def _share(group: pandas.DataFrame, prompting: str, familiar: bool) -> dict[str, Any]:
     """Hits of the triplets whose person the corpus speaks of, or does not, over the group's seeds; a triplet of a seed is a cluster."""
     counts = []
     for line in group.to_dict("records"):

@@ -131,7 +131,8 @@ def test_familiarity_tells_apart_whom_the_corpus_speaks_of(tmp_path):
         point: dict[str, Any] = {"library": library, "prompting": prompting, "seed": seed, "triplets": 8, "dataset": "R"}
         point["composition"] = "sum" if library == "2-combination" else "alone"
         for coverage, name in ((0.5, "results/half"), (1.0, "pocket")):
-            made, named = size(256) | {"seed": 3, "coverage": coverage}, point | {"model": name}
+            made = size(256) | {"seed": 3, "coverage": coverage}
+            named: dict[str, Any] = point | {"model": name}
             write(tmp_path, row("llm_two_hop", [2 * (who in known) for who in people], pocket=made, **named))
     table = data("familiarity", tmp_path)
     assert set(table["model"]) == {"results/half"}
