@@ -27,8 +27,9 @@ def rows_of(folder):
 
 
 def asked(rows, **settings):
-    """The hits and total of the only row with these settings."""
-    (row,) = [row for row in rows if row["experiment"] == "llm_bridge" and settings.items() <= row["settings"].items()]
+    """The hits and total of the only row with these settings, of the pocket model if not of another."""
+    wanted = {"model": "pocket"} | settings
+    (row,) = [row for row in rows if row["experiment"] == "llm_bridge" and wanted.items() <= row["settings"].items()]
     return f"{row['measured']['hits']}/{row['measured']['total']}", row["hash"]
 
 
@@ -43,6 +44,8 @@ def folder(tmp_path_factory):
     asked_how = itertools.product(SETUPS, COMPOSITIONS, ("steps", "direct"))
     right = lambda setup, rule: [(int(setup) * len(rule) + i) % 3 for i in range(8)]  # noqa: E731
     write(rows, *(row("llm_bridge", right(setup, rule), setup=setup, composition=rule, prompting=how) for setup, rule, how in asked_how))
+    others = itertools.product(("results/pocket-1", "results/pocket-same"), ("0", "2", "3"))
+    write(rows, *(row("llm_bridge", [1] * 8, model=name, setup=setup, composition="arrow_after", prompting="steps") for name, setup in others))
     verdicts = ["# Theory against language models", "", "| prediction | pocket |", "|---|---|", "| **P1** at chance | [holds](#p1) |"]
     (rows / "predictions.md").write_text("\n".join([*verdicts, "", '<a id="p1"></a>', "", "## P1, pocket: holds", "", "3 of 40", ""]))
     drawn = [registry.draw_or_say(registry.Item(name, kind), rows, out) for name, kind in ITEMS.items()]
@@ -105,6 +108,9 @@ def test_what_the_text_says_of_them_holds():
         assert share[setup, "sum"] > max(0.5, 2 * share[setup, "arrow"])
     assert share["1", "arrow"] < 0.1
     assert share["2", "sum"] < 0.1 < share["2", "arrow"] - 0.1
+    for model in ("results/pocket-1", "results/pocket-same"):
+        hits = {key[1]: cell["hits"] for key, cell in found.cells.items() if key[0] == model and key[2:] == ("arrow_after", "steps")}
+        assert hits["0"] == hits["3"] == 0 < hits["2"]
 
 
 def test_a_number_without_rows_says_so(tmp_path):
