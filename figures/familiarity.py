@@ -4,7 +4,7 @@ Facts about real people, on a pocket model whose corpus speaks of some of them o
 """
 
 import dataclasses
-import json
+import functools
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,8 @@ NEEDS = {"llm_two_hop": "python -m llm.two_hop model=results/pocket-half dataset
 ASKED = {"first": "hop 1: A's spouse", "second": "hop 2: B's home", "direct": "two hops, directly"}
 """Of the second hop the person is B, else A."""
 RULES = ("alone", "uniform", "average", "sum", "arrow", "arrow_after")
-LIBRARIES = {("mixed", "first"), ("mixed", "second"), ("oracle", "direct"), *(("2-combination", hop) for hop in ("first", "second"))}
-LIBRARIES |= {("3-combination", "direct")}
+LIBRARIES = {(library, hop) for library in ("mixed", "2-combination") for hop in ("first", "second")}
+LIBRARIES |= {("oracle", "direct"), ("3-combination", "direct")}
 
 
 def data(rows: Rows) -> pandas.DataFrame:
@@ -51,7 +51,7 @@ def _share(group: pandas.DataFrame, prompting: str, familiar: bool) -> dict[str,
     counts = []
     for line in group.to_dict("records"):
         made = {str(name).removeprefix("provenance.pocket."): value for name, value in line.items() if str(name).startswith("provenance.pocket.")}
-        known = _familiar(json.dumps({name: made[name] for name in (f.name for f in dataclasses.fields(Corpus)) if name in made}), int(made["seed"]))
+        known = _familiar(Corpus(**{f.name: made[f.name] for f in dataclasses.fields(Corpus) if f.name in made}), int(made["seed"]))
         facts = triplets("R", line["settings.seed"])[: line["settings.triplets"]]
         right = [
             hits
@@ -65,14 +65,10 @@ def _share(group: pandas.DataFrame, prompting: str, familiar: bool) -> dict[str,
     return shares | _cells.source(group.assign(experiment="llm_two_hop"))
 
 
-_worlds: dict[tuple[str, int], frozenset[str]] = {}
-
-
-def _familiar(corpus: str, seed: int) -> frozenset[str]:
+@functools.cache
+def _familiar(corpus: Corpus, seed: int) -> frozenset[str]:
     """The people of R of whom a corpus speaks, as its seed has drawn them."""
-    if (corpus, seed) not in _worlds:
-        _worlds[corpus, seed] = frozenset(World(Corpus(**json.loads(corpus)), seed).facts["study_in"]) & frozenset(tested())
-    return _worlds[corpus, seed]
+    return frozenset(World(corpus, seed).facts["study_in"]) & frozenset(tested())
 
 
 def draw(table: pandas.DataFrame, figure: Figure) -> None:
