@@ -3,11 +3,13 @@
 Times what the protocols spend their time on against the usual way with PEFT, in one run, and prints ratios (above 1: ours is faster):
 - one Arrow layer of the shape of Qwen2.5-3B's up_proj, 2 and 10 experts, 512 tokens as a prompt has them and 4 as a step of decoding has,
   against PEFT's Arrow; and what routing adds to the layer, which without adapters takes most of the time;
-- all compositions and all questions of a setup decoded in one batch on one resident base, against PEFT's set_adapter and generate, one
-  composition after another (of the static ones, which PEFT can hold);
+- two one-hop experts under six compositions, all decoded in one batch on the resident base, against PEFT's set_adapter and generate, one
+  composition after another (static ones, which PEFT can hold): a whole test set and a tenth of it, direct and step by step, with the most
+  that any way could gain on this machine: PEFT's time over that of the base's products alone, at the rate of large ones;
 - experts trained by worker processes of one thread each, against PEFT training one after another in one process of all threads.
 """
 
+import dataclasses
 import itertools
 import json
 import sys
@@ -65,9 +67,12 @@ def _benchmark(options: Options) -> dict[str, float]:
             f"Arrow, {experts:2} experts, {ROWS * tokens:3} tokens {ours:8.2f} ms   PEFT {theirs:8.2f} ms   ratio {theirs / ours:5.2f}"
             f"   above the bare layer's {bare:.2f} ms: {ours - bare:.2f} and {theirs - bare:.2f} ms"
         )
-    ours, theirs = decoding(options.quick)
-    measured |= {"answers_per_s": ours, "answers_peft_per_s": theirs, "answers_ratio": ours / theirs}
-    print(f"answers, {len(STATIC)} compositions    {ours:8.1f} /s   PEFT {theirs:8.1f} /s   ratio {ours / theirs:5.2f}")
+    for name, found in decoding(options.quick).items():
+        measured |= {f"answers_{name}_{key}": value for key, value in found.items()}
+        print(
+            f"answers, {name:10} {found['per_s']:8.1f} /s   PEFT {found['peft_per_s']:8.1f} /s   ratio {found['ratio']:5.2f}"
+            f"   at most {found['bound']:.1f}"
+        )
     ours, theirs = training(options)
     measured |= {"experts_per_min": ours, "experts_peft_per_min": theirs, "experts_ratio": ours / theirs}
     print(f"experts, {options.steps:3} steps each     {ours:8.1f} /min PEFT {theirs:8.1f} /min ratio {ours / theirs:5.2f}")
@@ -120,60 +125,81 @@ def arrow_layer(experts: int, tokens: int, quick: bool) -> tuple[float, float, f
     return ours, peft, alone
 
 
-def decoding(quick: bool) -> tuple[float, float]:
-    """Answers a second: every static composition and 40 questions at once on one base, and PEFT switching adapters between generate calls."""
+def decoding(quick: bool) -> dict[str, dict[str, float]]:
+    """Answers a second, by kind and number of questions: all compositions at once on one base, PEFT switching adapters between calls of
+    generate, their ratio, and its bound."""
     import torch
-    from peft import LoraConfig, PeftModel, get_peft_model
-    from transformers import GenerationConfig
 
     from llm.adapters import load_expert, save_expert
     from llm.compositions import compose
     from llm.data.facts import triplets
     from llm.data.subsets import examples
     from llm.evaluation import answers
-    from llm.models import stop_ids
-    from llm.modules import target_modules
+    from llm.experts import Spec, expert
 
-    base = _pocket()
-    questions = [e.question for e in examples("R12", triplets("R")[: 4 if quick else 20], "test")]
+    base, trained, found = _pocket(), _trained(2 if quick else 0), {}
+    square = torch.randn(2048, 2048)
+    flops_per_s = 2 * 2048**3 / _best(lambda: square @ square)
     with tempfile.TemporaryDirectory() as folder:
-        for i in range(2):
-            torch.manual_seed(i)
-            lora = get_peft_model(base.model, LoraConfig(r=RANK, target_modules=target_modules(base.model, "mlp")))
-            lora.save_pretrained(f"{folder}/{i}")
-            lora.unload()
-        library = [load_expert(f"{folder}/{i}", base.model) for i in range(2)]
+        specs = [Spec((own,), (), 20, 0, trained, 0, role) for role, own in enumerate(("R1", "R2"), 1)]
+        library = [load_expert(expert(base, spec, Path(folder)), base.model) for spec in specs]
         compositions = [compose(name, library) for name in STATIC]
-        ours = _best(lambda: answers(base, compositions, questions, 24), 3)
         for name, composition in zip(STATIC, compositions, strict=True):
             save_expert(composition, Path(folder) / name, "pocket")  # pyright: ignore[reportArgumentType]
-        switched: Any = PeftModel.from_pretrained(base.model, f"{folder}/{STATIC[0]}", adapter_name=STATIC[0])
-        for name in STATIC[1:]:
-            switched.load_adapter(f"{folder}/{name}", adapter_name=name)
+        kinds = (("direct", "R12", 4 if quick else 32), ("steps", "R12-CoT", 4 if quick else 128))
+        for (kind, subset, longest), count in itertools.product(kinds, (4, 40)):
+            questions = [e.question for e in examples(subset, triplets("R")[:20], "test")][:: 40 // count]
+            said = [text for texts in answers(base, compositions, questions, longest) for text in texts]
+            ours = _best(lambda questions=questions, longest=longest: answers(base, compositions, questions, longest), 3)
+            peft = _peft_seconds(base, folder, questions, longest)
+            least = _flops(base, questions * len(STATIC), said) / flops_per_s
+            found[f"{kind}_{count}"] = {"per_s": len(said) / ours, "peft_per_s": len(said) / peft, "ratio": peft / ours, "bound": peft / least}
+    return found
 
-        given = base.tokenizer(questions, padding=True, padding_side="left", return_tensors="pt")
-        stops = GenerationConfig(do_sample=False, max_new_tokens=24, eos_token_id=stop_ids(base), pad_token_id=base.tokenizer.pad_token_id)
 
-        def one_after_another() -> None:
-            for name in STATIC:
-                switched.set_adapter(name)
-                base.tokenizer.batch_decode(switched.generate(**given, generation_config=stops), skip_special_tokens=True)
+def _peft_seconds(base: Any, folder: str, questions: list[str], longest: int) -> float:
+    from peft import PeftModel
+    from transformers import GenerationConfig
 
-        theirs = _best(one_after_another, 3)
-        switched.unload()
-    return len(STATIC) * len(questions) / ours, len(STATIC) * len(questions) / theirs
+    from llm.models import stop_ids
+
+    switched: Any = PeftModel.from_pretrained(base.model, f"{folder}/{STATIC[0]}", adapter_name=STATIC[0])
+    for name in STATIC[1:]:
+        switched.load_adapter(f"{folder}/{name}", adapter_name=name)
+    given = base.tokenizer(questions, padding=True, padding_side="left", return_tensors="pt")
+    ends = {"eos_token_id": stop_ids(base), "pad_token_id": base.tokenizer.pad_token_id}
+    greedy = GenerationConfig(do_sample=False, max_new_tokens=longest, **ends)
+
+    def one_after_another() -> None:
+        for name in STATIC:
+            switched.set_adapter(name)
+            base.tokenizer.batch_decode(switched.generate(**given, generation_config=greedy), skip_special_tokens=True)
+
+    seconds = _best(one_after_another, 3)
+    switched.unload()
+    return seconds
+
+
+def _flops(base: Any, questions: list[str], said: list[str]) -> float:
+    """Of the base's products for the tokens that are asked and answered; the head sees the answered ones, attention's own are not counted."""
+    from llm.models import prompt
+
+    head = base.model.get_output_embeddings().weight.numel()
+    body = sum(p.numel() for name, p in base.model.named_parameters() if p.ndim == 2 and "embed" not in name and "head" not in name)
+    asked = sum(len(prompt(base, question)) for question in questions)
+    told = sum(1 + len(base.tokenizer(text).input_ids) for text in said)
+    return 2.0 * body * (asked + told) + 2.0 * head * told
 
 
 def training(options: Options) -> tuple[float, float]:
     """Experts a minute: a pool of one-thread workers, and one process of all threads, one expert after another; the start is not counted."""
     from llm.experts import Spec
     from llm.protocol import train_one
-    from llm.settings import PRESETS, Bridge, Training
+    from llm.settings import Bridge
     from llm.settings import Options as Run
     from llm.workers import pool, worker_count
 
-    names = {"alpha", "dropout", "rate", "clip", "own_share"}
-    trained = Training(steps=options.steps, **{k: v for k, v in PRESETS["pocket"].items() if k in names})
+    trained = _trained(options.steps)
     with tempfile.TemporaryDirectory() as folder:
 
         def seconds(workers: int, first: int) -> float:
@@ -187,6 +213,14 @@ def training(options: Options) -> tuple[float, float]:
 
         theirs, ours = seconds(1, 0), seconds(max(2, worker_count(Run())), 0)
     return 60 * options.experts / ours, 60 * options.experts / theirs
+
+
+def _trained(steps: int) -> Any:
+    """How the pocket model's experts are trained, for so many steps (0: as long as in the protocols)."""
+    from llm.settings import PRESETS, Training
+
+    names = {f.name for f in dataclasses.fields(Training)} - {"steps"}
+    return Training(steps=steps, **{k: v for k, v in PRESETS["pocket"].items() if k in names})
 
 
 def _pocket() -> Any:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import DynamicCache
 
+from llm.cache import roomy_cache
 from llm.compositions import Composition
 from llm.models import Base, example, prompt, stop_ids
 from llm.resident import Resident
@@ -55,7 +55,7 @@ def _greedy(base: Base, resident: Resident, prompts: Sequence[list[int]], copies
     live = torch.arange(len(ids), device=base.device)
     ended = torch.zeros_like(live, dtype=torch.bool)
     said = torch.full((len(ids), longest), int(stops[0]), device=base.device)
-    cache = DynamicCache(config=model.config)
+    cache = roomy_cache(model.config)
     resident.share([])
     for step in range(longest):
         extra = _last_logits(base) | ({"position_ids": places} if placed else {})

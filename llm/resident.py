@@ -28,7 +28,7 @@ class Resident:
         self.record = record
         self.gates: list[dict[str, list[Tensor]]] = []
         self._hooks: list[Any] = []
-        self._placed: dict[int, tuple[Composition, dict[tuple, Delta]]] = {}
+        self._placed: dict[int, tuple[Composition, dict[tuple, tuple[Delta, Factored | None]]]] = {}
         self._rows: list[int] = []
 
     def __enter__(self) -> "Resident":
@@ -87,27 +87,29 @@ class Resident:
     def _add(self, k: int, name: str, composition: Composition, x: Tensor, output: Tensor) -> None:
         if name not in composition:
             return
-        delta = self._place(name, composition, x)
-        if isinstance(delta, Factored) and not self.record and delta.out.dtype == x.dtype == output.dtype:
-            output.view(-1, output.shape[-1]).addmm_(delta.inner(x).flatten(0, -2), delta.out.T)  # the change is never there by itself
+        _, factored = self._place(name, composition, x)
+        if factored is not None and not self.record and x.dtype == output.dtype:
+            output.view(-1, output.shape[-1]).addmm_(factored.inner(x).flatten(0, -2), factored.out.T)  # the change is never there by itself
         else:
             output.add_(self._change(k, name, composition, x))
 
     def _change(self, k: int, name: str, composition: Composition, x: Tensor) -> Tensor:
         if name not in composition:
             return x.new_zeros(())
-        delta = self._place(name, composition, x)
+        delta, _ = self._place(name, composition, x)
         if not (self.record and isinstance(delta, RoutedDelta)):
             return delta(x)
         weights = delta.weights(x)
         self.gates[k].setdefault(name, []).append(weights.detach().cpu())
         return delta.mix(x, weights)
 
-    def _place(self, name: str, composition: Composition, x: Tensor) -> Delta:
+    def _place(self, name: str, composition: Composition, x: Tensor) -> tuple[Delta, Factored | None]:
+        """The delta where x is and in its dtype, and again if it is Factored there (asking that each time takes longer than a small product)."""
         _, placed = self._placed.setdefault(id(composition), (composition, {}))
         key = (name, x.device, x.dtype)
         if key not in placed:
-            placed[key] = composition[name].to(x.device, x.dtype)
+            delta = composition[name].to(x.device, x.dtype)
+            placed[key] = delta, delta if isinstance(delta, Factored) and delta.out.dtype == x.dtype else None
         return placed[key]
 
 
