@@ -7,14 +7,16 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import stats
 
+from llm.forecast.verdict import HALF
+
 Row = Mapping[str, Any]
 WORKED = 0.5
 """The share of right answers from which a composition has worked."""
 KINDS = {"composes": ("direct", "steps"), "keeps": ("first", "second")}
 """Whether two-hop questions are answered, and whether the one-hop questions of the experts still are: two things to forecast."""
 PREDICTORS = ("score", "hidden", "confidence", "cosine", "random", "never")
-"""The forecast from who would say each token; the forecast from hidden states; the composed model's mean log P of its own answers; how alike the two
-updates are; a random number; and no for all."""
+"""The forecast from who would say each token (of one-hop questions: from what the composition leaves of the expert); the forecast from hidden
+states; the composed model's mean log P of its own answers; how alike the two updates are; a random number; and no for all."""
 RESAMPLES = 2000
 
 
@@ -60,7 +62,7 @@ def ranking(rows: Sequence[Row]) -> str:
 def _lines(kind: str, rows: Sequence[Row]) -> list[list[str]]:
     worked = np.array([row["measured"]["hits"] >= WORKED * row["measured"]["total"] for row in rows])
     cluster = [row["settings"]["pair"] for row in rows]
-    called = np.array([bool(row["measured"]["called"]) for row in rows])
+    called = np.array([forecast_of(row)[1] for row in rows])
     lines = []
     for name in PREDICTORS:
         values = np.array([_value(row, name) for row in rows], dtype=float)
@@ -73,8 +75,19 @@ def _lines(kind: str, rows: Sequence[Row]) -> list[list[str]]:
     return lines
 
 
+def forecast_of(row: Row) -> tuple[float, bool]:
+    """The score and the call. A hop is called kept when its expert's own prompts are: of two readings the better on the rows that were seen."""
+    measured, prompting = row["measured"], row["settings"]["prompting"]
+    if prompting in KINDS["keeps"]:
+        share = measured["kept"][KINDS["keeps"].index(prompting)]
+        return share, share >= HALF
+    return measured["score"], bool(measured["called"])
+
+
 def _value(row: Row, name: str) -> float:
     """The score of a row by a predictor; the random one is drawn by the row's name."""
+    if name == "score":
+        return forecast_of(row)[0]
     if name == "random":
         return float(np.random.default_rng(int(row["settings"]["row"], 16)).random())
     return 0.0 if name == "never" else float(row["measured"][name])

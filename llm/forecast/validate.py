@@ -15,9 +15,9 @@ from llm.compositions import Composition
 from llm.data.graphs import facts_of
 from llm.data.subsets import examples
 from llm.experts import Spec
-from llm.forecast.measure import Composed, Measured, measure
-from llm.forecast.ranking import ranking
-from llm.forecast.verdict import HALF, Forecast, forecast, signs
+from llm.forecast.measure import Composed, measure
+from llm.forecast.ranking import KINDS, ranking
+from llm.forecast.verdict import Forecast, forecast
 from llm.lowrank import Expert
 from llm.models import Base
 from llm.protocol import Protocol, base_of, library_of, train_one
@@ -145,7 +145,7 @@ def _forecasts(base: Base, cases: list[Case], run: Options, asked: int, made: Co
         yield {
             "experiment": EXPERIMENT,
             "settings": settings,
-            "measured": {**_measured(measured, composed, forecast(composed), point.prompting), "cosine": alike}
+            "measured": {**_measured(composed, forecast(composed), point.prompting), "cosine": alike}
             | {name: case.row["measured"][name] for name in ("hits", "total")},
             "predicted": {},
             "stderr": {},
@@ -169,17 +169,14 @@ def prompts(case: Case, count: int) -> dict[str, list[str]]:
     return {"a": some(case.specs[0].own[0], "train"), "b": some(case.specs[1].own[0], "train"), "hoped": some(dataset + kind, other)}
 
 
-def _measured(measured: Measured, composed: Composed, found: Forecast, prompting: str) -> dict[str, Any]:
-    """The scores. A one-hop question is hoped to be answered as its expert alone does."""
+def _measured(composed: Composed, found: Forecast, prompting: str) -> dict[str, Any]:
+    """The scores; that of a one-hop question is what the composition leaves of its expert, `kept` of its prompts and `own_scale`."""
     confidence = float(torch.stack([answer.composed.clamp_min(1e-9).log().mean() for answer in composed.answers]).mean())
     values: dict[str, Any] = {"confidence": confidence, "verdict": found.verdict, "kept": list(found.kept), "own_scale": list(found.own_scale)}
     values |= {f"whose_{name}": share for name, share in found.whose.items()}
-    if prompting in ("direct", "steps"):
-        return values | {"score": found.score, "hidden": found.hidden, "called": found.verdict == "composed"}
-    i = ("first", "second").index(prompting)
-    lacks = [(signs(answer).lacks_a, signs(answer).lacks_b)[i] for answer in composed.answers]
-    score = 1 - sum(lacks) / len(lacks)
-    return values | {"score": score, "hidden": found.own_scale[i], "called": score >= HALF}
+    if prompting in KINDS["keeps"]:
+        return values | {"hidden": found.own_scale[KINDS["keeps"].index(prompting)]}
+    return values | {"score": found.score, "hidden": found.hidden, "called": found.verdict == "composed"}
 
 
 def cosine(one: Expert, other: Expert) -> float:

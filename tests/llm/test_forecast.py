@@ -18,7 +18,7 @@ from llm.data.facts import triplets
 from llm.data.subsets import examples
 from llm.forecast.__main__ import main
 from llm.forecast.measure import Answer, measure
-from llm.forecast.ranking import PREDICTORS, auc, interval, ranking
+from llm.forecast.ranking import PREDICTORS, auc, forecast_of, interval, ranking
 from llm.forecast.subspace import Overlap, Reading, Scales, coordinates, keys, layers, overlap, read, routing, scales
 from llm.forecast.validate import cosine
 from llm.forecast.verdict import WORDS, forecast, reasons, signs
@@ -321,7 +321,7 @@ def planted(pairs=12, per_pair=6, noise=0.2, seed=0) -> list[dict[str, Any]]:
             score = float(works) + noise * float(rng.normal())
             measured = {"hits": 9 * works, "total": 10, "score": score, "hidden": score / 2, "confidence": float(rng.normal()), "called": score > 0.5}
             settings = {"prompting": "steps" if j % 3 else "first", "seen": i % 4 == 0, "pair": str(i), "row": f"{100 * i + j:x}"}
-            rows.append({"settings": settings, "measured": measured | {"cosine": float(good)}})
+            rows.append({"settings": settings, "measured": measured | {"cosine": float(good), "kept": [score, -score]}})
     return rows
 
 
@@ -333,6 +333,12 @@ def test_a_ranking_of_rows_with_a_known_answer():
     (score,) = [line for line in said.splitlines() if line.startswith("composes ")]
     assert "1.00 [" in score or "0.9" in score
     assert len([line for line in said.splitlines() if any(f" {name} " in line for name in PREDICTORS)]) == 4 * len(PREDICTORS)
+
+
+def test_a_hop_is_kept_as_its_own_expert_is():
+    measured = {"kept": [0.2, 0.5], "score": 0.9, "called": True}
+    said = {p: forecast_of({"settings": {"prompting": p}, "measured": measured}) for p in ("direct", "first", "second")}
+    assert said == {"direct": (0.9, True), "first": (0.2, False), "second": (0.5, True)}
 
 
 def columns(rows):
@@ -403,7 +409,7 @@ def test_rows_of_a_protocol_are_forecast_and_ranked(folder, tmp_path, capsys):
     scored = {row["hash"]: row["measured"]["hits"] for row in load_rows(rows, "llm_two_hop")}
     for row in found:
         assert row["measured"]["hits"] == scored[row["settings"]["row"]]
-        assert -1 <= row["measured"]["score"] <= 1
+        assert -1 <= forecast_of(row)[0] <= 1
     assert len({row["settings"]["pair"] for row in found}) == 1
     assert main([f"validate={rows}", f"out={rows}", "asked=2"]) == 0
     assert len(load_rows(rows, "llm_forecast")) == 4
