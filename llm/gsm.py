@@ -145,7 +145,7 @@ def ready(points: Sequence[Gsm], options: GsmOptions) -> None:
     from llm.exam.endpoint import endpoint_of
     from llm.sandbox import require
 
-    if any(point.prompting == "tir" for point in points):
+    if any(point.prompting == "tir" for point in points) and not options.dry_run:
         if not options.allow_code_execution:
             raise SettingError("allow_code_execution", "false with prompting=tir", "true", "what the model writes is then run, confined")
         require()
