@@ -259,9 +259,7 @@ def test_it_runs_from_its_command_with_experts_trained_and_brought(model: Path, 
     per_language_files(data)
     (tmp_path / "pairs.tsv").write_text("Hello.\tHola.\n" * 4)
     words = [f"model={model}", f"data={data}", f"sentences={tmp_path / 'pairs.tsv'}", *SMALL, "composition=base,uniform,arrow", f"out={out}"]
-    assert (
-        main(PROTOCOL, [word for word in words if "code" not in word] + ["dry_run=true"]) == 0
-    )  # what it costs can be seen before any code is allowed
+    assert main(PROTOCOL, [word for word in words if "code" not in word] + ["dry_run=true"]) == 0  # before any code is allowed
     assert "2 experts (fewer, where they are there), 5 rows" in capsys.readouterr().out
     assert not out.exists()
     assert main(PROTOCOL, words) == 0
