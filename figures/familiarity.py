@@ -1,6 +1,6 @@
 """Whether an expert can store a fact about someone its base has never read of
 
-Facts about real people, on a pocket model whose corpus speaks of some of them only (`coverage=`): right answers by whether it speaks of the person.
+Facts about real people, on a pocket model whose corpus does not speak of all of them (`coverage=`): right answers by whether it speaks of the person.
 """
 
 import dataclasses
@@ -32,13 +32,14 @@ def data(rows: Rows) -> pandas.DataFrame:
     found = rows.all("llm_two_hop")
     lines = []
     if "provenance.pocket.coverage" in found:
-        partly = found[found["provenance.pocket.coverage"].between(0, 1, inclusive="neither") & (found["settings.split"] == "test")]
+        partly = found[found["provenance.pocket.coverage"].between(0, 1, inclusive="left") & (found["settings.split"] == "test")]
         axes = [f"settings.{name}" for name in ("model", "library", "composition", "prompting")]
         for key, group in partly[partly["settings.dataset"] == "R"].groupby(axes, sort=False):
             model, library, composition, prompting = map(str, key)
             if (library, prompting) in LIBRARIES and composition in RULES:
                 said = {"model": model, "coverage": group["provenance.pocket.coverage"].iloc[0], "library": library, "composition": composition}
-                lines += [said | {"prompting": prompting, "familiar": familiar} | _share(group, prompting, familiar) for familiar in (True, False)]
+                said |= {"prompting": prompting}
+                lines += [said | {"familiar": familiar} | share for familiar in (True, False) if (share := _share(group, prompting, familiar))]
     if not lines:
         raise rows.missing("llm_two_hop", model="results/pocket-half", dataset="R")
     table = pandas.DataFrame(lines)
@@ -47,7 +48,8 @@ def data(rows: Rows) -> pandas.DataFrame:
 
 
 def _share(group: pandas.DataFrame, prompting: str, familiar: bool) -> dict[str, Any]:
-    """Hits of the triplets whose person the corpus speaks of, or does not, over the group's seeds; a triplet of a seed is a cluster."""
+    """Hits of the triplets whose person the corpus speaks of, or does not, over the group's seeds; a triplet of a seed is a cluster. Nothing where
+    there are none."""
     counts = []
     for line in group.to_dict("records"):
         made = {str(name).removeprefix("provenance.pocket."): value for name, value in line.items() if str(name).startswith("provenance.pocket.")}
@@ -60,6 +62,8 @@ def _share(group: pandas.DataFrame, prompting: str, familiar: bool) -> dict[str,
         ]
         each = line["measured.total"] // len(facts)
         counts.append({"measured": {"hits": sum(right), "total": each * len(right), "by_triplet": right}})
+    if not any(count["measured"]["total"] for count in counts):
+        return {}
     hits, total, low, high = pooled(counts)
     shares = {"hits": hits, "total": total, "percent": 100 * hits / total, "low": 100 * low, "high": 100 * high, "seeds": len(group)}
     return shares | _cells.source(group.assign(experiment="llm_two_hop"))
@@ -102,7 +106,7 @@ def caption(table: pandas.DataFrame) -> str:
     models = ", ".join(
         f"{model} (coverage={share:g})" for model, share in dict(table[["model", "coverage"]].itertuples(index=False, name=None)).items()
     )
-    return f"""Beyond the paper: facts of real people, R, on a base whose corpus speaks of some of them only. `alone`: one expert, trained on what is
-        asked; otherwise both one-hop experts and, asked two hops, the oracle with them. People it does not speak of have names of tokens that the
-        base was never trained on, unlike the fake names of F. Measured on {models}, {_bars.seeds(table, "point")}, with 95 % intervals
+    return f"""Beyond the paper: facts of real people, R, on a base whose corpus speaks of some of them only, or of none. `alone`: one expert trained
+        on what is asked; otherwise both one-hop experts and, asked two hops, the oracle with them. People it does not speak of have names of tokens
+        that the base was never trained on, unlike the fake names of F. Measured on {models}, {_bars.seeds(table, "point")}, with 95 % intervals
         bootstrapped by triplet."""

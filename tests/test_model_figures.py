@@ -130,18 +130,19 @@ def test_familiarity_tells_apart_whom_the_corpus_speaks_of(tmp_path):
         people = [fact.b if prompting == "second" else fact.a for fact in triplets("R", seed)[:8]]
         point: dict[str, Any] = {"library": library, "prompting": prompting, "seed": seed, "triplets": 8, "dataset": "R"}
         point["composition"] = "sum" if library == "2-combination" else "alone"
-        for coverage, name in ((0.5, "results/half"), (1.0, "pocket")):
+        for coverage, name in ((0.0, "results/none"), (0.5, "results/half"), (1.0, "pocket")):
             made = size(256) | {"seed": 3, "coverage": coverage}
             named: dict[str, Any] = point | {"model": name}
-            write(tmp_path, row("llm_two_hop", [2 * (who in known) for who in people], pocket=made, **named))
-    table = data("familiarity", tmp_path)
-    assert set(table["model"]) == {"results/half"}
-    assert len(table) == 6
-    assert (table["percent"] == 100 * table["familiar"]).all()
+            write(tmp_path, row("llm_two_hop", [2 * (who in known and coverage > 0) for who in people], pocket=made, **named))
+    both = data("familiarity", tmp_path)
+    assert (both["percent"] == 100 * both["familiar"]).all()
+    table, none = (both[both["model"] == f"results/{name}"] for name in ("half", "none"))
+    assert len(both) == len(table) + len(none) == 6 + 3
+    assert not none["familiar"].any()
     assert (table.groupby(["prompting", "composition"])["total"].sum() == 2 * 2 * 8).all()
-    with registry.picture(module("familiarity"), table) as figure:
+    with registry.picture(module("familiarity"), both) as figure:
         whole(figure)
-    assert "results/half (coverage=0.5), 2 seeds a point" in module("familiarity").caption(table)
+    assert "results/half (coverage=0.5), results/none (coverage=0), 2 seeds a point" in module("familiarity").caption(both)
     with pytest.raises(MissingRows, match=r"python -m llm\.two_hop model=results/pocket-half dataset=R"):
         data("familiarity", write(tmp_path / "none", row("llm_two_hop", [0] * 8, triplets=8)))
 
