@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pandas
 from scipy import stats
 
 from figures.rows import Rows
+from llm.exam.solved import pooled as pooled_by_group
 from llm.settings import PRESETS, Composed, Training
-from llm.table import by_triplet, pooled
+from llm.table import pooled
 from paper_checks.reported import load
 from runs.settings import short
 
@@ -143,13 +143,10 @@ def of_rows(group: pandas.DataFrame, mark: str = "hits") -> dict[str, Any]:
         hits = int(counts.fillna(0).sum())  # a mark that no answer has is not in its row
         interval = stats.binomtest(hits, total).proportion_ci(method="wilson")
         low, high = interval.low, interval.high
-    elif "measured.by_group" in group:
-        counts = tuple((tuple(hits), tuple(sizes)) for hits, sizes in zip(group["measured.by_group"], group["measured.group_sizes"], strict=True))
-        hits, low, high = _over_groups(counts)
     else:
-        names = ("measured.hits", "measured.total", "measured.by_triplet")
-        counts = tuple((hits, total, tuple(right)) for hits, total, right in zip(*(group[name] for name in names), strict=True))
-        hits, total, low, high = _over_seeds(counts)
+        names = ("by_group", "group_sizes") if "measured.by_group" in group else ("hits", "total", "by_triplet")
+        columns = (group[f"measured.{name}"].map(_hashable) for name in names)
+        hits, total, low, high = _over_seeds(names, tuple(zip(*columns, strict=True)))
     bounds = group["predicted.at_most"] if "predicted.at_most" in group else pandas.Series(dtype=float)
     return {
         **{"hits": int(hits), "total": int(total), "percent": 100 * hits / total, "low": 100 * low, "high": 100 * high, "seeds": len(group)},
@@ -164,18 +161,14 @@ def source(group: pandas.DataFrame) -> dict[str, str]:
     return {"experiment": group["experiment"].iloc[0], "row": group["hash"].iloc[0], "rows": " ".join(group["hash"]), "command": command}
 
 
-@functools.cache
-def _over_seeds(counts: tuple[tuple[int, int, tuple[int, ...]], ...]) -> tuple[int, int, float, float]:
-    """`llm.table.pooled` of (hits, total, hits by triplet) a seed."""
-    return pooled([{"measured": {"hits": hits, "total": total, "by_triplet": right}} for hits, total, right in counts])
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 @functools.cache
-def _over_groups(counts: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]) -> tuple[int, float, float]:
-    """Hits, and the interval of their share, from (hits by group, questions by group) a seed; a group of a seed is a cluster."""
-    hits, sizes = (np.concatenate([seed[i] for seed in counts]).astype(int) for i in (0, 1))
-    right = np.concatenate([np.arange(size) < hit for hit, size in zip(hits, sizes, strict=True)])
-    return int(hits.sum()), *by_triplet(right, np.repeat(np.arange(len(sizes)), sizes), seed=0)
+def _over_seeds(names: tuple[str, ...], counts: tuple[tuple[Any, ...], ...]) -> tuple[int, int, float, float]:
+    """Hits, total and the interval of their share, as the protocols' own tables have them, from the named counts of each seed."""
+    return (pooled_by_group if "by_group" in names else pooled)([{"measured": dict(zip(names, seed, strict=True))} for seed in counts])
 
 
 def models(found: Found, paper: Mapping[str, str] = PAPER) -> dict[str, str]:

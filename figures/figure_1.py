@@ -34,11 +34,13 @@ def data(rows: Rows) -> pandas.DataFrame:
     found = _cells.measured(rows, ["llm_two_hop"], ("dataset", "library", "composition", "prompting"), layers="mlp", adapter="lora")
     if not any(key[-1] == "steps" for key in found.cells):
         raise rows.missing("llm_two_hop", prompting="steps")
-    measured = set(found.about)
+    measured, asked = set(found.about), {key[:2] for key in found.cells}
     lines = []
     for label, model in _cells.models(found).items():
         for dataset in DATASETS:
-            panels = ["a"] * (dataset == "H") + ["b"] * (label == PAPER_MODEL or model in measured)
+            panels = ["b"] * (label == PAPER_MODEL or model in measured)
+            if dataset == "H" and (model not in measured or (model, dataset) in asked):
+                panels.insert(0, "a")
             for panel in panels:
                 for series, (library, composition, column) in LIBRARIES.items():
                     rule = "uniform" if composition == "alone" else composition

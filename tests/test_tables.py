@@ -600,6 +600,20 @@ def test_figures_of_many_models_and_missing_cells_keep_apart(name, models, few):
     assert "nan" not in figure.caption(table)
 
 
+def test_a_model_of_one_s_own_stands_among_the_models_on_h_only_if_asked_there(few):
+    point: dict[str, Any] = {"library": "3-combination", "composition": "arrow", "prompting": "steps"}
+    write(
+        few,
+        row("llm_two_hop", [1, 0, 0, 0], dataset="R", model="mine", **point),
+        row("llm_two_hop", [1, 0, 0, 0], dataset="H", model="yours", **point),
+    )
+    figure = importlib.import_module("figures.figure_1")
+    shown = figure.data(Rows(few, figure.NEEDS)).groupby("panel")["model"].unique()
+    assert {"yours", *_cells.PAPER} <= set(shown["a"])
+    assert {"mine", "yours"} <= set(shown["b"])
+    assert "mine" not in set(shown["a"])
+
+
 @pytest.mark.parametrize("name", ["figure_1", "figure_2"])
 def test_figures_without_rows_say_which_command_makes_them(name, tmp_path):
     figure = importlib.import_module(f"figures.{name}")
