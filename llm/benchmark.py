@@ -3,9 +3,10 @@
 Times what the protocols spend their time on against the usual way with PEFT, in one run, and prints ratios (above 1: ours is faster):
 - one Arrow layer of the shape of Qwen2.5-3B's up_proj, 2 and 10 experts, 512 tokens as a prompt has them and 4 as a step of decoding has,
   against PEFT's Arrow; and what routing adds to the layer, which without adapters takes most of the time;
-- two one-hop experts under six compositions, all decoded in one batch on the resident base, against PEFT's set_adapter and generate, one
-  composition after another (static ones, which PEFT can hold): a whole test set and a tenth of it, direct and step by step, with the most
-  that any way could gain on this machine: PEFT's time over that of the base's products alone, at the rate of large ones;
+- two experts under six compositions, all decoded in one batch on the resident base, against PEFT's set_adapter and generate, one composition
+  after another (static ones, which PEFT can hold): a whole test set and a tenth of it, on the pocket model direct and step by step, and on a
+  random stack of two layers of Qwen2.5-3B's shape; with the most that any way could gain on this machine: PEFT's time over that of the base's
+  products alone, at the rate of large ones;
 - experts trained by worker processes of one thread each, against PEFT training one after another in one process of all threads.
 """
 
@@ -127,34 +128,52 @@ def arrow_layer(experts: int, tokens: int, quick: bool) -> tuple[float, float, f
 
 def decoding(quick: bool) -> dict[str, dict[str, float]]:
     """Answers a second, by kind and number of questions: all compositions at once on one base, PEFT switching adapters between calls of
-    generate, their ratio, and its bound."""
+    generate, their ratio, and its bound. `stack` is two layers of the shape of Qwen2.5-3B, with random weights and random experts."""
     import torch
 
-    from llm.adapters import load_expert, save_expert
+    from llm.adapters import linear_shape, load_expert
+    from llm.experts import Spec, expert
+    from llm.lowrank import LowRank
+    from llm.modules import target_modules
+
+    base, trained, found = _pocket(), _trained(2 if quick else 0), {}
+    with tempfile.TemporaryDirectory() as folder:
+        specs = [Spec((own,), (), 20, 0, trained, 0, role) for role, own in enumerate(("R1", "R2"), 1)]
+        library = [load_expert(expert(base, spec, Path(folder)), base.model) for spec in specs]
+    kinds = (("direct", "R12", 4 if quick else 32), ("steps", "R12-CoT", 4 if quick else 128))
+    for (kind, subset, longest), count in itertools.product(kinds, (4, 40)):
+        found[f"{kind}_{count}"] = _rates(base, library, subset, count, longest)
+    stack = _stack(base, quick)
+    shapes: dict[str, Any] = {name: linear_shape(stack.model.get_submodule(name)) for name in target_modules(stack.model, "mlp")}
+    draw = lambda rows: torch.randn(rows, RANK) / rows**0.5  # noqa: E731
+    library = [{name: LowRank(draw(out), draw(into)) for name, (out, into) in shapes.items()} for _ in range(2)]
+    for count in (4, 40):
+        found[f"stack_{count}"] = _rates(stack, library, "R12", count, 2 if quick else 8)
+    return found
+
+
+def _rates(base: Any, library: Any, subset: str, count: int, longest: int) -> dict[str, float]:
+    import torch
+
+    from llm.adapters import save_expert
     from llm.compositions import compose
     from llm.data.facts import triplets
     from llm.data.subsets import examples
     from llm.evaluation import answers
-    from llm.experts import Spec, expert
 
-    base, trained, found = _pocket(), _trained(2 if quick else 0), {}
-    square = torch.randn(2048, 2048)
-    flops_per_s = 2 * 2048**3 / _best(lambda: square @ square)
+    questions = [e.question for e in examples(subset, triplets("R")[:20], "test")][:: 40 // count]
+    compositions = [compose(name, library) for name in STATIC]
+    ask = lambda: answers(base, compositions, questions, longest)  # noqa: E731
+    said = [text for texts in ask() for text in texts]
+    ours = _best(ask, 3)
     with tempfile.TemporaryDirectory() as folder:
-        specs = [Spec((own,), (), 20, 0, trained, 0, role) for role, own in enumerate(("R1", "R2"), 1)]
-        library = [load_expert(expert(base, spec, Path(folder)), base.model) for spec in specs]
-        compositions = [compose(name, library) for name in STATIC]
         for name, composition in zip(STATIC, compositions, strict=True):
             save_expert(composition, Path(folder) / name, "pocket")  # pyright: ignore[reportArgumentType]
-        kinds = (("direct", "R12", 4 if quick else 32), ("steps", "R12-CoT", 4 if quick else 128))
-        for (kind, subset, longest), count in itertools.product(kinds, (4, 40)):
-            questions = [e.question for e in examples(subset, triplets("R")[:20], "test")][:: 40 // count]
-            said = [text for texts in answers(base, compositions, questions, longest) for text in texts]
-            ours = _best(lambda questions=questions, longest=longest: answers(base, compositions, questions, longest), 3)
-            peft = _peft_seconds(base, folder, questions, longest)
-            least = _flops(base, questions * len(STATIC), said) / flops_per_s
-            found[f"{kind}_{count}"] = {"per_s": len(said) / ours, "peft_per_s": len(said) / peft, "ratio": peft / ours, "bound": peft / least}
-    return found
+        peft = _peft_seconds(base, folder, questions, longest)
+    square = torch.randn(2048, 2048)
+    flops_per_s = 2 * 2048**3 / _best(lambda: square @ square)
+    least = _flops(base, questions * len(STATIC), said, longest) / flops_per_s
+    return {"per_s": len(said) / ours, "peft_per_s": len(said) / peft, "ratio": peft / ours, "bound": peft / least}
 
 
 def _peft_seconds(base: Any, folder: str, questions: list[str], longest: int) -> float:
@@ -180,14 +199,14 @@ def _peft_seconds(base: Any, folder: str, questions: list[str], longest: int) ->
     return seconds
 
 
-def _flops(base: Any, questions: list[str], said: list[str]) -> float:
+def _flops(base: Any, questions: list[str], said: list[str], longest: int) -> float:
     """Of the base's products for the tokens that are asked and answered; the head sees the answered ones, attention's own are not counted."""
     from llm.models import prompt
 
     head = base.model.get_output_embeddings().weight.numel()
     body = sum(p.numel() for name, p in base.model.named_parameters() if p.ndim == 2 and "embed" not in name and "head" not in name)
     asked = sum(len(prompt(base, question)) for question in questions)
-    told = sum(1 + len(base.tokenizer(text).input_ids) for text in said)
+    told = sum(min(longest, 1 + len(base.tokenizer(text).input_ids)) for text in said)
     return 2.0 * body * (asked + told) + 2.0 * head * told
 
 
@@ -221,6 +240,24 @@ def _trained(steps: int) -> Any:
 
     names = {f.name for f in dataclasses.fields(Training)} - {"steps"}
     return Training(steps=steps, **{k: v for k, v in PRESETS["pocket"].items() if k in names})
+
+
+def _stack(base: Any, quick: bool) -> Any:
+    """Random layers on the pocket model's vocabulary."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(base.tokenizer),
+        hidden_size=64 if quick else IN,
+        intermediate_size=128 if quick else OUT,
+        num_hidden_layers=2,
+        num_attention_heads=16,
+        num_key_value_heads=2,
+        eos_token_id=base.model.config.eos_token_id,
+    )
+    return dataclasses.replace(base, model=Qwen2ForCausalLM(config).eval().requires_grad_(False))
 
 
 def _pocket() -> Any:

@@ -12,11 +12,11 @@ def test_a_quick_look_prints_ratios_and_writes_a_row(tmp_path, capsys, monkeypat
     monkeypatch.setattr(benchmark, "training", lambda options: (3.0, 2.0))  # worker processes are measured, not tested
     assert benchmark.main(["quick=true", f"out={tmp_path}"]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("ratio") == 9
+    assert printed.count("ratio") == 11
     (row,) = map(json.loads, (tmp_path / "llm_benchmark.jsonl").read_text().splitlines())
     measured = row["measured"]
     assert measured["experts_ratio"] == 1.5
-    for name in ("direct_4", "direct_40", "steps_4", "steps_40"):
+    for name in ("direct_4", "direct_40", "steps_4", "steps_40", "stack_4", "stack_40"):
         ours, theirs, ratio, bound = (measured[f"answers_{name}_{kind}"] for kind in ("per_s", "peft_per_s", "ratio", "bound"))
         assert ratio == pytest.approx(ours / theirs)
         assert bound > 0
