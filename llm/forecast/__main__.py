@@ -1,8 +1,9 @@
 """python -m llm.forecast base=Qwen/Qwen2.5-3B-Instruct adapters=folder/a,folder/b prompts=prompts.jsonl
 
 Will two adapters compose? `prompts` holds one JSON object a line: {"set": "a", "prompt": ...} for those that the first adapter was made for, "b" for
-the second, and "hoped" for what one hopes both together can do; a handful each, without answers. It prints, for each composition, whose
-answer the hoped-for prompts will get and why, and what bridge data would change it; with out=, the numbers and a plot.
+the second, and "hoped" for what one hopes both together can do; a handful each, without answers (the validation has six; of fewer, the intervals
+say what they are worth). It prints, for each composition, whose answer the hoped-for prompts will get and why, and what bridge data would change
+it; with out=, the numbers and a plot.
 
 validate=results/paper measures instead how well forecasts rank what the rows of the protocols there found, trains in out= what is missing, and
 keeps a row for each.

@@ -9,6 +9,7 @@ from llm.forecast.measure import SETS, Measured, Prompts
 from llm.forecast.plot import best_multiples, by_layer
 from llm.forecast.subspace import layers
 from llm.forecast.verdict import WORDS, Forecast, reasons, restates, signs
+from llm.intervals import wilson
 
 
 def loudness(measured: Measured, name: str) -> float:
@@ -34,7 +35,20 @@ def text(measured: Measured, forecasts: Mapping[str, Forecast], names: Sequence[
         f"restating: alone, a's answers set off {restates(measured, 0):.2f} of both adapters, b's {restates(measured, 1):.2f}",
         "",
     ]
-    head = ["composition", "verdict", "score", "hidden", "keeps a", "keeps b", "scale a", "scale b", "cross", "a's", "b's", "nobody's"]
+    head = [
+        "composition",
+        "verdict, share of prompts",
+        "score",
+        "hidden",
+        "keeps a",
+        "keeps b",
+        "scale a",
+        "scale b",
+        "cross",
+        "a's",
+        "b's",
+        "nobody's",
+    ]
     rows = [head, *(_row(name, f, measured) for name, f in forecasts.items())]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -44,11 +58,12 @@ def text(measured: Measured, forecasts: Mapping[str, Forecast], names: Sequence[
 def _row(name: str, f: Forecast, measured: Measured) -> list[str]:
     found = [signs(answer) for answer in measured.composed[name].answers]
     left = torch.cat([answer.scales.left for answer in measured.composed[name].answers]).mean()
-    share = f.whose[f.verdict]
+    share, count = f.whose[f.verdict], len(found)
+    low, high = wilson(round(share * count), count)
     tail = [sum(getattr(s, field) for s in found) / len(found) for field in ("a", "b", "nobody")]
     return [
         name,
-        f"{WORDS[f.verdict]} ({share:.0%})",
+        f"{WORDS[f.verdict]} {share:.0%} [{100 * low:.0f}, {100 * high:.0f}]",
         f"{f.score:+.2f}",
         f"{f.hidden:+.2f}",
         *(f"{kept:.0%}" for kept in f.kept),
