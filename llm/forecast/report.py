@@ -37,7 +37,7 @@ def text(measured: Measured, forecasts: Mapping[str, Forecast], names: Sequence[
     ]
     head = [
         "composition",
-        "verdict, share of prompts",
+        "verdict, of prompts",
         "score",
         "hidden",
         "keeps a",
