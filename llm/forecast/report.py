@@ -35,20 +35,7 @@ def text(measured: Measured, forecasts: Mapping[str, Forecast], names: Sequence[
         f"restating: alone, a's answers set off {restates(measured, 0):.2f} of both adapters, b's {restates(measured, 1):.2f}",
         "",
     ]
-    head = [
-        "composition",
-        "verdict, of prompts",
-        "score",
-        "hidden",
-        "keeps a",
-        "keeps b",
-        "scale a",
-        "scale b",
-        "cross",
-        "a's",
-        "b's",
-        "nobody's",
-    ]
+    head = "composition|verdict, of prompts|score|hidden|keeps a|keeps b|scale a|scale b|cross|a's|b's|nobody's".split("|")
     rows = [head, *(_row(name, f, measured) for name, f in forecasts.items())]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
