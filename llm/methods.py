@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from llm.data.mixtures import SETUPS, data_mix, oracle, pair
 from llm.protocol import Protocol, main
-from llm.settings import COMPOSITIONS, LEARNED, RULES, Composed
+from llm.settings import COMPOSITIONS, LEARNED, PROMPTINGS, RULES, Composed
 from runs.settings import Choice, setting
 
 LORI = ("lori_concat", "lori_linear")
@@ -32,7 +32,7 @@ class Methods(Composed):
         grid=tuple(LIBRARIES),
     )
     composition: str = setting("uniform", Choice(*GIVEN, *LEARNED), "how the library is composed", grid=(*GIVEN, *LEARNED))
-    prompting: str = setting("direct", Choice("direct", "steps"), "what is asked", grid=("direct", "steps"))
+    prompting: str = setting("direct", Choice(*PROMPTINGS), "what is asked; first and second are the experts' own", grid=("direct", "steps"))
 
 
 def library(point: Methods) -> list[tuple[tuple[str, ...], tuple[str, ...], int]]:
