@@ -46,6 +46,9 @@ class Protocol:
     """The Specs of a point's experts for a seed, where these learn other data than the subsets of `library`."""
     questions: Callable[[Any], int] | None = None
     """How many questions a point asks, for the dry run; None: every triplet in the held-out templates."""
+    hoped: Callable[[Any, int, int], dict[str, list[str]] | None] | None = None
+    """For a forecast, where `ask` asks other data: so many prompts of each of the two experts ("a", "b") and of those it asks ("hoped"), none of
+    them scored; None for a point that hopes for nothing of both."""
     options: type = Options
     ready: Callable[[Sequence[Any], Any], None] | None = None
     """Raises SettingError where something that the points need, with these options, is not there: before anything is trained."""

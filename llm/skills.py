@@ -86,6 +86,21 @@ def questions(point: Skills, seed: int) -> list[Question]:
     return [Question(q.prompt, q.id, about(q), q) for q in found]
 
 
+def hoped(point: Skills, seed: int, count: int) -> dict[str, list[str]] | None:
+    """Prompts of both skills' training, and of what needs both in the wordings or formats that were not scored. A folder has no others."""
+    import random
+
+    from llm.data.skills import asked
+
+    if point.data != OWN or point.asked != "both":
+        return None
+    other = {"test": "dev", "dev": "test"}[point.split]
+    a, b = ([prompt for prompt, _ in Taught(point.data, (skill,), seed).pairs()] for skill in SKILLS)
+    both = [question.prompt for question in asked(point.data, "both", point.formats, other, seed)]
+    draw = random.Random(f"forecast {seed}")
+    return {name: draw.sample(prompts, min(count, len(prompts))) for name, prompts in (("a", a), ("b", b), ("hoped", both))}
+
+
 def mark(point: Skills, asked: Sequence[Question], said: Sequence[str], options: ExamOptions) -> list[dict[str, Any]]:
     """Own data: right is the right value in the right form; `value`, that it is named, and `form`, that it is code, show which skill is lacking.
     Data of a folder: the last number is right, that which the program of the answer prints where programs may be run."""
@@ -199,6 +214,7 @@ PROTOCOL = Protocol(
     table=table,
     specs=specs,
     questions=lambda point: 160 if point.data == OWN else 1000,
+    hoped=hoped,
     options=ExamOptions,
     ready=ready,
 )

@@ -12,8 +12,9 @@ from llm.forecast.verdict import HALF
 Row = Mapping[str, Any]
 WORKED = 0.5
 """The share of right answers from which a composition has worked."""
-KINDS = {"composes": ("direct", "steps"), "keeps": ("first", "second")}
-"""Whether two-hop questions are answered, and whether the one-hop questions of the experts still are: two things to forecast."""
+KINDS = {"composes": ("direct", "steps"), "joins skills": ("both",), "keeps": ("first", "second")}
+"""What there is to forecast: whether two-hop questions are answered, whether questions that need two skills are, and whether the one-hop questions of
+the experts still are."""
 PREDICTORS = ("score", "hidden", "confidence", "cosine", "random", "never")
 """The forecast from who would say each token (of one-hop questions: from what the composition leaves of the expert); the forecast from hidden
 states; the composed model's mean log P of its own answers; how alike the two updates are; a random number; and no for all."""

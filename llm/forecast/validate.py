@@ -30,6 +30,8 @@ EXPERIMENT = "llm_forecast"
 NOT_COMPOSED = ("base", "alone", "random")
 """What is asked but composes no adapters."""
 SKIPPED = (SettingError, OSError)
+_SAME = {"prompting": "direct", "formats": "known"}
+"""Points that differ in these alone have one composition."""
 
 Row = Mapping[str, Any]
 Compositions = dict[tuple[tuple[Spec, ...], Any], Composition | None]
@@ -82,16 +84,18 @@ def validate(folder: Path, out: Path, options: Any) -> str:
 def _case(row: Row) -> Case | None:
     """The row as a case, or None for one of another kind."""
     settings, name = dict(row["settings"]), row["experiment"].removeprefix("llm_")
-    if not row["experiment"].startswith("llm_") or settings.get("composition") in (None, *NOT_COMPOSED) or "by_triplet" not in row["measured"]:
+    if not row["experiment"].startswith("llm_") or settings.get("composition") in (None, *NOT_COMPOSED) or "hits" not in row["measured"]:
         return None
     try:
         protocol: Protocol = importlib.import_module(f"llm.{name}").PROTOCOL
     except (ImportError, AttributeError):
         return None
     seed, fields = settings.pop("seed"), {f.name for f in dataclasses.fields(protocol.axes)}
-    if protocol.ask is not None or settings.keys() - fields:
+    if (protocol.ask and not protocol.hoped) or settings.keys() - fields:
         return None
     point = protocol.axes(**settings)
+    if protocol.hoped and protocol.hoped(point, seed, 1) is None:
+        return None
     specs = tuple(library_of(protocol, point, seed))
     return Case(row, protocol, point, specs) if len(specs) == 2 else None
 
@@ -109,7 +113,8 @@ def _groups(cases: Sequence[Case]) -> Iterator[list[Case]]:
             case.protocol.dataset(p),
             case.protocol.pair(p),
             p.split,
-            p.prompting,
+            _prompting(case),
+            getattr(p, "formats", ""),
             case.row["settings"]["seed"],
             p.composition in LEARNED,
         )
@@ -130,22 +135,23 @@ def _forecasts(base: Base, cases: list[Case], run: Options, asked: int, made: Co
         made.clear()
     compositions = {}
     for case in cases:
-        key = specs, dataclasses.replace(case.point, prompting="direct")
+        key = specs, dataclasses.replace(case.point, **{name: word for name, word in _SAME.items() if hasattr(point, name)})
         if key not in made:
             made[key] = make(base, case.point, specs, subset, seed, experts).composition
         compositions[case.row["hash"]] = made[key]
-    longest = point.step_tokens if point.prompting == "steps" else point.answer_tokens
+    prompting = _prompting(cases[0])
+    longest = point.step_tokens if prompting == "steps" else point.answer_tokens
     measured = measure(base, library, compositions, prompts(cases[0], asked), longest)
     alike = cosine(*library)
     for case in cases:
         composed = measured.composed[case.row["hash"]]
-        settings = {key: case.row["settings"][key] for key in ("model", "composition", "prompting", "seed")}
+        settings = {key: case.row["settings"][key] for key in ("model", "composition", "seed")} | {"prompting": prompting}
         settings |= {"of": case.row["experiment"], "row": case.row["hash"], "pair": _pair(base, specs), "asked": asked}
         settings |= {"seen": is_pocket(point.model) and seed == 0}
         yield {
             "experiment": EXPERIMENT,
             "settings": settings,
-            "measured": {**_measured(composed, forecast(composed), point.prompting), "cosine": alike}
+            "measured": {**_measured(composed, forecast(composed), prompting), "cosine": alike}
             | {name: case.row["measured"][name] for name in ("hits", "total")},
             "predicted": {},
             "stderr": {},
@@ -154,8 +160,10 @@ def _forecasts(base: Base, cases: list[Case], run: Options, asked: int, made: Co
 
 def prompts(case: Case, count: int) -> dict[str, list[str]]:
     """`count` prompts of each set, about the same people: own prompts in training templates, the hoped-for ones in the held-out templates that were
-    not scored."""
+    not scored; or the protocol's own."""
     point, seed = case.point, case.row["settings"]["seed"]
+    if case.protocol.hoped:
+        return case.protocol.hoped(point, seed, count) or {}
     dataset, pair = case.protocol.dataset(point), case.protocol.pair(point)
     other = {"test": "dev", "dev": "test"}[point.split]
     kind = {"direct": pair, "steps": f"{pair}-CoT", "first": pair[0], "second": pair[1]}[point.prompting]
@@ -167,6 +175,11 @@ def prompts(case: Case, count: int) -> dict[str, list[str]]:
         return [every[(i % many) * len(facts) + i].question for i in range(min(count, len(facts)))]
 
     return {"a": some(case.specs[0].own[0], "train"), "b": some(case.specs[1].own[0], "train"), "hoped": some(dataset + kind, other)}
+
+
+def _prompting(case: Case) -> str:
+    """What was asked, in the words of `KINDS`."""
+    return getattr(case.point, "prompting", None) or case.point.asked
 
 
 def _measured(composed: Composed, found: Forecast, prompting: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from llm import two_hop
+from llm import skills, two_hop
 from llm.adapters import save_expert
 from llm.compositions import Options as Knobs
 from llm.compositions import compose
@@ -421,3 +421,19 @@ def test_rows_of_a_protocol_are_forecast_and_ranked(folder, tmp_path, capsys):
     assert "left out 4 rows" in capsys.readouterr().out
     assert main([f"validate={tmp_path}", f"out={tmp_path}"]) == 2
     assert "without rows of two composed experts" in capsys.readouterr().err
+
+
+def test_two_skills_are_forecast_from_prompts_that_were_not_scored(folder, tmp_path, capsys):
+    rows, words = tmp_path / "rows", f"model={folder} steps=1 batch=2 rank=2 epochs=1 answer_tokens=2 workers=1".split()
+    assert protocol_main(skills.PROTOCOL, [*words, "library=both,first", "composition=sum", f"out={rows}"]) == 0, capsys.readouterr().err
+    assert protocol_main(skills.PROTOCOL, [*words, "library=both", "composition=sum", "asked=second", f"out={rows}"]) == 0
+    capsys.readouterr()
+    assert main([f"validate={rows}", f"out={rows}", "asked=3"]) == 0, capsys.readouterr().err
+    assert "joins skills" in capsys.readouterr().out
+    assert [row["settings"]["prompting"] for row in load_rows(rows, "llm_forecast")] == ["both", "both"]  # in known formats, and in new ones
+    for formats in ("known", "new"):
+        point = skills.Skills(formats=formats)
+        found = skills.hoped(point, 0, 6)
+        assert found
+        assert {name: len(set(prompts)) for name, prompts in found.items()} == {"a": 6, "b": 6, "hoped": 6}
+        assert not {question.prompt for question in skills.questions(point, 0)} & set(found["hoped"])
