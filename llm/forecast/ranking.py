@@ -77,7 +77,7 @@ def _lines(kind: str, rows: Sequence[Row]) -> list[list[str]]:
 
 
 def forecast_of(row: Row) -> tuple[float, bool]:
-    """The score and the call. A hop is called kept when its expert's own prompts are: of two readings the better on the rows that were seen."""
+    """The score and the call. A hop is called kept when its expert's own prompts are."""
     measured, prompting = row["measured"], row["settings"]["prompting"]
     if prompting in KINDS["keeps"]:
         share = measured["kept"][KINDS["keeps"].index(prompting)]
