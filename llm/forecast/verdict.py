@@ -112,8 +112,8 @@ def reasons(measured: Measured, forecasts: dict[str, Forecast], names: Sequence[
         )
     else:
         said.append(
-            "Composition unlikely: no answer holds tokens that only a would say and tokens that only b would say without some that nobody would. This was "
-            "found right of chains of facts, and wrong where one adapter changes the form of every answer."
+            "Composition unlikely: no answer holds tokens that only a would say and tokens that only b would say without some that nobody would. "
+            "This was found right of chains of facts, and wrong where one adapter changes the form of every answer."
         )
     lost = {name: f for name, f in forecasts.items() if min(f.kept) < HALF}
     for name, f in lost.items():
