@@ -42,8 +42,8 @@ class RoomyLayer(DynamicLayer):
         total = filled + key_states.shape[-2]
         if not self._held or total > self._held[0].shape[-2]:
             old, self._held = (self.keys, self.values), [s.new_empty(*s.shape[:-2], total + ROOM, s.shape[-1]) for s in coming]
-            if filled:
-                for held, states in zip(self._held, old, strict=True):
+            for held, states in zip(self._held, old, strict=True):
+                if filled and states is not None:
                     held[..., :filled, :] = states
         for held, states in zip(self._held, coming, strict=True):
             held[..., filled:total, :] = states
