@@ -167,3 +167,8 @@ def is_pocket(model: str) -> bool:
     from llm.pocket import folder_of
 
     return model == "pocket" or (folder_of(model).expanduser() / "pocket.json").is_file()
+
+
+def arrow_temperature(given: float, model: str) -> float:
+    """What Arrow's logits are divided by on a model: as given, or for 0 the pocket models' preset, and 1 on others."""
+    return given or (PRESETS["pocket"]["temperature"] if is_pocket(model) else 1.0)

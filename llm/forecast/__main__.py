@@ -89,7 +89,7 @@ def _forecast(adapters: Sequence[str], chosen: Sequence[str], options: Options) 
     from llm.forecast.verdict import forecast
     from llm.models import load_base
     from llm.pocket import folder_of
-    from llm.settings import PRESETS, is_pocket
+    from llm.settings import arrow_temperature
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
@@ -98,7 +98,7 @@ def _forecast(adapters: Sequence[str], chosen: Sequence[str], options: Options) 
     base = load_base(name, options.dtype, options.device, options.device_map, options.chat, options.trust_remote_code)
     library = [load_expert(adapter, base.model) for adapter in adapters]
     check_library(library)
-    temperature = options.temperature or (PRESETS["pocket"]["temperature"] if is_pocket(options.base) else 1.0)
+    temperature = arrow_temperature(options.temperature, options.base)
     made = {}
     for how in chosen:
         rule, _, prototypes = how.partition(":")

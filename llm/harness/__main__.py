@@ -36,7 +36,7 @@ class Options:
     base: str = setting("pocket", Text("pocket, a folder, or a name on the Hugging Face hub"), "the model the adapters were trained on")
     method: str = setting("", Choice(*COMPOSITIONS, *(name for name in CONTROLS if name != "base"), *RULES), "how the library is composed")
     composition: str = setting("", Text("a folder"), "a composition that llm.compose saved, or one adapter, in place of library= and method=")
-    temperature: float = setting(1.0, Number(1e-6, 1e6), "Arrow: logits are divided by it")
+    temperature: float = setting(0.0, Number(0, 1e6), "Arrow: logits are divided by it; 0: 1, or the pocket model's 0.25")
     top_k: int = setting(0, Whole(0, 1000), "Arrow: adapters a token goes to; 0: all")
     triplets: int = setting(100, Whole(1, 100), "triplets of the two-hop tasks")
     seed: int = setting(0, Whole(0), "who goes with whom in them")
@@ -114,6 +114,7 @@ def _composition(base: Any, library: Sequence[str], options: Options) -> Any:
     from llm.compositions import Options as Knobs
     from llm.compositions import compose
     from llm.saving import load_composition
+    from llm.settings import arrow_temperature
 
     if options.composition:
         return load_composition(options.composition, base.model)
@@ -121,7 +122,7 @@ def _composition(base: Any, library: Sequence[str], options: Options) -> Any:
         return None
     rule, _, prototypes = options.method.partition(":")
     top_k = min(options.top_k, len(library))
-    knobs = Knobs(temperature=options.temperature, top_k=top_k, prototypes=prototypes or "own", seed=options.seed)
+    knobs = Knobs(temperature=arrow_temperature(options.temperature, options.base), top_k=top_k, prototypes=prototypes or "own", seed=options.seed)
     return compose(rule, [load_expert(adapter, base.model) for adapter in library], knobs)
 
 

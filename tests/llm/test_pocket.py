@@ -23,6 +23,7 @@ from llm.pocket.__main__ import Options, main
 from llm.pocket.card import write_card
 from llm.pocket.corpus import RELATIONS, World, ask
 from llm.pocket.size import ROW, ROWS, Size
+from llm.settings import arrow_temperature
 from runs.settings import SettingError, parse
 from tests.llm.test_pocket_tokenizer import tokenizer
 
@@ -300,6 +301,12 @@ def test_the_committed_model_is_small_and_safe():
 
 
 @committed
+def test_arrow_has_the_temperature_of_the_protocols_on_it():
+    folder = str(folder_of("pocket"))
+    assert [arrow_temperature(0.0, model) for model in ("pocket", folder, "Qwen/Qwen2.5-3B-Instruct")] == [0.25, 0.25, 1.0]
+    assert [arrow_temperature(0.5, model) for model in ("pocket", "Qwen/Qwen2.5-3B-Instruct")] == [0.5, 0.5]
+
+
 def test_the_committed_model_is_what_the_defaults_make():
     assert switches(MODEL) == dataclasses.asdict(Size())
     loaded: Any = load_base(str(MODEL)).tokenizer
