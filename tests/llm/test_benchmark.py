@@ -5,6 +5,7 @@ import json
 import pytest
 
 from llm import benchmark
+from llm.models import prompt
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
@@ -17,11 +18,22 @@ def test_a_quick_look_prints_ratios_and_writes_a_row(tmp_path, capsys, monkeypat
     measured = row["measured"]
     assert measured["experts_ratio"] == 1.5
     for name in ("direct_4", "direct_40", "steps_4", "steps_40", "stack_4", "stack_40"):
-        ours, theirs, ratio, bound = (measured[f"answers_{name}_{kind}"] for kind in ("per_s", "peft_per_s", "ratio", "bound"))
+        ours, theirs, ratio = (measured[f"answers_{name}_{kind}"] for kind in ("per_s", "peft_per_s", "ratio"))
         assert ratio == pytest.approx(ours / theirs)
-        assert bound > 0
     for experts in (2, 10):
         for tokens in (512, 4):
             ours, theirs, bare = (measured[f"arrow_{experts}_{tokens}_{kind}ms"] for kind in ("", "peft_", "bare_"))
             assert measured[f"arrow_{experts}_{tokens}_ratio"] == theirs / ours
             assert 0 < bare < theirs
+
+
+def test_the_least_work_is_that_of_the_weights_for_each_token():
+    """Width 256, feed-forward 768, four layers; nine tokens asked, two answered with the end, or one where that is the longest."""
+    base = benchmark._pocket()
+    question, vocabulary = "In which city does Pierre Curie's spouse live?", len(base.tokenizer)
+    layers = 4 * (4 * 256 * 256 + 3 * 256 * 768)
+    assert len(prompt(base, question)) == 9
+    (city,) = base.tokenizer("Paris").input_ids
+    assert city
+    assert benchmark._flops(base, [question], ["Paris"], 2) == 2 * layers * (9 + 2) + 2 * 256 * vocabulary * 2
+    assert benchmark._flops(base, [question], ["Paris"], 1) == 2 * layers * (9 + 1) + 2 * 256 * vocabulary
