@@ -13,10 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pandas
-from scipy import stats
 
 from figures.rows import Rows
-from llm.exam.solved import pooled as pooled_by_group
 from llm.settings import PRESETS, Composed, Training
 from llm.table import pooled
 from paper_checks.reported import load
@@ -136,17 +134,11 @@ def _usual_variant(model: str, own: pandas.DataFrame, axes: Sequence[str]) -> tu
 
 
 def of_rows(group: pandas.DataFrame, mark: str = "hits") -> dict[str, Any]:
-    """One line: counts over seeds, the interval of hits bootstrapped as `llm`'s own tables do, that of another mark Wilson's."""
-    total = int(group["measured.total"].sum())
-    if mark != "hits":
-        counts = group[f"measured.{mark}"] if f"measured.{mark}" in group else pandas.Series(0.0, group.index)
-        hits = int(counts.fillna(0).sum())  # a mark that no answer has is not in its row
-        interval = stats.binomtest(hits, total).proportion_ci(method="wilson")
-        low, high = interval.low, interval.high
-    else:
-        names = ("by_group", "group_sizes") if "measured.by_group" in group else ("hits", "total", "by_triplet")
-        columns = (group[f"measured.{name}"].map(_hashable) for name in names)
-        hits, total, low, high = _over_seeds(names, tuple(zip(*columns, strict=True)))
+    """One line: counts over seeds, and the interval of their share as `llm`'s own tables have it; a count of one seed has none."""
+    names = [f"measured.{name}" for name in (mark, "total", "by_triplet", "by_group") if f"measured.{name}" in group]
+    seeds = [{name.removeprefix("measured."): line[name] for name in names if _there(line[name])} for line in group.to_dict("records")]
+    hits, total, limits = pooled([{"measured": seed} for seed in seeds], mark)
+    low, high = limits or (math.nan, math.nan)
     bounds = group["predicted.at_most"] if "predicted.at_most" in group else pandas.Series(dtype=float)
     return {
         **{"hits": int(hits), "total": int(total), "percent": 100 * hits / total, "low": 100 * low, "high": 100 * high, "seeds": len(group)},
@@ -161,14 +153,9 @@ def source(group: pandas.DataFrame) -> dict[str, str]:
     return {"experiment": group["experiment"].iloc[0], "row": group["hash"].iloc[0], "rows": " ".join(group["hash"]), "command": command}
 
 
-def _hashable(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-@functools.cache
-def _over_seeds(names: tuple[str, ...], counts: tuple[tuple[Any, ...], ...]) -> tuple[int, int, float, float]:
-    """Hits, total and the interval of their share, as the protocols' own tables have them, from the named counts of each seed."""
-    return (pooled_by_group if "by_group" in names else pooled)([{"measured": dict(zip(names, seed, strict=True))} for seed in counts])
+def _there(value: Any) -> bool:
+    """Whether a row has it: a mark that no answer has is not in its row."""
+    return isinstance(value, list) or not pandas.isna(value)
 
 
 def models(found: Found, paper: Mapping[str, str] = PAPER) -> dict[str, str]:

@@ -1,11 +1,11 @@
 """The final table of a protocol: this run, hop by hop, beside the paper's number for the nearest model and what theory allows."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from llm.intervals import by_triplet
+from llm.intervals import Limits, over_seeds
 from runs.rows import by_setting
 from runs.settings import short
 
@@ -14,7 +14,7 @@ HEAD = ("hits/total", "share [95 %]", "lenient", "B", "C|B", "form", "z/other", 
 
 
 def table(protocol: str, rows: Sequence[Row]) -> str:
-    """One line a setting, seeds pooled; intervals are bootstrapped by triplet. Columns that a line has nothing for stay empty."""
+    """One line a setting: hits over all seeds, and an interval over seeds (`llm.intervals`). Columns without a value in any line are left out."""
     groups = list(by_setting(rows).values())
     if not groups:
         return "no rows"
@@ -27,17 +27,31 @@ def table(protocol: str, rows: Sequence[Row]) -> str:
     return "\n".join("  ".join(line[i].ljust(widths[i]) for i in kept).rstrip() for line in lines)
 
 
-def pooled(group: Sequence[Row]) -> tuple[int, int, float, float]:
-    """Hits and total over seeds, and the interval of the share; a triplet of a seed is a cluster."""
-    hits, total = (sum(row["measured"][name] for row in group) for name in ("hits", "total"))
-    counts = np.concatenate([np.array(row["measured"]["by_triplet"], dtype=float) for row in group])
-    each = total / len(counts)
-    low, high = by_triplet(counts / each, np.arange(len(counts)), seed=0)
-    return hits, total, low, high
+class Pooled(NamedTuple):
+    """Hits and total over seeds, and the interval of their share; None for one seed."""
+
+    hits: int
+    total: int
+    limits: Limits | None
+
+    @property
+    def share(self) -> str:
+        """The share in percent, with its interval where there is one."""
+        said = f"{100 * self.hits / self.total:.0f} %"
+        return said + (f" [{100 * self.limits.low:.0f}, {100 * self.limits.high:.0f}]" if self.limits else "")
+
+
+def pooled(group: Sequence[Row], mark: str = "hits") -> Pooled:
+    """Rows of a setting that differ in the seed alone: how many answers have a mark, of how many. What varies together within a seed is a
+    triplet, or where questions are problems a group of them."""
+    hits, total = (np.array([row["measured"].get(name, 0) for row in group], dtype=float) for name in (mark, "total"))
+    alike = sum(len(row["measured"].get("by_group", row["measured"].get("by_triplet", ()))) for row in group)
+    return Pooled(int(hits.sum()), int(total.sum()), over_seeds(hits, total, alike))
 
 
 def _cells(protocol: str, group: Sequence[Row]) -> list[str]:
-    hits, total, low, high = pooled(group)
+    found = pooled(group)
+    hits, total = found.hits, found.total
     measured = [row["measured"] for row in group]
     count = lambda name: sum(m[name] for m in measured) if name in measured[0] else None  # noqa: E731
     mean = lambda name: float(np.mean([m[name] for m in measured])) if all(name in m for m in measured) else None  # noqa: E731
@@ -46,7 +60,7 @@ def _cells(protocol: str, group: Sequence[Row]) -> list[str]:
     bound = [row["predicted"]["at_most"] for row in group if "at_most" in row["predicted"]]
     return [
         f"{hits}/{total}",
-        f"{100 * hits / total:.0f} % [{100 * low:.0f}, {100 * high:.0f}]",
+        found.share,
         str(count("lenient")),
         "" if bridge is None else f"{100 * bridge / total:.0f} %",
         f"{100 * given / bridge:.0f} %" if bridge and given is not None else "",

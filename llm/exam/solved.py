@@ -3,9 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from llm.intervals import by_triplet
+from llm.table import pooled
 from runs.rows import by_setting
 from runs.settings import short
 
@@ -13,7 +11,7 @@ Row = Mapping[str, Any]
 
 
 def solved(rows: Sequence[Row], columns: Sequence[str], reported: Callable[[Mapping[str, Any]], str]) -> str:
-    """One line a setting, seeds pooled; intervals are bootstrapped by group of questions; `columns` are shares of all answers."""
+    """One line a setting, with hits over all seeds and an interval over seeds; `columns` are shares of all answers."""
     groups = list(by_setting(rows).values())
     if not groups:
         return "no rows"
@@ -21,21 +19,11 @@ def solved(rows: Sequence[Row], columns: Sequence[str], reported: Callable[[Mapp
     lines = [[*varying, "seeds", "hits/total", "share [95 %]", *columns, "paper"]]
     for group in groups:
         settings = group[0]["settings"]
-        hits, total, low, high = pooled(group)
+        found = pooled(group)
         counts = [sum(row["measured"].get(name, 0) for row in group) for name in columns]
-        shares = [f"{100 * count / total:.0f} %" if count else "" for count in counts]
-        interval = f"{100 * hits / total:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
-        lines.append([*(short(settings[name]) for name in varying), str(len(group)), f"{hits}/{total}", interval, *shares, reported(settings)])
+        shares = [f"{100 * count / found.total:.0f} %" if count else "" for count in counts]
+        said = [str(len(group)), f"{found.hits}/{found.total}", found.share]
+        lines.append([*(short(settings[name]) for name in varying), *said, *shares, reported(settings)])
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     kept = [i for i in range(len(widths)) if any(line[i] for line in lines[1:])]
     return "\n".join("  ".join(line[i].ljust(widths[i]) for i in kept).rstrip() for line in lines)
-
-
-def pooled(group: Sequence[Row]) -> tuple[int, int, float, float]:
-    """Hits and total over seeds, and the interval of the share; a group of questions of a seed is a cluster."""
-    measured = [row["measured"] for row in group]
-    hits = np.concatenate([m["by_group"] for m in measured]).astype(int)
-    sizes = np.concatenate([m["group_sizes"] for m in measured]).astype(int)
-    right = np.concatenate([np.arange(size) < hit for hit, size in zip(hits, sizes, strict=True)])
-    low, high = by_triplet(right, np.repeat(np.arange(len(sizes)), sizes), seed=0)
-    return int(hits.sum()), int(sizes.sum()), low, high
