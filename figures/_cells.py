@@ -30,7 +30,7 @@ OWN = {"llm_gsm": "own word problems", "llm_cross_lingual": "own tasks", "llm_co
 """What `data=own` is, by experiment: a stand-in for the data of the paper, which it says nothing about."""
 
 COLUMNS = (
-    *("hits", "total", "percent", "low", "high", "seeds"),
+    *("hits", "total", "percent", "low", "high", "seeds", "by_seed"),
     *("reported", "predicted_low", "predicted_high", "fill", "experiment", "row", "rows", "command"),
 )
 
@@ -141,7 +141,8 @@ def of_rows(group: pandas.DataFrame, mark: str = "hits") -> dict[str, Any]:
     low, high = limits or (math.nan, math.nan)
     bounds = group["predicted.at_most"] if "predicted.at_most" in group else pandas.Series(dtype=float)
     return {
-        **{"hits": int(hits), "total": int(total), "percent": 100 * hits / total, "low": 100 * low, "high": 100 * high, "seeds": len(group)},
+        **{"hits": hits, "total": total, "percent": 100 * hits / total, "low": 100 * low, "high": 100 * high, "seeds": len(group)},
+        "by_seed": " ".join(f"{100 * seed.get(mark, 0) / seed['total']:.4g}" for seed in seeds),
         "bound": 100 * bounds.sum() / total if bounds.notna().all() and len(bounds) else math.nan,
         **source(group),
     }
