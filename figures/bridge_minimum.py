@@ -116,5 +116,5 @@ def caption(table: pandas.DataFrame) -> str:
     return f"""Beyond the paper's Table 1: two one-hop experts of real names with a bridge of fake ones, asked step by step, as the bridge gets
         smaller in one thing at a time, all else whole{rest}: its triplets, the training templates of each of its relations, the share of its
         two-hop examples that go step by step, whether its relations are those asked (same), two others (disjoint) or those asked with the second
-        step first (reversed), and which expert has one. Measured on {models} ({_bars.seeds(table, "point")}) with 95 % intervals bootstrapped by
-        triplet; values stand at equal distances."""
+        step first (reversed), and which expert has one. Measured on {models} ({_bars.seeds(table, "point")}) with 95 % intervals over
+        seeds; values stand at equal distances."""

@@ -5,6 +5,7 @@ Facts about real people, on a pocket model whose corpus does not speak of all of
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import numpy as np
@@ -62,10 +63,12 @@ def _share(group: pandas.DataFrame, prompting: str, familiar: bool) -> dict[str,
         ]
         each = line["measured.total"] // len(facts)
         counts.append({"measured": {"hits": sum(right), "total": each * len(right), "by_triplet": right}})
-    if not any(count["measured"]["total"] for count in counts):
+    counts = [count for count in counts if count["measured"]["total"]]
+    if not counts:
         return {}
-    hits, total, low, high = pooled(counts)
-    shares = {"hits": hits, "total": total, "percent": 100 * hits / total, "low": 100 * low, "high": 100 * high, "seeds": len(group)}
+    hits, total, limits = pooled(counts)
+    low, high = limits or (math.nan, math.nan)
+    shares = {"hits": hits, "total": total, "percent": 100 * hits / total, "low": 100 * low, "high": 100 * high, "seeds": len(counts)}
     return shares | _cells.source(group.assign(experiment="llm_two_hop"))
 
 
@@ -109,4 +112,4 @@ def caption(table: pandas.DataFrame) -> str:
     return f"""Beyond the paper: facts of real people, R, on a base whose corpus speaks of some of them only, or of none. `alone`: one expert trained
         on what is asked; otherwise both one-hop experts and, asked two hops, the oracle with them. People it does not speak of have names of tokens
         that the base was never trained on, unlike the fake names of F. Measured on {models}, {_bars.seeds(table, "point")}, with 95 % intervals
-        bootstrapped by triplet."""
+        over seeds."""

@@ -145,6 +145,6 @@ def caption(table: pandas.DataFrame) -> str:
     return f"""Figure 1 of the paper (section 4.1.1): two-hop questions asked step by step of libraries of two one-hop experts (2-combination), of
         these and the oracle (3-combination), of the oracle alone and of one expert trained on both hops (mixed). The paper's claim: without the
         oracle no library answers at any size. (a) On H, by model; (b) on F (fake names and places), H (fake names, real places) and R (real ones).
-        Narrow filled bars: measured here ({models}; {_bars.seeds(measured)}) with 95 % intervals bootstrapped by triplet; a small marker is a
+        Narrow filled bars: measured here ({models}; {_bars.seeds(measured)}) with 95 % intervals over seeds; a small marker is a
         measured 0. Wide hollow bars: the paper's Table 7. (c) The same libraries asked directly, measured here alone; swapped: Arrow with the
         prototypes exchanged among experts. Dashed: chance among the edited answers (Theorem 3)."""

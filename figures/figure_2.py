@@ -49,5 +49,5 @@ def caption(table: pandas.DataFrame) -> str:
     return f"""Figure 2 of the paper (section 4.1.2): two one-hop experts, each trained on a bridge too (both hops of other people and their
         composition step by step), asked step by step. Setup 1: fake names and places are asked, the bridge is of real ones; setup 2: the reverse.
         The paper's claim: Arrow answers with a bridge, and better in setup 2. Narrow filled bars: measured here ({models};
-        {_bars.seeds(measured)}) with 95 % intervals bootstrapped by triplet; a small marker is a measured 0. Wide hollow bars: the paper's Table 9,
+        {_bars.seeds(measured)}) with 95 % intervals over seeds; a small marker is a measured 0. Wide hollow bars: the paper's Table 9,
         adapters in the MLP."""

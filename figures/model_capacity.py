@@ -123,4 +123,4 @@ def caption(table: pandas.DataFrame) -> str:
         base varied alone. Above, two-hop questions answered step by step under each rule, and one-hop questions that arrow_after still answers.
         One layer of theory stores any number of facts up to the width and keeps them under the sum; it says nothing of rank. Below, the size of
         the experts' updates and the |cos| of their prototypes, with √(2/πd), that of random directions: experts that share a bridge collide far
-        above chance. Measured on {models} ({_bars.seeds(table, "point")}) with 95 % intervals bootstrapped by triplet; values at equal distances."""
+        above chance. Measured on {models} ({_bars.seeds(table, "point")}) with 95 % intervals over seeds; values at equal distances."""

@@ -97,4 +97,4 @@ def caption(table: pandas.DataFrame) -> str:
     far = f" ({flips})" if flips else ""
     return f"""Prediction P3 (Proposition 1): an expert's own facts flip at w = 1/2, whatever the other expert adds; on the two-hop question the
         second expert's answers pass the old one together at w = (1 + 0.609(n - 1))/0.573{far}, and tie, so that at most one in n is right. Dashed:
-        that theory, of one layer. Measured on {models} ({_bars.seeds(table, "point")}) with 95 % intervals bootstrapped by triplet.{most}"""
+        that theory, of one layer. Measured on {models} ({_bars.seeds(table, "point")}) with 95 % intervals over seeds.{most}"""

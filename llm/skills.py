@@ -10,6 +10,7 @@ says which files), as those of LoRA Soups for math (MetaMathQA), code (Code Alpa
 """
 
 import dataclasses
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ from llm.data.skills import OWN, SKILLS, Taught
 from llm.exam import Exam, ExamOptions, ExamSettings, Question
 from llm.protocol import Cell, Protocol, main
 from llm.settings import COMPOSITIONS, CONTROLS, LEARNED, RULES
-from runs.rows import by_setting
 from runs.settings import Choice, Number, SettingError, Text, Whole, setting
 
 if TYPE_CHECKING:
@@ -155,34 +155,35 @@ def ask(base: "Base", protocol: Protocol, cells: list[Cell], options: Any) -> li
     return solve(base, protocol, cells, options, Exam(specs, questions, mark))
 
 
-def gains(rows: Sequence[Mapping[str, Any]], resamples: int = 2000) -> list[dict[str, Any]]:
+def gains(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Of each composition of both experts: its gain over the base, those of the experts alone, and by how much it is more than their sum, in
-    shares of the questions, with the 95 % percentile bootstrap of questions (all formats and compositions of one together)."""
+    shares of the questions, with the 95 % interval of `llm.intervals.difference` over the seeds that all four have; NaN limits for one."""
     import numpy as np
 
-    found: dict[str, dict[tuple[str, str], Any]] = {}
-    for group in by_setting(rows).values():
-        settings = dict(group[0]["settings"])
-        how = (settings.pop("library"), settings.pop("composition"))
-        measured = [row["measured"] for row in sorted(group, key=lambda row: row["settings"]["seed"])]
-        counts = [np.concatenate([m[name] for m in measured]).astype(float) for name in ("by_group", "group_sizes")]
-        settings.pop("seed")
-        found.setdefault(str(settings), {})[how] = (settings, *counts)
+    from llm.intervals import difference
+
+    found: dict[str, dict[tuple[str, str], dict[int, Any]]] = {}
+    for row in rows:
+        settings, measured = dict(row["settings"]), row["measured"]
+        seed, how = settings.pop("seed"), (settings.pop("library"), settings.pop("composition"))
+        shares = np.array(measured["by_group"]) / np.array(measured["group_sizes"])
+        found.setdefault(str(settings), {}).setdefault(how, {})[seed] = (settings, shares)
     results = []
     for cells in found.values():
-        singles = [cells.get(key) for key in (("none", "base"), ("first", "alone"), ("second", "alone"))]
-        for (name, how), (settings, hits, sizes) in cells.items():
-            if name != "both" or any(single is None or len(single[1]) != len(hits) for single in singles):
+        singles = [cells.get(key, {}) for key in (("none", "base"), ("first", "alone"), ("second", "alone"))]
+        for (name, how), cell in cells.items():
+            seeds = sorted(set(cell).intersection(*singles))
+            if name != "both" or not seeds:
                 continue
-            base, first, second = (single[1] for single in singles if single)
-            drawn = np.random.default_rng(0).integers(len(hits), size=(resamples, len(hits)))
-            over = lambda index, h=hits, b=base, f=first, s=second, n=sizes: (h - f - s + b)[index].sum(-1) / n[index].sum(-1)  # noqa: E731
-            everything = np.arange(len(hits))
-            low, high = np.quantile(over(drawn), [0.025, 0.975])
-            share = lambda h, b=base, n=sizes: float((h - b).sum() / n.sum())  # noqa: E731
+            both, base, first, second = ([part[seed][1] for seed in seeds] for part in (cell, *singles))
+            gain, alone, other = (float(np.mean(np.concatenate(part) - np.concatenate(base))) for part in (both, first, second))
+            # Halved, each side is a share, as `difference` wants it.
+            halves = [[(p + q) / 2 for p, q in zip(*pair, strict=True)] for pair in ((both, base), (first, second))]
+            limits = difference(*halves)
+            settings = cell[seeds[0]][0]
             results.append(
-                {"asked": settings["asked"], "formats": settings["formats"], "composition": how, "gain": share(hits), "first": share(first)}
-                | {"second": share(second), "more": float(over(everything)), "low": float(low), "high": float(high)}
+                {"asked": settings["asked"], "formats": settings["formats"], "composition": how, "gain": gain, "first": alone, "second": other}
+                | {"more": gain - alone - other, "low": 2 * limits.low if limits else math.nan, "high": 2 * limits.high if limits else math.nan}
             )
     return results
 
@@ -197,8 +198,10 @@ def table(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
         lines += ["", "gain over the base, in points; what is more than the sum of the experts' own gains, with 95 %:"]
     for g in sorted(found, key=lambda g: (g["asked"], g["formats"], -g["more"])):
         parts = f"{100 * g['gain']:+.0f} (experts alone {100 * g['first']:+.0f} and {100 * g['second']:+.0f})"
-        verdict = "super-linear" if g["low"] > 0 else "less than the sum" if g["high"] < 0 else "not told apart from the sum"
-        more = f"{100 * g['more']:+.0f} [{100 * g['low']:+.0f}, {100 * g['high']:+.0f}]"
+        more, verdict = f"{100 * g['more']:+.0f}", "one seed has no interval"
+        if not math.isnan(g["low"]):
+            more += f" [{100 * g['low']:+.0f}, {100 * g['high']:+.0f}]"
+            verdict = "super-linear" if g["low"] > 0 else "less than the sum" if g["high"] < 0 else "not told apart from the sum"
         lines.append(f"  {g['asked']}, {g['formats']} formats, {g['composition']}: {parts}, more by {more}: {verdict}")
     return "\n".join(lines)
 

@@ -14,14 +14,13 @@ from typing import Any
 
 import pandas
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from figures import _cells, registry, tables
+from figures import _bars, _cells, registry, tables
 from figures.rows import MissingRows, Rows
 from llm import skills
-from llm.exam import solved
-from llm.intervals import wilson
 from llm.settings import PRESETS, Composed
 from llm.table import pooled
 from paper_checks.reported import load
@@ -160,25 +159,25 @@ def agrees(name, table, rows):
         assert cell["row"] == group[0]["hash"]
         assert len({json.dumps(one["settings"] | {"seed": 0}, sort_keys=True) for one in group}) == 1
         assert cell["seeds"] == len({one["settings"]["seed"] for one in group}) == len(group)
-        hits, total, low, high = counted(name, labels, group)
-        assert (cell["hits"], cell["total"]) == (hits, total)
-        assert (cell["percent"], cell["low"], cell["high"]) == pytest.approx((100 * hits / total, 100 * low, 100 * high))
+        hits, total, limits = pooled(group, marked(name, labels))
+        assert (cell["hits"], cell["total"], cell["percent"]) == (hits, total, pytest.approx(100 * hits / total))
+        low, high = limits or (math.nan, math.nan)
+        assert (cell["low"], cell["high"]) == pytest.approx((100 * low, 100 * high), nan_ok=True)
+        assert math.isnan(cell["low"]) == (cell["seeds"] == 1)
+        shares = [100 * one["measured"].get(marked(name, labels), 0) / one["measured"]["total"] for one in group]
+        assert [float(share) for share in cell["by_seed"].split()] == pytest.approx(shares, rel=1e-3)
         assert SAYS[name](*labels).items() <= group[0]["settings"].items()
-
-
-def counted(name, labels, group):
-    """The number of a cell, as the tables of `llm` have it."""
-    mark = {"table_15": marked, "table_19": lambda *labels: READ[labels[-1]]}.get(name, lambda *labels: "hits")(*labels)
-    if mark != "hits":
-        hits, total = sum(one["measured"].get(mark, 0) for one in group), sum(one["measured"]["total"] for one in group)
-        return hits, total, *wilson(hits, total)
-    return solved.pooled(group) if name in EXAMS else pooled(group)
 
 
 READ = {"named, among others": "lenient", "right": "hits", "and nothing else": "exact"}
 
 
-def marked(model, composition, who, share):
+def marked(name, labels):
+    """The mark of answers that a cell counts."""
+    return {"table_15": _kind, "table_19": lambda *labels: READ[labels[-1]]}.get(name, lambda *labels: "hits")(*labels)
+
+
+def _kind(model, composition, who, share):
     columns = importlib.import_module("figures.tables.table_15").SHARES
     mark = {column: mark for mark, column in columns.items()}.get(share, "agreed")
     return mark if who == "rules" or mark == "agreed" else f"judged_{mark}"
@@ -362,7 +361,8 @@ def test_what_is_more_than_both_experts_gains(few, cells):
     assert table.loc[("sum", "gain over the base"), "hits"] == 0
     assert table.loc[("one expert on both skills' data", "gain over the base"), "hits"] == 6
     same = table.loc[("random", "gain over the base")]  # as the base, question by question
-    assert (same["percent"], same["low"], same["high"]) == pytest.approx((0, -100 * wilson(0, 8)[1], 100 * wilson(0, 8)[1]))
+    # By hand: √(1/8 questions / 8) = 1/8, times t = 12.706 of one degree of freedom, is more than everything.
+    assert (same["percent"], same["low"], same["high"]) == (0, -100, 100)
     assert ("base", "gain over the base") not in table.index
     assert ("one expert on both skills' data", "more than both experts' gains") not in table.index
     # A seed that the others do not have is in the answers alone; so is one whose base is missing.
@@ -390,7 +390,7 @@ def test_a_model_of_the_paper_has_its_number_beside_ours(cells):
     cell = cells("table_10").droplevel(["expert 1", "expert 2"]).loc[("2", "Arrow", "Qwen2.5-14B-Instruct")]
     assert (cell["hits"], cell["total"], cell["reported"]) == (8, 8, "94.1")
     text = tables.markdown(cells("table_10"), "")
-    assert f"[8/8](#row-{cell['row']}) 100 % [51, 100]<br>paper 94.1 %" in text.replace("\N{NO-BREAK SPACE}", " ")
+    assert f"[8/8](#row-{cell['row']}) 100 %<br>paper 94.1 %" in text.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def test_theory_bounds_direct_answers_and_spans_step_by_step_ones(few):
@@ -410,9 +410,29 @@ def test_theory_bounds_direct_answers_and_spans_step_by_step_ones(few):
     assert math.isnan(table.loc[("pocket", "step by step", "0", "uniform")]["predicted_high"])
 
 
-def test_seeds_are_pooled_and_their_triplets_are_clusters(cells):
+def test_seeds_are_pooled_and_each_is_said(cells):
     cell = cells("table_10").droplevel(["expert 1", "expert 2"]).loc[("2", "Arrow", "pocket")]
-    assert (cell["hits"], cell["total"], cell["seeds"]) == (7, 16, 2)
+    assert (cell["hits"], cell["total"], cell["seeds"], cell["by_seed"]) == (7, 16, 2, "37.5 50")
+
+
+def test_a_count_of_one_seed_has_no_interval(cells):
+    table = cells("table_10")
+    one, two = (table[table["seeds"] == seeds] for seeds in (1, 2))
+    assert len(one)
+    assert len(two)
+    assert one[["low", "high"]].isna().all(axis=None)
+    assert two[["low", "high"]].notna().all(axis=None)
+    for part, there in ((one, False), (two, True)):
+        assert {"[" in " ".join(tables._parts(cell, "")) for cell in tables._records(part)} == {there}
+
+
+def test_an_interval_that_is_not_there_is_not_drawn():
+    table = pandas.DataFrame({"series": ["a", "a"], "model": ["one", "two"], "reported": [math.nan] * 2, "percent": [50.0, 60.0]})
+    table = table.assign(low=[math.nan, 40.0], high=[math.nan, 80.0])
+    axes = Figure().subplots()
+    _bars.grouped(axes, table, "model", ["one", "two"], {"a": "dark"})
+    drawn = [segment for lines in axes.collections for segment in lines.get_segments() if len(segment)]
+    assert [segment[:, 1].tolist() for segment in drawn] == [[40.0, 80.0]]
 
 
 def test_sweeps_do_not_mix_with_the_rows_of_a_table(few):

@@ -12,8 +12,8 @@ from typing import Any
 import pandas
 
 READING = (
-    "Each cell: right answers of all and their share, with a 95 % interval bootstrapped by triplet over all seeds; what the paper reports; what"
-    " one layer of theory predicts."
+    "Each cell: right answers of all and their share, with a 95 % interval over seeds where there are several; what the paper reports; what one"
+    " layer of theory predicts."
 )
 NOT_MEASURED = "no rows"
 SPACE = "\N{NO-BREAK SPACE}"
@@ -91,7 +91,8 @@ def _parts(cell: Cell, note: str) -> list[str]:
     if cell["fill"]:
         parts = [f"{NOT_MEASURED} ({note})"]
     else:
-        parts = [f"{cell['hits']:.0f}/{cell['total']:.0f}", f"{_share(cell['percent'])} [{cell['low']:.0f},{SPACE}{cell['high']:.0f}]"]
+        interval = "" if math.isnan(cell["low"]) else f" [{cell['low']:.0f},{SPACE}{cell['high']:.0f}]"
+        parts = [f"{cell['hits']:.0f}/{cell['total']:.0f}", _share(cell["percent"]) + interval]
     parts += [f"paper {cell['reported']}{SPACE}%"] if cell["reported"] else []
     if not math.isnan(high):
         parts += [f"theory ≤{SPACE}{_share(high)}" if math.isnan(low) else f"theory {_share(low)}" + (f" to {_share(high)}" if high > low else "")]

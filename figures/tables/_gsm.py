@@ -27,7 +27,7 @@ NOTHING_ADDED = {"layers": "none", "library": "none", "solutions": "none"}
 """What rows of the base say, wherever its adapters would sit."""
 BROUGHT = "data=FOLDER"
 READING = (
-    "Each cell: right answers of all and their share, with a 95 % interval bootstrapped by template over all seeds; what the paper reports. On our"
+    "Each cell: right answers of all and their share, with a 95 % interval over seeds where there are several; what the paper reports. On our"
     " own word problems a model has a line of its own, a stand-in that shows that the command works: its numbers say nothing about GSM-Symbolic, and"
     " the paper's do not stand beside them. FOLDER holds the published files (`python -m llm.gsm --help`). Theory has no prediction here: its"
     " experts store facts."

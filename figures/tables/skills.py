@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pandas
-from scipy import stats
 
 from figures import _cells
 from figures.rows import Rows
+from llm.intervals import difference as paired
 from paper_checks.reported import read
 
 NEEDS = {"llm_skills": "python -m llm.skills"}
@@ -28,7 +28,6 @@ ALONE: dict[tuple[str, str], str] = {
 }
 CAT: tuple[str, str] = ("both", "cat:own")
 RIGHT, GAIN, MORE = "right answers", "gain over the base", "more than both experts' gains"
-RESAMPLES = 2000
 
 Key = tuple[str, str]
 
@@ -70,31 +69,30 @@ def compared(method: Key) -> Mapping[str, Mapping[Key, int]]:
 
 
 def difference(own: Mapping[Key, pandas.DataFrame], parts: Mapping[Key, int]) -> dict[str, Any] | None:
-    """The sum of the parts' right answers, each times its sign, of all questions, with the 95 % percentile bootstrap of questions; over the seeds
-    that all parts have. None where one is missing. Where every question has the same difference a resample can be nothing else: half of the interval
-    is then what Wilson's has above none of as many questions."""
+    """The sum of the parts' right answers, each times its sign, of all questions, over the seeds that all parts have, with the 95 % interval of
+    `llm.intervals.difference`, NaN for one seed. None where a part is missing."""
     if not all(method in own for method in parts):
         return None
     seeds = set.intersection(*(set(own[method]["settings.seed"]) for method in parts))
     if not seeds:
         return None
     groups = [own[method][own[method]["settings.seed"].isin(seeds)].sort_values("settings.seed") for method in parts]
-    hits, sizes = (
-        [np.concatenate([np.array(counts) for counts in group[f"measured.{name}"]]) for group in groups] for name in ("by_group", "group_sizes")
-    )
-    if any(len(size) != len(sizes[0]) for size in sizes):
-        return None
-    net = sum(sign * right for sign, right in zip(parts.values(), hits, strict=True))
-    total = sizes[0]
-    drawn = np.random.default_rng(0).integers(len(total), size=(RESAMPLES, len(total)))
-    low, high = np.quantile(np.asarray(net)[drawn].sum(-1) / total[drawn].sum(-1), [0.025, 0.975])
-    if np.ptp(net / total) == 0:
-        half = stats.binomtest(0, len(total)).proportion_ci(method="wilson").high
-        low, high = low - half, high + half
-    count = int(np.sum(net))
-    shares = {"percent": 100 * count / total.sum(), "low": 100 * low, "high": 100 * high}
-    counts = {"hits": count, "total": int(total.sum()), "seeds": len(seeds), "bound": math.nan}
-    return counts | shares | _cells.source(pandas.concat(groups))
+    shares = [_shares(group) for group in groups]
+    added, taken = ([part for part, sign in zip(shares, parts.values(), strict=True) if sign == side] for side in (1, -1))
+    # The mean of the parts of a sign, and not their sum, is a share, as `paired` wants it; there are as many of either sign.
+    more, less = ([np.mean(seed, axis=0) for seed in zip(*side, strict=True)] for side in (added, taken))
+    limits, many = paired(more, less), 100 * len(added)
+    count = int(sum(sign * group["measured.hits"].sum() for sign, group in zip(parts.values(), groups, strict=True)))
+    total = int(groups[0]["measured.total"].sum())
+    counts = {"hits": count, "total": total, "percent": 100 * count / total, "seeds": len(seeds), "bound": math.nan}
+    counts |= {"low": many * limits.low, "high": many * limits.high} if limits else {"low": math.nan, "high": math.nan}
+    by_seed = " ".join(f"{many * (m - n).mean():.4g}" for m, n in zip(more, less, strict=True))
+    return counts | {"by_seed": by_seed} | _cells.source(pandas.concat(groups))
+
+
+def _shares(group: pandas.DataFrame) -> list[np.ndarray]:
+    """The share of right answers to each group of questions, an array a seed."""
+    return [np.array(right) / sizes for right, sizes in zip(group["measured.by_group"], group["measured.group_sizes"], strict=True)]
 
 
 @functools.cache
@@ -125,7 +123,7 @@ def caption(table: pandas.DataFrame) -> str:
         "Two skills under every composition, asked what needs both (LoRA Soups, arXiv 2410.13025: maths and code on GSM-Hard; paper: its numbers,"
         " from a summary). Learned compositions say from what: own, a twentieth of the skills' own data. Each cell: right answers of all and their"
         " share; or net, how many more than the base, and how many more than the base and both experts' gains over it, below 0 where the whole is"
-        " less than its parts. Intervals are 95 %, bootstrapped by question (all formats of one together) over all seeds. LoRA Soups' claims: the"
+        " less than its parts. Intervals are 95 % over seeds, of a difference paired by question. LoRA Soups' claims: the"
         f" gain over the base is {gains[0]} % of it with both skills against {gains[1]} % and {gains[2]} % with one; both experts' problems together"
         f" are at most {either} %; CAT is {others} % better than other ways of merging, and {mixing} % better than data mixing on question answering."
         " On our own homes and code a model has lines of its own, a stand-in whose numbers say nothing about GSM-Hard. formats: those that the"

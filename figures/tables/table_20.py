@@ -20,7 +20,7 @@ RULES = {"base": "Base", "uniform": "Uniform", "arrow": "Arrow"}
 ONE, FOUR, FIVE = "kilt_tasks_hotpotqa_straighforward_qa", "all 4 hotpotqa (excl. formulate)", "all 5 hotpot qa"
 BROUGHT = "data=FILE"
 READING = (
-    "Each cell: right answers of all and their share, with a 95 % interval bootstrapped by question over all seeds; what the paper reports. A line"
+    "Each cell: right answers of all and their share, with a 95 % interval over seeds where there are several; what the paper reports. A line"
     " of a model on our own people is a stand-in, with experts on homes and on places of study: its numbers say nothing about HotpotQA, and the"
     " paper's do not stand beside them. FILE holds HotpotQA's or KILT's questions, FOLDER the adapters (`python -m llm.continent --help`). Theory"
     " has no prediction here: nobody knows what facts these adapters store."
