@@ -263,9 +263,8 @@ def _stack(base: Any, quick: bool) -> Any:
 
 def _pocket() -> Any:
     from llm.models import load_base
-    from llm.pocket import folder_of
 
-    return load_base(str(folder_of("pocket")))
+    return load_base("pocket")
 
 
 def _write(folder: Path, options: Options, measured: dict[str, float]) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llm.settings import PATH
 from runs.command import command
 from runs.settings import Choice, Flag, NoAxes, Number, SettingError, Text, Whole, did_you_mean, help_table, parse, setting
 
@@ -32,7 +33,7 @@ class Numbers:
 class Options:
     """What to compose, how, and where to."""
 
-    base: str = setting("", Text("pocket, a folder, or a name on the Hugging Face hub"), "the model of the adapters; none: the one the first names")
+    base: str = setting("", PATH, "the model of the adapters; none: the one the first names")
     library: str = setting("", Text("folders or hub names joined by commas"), "the adapters, plain PEFT LoRAs")
     method: str = setting("", Text("uniform, average, sum, linear, cat, ties, dare, knots, lego, arrow, arrow_after, ..."), "how they are composed")
     out: str = setting("", Text("a folder"), "a new or empty folder")
@@ -86,7 +87,6 @@ def _compose(options: Options, folders: list[str], knobs: dict[str, Any]) -> str
     from llm.compositions import RULES
     from llm.lowrank import LowRank
     from llm.models import load_frame
-    from llm.pocket import folder_of
     from llm.saving import Card, save_composition
     from runs.provenance import provenance
 
@@ -99,16 +99,14 @@ def _compose(options: Options, folders: list[str], knobs: dict[str, Any]) -> str
     named = options.base or origin(folders[0]).base
     if not named:
         raise SettingError("base", "nothing", "base=...", f"{folders[0]} does not name the model it was trained on")
-    folder = folder_of(named)
-    base = str(folder) if folder.is_dir() else named
-    frame = load_frame(base, options.trust_remote_code)
+    frame = load_frame(named, options.trust_remote_code)
     if not options.another_base:
         for name in folders:
-            _check_base(name, base)
+            _check_base(name, named)
     composition, used = _composed(options.method, [load_expert(name, frame) for name in folders], knobs)
     source = provenance("torch", "peft", "safetensors")
     made = f"`{source['command']}` with " + ", ".join(f"{name} {version}" for name, version in source["versions"].items())
-    card = Card(base, options.method, RULES[options.method].rule.__doc__ or "", {name: digest(name) for name in folders}, used, made)
+    card = Card(named, options.method, RULES[options.method].rule.__doc__ or "", {name: digest(name) for name in folders}, used, made)
     try:
         save_composition(composition, frame, out, card)
     except OSError as error:
@@ -133,16 +131,17 @@ def _check_method(method: str) -> None:
 
 
 def _check_base(adapter: str, base: str) -> None:
-    """Raises SettingError when the adapter says that it was trained on another base: by its digest, or else by the last part of its name."""
+    """Raises SettingError when the adapter says that it was trained on another base: by its digest, or else by the last part of its path or name."""
     from llm.adapters import origin
     from llm.models import digest_of
+    from llm.names import place_of
 
     said = origin(adapter)
     mend = "another_base=true composes it all the same"
     if said.digest:
         if said.digest != digest_of(base):
             raise SettingError("base", f"{base}, other weights than {adapter} was trained on ({said.base})", "the base of every adapter", mend)
-    elif said.base and Path(said.base).name.lower() != Path(base).name.lower():
+    elif said.base and place_of(said.base).name.lower() != place_of(base).name.lower():
         raise SettingError("base", f"{base}, and {adapter} names {said.base}", "the base of every adapter", mend)
 
 

@@ -22,7 +22,7 @@ ASKED = ("own", "first", "second", "direct", "steps", "neighbours")
 class Edit:
     """Edits of one hop, or of both."""
 
-    model: str = setting("pocket", PATH, "pocket, a folder, or a name on the Hugging Face hub")
+    model: str = setting("pocket", PATH, "pocket, smollm2, a folder, a GGUF file, or a name on the Hugging Face hub")
     dataset: str = setting("R", Choice("F", "H", "R"), "fake names and places, fake names and real places, or real ones")
     triplets: int = setting(100, Whole(2, 100), "triplets of the dataset: as many facts a hop; model=pocket: 20")
     split: str = setting("test", Choice("dev", "test"), "the held-out templates that are asked: make choices on dev")

@@ -17,13 +17,14 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 from transformers.utils import logging
 
-from llm.pocket import digest
+from llm.gguf import described, is_gguf, look_over, pretrained, read_dequantised
+from llm.names import SMOLLM2, digest, place_of
 from runs.settings import Choice, SettingError, did_you_mean
 
 ENDS_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>")
 """Qwen's, Llama 3's and Gemma's; not every checkpoint's generation config lists its own."""
 
-_MODEL = "a folder with config.json and *.safetensors, or a name on the Hugging Face hub"
+_MODEL = "a folder with config.json and *.safetensors, a GGUF file, or a name on the Hugging Face hub"
 _CONVERT = "pickled weights can run code as they are read: convert them with the safetensors library"
 
 
@@ -31,7 +32,8 @@ _CONVERT = "pickled weights can run code as they are read: convert them with the
 class Base:
     """A frozen model and its tokenizer.
 
-    `name` is what the user wrote; `digest` names the weights: 16 hex digits of a folder's config.json and safetensors, or the hub's commit.
+    `name` is what the user wrote; `digest` names the weights: 16 hex digits of a GGUF file or of a folder's config.json and safetensors, or the
+    hub's commit. `described` says how a GGUF file stored them.
     """
 
     model: PreTrainedModel
@@ -39,6 +41,7 @@ class Base:
     name: str
     digest: str
     chat: bool
+    described: str = ""
 
     @property
     def device(self) -> torch.device:
@@ -49,14 +52,14 @@ class Base:
 def load_base(
     model: str, dtype: str = "auto", device: str = "auto", device_map: str = "", chat: str = "auto", trust_remote_code: bool = False
 ) -> Base:
-    """A model from a folder or from the hub, in eval mode and frozen; only safetensors are read.
+    """A model from a folder, a GGUF file or the hub, in eval mode and frozen; only safetensors and GGUF files are read.
 
     `device_map` spreads the layers over devices (auto, balanced, balanced_low_0, sequential), in place of `device`. Raises SettingError.
     """
     _choose("dtype", dtype, "auto", "float32", "bfloat16", "float16")
     _choose("chat", chat, "auto", "on", "off")
     place = _place(device, device_map)
-    where = _folder(model) or model
+    where = _here(model) or model
     commit = None if isinstance(where, Path) else _commit(model)
     source = {"revision": commit, "trust_remote_code": trust_remote_code}
     config = _config(model, where, source)
@@ -68,15 +71,16 @@ def load_base(
     pad: Any = tokenizer.pad_token_id
     if pad is None or pad >= len(_embedding(weights)):
         tokenizer.pad_token = tokenizer.eos_token  # masked wherever it stands; a new token would need a new row of the embedding
-    return Base(weights, tokenizer, model, commit or digest(Path(where)), talks)
+    return Base(weights, tokenizer, model, commit or digest(Path(where)), talks, described(where) if is_gguf(where) else "")
 
 
 def load_frame(model: str, trust_remote_code: bool = False) -> PreTrainedModel:
-    """A model's modules, by name and shape, without their weights (on torch's meta device): of the model only config.json is read.
+    """A model's modules, by name and shape, without their weights (on torch's meta device): of the model only config.json
+    or a GGUF file's header is read.
 
     Raises SettingError as `load_base` does.
     """
-    where = _folder(model) or model
+    where = _here(model) or model
     source = {"revision": None if isinstance(where, Path) else _commit(model), "trust_remote_code": trust_remote_code}
     config = _config(model, where, source)
     with _reading(model, where, "config"), torch.device("meta"):
@@ -84,8 +88,8 @@ def load_frame(model: str, trust_remote_code: bool = False) -> PreTrainedModel:
 
 
 def digest_of(model: str) -> str:
-    """The `digest` that `load_base` gives to the model's weights; those of a folder are read for it, but not loaded. Raises SettingError."""
-    where = _folder(model)
+    """The `digest` that `load_base` gives to the model's weights; those on this machine are read for it, but not loaded. Raises SettingError."""
+    where = _here(model)
     return _commit(model) if where is None else digest(where)
 
 
@@ -165,10 +169,16 @@ def _place(device: str, device_map: str) -> str:
     return device
 
 
-def _folder(model: str) -> Path | None:
-    """The folder `model` names, looked over before anything heavy is read; None if it can only be a name on the hub."""
-    folder = Path(model).expanduser()
+def _here(model: str) -> Path | None:
+    """The folder or GGUF file `model` names, looked over before anything heavy is read; None if it can only be a name on the hub."""
+    folder = place_of(model)
     if not folder.is_dir():
+        if folder.suffix == ".gguf":
+            if not folder.is_file():
+                raise SettingError("model", f"{model}, and no file {folder}", _MODEL, "make smollm fetches it" if folder == SMOLLM2 else "")
+            with _reading(model, folder, "header"):
+                look_over(model, folder)
+            return folder
         if folder.exists():
             raise SettingError("model", f"{model}, which is a file", _MODEL, f"try model={folder.parent}")
         return None
@@ -189,11 +199,12 @@ def _commit(model: str) -> str:
 
 def _config(model: str, where: Path | str, source: dict[str, Any]) -> PreTrainedConfig:
     with _reading(model, where, "config"):
-        raw, _ = PreTrainedConfig.get_config_dict(where, revision=source["revision"])
+        folder, file = pretrained(where)
+        raw, _ = PreTrainedConfig.get_config_dict(folder, revision=source["revision"], **file)
         kind, own_code = raw.get("model_type"), raw.get("auto_map") or {}
         if kind not in CONFIG_MAPPING and not own_code:
             raise SettingError("model", f"{model} of model_type {kind}", "an architecture that this transformers knows")
-        config = AutoConfig.from_pretrained(where, **source)
+        config = AutoConfig.for_model(**raw) if file else AutoConfig.from_pretrained(where, **source)  # a GGUF file takes seconds to read
     trained = ", ".join(config.architectures or [type(config).__name__])
     encoder = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
     causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or "AutoModelForCausalLM" in own_code
@@ -205,8 +216,9 @@ def _config(model: str, where: Path | str, source: dict[str, Any]) -> PreTrained
 def _tokenizer(model: str, where: Path | str, source: dict[str, Any]) -> PreTrainedTokenizerBase:
     with _reading(model, where, "tokenizer"):
         # For Qwen2 the Auto class builds Qwen's own tokenizer, even where the folder says that tokenizer.json is all there is to it.
-        plain = isinstance(where, Path) and get_tokenizer_config(where).get("tokenizer_class") == TokenizersBackend.__name__
-        tokenizer = (TokenizersBackend if plain else AutoTokenizer).from_pretrained(where, padding_side="left", **source)
+        folder, file = pretrained(where)
+        plain = file or (isinstance(where, Path) and get_tokenizer_config(where).get("tokenizer_class") == TokenizersBackend.__name__)
+        tokenizer = (TokenizersBackend if plain else AutoTokenizer).from_pretrained(folder, padding_side="left", **source, **file)
     if tokenizer.eos_token_id is None:
         raise SettingError("model", f"{model}, whose tokenizer has no end-of-sequence token", "a tokenizer that can end an answer")
     return tokenizer
@@ -229,12 +241,12 @@ def _weights(model: str, where: Path | str, options: dict[str, Any]) -> PreTrain
     # A wrong shape is listed with the missing ones instead of raised, so that it can be named.
     options |= {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
     with _reading(model, where, "weights"):
-        read: Any = AutoModelForCausalLM.from_pretrained(where, **options)
+        read: Any = read_dequantised(where, **options) if is_gguf(where) else AutoModelForCausalLM.from_pretrained(where, **options)
     loaded, info = read
     absent = sorted({*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])})
     if absent:  # transformers has drawn them at random
         listed = ", ".join(absent[:3]) + (f" and {len(absent) - 3} more" if len(absent) > 3 else "")
-        raise SettingError("model", f"{model}, whose weights lack {listed}, or have another shape", "every weight of config.json's model")
+        raise SettingError("model", f"{model}, whose weights lack {listed}, or have another shape", "every weight of its config's model")
     return loaded.eval().requires_grad_(False)
 
 

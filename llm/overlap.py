@@ -20,7 +20,7 @@ from runs.settings import Choice, Whole, setting, short
 class Overlap(Training):
     """Two one-hop experts on one base."""
 
-    model: str = setting("pocket", PATH, "pocket, a folder, or a name on the Hugging Face hub")
+    model: str = setting("pocket", PATH, "pocket, smollm2, a folder, a GGUF file, or a name on the Hugging Face hub")
     dataset: str = setting("R", Choice("F", "H", "R"), "fake names and places, fake names and real places, or real ones")
     triplets: int = setting(100, Whole(3, 100), "triplets of the dataset; model=pocket: 20")
     split: str = setting("test", Choice("dev", "test"), "the held-out templates that are asked: make choices on dev")

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm.pocket import digest, folder_of, switches
-from llm.settings import Options, Training, is_pocket, with_preset
+from llm.names import digest, place_of
+from llm.pocket import switches
+from llm.settings import Options, Training, preset_of, with_preset
 from llm.workers import pool, worker_count
 from runs.command import command
 from runs.rows import Rows, load_rows, row_hash
@@ -126,9 +127,10 @@ def _run(protocol: Protocol, cells: list[list[Cell]], options: Options) -> None:
 def _refuse_other_weights(known: Sequence[Mapping[str, Any]], options: Options) -> None:
     """A folder that holds another model by now would stand in one table with the rows of the one before."""
     for model in dict.fromkeys(row["settings"]["model"] for row in known):
-        folder = folder_of(model).expanduser()
+        place = place_of(model)
         measured = {row["provenance"].get("base_digest") for row in known if row["settings"]["model"] == model} - {None}
-        if measured and (folder / "config.json").is_file() and measured != {now := digest(folder)}:
+        here = place.is_file() or (place / "config.json").is_file()
+        if measured and here and measured != {now := digest(place)}:
             got = f"{options.out}, with rows of model={model} whose weights were {' and '.join(sorted(measured))}"
             raise SettingError("out", got, f"rows of the weights it has now ({now})", "another out=, or another name for the model")
 
@@ -194,9 +196,7 @@ def base_of(point: Any, options: Options) -> Any:
         _loaded.clear()  # before there are two of them in memory
         if not sys.stderr.isatty():
             logging.disable_progress_bar()
-        folder = folder_of(point.model)
-        name = str(folder) if folder.is_dir() else point.model
-        _loaded[key] = load_base(name, point.dtype, options.device, options.device_map, point.chat, options.trust_remote_code)
+        _loaded[key] = load_base(point.model, point.dtype, options.device, options.device_map, point.chat, options.trust_remote_code)
     return _loaded[key]
 
 
@@ -233,7 +233,8 @@ def _ask_cell(name: str, cells: list[Cell], options: Options) -> tuple[list[tupl
         "device": str(base.device) if base.device.type == "cpu" else _device_name(base),
         "dtype": str(base.model.dtype).removeprefix("torch."),
         "base_digest": base.digest,
-        "pocket": switches(folder_of(cells[0][0].model)),
+        "pocket": switches(place_of(cells[0][0].model)),
+        **({"base": base.described} if base.described else {}),
         "chat": base.chat,
         "wall_seconds": round((time.perf_counter() - start) / len(cells), 3),
     }
@@ -265,7 +266,7 @@ def _dry_run(protocol: Protocol, cells: list[list[Cell]], options: Options) -> i
         print(f"  {name}={','.join(short(value) for value in values)}")
     held_out = SPLITS["test"].stop - SPLITS["test"].start
     prompts = sum(protocol.questions(point) if protocol.questions else point.triplets * held_out for point, _ in every)
-    small = all(is_pocket(point.model) for point, _ in every)
+    small = all(preset_of(point.model) == "pocket" for point, _ in every)
     minutes = (len(experts) * 50 + prompts * 0.02) / 60
     said = f"; time: about {minutes:.0f} min for a pocket model on one core, half on two" if small else ", of which none was timed on this model"
     print(f"cost: {len(experts)} experts, {prompts} answers{said}; nothing was run")

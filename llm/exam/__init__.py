@@ -17,7 +17,7 @@ class ExamSettings(Training):
     """What every row says: the model, how its experts were trained and are composed, how it answers."""
 
     layers: str = setting("mlp", Choice("none", "mlp", "attention", "both"), "where the adapters sit")
-    model: str = setting("pocket", PATH, "pocket, a folder, or a name on the Hugging Face hub")
+    model: str = setting("pocket", PATH, "pocket, smollm2, a folder, a GGUF file, or a name on the Hugging Face hub")
     composition: str = setting(
         "uniform", Choice(*COMPOSITIONS, *CONTROLS, *RULES), "how the library is composed", grid=("base", *COMPOSITIONS, "random")
     )

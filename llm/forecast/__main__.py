@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm.settings import COMPOSITIONS, CONTROLS, RULES
+from llm.settings import COMPOSITIONS, CONTROLS, PATH, RULES
 from runs.command import command
 from runs.settings import Choice, Flag, Number, SettingError, Text, Whole, did_you_mean, help_table, parse, setting
 
@@ -35,11 +35,11 @@ class Lists:
 class Options:
     """What is asked, and how:"""
 
-    base: str = setting("pocket", Text("pocket, a folder, or a name on the Hugging Face hub"), "the model both adapters were trained on")
+    base: str = setting("pocket", PATH, "the model both adapters were trained on")
     prompts: str = setting("", Text("a JSONL file"), "the prompts")
     out: str = setting("", Text("a folder"), "where forecast.json, forecast.png and forecast.pdf go; with validate=, rows, experts")
     answer_tokens: int = setting(96, Whole(1, 10**5), "longest answer")
-    temperature: float = setting(0.0, Number(0, 1e6), "Arrow: logits are divided by it; 0: 1, or the pocket model's 0.25")
+    temperature: float = setting(0.0, Number(0, 1e6), "Arrow: logits are divided by it; 0: 1, or what the base's preset says")
     top_k: int = setting(0, Whole(0, 2), "Arrow: adapters a token goes to; 0: both")
     normalise: bool = setting(False, Flag(), "Arrow: logits from normalised activations")
     chat: str = setting("auto", Choice("auto", "on", "off"), "the tokenizer's chat template")
@@ -88,14 +88,11 @@ def _forecast(adapters: Sequence[str], chosen: Sequence[str], options: Options) 
     from llm.forecast.report import numbers, text
     from llm.forecast.verdict import forecast
     from llm.models import load_base
-    from llm.pocket import folder_of
     from llm.settings import arrow_temperature
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
-    folder = folder_of(options.base)
-    name = str(folder) if folder.is_dir() else options.base
-    base = load_base(name, options.dtype, options.device, options.device_map, options.chat, options.trust_remote_code)
+    base = load_base(options.base, options.dtype, options.device, options.device_map, options.chat, options.trust_remote_code)
     library = [load_expert(adapter, base.model) for adapter in adapters]
     check_library(library)
     temperature = arrow_temperature(options.temperature, options.base)

@@ -21,7 +21,7 @@ from llm.forecast.verdict import Forecast, forecast
 from llm.lowrank import Expert
 from llm.models import Base
 from llm.protocol import Protocol, base_of, library_of, train_one
-from llm.settings import LEARNED, Options, is_pocket
+from llm.settings import LEARNED, Options, preset_of
 from runs.provenance import provenance
 from runs.rows import Rows, load_rows
 from runs.settings import SettingError
@@ -147,7 +147,7 @@ def _forecasts(base: Base, cases: list[Case], run: Options, asked: int, made: Co
         composed = measured.composed[case.row["hash"]]
         settings = {key: case.row["settings"][key] for key in ("model", "composition", "seed")} | {"prompting": prompting}
         settings |= {"of": case.row["experiment"], "row": case.row["hash"], "pair": _pair(base, specs), "asked": asked}
-        settings |= {"seen": is_pocket(point.model) and seed == 0}
+        settings |= {"seen": preset_of(point.model) == "pocket" and seed == 0}
         yield {
             "experiment": EXPERIMENT,
             "settings": settings,

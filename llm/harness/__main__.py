@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm.settings import COMPOSITIONS, CONTROLS, RULES
+from llm.settings import COMPOSITIONS, CONTROLS, PATH, RULES
 from runs.command import command
 from runs.settings import Choice, Flag, Number, SettingError, Text, Whole, help_table, parse, setting
 
@@ -33,10 +33,10 @@ class Lists:
 class Options:
     """What is evaluated, and how:"""
 
-    base: str = setting("pocket", Text("pocket, a folder, or a name on the Hugging Face hub"), "the model the adapters were trained on")
+    base: str = setting("pocket", PATH, "the model the adapters were trained on")
     method: str = setting("", Choice(*COMPOSITIONS, *(name for name in CONTROLS if name != "base"), *RULES), "how the library is composed")
     composition: str = setting("", Text("a folder"), "a composition that llm.compose saved, or one adapter, in place of library= and method=")
-    temperature: float = setting(0.0, Number(0, 1e6), "Arrow: logits are divided by it; 0: 1, or the pocket model's 0.25")
+    temperature: float = setting(0.0, Number(0, 1e6), "Arrow: logits are divided by it; 0: 1, or what the base's preset says")
     top_k: int = setting(0, Whole(0, 1000), "Arrow: adapters a token goes to; 0: all")
     triplets: int = setting(100, Whole(1, 100), "triplets of the two-hop tasks")
     seed: int = setting(0, Whole(0), "who goes with whom in them")
@@ -88,7 +88,6 @@ def _evaluated(library: Sequence[str], tasks: Sequence[str], options: Options) -
         raise SettingError("lm-eval", "nothing installed", "lm-eval from 0.4.13", "pip install 'lora-reuse[harness]'") from None
     from llm.harness.export import KINDS, write
     from llm.models import load_base
-    from llm.pocket import folder_of
 
     with tempfile.TemporaryDirectory() as scratch:
         own = Path(scratch) / "two_hop"
@@ -100,12 +99,10 @@ def _evaluated(library: Sequence[str], tasks: Sequence[str], options: Options) -
             from runs.settings import did_you_mean
 
             raise SettingError("tasks", unknown[0], "a task of lm-eval, or lora_reuse_...", did_you_mean(unknown[0], manager.all_tasks))
-        folder = folder_of(options.base)
-        name = str(folder) if folder.is_dir() else options.base
-        base = load_base(name, options.dtype, options.device, options.device_map, options.chat, options.trust_remote_code)
+        base = load_base(options.base, options.dtype, options.device, options.device_map, options.chat, options.trust_remote_code)
         results = evaluate(base, _composition(base, library, options), tasks, manager, options.limit, options.batch)
     if options.out:
-        _keep(Path(options.out), results, {"base": name, "base_digest": base.digest, "library": list(library), "method": options.method})
+        _keep(Path(options.out), results, {"base": options.base, "base_digest": base.digest, "library": list(library), "method": options.method})
     return make_table(results)
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from transformers.pytorch_utils import Conv1D
 
-from llm.adapters import linear_shape, load_expert
+from llm.adapters import linear_shape, load_expert, save_expert
 from llm.compose import Knobs, main
 from llm.compositions import RULES, Composition, Options, compose
 from llm.compositions.arrow import Routed
@@ -23,6 +23,7 @@ from llm.learned import LEARNED
 from llm.lowrank import LowRank
 from llm.models import digest_of, load_base, load_frame
 from llm.modules import target_modules
+from llm.names import POCKET
 from llm.resident import Resident
 from llm.saving import Card, load_composition, save_composition
 from runs.settings import SettingError
@@ -293,6 +294,19 @@ def test_an_adapter_that_names_no_base_needs_one(made, tmp_path, capsys):
     assert capsys.readouterr().err.endswith("does not name the model it was trained on\n")
     assert not (tmp_path / "out").exists()
     assert main([f"base={it.base}", *words]) == 0
+
+
+@pytest.mark.parametrize("named", ["pocket", str(POCKET)])
+@pytest.mark.parametrize("given", [[], ["base=pocket"], [f"base={POCKET}"]])
+def test_the_pocket_model_is_one_base_by_both_of_its_names(named, given, tmp_path, capsys):
+    frame = load_frame("pocket")
+    shapes = {name: linear_shape(frame.get_submodule(name)) for name in target_modules(frame, "mlp")}
+    for seed, name in enumerate("ab"):
+        draw = torch.Generator().manual_seed(seed)
+        expert = {module: LowRank(*(torch.randn(rows, 2, generator=draw) for rows in shape)) for module, shape in shapes.items() if shape}
+        save_expert(expert, tmp_path / name, named)
+    words = [*given, f"library={tmp_path / 'a'},{tmp_path / 'b'}", "method=sum", f"out={tmp_path / 'out'}"]
+    assert main(words) == 0, capsys.readouterr().err
 
 
 def test_another_base_is_composed_when_it_is_wanted(made, tmp_path, capsys):

@@ -19,7 +19,7 @@ from llm.modules import target_modules
 from runs.settings import SettingError
 from tests.llm.tiny import FAMILIES, tiny
 
-MODEL = "a folder with config.json and *.safetensors, or a name on the Hugging Face hub"
+MODEL = "a folder with config.json and *.safetensors, a GGUF file, or a name on the Hugging Face hub"
 SOURCE = "Who is the spouse of Ann Lee?"
 
 LLAMA = (["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"], [f"self_attn.{x}_proj" for x in "qkvo"])

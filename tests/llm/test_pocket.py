@@ -18,7 +18,8 @@ from transformers import AutoTokenizer
 
 from llm.evaluation import answers
 from llm.models import load_base
-from llm.pocket import card, corpus, folder_of, pretrain, switches
+from llm.names import POCKET, place_of
+from llm.pocket import card, corpus, pretrain, switches
 from llm.pocket.__main__ import Options, main
 from llm.pocket.card import write_card
 from llm.pocket.corpus import RELATIONS, World, ask
@@ -286,7 +287,7 @@ def test_an_answer_in_steps_is_its_last_sentence(gold, answer, right):
 
 # The committed model
 
-MODEL = folder_of("pocket")
+MODEL = POCKET
 committed = pytest.mark.skipif(not (MODEL / "config.json").exists(), reason="no pocket model is in llm/pocket/model")
 
 
@@ -302,7 +303,7 @@ def test_the_committed_model_is_small_and_safe():
 
 @committed
 def test_arrow_has_the_temperature_of_the_protocols_on_it():
-    folder = str(folder_of("pocket"))
+    folder = str(POCKET)
     assert [arrow_temperature(0.0, model) for model in ("pocket", folder, "Qwen/Qwen2.5-3B-Instruct")] == [0.25, 0.25, 1.0]
     assert [arrow_temperature(0.5, model) for model in ("pocket", "Qwen/Qwen2.5-3B-Instruct")] == [0.5, 0.5]
 
@@ -324,5 +325,5 @@ def test_the_committed_model_knows_its_world():
 
 
 def test_a_model_is_named_by_its_folder():
-    assert folder_of("results/pocket") == Path("results/pocket")
-    assert folder_of("pocket") == Path(corpus.__file__).parent / "model"
+    assert place_of("results/pocket") == Path("results/pocket")
+    assert place_of("pocket") == Path(corpus.__file__).parent / "model"
