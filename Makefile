@@ -2,7 +2,7 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 
-.PHONY: sweep figures two-hop test check benchmark clean
+.PHONY: sweep figures two-hop smollm test check benchmark clean
 
 sweep: .venv/base
 	$(RUN) -m theory.sweep width=2**8,2**10,2**12,2**14,2**16,2**18,2**20,2**22,2**24 seeds=32
@@ -12,6 +12,9 @@ figures: .venv/base
 
 two-hop: .venv/llm
 	HF_HUB_OFFLINE=1 $(RUN) -m llm.two_hop
+
+smollm: .venv/llm
+	@$(RUN) -m llm.smollm2
 
 test: check
 	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 --dist loadfile
