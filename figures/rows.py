@@ -26,7 +26,10 @@ class Rows:
         KeyError for an experiment that `needs` does not name, SettingError for a file that does not hold rows."""
         if experiment not in self.needs:
             raise KeyError(f"{experiment} is not in NEEDS: {', '.join(self.needs)}")
-        stamps = tuple((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(self.folder.glob(f"{experiment}.*")))
+        stamps = tuple(
+            (path.name, path.stat().st_mtime_ns, path.stat().st_size)
+            for path in sorted((*self.folder.glob(f"{experiment}.*"), *self.folder.glob(on_disk.WITHDRAWN)))
+        )
         return _load(self.folder, experiment, stamps).copy()
 
     def select(self, experiment: str, **settings: Any) -> pandas.DataFrame:

@@ -89,7 +89,7 @@ def ask_together(base: Base, protocol: Protocol, chosen: list[Asking], prompting
             weights = gate_weights(base, asking.made.composition, asked, said[asking.key], options.batch_rows)
             records = [record | extra for record, extra in zip(records, weights, strict=True)]
         keep(Path(options.out) / "answers", row_hash(protocol.experiment, settings_of(asking.cell)), records)
-        results.append(_counted(records, asked, prompting, asking.cell[0]))
+        results.append(_counted(records, asked, prompting, asking.cell[0], protocol.bound(asking.cell[0])))
     return results
 
 
@@ -184,8 +184,9 @@ def gate_weights(base: Base, composition: Composition, asked: Sequence[Example],
     return found
 
 
-def _counted(records: list[dict[str, Any]], asked: Sequence[Example], prompting: str, point: Any) -> dict[str, Any]:
-    """Counts of a row, and the chance controls: hits against permuted answers, and those of the best constant answer."""
+def _counted(records: list[dict[str, Any]], asked: Sequence[Example], prompting: str, point: Any, bound: float | None) -> dict[str, Any]:
+    """Counts of a row, and the chance controls: hits against permuted answers, and those of the best constant answer. Predicted is how many
+    hits there are at most, for a bound of their share."""
     total = len(records)
     hits = np.array([record["strict"] for record in records])
     by_triplet = np.bincount([e.triplet for e in asked], weights=hits, minlength=point.triplets).astype(int)
@@ -206,10 +207,7 @@ def _counted(records: list[dict[str, Any]], asked: Sequence[Example], prompting:
             by_triplet = [np.mean([record[name] for record in records if record["triplet"] == i]) for i in range(point.triplets)]
             measured[f"{name}_by_triplet"] = [round(float(value), 6) for value in by_triplet]
     share = measured["hits"] / total
-    # Theorem 3: direct answers of two one-hop experts pick the asked z no more often than another edited z, once in n.
-    one_hop_only = getattr(point, "library", "") == "2-combination" or getattr(point, "setup", "") == "0"
-    composed = point.composition not in ("base", "random")
-    predicted = {"at_most": total / point.triplets} if prompting == "direct" and one_hop_only and composed else {}
+    predicted = {} if bound is None else {"at_most": total * bound}
     return {"measured": measured, "predicted": predicted, "stderr": {"hits": float(np.sqrt(total * share * (1 - share)))}}
 
 

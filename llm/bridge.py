@@ -6,6 +6,7 @@ of Table 1 and setup 1 of Figure 2 (Table 10). Without a model, the pocket model
 
 import sys
 
+from llm.bound import once_in_n
 from llm.data.mixtures import SETUPS, pair
 from llm.protocol import Protocol, main
 from llm.settings import Bridge, Placement
@@ -16,7 +17,12 @@ def library(point: Bridge | Placement) -> list[tuple[tuple[str, ...], tuple[str,
     return pair(SETUPS[point.setup])
 
 
-PROTOCOL = Protocol("bridge", __doc__ or "", Bridge, lambda point: SETUPS[point.setup].asked, library)
+def bound(point: Bridge | Placement) -> float | None:
+    """Theory has a bound for setup 0, two one-hop experts without a bridge."""
+    return once_in_n(point) if point.setup == "0" else None
+
+
+PROTOCOL = Protocol("bridge", __doc__ or "", Bridge, lambda point: SETUPS[point.setup].asked, library, bound=bound)
 
 if __name__ == "__main__":
     sys.exit(main(PROTOCOL, sys.argv[1:]))

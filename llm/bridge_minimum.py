@@ -18,6 +18,7 @@ import dataclasses
 import sys
 from dataclasses import dataclass
 
+from llm.bound import once_in_n
 from llm.data.mixtures import BRIDGE, SETUPS
 from llm.data.subsets import REVERSED, SPLITS
 from llm.protocol import Protocol, main
@@ -69,7 +70,12 @@ def sensible(point: BridgeMinimum) -> BridgeMinimum:
     return dataclasses.replace(point, relations="same") if point.relations == "reversed" and point.steps_share == 0 else point
 
 
-PROTOCOL = Protocol("bridge_minimum", __doc__ or "", BridgeMinimum, lambda point: SETUPS["2"].asked, library, sensible)
+def bound(point: BridgeMinimum) -> float | None:
+    """Theory has a bound where there is no bridge."""
+    return once_in_n(point) if point.bridge_triplets == 0 else None
+
+
+PROTOCOL = Protocol("bridge_minimum", __doc__ or "", BridgeMinimum, lambda point: SETUPS["2"].asked, library, sensible, bound=bound)
 
 if __name__ == "__main__":
     from llm.bridge_minimum import PROTOCOL as PROTOCOL_BY_NAME  # whose points other processes can read

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llm.bound import once_in_n
 from llm.protocol import Cell, Protocol, main
 from llm.settings import PATH, Options
 from runs.settings import Choice, Number, Whole, setting
@@ -68,6 +69,11 @@ def questions(point: Edit) -> int:
     return point.triplets * {"own": hops * point.templates, "neighbours": 6 * hops}.get(point.prompting, 2)
 
 
+def bound(point: Edit) -> float | None:
+    """Theory has a bound for the edits of both hops, added or written at once."""
+    return once_in_n(point) if point.library == "2-combination" else None
+
+
 def ask(base: Any, protocol: Protocol, cells: list[Cell], options: Options) -> list[tuple[Cell, dict[str, Any]]]:
     """`llm.edits.editing.ask`, which needs torch."""
     from llm.edits import editing
@@ -89,6 +95,7 @@ PROTOCOL = Protocol(
     lambda point: point.dataset,
     lambda point: [],
     sensible,
+    bound=bound,
     ask=ask,
     table=table,
     specs=lambda point, seed: [],

@@ -12,6 +12,7 @@ import dataclasses
 import sys
 from dataclasses import dataclass
 
+from llm.bound import once_in_n
 from llm.data.graphs import COUNTS
 from llm.data.subsets import ATOMIC, PAIRS
 from llm.protocol import Protocol, main
@@ -72,7 +73,14 @@ def sensible(point: LargeLibrary) -> LargeLibrary | None:
     return point if point.library == "10-combination" else dataclasses.replace(point, pairs="direct")
 
 
-PROTOCOL = Protocol("large_library", __doc__ or "", LargeLibrary, lambda point: GRAPHS[point.graph], library, sensible, lambda point: point.held_out)
+def bound(point: LargeLibrary) -> float | None:
+    """Theory has a bound for the two one-hop experts that the pair needs; experts on other pairs have learned where the same people live."""
+    return once_in_n(point) if point.library == "2-combination" else None
+
+
+PROTOCOL = Protocol(
+    "large_library", __doc__ or "", LargeLibrary, lambda point: GRAPHS[point.graph], library, sensible, lambda point: point.held_out, bound
+)
 
 if __name__ == "__main__":
     from llm.large_library import PROTOCOL as PROTOCOL_BY_NAME  # whose points other processes can read

@@ -8,6 +8,7 @@ import dataclasses
 import sys
 from dataclasses import dataclass
 
+from llm.bound import once_in_n
 from llm.data.mixtures import SETUPS, data_mix, oracle, pair
 from llm.protocol import Protocol, main
 from llm.settings import COMPOSITIONS, LEARNED, PROMPTINGS, RULES, Composed
@@ -52,7 +53,12 @@ def sensible(point: Methods) -> Methods | None:
     return point if (point.composition in LORI) == (point.adapter != "lora") else None
 
 
-PROTOCOL = Protocol("methods", __doc__ or "", Methods, lambda point: SETUPS[point.setup].asked, library, sensible)
+def bound(point: Methods) -> float | None:
+    """Theory has a bound for the two one-hop experts of setup 0, not for one expert on the union of their data, nor for the oracle."""
+    return once_in_n(point) if (point.setup, point.library) == ("0", "pair") else None
+
+
+PROTOCOL = Protocol("methods", __doc__ or "", Methods, lambda point: SETUPS[point.setup].asked, library, sensible, bound=bound)
 
 if __name__ == "__main__":
     from llm.methods import PROTOCOL as PROTOCOL_BY_NAME  # whose points other processes can read

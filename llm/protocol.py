@@ -39,6 +39,8 @@ class Protocol:
     """The point as a row has it, or None for one that makes no sense (a routed library of one)."""
     pair: Callable[[Any], str] = lambda point: "12"
     """The pair of relations that is asked."""
+    bound: Callable[[Any], float | None] = lambda point: None
+    """The share of a point's answers that theory says can be right at most; None where it says nothing."""
     ask: Callable[[Any, "Protocol", list["Cell"], Options], list[tuple["Cell", dict[str, Any]]]] | None = None
     """What measures a cell on its base; None: `llm.asking.ask`."""
     table: Callable[[str, Sequence[Mapping[str, Any]]], str] | None = None

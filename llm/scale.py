@@ -7,6 +7,7 @@ expert's own facts flip at w = 1/2 (`python -m theory.sweep experiment=scale`).
 import dataclasses
 import sys
 
+from llm.bound import once_in_n
 from llm.data.mixtures import EXPERTS
 from llm.protocol import Protocol, main
 from llm.settings import Scale
@@ -26,7 +27,12 @@ def sensible(point: Scale) -> Scale | None:
     return dataclasses.replace(point, composition="cat")
 
 
-PROTOCOL = Protocol("scale", __doc__ or "", Scale, lambda point: point.dataset, library, sensible)
+def bound(point: Scale) -> float | None:
+    """Theory has a bound for the two one-hop experts, at every scale."""
+    return once_in_n(point) if point.library == "2-combination" else None
+
+
+PROTOCOL = Protocol("scale", __doc__ or "", Scale, lambda point: point.dataset, library, sensible, bound=bound)
 
 if __name__ == "__main__":
     sys.exit(main(PROTOCOL, sys.argv[1:]))

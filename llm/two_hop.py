@@ -7,6 +7,7 @@ first three; every composition; direct and step-by-step questions (Table 7, Figu
 import dataclasses
 import sys
 
+from llm.bound import once_in_n
 from llm.data.mixtures import EXPERTS, LIBRARIES
 from llm.protocol import Protocol, main
 from llm.settings import TwoHop
@@ -29,7 +30,12 @@ def sensible(point: TwoHop) -> TwoHop | None:
     return point
 
 
-PROTOCOL = Protocol("two_hop", __doc__ or "", TwoHop, lambda point: point.dataset, library, sensible)
+def bound(point: TwoHop) -> float | None:
+    """Theory has a bound for two one-hop experts; the oracle, alone or in a library, has learned the answers."""
+    return once_in_n(point) if point.library == "2-combination" else None
+
+
+PROTOCOL = Protocol("two_hop", __doc__ or "", TwoHop, lambda point: point.dataset, library, sensible, bound=bound)
 
 if __name__ == "__main__":
     sys.exit(main(PROTOCOL, sys.argv[1:]))

@@ -2,9 +2,14 @@
 
 A row is complete or absent. Each append is one write under a file lock, so processes that share a folder lose nothing, and a kill
 leaves at most one torn last line, which the next opening cuts off. Anything else that is not a row is reported and left alone.
+
+What a row says can turn out to be wrong. It is then withdrawn, not rewritten: `withdrawn.csv` beside the rows has a line of hash, commit, field
+and reason for each. `field` is `row` for all of it, or `predicted.at_most`, say, for one number; what is left of the row stands. The commit is
+the one that made the row, so that the same measurement made anew is not withdrawn. Readers get what is not withdrawn.
 """
 
 import contextlib
+import csv
 import fcntl
 import hashlib
 import json
@@ -21,6 +26,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 _FIELDS = ("schema", "experiment", "settings", "measured", "predicted", "stderr", "provenance")
+WITHDRAWN = "withdrawn.csv"
+_COLUMNS = ("hash", "commit", "field", "reason")
 
 
 def plain(value: Any) -> Any:
@@ -76,11 +83,14 @@ class Rows:
 
 
 def load_rows(folder: Path | str, experiment: str | None = None) -> list[dict[str, Any]]:
-    """The rows in `folder` (of one experiment, or of all), each measurement once. Raises SettingError with file and line."""
+    """The rows in `folder` (of one experiment, or of all) without what is withdrawn, each measurement once. Raises SettingError with file and
+    line."""
     paths = sorted(Path(folder).glob("*.jsonl"))
     if experiment is not None:
         paths = [path for path in paths if path.name.split(".")[0] == experiment]
-    return list({row["hash"]: row for path in reversed(paths) for row in reversed(_read(path))}.values())[::-1]
+    withdrawn = _withdrawn(Path(folder) / WITHDRAWN)
+    rows = [row for path in reversed(paths) for row in reversed(_read(path)) if _without(row, withdrawn)]
+    return list({row["hash"]: row for row in rows}.values())[::-1]
 
 
 def load(folder: Path | str, experiment: str | None = None) -> "pandas.DataFrame":
@@ -141,6 +151,40 @@ def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
     if missing := [field for field in (*_FIELDS, "hash") if field not in row]:
         raise SettingError(where, f"a row without {missing[0]!r}", ", ".join(_FIELDS), mend)
     return row
+
+
+def _withdrawn(path: Path) -> dict[tuple[str, str], dict[str, str]]:
+    """By hash and commit of a row: the fields that are withdrawn, each with where that is said. Raises SettingError with file and line."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    if not path.exists():
+        return found
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = list(csv.reader(file, strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SettingError(str(path), f"a file that is no table ({error})", f"lines of {', '.join(_COLUMNS)}") from None
+    for number, line in enumerate(lines or [[]], start=1):
+        where = f"{path}:{number}"
+        if number == 1:
+            if tuple(line) != _COLUMNS:
+                raise SettingError(where, repr(",".join(line)), f"the head {','.join(_COLUMNS)}")
+        elif len(line) != len(_COLUMNS) or not all((line[0], line[2], line[3])):
+            raise SettingError(where, repr(",".join(line)), f"{', '.join(_COLUMNS)}; the commit alone may be empty, of a row without one")
+        elif line[2] != "row" and line[2].split(".")[0] not in ("measured", "predicted", "stderr"):
+            raise SettingError(where, repr(line[2]), "row, or a field of measured, predicted or stderr, as predicted.at_most")
+        else:
+            found.setdefault((line[0], line[1]), {})[line[2]] = where
+    return found
+
+
+def _without(row: dict[str, Any], withdrawn: Mapping[tuple[str, str], Mapping[str, str]]) -> bool:
+    """Whether something of the row stands; the fields that are withdrawn are taken from it. Raises SettingError for one that it does not have."""
+    fields = withdrawn.get((row["hash"], row["provenance"].get("commit") or ""), {})
+    for field, where in fields.items():
+        part, _, name = field.partition(".")
+        if part != "row" and row[part].pop(name, None) is None:
+            raise SettingError(where, f"{field} of row {row['hash']}, which has none", "a field of the row")
+    return "row" not in fields
 
 
 def by_setting(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:

@@ -118,6 +118,69 @@ def test_a_folder_that_cannot_be_one_is_refused(tmp_path):
         Rows(tmp_path / "taken", "demo")
 
 
+HEAD = "hash,commit,field,reason"
+
+
+def _withdraw(folder, *lines):
+    (folder / "withdrawn.csv").write_text("\n".join(lines) + "\n")
+
+
+def _made(folder, seed, commit="abc"):
+    rows = Rows(folder, "demo")
+    rows.append(row(seed) | {"provenance": {"commit": commit}})
+    return row_hash("demo", row(seed)["settings"])
+
+
+def test_a_withdrawn_field_is_not_read_and_the_rest_of_its_row_is(tmp_path):
+    first, second = _made(tmp_path, 0), _made(tmp_path, 1)
+    before = (tmp_path / "demo.jsonl").read_bytes()
+    _withdraw(tmp_path, HEAD, f'{first},abc,predicted.c,"wrong, and why"')
+    rows = {one["hash"]: one for one in load_rows(tmp_path)}
+    assert (rows[first]["predicted"], rows[first]["measured"]) == ({}, {"c": 0.5})
+    assert rows[second]["predicted"] == {"c": 0.5}
+    assert load(tmp_path, "demo")["predicted.c"].isna().tolist() == [True, False]
+    assert (tmp_path / "demo.jsonl").read_bytes() == before
+
+
+def test_a_withdrawn_row_is_measured_anew_and_then_there(tmp_path):
+    key = _made(tmp_path, 0)
+    _withdraw(tmp_path, HEAD, f"{key},abc,row,it was of another model")
+    assert load_rows(tmp_path) == []
+    rows = Rows(tmp_path, "demo")
+    assert rows.known == {}
+    rows.append(row(0) | {"measured": {"c": 9.0}, "provenance": {"commit": "def"}})
+    (again,) = load_rows(tmp_path)
+    assert (again["hash"], again["measured"]) == (key, {"c": 9.0})
+
+
+def test_a_row_without_a_commit_is_withdrawn_by_none(tmp_path):
+    key = _made(tmp_path, 0, commit=None)
+    _withdraw(tmp_path, HEAD, f"{key},,row,why")
+    assert load_rows(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "what"),
+    [
+        (["hash,reason", "KEY,why"], "withdrawn.csv:1: got 'hash,reason'; allowed: the head hash,commit,field,reason"),
+        ([""], "withdrawn.csv:1: got ''"),
+        ([HEAD, "KEY,abc,row"], "withdrawn.csv:2: got 'KEY,abc,row'"),
+        ([HEAD, "KEY,abc,row,"], "withdrawn.csv:2: got 'KEY,abc,row,'"),
+        ([HEAD, ",abc,row,why"], "withdrawn.csv:2: got ',abc,row,why'"),
+        ([HEAD, "KEY,abc,settings.seed,why"], "withdrawn.csv:2: got 'settings.seed'; allowed: row, or a field of measured"),
+        ([HEAD, "KEY,abc,predicted.d,why"], "withdrawn.csv:2: got predicted.d of row KEY, which has none"),
+        ([HEAD, 'KEY,abc,row,"why'], "a file that is no table"),
+    ],
+)
+def test_a_malformed_withdrawal_is_one_line(tmp_path, lines, what):
+    key = _made(tmp_path, 0)
+    _withdraw(tmp_path, *(line.replace("KEY", key) for line in lines))
+    with pytest.raises(SettingError) as error:
+        load_rows(tmp_path, "demo")
+    assert what.replace("KEY", key) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 def _append_until_full(folder, answers):
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
     rows = Rows(folder, "demo")

@@ -28,9 +28,9 @@ COLUMNS = {
 """The paper's column -> library, composition and layers in the rows."""
 WORDS = "asked=spanish composition=base,uniform,arrow allow_code_execution=true"
 READING = (
-    "Each cell: tasks whose assertions all pass at the first and greedy attempt, of all, and their share, with a 95 % interval over"
-    " seeds where there are several; what the paper reports. A line of a model on our own tasks is a stand-in that shows that the command works: its numbers say"
-    " nothing about MBPP, and the paper's do not stand beside them. FOLDER holds MBPP in both languages, FILE parallel sentences (`python -m"
+    "Each cell: tasks whose assertions all pass at the first and greedy attempt, of all, and their share, with a 95 % interval over seeds where"
+    " there are several; what the paper reports. A line of a model on our own tasks is a stand-in that shows that the command works: its numbers"
+    " say nothing about MBPP, and the paper's do not stand beside them. FOLDER holds MBPP in both languages, FILE parallel sentences (`python -m"
     " llm.cross_lingual --help`). Theory has no prediction here: its experts store facts."
 )
 

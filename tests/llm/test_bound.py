@@ -1,0 +1,118 @@
+"""What theory allows: each protocol says it for its own points, and the committed rows say the same unless that is withdrawn."""
+
+import csv
+import dataclasses
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm.settings import LEARNED, PROMPTINGS
+from runs.rows import WITHDRAWN, load_rows
+
+PAPER = Path(__file__).parents[2] / "results/paper"
+NAMES = "two_hop bridge placement methods large_library bridge_minimum scale edit".split()
+FACTS: dict[str, Any] = {"triplets": 10, "prompting": "direct"}
+
+
+def protocol(name):
+    return importlib.import_module(f"llm.{name}").PROTOCOL
+
+
+def point(name, **settings):
+    return protocol(name).axes(**{key: value for key, value in settings.items() if key != "seed"})
+
+
+def disagreeing(name, rows, bound=None):
+    """Hashes of the rows whose bound, in hits, is not what the protocol's says of their settings."""
+    found = set()
+    for row in rows:
+        share = (bound or protocol(name).bound)(point(name, **row["settings"]))
+        said = row["predicted"].get("at_most")
+        if said != (None if share is None else pytest.approx(share * row["measured"]["total"])):
+            found.add(row["hash"])
+    return found
+
+
+def stored(name):
+    """The committed rows as they are on disk, with what is withdrawn."""
+    return [json.loads(line) for line in (PAPER / f"llm_{name}.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_committed_rows_have_the_bound_of_their_protocol(name):
+    rows = load_rows(PAPER, f"llm_{name}")
+    assert rows
+    assert disagreeing(name, rows) == set()
+
+
+def test_withdrawn_are_just_the_rows_whose_stored_bound_is_not_the_protocol_s():
+    with (PAPER / WITHDRAWN).open() as file:
+        lines = list(csv.DictReader(file))
+    wrong = {hash for name in NAMES for hash in disagreeing(name, stored(name))}
+    assert {line["hash"] for line in lines} == wrong
+    assert {line["field"] for line in lines} == {"predicted.at_most"}
+    assert len(lines) == len(wrong) == 17
+    by_hash = {row["hash"]: row for row in stored("methods")}
+    assert all(by_hash[line["hash"]]["provenance"]["commit"] == line["commit"] for line in lines)
+    kept = {row["hash"]: row for row in load_rows(PAPER, "llm_methods")}
+    assert len(kept) == len(by_hash)
+    for line in lines:
+        row, measurement = kept[line["hash"]], by_hash[line["hash"]]["measured"]
+        assert (row["predicted"], row["measured"]) == ({}, measurement)
+
+
+def test_a_bound_guessed_from_the_names_of_settings_would_not_pass():
+    """The mistake that these rows were made with: all of setup 0 is two one-hop experts, whatever the library."""
+
+    def guess(point):
+        return 1 / point.triplets if (point.setup, point.prompting) == ("0", "direct") and point.composition not in ("base", "random") else None
+
+    assert len(disagreeing("methods", load_rows(PAPER, "llm_methods"), guess)) == 17
+    assert disagreeing("methods", stored("methods"), guess) == set()
+
+
+WITH = {
+    "two_hop": {"library": "2-combination"},
+    "bridge": {"setup": "0"},
+    "placement": {"setup": "0"},
+    "methods": {"setup": "0", "library": "pair"},
+    "large_library": {"library": "2-combination"},
+    "bridge_minimum": {"bridge_triplets": 0},
+    "scale": {"library": "2-combination"},
+    "edit": {"library": "2-combination"},
+}
+WITHOUT: list[tuple[str, dict[str, Any]]] = [
+    *(("two_hop", {"library": library}) for library in ("none", "3-combination", "oracle", "mixed")),
+    *((name, {"setup": setup}) for name in ("bridge", "placement") for setup in "12345678"),
+    *(("methods", {"setup": setup, "library": library}) for setup, library in (("2", "pair"), ("0", "oracle"), ("0", "data_mix"))),
+    *(("large_library", {"library": library}) for library in ("10-combination", "5-combination", "oracle")),
+    ("bridge_minimum", {"bridge_triplets": 1}),
+    *((name, {"library": library}) for name in ("scale", "edit") for library in "12"),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_one_hop_experts_are_right_once_in_n_at_most(name):
+    rule = "cat" if name == "scale" else "sum"
+    of = lambda **other: protocol(name).bound(point(name, **FACTS | {"composition": rule} | WITH[name] | other))  # noqa: E731
+    assert of() == 1 / 10
+    assert [of(prompting=prompting) for prompting in PROMPTINGS[1:]] == [None] * 3
+    if name not in ("scale", "edit"):  # which have no rules
+        assert of(composition="cat:own") == of()
+        seen = [rule for rule in LEARNED if rule.endswith(":two_hop")]
+        assert [of(composition=rule) for rule in ("base", "random", *seen)] == [None] * (2 + len(seen))
+
+
+@pytest.mark.parametrize(("name", "settings"), WITHOUT)
+def test_others_may_be_right_always(name, settings):
+    rule = {"composition": "cat" if name == "scale" else "sum"}
+    assert protocol(name).bound(point(name, **FACTS | rule | settings)) is None
+
+
+def test_these_are_all_protocols_with_a_bound():
+    named = [path.stem for path in Path(PAPER.parents[1] / "llm").glob("*.py") if "PROTOCOL = Protocol(" in path.read_text()]
+    default = next(f.default for f in dataclasses.fields(type(protocol("two_hop"))) if f.name == "bound")
+    assert {name for name in named if protocol(name).bound is not default} == set(NAMES)
