@@ -7,6 +7,7 @@ paper's or our own; on our own a model has lines of its own, which say so and ho
 
 import dataclasses
 import functools
+import importlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import Any
 import pandas
 
 from figures.rows import Rows
+from llm.controls import verdicts
 from llm.settings import PRESETS, Composed, Training
 from llm.table import pooled
 from paper_checks.reported import load
@@ -30,7 +32,7 @@ OWN = {"llm_gsm": "own word problems", "llm_cross_lingual": "own tasks", "llm_co
 """What `data=own` is, by experiment: a stand-in for the data of the paper, which it says nothing about."""
 
 COLUMNS = (
-    *("hits", "total", "percent", "low", "high", "seeds", "by_seed"),
+    *("hits", "total", "percent", "low", "high", "seeds", "by_seed", "void", "unmeasured"),
     *("reported", "predicted_low", "predicted_high", "fill", "experiment", "row", "rows", "command"),
 )
 
@@ -85,10 +87,30 @@ def _with_defaults(table: pandas.DataFrame, experiment: str) -> pandas.DataFrame
     settings = _settings(table)
     weights = ["provenance.base_digest"] if "provenance.base_digest" in table else []
     table = table.drop_duplicates([*settings, *weights], keep="last").assign(experiment=experiment)
+    table = table.assign(**_controls(table, experiment))
     if experiment in OWN:
         ours = table["settings.data"] == "own"
         table["settings.model"] = table["settings.model"].where(~ours, table["settings.model"] + f", {OWN[experiment]}")
     return table
+
+
+def _controls(table: pandas.DataFrame, experiment: str) -> dict[str, list[str]]:
+    """`void`, the reason for which a row's cell is (`llm.controls`), and `unmeasured`, the controls that no row measures."""
+    if "measured.hits" not in table:
+        return dict.fromkeys(("void", "unmeasured"), [""] * len(table))
+    protocol = importlib.import_module(experiment.replace("_", ".", 1)).PROTOCOL
+    settings = table[_settings(table)].rename(columns=lambda name: name.partition(".")[2]).to_dict("records")
+    weights = table["provenance.base_digest"] if "provenance.base_digest" in table else [None] * len(table)
+    counts = zip(settings, table["measured.hits"], table["measured.total"], weights, strict=True)
+    rows = [{"settings": said, "measured": {"hits": h, "total": t}, "provenance": {"base_digest": digest}} for said, h, t, digest in counts]
+    found = verdicts(protocol, rows)
+    return {"void": [verdict.void for verdict in found], "unmeasured": [verdict.unmeasured for verdict in found]}
+
+
+def _control(group: pandas.DataFrame) -> dict[str, str]:
+    """What is said of a group's cell; rows of two experiments are void where those of either are, and unmeasured where those of both are."""
+    void, unmeasured = (list(group[name]) if name in group else [""] for name in ("void", "unmeasured"))
+    return {"void": next(filter(None, void), ""), "unmeasured": "" if any(void) or not all(unmeasured) else unmeasured[0]}
 
 
 def _defaults(table: pandas.DataFrame) -> dict[str, Any]:
@@ -142,6 +164,7 @@ def of_rows(group: pandas.DataFrame, mark: str = "hits") -> dict[str, Any]:
     bounds = group["predicted.at_most"] if "predicted.at_most" in group else pandas.Series(dtype=float)
     return {
         **{"hits": hits, "total": total, "percent": 100 * hits / total, "low": 100 * low, "high": 100 * high, "seeds": len(group)},
+        **_control(group),
         "by_seed": " ".join(f"{100 * seed.get(mark, 0) / seed['total']:.4g}" for seed in seeds),
         "bound": 100 * bounds.sum() / total if bounds.notna().all() and len(bounds) else math.nan,
         **source(group),
@@ -226,7 +249,7 @@ def cell(found: Found, key: tuple[str, ...], printed: str, predicted: tuple[floa
     line: dict[str, Any] = dict.fromkeys(COLUMNS, "") | {"reported": printed, "predicted_low": predicted[0], "predicted_high": predicted[1]}
     if key not in found.cells:
         return line | {name: math.nan for name in ("hits", "total", "percent", "low", "high", "seeds")} | {"fill": fill}
-    ours = dict(found.cells[key])
+    ours = {"void": "", "unmeasured": "", **found.cells[key]}
     bound = ours.pop("bound")
     return line | ours | ({} if math.isnan(bound) else {"predicted_low": math.nan, "predicted_high": bound})
 

@@ -7,6 +7,7 @@ of Table 1 and setup 1 of Figure 2 (Table 10). Without a model, the pocket model
 import sys
 
 from llm.bound import once_in_n
+from llm.controls import own_hops
 from llm.data.mixtures import SETUPS, pair
 from llm.protocol import Protocol, main
 from llm.settings import Bridge, Placement
@@ -22,7 +23,8 @@ def bound(point: Bridge | Placement) -> float | None:
     return once_in_n(point) if point.setup == "0" else None
 
 
-PROTOCOL = Protocol("bridge", __doc__ or "", Bridge, lambda point: SETUPS[point.setup].asked, library, bound=bound)
+PROTOCOL = Protocol("bridge", __doc__ or "", Bridge, lambda point: SETUPS[point.setup].asked, library, bound=bound, controls=own_hops)
+"""A setup without a bridge of steps is the contrast to those with one, which are asked in the same way: no oracle is."""
 
 if __name__ == "__main__":
     sys.exit(main(PROTOCOL, sys.argv[1:]))

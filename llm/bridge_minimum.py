@@ -19,6 +19,7 @@ import sys
 from dataclasses import dataclass
 
 from llm.bound import once_in_n
+from llm.controls import own_hops
 from llm.data.mixtures import BRIDGE, SETUPS
 from llm.data.subsets import REVERSED, SPLITS
 from llm.protocol import Protocol, main
@@ -75,7 +76,9 @@ def bound(point: BridgeMinimum) -> float | None:
     return once_in_n(point) if point.bridge_triplets == 0 else None
 
 
-PROTOCOL = Protocol("bridge_minimum", __doc__ or "", BridgeMinimum, lambda point: SETUPS["2"].asked, library, sensible, bound=bound)
+PROTOCOL = Protocol(
+    "bridge_minimum", __doc__ or "", BridgeMinimum, lambda point: SETUPS["2"].asked, library, sensible, bound=bound, controls=own_hops
+)
 
 if __name__ == "__main__":
     from llm.bridge_minimum import PROTOCOL as PROTOCOL_BY_NAME  # whose points other processes can read

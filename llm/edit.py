@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llm.bound import once_in_n
+from llm.controls import Control, own_hops
 from llm.protocol import Cell, Protocol, main
 from llm.settings import PATH, Options
 from runs.settings import Choice, Number, Whole, setting
@@ -74,6 +75,11 @@ def bound(point: Edit) -> float | None:
     return once_in_n(point) if point.library == "2-combination" else None
 
 
+def controls(point: Edit) -> tuple[Control, ...]:
+    """Of two hops: what is left of the edits of either."""
+    return own_hops(point) if point.library == "2-combination" else ()
+
+
 def ask(base: Any, protocol: Protocol, cells: list[Cell], options: Options) -> list[tuple[Cell, dict[str, Any]]]:
     """`llm.edits.editing.ask`, which needs torch."""
     from llm.edits import editing
@@ -96,6 +102,7 @@ PROTOCOL = Protocol(
     lambda point: [],
     sensible,
     bound=bound,
+    controls=controls,
     ask=ask,
     table=table,
     specs=lambda point, seed: [],

@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass
 
 from llm.bound import once_in_n
+from llm.controls import ORACLE, Control, own_hops
 from llm.data.graphs import COUNTS
 from llm.data.subsets import ATOMIC, PAIRS
 from llm.protocol import Protocol, main
@@ -78,8 +79,22 @@ def bound(point: LargeLibrary) -> float | None:
     return once_in_n(point) if point.library == "2-combination" else None
 
 
+def controls(point: LargeLibrary) -> tuple[Control, ...]:
+    """The hops of the two experts that the pair needs, and the oracle asked in the same way."""
+    hops = own_hops(point) if point.library != "oracle" else ()
+    return (*hops, ORACLE) if hops else ()
+
+
 PROTOCOL = Protocol(
-    "large_library", __doc__ or "", LargeLibrary, lambda point: GRAPHS[point.graph], library, sensible, lambda point: point.held_out, bound
+    "large_library",
+    __doc__ or "",
+    LargeLibrary,
+    lambda point: GRAPHS[point.graph],
+    library,
+    sensible,
+    lambda point: point.held_out,
+    bound,
+    controls,
 )
 
 if __name__ == "__main__":

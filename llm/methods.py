@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 
 from llm.bound import once_in_n
+from llm.controls import ORACLE, Control, own_hops
 from llm.data.mixtures import SETUPS, data_mix, oracle, pair
 from llm.protocol import Protocol, main
 from llm.settings import COMPOSITIONS, LEARNED, PROMPTINGS, RULES, Composed
@@ -16,6 +17,7 @@ from runs.settings import Choice, setting
 
 LORI = ("lori_concat", "lori_linear")
 LIBRARIES = {"pair": pair, "data_mix": data_mix, "oracle": oracle}
+THE_ORACLE = ORACLE._replace(settings={**ORACLE.settings, "adapter": "lora", "setup": "0"})
 GIVEN = (*COMPOSITIONS, "base", "random", *(rule for rule in RULES if rule != "cat"))
 """Compositions that learn nothing; `cat` with equal given weights is the sum."""
 
@@ -58,7 +60,15 @@ def bound(point: Methods) -> float | None:
     return once_in_n(point) if (point.setup, point.library) == ("0", "pair") else None
 
 
-PROTOCOL = Protocol("methods", __doc__ or "", Methods, lambda point: SETUPS[point.setup].asked, library, sensible, bound=bound)
+def controls(point: Methods) -> tuple[Control, ...]:
+    """The experts' own hops, and the oracle asked in the same way, but not step by step where a bridge has taught the experts that."""
+    if point.library == "oracle":
+        return ()
+    hops = own_hops(point)
+    return (*hops, THE_ORACLE) if hops and (point.setup == "0" or point.prompting == "direct") else hops
+
+
+PROTOCOL = Protocol("methods", __doc__ or "", Methods, lambda point: SETUPS[point.setup].asked, library, sensible, bound=bound, controls=controls)
 
 if __name__ == "__main__":
     from llm.methods import PROTOCOL as PROTOCOL_BY_NAME  # whose points other processes can read

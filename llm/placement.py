@@ -6,11 +6,12 @@ Where adapters sit: in the MLP, in attention, or in both; on the two hops (Table
 import sys
 
 from llm.bridge import bound, library
+from llm.controls import own_hops
 from llm.data.mixtures import SETUPS
 from llm.protocol import Protocol, main
 from llm.settings import Placement
 
-PROTOCOL = Protocol("placement", __doc__ or "", Placement, lambda point: SETUPS[point.setup].asked, library, bound=bound)
+PROTOCOL = Protocol("placement", __doc__ or "", Placement, lambda point: SETUPS[point.setup].asked, library, bound=bound, controls=own_hops)
 
 if __name__ == "__main__":
     sys.exit(main(PROTOCOL, sys.argv[1:]))

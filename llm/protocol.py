@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llm.controls import Control
 from llm.names import digest, place_of
 from llm.pocket import switches
 from llm.settings import Options, Training, preset_of, with_preset
@@ -41,6 +42,8 @@ class Protocol:
     """The pair of relations that is asked."""
     bound: Callable[[Any], float | None] = lambda point: None
     """The share of a point's answers that theory says can be right at most; None where it says nothing."""
+    controls: Callable[[Any], tuple[Control, ...]] = lambda point: ()
+    """The rows without whose right answers a point's wrong ones say nothing of composing."""
     ask: Callable[[Any, "Protocol", list["Cell"], Options], list[tuple["Cell", dict[str, Any]]]] | None = None
     """What measures a cell on its base; None: `llm.asking.ask`."""
     table: Callable[[str, Sequence[Mapping[str, Any]]], str] | None = None
@@ -121,7 +124,8 @@ def _run(protocol: Protocol, cells: list[list[Cell]], options: Options) -> None:
     from llm.table import table
 
     every = [cell for group in cells for cell in group]
-    print((protocol.table or table)(protocol.name, [known[key(cell)] for cell in every]))
+    shown = [known[key(cell)] for cell in every]
+    print(protocol.table(protocol.name, shown) if protocol.table else table(protocol.name, shown, list(known.values())))
     new = sum(map(len, todo))
     print(f"{len(every)} rows in {options.out}: {new} new, {len(every) - new} from before")
 

@@ -8,6 +8,7 @@ import dataclasses
 import sys
 
 from llm.bound import once_in_n
+from llm.controls import Control, own_hops
 from llm.data.mixtures import EXPERTS
 from llm.protocol import Protocol, main
 from llm.settings import Scale
@@ -32,7 +33,15 @@ def bound(point: Scale) -> float | None:
     return once_in_n(point) if point.library == "2-combination" else None
 
 
-PROTOCOL = Protocol("scale", __doc__ or "", Scale, lambda point: point.dataset, library, sensible, bound=bound)
+def controls(point: Scale) -> tuple[Control, ...]:
+    """Of two hops put to both experts, their own hops at the same scale; of a hop, its expert alone and as it was trained."""
+    if point.prompting not in ("first", "second"):
+        return own_hops(point) if point.library == "2-combination" else ()
+    alone = {"library": {"first": "1", "second": "2"}[point.prompting], "scale": 1.0}
+    return (Control("expert alone", "got", alone),) if (point.library, point.scale) != (alone["library"], 1.0) else ()
+
+
+PROTOCOL = Protocol("scale", __doc__ or "", Scale, lambda point: point.dataset, library, sensible, bound=bound, controls=controls)
 
 if __name__ == "__main__":
     sys.exit(main(PROTOCOL, sys.argv[1:]))

@@ -1,30 +1,56 @@
-"""The final table of a protocol: this run, hop by hop, beside the paper's number for the nearest model and what theory allows."""
+"""The final table of a protocol: this run, hop by hop, beside the paper's number for the nearest model and what theory allows; which cells are
+void, because a positive control failed."""
 
+import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from llm.controls import Verdict, verdicts
 from llm.intervals import Limits, over_seeds
-from runs.rows import by_setting
+from runs.rows import by_setting, row_hash
 from runs.settings import short
 
 Row = Mapping[str, Any]
-HEAD = ("hits/total", "share [95 %]", "lenient", "B", "C|B", "form", "z/other", "paper", "theory", "made in", "learned", "from")
+HEAD = ("hits/total", "share [95 %]", "control", "lenient", "B", "C|B", "form", "z/other", "paper", "theory", "made in", "learned", "from")
 
 
-def table(protocol: str, rows: Sequence[Row]) -> str:
-    """One line a setting: hits over all seeds, and an interval over seeds (`llm.intervals`). Columns without a value in any line are left out."""
+UNMEASURED = "not measured: no rows say whether the experts' own hops are kept (prompting=first,second), or whether the oracle answers"
+
+
+def table(protocol: str, rows: Sequence[Row], known: Sequence[Row] = ()) -> str:
+    """One line a setting: hits over all seeds, and an interval over seeds (`llm.intervals`). Columns without a value in any line are left out.
+
+    Controls are looked for among the rows and others that are `known`; below the table is which failed.
+    """
     groups = list(by_setting(rows).values())
     if not groups:
         return "no rows"
     varying = [name for name in groups[0][0]["settings"] if name != "seed" and len({str(g[0]["settings"].get(name)) for g in groups}) > 1]
     lines = [[*varying, "seeds", *HEAD]]
+    judged = _judged(protocol, [*known, *rows])
+    reasons: dict[str, str] = {}
     for group in sorted(groups, key=lambda g: [g[0]["settings"][name] for name in varying if name != "composition"]):
-        lines.append([short(group[0]["settings"][name]) for name in varying] + [str(len(group))] + _cells(protocol, group))
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+        void, unmeasured = judged[row_hash(protocol, group[0]["settings"])]
+        control = f"void ({reasons.setdefault(void, str(len(reasons) + 1))})" if void else "not measured" if unmeasured else ""
+        lines.append([short(group[0]["settings"][name]) for name in varying] + [str(len(group))] + _cells(protocol, group, control))
+    notes = [f"({mark}) void: {reason}" for reason, mark in reasons.items()]
+    notes += [UNMEASURED] if any(line[lines[0].index("control")] == "not measured" for line in lines) else []
+    return "\n\n".join(part for part in (aligned(lines), "\n".join(notes)) if part)
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """The lines in columns; one that has nothing but its head is left out."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     kept = [i for i in range(len(widths)) if any(line[i] for line in lines[1:])]
     return "\n".join("  ".join(line[i].ljust(widths[i]) for i in kept).rstrip() for line in lines)
+
+
+def _judged(protocol: str, rows: Sequence[Row]) -> dict[str, Verdict]:
+    """The verdict on each row's cell, by the row's hash; each measurement counts once."""
+    once = {row_hash(protocol, row["settings"]): row for row in rows}
+    return dict(zip(once, verdicts(importlib.import_module(f"llm.{protocol}").PROTOCOL, list(once.values())), strict=True))
 
 
 class Pooled(NamedTuple):
@@ -49,7 +75,7 @@ def pooled(group: Sequence[Row], mark: str = "hits") -> Pooled:
     return Pooled(int(hits.sum()), int(total.sum()), over_seeds(hits, total, alike))
 
 
-def _cells(protocol: str, group: Sequence[Row]) -> list[str]:
+def _cells(protocol: str, group: Sequence[Row], control: str) -> list[str]:
     found = pooled(group)
     hits, total = found.hits, found.total
     measured = [row["measured"] for row in group]
@@ -61,6 +87,7 @@ def _cells(protocol: str, group: Sequence[Row]) -> list[str]:
     return [
         f"{hits}/{total}",
         found.share,
+        control,
         str(count("lenient")),
         "" if bridge is None else f"{100 * bridge / total:.0f} %",
         f"{100 * given / bridge:.0f} %" if bridge and given is not None else "",

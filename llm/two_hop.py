@@ -8,9 +8,12 @@ import dataclasses
 import sys
 
 from llm.bound import once_in_n
+from llm.controls import ORACLE, Control, own_hops
 from llm.data.mixtures import EXPERTS, LIBRARIES
 from llm.protocol import Protocol, main
 from llm.settings import TwoHop
+
+MIXED = Control("one expert on both hops", "got", {"library": "mixed", "composition": "alone"})
 
 
 def library(point: TwoHop) -> list[tuple[tuple[str, ...], tuple[str, ...], int]]:
@@ -35,7 +38,17 @@ def bound(point: TwoHop) -> float | None:
     return once_in_n(point) if point.library == "2-combination" else None
 
 
-PROTOCOL = Protocol("two_hop", __doc__ or "", TwoHop, lambda point: point.dataset, library, sensible, bound=bound)
+def controls(point: TwoHop) -> tuple[Control, ...]:
+    """Of two hops: both experts' own, and the oracle asked in the same way, since the prompting may be beyond the model and the fact beyond the
+    adapter; the oracle alone for its own question put to a library that holds it. Of a hop: one expert on both hops."""
+    if point.library in ("none", "oracle") or point.composition == "random":
+        return ()
+    if point.prompting in ("first", "second"):
+        return (MIXED,) if point.library != "mixed" else ()
+    return (ORACLE,) if (point.library, point.prompting) == ("3-combination", "direct") else (*own_hops(point), ORACLE)
+
+
+PROTOCOL = Protocol("two_hop", __doc__ or "", TwoHop, lambda point: point.dataset, library, sensible, bound=bound, controls=controls)
 
 if __name__ == "__main__":
     sys.exit(main(PROTOCOL, sys.argv[1:]))

@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -125,7 +126,7 @@ def _withdraw(folder, *lines):
     (folder / "withdrawn.csv").write_text("\n".join(lines) + "\n")
 
 
-def _made(folder, seed, commit="abc"):
+def _made(folder: Path, seed: int, commit: str | None = "abc") -> str:
     rows = Rows(folder, "demo")
     rows.append(row(seed) | {"provenance": {"commit": commit}})
     return row_hash("demo", row(seed)["settings"])

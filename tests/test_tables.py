@@ -431,7 +431,8 @@ def test_an_interval_that_is_not_there_is_not_drawn():
     table = table.assign(low=[math.nan, 40.0], high=[math.nan, 80.0])
     axes = Figure().subplots()
     _bars.grouped(axes, table, "model", ["one", "two"], {"a": "dark"})
-    drawn = [segment for lines in axes.collections for segment in lines.get_segments() if len(segment)]
+    collections: Any = axes.collections
+    drawn = [segment for lines in collections for segment in lines.get_segments() if len(segment)]
     assert [segment[:, 1].tolist() for segment in drawn] == [[40.0, 80.0]]
 
 

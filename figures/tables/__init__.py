@@ -11,9 +11,12 @@ from typing import Any
 
 import pandas
 
+UNMEASURED = "†"
+"""A cell whose positive control no row measures."""
 READING = (
     "Each cell: right answers of all and their share, with a 95 % interval over seeds where there are several; what the paper reports; what one"
-    " layer of theory predicts."
+    " layer of theory predicts. A cell is void where its positive control was right in less than half: the experts' own hops under the same"
+    f" composition, or the oracle asked in the same way. {UNMEASURED}: no rows measure the control."
 )
 NOT_MEASURED = "no rows"
 SPACE = "\N{NO-BREAK SPACE}"
@@ -92,7 +95,8 @@ def _parts(cell: Cell, note: str) -> list[str]:
         parts = [f"{NOT_MEASURED} ({note})"]
     else:
         interval = "" if math.isnan(cell["low"]) else f" [{cell['low']:.0f},{SPACE}{cell['high']:.0f}]"
-        parts = [f"{cell['hits']:.0f}/{cell['total']:.0f}", _share(cell["percent"]) + interval]
+        share = _share(cell["percent"]) + interval + (UNMEASURED if cell["unmeasured"] else "")
+        parts = [f"{cell['hits']:.0f}/{cell['total']:.0f}", f"void: {cell['void']}" if cell["void"] else share]
     parts += [f"paper {cell['reported']}{SPACE}%"] if cell["reported"] else []
     if not math.isnan(high):
         parts += [f"theory ≤{SPACE}{_share(high)}" if math.isnan(low) else f"theory {_share(low)}" + (f" to {_share(high)}" if high > low else "")]
@@ -133,7 +137,7 @@ def _md(text: str) -> str:
 _TEX = {
     **{c: "\\" + c for c in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}"},
-    **{"≤": r"$\leq$", "λ": r"$\lambda$", "→": r"$\to$", "∞": r"$\infty$", "–": "--", SPACE: "~", "`": r"\textasciigrave{}"},
+    **{"≤": r"$\leq$", "λ": r"$\lambda$", "→": r"$\to$", "∞": r"$\infty$", "–": "--", "†": r"$\dagger$", SPACE: "~", "`": r"\textasciigrave{}"},
 }
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from llm.table import pooled
+from llm.table import aligned, pooled
 from runs.rows import by_setting
 from runs.settings import short
 
@@ -24,6 +24,4 @@ def solved(rows: Sequence[Row], columns: Sequence[str], reported: Callable[[Mapp
         shares = [f"{100 * count / found.total:.0f} %" if count else "" for count in counts]
         said = [str(len(group)), f"{found.hits}/{found.total}", found.share]
         lines.append([*(short(settings[name]) for name in varying), *said, *shares, reported(settings)])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    kept = [i for i in range(len(widths)) if any(line[i] for line in lines[1:])]
-    return "\n".join("  ".join(line[i].ljust(widths[i]) for i in kept).rstrip() for line in lines)
+    return aligned(lines)

@@ -298,8 +298,8 @@ def row(by_triplet, settings, **counts):
 
 def cells(protocol, rows):
     """The table as a list of {column: cell}, by where the columns begin."""
-    head, *lines = table(protocol, rows).splitlines()
-    names = ["hits/total", "share [95 %]", "lenient", "B", "C|B", "form", "z/other", "paper", "theory"]
+    head, *lines = table(protocol, rows).partition("\n\n")[0].splitlines()
+    names = ["hits/total", "share [95 %]", "control", "lenient", "B", "C|B", "form", "z/other", "paper", "theory"]
     starts = {name: head.index(f"  {name}") + 2 for name in names if f"  {name}" in head + "  "}
     ends = dict(zip(starts, [*list(starts.values())[1:], None], strict=True))
     return [{name: line[start : ends[name]].strip() for name, start in starts.items()} for line in lines]

@@ -170,7 +170,7 @@ def test_an_interval_of_gains_is_that_of_paired_seeds():
     that explains, so the error is Student's of the three, 4.3027·0.1/√3."""
     found = []
     for seed, more in enumerate((10, 20, 30)):
-        drawn = rows([1] * more + [0] * (100 - more), *([0] * 100 for _ in range(3)))
+        drawn = rows([1] * more + [0] * (100 - more), [0] * 100, [0] * 100, [0] * 100)
         found += [one | {"settings": one["settings"] | {"seed": seed}} for one in drawn]
     (result,) = gains(found)
     assert result["more"] == pytest.approx(0.2)
