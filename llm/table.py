@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from llm.controls import Verdict, verdicts
+from llm.differences import compared
 from llm.intervals import Limits, over_seeds
 from runs.rows import by_setting, row_hash
 from runs.settings import short
@@ -37,7 +38,7 @@ def table(protocol: str, rows: Sequence[Row], known: Sequence[Row] = ()) -> str:
         lines.append([short(group[0]["settings"][name]) for name in varying] + [str(len(group))] + _cells(protocol, group, control))
     notes = [f"({mark}) void: {reason}" for reason, mark in reasons.items()]
     notes += [UNMEASURED] if any(line[lines[0].index("control")] == "not measured" for line in lines) else []
-    return "\n\n".join(part for part in (aligned(lines), "\n".join(notes)) if part)
+    return "\n\n".join(part for part in (aligned(lines), "\n".join(notes), _differences(rows, varying)) if part)
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:
@@ -45,6 +46,21 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     kept = [i for i in range(len(widths)) if any(line[i] for line in lines[1:])]
     return "\n".join("  ".join(line[i].ljust(widths[i]) for i in kept).rstrip() for line in lines)
+
+
+def _differences(rows: Sequence[Row], varying: Sequence[str]) -> str:
+    """Where several rules were asked the same in several seeds: by how much the best of them is better than each other."""
+    found = compared(rows)
+    if not found:
+        return ""
+    names = [name for name in varying if name != "composition"]
+    lines = [[*names, "best", "against", "seeds", "points [95 %]", "p"]]
+    for pair in found:
+        mean, low, high, _ = pair.difference
+        points = f"{100 * mean:+.0f} [{100 * low:+.0f}, {100 * high:+.0f}]"
+        told = f"{pair.p:.3f}" if pair.p >= 0.001 else "< 0.001"
+        lines.append([*(short(pair.settings[name]) for name in names), pair.best, pair.other, str(pair.seeds), points, told])
+    return f"Differences paired over seeds and questions; p is Holm's, over all pairs of rules of a setting.\n{aligned(lines)}"
 
 
 def _judged(protocol: str, rows: Sequence[Row]) -> dict[str, Verdict]:

@@ -1,0 +1,276 @@
+"""Every count, control and label of a row on a tiny case that is reckoned by hand; and a mistake planted in each, which the case has to show.
+
+A number that is only there, or that is summed over labels before it is looked at, could be another's. So no two numbers of a case are alike.
+"""
+
+import inspect
+import textwrap
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from llm import asking, composing
+from llm.data.facts import triplets
+from llm.data.names import fake_people, fake_places
+from llm.data.subsets import Example, examples
+from llm.edit import PROTOCOL, Edit
+from llm.edits import editing
+from llm.exam import Question, solving
+from llm.lowrank import LowRank
+from llm.settings import Options
+
+FACTS = triplets("F")[:3]
+A, B, C = (fact.c for fact in FACTS)
+
+
+def question(gold, triplet, subject="", bridge=""):
+    return Example(f"where? {triplet}", f"It is {gold}.", subject, bridge, gold, triplet, 0)
+
+
+def planted(function: Any, right: str, wrong: str) -> Any:
+    """The function with one place of its source changed."""
+    source = textwrap.dedent(inspect.getsource(inspect.unwrap(function)))
+    assert source.count(right) == 1, f"{right!r} is {source.count(right)} times in {function.__name__}"
+    names = dict(inspect.unwrap(function).__globals__)
+    exec(source.replace(right, wrong), names)
+    return names[function.__name__]
+
+
+# Counts of a row
+
+
+def directly(counted):
+    """Five questions: A is right of three, B and C of one each. The answers: A, A, B for A; A for B; and B and C for C."""
+    asked = [question(A, 0), question(A, 0), question(A, 2), question(B, 1), question(C, 1)]
+    said = [A, A, B, A, f"{B}, {C}"]
+    records: Any = [e._asdict() | {"answer": answer} | asking.score(e, answer, "direct") for e, answer in zip(asked, said, strict=True)]
+    for i, record in enumerate(records):
+        record |= {"logp_z": -1.0 - i, "rank_z": float(i * i)}
+    return counted(records, asked, "direct", SimpleNamespace(triplets=3, dtype="float32"), 0.25)
+
+
+def constant_is_the_best_answers(counted):
+    """A is right of three questions, so the best constant answer hits three."""
+    assert directly(counted)["measured"]["constant"] == 3
+
+
+def permuted_is_what_these_answers_hit_by_chance(counted):
+    """Dealt anew, each answer A is right in 3/5 and B in 1/5: 3·3/5 + 1/5; the one that names two places never is."""
+    assert directly(counted)["measured"]["permuted"] == pytest.approx(3 * 3 / 5 + 1 / 5)
+
+
+def triplets_are_in_their_places(counted):
+    """Both hits are of triplet 0; triplet 1 has two misses, one of which names the place among others."""
+    measured = directly(counted)["measured"]
+    assert (measured["hits"], measured["total"], measured["lenient"], measured["by_triplet"]) == (2, 5, 3, [2, 0, 0])
+
+
+def numbers_are_means_and_those_of_triplets_are_in_order(counted):
+    """log p is -1 to -5, of triplets 0, 0, 2, 1, 1; ranks are 0, 1, 4, 9, 16."""
+    measured = directly(counted)["measured"]
+    assert (measured["logp_z"], measured["logp_z_by_triplet"], measured["rank_z"]) == (-3.0, [-1.5, -4.5, -3.0], 6.0)
+
+
+def the_bound_is_of_hits(counted):
+    """A quarter of five."""
+    assert directly(counted)["predicted"] == {"at_most": 1.25}
+
+
+def hops_are_counted_apart(counted):
+    """Of six answers five have the template, three the bridge, and two of these the place."""
+    marks = [(1, 1, 1), (1, 1, 1), (1, 0, 1), (0, None, 1), (0, None, 1), (0, None, 0)]
+    asked = [question(A, i % 3) for i in range(6)]
+    named = ("bridge_right", "gold_right_given_bridge", "template")
+    judged: dict[str, Any] = {"strict": False, "lenient": False, "answer": ""}
+    records = [judged | {name: value if value is None else bool(value) for name, value in zip(named, mark, strict=True)} for mark in marks]
+    measured = counted(records, asked, "steps", SimpleNamespace(triplets=3, dtype="float32"), None)["measured"]
+    assert [measured[name] for name in named] == [3, 2, 5]
+
+
+# Log-probabilities of candidates
+
+LIKELY = {"old": -3.0, "old first": -5.0, "old second": -7.0, "Y": -11.0, A: -2.0, B: -1.0, C: -4.0}
+
+
+@pytest.fixture(autouse=True)
+def stubs(monkeypatch):
+    """A base that has said three old answers, and gives each candidate its own log-probability."""
+    asking._old.clear()
+    monkeypatch.setattr(asking, "old_answers", lambda base, asked, *_: tuple([name] * len(asked) for name in ("old", "old first", "old second")))
+    monkeypatch.setattr(
+        asking, "log_probs", lambda base, listed, asked, begun, columns, rows: [[[LIKELY[c] for c in line] for line in columns] for _ in listed]
+    )
+    yield
+    asking._old.clear()
+
+
+def each_candidate_has_its_own_column(candidates):
+    """Asked for A, the others are B and C, of which B alone is likelier: -2.5 on average, and rank 1. Asked for B nothing is."""
+    base: Any = SimpleNamespace(digest="d", chat=False)
+    asked = [question(A, 0, bridge="Y"), question(A, 0, bridge="Y"), question(B, 1, bridge="Y"), question(C, 2, bridge="Y")]
+    ((first, _, second, third),) = candidates(base, [None], asked, FACTS, "F12", "test", 8)
+    old = {"logp_old": -3.0, "logp_old_first": -5.0, "logp_old_second": -7.0, "logp_y": -11.0}
+    assert first == old | {"logp_z": -2.0, "logp_other": -2.5, "rank_z": 1.0}
+    assert second == old | {"logp_z": -1.0, "logp_other": -3.0, "rank_z": 0.0}
+    assert third == old | {"logp_z": -4.0, "logp_other": -1.5, "rank_z": 2.0}
+
+
+def the_old_answers_are_to_two_hops_and_to_either(olds):
+    """The stub answers with whom it was asked about, and says what it was asked: two hops of x, x's hop, y's hop. Of five people x is not an own
+    spouse, nor is y, whom the edit names; and of the places after the first hundred one is named by an edit."""
+    asked_in_turn = []
+
+    def likeliest(base, asked, candidates, rows):
+        asked_in_turn.append((asked[0].subject, asked[0].gold, set(candidates[0])))
+        return [f"{e.subject}'s" for e in asked]
+
+    x, y = FACTS[0].a, FACTS[0].b
+    people, places = fake_people()[50:53], fake_places()[150:152]
+    olds.__globals__.update(_likeliest=likeliest, fake_people=lambda: (x, *people, y), fake_places=lambda: (*fake_places()[:100], A, *places))
+    asked = examples("F12", FACTS, "test")
+    base: Any = None
+    two_hop, first, second = olds(base, asked, FACTS, "F12", "test", 8)
+    assert (two_hop[0], first[0], second[0]) == (f"{x}'s", f"{x}'s", f"{y}'s")
+    assert asked_in_turn == [(x, A, {*places}), (x, y, {*people}), (y, A, {*places})]
+
+
+# Gates
+
+
+def gates_are_in_the_order_of_the_experts(weighed):
+    """Over two tokens expert 1 has 0.1 and 0.3, expert 2 what is left."""
+    routed = weighed.__globals__["RoutedDelta"]
+    weighed.__globals__["gates"] = lambda *_: [torch.tensor([[0.1, 0.9], [0.3, 0.7]])]
+    weighed.__globals__["hop_gates"] = lambda *_: {}
+    composition: Any = {"module": object.__new__(routed)}
+    base: Any = None
+    (found,) = weighed(base, composition, [question(A, 0)], [A], 8)
+    assert found == pytest.approx({"gate_1": 0.2, "gate_2": 0.8})
+
+
+# Experts side by side
+
+
+def updates_are_measured_against_the_weights_and_prototypes_against_each_other(collided):
+    """W is the 3 by 4 matrix of norm 2 in two modules. Norms of the updates are 1, 2, 3 and 4, 5, 6: 3.5 on average, and 1.75 of ‖W‖. Their
+    directions are (1, 0), (0.6, 0.8), (0, 1) and (1, 0), (1, 0), (-1, 0) of the first two inputs: |cos| is 0.6, 0, 0.8 and 1, 1, 1."""
+    model: Any = nn.ModuleDict({name: nn.Linear(4, 3, bias=False) for name in ("one", "two")}).requires_grad_(False)
+    for module in model.values():
+        nn.init.zeros_(module.weight)
+        module.weight[0, 3] = 2.0
+    directions = {"one": ((1.0, 0.0), (0.6, 0.8), (0.0, 1.0)), "two": ((1.0, 0.0), (1.0, 0.0), (-1.0, 0.0))}
+    norms = {"one": (1.0, 2.0, 3.0), "two": (4.0, 5.0, 6.0)}
+
+    def update(name, i):
+        out, into = torch.zeros(3, 1), torch.zeros(4, 1)
+        out[1, 0], into[:2, 0] = norms[name][i], torch.tensor(directions[name][i])
+        return LowRank(out, into)
+
+    library = [{name: update(name, i) for name in model} for i in range(3)]
+    base: Any = SimpleNamespace(model=model)
+    assert collided(base, library) == pytest.approx({"update_ratio": 1.75, "prototype_cos": (1.4 / 3 + 1) / 2})
+    assert collided(base, library[:1]).keys() == {"update_ratio"}
+
+
+# Edits
+
+
+def an_edit_keeps_by_kind_and_triplet(asked):
+    """Of three people's questions under two templates all of the same relation stay, of the same entity those of the first person, and of
+    another relation one of the third."""
+    one, other = fake_people()[50:52]
+
+    def answers(base, compositions, questions, *_):
+        kept = [True] * 6 + [True, False, False] * 2 + [False] * 5 + [True]
+        return [[one] * len(questions), [one if same else other for same in kept]]
+
+    asked.__globals__.update(answers=answers, keep=lambda *_: None)
+    base: Any = None
+    measured = asked(base, PROTOCOL, (Edit(dataset="F", triplets=3, library="1"), 0), {}, Options())["measured"]
+    kept = {kind: measured[f"kept_{kind}_by_triplet"] for kind in editing.KEPT}
+    assert kept == {"same_relation": [2, 2, 2], "same_entity": [2, 0, 0], "unrelated": [0, 0, 1]}
+    assert [measured[f"asked_{kind}"] for kind in editing.KEPT] == [6, 6, 6]
+    assert (measured["hits"], measured["total"], measured["by_triplet"]) == (9, 18, [4, 2, 3])
+
+
+# Exams
+
+
+def groups_are_in_the_order_in_which_they_are_asked(counted):
+    """Group b has three questions and one is right, group a two and both are; three answers are text, two say it after a mark."""
+    asked = [Question("", group, {}, "") for group in "babba"]
+    marks = [{"right": r, "marked": m, "kind": k} for r, m, k in zip((0, 1, 1, 0, 1), (0, 1, 0, 1, 0), "tttcu", strict=True)]
+    kinds = {"t": "text", "c": "code", "u": "unidentified"}
+    marks = [mark | {"right": bool(mark["right"]), "marked": bool(mark["marked"]), "kind": kinds[mark["kind"]]} for mark in marks]
+    measured = counted(asked, marks)["measured"]
+    assert (measured["hits"], measured["total"], measured["by_group"], measured["group_sizes"]) == (3, 5, [1, 2], [3, 2])
+    assert {name: value for name, value in measured.items() if name.startswith(("kind", "marked"))} == {
+        **{"marked": 2, "kind_text": 3},
+        **{"kind_code": 1, "kind_unidentified": 1},
+    }
+
+
+MISTAKES = [
+    (constant_is_the_best_answers, asking._counted, "constant = max(", "constant = min("),
+    (permuted_is_what_these_answers_hit_by_chance, asking._permuted, "hits += right[e.gold] / len(asked)", "hits += 1 / len(right)"),
+    (permuted_is_what_these_answers_hit_by_chance, asking._permuted, "sum(right[gold] for gold in said)", "len(said)"),
+    (triplets_are_in_their_places, asking._counted, "[e.triplet for e in asked]", "[2 - e.triplet for e in asked]"),
+    (triplets_are_in_their_places, asking._counted, 'sum(record["lenient"] for record in records)', 'sum(record["strict"] for record in records)'),
+    (
+        numbers_are_means_and_those_of_triplets_are_in_order,
+        asking._counted,
+        'if record["triplet"] == i]',
+        'if record["triplet"] == point.triplets - 1 - i]',
+    ),
+    (numbers_are_means_and_those_of_triplets_are_in_order, asking._counted, "float(np.mean([record[name]", "float(np.median([record[name]"),
+    (the_bound_is_of_hits, asking._counted, "total * bound", "bound"),
+    (hops_are_counted_apart, asking._counted, 'sum(record["bridge_right"] for', 'sum(record["template"] for'),
+    (hops_are_counted_apart, asking._counted, 'sum(record["template"] for', 'sum(record["bridge_right"] for'),
+    (hops_are_counted_apart, asking._counted, 'bool(record["gold_right_given_bridge"])', "bool(record['bridge_right'])"),
+    (each_candidate_has_its_own_column, asking.candidate_log_probs, "old[i], first[i], second[i]", "old[i], second[i], first[i]"),
+    (each_candidate_has_its_own_column, asking.candidate_log_probs, "e.bridge, e.gold, *", "e.gold, e.bridge, *"),
+    (each_candidate_has_its_own_column, asking.candidate_log_probs, "np.mean(v[5:])", "np.mean(v[4:])"),
+    (each_candidate_has_its_own_column, asking.candidate_log_probs, "other > v[4]", "other < v[4]"),
+    (the_old_answers_are_to_two_hops_and_to_either, asking.old_answers, "first, second = (", "second, first = ("),
+    (the_old_answers_are_to_two_hops_and_to_either, asking.old_answers, "if n not in (e.subject, e.gold)", "if n != e.gold"),
+    (the_old_answers_are_to_two_hops_and_to_either, asking.old_answers, "if place not in edited", "if place"),
+    (gates_are_in_the_order_of_the_experts, asking.gate_weights, 'f"gate_{k + 1}"', 'f"gate_{2 - k}"'),
+    (gates_are_in_the_order_of_the_experts, asking.gate_weights, "weights.mean(0)", "weights[0]"),
+    (updates_are_measured_against_the_weights_and_prototypes_against_each_other, composing.collisions, "len(v), len(v), 1)", "len(v), len(v), 0)"),
+    (updates_are_measured_against_the_weights_and_prototypes_against_each_other, composing.collisions, "(v @ v.T).abs()", "(v @ v.T)"),
+    (updates_are_measured_against_the_weights_and_prototypes_against_each_other, composing.collisions, "sum(ratios) / len(ratios)", "max(ratios)"),
+    (an_edit_keeps_by_kind_and_triplet, editing._neighbours, "before, after = ", "after, _ = before, _ = "),
+    (an_edit_keeps_by_kind_and_triplet, editing._neighbours, "kept_{kind}_by_triplet", "kept_{KEPT[-1 - KEPT.index(kind)]}_by_triplet"),
+    (an_edit_keeps_by_kind_and_triplet, editing._neighbours, "[r[\"triplet\"] for r", "[2 - r[\"triplet\"] for r"),
+    (an_edit_keeps_by_kind_and_triplet, editing._kept, "[record[\"triplet\"] for record", "[2 - record[\"triplet\"] for record"),
+    (groups_are_in_the_order_in_which_they_are_asked, solving.counted, "list(dict.fromkeys(", "sorted(set("),
+    (groups_are_in_the_order_in_which_they_are_asked, solving.counted, "np.bincount(place).tolist()", "np.bincount(place, weights=right).tolist()"),
+]  # fmt: skip
+
+
+def named(mistake):
+    return f"{mistake[1].__name__}: {mistake[3]}"
+
+
+@pytest.mark.parametrize(("case", "function"), dict.fromkeys((case, function) for case, function, *_ in MISTAKES), ids=lambda part: part.__name__)
+def test_by_hand(case, function, monkeypatch):
+    check(case, function, planted(function, "def ", "def "), monkeypatch)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=named)
+def test_a_planted_mistake_shows(mistake, monkeypatch):
+    case, function, right, wrong = mistake
+    with pytest.raises(AssertionError):
+        check(case, function, planted(function, right, wrong), monkeypatch)
+
+
+def check(case, function, made, monkeypatch):
+    """The case of the function as made: itself, or, of a part of another, that with it."""
+    for part, module, whole in ((asking._permuted, asking, asking._counted), (editing._kept, editing, editing._neighbours)):
+        if function is part:
+            monkeypatch.setattr(module, part.__name__, made)
+            made = planted(whole, "def ", "def ")
+    case(made)
