@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from figures.rows import Rows
 from llm.settings import LEARNED, PROMPTINGS
 from runs.rows import WITHDRAWN, load_rows
+from tests.rows_of_models import row, write
 
 PAPER = Path(__file__).parents[2] / "results/paper"
 NAMES = "two_hop bridge placement methods large_library bridge_minimum scale edit".split()
@@ -28,11 +30,11 @@ def point(name, **settings):
 def disagreeing(name, rows, bound=None):
     """Hashes of the rows whose bound, in hits, is not what the protocol's says of their settings."""
     found = set()
-    for row in rows:
-        share = (bound or protocol(name).bound)(point(name, **row["settings"]))
-        said = row["predicted"].get("at_most")
-        if said != (None if share is None else pytest.approx(share * row["measured"]["total"])):
-            found.add(row["hash"])
+    for one in rows:
+        share = (bound or protocol(name).bound)(point(name, **one["settings"]))
+        said = one["predicted"].get("at_most")
+        if said != (None if share is None else pytest.approx(share * one["measured"]["total"])):
+            found.add(one["hash"])
     return found
 
 
@@ -116,3 +118,18 @@ def test_these_are_all_protocols_with_a_bound():
     named = [path.stem for path in Path(PAPER.parents[1] / "llm").glob("*.py") if "PROTOCOL = Protocol(" in path.read_text()]
     default = next(f.default for f in dataclasses.fields(type(protocol("two_hop"))) if f.name == "bound")
     assert {name for name in named if protocol(name).bound is not default} == set(NAMES)
+
+
+def test_a_table_has_no_bound_where_it_is_withdrawn():
+    methods = importlib.import_module("figures.tables.methods")
+    high = methods.table(Rows(PAPER, methods.NEEDS))["predicted_high"].xs("setup 0, direct", level=-1).loc[("pocket", "LoRA")]
+    assert high[["one expert on the pair", "one expert on the union", "cat:two_hop"]].isna().all()
+    assert high[["sum", "arrow", "cat:own"]].tolist() == [5.0, 5.0, 5.0]
+
+
+def test_a_withdrawal_is_read_anew_once_it_is_written(tmp_path):
+    made = row("llm_methods", [0, 0], composition="sum", predicted={"at_most": 2.0})
+    rows = Rows(write(tmp_path, made), {"llm_methods": ""})
+    assert rows.all("llm_methods")["predicted.at_most"].tolist() == [2.0]
+    (tmp_path / WITHDRAWN).write_text(f"hash,commit,field,reason\n{made['hash']},{made['provenance']['commit']},predicted.at_most,why\n")
+    assert "predicted.at_most" not in rows.all("llm_methods")
