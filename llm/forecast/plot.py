@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures.style import COLOURS, RC, WIDTH, series, title
+from llm.forecast import HALF
 from llm.forecast.measure import Answer, Composed, Measured
 from llm.forecast.subspace import layers
-from llm.forecast.verdict import HALF, Forecast, signs
+from llm.forecast.verdict import Forecast, signs
 
 MOST = 64
 """Tokens of an answer that fit in the width."""

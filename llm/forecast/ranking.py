@@ -1,83 +1,128 @@
-"""How well a score ranks what then worked: the area under the ROC curve, with an interval, beside what else could have been done."""
+"""How well a forecast ranks what then worked, beside scores that need no forecast: tables from rows of `llm_forecast` alone."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
-from scipy import stats
+from jaxtyping import Bool
 
-from llm.forecast.verdict import HALF
+from llm.forecast import HALF
+from llm.forecast.area import Area, Clusters, Worked, area, difference, limits
+from llm.intervals import Difference, Limits, holm, over_seeds
 
 Row = Mapping[str, Any]
 WORKED = 0.5
 """The share of right answers from which a composition has worked."""
 KINDS = {"composes": ("direct", "steps"), "joins skills": ("both",), "keeps": ("first", "second")}
-"""What there is to forecast: whether two-hop questions are answered, whether questions that need two skills are, and whether the one-hop questions of
-the experts still are."""
-PREDICTORS = ("score", "hidden", "confidence", "cosine", "random", "never")
-"""The forecast from who would say each token (of one-hop questions: from what the composition leaves of the expert); the forecast from hidden
-states; the composed model's mean log P of its own answers; how alike the two updates are; a random number; and no for all."""
-RESAMPLES = 2000
+"""What is forecast, and the ways of asking that it is about: whether two-hop questions are answered, whether questions that need two skills are, and
+whether the one-hop questions of the experts still are."""
+PREDICTORS = {
+    "forecast": "whether each adapter alone says a token of the answer that nobody else does; of one-hop questions, how many of an expert's own"
+    " prompts keep their answer",
+    "lookup": "the mean share of right answers that the rule has, asked in the same way, in the rows of the seed that was looked at",
+    "confidence": "the composed model's mean log-probability of its own answers",
+    "hidden states": "how much of each adapter's change the answer's tokens set off",
+    "cosine": "the cosine of the two updates",
+    "random": "a random number",
+    "never": "no for every row",
+}
+"""The scores, each with what it is; the forecast is compared with the others."""
+IN_VIEW = {
+    "keeps": (
+        "2af755345e6dc37bf964d2d2058c2cab13dea770",
+        "3b31c8e2cee67ee82905050fb764960513345e26",
+        "23a36f3d0482f7b3f12d97a26c20e09197fd8dab",
+    )
+}
+"""By kind, the commits of the forecasts that were there when its reading was chosen. The other kinds are read as they were first written, before
+any of their rows."""
+DRAWS = 1000
+
+Share = tuple[int, int, Limits | None]
 
 
-def auc(score: Float[np.ndarray, " rows"], worked: Bool[np.ndarray, " rows"]) -> float:
-    """P(score of a row that worked > score of one that did not) + P(=)/2 (Mann & Whitney); NaN where all or none worked."""
-    yes, no = score[worked], score[~worked]
-    if not len(yes) or not len(no):
-        return float("nan")
-    return float(stats.mannwhitneyu(yes, no).statistic / (len(yes) * len(no)))
+class Among(NamedTuple):
+    """An area among some rows: its interval, the area in each seed alone (NaN where all rows worked or none did), and of a baseline how far
+    the forecast is ahead of it, with Holm's p-value over all differences of the ranking."""
+
+    area: Area
+    limits: Limits | None
+    by_seed: list[float]
+    ahead: Difference | None = None
 
 
-def interval(score: Float[np.ndarray, " rows"], worked: Bool[np.ndarray, " rows"], cluster: Sequence[str], seed: int = 0) -> tuple[float, float]:
-    """The 95 % percentile bootstrap of `auc`, drawing whole clusters: rows of one pair of adapters work or fail together. Draws in which all or
-    none worked say nothing and are left out; NaN when more than half of them are such."""
-    names, numbers = np.unique(np.asarray(cluster), return_inverse=True)
-    member = np.equal.outer(np.arange(len(names)), numbers).astype(float)
-    yes, no = member[:, worked], member[:, ~worked]
-    # Of a draw that holds cluster g m_g times the area is mᵀ W m/(mᵀ y)(mᵀ n), W the pairs in order between clusters.
-    ordered = np.greater.outer(score[worked], score[~worked]) + 0.5 * np.equal.outer(score[worked], score[~worked])
-    pairs = yes @ ordered @ no.T
-    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=RESAMPLES).astype(float)
-    counts = (drawn @ yes.sum(1)) * (drawn @ no.sum(1))
-    if np.mean(counts > 0) < 0.5:
-        return float("nan"), float("nan")
-    areas = np.einsum("rg,gh,rh->r", drawn, pairs, drawn)[counts > 0] / counts[counts > 0]
-    low, high = np.quantile(areas, [0.025, 0.975])
-    return float(low), float(high)
+class Line(NamedTuple):
+    """A score: its area among all rows, and among the rows of libraries in which a rule worked that were asked in the same way; of a score that calls
+    (yes from 1/2 on) the calls that are right, and their balanced accuracy, the mean of the shares of right calls among rows that worked and
+    among those that did not."""
+
+    everywhere: Among
+    where_one_worked: Among
+    right: Share | None = None
+    balanced: Among | None = None
 
 
-def ranking(rows: Sequence[Row]) -> str:
-    """The table: for each kind, for rows that were seen while the forecast was made and for those that were not."""
-    lines = [["kind", "rows", "worked", "pairs", "predictor", "AUC [95 %]", "right calls"]]
+@dataclass(frozen=True)
+class Ranking:
+    """All scores of rows of one kind, made at seeds that were looked at while the forecast was written (`seen`) or at others.
+
+    `covered`: of random scores, the share whose interval of the area holds 1/2; 0.95 is what an interval promises.
+    """
+
+    kind: str
+    seen: bool
+    rows: list[Row]
+    worked: Bool[np.ndarray, " rows"]
+    where_one_worked: Bool[np.ndarray, " rows"]
+    clusters: Clusters
+    lines: dict[str, Line]
+    covered: float
+
+    @property
+    def bases(self) -> int:
+        """How many bases the experts were trained on."""
+        return len({_base(row) for row in self.rows})
+
+    @property
+    def in_view(self) -> int:
+        """How many of the rows were there when the reading of this kind was chosen."""
+        return sum(row.get("provenance", {}).get("commit") in IN_VIEW.get(self.kind, ()) for row in self.rows)
+
+
+def rankings(rows: Sequence[Row]) -> Iterator[Ranking]:
+    """A ranking of each kind, for rows of seeds that were not looked at and for those of the seed that was, where there are any.
+
+    The lookup stands on the second, so it has no line there.
+    """
     for kind, promptings in KINDS.items():
-        of_kind = [row for row in rows if row["settings"]["prompting"] in promptings]
+        of_kind = sorted((row for row in rows if row["settings"]["prompting"] in promptings), key=lambda row: row["settings"]["row"])
+        looked_up = lookup([row for row in of_kind if row["settings"]["seen"]])
         for seen in (False, True):
-            chosen = [row for row in of_kind if row["settings"]["seen"] == seen]
-            if chosen:
-                lines += _lines(kind + (", seen before" if seen else ""), chosen)
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+            if chosen := [row for row in of_kind if row["settings"]["seen"] == seen]:
+                yield _ranking(kind, seen, chosen, None if seen else looked_up)
 
 
-def _lines(kind: str, rows: Sequence[Row]) -> list[list[str]]:
-    worked = np.array([row["measured"]["hits"] >= WORKED * row["measured"]["total"] for row in rows])
-    cluster = [row["settings"]["pair"] for row in rows]
-    called = np.array([forecast_of(row)[1] for row in rows])
-    lines = []
-    for name in PREDICTORS:
-        values = np.array([_value(row, name) for row in rows], dtype=float)
-        low, high = interval(values, worked, cluster)
-        head = [kind, str(len(rows)), str(int(worked.sum())), str(len(set(cluster)))] if name == PREDICTORS[0] else [""] * 4
-        calls = {"score": called, "never": np.zeros_like(called)}.get(name)
-        right = "" if calls is None else f"{np.mean(calls == worked):.0%}"
-        area = auc(values, worked)
-        lines.append([*head, name, f"{area:.2f} [{low:.2f}, {high:.2f}]" if not np.isnan(area) else "all or none worked", right])
-    return lines
+def lookup(rows: Sequence[Row]) -> Callable[[Row], float] | None:
+    """The mean share of right answers of a row's rule and way of asking in these rows; of a rule that none of them has, of all that were asked so,
+    or else of all. None without rows."""
+    if not rows:
+        return None
+    found: dict[tuple[str, ...], list[float]] = {}
+    for row in rows:
+        for key in _keys(row):
+            found.setdefault(key, []).append(row["measured"]["hits"] / row["measured"]["total"])
+    means = {key: float(np.mean(shares)) for key, shares in found.items()}
+    return lambda row: next(means[key] for key in _keys(row) if key in means)
+
+
+def _keys(row: Row) -> list[tuple[str, ...]]:
+    prompting = row["settings"]["prompting"]
+    return [(prompting, row["settings"]["composition"]), (prompting,), ()]
 
 
 def forecast_of(row: Row) -> tuple[float, bool]:
-    """The score and the call. A hop is called kept when its expert's own prompts are."""
+    """The score of the forecast and its call. A hop is called kept when half of its expert's own prompts keep their answer."""
     measured, prompting = row["measured"], row["settings"]["prompting"]
     if prompting in KINDS["keeps"]:
         share = measured["kept"][KINDS["keeps"].index(prompting)]
@@ -85,10 +130,156 @@ def forecast_of(row: Row) -> tuple[float, bool]:
     return measured["score"], bool(measured["called"])
 
 
-def _value(row: Row, name: str) -> float:
-    """The score of a row by a predictor; the random one is drawn by the row's name."""
-    if name == "score":
-        return forecast_of(row)[0]
-    if name == "random":
-        return float(np.random.default_rng(int(row["settings"]["row"], 16)).random())
-    return 0.0 if name == "never" else float(row["measured"][name])
+def _ranking(kind: str, seen: bool, rows: list[Row], looked_up: Callable[[Row], float] | None) -> Ranking:
+    worked = np.array([row["measured"]["hits"] >= WORKED * row["measured"]["total"] for row in rows])
+    seeds = [f"{_base(row)} {row['settings']['seed']}" for row in rows]
+    clusters = Clusters(seeds, [f"{seed} {row['settings']['pair']}" for seed, row in zip(seeds, rows, strict=True)])
+    libraries = [(pair, row["settings"]["prompting"]) for pair, row in zip(clusters.pair, rows, strict=True)]
+    good = {library for library, works in zip(libraries, worked, strict=True) if works}
+    where = np.array([library in good for library in libraries])
+    scores = _scores(rows, looked_up)
+    calls = {"forecast": np.array([forecast_of(row)[1] for row in rows]), "never": np.zeros(len(rows), dtype=bool)}
+    if "lookup" in scores:
+        calls["lookup"] = scores["lookup"][0] >= HALF
+    everywhere = _areas(scores, worked, clusters, np.ones(len(rows), dtype=bool))
+    among = everywhere if where.all() else _areas(scores, worked, clusters, where)
+    _adjust(*([everywhere] if where.all() else [everywhere, among]))
+    lines = {}
+    for name in scores:
+        call = calls.get(name)
+        right = None if call is None else _right(call == worked, clusters)
+        balanced = None if call is None else _among(area(call.astype(float), worked), call[None].astype(float), worked, clusters)
+        lines[name] = Line(everywhere[name], among[name], right, balanced)
+    covered = [found for score in scores["random"] if (found := limits(area(score, worked), clusters))]
+    share = float(np.mean([low <= 0.5 <= high for low, high in covered])) if covered else float("nan")
+    return Ranking(kind, seen, rows, worked, where, clusters, lines, share)
+
+
+def _scores(rows: Sequence[Row], looked_up: Callable[[Row], float] | None) -> dict[str, np.ndarray]:
+    """Each score of the rows: one draw of all but the random one."""
+    measured = {"confidence": "confidence", "hidden states": "hidden", "cosine": "cosine"}
+    one = {"forecast": [forecast_of(row)[0] for row in rows], "never": [0.0] * len(rows)}
+    one |= {} if looked_up is None else {"lookup": [looked_up(row) for row in rows]}
+    one |= {name: [row["measured"][field] for row in rows] for name, field in measured.items()}
+    found = {name: np.array([values], dtype=float) for name, values in one.items()}
+    found["random"] = np.random.default_rng(0).random((DRAWS, len(rows)))
+    return {name: found[name] for name in PREDICTORS if name in found}
+
+
+def _areas(scores: Mapping[str, np.ndarray], worked: Worked, clusters: Clusters, part: Bool[np.ndarray, " rows"]) -> dict[str, Among]:
+    """The areas of all scores among some of the rows, and how far the first is ahead of the others."""
+    inside = Clusters(*([label for label, kept in zip(labels, part, strict=True) if kept] for labels in clusters))
+    found: dict[str, Among] = {}
+    for name, draws in scores.items():
+        every = [area(score[part], worked[part]) for score in draws]
+        mean = Area(float(np.mean([one.value for one in every])), np.mean([one.influence for one in every], axis=0), worked[part])
+        found[name] = _among(mean, draws[:, part], worked[part], inside)
+        if len(draws) > 1:  # the interval of a mean over draws would say that a single draw does not vary
+            low, high = np.quantile([one.value for one in every], [0.025, 0.975])
+            found[name] = found[name]._replace(limits=Limits(float(low), float(high)))
+    first = next(iter(found.values()))
+    return {name: one if one is first else one._replace(ahead=difference(first.area, one.area, inside)) for name, one in found.items()}
+
+
+def _among(found: Area, draws: np.ndarray, worked: Worked, clusters: Clusters) -> Among:
+    seeds = np.array(clusters.seed)
+    parts = [seeds == seed for seed in sorted(set(clusters.seed))]
+    return Among(found, limits(found, clusters), [float(np.mean([area(s[part], worked[part]).value for s in draws])) for part in parts])
+
+
+def _adjust(*columns: dict[str, Among]) -> None:
+    """Puts Holm's p-values, over the differences in all columns, in the place of the single ones."""
+    compared = [(column, name, one.ahead) for column in columns for name, one in column.items() if one.ahead]
+    for (column, name, ahead), p in zip(compared, holm([ahead.p for *_, ahead in compared]), strict=True):
+        column[name] = column[name]._replace(ahead=ahead._replace(p=p))
+
+
+def _right(right: Bool[np.ndarray, " rows"], clusters: Clusters) -> Share:
+    """Right calls of all, and the interval of their share over seeds, with a pair of experts as what varies together."""
+    seeds = np.array(clusters.seed)
+    parts = [right[seeds == seed] for seed in sorted(set(clusters.seed))]
+    hits, asked = (np.array(counts, dtype=float) for counts in ([part.sum() for part in parts], [len(part) for part in parts]))
+    return int(hits.sum()), int(asked.sum()), over_seeds(hits, asked, len(set(clusters.pair)))
+
+
+def _base(row: Row) -> str:
+    """The digest of the base's weights, or where a row does not say it the base's name."""
+    return str(row.get("provenance", {}).get("base_digest") or row["settings"].get("model", ""))
+
+
+def ranking(rows: Sequence[Row]) -> str:
+    """What the columns are, then for each ranking what its rows are and a line a score."""
+    return "\n\n".join([COLUMNS, *(f"{about(found)}\n{_table(found)}" for found in rankings(rows))])
+
+
+COLUMNS = (
+    "AUC: the share of pairs of a row that worked (half of its answers right, or more) and one that did not which a score puts in order,\n"
+    "ties half. Its 95 % interval takes seeds as the unit; of random scores it is where 95 % of them lie. Then the AUC in each seed alone.\n"
+    "forecast ahead by: the forecast's AUC minus this one, paired, and Holm's p-value over all differences of these rows.\n"
+    "balanced: the mean of the shares of right calls among rows that worked and among those that did not.\n"
+    + "\n".join(f"{name}: {what}." for name, what in PREDICTORS.items())
+)
+
+
+def about(found: Ranking) -> str:
+    """What a ranking's rows are, and when its reading was chosen, in sentences."""
+    whose = "the seed that was" if found.seen else "seeds that were not"
+    rows, worked, where = len(found.rows), int(found.worked.sum()), int(found.where_one_worked.sum())
+    seeds, pairs = len({row["settings"]["seed"] for row in found.rows}), len(set(found.clusters.pair))
+    said = (
+        f"{found.kind}: {_count(rows, 'row')} of {whose} looked at while the forecast was written, of {_count(pairs, 'pair')} of experts from"
+        f" {_count(seeds, 'seed')} on {_count(found.bases, 'base')}. {_count(worked, 'row')} worked, so that no for every row is right of"
+        f" {1 - worked / rows:.0%}."
+    )
+    asked = [row["settings"]["prompting"] for row in found.rows]
+    for prompting in KINDS[found.kind]:
+        here = found.worked[np.array(asked) == prompting]
+        if len(here) and not here.any() and worked:
+            said += f" None of the {_count(len(here), 'row')} asked {prompting!r} worked."
+    if found.in_view:
+        said += f" {_count(found.in_view, 'row')} had been forecast when the reading of this kind was chosen."
+    if where < rows:
+        libraries = len({pair for pair, kept in zip(found.clusters.pair, found.where_one_worked, strict=True) if kept})
+        said += f" A rule worked in {_count(libraries, 'library', 'libraries')}; asked in the same way, these have {_count(where, 'row')}."
+    if not np.isnan(found.covered):
+        said += f" The interval holds 0.5 for {found.covered:.0%} of {DRAWS} random scores."
+    return said
+
+
+def _count(number: int, one: str, more: str = "") -> str:
+    return f"{number} {one if number == 1 else more or one + 's'}"
+
+
+def _table(found: Ranking) -> str:
+    head = ["score", "AUC", "by seed", "forecast ahead by", "right calls", "balanced"]
+    blocks = [[head, *([name, *_words(line.everywhere), *_calls(line)] for name, line in found.lines.items())]]
+    if not found.where_one_worked.all():
+        head = ["where a rule worked", *head[1:4]]
+        blocks.append([head, *([name, *_words(line.where_one_worked)] for name, line in found.lines.items())])
+    return "\n".join(map(_aligned, blocks))
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def _words(among: Among) -> list[str]:
+    each = " ".join("-" if np.isnan(value) else f"{value:.2f}" for value in among.by_seed)
+    ahead = among.ahead
+    return [_area(among), each, f"{ahead.mean:+.2f} [{ahead.low:+.2f}, {ahead.high:+.2f}] p={ahead.p:.2g}" if ahead else ""]
+
+
+def _calls(line: Line) -> list[str]:
+    if line.right is None or line.balanced is None:
+        return ["", ""]
+    hits, asked, found = line.right
+    return [f"{hits}/{asked} {hits / asked:.0%}" + _interval(found), _area(line.balanced)]
+
+
+def _area(among: Among) -> str:
+    return "all or none worked" if np.isnan(among.area.value) else f"{among.area.value:.2f}" + _interval(among.limits)
+
+
+def _interval(found: Limits | None) -> str:
+    return f" [{found.low:.2f}, {found.high:.2f}]" if found else ""

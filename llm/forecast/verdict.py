@@ -1,23 +1,25 @@
-"""What follows from the measurements: whose answer a composition gives, whether it can compose, and what would change that."""
+"""The verdict on a composition, from what was measured: whose answers it gives, whether it composes, and what data would change that."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 
+from llm.forecast import HALF
 from llm.forecast.measure import Answer, Composed, Measured
 
-HALF = 0.5
-"""Where a verdict turns. Scaled by w, an adapter's own answer wins from w = 1/2 on (`python -m theory.sweep experiment=scale`); a token counts as
-somebody's when half of the probability goes with them. Nothing was fitted."""
 WORDS = {"a": "as a", "b": "as b", "base": "as the base", "mixture": "as a mixture", "composed": "composed"}
+"""The verdicts, each with how a composition that gets it answers."""
 
 
 class Signs(NamedTuple):
-    """One answer's, each the most that any of its tokens shows: `a`, `b`: P under that adapter over the other's and the base's; `nobody`: P
-    composed over that of the base and either adapter; `lacks_…`: P composed over that of the base, a or b alone, which is small where
-    the answer is theirs from beginning to end. `hidden_a`, `hidden_b`: how much more of one adapter than of the other the token sets off, each
-    times its scale there."""
+    """What one answer shows; each number is the largest over the answer's tokens.
+
+    `a` is how far P under adapter a exceeds the larger of P under the base and under b, and `b` is the same for adapter b. `nobody` is how far
+    P under the composition exceeds P under the base and under each adapter. `lacks_base`, `lacks_a` and `lacks_b` are how far P under the
+    composition exceeds P under that one model, which is small where the model would give the whole answer itself. `hidden_a` and
+    `hidden_b` are how much more of that adapter's change than of the other's a token sets off, each times its scale there.
+    """
 
     a: float
     b: float
@@ -30,18 +32,19 @@ class Signs(NamedTuple):
 
     @property
     def composes(self) -> float:
-        """Near 1 where one token is a's alone, another b's alone, and none is nobody's: the two facts of a chain, each said by the adapter that
-        holds it. Theorem 2 allows no other way: what neither says alone comes of no sum of what they say."""
+        """min(a, b) − nobody. It is near 1 where only a says one token, only b says another, and no token is said by the composition alone: the
+        two facts of a chain, each from the adapter that holds it. Theorem 2 says that a sum of edits gives no fact that neither edit gives."""
         return min(self.a, self.b) - self.nobody
 
     @property
     def hidden(self) -> float:
-        """The same from hidden states alone."""
+        """min(hidden_a, hidden_b): the counterpart of `composes` that reads hidden states alone."""
         return min(self.hidden_a, self.hidden_b)
 
     @property
     def whose(self) -> str:
-        """One of WORDS: composed, or that of the base, a and b alone which lacks least, or a mixture where each lacks a token."""
+        """The word in WORDS for whose answer it is: "composed" where a and b are at least 1/2 and nobody is less; otherwise the one model that lacks
+        least; "mixture" where each of them lacks more than 1/2 at some token."""
         if min(self.a, self.b) >= HALF > self.nobody:
             return "composed"
         lacks = {"base": self.lacks_base, "a": self.lacks_a, "b": self.lacks_b}
@@ -50,8 +53,12 @@ class Signs(NamedTuple):
 
 
 class Forecast(NamedTuple):
-    """A composition on all hoped-for prompts: shares of the prompts by whose answer they get, the means of both scores, and of each adapter's own
-    prompts the share that keeps its answer and the mean scale of the adapter there."""
+    """What a composition does with all hoped-for prompts, and what it leaves of each adapter.
+
+    `whose` is the share of the prompts for each of WORDS; `score` and `hidden` are the means of `Signs.composes` and `Signs.hidden`. For each adapter,
+    `kept` is the share of its own prompts that keep half of the probability of their answer, and `own_scale` the mean scale of the adapter
+    on these prompts.
+    """
 
     whose: dict[str, float]
     score: float
@@ -61,12 +68,12 @@ class Forecast(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """The commonest of WORDS, composed where that is so for half of the prompts."""
+        """ "composed" where half of the prompts or more are answered so, otherwise the commonest of WORDS."""
         return "composed" if self.whose["composed"] >= HALF else max(self.whose, key=lambda name: self.whose[name])
 
 
 def signs(answer: Answer) -> Signs:
-    """What one answer shows."""
+    """The signs of one answer."""
     a, b = answer.alone.T
     base, said = answer.base, answer.composed
     multiples = [scale * o.best for scale, o in zip(answer.scales.each.T, answer.overlaps, strict=True)]
@@ -84,7 +91,7 @@ def signs(answer: Answer) -> Signs:
 
 
 def forecast(composed: Composed) -> Forecast:
-    """All of a composition's answers together."""
+    """The forecast from all answers of a composition."""
     every = [signs(answer) for answer in composed.answers]
     mean = lambda values: float(sum(values) / len(values))  # noqa: E731
     whose = {name: mean([s.whose == name for s in every]) for name in WORDS}
@@ -95,13 +102,14 @@ def forecast(composed: Composed) -> Forecast:
 
 
 def restates(measured: Measured, i: int) -> float:
-    """Adapter i alone, on a hoped-for prompt: how much of the less set off of both adapters its answer sets off, at the best tokens for each; the
-    mean over prompts. Near 1, its answer passes through a prompt as a was made for and through one as b was made for."""
+    """How much of both adapters the answers of adapter i alone set off: for each hoped-for prompt the smaller of the two multiples, each at the token
+    where it is largest, then the mean over prompts. It is near 1 where an answer passes through a prompt like those of a and through one
+    like those of b."""
     return float(torch.stack(list(measured.restated[i])).amin(0).mean())
 
 
 def reasons(measured: Measured, forecasts: dict[str, Forecast], names: Sequence[str]) -> list[str]:
-    """The verdict in sentences, and what bridge data would change it."""
+    """Sentences that give the verdict, its reasons, and the bridge data that would change it."""
     steps = [restates(measured, i) >= HALF for i in range(2)]
     said = []
     good = [name for name, f in forecasts.items() if f.verdict == "composed"]
@@ -112,26 +120,29 @@ def reasons(measured: Measured, forecasts: dict[str, Forecast], names: Sequence[
         )
     else:
         said.append(
-            "Composition unlikely: no answer holds tokens that only a would say and tokens that only b would say without some that nobody would. "
-            "This was found right of chains of facts, and wrong where one adapter changes the form of every answer."
+            "Composition unlikely: no answer holds a token that only a says and a token that only b says without a token that neither says alone. "
+            "This sign holds for chains of facts. It says nothing of an adapter that changes the form of every answer, where its forecasts were wrong."
         )
     lost = {name: f for name, f in forecasts.items() if min(f.kept) < HALF}
     for name, f in lost.items():
         i = f.kept.index(min(f.kept))
-        said.append(f"Under {name} even {names[i]} loses prompts of its own: {f.kept[i]:.0%} kept, at scale {f.own_scale[i]:.2f} (it turns at 0.5).")
+        said.append(
+            f"Under {name} even {names[i]} loses its own prompts: {f.kept[i]:.0%} of them keep their answer. The composition leaves {names[i]} a scale of "
+            f"{f.own_scale[i]:.2f}, and an answer is expected to turn at 0.5."
+        )
     if not any(steps):
         said.append(
-            "Neither adapter alone answers the hoped-for prompts through prompts that the other was made for. What would change it: in the training "
-            "data of both, prompts like these about other entities, answered step by step, each step a prompt as a or b was made for, restated."
+            "Neither adapter alone answers the hoped-for prompts through prompts that the other was made for. Step-by-step examples in the training "
+            "data of both would change that: prompts like these about other entities, each step of the answer restating a prompt of a or of b."
         )
     elif not all(steps):
         holder, other = names if steps[0] else names[::-1]
         said.append(
-            f"Only {holder} alone answers the hoped-for prompts through prompts of both kinds. A sum keeps a skill that one adapter holds, averages "
-            f"and routers shrink it; the same step-by-step examples in the training data of {other} would serve them."
+            f"Only {holder} alone answers the hoped-for prompts through prompts of both kinds. A sum keeps a skill that one adapter holds, and averages "
+            f"and routers shrink it. The same step-by-step examples in the training data of {other} would help averages and routers."
         )
     elif not good:
-        said.append("Both adapters alone restate prompts of both kinds, so the way of answering is there, and they collide: try another composition.")
+        said.append("Both adapters alone restate prompts of both kinds, so each has the way of answering, and they collide. Try another composition.")
     else:
-        said.append("Both adapters alone restate prompts of both kinds. A sum doubles what both hold: averages and routers do not.")
+        said.append("Both adapters alone restate prompts of both kinds. A sum doubles what both hold, and averages and routers do not.")
     return said
