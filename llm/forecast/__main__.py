@@ -1,12 +1,12 @@
 """python -m llm.forecast base=Qwen/Qwen2.5-3B-Instruct adapters=folder/a,folder/b prompts=prompts.jsonl
 
-Will two adapters compose? `prompts` holds one JSON object a line: {"set": "a", "prompt": ...} for those that the first adapter was made for, "b" for
-the second, and "hoped" for what one hopes both together can do; a handful each, without answers (the validation has six; of fewer, the intervals
-say what they are worth). It prints, for each composition, whose answer the hoped-for prompts will get and why, and what bridge data would change
-it; with out=, the numbers and a plot.
+Will two adapters compose? The file `prompts` holds one JSON object a line, such as {"set": "a", "prompt": ...}. Set "a" has prompts that the first
+adapter was made for, "b" those of the second, and "hoped" those that one hopes both together can answer. A handful of each is enough, without
+answers: the validation has six, and the printed intervals say what fewer are worth. The command prints, for each composition, whose answer
+the hoped-for prompts will get and why, and what bridge data would change it. With out= it also writes the numbers and a plot.
 
-validate=results/paper measures instead how well forecasts rank what the rows of the protocols there found, trains in out= what is missing, and
-keeps a row for each.
+With validate=results/paper the command instead forecasts every row of two composed experts there, and prints how well the forecasts rank what these
+rows measured. It keeps a row for each forecast in out=, and trains there the experts that are missing.
 """
 
 import json

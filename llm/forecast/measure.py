@@ -1,4 +1,4 @@
-"""What two adapters, alone and composed, do to a handful of prompts: no answer needs to be known."""
+"""Measurements of two adapters, alone and composed, on a handful of prompts. No answer needs to be known."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +15,16 @@ from llm.lowrank import Expert
 from llm.models import Base, example
 
 SETS = ("a", "b", "hoped")
-"""What a prompt is for: made for the first adapter, for the second, or what one hopes both together can do."""
+"""The sets of prompts: those that the first adapter was made for, those of the second, and those that one hopes both together can answer."""
 Prompts = Mapping[str, Sequence[str]]
 
 
 class Own(NamedTuple):
-    """What an adapter says to the prompts it was made for: prompts and answers as tokens, the token of each answer that is most its own (of the
-    largest P under the adapter, `alone`, − P under the base: `gain`), and the keys there."""
+    """An adapter on the prompts it was made for.
+
+    `said` has prompts and answers as tokens. `token` is the number of the answer's token that is most the adapter's own: the one whose P under the
+    adapter, `alone`, exceeds P under the base by most, `gain`. `keys` are the coordinates of the adapter's change at these tokens.
+    """
 
     said: list[tuple[list[int], list[int]]]
     token: list[int]
@@ -31,8 +34,12 @@ class Own(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """A composed answer to a hoped-for prompt, token by token: P under the base, under each adapter and under the composition; how much of
-    each adapter the token sets off; the scale each adapter has there; a router's weights, averaged over modules."""
+    """A composed answer to a hoped-for prompt, token by token.
+
+    `base`, `alone` and `composed` are P of each token under the base, under each adapter and under the composition. `overlaps` is how much of each
+    adapter's change the token sets off, and `scales` the scale that each adapter has there. `routing` has a router's weights, averaged
+    over modules.
+    """
 
     prompt: str
     text: str
@@ -46,8 +53,11 @@ class Answer(NamedTuple):
 
 
 class Composed(NamedTuple):
-    """A composition on the prompts: its answers to those hoped for; of each adapter's own prompts the P of the adapter's own token, as a multiple of
-    what it is under the adapter alone, and the scale that adapter has there."""
+    """A composition on the prompts.
+
+    `answers` are those to the hoped-for prompts. On each adapter's own prompts, `kept` is P of the adapter's own token divided by P under the adapter
+    alone, and `own_scale` is the scale of the adapter there.
+    """
 
     answers: list[Answer]
     kept: list[Float[Tensor, " prompts"]]
@@ -56,8 +66,8 @@ class Composed(NamedTuple):
 
 @dataclass(frozen=True)
 class Measured:
-    """`leaks[i][j]`: what adapter j's own prompts set off of adapter i, at their keys. `restated[i][j]`: the most that adapter i, answering the
-    hoped-for prompts alone, sets off of adapter j, at any token; a prompt each."""
+    """All measurements. `leaks[i][j]` is how much of adapter i the own prompts of adapter j set off, at their keys. `restated[i][j]` is, for each
+    hoped-for prompt, the most of adapter j that a token of the answer of adapter i alone sets off."""
 
     modules: list[str]
     own: list[Own]
@@ -67,7 +77,7 @@ class Measured:
 
 
 def measure(base: Base, library: Sequence[Expert], compositions: Mapping[str, Composition | None], prompts: Prompts, longest: int) -> Measured:
-    """Everything a forecast is made of. `prompts` has those of `SETS`, at least one each; answers are cut after `longest` tokens."""
+    """The measurements that a forecast is made of. `prompts` has at least one prompt in each of `SETS`; answers are cut after `longest` tokens."""
     modules = list(library[0])
     owns, own_readings = [], []
     for i, expert in enumerate(library):
@@ -136,11 +146,11 @@ def _composed(
 
 
 def _at(readings: Sequence[Reading], tokens: Sequence[int]) -> dict[str, Tensor]:
-    """What each module saw at one token of each reading."""
+    """The inputs of each module at one token of each reading."""
     return {name: torch.stack([r.inputs[name][t] for r, t in zip(readings, tokens, strict=True)]) for name in readings[0].inputs}
 
 
 def _tokens(base: Base, prompt: str, text: str) -> tuple[list[int], list[int]]:
-    """The prompt, and the answer without its end, which every model says; an answer of nothing is its end."""
+    """The prompt and the answer as tokens. The token that ends an answer is left out, since every model says it, but in an empty answer."""
     asked, told = example(base, prompt, text)
     return asked, told[:-1] or told

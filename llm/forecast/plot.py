@@ -1,4 +1,4 @@
-"""The plot that says why: overlap by layer, the scale each composition leaves each adapter, and one answer token by token."""
+"""The plot of a forecast: overlap by layer, the scale that each composition leaves each adapter, and one answer token by token."""
 
 import os
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from llm.forecast.subspace import layers
 from llm.forecast.verdict import Forecast, signs
 
 MOST = 64
-"""Tokens of an answer that fit in the width."""
+"""How many tokens of an answer fit in the width of the plot."""
 
 
 def plot(measured: Measured, forecasts: Mapping[str, Forecast], shown: str, folder: Path) -> list[Path]:
@@ -39,12 +39,12 @@ def plot(measured: Measured, forecasts: Mapping[str, Forecast], shown: str, fold
 
 
 def by_layer(measured: Measured, values: torch.Tensor) -> list[float]:
-    """The mean over the modules of each layer of numbers a module."""
+    """The mean over the modules of each layer, from one number a module."""
     return [float(values[numbers].mean()) for numbers in layers(measured.modules).values()]
 
 
 def best_multiples(answers: list[Answer], i: int) -> torch.Tensor:
-    """For each module, how much of adapter i the best token of each answer sets off; the mean over answers."""
+    """For each module, how much of adapter i the token that sets off most of it does; the mean over answers."""
     return torch.stack([a.overlaps[i].multiple[a.overlaps[i].best.argmax()] for a in answers]).mean(0)
 
 

@@ -1,4 +1,4 @@
-"""The forecast in words and numbers."""
+"""The forecast as text, and as numbers for a program."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,8 +13,8 @@ from llm.intervals import wilson
 
 
 def loudness(measured: Measured, name: str) -> float:
-    """Whether one adapter drowns the other: ‖ΔW_a h‖/‖ΔW_b h‖ on the tokens of the answers to the hoped-for prompts, the geometric mean over
-    modules and tokens."""
+    """‖ΔW_a h‖/‖ΔW_b h‖, the geometric mean over modules and the tokens of the answers to the hoped-for prompts. It says whether one adapter drowns
+    the other."""
     typical = [torch.stack([keys.square().sum(-1).mean().sqrt() for keys in own.keys.values()]) for own in measured.own]
     ratios = [
         (a.overlaps[0].size * typical[0]).clamp_min(1e-9) / (a.overlaps[1].size * typical[1]).clamp_min(1e-9) for a in measured.composed[name].answers
@@ -23,7 +23,7 @@ def loudness(measured: Measured, name: str) -> float:
 
 
 def text(measured: Measured, forecasts: Mapping[str, Forecast], names: Sequence[str]) -> str:
-    """What is printed."""
+    """The forecast as the command prints it."""
     gains = [sum(own.gain) / len(own.gain) for own in measured.own]
     leaks = [float(measured.leaks[i][1 - i].best.mean()) for i in range(2)]
     first = next(iter(forecasts))
@@ -61,7 +61,7 @@ def _row(name: str, f: Forecast, measured: Measured) -> list[str]:
 
 
 def numbers(measured: Measured, forecasts: Mapping[str, Forecast], prompts: Prompts) -> dict[str, Any]:
-    """Everything, for a program; what stands in a list a layer is in the order of `layers`."""
+    """The forecast and its measurements as JSON values. Lists with a number a layer have the order of `layers`."""
     rounded = lambda values: [round(float(v), 4) for v in values]  # noqa: E731
     found: dict[str, Any] = {
         "layers": list(layers(measured.modules)),

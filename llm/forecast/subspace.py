@@ -1,4 +1,4 @@
-"""What adapters do to the tokens of a text: who would say them, how much of each adapter they set off, and at what scale.
+"""What adapters do to the tokens of a text: the probability of each token, how much of each adapter it sets off, and at what scale.
 
 An adapter changes a module's output by ΔW h. In the coordinates u = R Bᵀh, with ΔW = A Bᵀ and A = Q R, ‖u‖ = ‖ΔW h‖ and inner products are those
 of the changes. One layer of theory says: of what an edit does to its own prompt η, another prompt ξ gets the multiple k(η, ξ)/k(η, η) (Theorem 2).
@@ -24,7 +24,7 @@ Keys = dict[str, Float[Tensor, "keys rank"]]
 
 
 Text = tuple[list[int], list[int]]
-"""What is asked and what is told, as tokens."""
+"""A prompt and an answer, as tokens."""
 
 
 class Reading(NamedTuple):
@@ -35,8 +35,12 @@ class Reading(NamedTuple):
 
 
 class Overlap(NamedTuple):
-    """`multiple`: of the key it resembles most (of the largest mean cosine, `key`), how much of the adapter's change a token sets off, 1 for the key
-    itself, by module; the mean over modules is `best`. `size` is ‖ΔW h‖ over its root mean square at the keys."""
+    """How much of an adapter's change each token sets off.
+
+    `key` is the number of the key that the token resembles most, the one of the largest mean cosine. `multiple` is how much of the change at that key
+    the token sets off in each module, 1 for the key itself, and `best` is its mean over modules. `size` is ‖ΔW h‖ divided by its root mean
+    square at the keys.
+    """
 
     best: Float[Tensor, " tokens"]
     key: Int[Tensor, " tokens"]
@@ -116,7 +120,7 @@ def overlap(expert: Expert, known: Keys, inputs: Inputs) -> Overlap:
 
 
 def _ratio(above: Float[Tensor, "*any"], below: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
-    """0 where nothing is below."""
+    """above/below, and 0 where below is 0."""
     return torch.where(below > 0, above / below.clamp_min(torch.finfo(below.dtype).tiny), 0.0)
 
 

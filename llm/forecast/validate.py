@@ -1,4 +1,7 @@
-"""Forecasts for rows that are there: the same experts on the same base, other held-out questions than those that were scored, no answers read."""
+"""Forecasts for rows that exist, to compare with what these rows measured.
+
+A forecast is made with the same experts on the same base, from held-out questions that were not scored. It reads no answers.
+"""
 
 import dataclasses
 import importlib
@@ -28,10 +31,10 @@ from runs.settings import SettingError
 
 EXPERIMENT = "llm_forecast"
 NOT_COMPOSED = ("base", "alone", "random")
-"""What is asked but composes no adapters."""
+"""The compositions that are asked but compose no adapters."""
 SKIPPED = (SettingError, OSError)
 _SAME = {"prompting": "direct", "formats": "known"}
-"""Points that differ in these alone have one composition."""
+"""Settings that do not change a composition, each with the value under which the composition is kept."""
 
 Row = Mapping[str, Any]
 Compositions = dict[tuple[tuple[Spec, ...], Any], Composition | None]
@@ -47,8 +50,11 @@ class Case(NamedTuple):
 
 
 def validate(folder: Path, out: Path, options: Any) -> str:
-    """Forecasts every row of two experts in `folder`, into llm_forecast.jsonl in `out` (with the experts, trained where they are not there), and
-    returns the table. Raises SettingError for a folder without such rows."""
+    """Forecasts every row of two composed experts in `folder` and returns the tables of `ranking`, what was left out, and how many rows there are.
+
+    The forecasts are rows of llm_forecast.jsonl in `out`, and experts that are not there are trained into it. Raises SettingError for a folder
+    without such rows.
+    """
     rows = load_rows(folder)
     cases = [case for row in rows if (case := _case(row))]
     if not cases:
@@ -101,7 +107,7 @@ def _case(row: Row) -> Case | None:
 
 
 def _groups(cases: Sequence[Case]) -> Iterator[list[Case]]:
-    """Cases of one pair of experts and one kind of question together, models one after the other; what has to be learned first comes last."""
+    """Groups of cases that share a pair of experts and a kind of question. Models follow one another, and compositions that learn come last."""
     found: dict[tuple, list[Case]] = {}
     for case in cases:
         p = case.point
@@ -124,7 +130,7 @@ def _groups(cases: Sequence[Case]) -> Iterator[list[Case]]:
 
 
 def _forecasts(base: Base, cases: list[Case], run: Options, asked: int, made: Compositions) -> Iterator[dict[str, Any]]:
-    """Rows of a group. `made` keeps what its experts were composed to, for another kind of question: some rules learn for minutes."""
+    """The rows of a group. `made` keeps the compositions of its experts for other kinds of question, since some rules learn for minutes."""
     point, seed, specs = cases[0].point, cases[0].row["settings"]["seed"], cases[0].specs
     for spec in specs:
         train_one(point, spec, run)
@@ -159,8 +165,8 @@ def _forecasts(base: Base, cases: list[Case], run: Options, asked: int, made: Co
 
 
 def prompts(case: Case, count: int) -> dict[str, list[str]]:
-    """`count` prompts of each set, about the same people: own prompts in training templates, the hoped-for ones in the held-out templates that were
-    not scored; or the protocol's own."""
+    """`count` prompts of each set, about the same people, or those that the protocol itself gives. An adapter's own prompts have templates that it was
+    trained on; the hoped-for prompts have held-out templates that were not scored."""
     point, seed = case.point, case.row["settings"]["seed"]
     if case.protocol.hoped:
         return case.protocol.hoped(point, seed, count) or {}
@@ -178,12 +184,12 @@ def prompts(case: Case, count: int) -> dict[str, list[str]]:
 
 
 def _prompting(case: Case) -> str:
-    """What was asked, in the words of `KINDS`."""
+    """The way of asking, in the words of `KINDS`."""
     return getattr(case.point, "prompting", None) or case.point.asked
 
 
 def _measured(composed: Composed, found: Forecast, prompting: str) -> dict[str, Any]:
-    """The scores; that of a one-hop question is what the composition leaves of its expert, `kept` of its prompts and `own_scale`."""
+    """The scores of a row. A one-hop question is scored by what the composition leaves of its expert: `kept` and `own_scale`."""
     confidence = float(torch.stack([answer.composed.clamp_min(1e-9).log().mean() for answer in composed.answers]).mean())
     values: dict[str, Any] = {"confidence": confidence, "verdict": found.verdict, "kept": list(found.kept), "own_scale": list(found.own_scale)}
     values |= {f"whose_{name}": share for name, share in found.whose.items()}

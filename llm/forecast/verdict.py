@@ -55,9 +55,9 @@ class Signs(NamedTuple):
 class Forecast(NamedTuple):
     """What a composition does with all hoped-for prompts, and what it leaves of each adapter.
 
-    `whose` is the share of the prompts for each of WORDS; `score` and `hidden` are the means of `Signs.composes` and `Signs.hidden`. For each adapter,
-    `kept` is the share of its own prompts that keep half of the probability of their answer, and `own_scale` the mean scale of the adapter
-    on these prompts.
+    `whose` is the share of the prompts for each of WORDS; `score` and `hidden` are the means of `Signs.composes` and `Signs.hidden`. For each
+    adapter, `kept` is the share of its own prompts that keep half of the probability of their answer, and `own_scale` is the mean scale of
+    the adapter on these prompts.
     """
 
     whose: dict[str, float]
@@ -68,7 +68,7 @@ class Forecast(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """ "composed" where half of the prompts or more are answered so, otherwise the commonest of WORDS."""
+        """Composed where half of the prompts or more are answered so, otherwise the commonest of WORDS."""
         return "composed" if self.whose["composed"] >= HALF else max(self.whose, key=lambda name: self.whose[name])
 
 
@@ -121,14 +121,14 @@ def reasons(measured: Measured, forecasts: dict[str, Forecast], names: Sequence[
     else:
         said.append(
             "Composition unlikely: no answer holds a token that only a says and a token that only b says without a token that neither says alone. "
-            "This sign holds for chains of facts. It says nothing of an adapter that changes the form of every answer, where its forecasts were wrong."
+            "This forecast ranks compositions of chains of facts. It fails where one adapter changes the form of every answer."
         )
     lost = {name: f for name, f in forecasts.items() if min(f.kept) < HALF}
     for name, f in lost.items():
         i = f.kept.index(min(f.kept))
         said.append(
-            f"Under {name} even {names[i]} loses its own prompts: {f.kept[i]:.0%} of them keep their answer. The composition leaves {names[i]} a scale of "
-            f"{f.own_scale[i]:.2f}, and an answer is expected to turn at 0.5."
+            f"Under {name} even {names[i]} loses its own prompts: {f.kept[i]:.0%} of them keep their answer. {names[i]} is left with a scale of "
+            f"{f.own_scale[i]:.2f}, and one layer of theory expects an answer to turn at 0.5."
         )
     if not any(steps):
         said.append(
@@ -138,8 +138,8 @@ def reasons(measured: Measured, forecasts: dict[str, Forecast], names: Sequence[
     elif not all(steps):
         holder, other = names if steps[0] else names[::-1]
         said.append(
-            f"Only {holder} alone answers the hoped-for prompts through prompts of both kinds. A sum keeps a skill that one adapter holds, and averages "
-            f"and routers shrink it. The same step-by-step examples in the training data of {other} would help averages and routers."
+            f"Only {holder} alone answers the hoped-for prompts through prompts of both kinds. A sum keeps a skill that one adapter holds, and "
+            f"averages and routers shrink it. The same step-by-step examples in the training data of {other} would help averages and routers."
         )
     elif not good:
         said.append("Both adapters alone restate prompts of both kinds, so each has the way of answering, and they collide. Try another composition.")
