@@ -165,7 +165,7 @@ def _forecasts(base: Base, cases: list[Case], run: Options, asked: int, made: Co
 
 
 def prompts(case: Case, count: int) -> dict[str, list[str]]:
-    """`count` prompts of each set, about the same people, or those that the protocol itself gives. An adapter's own prompts have templates that it was
+    """`count` prompts of each set, about the same people, or those that the protocol itself gives. An adapter's own prompts have templates it was
     trained on; the hoped-for prompts have held-out templates that were not scored."""
     point, seed = case.point, case.row["settings"]["seed"]
     if case.protocol.hoped:
