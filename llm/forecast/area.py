@@ -53,7 +53,7 @@ def area(score: Score, worked: Worked) -> Area:
     return Area(value, (ahead - value) / np.where(worked, len(yes), len(no)), worked)
 
 
-def _share_below(others: Score, values: Score) -> Score:
+def _share_below(others: Float[np.ndarray, " others"], values: Score) -> Score:
     """For each value the share of the others below it, equal ones counted half."""
     ordered = np.sort(others)
     return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) / (2 * len(others))
@@ -84,7 +84,7 @@ def limits(found: Area, clusters: Clusters) -> Limits | None:
     if math.isnan(error) or (error < ROUNDING and inside):
         return None
     trials = found.value * (1 - found.value) / error**2 if inside else seeds
-    return wilson(found.value * trials, trials, freedom=seeds - 1)
+    return wilson(found.value * trials, trials, freedom=float(seeds - 1))
 
 
 def difference(first: Area, second: Area, clusters: Clusters) -> Difference | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from llm.forecast import HALF
 from llm.forecast.area import Area, Clusters, Worked, area, difference, limits
@@ -37,8 +37,10 @@ IN_VIEW = {
 }
 """By kind, the commits of the forecasts that were there when its reading was chosen. The other kinds are read as they were first written, before
 any of their rows."""
-DRAWS = 1000
+DRAWS = 200
+"""How many random scores there are."""
 
+Draws = Float[np.ndarray, "draws rows"]
 Share = tuple[int, int, Limits | None]
 
 
@@ -155,7 +157,7 @@ def _ranking(kind: str, seen: bool, rows: list[Row], looked_up: Callable[[Row], 
     return Ranking(kind, seen, rows, worked, where, clusters, lines, share)
 
 
-def _scores(rows: Sequence[Row], looked_up: Callable[[Row], float] | None) -> dict[str, np.ndarray]:
+def _scores(rows: Sequence[Row], looked_up: Callable[[Row], float] | None) -> dict[str, Draws]:
     """Each score of the rows: one draw of all but the random one."""
     measured = {"confidence": "confidence", "hidden states": "hidden", "cosine": "cosine"}
     one = {"forecast": [forecast_of(row)[0] for row in rows], "never": [0.0] * len(rows)}
@@ -166,7 +168,7 @@ def _scores(rows: Sequence[Row], looked_up: Callable[[Row], float] | None) -> di
     return {name: found[name] for name in PREDICTORS if name in found}
 
 
-def _areas(scores: Mapping[str, np.ndarray], worked: Worked, clusters: Clusters, part: Bool[np.ndarray, " rows"]) -> dict[str, Among]:
+def _areas(scores: Mapping[str, Draws], worked: Worked, clusters: Clusters, part: Bool[np.ndarray, " rows"]) -> dict[str, Among]:
     """The areas of all scores among some of the rows, and how far the first is ahead of the others."""
     inside = Clusters(*([label for label, kept in zip(labels, part, strict=True) if kept] for labels in clusters))
     found: dict[str, Among] = {}
@@ -181,7 +183,7 @@ def _areas(scores: Mapping[str, np.ndarray], worked: Worked, clusters: Clusters,
     return {name: one if one is first else one._replace(ahead=difference(first.area, one.area, inside)) for name, one in found.items()}
 
 
-def _among(found: Area, draws: np.ndarray, worked: Worked, clusters: Clusters) -> Among:
+def _among(found: Area, draws: Draws, worked: Worked, clusters: Clusters) -> Among:
     seeds = np.array(clusters.seed)
     parts = [seeds == seed for seed in sorted(set(clusters.seed))]
     return Among(found, limits(found, clusters), [float(np.mean([area(s[part], worked[part]).value for s in draws])) for part in parts])
@@ -209,7 +211,7 @@ def _base(row: Row) -> str:
 
 def ranking(rows: Sequence[Row]) -> str:
     """What the columns are, then for each ranking what its rows are and a line a score."""
-    return "\n\n".join([COLUMNS, *(f"{about(found)}\n{_table(found)}" for found in rankings(rows))])
+    return "\n\n".join([COLUMNS, *(f"{found.kind}: {about(found)}\n{_table(found)}" for found in rankings(rows))])
 
 
 COLUMNS = (
@@ -227,9 +229,9 @@ def about(found: Ranking) -> str:
     rows, worked, where = len(found.rows), int(found.worked.sum()), int(found.where_one_worked.sum())
     seeds, pairs = len({row["settings"]["seed"] for row in found.rows}), len(set(found.clusters.pair))
     said = (
-        f"{found.kind}: {_count(rows, 'row')} of {whose} looked at while the forecast was written, of {_count(pairs, 'pair')} of experts from"
-        f" {_count(seeds, 'seed')} on {_count(found.bases, 'base')}. {_count(worked, 'row')} worked, so that no for every row is right of"
-        f" {1 - worked / rows:.0%}."
+        f"{_count(rows, 'row')} of {whose} looked at while the forecast was written, of {_count(pairs, 'pair')} of experts from"
+        f" {_count(seeds, 'seed')} on {_count(found.bases, 'base')}. {_count(worked, 'row')} worked, so that the call never is right"
+        f" for {100 * (1 - worked / rows):.0f} % of the rows."
     )
     asked = [row["settings"]["prompting"] for row in found.rows]
     for prompting in KINDS[found.kind]:
@@ -242,7 +244,7 @@ def about(found: Ranking) -> str:
         libraries = len({pair for pair, kept in zip(found.clusters.pair, found.where_one_worked, strict=True) if kept})
         said += f" A rule worked in {_count(libraries, 'library', 'libraries')}; asked in the same way, these have {_count(where, 'row')}."
     if not np.isnan(found.covered):
-        said += f" The interval holds 0.5 for {found.covered:.0%} of {DRAWS} random scores."
+        said += f" The interval holds 0.5 for {100 * found.covered:.0f} % of {DRAWS} random scores."
     return said
 
 

@@ -1,0 +1,108 @@
+"""Which compositions work: forecasts without answers, beside what needs no forecast
+
+Scores that rank compositions of two experts, and how often each puts one that worked above one that did not: of two-hop questions, of questions
+that need two skills, and of the experts' own one-hop questions.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas
+
+from figures import _cells
+from figures.rows import Rows
+from llm.forecast.ranking import DRAWS, PREDICTORS, Among, Ranking, about, rankings
+from llm.intervals import Difference, Limits
+from runs.rows import load_rows
+
+NEEDS = {"llm_forecast": "python -m llm.forecast validate=results/paper"}
+QUESTIONS = {"composes": "two-hop", "joins skills": "two skills", "keeps": "own hop"}
+ALL, WORKED = "all", "where a rule worked"
+ALPHA = 0.05
+
+
+def table(rows: Rows) -> pandas.DataFrame:
+    """The numbers of every score, by question, number and score, for compositions at seeds that were not looked at while the forecast was written.
+
+    A cell of an area counts the pairs in order; that of a difference, how many more the forecast has. Raises MissingRows where there are no rows.
+    """
+    found = [one for one in rankings(load_rows(rows.folder, "llm_forecast")) if not one.seen]
+    if not found:
+        raise rows.missing("llm_forecast", seen=False)
+    lines = {(QUESTIONS[one.kind], *key): cell for one in found for key, cell in _lines(one)}
+    made = _cells.frame(lines, ("question", "number", "score", "among"), _cells.Found())
+    made.attrs["rankings"] = [f"{QUESTIONS[one.kind].capitalize()}: {about(one)} {_shown(one)}" for one in found]
+    return made
+
+
+def _lines(found: Ranking) -> Iterator[tuple[tuple[str, str, str], dict[str, Any]]]:
+    """The cells of a question by number, score and the compositions among which it is."""
+    pairs = {ALL: _pairs(found.worked), WORKED: _pairs(found.worked[found.where_one_worked])}
+    among = {ALL: {name: line.everywhere for name, line in found.lines.items()}}
+    if not found.where_one_worked.all():
+        among[WORKED] = {name: line.where_one_worked for name, line in found.lines.items()}
+    for name in found.lines:
+        for where, scores in among.items():
+            yield ("AUC", name, where), _cell(found, scores[name].area.value, pairs[where], scores[name].limits, scores[name])
+    for name in found.lines:
+        for where, scores in among.items():
+            if ahead := scores[name].ahead:
+                yield ("forecast ahead", name, where), _cell(found, ahead.mean, pairs[where], ahead)
+    for name, line in found.lines.items():
+        if line.right:
+            right, asked, limits = line.right
+            yield ("right calls", name, ALL), _cell(found, right / asked, asked, limits)
+    for name, line in found.lines.items():
+        if line.balanced:
+            yield ("balanced", name, ALL), _cell(found, line.balanced.area.value, pairs[ALL], line.balanced.limits, line.balanced)
+
+
+def _pairs(worked: np.ndarray) -> int:
+    """How many pairs there are of a composition that worked and one that did not."""
+    return int(worked.sum()) * int((~worked).sum())
+
+
+def _cell(found: Ranking, share: float, total: int, limits: Limits | Difference | None, among: Among | None = None) -> dict[str, Any]:
+    low, high = (limits.low, limits.high) if limits else (math.nan, math.nan)
+    each = "" if among is None else " ".join("-" if math.isnan(value) else f"{100 * value:.4g}" for value in among.by_seed)
+    counts = {"hits": share * total, "total": total, "percent": 100 * share, "low": 100 * low, "high": 100 * high}
+    counts |= {"seeds": len(set(found.clusters.seed)), "by_seed": each, "predicted_low": math.nan, "predicted_high": math.nan}
+    made = " & ".join(dict.fromkeys(row["provenance"]["command"] for row in found.rows))
+    first = found.rows[0]["hash"]  # a thousand hashes a cell would hide the table: the caption says which rows these are
+    return dict.fromkeys(_cells.COLUMNS, "") | counts | {"experiment": "llm_forecast", "row": first, "rows": first, "command": made}
+
+
+def _shown(found: Ranking) -> str:
+    """What the differences show after Holm's correction."""
+    told = []
+    parts = {"Among all": [line.everywhere.ahead for line in found.lines.values()]}
+    if not found.where_one_worked.all():
+        parts["Among those where a rule worked"] = [line.where_one_worked.ahead for line in found.lines.values()]
+    for where, differences in parts.items():
+        compared = [(name, one) for name, one in zip(found.lines, differences, strict=True) if one]
+        ahead = [name for name, one in compared if one.p < ALPHA and one.mean > 0]
+        behind = [name for name, one in compared if one.p < ALPHA and one.mean < 0]
+        open_ = [f"{name} (p = {one.p:.2g})" for name, one in compared if one.p >= ALPHA]
+        said = [f"{word} {', '.join(names)}" for word, names in (("ahead of", ahead), ("behind", behind)) if names]
+        said += [f"neither shown ahead of nor behind {', '.join(open_)}"] if open_ else []
+        if said:
+            told.append(f"{where}, the forecast is {'; and it is '.join(said)}.")
+    return " ".join(told)
+
+
+def caption(table: pandas.DataFrame) -> str:
+    """What a cell is, what the rows are, and what the differences show."""
+    scores = "; ".join(f"{name}: {what}" for name, what in PREDICTORS.items())
+    return (
+        "Scores that rank compositions of two experts by whether they worked, which is to say that half of their answers or more are right. AUC: the"
+        " share of pairs of a composition that worked and one that did not which the score puts in order, with ties counted half. Forecast ahead: the"
+        " AUC of the forecast minus that of the score, paired. Right calls: how often a score of 1/2 or more agrees with what worked. Balanced: the"
+        " mean of the shares of right calls among compositions that worked and among those that did not, which is the AUC of the call. Where a rule"
+        " worked: among compositions of libraries in which a rule worked that were asked in the same way. Intervals are 95 %, with seeds as the unit:"
+        " Student's t with one degree of freedom fewer than there are seeds makes those of few seeds wide. The interval of random is where 95 % of"
+        f" {DRAWS} random scores lie. p is Holm's over all differences of a question. The scores are: {scores}. The lookup was defined when all rows"
+        f" were there. {' '.join(table.attrs['rankings'])} Each cell stands on all rows of its question whose settings say seen=false; the link is to"
+        " the first of them. Theory has no prediction here."
+    )
