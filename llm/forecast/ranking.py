@@ -87,9 +87,9 @@ class Ranking:
         return len({_base(row) for row in self.rows})
 
     @property
-    def in_view(self) -> int:
-        """How many of the rows were there when the reading of this kind was chosen."""
-        return sum(row.get("provenance", {}).get("commit") in IN_VIEW.get(self.kind, ()) for row in self.rows)
+    def in_view(self) -> Bool[np.ndarray, " rows"]:
+        """Which of the rows were there when the reading of this kind was chosen."""
+        return np.array([row.get("provenance", {}).get("commit") in IN_VIEW.get(self.kind, ()) for row in self.rows])
 
 
 def rankings(rows: Sequence[Row]) -> Iterator[Ranking]:
@@ -238,8 +238,15 @@ def about(found: Ranking) -> str:
         here = found.worked[np.array(asked) == prompting]
         if len(here) and not here.any() and worked:
             said += f" None of the {_count(len(here), 'row')} asked {prompting!r} worked."
-    if found.in_view:
-        said += f" {_count(found.in_view, 'row')} had been forecast when the reading of this kind was chosen."
+    if found.in_view.any():
+        said += f" {_count(int(found.in_view.sum()), 'row')} had been forecast when the reading of this kind was chosen."
+        after = ~found.in_view
+        if found.worked[after].any() and not found.worked[after].all():
+            scores = np.array([forecast_of(row)[0] for row in found.rows])[after]
+            clusters = Clusters(*([label for label, kept in zip(labels, after, strict=True) if kept] for labels in found.clusters))
+            among = _among(area(scores, found.worked[after]), scores[None], found.worked[after], clusters)
+            pairs = len(set(clusters.pair))
+            said += f" Among the {_count(len(scores), 'other')}, of {_count(pairs, 'pair')} of experts, its AUC is {_area(among)}."
     if where < rows:
         libraries = len({pair for pair, kept in zip(found.clusters.pair, found.where_one_worked, strict=True) if kept})
         said += f" A rule worked in {_count(libraries, 'library', 'libraries')}; asked in the same way, these have {_count(where, 'row')}."

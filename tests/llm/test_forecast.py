@@ -351,7 +351,7 @@ def test_the_table_of_rows_with_a_known_answer(few_draws):
     assert "8 rows worked, so that the call never is right for 92 % of the rows." in heads[0]
     assert "None of the 48 rows asked 'direct' worked." in heads[0]
     assert "A rule worked in 8 libraries; asked in the same way, these have 24 rows." in heads[0]
-    assert "12 rows had been forecast when the reading of this kind was chosen." in heads[2]
+    assert "12 rows had been forecast when the reading of this kind was chosen. Among the 36 others, of 12 pairs of experts, its AUC is" in heads[2]
     for name in PREDICTORS:
         shown = [line for line in lines if line.split("  ")[0] == name]
         assert len(shown) == 2 * (2 if name == "lookup" else 4)
@@ -368,15 +368,17 @@ def test_the_areas_are_among_all_rows_and_among_those_of_libraries_where_a_rule_
     for among, part in ((line.everywhere, np.ones(len(scores), dtype=bool)), (line.where_one_worked, inside)):
         yes, no = scores[part & found.worked], scores[part & ~found.worked]
         assert among.area.value == pytest.approx(np.mean([(a > b) + (a == b) / 2 for a in yes for b in no]))
-    p = [among.ahead.p for one in found.lines.values() for among in one[:2] if among.ahead]
-    assert len(p) == 2 * (len(PREDICTORS) - 1)
-    labels = Clusters(found.clusters.seed, found.clusters.pair)
-    single = difference(line.everywhere.area, found.lines["cosine"].everywhere.area, labels)
-    adjusted = found.lines["cosine"].everywhere.ahead
-    assert single
-    assert adjusted
-    assert adjusted.p >= single.p
-    assert adjusted[:3] == single[:3]
+    labels, inner = (Clusters(*(list(np.array(names)[part]) for names in found.clusters)) for part in (np.ones(len(scores), dtype=bool), inside))
+    compared = [
+        (one.ahead, difference(first.area, one.area, clusters))
+        for (first, *others), clusters in zip(zip(*(one[:2] for one in found.lines.values()), strict=True), (labels, inner), strict=True)
+        for one in others
+    ]
+    assert len(compared) == 2 * (len(PREDICTORS) - 1)
+    singles = [single for _, single in compared if single]
+    assert [ahead for ahead, _ in compared if ahead] == [
+        single._replace(p=p) for single, p in zip(singles, holm([single.p for single in singles]), strict=True)
+    ]
 
 
 def test_calls_stand_beside_never(few_draws):
@@ -494,6 +496,16 @@ def test_without_clusters_the_standard_error_is_delongs():
     expected = order.mean(1).var(ddof=1) / worked.sum() + order.mean(0).var(ddof=1) / (~worked).sum()
     alone = list(map(str, range(len(score))))
     assert stderr(area(score, worked).influence, worked, Clusters(alone, alone)) == pytest.approx(np.sqrt(expected), rel=0.03)
+
+
+def test_the_standard_error_is_that_of_the_clusters_that_vary_most():
+    """Sums of the influence over clusters, G/(G − 1) of their squares: 3/2 · (0.3² + 0.1² + 0.2²) over seeds, 6/5 · 0.1 over rows."""
+    influence, worked = np.array([0.2, 0.1, 0.1, -0.2, -0.1, -0.1]), np.array([True, False] * 3)
+    seeds, alone = list("aabbcc"), list("abcdef")
+    expected = np.sqrt(3 / 2 * (0.3**2 + 0.1**2 + 0.2**2))
+    assert stderr(influence, worked, Clusters(seeds, alone)) == pytest.approx(expected)
+    assert stderr(influence, worked, Clusters(list("aabbab"), seeds)) == pytest.approx(expected)
+    assert np.isnan(stderr(influence, worked, Clusters(list("aaaaaa"), seeds)))
 
 
 def test_one_seed_has_no_interval_and_unlike_constants_no_p():
