@@ -30,7 +30,7 @@ def replaced(name: str, new: Any) -> Iterator[None]:
 
 
 def _forget() -> None:
-    kernel_limit._unit_width_errors.cache_clear()
+    kernel_limit._unit_width_distance.cache_clear()
     delta._moments.cache_clear()
 
 

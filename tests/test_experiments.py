@@ -5,7 +5,7 @@ import importlib
 import numpy as np
 import pytest
 
-from theory import kernels
+from theory import delta, kernels
 from theory import model as transformer
 from theory.experiments import attention, capacity, kernel_limit, proposition_1
 from theory.settings import INF, Attention, Capacity, KernelLimit, Proposition1
@@ -52,9 +52,9 @@ def test_kernel_limit_agrees_with_its_predictions(setting):
 def swap_edits(monkeypatch):
     honest = kernel_limit._limit_of_width
 
-    def wrong(setting, S, k):
+    def wrong(setting, S):
         order = [1, 0, 2, 3]
-        return honest(setting, S[np.ix_(order, order)].copy(), k[np.ix_(order, order)])
+        return honest(setting, S[np.ix_(order, order)].copy())
 
     monkeypatch.setattr(kernel_limit, "_limit_of_width", wrong)
 
@@ -65,6 +65,7 @@ def drop_pi_minus_theta(monkeypatch):
         return (across + theta * S) / (2 * np.pi) + np.eye(len(S)) * np.diagonal(S) / 2
 
     monkeypatch.setattr(kernels, "kernel", wrong)
+    monkeypatch.setattr(delta, "kernel", wrong)
 
 
 def attend_fully(monkeypatch):
@@ -78,18 +79,23 @@ def attend_fully(monkeypatch):
 
 
 def understate_errors(monkeypatch):
-    honest = kernels.coefficient_stderr
-    monkeypatch.setattr(kernels, "coefficient_stderr", lambda *a: honest(*a) / 10)
+    honest = delta.expansion
+
+    def wrong(*arguments):
+        found = honest(*arguments)
+        return found._replace(stderr={name: error / 10 for name, error in found.stderr.items()})
+
+    monkeypatch.setattr(kernel_limit, "expansion", wrong)
 
 
 @pytest.mark.parametrize("mutant", [swap_edits, drop_pi_minus_theta, attend_fully, understate_errors])
 def test_planted_mistakes_are_rejected(monkeypatch, mutant):
     mutant(monkeypatch)
-    kernel_limit._unit_width_errors.cache_clear()
+    kernel_limit._unit_width_distance.cache_clear()
     try:
         measured = rows(kernel_limit, KernelLimit(width=2**14), range(64))
     finally:
-        kernel_limit._unit_width_errors.cache_clear()
+        kernel_limit._unit_width_distance.cache_clear()
     beyond = [name for name in COEFFICIENTS if abs(z_score(measured, name) or 0) > FALSE_ALARM_Z]
     wide = [name for name in COEFFICIENTS if np.std([z_score([row], name) or 0.0 for row in measured]) > 1 + 5 / np.sqrt(128)]
     assert beyond or wide
@@ -135,7 +141,7 @@ def test_proposition_1_agrees_with_its_predictions():
         assert row["measured"]["norm_rome"] > row["measured"]["norm_neighbour_key"] > 1
     rome = np.mean([row["measured"]["norm_rome"] / row["predicted"]["norm_rome"] for row in measured])
     assert abs(rome - 1) < 0.05
-    limits = measured[0]["predicted"]
+    limits = rows(proposition_1, Proposition1(width=INF, train=False), [0])[0]["predicted"]
     np.testing.assert_allclose([limits["leakage_same_relation"], limits["leakage_unrelated"]], [0.60900, 1 / np.pi], atol=1e-5)
 
 

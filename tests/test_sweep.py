@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from runs.rows import load, load_rows
+from theory.experiments import REMAINDER
 from theory.settings import EXPERIMENTS
 from theory.sweep import main
 
@@ -38,7 +39,7 @@ def test_a_sweep_prints_a_table_and_leaves_one_row_a_setting_and_seed(tmp_path):
     assert len(rows) == 18
     for row in rows:
         assert row["experiment"] == "kernel_limit"
-        assert set(row["measured"]) == set(row["predicted"]) == set(row["stderr"])
+        assert set(row["measured"]) == set(row["predicted"]) == {name.removesuffix(REMAINDER) for name in row["stderr"]}
         assert {"kernel_relative_rms", "c_first", "c_second", "c_first_other_entity", "c_second_other_entity"} <= set(row["measured"])
         assert {"width", "dim", "seed"} <= set(row["settings"])
         assert {"command", "commit", "dirty", "versions", "device", "prng", "dtype", "wall_seconds"} <= set(row["provenance"])
@@ -144,7 +145,7 @@ def test_every_experiment_runs_from_the_command(tmp_path, capsys, experiment):
     rows = load_rows(tmp_path, experiment)
     assert rows
     for row in rows:
-        assert set(row["stderr"]) <= set(row["predicted"]) <= set(row["measured"])
+        assert {name.removesuffix(REMAINDER) for name in row["stderr"]} <= set(row["predicted"]) <= set(row["measured"])
         assert set(PROMISED.get(experiment, "").split()) <= set(row["measured"])
         assert all(isinstance(value, float) for part in ("measured", "predicted", "stderr") for value in row[part].values())
 

@@ -1,4 +1,9 @@
-"""The final table of a sweep: measured ± standard error, predicted, z, and what follows from all of them together."""
+"""The final table of a sweep: measured ± standard error, predicted, z, and what follows from all of them together.
+
+A prediction that is an expansion in the width leaves something out. Where the estimated size of that is more than the standard error of the
+mean over seeds, a large z would say nothing about the theory: such a line is outside the range of the prediction and has no z. Seeds
+lower the standard error and not what is left out, so the range at each width is a number of seeds.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,6 +14,7 @@ from scipy import stats
 
 from runs.rows import by_setting
 from runs.settings import short
+from theory.experiments import REMAINDER
 
 Row = Mapping[str, Any]
 FALSE_ALARM = 0.01
@@ -31,14 +37,20 @@ def _block(name: str, groups: Sequence[Sequence[Row]], labels: Sequence[str]) ->
     head = "  ".join(f"{label:>{widths[label]}}" for label in labels)
     lines = [name, f"  {head}  seeds      measured ± se            predicted      z"]
     zs: list[float] = []
+    single: list[float] = []
+    outside: list[tuple[Sequence[Row], float]] = []
     for group in groups:
         values = np.array([row["measured"][name] for row in group])
         expected = np.array([row["predicted"][name] for row in group if name in row["predicted"]])
         # Seeds that draw E and V differ in what is predicted for them: the error that matters is that of the difference.
         spread = values - expected if len(expected) else values
         error = float(spread.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
-        z = z_score(group, name)
-        zs += [] if z is None else [z]
+        z, most = z_score(group, name), seeds_in_range(group, name)
+        if z is not None and len(group) > most:
+            z, outside = None, [*outside, (group, most)]
+        if z is not None:
+            zs.append(z)
+            single += [one for row in group if (one := z_score([row], name)) is not None]
         cells = ["  ".join(f"{short(group[0]['settings'][label]):>{widths[label]}}" for label in labels), f"{len(group):5d}"]
         cells.append(f"{values.mean():>12.6g} " + ("" if math.isnan(error) else f"± {error:.2g}").ljust(11))
         cells.append(f"{np.mean(expected):>12.6g}" if len(expected) else "")
@@ -49,9 +61,11 @@ def _block(name: str, groups: Sequence[Sequence[Row]], labels: Sequence[str]) ->
         worst = max(map(abs, zs))
         verdict = "agrees" if worst <= limit else "DISAGREES"
         lines.append(f"  {verdict}: largest |z| {worst:.2f}, which passes {limit:.2f} in 1 of 100 right tables")
-        single = np.array([z for group in groups for row in group if (z := z_score([row], name)) is not None])
         if len(single) > 2:
-            lines.append(f"  single rows: z has mean {single.mean():+.2f} and standard deviation {single.std(ddof=1):.2f} (predicted 0 and 1)")
+            lines.append(f"  single rows: z has mean {np.mean(single):+.2f} and standard deviation {np.std(single, ddof=1):.2f} (predicted 0 and 1)")
+    for group, most in outside:
+        where = ", ".join(f"{label}={short(group[0]['settings'][label])}" for label in labels)
+        lines.append(f"  outside the range of the prediction: {where} with {len(group)} seeds; it holds for at most {short(int(most))} there")
     return lines
 
 
@@ -61,6 +75,13 @@ def z_score(rows: Sequence[Row], name: str) -> float | None:
     if not known:
         return None
     return sum(r["measured"][name] - r["predicted"][name] for r in known) / math.sqrt(sum(r["stderr"][name] ** 2 for r in known))
+
+
+def seeds_in_range(rows: Sequence[Row], name: str) -> float:
+    """The most seeds for which the remainder of the prediction is within the standard error of the mean: (Σ stderr/Σ remainder)²."""
+    known = [row for row in rows if row["stderr"].get(name, 0) > 0]
+    left_out = sum(row["stderr"].get(name + REMAINDER, 0.0) for row in known)
+    return (sum(row["stderr"][name] for row in known) / left_out) ** 2 // 1 if left_out else math.inf
 
 
 def _slopes(groups: Sequence[Sequence[Row]]) -> list[str]:

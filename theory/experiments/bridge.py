@@ -52,7 +52,7 @@ from scipy import optimize
 from runs.settings import SettingError
 from theory import gram as grams
 from theory.compositions import RULES, Context, Features, Outputs, compose
-from theory.delta import limit_and_stderr
+from theory.delta import expansion
 from theory.edits import LowRank, min_norm_edit
 from theory.experiments import Result, Values
 from theory.facts import ROLES, Prompt
@@ -244,8 +244,13 @@ def _predict(plan: Plan, S: Float64[np.ndarray, "n n"]) -> tuple[Values, Values]
     smooth = RULES[setting.composition].smooth and not (setting.composition.startswith("arrow") and setting.scores == "raw")
     if not smooth or len(S) > MOST_PROMPTS_WITH_ERRORS or np.linalg.matrix_rank(S) < len(S):
         return limit, {}
-    _, errors = limit_and_stderr(lambda G: quantities(plan, G), S, float(setting.width), setting.activation)
-    return limit, {name: errors[name] for name in ("c_hop_1", "c_hop_2")}
+
+    def coefficients_of(G: Float64[np.ndarray, "n n"]) -> Values:
+        values = quantities(plan, G)
+        return {name: values[name] for name in ("c_hop_1", "c_hop_2")}
+
+    found = expansion(coefficients_of, S, float(setting.width), setting.activation)
+    return limit | found.mean, found.errors()
 
 
 def overlaps(locality: float, filler: int, hop: int, init_scale: str = "std") -> Float64[np.ndarray, "3 3"]:

@@ -4,9 +4,10 @@ The edits are r̃₁(x) = y, stored under the prompt `x r1`, and r̃₂(y) = z, 
 c₂(i_z − i_{r2(y)}) with c₁ = G(η₁, ξ)/G(η₁, η₁), c₂ = G(η₂, ξ)/G(η₂, η₂); on `u r1 r2`, another entity's prompt, the same two
 differences appear with coefficients of their own.
 
-A prediction is the limit one step on. At a finite width it is the kernel of the hidden states actually drawn (m → ∞ at these E and V),
-with the delta method's error in the draw of U. At width = inf and a finite dim it is the d → ∞ limit, with the error in the draw of E
-and V, where that is known in closed form (std, uniform attention, ReLU). At dim = width = inf it is the value itself.
+A prediction is the limit one step on. At a finite width it is that of the kernel of the hidden states actually drawn (m → ∞ at these E and
+V) with the term of O(1/m) of the mean over U, and its error is that of the draw of U (`theory.delta`). At width = inf and a finite dim it is
+the d → ∞ limit, with the error in the draw of E and V to first order, where that is known in closed form (std, uniform attention, ReLU). At
+dim = width = inf it is the value itself.
 """
 
 import functools
@@ -16,8 +17,10 @@ import numpy as np
 from jaxtyping import Float64
 
 from theory import kernels
-from theory.experiments import Result, Values
+from theory.delta import expansion
+from theory.experiments import REMAINDER, Result, Values
 from theory.gram import geometry, gram
+from theory.library import quadrature_features
 from theory.model import coefficients
 from theory.settings import INF, KernelLimit, at_infinite_dim
 
@@ -32,25 +35,37 @@ def run(setting: KernelLimit, seeds: Sequence[int], advance: Callable[[int], obj
     results = []
     for S, G in zip(geometry(PROMPTS, setting, seeds), measured, strict=True):
         k = kernels.kernel(S, setting.activation)
-        values = {"kernel_relative_rms": float(np.linalg.norm(G - k) / np.linalg.norm(k))}
-        values |= {name: float(kernels.coefficient(G, *pair)) for name, pair in COEFFICIENTS.items()}
-        results.append(Result(values, *(_limit_of_dim(setting, k) if setting.width == INF else _limit_of_width(setting, S, k))))
+        values = {"kernel_relative_rms": float(np.linalg.norm(G - k) / np.linalg.norm(k))} | shares(G)
+        results.append(Result(values, *(_limit_of_dim(setting, k) if setting.width == INF else _limit_of_width(setting, S))))
     return results
 
 
-def _limit_of_width(setting: KernelLimit, S: Float64[np.ndarray, "n n"], k: Float64[np.ndarray, "n n"]) -> tuple[Values, Values]:
-    (mean, spread), errors = _unit_width_errors(S.tobytes(), setting.activation)
-    root = setting.width**-0.5
-    predicted = {name: float(kernels.coefficient(k, *pair)) for name, pair in COEFFICIENTS.items()}
-    return {"kernel_relative_rms": mean * root} | predicted, {"kernel_relative_rms": spread * root} | {n: e * root for n, e in errors.items()}
+def shares(G: Float64[np.ndarray, "n n"]) -> Values:
+    """The four coefficients."""
+    return {name: float(kernels.coefficient(G, *pair)) for name, pair in COEFFICIENTS.items()}
+
+
+def _limit_of_width(setting: KernelLimit, S: Float64[np.ndarray, "n n"]) -> tuple[Values, Values]:
+    found = expansion(shares, S, float(setting.width), setting.activation)
+    distance, error = _distance(S.tobytes(), setting.activation, float(setting.width))
+    return {"kernel_relative_rms": distance} | found.mean, error | found.errors()
+
+
+def _distance(S_bytes: bytes, activation: str, width: float) -> tuple[float, Values]:
+    """Mean, standard deviation and remainder of the relative RMS error. Its mean square E‖G − k‖² is exact at every width."""
+    mean, spread, bias = _unit_width_distance(S_bytes, activation)
+    shift, root = bias / width, width**-0.5
+    error = max(mean**2 + spread**2 - (mean + shift) ** 2, 0.0) ** 0.5
+    return (mean + shift) * root, {"kernel_relative_rms": error * root, "kernel_relative_rms" + REMAINDER: shift**2 / mean * root}
 
 
 @functools.lru_cache(maxsize=4096)
-def _unit_width_errors(S_bytes: bytes, activation: str) -> tuple[tuple[float, float], Values]:
-    """The law of the relative RMS error and the errors of the coefficients, times √m; every width of a seed shares them."""
+def _unit_width_distance(S_bytes: bytes, activation: str) -> tuple[float, float, float]:
+    """√m times the mean and spread of the relative RMS error of a Gaussian G − k, m^(3/2) times what the mean gains; for every width."""
     S = np.frombuffer(S_bytes).reshape(len(PROMPTS), len(PROMPTS))
-    k, M = kernels.kernel(S, activation), kernels.fourth_moments(S, activation)
-    return kernels.relative_rms_law(M, k), {name: float(kernels.coefficient_stderr(M, k, *pair)) for name, pair in COEFFICIENTS.items()}
+    k, phi = kernels.kernel(S, activation), quadrature_features(S, activation, nodes=2**12)
+    law = kernels.relative_rms_law(kernels.fourth_moments(S, activation), k)
+    return *law, kernels.relative_rms_bias(phi * len(phi) ** 0.5, k)
 
 
 def _limit_of_dim(setting: KernelLimit, k: Float64[np.ndarray, "n n"]) -> tuple[Values, Values]:
@@ -60,7 +75,7 @@ def _limit_of_dim(setting: KernelLimit, k: Float64[np.ndarray, "n n"]) -> tuple[
     attended, residual = coefficients(PROMPTS, 5, mask=setting.mask)
     if setting.dim != INF:
         k = kernels.kernel(kernels.limit_geometry(attended, residual, setting.init_scale), setting.activation)
-    predicted |= {name: float(kernels.coefficient(k, *pair)) for name, pair in COEFFICIENTS.items()}
+    predicted |= shares(k)
     if setting.dim == INF:
         stderr |= dict.fromkeys(COEFFICIENTS, 0.0)
     elif (setting.init_scale, setting.attention, setting.activation) == ("std", "uniform", "relu"):

@@ -9,8 +9,8 @@ G_ee = k(η, η) on and ρ off the diagonal, and every entry of C is the same (e
 All n new answers z_i therefore tie on every composed prompt, whatever weights α₁, α₂ multiply the experts: accuracy is at most 1/n, the
 `ceiling`, and a rule that leaves the old answer on top has none. The first expert does not help: it moves y's and r₁(x)'s only.
 
-- `coefficient_second`: the mean over facts and prompts of the composed coefficients of i_z − i_{r2(y)}, its error for `sum` from the
-  influence of one feature, ψ = (aᵀφ_e)(φ̄_t − φ_eᵀC̄) with a = G_ee⁻¹1/n, bars for means over prompts;
+- `coefficient_second`: the mean over facts and prompts of the composed coefficients of i_z − i_{r2(y)}. For `sum` its error and the term
+  of O(1/m) of its mean follow from the influence of one feature (`coefficient_expansion`);
 - `coefficient_second_spread`: the standard deviation of C over facts and prompts, 0 at d = m = ∞; for `sum` at width = inf and a finite d
   predicted as `spread_of_dim`·d^(−1/2), the correction to eq. 25 (std, uniform attention, ReLU);
 - `accuracy`: the share of composed prompts whose largest output is z_j (ties shared); for data=held_out, of the earlier half of the facts.
@@ -25,10 +25,10 @@ import numpy as np
 from jaxtyping import Float64
 
 from theory.compositions import RULES, Features, Outputs, compose
-from theory.experiments import Result, Values
+from theory.experiments import REMAINDER, Result, Values
 from theory.gram import geometry
 from theory.kernels import kernel, kernel_change, limit_geometry
-from theory.library import Scene, draw_scene, prepared, quadrature_features, wins
+from theory.library import QUADRATURE_NODES, Scene, draw_scene, prepared, quadrature_features, wins
 from theory.model import coefficients as coefficients_of
 from theory.settings import INF, ManyFacts, at_infinite_dim
 
@@ -49,7 +49,12 @@ def run(setting: ManyFacts, seeds: Sequence[int], advance: Callable[[int], objec
     stderr: Values = {}
     if setting.composition == "sum" and setting.dim == INF and setting.width != INF:
         S = geometry(scene.prompts, at_limit, [0])[0]
-        stderr = {"coefficient_second": coefficient_stderr(scene, S, setting.activation) * setting.width**-0.5}
+        bias, error, left_out = coefficient_expansion(scene, S, setting.activation)
+        shared["coefficient_second"] += bias / setting.width
+        stderr = {
+            "coefficient_second": error * setting.width**-0.5,
+            "coefficient_second" + REMAINDER: abs(bias) * left_out / setting.width**2,
+        }
     closed = (setting.composition, setting.width, setting.init_scale, setting.attention, setting.activation)
     if closed == ("sum", INF, "std", "uniform", "relu") and setting.dim != INF:
         shared["coefficient_second_spread"] = spread_of_dim(scene, setting.mask) * setting.dim**-0.5
@@ -132,14 +137,18 @@ def spread_of_dim(scene: Scene, mask: str = "strict") -> float:
     return float(np.sqrt(total))
 
 
-def coefficient_stderr(scene: Scene, S: Float64[np.ndarray, "prompts prompts"], activation: str) -> float:
-    """√m times the standard error of the mean coefficient under `sum`: E[ψ²] over one feature, by quadrature, ψ as in the module's text."""
-    phi = quadrature_features(S, activation)
-    scale = np.sqrt(len(phi))
+def coefficient_expansion(scene: Scene, S: Float64[np.ndarray, "prompts prompts"], activation: str) -> tuple[float, float, float]:
+    """Of the mean coefficient under `sum` at width m: m times the term of O(1/m) of its mean, √m times its standard error, and m times the
+    ratio of the next term of the mean to this one, as estimated.
+
+    One feature moves C̄ by ψ/m, ψ = (aᵀφ_e)(φ̄_t − φ_eᵀC̄) with a = k_ee⁻¹1/n, bars for means over prompts, and with h = φ_eᵀk_ee⁻¹φ_e it
+    moves G_ee⁻¹ along with it: the standard error is √E ψ², the term of O(1/m) is −E h ψ. Expectations are by quadrature. G_ee differs from
+    k_ee by a share of mean square (E h²/n − 1)/m, and a Gaussian one makes the next term three times as large as that share of this one.
+    """
+    phi = quadrature_features(S, activation) * QUADRATURE_NODES**0.5
     e, t = phi[:, scene.second], phi[:, scene.two_hop]
     n = e.shape[1]
-    inner = e.T @ e
-    a = np.linalg.solve(inner, np.full(n, 1 / n))
-    mean_c = np.linalg.solve(inner, e.T @ t.mean(axis=1))
-    psi = (e @ a) * (t.mean(axis=1) - e @ mean_c) * scale
-    return float(np.sqrt(np.sum(psi**2)))
+    inverse = np.linalg.inv(e.T @ e / len(e))
+    h = np.einsum("ui,ij,uj->u", e, inverse, e)
+    psi = (e @ inverse.mean(axis=0)) * (t.mean(axis=1) - e @ (inverse @ (e.T @ t.mean(axis=1)) / len(e)))
+    return float(-np.mean(h * psi)), float(np.sqrt(np.mean(psi**2))), float(3 * (np.mean(h**2) / n - 1))

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from theory import kernels
+from theory.delta import expansion
 from theory.edits import LowRank, min_norm_edit
 from theory.experiments import Result, Values
 from theory.facts import World, draw_world
@@ -65,19 +66,21 @@ def _closed_form(setting: Proposition1, world: World, G: Float64[np.ndarray, "n 
 
 
 def _limits(setting: Proposition1, S: Float64[np.ndarray, "n n"], four: list[int], leaks: dict[str, int]) -> tuple[Values, Values]:
+
+    def smooth(G: Float64[np.ndarray, "4 4"]) -> Values:
+        leaked = {name: float(kernels.coefficient(G, 0, i)) for name, i in leaks.items()}
+        return leaked | {"norm_neighbour_key": float(np.sqrt(G[0, 0] * G[1, 1]) / G[0, 1])}
+
     k_all = kernels.kernel(S)
-    k, M = k_all[np.ix_(four, four)], kernels.fourth_moments(S[np.ix_(four, four)])
-    root = setting.width**-0.5
-    predicted = {"efficacy": 1.0} | {name: float(kernels.coefficient(k, 0, i)) for name, i in leaks.items()}
-    stderr = {name: float(kernels.coefficient_stderr(M, k, 0, i)) * root for name, i in leaks.items()}
-    predicted["norm_neighbour_key"] = float(np.sqrt(k[0, 0] * k[1, 1]) / k[0, 1])
-    # d log(norm) = dG_xx/(2 k_xx) + dG_uu/(2 k_uu) − dG_xu/k_xu, whose mean is 0 on k itself, so only fourth moments enter.
-    slope = np.array([[0.5 / k[0, 0], -0.5 / k[0, 1]], [-0.5 / k[0, 1], 0.5 / k[1, 1]]])
-    spread = np.sqrt(np.einsum("ij,kl,ijkl->", slope, slope, M[:2, :2, :2, :2]))
-    stderr["norm_neighbour_key"] = float(predicted["norm_neighbour_key"] * spread * root)
+    if setting.width == INF:
+        limit = smooth(k_all[np.ix_(four, four)])
+        predicted, stderr = {"efficacy": 1.0} | limit, dict.fromkeys(limit, 0.0)
+    else:
+        found = expansion(smooth, S[np.ix_(four, four)].copy(), float(setting.width))
+        predicted, stderr = {"efficacy": 1.0} | found.mean, found.errors()
     # (G⁻¹)_ηη exceeds (k⁻¹)_ηη by 1/(1 − prompts/m), as the inverse of a sample covariance does, to first order in prompts/m.
     shrink = 1 - len(k_all) / setting.width
-    predicted["norm_rome"] = float(np.sqrt(np.linalg.inv(k_all)[four[0], four[0]] * k[0, 0] / shrink))
+    predicted["norm_rome"] = float(np.sqrt(np.linalg.inv(k_all)[four[0], four[0]] * k_all[four[0], four[0]] / shrink))
     return predicted, stderr
 
 

@@ -20,8 +20,8 @@ half the mean of the sum's two, so `efficacy_*` is (1 + 1/π)/4 = 0.330 and each
 - `order_distance_pooled`: the same where the hidden state is the mean of the embeddings of all tokens, (e_x + e_{r1} + e_{r2})/3 for both: 0
   exactly, at any d and m. No readout can then tell r₂(r₁(x)) from r₁(r₂(x)).
 
-Predictions are the same quantities of the kernel of the hidden states drawn, with the delta method's errors at the width; at width = inf
-those of d → ∞, without an error bar. Errors are left out where the hidden states are dependent.
+Predictions are the same quantities of the kernel of the hidden states drawn, with the delta method's term of O(1/m) and its errors at the
+width; at width = inf those of d → ∞, without an error bar. Errors are left out where the hidden states are dependent.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ from jaxtyping import Float64
 
 from theory import gram as grams
 from theory.compositions import Context, Features, compose
-from theory.delta import limit_and_stderr
+from theory.delta import expansion
 from theory.edits import min_norm_edit
 from theory.experiments import Result, Values
 from theory.facts import Prompt, World, draw_world
@@ -133,7 +133,8 @@ def _predict(setting: Specificity, world: World, S: Square) -> tuple[Values, Val
         return values(kernel(S, setting.activation)) | pooled, dict(pooled)
     if np.linalg.eigvalsh(S)[0] < 1e-9 * np.trace(S):
         return values(kernel(S, setting.activation)) | pooled, dict(pooled)
-    predicted, stderr = limit_and_stderr(values, S, float(setting.width), setting.activation)
-    # What does not vary with the features (an expert alone on its own prompt) has an error of rounding only: call it 0.
-    known = {name: error if error * setting.width**0.5 > 1e-6 else 0.0 for name, error in stderr.items()} if setting.width != INF else stderr
-    return predicted | pooled, known | pooled
+    if setting.width == INF:
+        limit = values(kernel(S, setting.activation))
+        return limit | pooled, dict.fromkeys(limit, 0.0) | pooled
+    found = expansion(values, S, float(setting.width), setting.activation)
+    return found.mean | pooled, found.errors() | pooled

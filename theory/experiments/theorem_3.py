@@ -15,16 +15,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
+from jaxtyping import Float64
 
 from theory.compositions import RULES, Features, compose
-from theory.delta import limit_and_stderr
+from theory.delta import Expansion, expansion, routed_expansion
 from theory.experiments import Result, Values
 from theory.gram import coordinates, geometry
 from theory.kernels import kernel
 from theory.library import Scene, draw_scene, prepared, wins
 from theory.settings import INF, Theorem3, at_infinite_dim
 
-SMOOTH = ("c_first", "c_second", "c_first_other_entity", "c_second_other_entity", "margin_old_over_new", "exact_output_error")
+Square = Float64[np.ndarray, "n n"]
+COEFFICIENTS = ("c_first", "c_second", "c_first_other_entity", "c_second_other_entity")
+OTHER = COEFFICIENTS[2:]
+SMOOTH = (*COEFFICIENTS, "margin_old_over_new", "exact_output_error")
 
 
 def run(setting: Theorem3, seeds: Sequence[int], advance: Callable[[int], object] | None = None) -> list[Result]:
@@ -52,7 +56,7 @@ def quantities(setting: Theorem3, scene: Scene, phi: Features, seed: int) -> Val
     coefficients = np.linalg.lstsq(D, change, rcond=1e-9)[0]
     values: Values = {}
     if np.linalg.matrix_rank(D) == 2:
-        values |= dict(zip(SMOOTH[:4], map(float, coefficients.T.ravel()), strict=True))
+        values |= dict(zip(COEFFICIENTS, map(float, coefficients.T.ravel()), strict=True))
     output = scene.two_hop_outputs(change[:, :1])
     e = scene.edits
     goal = scene.one_hot(e.z)
@@ -79,7 +83,39 @@ def _predict(setting: Theorem3, scene: Scene, S: np.ndarray, seed: int) -> tuple
         if limit is None:
             return {}, {}
         S = geometry(scene.prompts, limit, [0])[0]
-    if not registered.smooth or (setting.width == INF and setting.dim != INF):
-        return quantities(setting, scene, coordinates(kernel(S, setting.activation)), seed), {}
-    limit, errors = limit_and_stderr(lambda G: quantities(setting, scene, coordinates(G), seed), S, float(setting.width), setting.activation)
-    return limit, {name: errors[name] for name in SMOOTH if name in errors}
+    limit = quantities(setting, scene, coordinates(kernel(S, setting.activation)), seed)
+    if not registered.smooth or setting.width == INF:
+        return limit, dict.fromkeys([name for name in SMOOTH if name in limit], 0.0) if setting.dim == INF and registered.smooth else {}
+    found = _expand(setting, scene, S, seed)
+    return limit | found.mean, found.errors()
+
+
+def _expand(setting: Theorem3, scene: Scene, S: Square, seed: int) -> Expansion:
+    """Means and errors at the width. Under a routed rule, quantities of either prompt contain the softmax on that prompt."""
+
+    def smooth(G: Square, wanted: Callable[[str], bool]) -> Values:
+        values = quantities(setting, scene, coordinates(G), seed)
+        return {name: values[name] for name in SMOOTH if name in values and wanted(name)}
+
+    if not setting.composition.startswith("arrow"):
+        return expansion(lambda G: smooth(G, lambda _: True), S, float(setting.width), setting.activation)
+    parts = []
+    for asked, is_other in ((scene.two_hop, False), (scene.other, True)):
+        parts.append(
+            routed_expansion(
+                lambda G, is_other=is_other: smooth(G, lambda name: (name in OTHER) == is_other),
+                lambda G, asked=asked: log_odds(setting, scene, G, asked.start),
+                S,
+                float(setting.width),
+                setting.activation,
+            )
+        )
+    return Expansion(*(first | second for first, second in zip(*parts, strict=True)))
+
+
+def log_odds(setting: Theorem3, scene: Scene, G: Square, asked: int) -> float:
+    """The first expert's log odds under Arrow: the difference of |G(η_i, ξ)|/√G(η_i, η_i), in the units of `scores`, over the temperature."""
+    keys = [scene.first.start, scene.second.start]
+    scores = np.abs(G[keys, asked]) / np.sqrt(np.diagonal(G)[keys])
+    unit = {"kernel": 1.0, "cosine": G[asked, asked] ** -0.5, "raw": setting.width**0.5}[setting.scores]
+    return float((scores[0] - scores[1]) * unit / setting.temperature)
