@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal
 
-Verdict = Literal["confirmed", "sharpened", "needs a condition", "corrected"]
+Verdict = Literal["confirmed", "confirmed with constants", "conditional", "corrected"]
 
 # |z| beyond this happens to a right program once in 1e7 comparisons; no claim makes more than ten, so each fails falsely below 1e-6.
 Z_LIMIT = 5.33

@@ -30,7 +30,7 @@ def composed_coefficients(name: str, first: float, second: float, **knobs: Any) 
 @claim(
     "Theorem 2, eq. 19",
     "Adding the two adapters contributes nonzero multiples of i_y - i_r1(x) and i_z - i_r2(y).",
-    "sharpened",
+    "confirmed with constants",
     "the multiples are 0.412 and 0.573, with predicted errors at every width; nothing lies outside their span",
     edits_swapped=mutants.edits_swapped,
     sum_scaled=lambda: mutants.rule_scaled("sum", 1.05),
@@ -69,7 +69,7 @@ def correct_change() -> list[Evidence]:
 @claim(
     "proof of Theorem 2, after eq. 19",
     "On another entity's prompt u r1 r2 the same linear combination appears.",
-    "sharpened",
+    "confirmed with constants",
     "with multiples 0.276 and 0.573: the second is the same as for x, because the second adapter never saw x",
     attention_weight_one=lambda: mutants.replaced("coefficients", mutants.context_summed),
     edits_swapped=mutants.edits_swapped,
@@ -86,7 +86,7 @@ def other_entity() -> list[Evidence]:
 @claim(
     "Theorem 2",
     "Summing the adapters does not give correct results for the composition.",
-    "needs a condition",
+    "conditional",
     "as an exact output always; as the largest output unless r2(y) = r2(r1(x)) (also when y = r1(x)) or z is the old answer: then z wins with"
     " 0.573 against 0.427",
     rule_doubled=lambda: mutants.rule_scaled("sum", 2.0),
@@ -105,7 +105,7 @@ def theorem_2_holds() -> list[Evidence]:
 @claim(
     "A.1.1, eq. 25",
     "With two facts the second adapter contributes the same multiple of both answer differences.",
-    "sharpened",
+    "confirmed with constants",
     "for n facts the multiple is k(eta2, xi)/(k(eta, eta) + (n - 1) rho) = 0.573/(1 + 0.609(n - 1)); it is for d to infinity, not for m alone",
     inverse_gram_dropped=mutants.inverse_gram_dropped,
     attention_weight_one=mutants.attention_weight_one,
@@ -128,7 +128,7 @@ def same_multiple() -> list[Evidence]:
 @claim(
     "Theorem 3, A.1.1",
     "Weighted averaging still fails to compose when several facts are updated.",
-    "sharpened",
+    "confirmed with constants",
     "no weights whatever on the two updates pass 1/n among the n edited answers (d = m = infinity)",
     composed_leaks_in=lambda: mutants.replaced("draw_scene", mutants.scene_with_two_hop_keys),
 )
@@ -148,7 +148,7 @@ def no_weights_help() -> list[Evidence]:
 @claim(
     "beyond the paper",
     "An expert's own facts flip at scale 1/2, so an average of two experts is at the edge and a factor average below it.",
-    "sharpened",
+    "confirmed with constants",
     "and a composed fact, if it is the only one, at 1/0.573 = 1.745",
     rescaled=lambda: mutants.replaced("min_norm_edit", mutants.edit_scaled(1.2)),
 )

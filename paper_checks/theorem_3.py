@@ -23,7 +23,7 @@ def _accuracy(name: str, seeds: int = 1, **knobs: Any) -> float:
 @claim(
     "Theorem 3, eq. 26 (CAT)",
     "CAT does not compose; a larger second weight is right on one example for the wrong reasons.",
-    "needs a condition",
+    "conditional",
     "for a single fact any second weight above 1/0.573 = 1.745 answers z; squared error on that very example gives 0.873, too little; with"
     " several facts no weights pass 1/n",
     sum_for_cat=lambda: mutants.rule_replaced("cat", "sum"),
@@ -47,7 +47,7 @@ def cat_fails() -> list[Evidence]:
 @claim(
     "Theorem 3, eq. 27 (linear merging)",
     "Linear merging of the factors does not compose.",
-    "needs a condition",
+    "conditional",
     "its result depends on factors that the penalty leaves free: signs give (0.985, 0.985) or (-0.161, 0.161), random rotations give 1/n on"
     " average, and factors ordered fact by fact compose perfectly, because the cross term A2 B1^T then pairs x_j with z_j",
     square_root_weights=mutants.square_root_weights,
@@ -69,7 +69,7 @@ def linear_merging_fails() -> list[Evidence]:
 @claim(
     "Theorem 3, eq. 27 (Uniform)",
     "Uniform routing, equal weights in eq. 27, does not compose.",
-    "sharpened",
+    "confirmed with constants",
     "each update enters with 1/4 and both multiples are 0.246: one-hop facts do not survive either, since they flip at 1/2",
     average_for_uniform=lambda: mutants.rule_replaced("uniform", "average"),
 )
@@ -83,7 +83,7 @@ def uniform_fails() -> list[Evidence]:
 @claim(
     "Theorem 3, eq. 28 (Arrow)",
     "Arrow routing does not compose.",
-    "sharpened",
+    "confirmed with constants",
     "weights softmax(0.412, 0.573) = (0.460, 0.540) at unit scale; in software features are not of unit scale, logits grow like sqrt(m), and"
     " routing is all to the second expert, whose multiple is 0.573 < 1",
     merged_after=lambda: mutants.rule_replaced("arrow", "arrow_after"),
@@ -112,7 +112,7 @@ def _merge_fails(name: str) -> list[Evidence]:
 @claim(
     "Theorem 3 (TIES)",
     "TIES-Merging does not compose.",
-    "sharpened",
+    "confirmed with constants",
     "experts of distinct facts share no output, so no sign conflicts, and TIES is the sum of the trimmed updates",
     trimmed_and_tripled=lambda: mutants.rule_scaled("ties", 3.0),
 )
@@ -127,7 +127,7 @@ def ties_fails() -> list[Evidence]:
 @claim(
     "Theorem 3 (DARE)",
     "DARE does not compose.",
-    "sharpened",
+    "confirmed with constants",
     "dropping is unbiased: its coefficients tend to those of the sum as m grows",
     dropped_and_tripled=lambda: mutants.rule_scaled("dare", 3.0),
 )

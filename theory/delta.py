@@ -9,16 +9,17 @@ A softmax over noisy scores is smooth on the scale of its temperature only: that
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from scipy import stats
 
 from theory.experiments import REMAINDER, Values
 from theory.kernels import fourth_moments, kernel
-from theory.library import quadrature_features
+from theory.library import QUADRATURE_NODES, quadrature_features
 
 Square = Float64[np.ndarray, "n n"]
 Quantities = Callable[[Square], Mapping[str, float]]
@@ -27,6 +28,7 @@ Axes = Float64[np.ndarray, "axes n n"]
 
 _STEP = 1e-4  # of a numerical derivative, over the largest entry of k
 _FARTHEST = 4.5  # standard deviations of the log odds that the quadrature covers: 7 rows of a million are beyond
+_CONVERGES = 0.25  # second term of the variance over the first, up to which its series is taken to converge
 _RARE = 3.5  # one row of 2000 is beyond
 
 
@@ -45,47 +47,66 @@ class Expansion(NamedTuple):
 def expansion(quantities: Quantities, S: Square, width: float, activation: str = "relu") -> Expansion:
     """The expansion of quantities that are smooth at the kernel of S = H Hᵀ, S being of full rank.
 
-    The mean leaves out a term of O(m⁻²), the standard deviation one of relative size O(1/m). `remainder` is the Gaussian part
-    (1/8m²) Σ_a ∂⁴F/∂w_a⁴ of the former, from second differences over steps of √3 standard deviations.
+    Over what one feature adds, φφᵀ − k = Σ_a y_a w_a with third moments κ (by quadrature), and with F_a = ∂F/∂w_a and so on,
+
+        E F = F + (1/2m) Σ_a F_aa + (1/m²) (Σ_abc κ_abc F_abc/6 + Σ_ab F_aabb/8) + O(m⁻³),
+        Var F = (1/m) Σ_a F_a² + (1/m²) (Σ_abc κ_abc F_a F_bc + Σ_ab (F_ab²/2 + F_a F_abb)) + O(m⁻³).
+
+    `mean` has the terms up to O(1/m), `remainder` is the size of the next, `stderr` has all that are printed. Where the second term of the
+    variance is not below a quarter of the first the width is too small for the series: there `remainder` is all of `stderr`.
     """
     k = kernel(S, activation)
     names = list(quantities(k))
-    F = _vector(quantities)
-    axes = _axes(F, k, S, activation)
-    slopes, bends = _differences(F, k, axes, _small(k, axes))
-    _, wide = _differences(F, k, axes, (3 / width) ** 0.5)
-    # What no feature changes, as an expert alone on its own prompt, varies by rounding alone.
-    varies = np.maximum(np.abs(slopes), np.abs(bends) / 1000).max(axis=0, initial=0) > 1e-7
-    slopes, bends, wide = (np.where(varies, derivatives, 0) for derivatives in (slopes, bends, wide))
-    mean, stderr = F(k) + bends.sum(axis=0) / (2 * width), np.sqrt(np.sum(slopes**2, axis=0) / width)
-    return _named(names, mean, stderr, np.abs((wide - bends).sum(axis=0)) / (2 * width))
+    everything = _vector(quantities)
+    mean, stderr, remainder = everything(k), np.zeros(len(names)), np.zeros(len(names))
+    dependence = _dependence(everything, k)
+    for entries in np.unique(dependence[:, dependence.any(axis=0)], axis=1).T:
+        which = np.flatnonzero((dependence == entries[:, None]).all(axis=0))
+        F = lambda G, which=which: everything(G)[which]  # noqa: E731
+        axes, third = _axes(entries, k, S, activation)
+        slopes, bends = _differences(F, k, axes, _small(k, axes))
+        # What no feature changes, as an expert alone on its own prompt, varies by rounding alone.
+        varies = np.maximum(np.abs(slopes), np.abs(bends) / 1000).max(axis=0, initial=0) > 1e-7
+        mean[which] += varies * bends.sum(axis=0) / (2 * width)
+        second, cubic, fourth = _higher(F, k, axes, min(width**-0.5, 0.02))
+        added = np.einsum("abc,aq,bcq->q", third, slopes, second) + np.sum(second**2, axis=(0, 1)) / 2 + np.einsum("aq,abbq->q", slopes, cubic)
+        first, left_out = np.sum(slopes**2, axis=0), np.abs(np.einsum("abc,abcq->q", third, cubic) / 6 + fourth / 8) / width**2
+        stderr[which] = varies * np.sqrt(np.maximum(first + added / width, 0.0) / width)
+        remainder[which] = np.where(np.abs(added) / width < _CONVERGES * first, varies * left_out, stderr[which])
+    return _named(names, mean, stderr, remainder)
 
 
-def routed_expansion(quantities: Quantities, log_odds: Callable[[Square], float], S: Square, width: float, activation: str = "relu") -> Expansion:
-    """The expansion of quantities that contain one softmax of two scores, at any temperature or with `top_k`, given its log odds ℓ(G).
+def routed_expansion(
+    quantities: Quantities, log_odds: Callable[[Square], float], S: Square, width: float, activation: str = "relu", *, jumps: bool = False
+) -> Expansion:
+    """The expansion of quantities that contain one softmax of two scores at any temperature, given its log odds ℓ(G), or that jump at ℓ = 0.
 
     For a given ℓ they are smooth. So w_1 is turned to where ℓ varies and t = (ℓ − E ℓ)/sd(ℓ) is integrated out, the other derivatives being
     taken along the surfaces of constant ℓ. With γ the skewness of ℓ,
 
         E F = E_t[(F + (1/2m) Σ_{a>1} ∂²F/∂w_a²)(1 + γ He₃(t)/6)],    Var F = Var_t F + (1/m) E_t Σ_{a>1} (∂F/∂w_a)²,    t ~ N(0, 1).
 
-    The mean leaves out a term of O(1/m) where sd(ℓ) is not small and of O(m⁻²) where it is. `remainder` is the next term of the Edgeworth
-    series, in γ² and with the kurtosis of a gamma law. Where ℓ saturates the softmax, so that rows farther out than one in 2000 make more
+    The mean leaves out a term of O(1/m) where sd(ℓ) is not small, and where it is (below 0.3, without jumps) the softmax is smooth and
+    `expansion` is used. `remainder` is the next term of the Edgeworth series, in γ² and with the kurtosis of a gamma law, and that of
+    `expansion` across ℓ at its mean. Where ℓ saturates the softmax, so that rows farther out than one in 2000 make more
     than a twentieth of the variance, a mean over rows is not normal whatever its error: there `remainder` is all of `stderr`.
     """
     k = kernel(S, activation)
     names = list(quantities(k))
     F, odds = _vector(quantities), _vector(lambda G: {"": log_odds(G)})
-    axes = _axes(lambda G: np.append(F(G), odds(G)), k, S, activation) / width**0.5
+    entries = _dependence(lambda G: np.append(F(G), odds(G)), k).any(axis=1)
+    axes, third = _axes(entries, k, S, activation)
+    axes = axes / width**0.5
     step = _small(k, axes)
     slopes, bends = (d[:, 0] for d in _differences(odds, k, axes, step))
     sd, mean = float(np.linalg.norm(slopes)), float(odds(k)[0] + bends.sum() / 2)
-    if sd < 0.3 and abs(mean) > 6 * sd:
+    if sd < 0.3 and (not jumps or abs(mean) > 6 * sd):
         return expansion(quantities, S, width, activation)
-    axes = np.tensordot(_turned_to(slopes / sd), axes, 1)
+    turn = _turned_to(slopes / sd)
+    axes = np.tensordot(turn, axes, 1)
+    third = np.einsum("abc,xa,yb,zc->xyz", third, turn, turn, turn, optimize=True) * width**-0.5
     along, across = axes[0], axes[1:]
-    curvature = _differences(odds, k, axes[:1], step)[1].item()
-    skewness = _third_moment(odds, k, S, activation) / width**2 / sd**3 + 3 * curvature / sd
+    skewness = float(third[0, 0, 0]) + 3 * _differences(odds, k, axes[:1], step)[1].item() / sd
 
     def level(G: Square, t: float) -> Square:
         """Where the line through G along w_1 meets the surface of constant ℓ, by Newton's method."""
@@ -105,6 +126,8 @@ def routed_expansion(quantities: Quantities, log_odds: Callable[[Square], float]
     stderr = np.sqrt(weights @ (squares + spread))
     found = (weights * (1 + skewness * He[3] / 6)) @ (values + bent)
     remainder = np.abs(skewness**2 * (weights * (He[6] / 72 + He[4] / 16)) @ values)
+    _, cubic, fourth = _higher(lambda G: F(level(G, 0.0)), level(k, 0.0), across, min(1.0, 0.02 * width**0.5))
+    remainder += np.abs(np.einsum("abc,abcq->q", third[1:, 1:, 1:], cubic) / 6 + fourth / 8)
     rare = (weights * (np.abs(t) > _RARE)) @ squares > stderr**2 / 20
     varies = stderr * width**0.5 > 1e-6
     return _named(names, np.where(varies, found, F(k)), varies * stderr, varies * np.where(rare, stderr, remainder))
@@ -123,27 +146,64 @@ def _moments(S: bytes, n: int, activation: str) -> Float64[np.ndarray, "n n n n"
     return fourth_moments(np.frombuffer(S).reshape(n, n), activation)
 
 
-def _axes(F: Callable[[Square], Vector], k: Square, S: Square, activation: str) -> Axes:
-    """Axes of the law of √m (G − k): the principal axes of the entries that F depends on, the other entries following by regression."""
+def _dependence(F: Callable[[Square], Vector], k: Square) -> Bool[np.ndarray, "entries quantities"]:
+    """Which entries i ≥ j of the Gram matrix each quantity depends on, asked near k but with none of the symmetries that k may have."""
     n = len(k)
-    C = _moments(S.tobytes(), n, activation) - np.multiply.outer(k, k)
-    # Where F is asked which entries it depends on: near k, but with none of the symmetries k may have.
     tilt = np.cos(np.add.outer(np.arange(n), 2.0 * np.arange(n)))
     near = k + 1e-3 * np.max(k) * tilt @ tilt.T / n
-    at_near, entries = F(near), []
-    for i in range(n):
-        for j in range(i + 1):
-            moved = near.copy()
-            moved[i, j] = moved[j, i] = near[i, j] + _STEP * np.max(k)
-            if np.any(np.abs(F(moved) - at_near) > 1e-10):
-                entries.append((i, j))
-    if not entries:
-        return np.zeros((0, n, n))
-    i, j = np.array(entries).T
-    regressed = C[:, :, i, j]
-    variances, directions = np.linalg.eigh(regressed[i, j])
+    at_near, changes = F(near), []
+    for i, j in zip(*np.tril_indices(n), strict=True):
+        moved = near.copy()
+        moved[i, j] = moved[j, i] = near[i, j] + _STEP * np.max(k)
+        changes.append(np.abs(F(moved) - at_near) > 1e-10)
+    return np.array(changes)
+
+
+def _axes(entries: Bool[np.ndarray, " entries"], k: Square, S: Square, activation: str) -> tuple[Axes, Float64[np.ndarray, "axes axes axes"]]:
+    """Axes of the law of √m (G − k): the principal axes of the given entries, the others following by regression. And the third moments of
+    what one feature adds along them, φφᵀ − k = Σ_a y_a w_a."""
+    n = len(k)
+    rows, columns = (index[entries] for index in np.tril_indices(n))
+    regressed = (_moments(S.tobytes(), n, activation) - np.multiply.outer(k, k))[:, :, rows, columns]
+    variances, directions = np.linalg.eigh(regressed[rows, columns])
     kept = variances > 1e-12 * variances[-1]
-    return np.moveaxis(regressed @ (directions[:, kept] / np.sqrt(variances[kept])), -1, 0)
+    whiten = directions[:, kept] / np.sqrt(variances[kept])
+    phi = _features(S.tobytes(), n, activation)
+    y = (phi[:, rows] * phi[:, columns] - k[rows, columns]) @ whiten
+    return np.moveaxis(regressed @ whiten, -1, 0), np.einsum("ua,ub,uc->abc", y, y, y, optimize=True) / len(y)
+
+
+@functools.lru_cache(maxsize=16)
+def _features(S: bytes, n: int, activation: str) -> Float64[np.ndarray, "nodes n"]:
+    """Features at quadrature nodes, E φφᵀ = k."""
+    return quadrature_features(np.frombuffer(S).reshape(n, n), activation) * QUADRATURE_NODES**0.5
+
+
+def _higher(F: Callable[[Square], Vector], k: Square, axes: Axes, h: float) -> tuple[np.ndarray, np.ndarray, Vector]:
+    """∂²F/∂w_a∂w_b, ∂³F/∂w_a∂w_b∂w_c and Σ_ab ∂⁴F/∂w_a²∂w_b², by central differences over steps h; the quantities are the last axis."""
+    r = len(axes)
+    at = lambda *steps: F(k + h * sum((s * axes[a] for a, s in steps), np.zeros_like(k)))  # noqa: E731
+    zero = at()
+    second, third, fourth = np.zeros((r, r, len(zero))), np.zeros((r, r, r, len(zero))), np.zeros(len(zero))
+    one = [{s: at((a, s)) for s in (1, -1, 2, -2)} for a in range(r)]
+    for a, f in enumerate(one):
+        second[a, a] = (f[1] - 2 * zero + f[-1]) / h**2
+        third[a, a, a] = (f[2] - 2 * f[1] + 2 * f[-1] - f[-2]) / (2 * h**3)
+        fourth += (f[2] - 4 * f[1] + 6 * zero - 4 * f[-1] + f[-2]) / h**4
+    for a, b in itertools.combinations(range(r), 2):
+        f = {(s, t): at((a, s), (b, t)) for s in (1, -1) for t in (1, -1)}
+        second[a, b] = second[b, a] = sum(s * t * value for (s, t), value in f.items()) / (4 * h**2)
+        aab = sum(t * (f[1, t] - 2 * one[b][t] + f[-1, t]) for t in (1, -1)) / (2 * h**3)
+        abb = sum(s * (f[s, 1] - 2 * one[a][s] + f[s, -1]) for s in (1, -1)) / (2 * h**3)
+        third[a, a, b] = third[a, b, a] = third[b, a, a] = aab
+        third[a, b, b] = third[b, a, b] = third[b, b, a] = abb
+        fourth += 2 * (sum(f.values()) - 2 * (one[a][1] + one[a][-1] + one[b][1] + one[b][-1]) + 4 * zero) / h**4
+    for chosen in itertools.combinations(range(r), 3):
+        signs = itertools.product((1, -1), repeat=3)
+        mixed = sum(np.prod(s) * at(*zip(chosen, s, strict=True)) for s in signs) / (8 * h**3)
+        for order in itertools.permutations(chosen):
+            third[order] = mixed
+    return second, third, fourth
 
 
 def _small(k: Square, axes: Axes) -> float:
@@ -163,19 +223,6 @@ def _turned_to(unit: Float64[np.ndarray, " axes"]) -> Float64[np.ndarray, "axes 
     """An orthogonal matrix whose first row is the given unit vector."""
     Q = np.linalg.qr(np.column_stack([unit, np.eye(len(unit))[:, : len(unit) - 1]]) + 0.0)[0].T
     return Q * np.sign(Q[0] @ unit)
-
-
-def _third_moment(odds: Callable[[Square], Vector], k: Square, S: Square, activation: str) -> float:
-    """E[ψ³] of the influence ψ = Σ_ij (∂ℓ/∂G_ij)(φ_iφ_j − k_ij) of one feature on ℓ, by quadrature over the features."""
-    gradient, step = np.zeros_like(k), _STEP * float(np.max(k))
-    for i in range(len(k)):
-        for j in range(i + 1):
-            moved = np.zeros_like(k)
-            moved[i, j] = moved[j, i] = step
-            gradient[i, j] = gradient[j, i] = (odds(k + moved) - odds(k - moved)).item() / (2 * step) / (1 if i == j else 2)
-    phi = quadrature_features(S, activation)
-    psi = np.einsum("ui,ij,uj->u", phi, gradient, phi) * len(phi) - np.sum(gradient * k)
-    return float(np.mean(psi**3))
 
 
 def _nodes(mean: float, sd: float) -> tuple[Float64[np.ndarray, " nodes"], Float64[np.ndarray, " nodes"]]:

@@ -108,6 +108,7 @@ def _expand(setting: Theorem3, scene: Scene, S: Square, seed: int) -> Expansion:
                 S,
                 float(setting.width),
                 setting.activation,
+                jumps=setting.top_k == 1,
             )
         )
     return Expansion(*(first | second for first, second in zip(*parts, strict=True)))
