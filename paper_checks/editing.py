@@ -10,7 +10,7 @@ from theory import edits
 from theory.edits import LowRank
 from theory.experiments import proposition_1
 from theory.gram import features, geometry, stream
-from theory.settings import Model, Proposition1
+from theory.settings import INF, Model, Proposition1
 
 KEYS = [(x, 20 + r) for x in range(4) for r in range(2)]
 WIDTH = 64
@@ -111,7 +111,7 @@ def leakage() -> list[Evidence]:
     """Leakage at width 2^12, 32 seeds, against the kernel; the limits against their closed forms."""
     results = proposition_1.run(Proposition1(width=2**12, train=False), range(32))
     found = [from_rows(name, results, name) for name in ("leakage_same_relation", "leakage_same_entity", "leakage_unrelated")]
-    limit = results[0].predicted
+    limit = proposition_1.run(Proposition1(width=INF, train=False), [0])[0].measured
     angle = np.arccos(0.5)
     same = float(((np.pi - angle) * np.cos(angle) + np.sin(angle)) / np.pi)
     return [

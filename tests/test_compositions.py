@@ -180,7 +180,7 @@ def test_dare_is_unbiased_and_noisy():
     assert drawn.std(axis=0).max() > 1e-3
 
 
-def test_the_oracle_answers_and_nothing_else_does():
+def test_at_both_limits_the_oracle_answers_and_nothing_else_does():
     (row,) = [r.measured for r in theorem_3.run(Theorem3(width=INF, composition="oracle"), [0])]
     assert row["wins_z"] == 1
     assert abs(row["exact_output_error"]) < 1e-9

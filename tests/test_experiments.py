@@ -9,7 +9,7 @@ from theory import delta, kernels
 from theory import model as transformer
 from theory.experiments import attention, capacity, kernel_limit, proposition_1
 from theory.settings import INF, Attention, Capacity, KernelLimit, Proposition1
-from theory.table import log_log_slope, z_score
+from theory.table import log_log_slope, table, z_score
 
 COEFFICIENTS = list(kernel_limit.COEFFICIENTS)
 FALSE_ALARM_Z = 5.3  # one z in 1e7 is beyond it: under 1e-6 for the handful that a test looks at
@@ -99,6 +99,35 @@ def test_planted_mistakes_are_rejected(monkeypatch, mutant):
     beyond = [name for name in COEFFICIENTS if abs(z_score(measured, name) or 0) > FALSE_ALARM_Z]
     wide = [name for name in COEFFICIENTS if np.std([z_score([row], name) or 0.0 for row in measured]) > 1 + 5 / np.sqrt(128)]
     assert beyond or wide
+
+
+def table_of(setting, seeds):
+    return table([row | {"settings": {"width": setting.width, "dim": setting.dim}} for row in rows(kernel_limit, setting, seeds)])
+
+
+def first_order_only(monkeypatch):
+    honest = delta.expansion
+
+    def wrong(quantities, S, width, *activation):
+        return honest(quantities, S, width, *activation)._replace(mean=quantities(kernels.kernel(S)))
+
+    monkeypatch.setattr(kernel_limit, "expansion", wrong)
+
+
+def test_two_thousand_seeds_of_a_small_width_agree_to_second_order_and_not_to_first(monkeypatch):
+    setting = KernelLimit(width=48)
+    assert "DISAGREES" not in (honest := table_of(setting, range(2000)))
+    assert honest.count("agrees") == 5
+    first_order_only(monkeypatch)
+    assert "DISAGREES" in table_of(setting, range(2000))
+
+
+def test_outside_the_range_there_is_no_verdict_but_the_range():
+    text = table_of(KernelLimit(width=8), range(16))
+    for name in COEFFICIENTS:
+        (block,) = (part for part in text.split("\n\n") if part.startswith(name + "\n"))
+        assert "outside the range of the prediction: width=8, dim=inf with 16 seeds; it holds for at most 1 there" in block
+        assert "agrees" not in block.lower()
 
 
 def test_the_error_falls_as_the_root_of_the_width():
