@@ -101,29 +101,27 @@ def test_planted_mistakes_are_rejected(monkeypatch, mutant):
     assert beyond or wide
 
 
-def table_of(setting, seeds):
-    return table([row | {"settings": {"width": setting.width, "dim": setting.dim}} for row in rows(kernel_limit, setting, seeds)])
-
-
-def first_order_only(monkeypatch):
-    honest = delta.expansion
-
-    def wrong(quantities, S, width, *activation):
-        return honest(quantities, S, width, *activation)._replace(mean=quantities(kernels.kernel(S)))
-
-    monkeypatch.setattr(kernel_limit, "expansion", wrong)
+def table_of(measured, width):
+    return table([row | {"settings": {"width": width, "dim": INF}} for row in measured])
 
 
 def test_two_thousand_seeds_of_a_small_width_agree_to_second_order_and_not_to_first(monkeypatch):
-    setting = KernelLimit(width=48)
-    assert "DISAGREES" not in (honest := table_of(setting, range(2000)))
-    assert honest.count("agrees") == 5
-    first_order_only(monkeypatch)
-    assert "DISAGREES" in table_of(setting, range(2000))
+    measured = rows(kernel_limit, KernelLimit(width=48), range(2000))
+    text = table_of(measured, 48)
+    assert "DISAGREES" not in text
+    assert text.count("agrees") == 5
+    honest = delta.expansion
+
+    def first_order_only(quantities, S, width, *activation):
+        return honest(quantities, S, width, *activation)._replace(mean=quantities(kernels.kernel(S)))
+
+    monkeypatch.setattr(kernel_limit, "expansion", first_order_only)
+    (wrong,) = rows(kernel_limit, KernelLimit(width=48), [0])
+    assert "DISAGREES" in table_of([row | {"predicted": wrong["predicted"]} for row in measured], 48)
 
 
 def test_outside_the_range_there_is_no_verdict_but_the_range():
-    text = table_of(KernelLimit(width=8), range(16))
+    text = table_of(rows(kernel_limit, KernelLimit(width=8), range(16)), 8)
     for name in COEFFICIENTS:
         (block,) = (part for part in text.split("\n\n") if part.startswith(name + "\n"))
         assert "outside the range of the prediction: width=8, dim=inf with 16 seeds; it holds for at most 1 there" in block
