@@ -233,14 +233,14 @@ def routed_moments():
         (lambda G: (G[0, 0] - K[0, 0]) / T, 0.0, third),
         (lambda G: np.log(G[0, 0]) / T, -variance / 2 / m / T, third - 3 * variance**2),
     ):
-        values = lambda G, odds=odds, shift=shift: {"first": odds(G), "third": (odds(G) - shift) ** 3, "ratio": G[0, 2] / G[0, 0]}  # noqa: E731
+        values = lambda G, odds=odds, shift=shift: {"first": odds(G), "third": (odds(G) - shift) ** 3, "square": G[0, 2] ** 2}  # noqa: E731
         found = delta.routed_expansion(values, odds, S, m)
         sd = (variance / m) ** 0.5 / T
         off += [(found.mean["first"] - shift) / sd / 2e-3, (found.stderr["first"] / sd - 1) / 1e-3]
         off.append((found.mean["third"] / skewed * m**2 * T**3 - 1) / 0.05)
-        bias = delta.expansion(kernel_limit.shares, S, m).mean["c_first"] - K[0, 2] / K[0, 0]
-        off.append(((found.mean["ratio"] - K[0, 2] / K[0, 0]) / bias - 1) / 0.05)
-        off.append((found.stderr["ratio"] / kernels.coefficient_stderr(M, K, 0, 2) * m**0.5 - 1) / 0.01)
+        of_entry = COVARIANCE[0, 2, 0, 2]
+        off.append(((found.mean["square"] - K[0, 2] ** 2) / of_entry * m - 1) / 0.05)
+        off.append((found.stderr["square"] / (2 * K[0, 2] * of_entry**0.5) * m**0.5 - 1) / 0.01)
     return np.abs(off).max()
 
 
