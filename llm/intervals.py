@@ -71,24 +71,61 @@ def over_seeds(hits: Seeds, asked: Seeds, triplets: int, confidence: float = 0.9
     return wilson(share * triplets / effect, triplets / effect, confidence, freedom)
 
 
+def share_above(hits: Seeds, asked: Seeds, triplets: int, bound: float) -> float | None:
+    """The one-sided p-value of a share of `bound`, 0 < bound < 1, or less, against a larger one; None for one seed.
+
+    The score test that `over_seeds` inverts: its lower limit at confidence 1 − 2p is `bound`. One minus it is the p-value of `bound` or more.
+    """
+    if len(hits) < 2:
+        return None
+    share = float(hits.sum() / asked.sum())
+    effect, freedom = _design(hits / asked, share * (1 - share), triplets)
+    return float(stats.t.sf((share - bound) / math.sqrt(effect * bound * (1 - bound) / triplets), freedom))
+
+
+class Mean(NamedTuple):
+    """A mean over seeds, its standard error, and the degrees of freedom of Student's t."""
+
+    value: float
+    error: float
+    freedom: int
+
+    def limits(self, confidence: float = 0.95) -> Limits:
+        """value ± t · error."""
+        half = self.error * float(stats.t.isf((1 - confidence) / 2, self.freedom))
+        return Limits(self.value - half, self.value + half)
+
+    def above(self, bound: float) -> float:
+        """The one-sided p-value of a mean of `bound` or less, against a larger one."""
+        return float(stats.t.sf((self.value - bound) / self.error, self.freedom))
+
+
+def mean_over_seeds(values: Sequence[Float[np.ndarray, " triplets"]], least: float = 0.0) -> Mean | None:
+    """The mean of the seeds' means, one array of values by triplet a seed; None for one seed.
+
+    Student's t over seeds, S − 1 degrees of freedom, with D = max(1, D̂): the error is that between seeds, and that within them where it is
+    larger. `least` is the least variance that a single value is taken to have.
+    """
+    if len(values) < 2:
+        return None
+    means, every = np.array([value.mean() for value in values]), np.concatenate(values)
+    variance = max(float(means.var(ddof=1)) / len(means), max(float(every.var()), least) / len(every))
+    return Mean(float(means.mean()), math.sqrt(variance), len(means) - 1)
+
+
 def difference(first: Sequence[Float[np.ndarray, " triplets"]], second: Sequence[Float[np.ndarray, " triplets"]]) -> Difference | None:
     """The mean of first − second, shares by triplet of the same seeds and questions: one array a seed; None for one seed.
 
-    Student's paired t over seeds, S − 1 degrees of freedom, with D = max(1, D̂): a claim that one rule beats another borrows nothing from
-    other cells. The variance v of a triplet's difference is at least 1/n of n triplets, as if one of them were off by one: equal differences
-    everywhere are no proof of their value.
+    `mean_over_seeds`: a claim that one rule beats another borrows nothing from other cells. The variance of a triplet's difference is at least
+    1/n of n triplets, as if one of them were off by one: equal differences everywhere are no proof of their value.
     """
-    if len(first) < 2:
-        return None
     pairs = [a - b for a, b in zip(first, second, strict=True)]
-    every = np.concatenate(pairs)
-    mean, spread = float(every.mean()), max(float(every.var()), 1 / len(every))
-    freedom = len(pairs) - 1
-    effect = max(1.0, _seen(np.array([pair.mean() for pair in pairs]), spread, len(every)))
-    error = math.sqrt(effect * spread / len(every))
-    half = error * float(stats.t.isf(0.025, freedom))
-    p = 2 * float(stats.t.sf(abs(mean) / error, freedom))
-    return Difference(mean, max(-1.0, mean - half), min(1.0, mean + half), p)
+    found = mean_over_seeds(pairs, 1 / sum(map(len, pairs))) if pairs else None
+    if found is None:
+        return None
+    low, high = found.limits()
+    p = 2 * float(stats.t.sf(abs(found.value) / found.error, found.freedom))
+    return Difference(found.value, max(-1.0, low), min(1.0, high), p)
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from llm.intervals import Difference, Limits, difference, holm, over_seeds, wilson
+from llm.intervals import Difference, Limits, difference, holm, mean_over_seeds, over_seeds, share_above, wilson
 
 TRIPLETS, PROMPTS = 20, 2
 SHARES = (0.05, 0.1, 0.25, 0.5, 0.8)
@@ -161,3 +161,38 @@ def test_holm_is_the_step_down_of_bonferroni():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([]) == []
     assert holm([0.6, 0.7]) == [1, 1]
+
+
+def evenly_p(hits, bound):
+    p = share_above(hits, np.full(5, 40.0), 100, bound)
+    assert p is not None
+    return p
+
+
+@given(st.lists(st.integers(0, 40), min_size=5, max_size=5), st.sampled_from([0.05, 0.3, 0.5]))
+def test_the_p_value_of_a_share_is_that_at_which_the_interval_ends_there(counts, bound):
+    hits = np.array(counts, dtype=float)
+    p = evenly_p(hits, bound)
+    assert evenly_p(40 - hits, 1 - bound) == pytest.approx(1 - p, abs=1e-9)
+    tail = min(p, 1 - p)
+    if tail > 1e-6 and 0 < hits.sum() < 200:
+        limits = over_seeds(hits, np.full(5, 40.0), 100, 1 - 2 * tail)
+        assert limits is not None
+        assert limits[0 if p < 0.5 else 1] == pytest.approx(bound, abs=1e-6)
+
+
+def test_a_mean_over_seeds_is_students_where_seeds_differ_and_pooled_where_they_do_not():
+    apart = [np.full(20, value) + np.linspace(-0.01, 0.01, 20) for value in (1.0, 2.0, 4.0)]
+    found = mean_over_seeds(apart)
+    assert found is not None
+    _, p = stats.ttest_1samp([1.0, 2.0, 4.0], 0.5, alternative="greater")
+    assert found.above(0.5) == pytest.approx(p)
+    assert found.limits() == pytest.approx(stats.ttest_1samp([1.0, 2.0, 4.0], 0).confidence_interval())
+    even = mean_over_seeds([np.linspace(-1, 1, 20)] * 3)
+    assert even is not None
+    assert even.error == pytest.approx(np.linspace(-1, 1, 20).std() / 60**0.5)
+    floored = mean_over_seeds([np.ones(20)] * 3, least=0.6)
+    assert floored is not None
+    assert floored.error == pytest.approx(0.1)
+    assert mean_over_seeds([np.ones(20)]) is None
+    assert share_above(np.array([3.0]), np.array([40.0]), 20, 0.5) is None
