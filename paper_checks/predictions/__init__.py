@@ -1,16 +1,15 @@
-"""Theory against language models: six predictions, written down before their rows were looked at, each with its verdict per model.
+"""Theory against language models: predictions that are registered before the rows that test them, each with its verdict per model.
 
-Thresholds are the theory's numbers (`limit`), or half-way between them and no effect; `verdicts` says when a prediction holds, fails, or has too
-few rows. To add one, write a function from the rows of one model to `Test`s in a module of this package, put `@prediction(...)` over it, and
-name the module below.
+To register one: write its claim as a TOML file in `registered/`; write a function from rows to `Test`s under `@prediction(id, mutant=...)` in a
+module named below, or declare the tests in the file as C0 to C4 do (`contrasts`); commit it before any of its rows is made.
 """
 
 import importlib
 
-MODULES = ("two_hop", "probabilities", "scale", "overlap", "routing", "edit")
+MODULES = ("contrasts", "two_hop", "probabilities", "scale", "overlap", "routing", "edit")
 
 
 def load_predictions() -> None:
-    """Imports every module that registers a prediction."""
+    """Imports every module that makes a claim's tests."""
     for name in MODULES:
         importlib.import_module(f"paper_checks.predictions.{name}")

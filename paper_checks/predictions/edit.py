@@ -1,13 +1,15 @@
 """P6: facts written into one MLP layer in closed form flip, and the two-hop fact does not follow."""
 
+import itertools
 from collections.abc import Sequence
 
-import numpy as np
-
-from paper_checks.predictions.verdicts import AtMost, Missing, Row, Shares, Shown, Test, alike, answered, chosen, mean, prediction
+from paper_checks.predictions.registered import fits
+from paper_checks.predictions.verdicts import CLAIMS, Row, Test, Within, alike, answered, at_chance, chosen, own_hops, prediction, share, shares
 
 HOPS = ("1", "2")
-KEPT = ("same_relation", "same_entity", "unrelated")
+BESIDE = ("same_relation", "same_entity", "unrelated")
+HALF = CLAIMS["P6"].bounds["half"]
+MOST = f"more than {HALF:g} (1 in the theory)"
 
 
 def composes(row: Row) -> Row:
@@ -26,59 +28,27 @@ def leaks_everywhere(row: Row) -> Row:
     return {**row, "measured": m | {name: [0] * len(values) for name, values in m.items() if name.startswith("kept_")}}
 
 
-@prediction(
-    "P6",
-    "An edit in closed form (eq. 23) flips more than half of its facts at the questions it was written at; the edits of both hops, added or written"
-    " at once, leave the direct two-hop question at chance, 1/n; and more than half of the answers beside it stay: other people's, under its relation"
-    " and another, and those of its own people under another.",
-    "Proposition 1 and eq. 23 hit their keys exactly; Theorem 2; the leak of an edit is below the 1 of an old answer everywhere.",
-    "python -m llm.edit",
-    composes=composes,
-    leaves_no_trace=leaves_no_trace,
-    leaks_everywhere=leaks_everywhere,
-)
+@prediction("P6", composes=composes, leaves_no_trace=leaves_no_trace, leaks_everywhere=leaks_everywhere)
 def edit(rows: Sequence[Row]) -> list[Test]:
     """Shares by triplet, averaged over the layers that are written to."""
     found = alike(chosen(rows, "llm_edit"), "depth", "covariance", "library", "composition", "prompting", "dataset")
+    pick = lambda **settings: [row for row in found if fits(row, settings)]  # noqa: E731
     tests: list[Test] = []
     for library in HOPS:
-        own = _pick(found, prompting="own", library=library, covariance="identity")
+        own = pick(prompting="own", library=library, covariance="identity")
         what = f"edits of hop {library}: share flipped at their own questions"
-        tests.append(mean(what, "more than 0.5 (1 in the theory)", _by_triplet(own), len(own), floor=True, low=0.5))
+        tests.append(share(what, MOST, shares(own), len(own), Within(low=HALF)))
     for composition in ("sum", "joint"):
         for covariance in ("identity", "rome"):
-            direct = _pick(found, prompting="direct", composition=composition, covariance=covariance)
+            fixed = {"library": "2-combination", "composition": composition, "covariance": covariance}
+            direct = pick(prompting="direct", **fixed)
             what = f"both hops, {composition}, C = {covariance}: two-hop question, direct"
-            n = direct[0]["settings"]["triplets"] if direct else 0
-            tests.append(AtMost(what, f"at most 1/{n}", _by_triplet(direct), 1 / n, len(direct)) if direct else Missing(what, "at most 1/n"))
+            tests.append(at_chance(what, direct, own_hops(found, direct) if direct else ""))
     for prompting, told in (("first", "first hop, held-out templates"), ("second", "second hop, held-out templates"), ("steps", "step by step")):
-        both = _pick(found, prompting=prompting, library="2-combination", composition="sum", covariance="identity")
-        if both:
-            tests.append(Shown(f"both hops, sum: {told}", f"{100 * _by_triplet(both).mean():.1f} %", len(both)))
-    return [*tests, *_neighbours(found)]
-
-
-def _neighbours(rows: Sequence[Row]) -> list[Test]:
-    tests: list[Test] = []
-    for library in HOPS:
-        for covariance in ("identity", "rome"):
-            found = _pick(rows, prompting="neighbours", library=library, covariance=covariance)
-            for kind in KEPT:
-                kept = _by_triplet(found, f"kept_{kind}_by_triplet", f"asked_{kind}")
-                what = f"edits of hop {library}, C = {covariance}: answers kept, {kind}"
-                tests.append(mean(what, "more than 0.5 (1 in the theory)", kept, len(found), floor=True, low=0.5))
+        both = pick(prompting=prompting, library="2-combination", composition="sum", covariance="identity")
+        tests.append(share(f"both hops, sum: {told}", "", shares(both), len(both)))
+    for library, covariance, kind in itertools.product(HOPS, ("identity", "rome"), BESIDE):
+        rows_of = pick(prompting="neighbours", library=library, covariance=covariance)
+        kept = shares(rows_of, f"kept_{kind}_by_triplet", f"asked_{kind}")
+        tests.append(share(f"edits of hop {library}, C = {covariance}: answers kept, {kind}", MOST, kept, len(rows_of), Within(low=HALF)))
     return tests
-
-
-def _pick(rows: Sequence[Row], **settings: str) -> list[Row]:
-    return [row for row in rows if all(row["settings"][name] == value for name, value in settings.items())]
-
-
-def _by_triplet(rows: Sequence[Row], name: str = "by_triplet", total: str = "total") -> Shares:
-    """The share of each triplet of each dataset and seed, averaged over layers."""
-    groups: dict[tuple, list[Shares]] = {}
-    for row in rows:
-        counts = np.array(row["measured"][name], dtype=float)
-        key = (row["settings"]["dataset"], row["settings"]["seed"])
-        groups.setdefault(key, []).append(counts * len(counts) / row["measured"][total])
-    return np.concatenate([np.mean(groups[key], axis=0) for key in sorted(groups)]) if groups else np.zeros(0)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from paper_checks.predictions import limit
-from paper_checks.predictions.verdicts import Between, Missing, Row, Shares, Shown, Test, alike, chosen, mean, prediction
+from paper_checks.predictions.verdicts import CLAIMS, Row, Test, Values, Within, alike, chosen, key, mean, paired, prediction
 
 PAIRS = (("two_hop", "own"), ("two_hop", "unrelated"), ("same_relation", "unrelated"), ("same_entity", "same_relation"), ("two_hop", "two_hop_other"))
-HALF = 0.5
+HALF = CLAIMS["P4"].bounds["explained"]
 KERNELS = {"arccos": "the arc-cosine kernel", "eq23": "eq. 23 on the keys of all its facts"}
 
 
@@ -26,25 +26,20 @@ def specific(row: Row) -> Row:
 
 @prediction(
     "P4",
-    "How much an expert's update acts, at the answer, on a two-hop question over its own, on that over an unrelated one, on another person's question"
-    " of its relation over an unrelated one, on its person's other questions over another's, on a two-hop question about its person over another's:"
-    " each is nearer to the theory than to 1, on a logarithmic scale. The kernel of a module's own inputs, k(h, h')/k(h, h), explains more than half"
-    " of the spread of the logarithm over prompts and layers.",
-    "Theorem 2, eq. 19, 20 and 23: the update acts in proportion to the overlap of keys, and by nothing else. The second expert cannot tell whose"
-    " two-hop question it is: there the ratio is within half of what the first expert tells.",
-    "python -m llm.overlap",
+    remark="The hidden states are those of the base, as in the theory, or those with the sum on it, and each has tests of its own: what is explained"
+    " on the base's states says nothing of the composed model's.",
     nothing_explained=nothing_explained,
     specific=specific,
 )
 def overlap(rows: Sequence[Row]) -> list[Test]:
-    """Means over modules, templates and triplets of the logarithm of the ratio of norms; R² with its jackknife error over triplets."""
+    """Means over modules, templates and triplets of the logarithm of the ratio of norms; R² of that logarithm on the kernel's."""
     tests: list[Test] = []
     for state in ("base", "sum"):
         for hop in (1, 2):
             group = alike(chosen(rows, "llm_overlap", state=state, expert=hop), "dataset")
             where = f"expert {hop}, hidden states of the {state}"
             if not group:
-                tests.append(Missing(where, "the theory's overlaps"))
+                tests.append(Test(where, "the theory's overlaps"))
                 continue
             tests += _ratios(group, hop, where) + _explained(group, where)
     return tests
@@ -53,7 +48,7 @@ def overlap(rows: Sequence[Row]) -> list[Test]:
 def _ratios(rows: Sequence[Row], hop: int, where: str) -> list[Test]:
     n = rows[0]["settings"]["triplets"]
     measured = {kind: _logs(rows, kind) for kind in limit.KINDS if kind != "own"}
-    measured["own"] = np.zeros_like(measured["two_hop"])
+    measured["own"] = {place: np.zeros_like(each) for place, each in measured["two_hop"].items()}
     told_by_first = abs(_half(1, "two_hop", "two_hop_other", n))
     tests: list[Test] = []
     for kind, over in PAIRS:
@@ -64,7 +59,8 @@ def _ratios(rows: Sequence[Row], hop: int, where: str) -> list[Test]:
         words = " and ".join([f"above {math.exp(low):.2f}"] * (low > -math.inf) + [f"below {math.exp(high):.2f}"] * (high < math.inf))
         told = f"{words} ({math.exp(2 * half):.2f} in the theory)"
         shown = lambda log: f"{math.exp(log):.2f}"  # noqa: E731
-        tests.append(mean(f"{where}: {kind} over {over}", told, measured[kind] - measured[over], len(rows), low=low, high=high, shown=shown))
+        apart = paired(measured[kind], measured[over])
+        tests.append(mean(f"{where}: {kind} over {over}", told, apart, len(rows), Within(low, high), shown=shown))
     return tests
 
 
@@ -74,17 +70,17 @@ def _half(hop: int, kind: str, over: str, facts: int) -> float:
 
 
 def _explained(rows: Sequence[Row], where: str) -> list[Test]:
-    value = float(np.mean([row["measured"]["r2_linear"] for row in rows]))
-    stderr = math.sqrt(sum(row["stderr"]["r2_linear"] ** 2 for row in rows)) / len(rows)
-    trials = sum(row["settings"]["triplets"] for row in rows)
+    """R², whose error within a seed is its jackknife over triplets."""
+    r2 = {key(row): np.array([row["measured"]["r2_linear"]]) for row in rows}
+    least = float(np.mean([row["stderr"]["r2_linear"] ** 2 for row in rows]))
     told = f"more than {HALF:g} (1 for one fact in the theory)"
-    tests: list[Test] = [Between(f"{where}: R² of log ratio on log kernel", told, value, stderr, trials, len(rows), low=HALF)]
+    tests = [mean(f"{where}: R² of log ratio on log kernel", told, r2, len(rows), Within(low=HALF), least=least)]
     for name, kernel in KERNELS.items():
         other = float(np.mean([row["measured"][f"r2_{name}"] for row in rows]))
-        tests.append(Shown(f"{where}: R² on {kernel}", f"{other:.3f}", len(rows)))
+        tests.append(Test(f"{where}: R² on {kernel}", "", f"{other:.3f}", len(rows)))
     return tests
 
 
-def _logs(rows: Sequence[Row], kind: str) -> Shares:
+def _logs(rows: Sequence[Row], kind: str) -> Values:
     """Mean logarithms of ‖ΔW h(ξ)‖/‖ΔW h(η)‖ by triplet."""
-    return np.concatenate([row["measured"][f"log_ratio_{kind}_by_triplet"] for row in rows])
+    return {key(row): np.array(row["measured"][f"log_ratio_{kind}_by_triplet"]) for row in rows}

@@ -1,13 +1,12 @@
 """P2: where the probability goes under the sum of two one-hop experts."""
 
 import itertools
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from paper_checks.predictions import limit
-from paper_checks.predictions.verdicts import Missing, NotBelow, Row, Shares, Test, alike, chosen, mean, prediction
+from paper_checks.predictions.verdicts import Row, Test, Values, Within, alike, chosen, key, mean, own_hops, paired, prediction
 
 NAMES = {"old": "the old answer", "y": "y", "z": "z", "old_second": "r2(y)", "old_first": "r1(x)"}
 
@@ -25,53 +24,50 @@ def z_wins(row: Row) -> Row:
     return {**row, "measured": row["measured"] | {"rank_z": 0.0}}
 
 
-@prediction(
-    "P2",
-    "Under the sum, log-probabilities on the two-hop question and their changes from the base are in the order of the theory's outputs: the old"
-    " answer, y, z, r2(y), r1(x) for several facts, and z is no likelier than another edited z.",
-    "Theorem 2, eq. 19 and 25: the old answer keeps its 1; the experts add multiples of i_y - i_r1(x) and of every i_z - i_r2(y), the same for each.",
-    "python -m llm.two_hop library=2-combination composition=sum,base prompting=direct",
-    reversed_order=reversed_order,
-    z_wins=z_wins,
-)
+@prediction("P2", reversed_order=reversed_order, z_wins=z_wins)
 def probabilities(rows: Sequence[Row]) -> list[Test]:
-    """Neighbours in the theory's order, means over triplets of paired differences; the rank of z among the edited answers against its mean and
-    variance where all are alike, (n − 1)/2 and (n² − 1)/12 a triplet."""
+    """Neighbours in the theory's order, means over triplets of paired differences; the rank of z among the edited answers against its mean
+    where all are alike, (n − 1)/2. People of whom the sum does not keep both hops are left out."""
     found = _pair(rows)
-    summed = [row for row in found if row["settings"]["composition"] == "sum"]
-    base = {_question(row): row for row in found if row["settings"]["composition"] == "base"}
+    every = [row for row in found if row["settings"]["composition"] == "sum"]
+    lost = {people: own_hops(rows, [row for row in every if key(row)[1] == people]) for people in dict.fromkeys(key(row)[1] for row in every)}
+    summed = [row for row in every if not lost[key(row)[1]]]
+    base = [row for row in found if row["settings"]["composition"] == "base"]
     if not summed:
-        return [Missing("log-probabilities under the sum", "the theory's order")]
+        return [Test("log-probabilities under the sum", "the theory's order")]
     n = summed[0]["settings"]["triplets"]
     outputs = limit.outputs(n)
-    paired = [(row, base[_question(row)]) for row in summed if _question(row) in base]
-    change = {name: _columns([row for row, _ in paired], name) - _columns([other for _, other in paired], name) for name in NAMES}
-    tests = _in_order("", outputs, {name: _columns(summed, name) for name in NAMES}, len(summed))
-    tests += _in_order("change of ", outputs | {"old": 0.0}, change, 2 * len(paired))
-    return [*tests, _rank(summed, n)]
+    values = {name: _columns(summed, name) for name in NAMES}
+    change = {name: paired(values[name], _columns(base, name)) for name in NAMES}
+    tests = _in_order("", outputs, values, len(summed))
+    tests += _in_order("change of ", outputs | {"old": 0.0}, change, 2 * len(change["old"]))
+    return [*tests, _rank(summed, n), *(Test(f"left out: {people}", "", why) for people, why in lost.items() if why)]
 
 
-def _in_order(what: str, outputs: dict[str, float], values: dict[str, Shares], rows: int) -> list[Test]:
+def _in_order(what: str, outputs: dict[str, float], values: dict[str, Values], rows: int) -> list[Test]:
     """The theory's neighbours: the mean of the difference of each two is above 0."""
     order = sorted(NAMES, key=lambda name: -outputs[name])
     tests: list[Test] = []
     for high, low in itertools.pairwise(order):
-        told = f"{what}{NAMES[high]} above {what}{NAMES[low]}" if not what else f"{what}log P: {NAMES[high]} above {NAMES[low]}"
-        predicted = f"above 0 ({outputs[high]:.3f} and {outputs[low]:.3f} in the theory)"
-        tests.append(mean(told, predicted, values[high] - values[low], rows, low=0.0, shown="{:+.2f} nats".format))
+        told = f"{NAMES[high]} above {NAMES[low]}" if not what else f"{what}log P: {NAMES[high]} above {NAMES[low]}"
+        predicted = f"above 0 nats ({outputs[high]:.3f} and {outputs[low]:.3f} in the theory)"
+        tests.append(mean(told, predicted, paired(values[high], values[low]), rows, Within(low=0.0), shown="{:+.2f}".format))
     return tests
 
 
 def _rank(rows: Sequence[Row], n: int) -> Test:
-    value = float(np.mean([row["measured"]["rank_z"] for row in rows]))
-    stderr = math.sqrt((n * n - 1) / 12 / (n * len(rows)))
-    what, predicted = f"how many of the other {n - 1} edited answers are likelier than z", f"{(n - 1) / 2:g} or more"
-    return NotBelow(what, predicted, value, stderr, len(rows), bound=(n - 1) / 2, worst=(n - 1) / 4)
+    """Where all are alike the rank of a triplet has variance (n² − 1)/12. The margin is half-way to a z that is the likeliest."""
+    what, predicted = (
+        f"how many of the other {n - 1} edited answers are likelier than z",
+        f"{(n - 1) / 2:g} or more (supported above {(n - 1) / 4:g})",
+    )
+    ranks = {key(row): np.array([row["measured"]["rank_z"]]) for row in rows}
+    return mean(what, predicted, ranks, len(rows), Within(low=(n - 1) / 2, margin=(n - 1) / 4), least=(n * n - 1) / 12 / n, shown="{:.2f}".format)
 
 
-def _columns(rows: Sequence[Row], name: str) -> Shares:
+def _columns(rows: Sequence[Row], name: str) -> Values:
     """log P of a candidate for each triplet of each row."""
-    return np.concatenate([row["measured"][f"logp_{name}_by_triplet"] for row in rows]) if rows else np.zeros(0)
+    return {key(row): np.array(row["measured"][f"logp_{name}_by_triplet"]) for row in rows}
 
 
 def _pair(rows: Sequence[Row]) -> list[Row]:
@@ -81,8 +77,3 @@ def _pair(rows: Sequence[Row]) -> list[Row]:
     found = chosen(told, "llm_two_hop", composition=("sum", "base"), prompting="direct", library=("2-combination", "none"))
     found = found or chosen(told, "llm_bridge", composition=("sum", "base"), prompting="direct", setup="0")
     return alike(found, "composition", "library", "dataset")
-
-
-def _question(row: Row) -> tuple:
-    """What rows of the same questions share."""
-    return row["settings"].get("dataset"), row["settings"]["seed"]

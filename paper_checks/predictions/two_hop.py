@@ -1,46 +1,52 @@
 """P1: two one-hop experts, however composed, do not answer the two-hop question."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
-from typing import Any
 
-from paper_checks.predictions.verdicts import AtMost, Missing, Row, Test, answered, chosen, prediction, shares
+from llm.settings import Training
+from paper_checks.predictions.verdicts import Row, Test, answered, at_chance, chosen, fixed, own_hops, prediction, share, shares
 
 NOT_COMPOSED = ("base", "random", "alone")
-EXPERIMENTS = ("llm_two_hop", "llm_bridge", "llm_placement", "llm_methods")
+USUAL = {field.name: field.default for field in dataclasses.fields(Training)}
+"""Dials that a test does not name."""
 
 
 def composes(row: Row) -> Row:
-    """A composition that answers half of the questions."""
-    return answered(row, lambda i: i % 2 == 1)
+    """A composition that answers half of the two-hop questions."""
+    return answered(row, lambda i: i % 2 == 1) if row["settings"].get("prompting") == "direct" else row
 
 
 @prediction(
     "P1",
-    "Asked directly, any composition of two one-hop experts answers the two-hop question no more often than chance among the n edited answers, 1/n.",
-    "Theorems 2 and 3, eq. 25: every edited z gets the same multiple on every two-hop prompt, whatever the weights.",
-    "python -m llm.two_hop library=2-combination prompting=direct",
+    remark="The experts of setup 0 of `bridge` are those of `two_hop` on R: the same answers, once more. Cells of one seed are shown and not judged.",
     composes=composes,
 )
 def two_hop(rows: Sequence[Row]) -> list[Test]:
-    """One test a composition and experiment, over datasets and seeds."""
-    asked = [row for name in EXPERIMENTS for row in chosen(rows, name, prompting="direct") if one_hop_only(row)]
+    """One test an experiment, composition and people, over seeds; void where the composition loses a hop."""
     groups: dict[str, list[Row]] = {}
-    for row in asked:
-        fixed = {k: v for k, v in row["settings"].items() if k not in ("seed", "dataset")}
-        groups.setdefault(json.dumps([row["experiment"], fixed], sort_keys=True), []).append(row)
-    dials = dict.fromkeys(name for row in asked for name in row["settings"])
-    varying = [name for name in dials if len({str(row["settings"].get(name)) for row in asked}) > 1]
-    tests: list[Test] = []
-    for group in groups.values():
-        settings, n = group[0]["settings"], group[0]["settings"]["triplets"]
-        told = [f"{k}={settings[k]}" for k in varying if k in settings and k not in ("seed", "dataset", "composition", "library", "setup")]
-        what = " ".join([settings["composition"], f"({group[0]['experiment'].removeprefix('llm_')})", *told])
-        tests.append(AtMost(what, f"at most 1/{n}", shares(group), 1 / n, len(group)))
-    return tests or [Missing("any composition", "at most 1/n")]
+    for experiment in dict.fromkeys(row["experiment"] for row in rows):
+        for row in chosen(rows, experiment, prompting=("direct", "first", "second")):
+            if one_hop_only(row):
+                groups.setdefault(json.dumps([experiment, fixed(row, "prompting")]), []).append(row)
+    every = [row["settings"] for group in groups.values() for row in group]
+    vary = {name for settings in every for name in settings if len({str(other.get(name)) for other in every if name in other}) > 1}
+    told = ["dataset", *sorted(vary - {"seed", "dataset", "composition", "library", "setup", "prompting"})]
+    tests = [_cell(group, told) for group in groups.values()]
+    return [test for test in tests if test] or [at_chance("any composition", [])]
+
+
+def _cell(rows: Sequence[Row], told: Sequence[str]) -> Test | None:
+    direct = [row for row in rows if row["settings"]["prompting"] == "direct"]
+    if not direct:
+        return None
+    settings, seeds = direct[0]["settings"], {row["settings"]["seed"] for row in direct}
+    dials = [f"{name}={settings[name]}" for name in told if name in settings and settings[name] != USUAL.get(name)]
+    what = " ".join([settings["composition"], f"({direct[0]['experiment'].removeprefix('llm_')})", *dials])
+    return at_chance(what, direct, own_hops(rows, direct)) if len(seeds) > 1 else share(what, "", shares(direct), len(direct))
 
 
 def one_hop_only(row: Row) -> bool:
     """Whether a row is of two experts of one hop each, composed."""
-    settings: dict[str, Any] = row["settings"]
+    settings = row["settings"]
     return settings["composition"] not in NOT_COMPOSED and (settings.get("library") == "2-combination" or settings.get("setup") == "0")

@@ -1,175 +1,225 @@
-"""When a prediction holds, when it fails, and when its rows are too few to say.
+"""When a prediction is supported, when it is refuted, and when its rows cannot tell.
 
-The trial is the triplet: its prompts ask for the same people, and are right or wrong together. Each test of a prediction fails a true one at
-most once in 1/α tries, α = FALSE_FAILURE over the number of tests, so that all of them together do at most once in a thousand.
+Each prediction is a few tests: a share or a mean that is above or below a bound. A test is
+
+- *refuted* where so much on the wrong side of the bound itself comes with a small probability,
+- *supported* where so much on the right side of the bound plus the margin does,
+- *undecided* otherwise; one seed decides nothing,
+- *void* where what it asks for could not be there: neither expert's own hop is kept, so that wrong answers say nothing of composing.
+
+Seeds are the unit (`llm.intervals`): experts of other seeds vary more than questions. Tests of one prediction are refuted with Holm's
+correction, so that a true prediction is refuted on a model at the rate FALSE_REFUTATION. A prediction is supported if all of its tests are that
+are not void, and needs no correction for it (Berger 1982, intersection-union): one of which a part is false by the margin is supported at the
+rate FALSE_SUPPORT. Simulated with seeds that differ as those of the pocket model do (`tests/llm/test_intervals.py`), with nine shares at their
+bounds of 5 or 50 % and 3, 5 or 10 seeds, the rates are 0.6 to 1.5 % and 3.7 to 6.5 %; with triplets pooled 22 to 26 % are refuted falsely.
 """
 
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
-from scipy import stats
 
-FALSE_FAILURE = 1e-3
-"""How often a prediction that is true of a model fails on it, at most."""
+from llm.controls import ENOUGH
+from llm.intervals import Mean, holm, mean_over_seeds, over_seeds, share_above
+from paper_checks.predictions.registered import Claim, claims, fits
+
+FALSE_REFUTATION = 0.01
+"""How often a prediction that is true of a model is refuted on it."""
+FALSE_SUPPORT = 0.05
+"""How often one of which a part is false by its margin is supported."""
+MARGIN = 0.05
+"""How far above chance a share may be for a prediction of chance to be supported: one fact of twenty. At n = 20 chance and margin are 10 %; the
+paper calls up to 8.8 % of two experts a failure (Table 1, setup 0). A refutation needs no margin."""
+
 Row = Mapping[str, Any]
-Verdict = Literal["holds", "fails", "not enough rows"]
-Shares = Float64[np.ndarray, " trials"]
-
-
-class Test(Protocol):
-    """One comparison of a measurement with what the theory allows."""
-
-    @property
-    def what(self) -> str: ...
-    @property
-    def predicted(self) -> str: ...
-    @property
-    def measured(self) -> str: ...
-    @property
-    def rows(self) -> int: ...
-    def verdict(self, alpha: float) -> Verdict: ...
+Verdict = Literal["supported", "refuted", "undecided", "void", "shown"]
+Shares = Float64[np.ndarray, " triplets"]
+Values = dict[tuple, Shares]
+"""A value for each triplet, by seed and people: (seed, dataset)."""
 
 
 @dataclass(frozen=True)
-class AtMost:
-    """Of independent trials in [0, 1], the mean is at most `bound`: one-sided and exact, the hits rounded up to whole trials.
+class Test:
+    """One comparison of a measurement with what is predicted.
 
-    It fails where so many hits come with probability α or less at the bound itself. Where not even every second trial hit would, the rows are
-    too few for the prediction to fail, and it does not hold either.
+    `p_true` is the probability of a measurement so far on the wrong side if the prediction is just true, `p_false` that of one so far on the
+    right side if it is just false by the margin; None without two seeds. Where `predicted` is empty nothing is, and the measurement is shown.
     """
 
     what: str
-    predicted: str
-    trials: Shares
-    bound: float
-    rows: int
-
-    @property
-    def measured(self) -> str:
-        total, hits = len(self.trials), float(self.trials.sum())
-        low, high = (100 * end for end in wilson(hits, total))
-        return f"{hits:g} of {total} ({100 * hits / total:.1f} %; {low:.1f} to {high:.1f})" if total else ""
-
-    def verdict(self, alpha: float) -> Verdict:
-        """Within what `bound` allows, or not."""
-        tail = lambda hits: float(stats.binom.sf(math.ceil(hits - 1e-9) - 1, len(self.trials), self.bound))  # noqa: E731
-        if len(self.trials) and tail(float(self.trials.sum())) <= alpha:
-            return "fails"
-        return "holds" if len(self.trials) and tail(len(self.trials) / 2) <= alpha else "not enough rows"
-
-
-@dataclass(frozen=True)
-class Between:
-    """A mean over trials lies between `low` and `high`: it holds if its whole interval does (Student's t at level α), fails if none of it does."""
-
-    what: str
-    predicted: str
-    value: float
-    stderr: float
-    trials: int
-    rows: int
-    low: float = -math.inf
-    high: float = math.inf
-    shown: Callable[[float], str] = "{:.3f}".format
-
-    @property
-    def measured(self) -> str:
-        if self.trials < 2:
-            return ""
-        half = self.stderr * float(stats.t.isf(0.025, self.trials - 1))
-        return f"{self.shown(self.value)} ({self.shown(self.value - half)} to {self.shown(self.value + half)})"
-
-    def verdict(self, alpha: float) -> Verdict:
-        """Where the interval lies."""
-        if self.trials < 2:
-            return "not enough rows"
-        half = self.stderr * float(stats.t.isf(alpha / 2, self.trials - 1))
-        if self.low < self.value - half and self.value + half < self.high:
-            return "holds"
-        return "fails" if self.value + half < self.low or self.value - half > self.high else "not enough rows"
-
-
-@dataclass(frozen=True)
-class NotBelow:
-    """A mean is not below `bound`, with a standard error known from the bound: it fails where it is below by more than chance allows. Where
-    even `worst` would not be, the rows are too few for the prediction to fail, and it does not hold either."""
-
-    what: str
-    predicted: str
-    value: float
-    stderr: float
-    rows: int
-    bound: float
-    worst: float
-
-    @property
-    def measured(self) -> str:
-        half = self.stderr * float(stats.norm.isf(0.025))
-        return f"{self.value:.2f} ({self.value - half:.2f} to {self.value + half:.2f})"
-
-    def verdict(self, alpha: float) -> Verdict:
-        """Whether chance allows it."""
-        least = self.bound - self.stderr * float(stats.norm.isf(alpha))
-        return "fails" if self.value < least else "holds" if self.worst < least else "not enough rows"
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A measurement without a prediction, beside those that have one."""
-
-    what: str
-    measured: str
-    rows: int
-    predicted: str = "nothing"
-
-    def verdict(self, alpha: float) -> Verdict:
-        """Nothing was predicted, so nothing fails."""
-        return "holds"
-
-
-@dataclass(frozen=True)
-class Missing:
-    """A comparison for which there is no row."""
-
-    what: str
-    predicted: str
+    predicted: str = ""
     measured: str = ""
     rows: int = 0
-
-    def verdict(self, alpha: float) -> Verdict:
-        """Nothing to compare."""
-        return "not enough rows"
-
-
-def mean(what: str, predicted: str, trials: Shares, rows: int, floor: bool = False, **limits: Any) -> Between | Missing:
-    """`Between` of the mean of trials. With `floor`, for shares in [0, 1] and their differences, the standard deviation of a trial is taken to
-    be at least 1/√n: as if one of them were off by one."""
-    if not rows or not len(trials):
-        return Missing(what, predicted)
-    spread = float(trials.std(ddof=1)) if len(trials) > 1 else math.inf
-    if floor:
-        spread = max(spread, len(trials) ** -0.5)
-    return Between(what, predicted, float(trials.mean()), spread / math.sqrt(len(trials)), len(trials), rows, **limits)
+    p_true: float | None = None
+    p_false: float | None = None
+    void: str = ""
 
 
-def wilson(hits: float, total: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval, for shares of trials that need not be whole."""
-    if not total:
-        return 0.0, 1.0
-    z, p = float(stats.norm.isf((1 - confidence) / 2)), hits / total
-    centre, spread = p + z * z / (2 * total), z * math.sqrt(max(p * (1 - p), 0.0) / total + z * z / (4 * total * total))
-    return max(0.0, (centre - spread) / (1 + z * z / total)), min(1.0, (centre + spread) / (1 + z * z / total))
+def judged(tests: Sequence[Test], refuting: float = FALSE_REFUTATION, supporting: float = FALSE_SUPPORT, family: bool = False) -> list[Verdict]:
+    """The verdict of each test. In a `family` each of its tests is a claim of its own, so that support is corrected with Holm, too; void tests
+    and those without rows are counted among those that are corrected for."""
+    real = [test for test in tests if test.predicted]
+    usable = lambda p, test: 1.0 if p is None or test.void else p  # noqa: E731
+    against = holm([usable(test.p_true, test) for test in real])
+    towards = [usable(test.p_false, test) for test in real]
+    towards = holm(towards) if family else towards
+    found: dict[int, Verdict] = {}
+    for test, true, false in zip(real, against, towards, strict=True):
+        found[id(test)] = "void" if test.void else "refuted" if true <= refuting else "supported" if false <= supporting else "undecided"
+    return [found.get(id(test), "shown") for test in tests]
 
 
-def shares(rows: Sequence[Row]) -> Shares:
-    """The share of its prompts that is right, for each triplet of each row (a row is a seed)."""
-    each = [np.array(row["measured"]["by_triplet"], dtype=float) * len(row["measured"]["by_triplet"]) / row["measured"]["total"] for row in rows]
-    return np.concatenate(each) if each else np.zeros(0)
+def together(verdicts: Sequence[Verdict]) -> Verdict:
+    """Of a prediction: refuted if one of its tests is, supported if all are that are not void."""
+    real = [verdict for verdict in verdicts if verdict != "shown"]
+    for verdict in ("refuted", "undecided", "supported", "void"):
+        if verdict in real:
+            return verdict
+    return "undecided"
+
+
+class Within(NamedTuple):
+    """What a value is predicted to be: from `low` to `high`; it may be `margin` beyond for the prediction to be supported."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    margin: float = 0.0
+
+
+ANYWHERE = Within()
+
+
+def share(what: str, predicted: str, values: Values, rows: int, within: Within = ANYWHERE, void: str = "") -> Test:
+    """A share of triplets."""
+    seeds = _by_seed(values)
+    return share_of(what, predicted, [float(each.sum()) for each in seeds], [len(each) for each in seeds], rows, within, void)
+
+
+def at_chance(what: str, rows: Sequence[Row], void: str = "", told: str = "") -> Test:
+    """Whether answers are right no more often than once in n edited ones."""
+    n = rows[0]["settings"]["triplets"] if rows else None
+    predicted = f"at most 1/{n or 'n'} ({told}supported below 1/{n or 'n'} + {MARGIN:g})"
+    return share(what, predicted, shares(rows), len(rows), Within(high=1 / n if n else math.inf, margin=MARGIN), void)
+
+
+def share_of(what: str, predicted: str, hits: Sequence[float], asked: Sequence[float], rows: int, within: Within = ANYWHERE, void: str = "") -> Test:
+    """A share from each seed's hits and questions."""
+    total = sum(asked)
+    if not rows or not total:
+        return Test(what, predicted, void=void)
+    counts = np.array(hits, dtype=float), np.array(asked, dtype=float)
+    limits = over_seeds(*counts, round(total))
+    interval = f" [{100 * limits.low:.1f}, {100 * limits.high:.1f}]" if limits else ""
+    said = f"{100 * sum(hits) / total:.1f} %{interval} of {total:.4g}, {_seeds(len(hits))}"
+    return Test(what, predicted, said, rows, *_against(lambda bound: share_above(*counts, round(total), bound), within), void)
+
+
+def mean(
+    what: str,
+    predicted: str,
+    values: Values,
+    rows: int,
+    within: Within = ANYWHERE,
+    void: str = "",
+    floor: bool = False,
+    least: float = 0.0,
+    shown: Callable[[float], str] = "{:.3f}".format,
+) -> Test:
+    """A mean of values by triplet. With `floor`, for shares in [0, 1] and their differences, the variance of a triplet is at least 1/n of n, as
+    if one of them were off by one; else at least `least`."""
+    seeds = _by_seed(values)
+    if not rows or not seeds:
+        return Test(what, predicted, void=void)
+    found = mean_over_seeds(seeds, 1 / sum(map(len, seeds)) if floor else least)
+    if found is None:
+        return Test(what, predicted, f"{shown(float(seeds[0].mean()))}, {_seeds(1)}", rows, void=void)
+    return mean_of(what, predicted, found, rows, within, void, shown)
+
+
+def mean_of(
+    what: str, predicted: str, found: Mean, rows: int, within: Within = ANYWHERE, void: str = "", shown: Callable[[float], str] = "{:.3f}".format
+) -> Test:
+    """A mean over seeds."""
+    low, high = map(shown, found.limits())
+    return Test(what, predicted, f"{shown(found.value)} [{low}, {high}], {_seeds(found.freedom + 1)}", rows, *_against(found.above, within), void)
+
+
+def _against(above: Callable[[float], float | None], within: Within) -> tuple[float | None, float | None]:
+    """`p_true` and `p_false` from the one-sided p-values of a bound or less."""
+    true, false = [1.0], [0.0]
+    for bound, sign in ((within.low, -1), (within.high, 1)):
+        if math.isfinite(bound):
+            at, beyond = above(bound), above(bound + sign * within.margin)
+            if at is None or beyond is None:
+                return None, None
+            true.append(at if sign > 0 else 1 - at)
+            false.append(1 - beyond if sign > 0 else beyond)
+    return min(true), max(false)
+
+
+def _seeds(count: int) -> str:
+    return "one seed" if count == 1 else f"{count} seeds"
+
+
+def _by_seed(values: Values) -> list[Shares]:
+    """One array a seed, of all people it asks about: what one training run decides varies together."""
+    found: dict[Any, list[Shares]] = {}
+    for (seed, *_), each in sorted(values.items()):
+        found.setdefault(seed, []).append(each)
+    return [np.concatenate(each) for each in found.values()]
+
+
+def key(row: Row) -> tuple:
+    """The seed and the people of a row."""
+    return row["settings"]["seed"], row["settings"].get("dataset", "")
+
+
+def shares(rows: Sequence[Row], name: str = "by_triplet", total: str = "total") -> Values:
+    """The share of its prompts that is right, for each triplet of each seed and people; several rows of these are averaged."""
+    found: dict[tuple, list[Shares]] = {}
+    for row in rows:
+        counts = np.array(row["measured"][name], dtype=float)
+        found.setdefault(key(row), []).append(counts * len(counts) / row["measured"][total])
+    return {place: np.mean(each, axis=0) for place, each in found.items()}
+
+
+def paired(first: Values, second: Values) -> Values:
+    """first − second, where both have values."""
+    return {place: first[place] - second[place] for place in first if place in second}
+
+
+def unkept(cell: Sequence[Row], first: Sequence[Row], second: Sequence[Row]) -> str:
+    """Why a cell is void: a hop of its own is kept by less than ENOUGH under the same composition, or was not asked. Nothing where both are
+    kept, nor where the cell itself is right in so many answers (`llm.controls`)."""
+    if _right(cell):
+        return ""
+    for hop, rows in (("first", first), ("second", second)):
+        hits, total = _counts(rows)
+        if not total:
+            return f"the {hop} hop was not asked"
+        if not _right(rows):
+            return f"the {hop} hop is kept in {100 * hits / total:.0f} %"
+    return ""
+
+
+def _right(rows: Sequence[Row]) -> bool:
+    hits, total = _counts(rows)
+    return hits >= ENOUGH * total
+
+
+def _counts(rows: Sequence[Row]) -> tuple[int, int]:
+    return sum(row["measured"]["hits"] for row in rows), sum(row["measured"]["total"] for row in rows)
+
+
+def own_hops(rows: Sequence[Row], cell: Sequence[Row], *vary: str) -> str:
+    """`unkept` of a cell from the rows that ask for its hops: those that differ from it in the prompting alone, and in what varies."""
+    wanted, seeds = {fixed(row, "prompting", *vary) for row in cell}, {row["settings"]["seed"] for row in cell}
+    same = [row for row in rows if row["settings"]["seed"] in seeds and fixed(row, "prompting", *vary) in wanted]
+    return unkept(cell, *([row for row in same if row["settings"].get("prompting") == hop] for hop in ("first", "second")))
 
 
 def answered(row: Row, right: Callable[[int], bool]) -> Row:
@@ -178,28 +228,27 @@ def answered(row: Row, right: Callable[[int], bool]) -> Row:
     if "by_triplet" not in m:
         return row
     each = m["total"] // len(m["by_triplet"])
-    return {**row, "measured": {**m, "by_triplet": [each * right(i) for i in range(len(m["by_triplet"]))]}}
+    by_triplet = [each * right(i) for i in range(len(m["by_triplet"]))]
+    return {**row, "measured": {**m, "by_triplet": by_triplet, "hits": sum(by_triplet)}}
 
 
-def chosen(rows: Sequence[Row], experiment: str | None = None, **settings: Any) -> list[Row]:
-    """The rows of an experiment with these settings, of held-out test templates, in order of their seeds; a tuple allows several values."""
-    found = []
-    for row in rows:
-        has = row["settings"] | {"split": row["settings"].get("split", "test")}
-        wanted = {"split": "test"} | settings
-        fits = all(has.get(name) in value if isinstance(value, tuple) else has.get(name) == value for name, value in wanted.items())
-        if fits and (experiment is None or row["experiment"] == experiment):
-            found.append(row)
-    return sorted(found, key=lambda row: row["settings"]["seed"])
+def chosen(rows: Sequence[Row], experiment: str, **settings: Any) -> list[Row]:
+    """The rows of an experiment with these settings, of held-out test templates, in order of their seeds."""
+    wanted = {"experiment": experiment, "split": ("test", None)} | settings
+    return sorted((row for row in rows if fits(row, wanted)), key=lambda row: row["settings"]["seed"])
 
 
 def alike(rows: Sequence[Row], *vary: str) -> list[Row]:
     """The rows that differ in nothing but these settings and the seed, of most of them: other dials ask the same triplets again."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        fixed = {name: value for name, value in row["settings"].items() if name not in ("seed", *vary)}
-        groups.setdefault(json.dumps(fixed, sort_keys=True), []).append(row)
+        groups.setdefault(fixed(row, *vary), []).append(row)
     return max(groups.values(), key=len, default=[])
+
+
+def fixed(row: Row, *vary: str) -> str:
+    """The settings of a row but for the seed and those that vary."""
+    return json.dumps({name: value for name, value in row["settings"].items() if name not in ("seed", *vary)}, sort_keys=True)
 
 
 Compare = Callable[[Sequence[Row]], list[Test]]
@@ -208,30 +257,30 @@ Mutant = Callable[[Row], Row]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the theory says of any model: `compare` makes its tests from the rows of one; `command` makes the rows; `mutants` turn rows of which
-    it holds into rows of which it must not."""
+    """What is said of any model: `claim`, registered before its rows; `compare`, which makes its tests from the rows of one; `mutants`, which
+    turn rows of which it is true into rows of which it is not; a `remark` on how to read it, which is no part of the claim. The tests of
+    `primary` predictions are one family."""
 
-    id: str
-    statement: str
-    reason: str
-    command: str
+    claim: Claim
     compare: Compare
     mutants: dict[str, Mutant] = field(default_factory=dict)
+    remark: str = ""
+    primary: bool = False
 
-    def verdict(self, tests: Sequence[Test]) -> Verdict:
-        """fails if one of its tests does, holds if all do."""
-        found = {test.verdict(FALSE_FAILURE / len(tests)) for test in tests}
-        return "fails" if "fails" in found else "not enough rows" if "not enough rows" in found or not found else "holds"
+    @property
+    def id(self) -> str:
+        return self.claim.id
 
 
+CLAIMS = claims()
 PREDICTIONS: dict[str, Prediction] = {}
 
 
-def prediction(id: str, statement: str, reason: str, command: str, **mutants: Mutant) -> Callable[[Compare], Compare]:
-    """Registers a comparison under its id, with its planted mistakes as keyword arguments."""
+def prediction(id: str, remark: str = "", **mutants: Mutant) -> Callable[[Compare], Compare]:
+    """Registers the comparison of a claim, with its planted mistakes as keyword arguments."""
 
     def register(compare: Compare) -> Compare:
-        PREDICTIONS[id] = Prediction(id, statement, reason, command, compare, mutants)
+        PREDICTIONS[id] = Prediction(CLAIMS[id], compare, mutants, remark)
         return compare
 
     return register

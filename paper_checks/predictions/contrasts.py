@@ -1,0 +1,125 @@
+"""C0 to C4, the primary contrasts: each test of them is declared in its claim's file, and is a share, or a share less another one.
+
+Both held-out splits are asked where there are rows of both; a triplet is then right in the share of all its prompts.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from paper_checks.predictions.registered import Claim, fits
+from paper_checks.predictions.verdicts import (
+    ANYWHERE,
+    CLAIMS,
+    PREDICTIONS,
+    Mutant,
+    Prediction,
+    Row,
+    Shares,
+    Test,
+    Values,
+    Within,
+    alike,
+    answered,
+    key,
+    mean,
+    own_hops,
+    paired,
+    share,
+    shares,
+    unkept,
+)
+
+SPLITS = "split"
+
+
+def compare(claim: Claim, rows: Sequence[Row]) -> list[Test]:
+    """The tests of a claim, from the rows of one model: a test's `rows` are of those of the claim, and `less` of those of the test."""
+    about = claim.content["rows"][0]
+    return [_test(dict(declared) | {"rows": about | declared["rows"]}, rows) for declared in claim.tests]
+
+
+def _test(declared: Mapping[str, Any], rows: Sequence[Row]) -> Test:
+    kept, less = declared.get("where") == "both hops kept", declared.get("less")
+    found, other = _rows(rows, declared["rows"]), []
+    values = _where_kept(found) if kept else shares(found)
+    if less == "deal":
+        values = paired(values, _dealt(found, kept, values))
+    elif less:
+        other = _rows(rows, declared["rows"] | less)
+        values = paired(values, shares(other))
+    void = "" if not found else _hops(rows, found) or (_hops(rows, other) if other else "")
+    predicted, within = _predicted(declared)
+    count = len(found) + len(other)
+    if less:
+        return mean(declared["what"], predicted, values, count, within, void, floor=True, shown=lambda value: f"{100 * value:+.1f}")
+    return share(declared["what"], predicted, values, count, within, void)
+
+
+def _predicted(declared: Mapping[str, Any]) -> tuple[str, Within]:
+    if "more_than" in declared:
+        return f"{100 * declared['more_than']:g} points or more", Within(low=declared["more_than"])
+    if "at_most" in declared:
+        bound, margin = declared["at_most"], declared["margin"]
+        return f"at most {100 * bound:g} points (supported below {100 * (bound + margin):g})", Within(high=bound, margin=margin)
+    return "", ANYWHERE
+
+
+def _rows(rows: Sequence[Row], settings: Mapping[str, Any]) -> list[Row]:
+    """The rows with these settings and others alike, of both held-out splits."""
+    return alike([row for row in rows if fits(row, settings)], SPLITS)
+
+
+def _where_kept(rows: Sequence[Row]) -> Values:
+    """The share of right answers among those with both hops kept, of the triplets that have any."""
+    total = lambda name: _summed(rows, name)  # noqa: E731
+    hits, kept = total("hits_both_kept_by_triplet"), total("both_kept_by_triplet")
+    return {place: hits[place][kept[place] > 0] / kept[place][kept[place] > 0] for place in kept if kept[place].any()}
+
+
+def _dealt(rows: Sequence[Row], kept: bool, values: Values) -> Values:
+    """The share that would be right if the right places were dealt anew, for each triplet the same."""
+    dealt, asked = ("permuted_both_kept", "both_kept") if kept else ("permuted", "total")
+    hits, total = _summed(rows, dealt), _summed(rows, asked)
+    return {place: np.full(len(each), float(hits[place] / total[place])) for place, each in values.items()}
+
+
+def _summed(rows: Sequence[Row], name: str) -> dict[tuple, Shares]:
+    """A measurement, by seed and people, over splits."""
+    found: dict[tuple, Shares] = {}
+    for row in rows:
+        found[key(row)] = found.get(key(row), 0) + np.array(row["measured"][name], dtype=float)
+    return found
+
+
+def _hops(rows: Sequence[Row], found: Sequence[Row]) -> str:
+    """Why these rows say nothing of composing: a hop is not kept, in the same row or in those that ask for it."""
+    if "first_kept" in found[0]["measured"]:
+        asked = [
+            [{"measured": {"hits": row["measured"][name], "total": row["measured"]["total"]}} for row in found]
+            for name in ("first_kept", "second_kept")
+        ]
+        return unkept(found, *asked)
+    return own_hops([row for row in rows if row["experiment"] == found[0]["experiment"]], found, SPLITS)
+
+
+def composes(row: Row) -> Row:
+    """A composition that answers every other two-hop question, whatever it would say by chance."""
+    row = answered(row, lambda i: i % 2 == 1)
+    m = row["measured"]
+    if "both_kept_by_triplet" not in m:
+        return row
+    hits = [min(right, kept) for right, kept in zip(m["by_triplet"], m["both_kept_by_triplet"], strict=True)]
+    return {**row, "measured": m | {"hits_both_kept_by_triplet": hits, "hits_both_kept": sum(hits)}}
+
+
+def no_difference(row: Row) -> Row:
+    """Step by step every setup and rule answers half of the questions."""
+    return answered(row, lambda i: i % 2 == 1) if row["settings"].get("prompting") == "steps" else row
+
+
+PRIMARY: dict[str, Mutant] = {"C0": composes, "C1": no_difference, "C2": no_difference, "C3": no_difference, "C4": composes}
+for _id, _mutant in PRIMARY.items():
+    PREDICTIONS[_id] = Prediction(CLAIMS[_id], functools.partial(compare, CLAIMS[_id]), {_mutant.__name__: _mutant}, primary=True)

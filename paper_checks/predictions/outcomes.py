@@ -1,0 +1,66 @@
+"""Each prediction on each model: its verdict from the rows that test it, and beside it what the rows of exploration would show."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from paper_checks.predictions import load_predictions
+from paper_checks.predictions.registered import Parted, Registration, parted, registration
+from paper_checks.predictions.verdicts import PREDICTIONS, Prediction, Row, Test, Verdict, judged, together
+
+FAMILY = 0.05
+"""How often one or more of the primary contrasts of a model get a verdict that is false (by the margin, if that is supported), at most."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A prediction on one model: its tests and their verdicts, the tests that rows of exploration make, which have none, and where it is
+    registered."""
+
+    model: str
+    prediction: Prediction
+    parted: Parted
+    tests: list[Test]
+    verdicts: list[Verdict]
+    exploration: list[Test]
+    registration: Registration
+
+    @property
+    def rows(self) -> bool:
+        """Whether there are rows of any kind."""
+        return bool(self.parted.tests or self.parted.exploration)
+
+    @property
+    def verdict(self) -> "Verdict | Literal['no rows yet', 'exploration']":
+        """`exploration` where there are rows and none of them tests the prediction."""
+        if not self.rows:
+            return "no rows yet"
+        return together(self.verdicts) if self.parted.tests else "exploration"
+
+
+def compare(rows: Sequence[Mapping[str, Any]]) -> list[Outcome]:
+    """Every prediction on every model that has rows, by its name and the weights that it stood for, and on those it was registered for."""
+    load_predictions()
+    models: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["experiment"].startswith("llm_") and "model" in row["settings"]:
+            name = f"{row['settings']['model'].rstrip('/').split('/')[-1]} ({row['provenance'].get('base_digest', 'unknown weights')[:8]})"
+            models.setdefault(name, []).append(row)
+    named = dict.fromkeys(model for prediction in PREDICTIONS.values() for model in prediction.claim.models)
+    models |= {model: [] for model in named if not any(name.startswith(f"{model} (") for name in models)}
+    registered = {id: registration(prediction.claim) for id, prediction in PREDICTIONS.items()}
+    return [outcome for model, group in models.items() for outcome in _of_model(model, group, registered)]
+
+
+def _of_model(model: str, rows: Sequence[Row], registered: Mapping[str, Registration]) -> list[Outcome]:
+    """The outcomes of a model, whose primary contrasts are judged as one family."""
+    split = {id: parted(PREDICTIONS[id].claim, registered[id], rows) for id in sorted(PREDICTIONS)}
+    tests = {id: PREDICTIONS[id].compare(split[id].tests) for id in split}
+    family = [test for id in split if PREDICTIONS[id].primary for test in tests[id]]
+    primary = dict(zip(map(id, family), judged(family, FAMILY, FAMILY, family=True), strict=True))
+    outcomes = []
+    for name, prediction in sorted(PREDICTIONS.items()):
+        verdicts: list[Verdict] = [primary[id(test)] for test in tests[name]] if prediction.primary else judged(tests[name])
+        explored = prediction.compare(split[name].exploration) if split[name].exploration else []
+        outcomes.append(Outcome(model, prediction, split[name], tests[name], verdicts, explored, registered[name]))
+    return outcomes
