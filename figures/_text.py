@@ -3,7 +3,7 @@
     {hits EXPERIMENT SETTINGS}           176/200, over all seeds; `mark=bridge_right` counts another mark of the answers
     {share EXPERIMENT SETTINGS}          88 % [78, 94], with its interval over seeds (`llm.intervals`)
     {seeds EXPERIMENT SETTINGS}          35, 38, 36, 33, 34: the hits of each seed
-    {best EXPERIMENT SETTINGS}           the rule with the most hits of `among=RULE,...`
+    {best EXPERIMENT SETTINGS}, {next ...}  the rule with the most hits of `among=RULE,...`, the second
     {difference EXPERIMENT SETTINGS}     +62 points [40, 85], p = 0.001: paired over seeds, of the one setting that has two values `a,b`
     {mean EXPERIMENT COLUMN SETTINGS}    0.41223(5): over seeds, with the rows' own standard error in the last digit
     {of EXPERIMENT COLUMN SETTINGS}      3 of 16: in how many rows it is true
@@ -19,6 +19,7 @@ A `difference` is corrected by Holm's method over all pairs of `among`; its inte
 that it leaves out zero where the corrected p is below 0.05. Rows that are missing are replaced by the command that makes them.
 """
 
+import functools
 import itertools
 import math
 import numbers
@@ -174,9 +175,9 @@ def _seeds(rows: Path, words: Sequence[str]) -> Said:
     return ", ".join(f"{hits:.0f}" for hits in group[f"measured.{mark}"]), list(group["hash"])
 
 
-def _best(rows: Path, words: Sequence[str]) -> Said:
+def _best(rows: Path, words: Sequence[str], place: int = 0) -> Said:
     experiment, wanted, among, mark = _asked(words)
-    return f"`{_ranked(rows, experiment, wanted, among, mark)[0]}`", []
+    return f"`{_ranked(rows, experiment, wanted, among, mark)[place]}`", []
 
 
 def _by_triplet(group: pandas.DataFrame) -> dict[int, np.ndarray]:
@@ -291,6 +292,7 @@ def _verdict(rows: Path, words: Sequence[str]) -> Said:
 
 
 VERBS: dict[str, Callable[[Path, Sequence[str]], Said]] = {
-    **{"hits": _hits, "share": _share, "seeds": _seeds, "best": _best, "difference": _difference},
+    **{"hits": _hits, "share": _share, "seeds": _seeds, "difference": _difference},
+    **{"best": _best, "next": functools.partial(_best, place=1)},
     **{"mean": _mean, "of": _of, "range": _range, "rows": _rows, "paper": _paper, "claims": _claims, "verdict": _verdict},
 }
