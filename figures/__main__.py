@@ -1,7 +1,7 @@
 """python -m figures only=theorem_2
 
 Draws every figure and table from rows on disk: PDF, PNG, CSV and a caption each, the same bytes from the same rows. `report=true` makes one
-page of them.
+page of them, `readme=README.md` writes the README.
 """
 
 import sys
@@ -22,6 +22,7 @@ class Options:
     out: str = setting("results/figures", Text("a folder"), "where the files go")
     list: bool = setting(False, Flag(), "say what there is, and which commands make its rows; draw nothing")
     report: bool = setting(False, Flag(), "draw everything, then write the page")
+    readme: str = setting("", Text("a file"), "write the README there, its numbers from the rows")
 
 
 def main(words: Sequence[str]) -> int:
@@ -56,11 +57,11 @@ def _main(words: list[str]) -> int:
     for name in names:
         drawn.append(draw(items[name], options.rows, options.out))
         print(f"{name}: {drawn[-1].missing or ', '.join(map(str, drawn[-1].files.values()))}")
-    if options.report:
-        from figures import report
+    from figures import report
 
-        return report.main(Path(options.rows), Path(options.out), drawn)
-    return 0
+    if options.readme:
+        report.readme(Path(options.rows), Path(options.readme))
+    return report.main(Path(options.rows), Path(options.out), drawn) if options.report else 0
 
 
 if __name__ == "__main__":

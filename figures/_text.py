@@ -45,10 +45,10 @@ USUAL = {"model": "pocket", "layers": "mlp", "adapter": "lora"}
 MISSING = "not measured yet"
 LOOSE = (
     r"<!--.*?-->|^```.*?^```|`[^`\n]+`|\]\([^)]*\)|^\d+\. ",
-    r"\b(?:Tables?|Figures?|Theorems?|Propositions?|Python|eq\.|sections?|setups?|seeds?|experts?|hops?) \d[\d.]*(?:(?:,| and| or| to) \d[\d.]*)*",
-    r"\bP\d\b|\bA\.\d[\d.]*",
+    r"(?i)\b(?:tables?|figures?|theorems?|propositions?|python|eq\.|sections?|setups?) \d[\d.]*(?:(?:,| and| or| to) \d[\d.]*)*",
+    r"\bA\.\d[\d.]*|\b[A-Za-z]\w*\d[\w-]*",
 )
-"""What may hold digits outside a placeholder: comments, code, addresses, numbers of points, and what follows a word of reference."""
+"""What may hold digits outside a placeholder: comments, code, addresses, numbers of points, what follows a word of reference, and names."""
 
 
 class NotMeasured(Exception):

@@ -1,32 +1,41 @@
-"""One page of everything: the question, the theory, the claims, the predictions, every figure and table, and where each number came from.
+"""One page of everything: what was found, every figure and table, the claims, the predictions, and where each number came from.
 
-The page is Markdown, `report.md`; `report.html` is the same text rendered, with pictures and files inside it, so that it needs no network and no
-other file. What is written by hand is `report_text.md`; a number in it is named by its row, `{llm_bridge model=pocket setup=2 ...}`.
+The page is Markdown, `report.md`. `report.html` is the same text rendered: its pictures are in it and it needs no network; PDF, CSV and LaTeX are
+links to the files beside it. What is written by hand is `report_text.md`, whose numbers are placeholders (`figures._text`), and so is the README,
+`readme_text.md`.
 """
 
 import base64
+import io
 import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas
+from PIL import Image
 
-from figures._cells import measured
+from figures._text import fill
 from figures.registry import Drawn, write
-from figures.rows import Rows
 from runs.rows import load_rows
 from runs.settings import SettingError
 
-TEXT, PAGE = (Path(__file__).with_name(name) for name in ("report_text.md", "report_page.html"))
+if TYPE_CHECKING:
+    from markdown_it.token import Token
+
+TEXT, PAGE, README = (Path(__file__).with_name(name) for name in ("report_text.md", "report_page.html", "readme_text.md"))
 ORDER = (
     "kernel_limit proposition_1 capacity theorem_2 theorem_3 many_facts scale bridge large_library figure_1 figure_2 bridge_minimum model_capacity"
     " familiarity model_scale model_probabilities model_overlap"
 ).split()
 """How figures follow one another on the page: the theory, then the models; others come after them, tables by their names."""
+LONG = 30
+"""A table of more lines is folded."""
+COLOURS = 64
+"""Of a picture in the page: a third of the bytes of the PNG file, which it links to, and no difference that one sees."""
 MADE_BY = {"ledger": "python -m paper_checks", "predictions": "python -m paper_checks.predictions"}
 
 
@@ -50,19 +59,27 @@ def main(rows: Path, out: Path, drawn: Sequence[Drawn]) -> int:
     return 0
 
 
+def readme(rows: Path, path: Path) -> None:
+    """Writes the README with its numbers. Raises SettingError if it cannot be written."""
+    try:
+        write(path, fill(README.read_text(), rows).text.encode())
+    except OSError as error:
+        raise SettingError("readme", f"{path} ({error.strerror})", "a file that can be written") from None
+    print(f"readme: {path}")
+
+
 def page(rows: Path, out: Path, drawn: Sequence[Drawn]) -> str:
     """The page as Markdown; its links are relative to `out`."""
-    cited: dict[str, list[str]] = {}
+    filled = fill(TEXT.read_text(), rows, linked=True)
+    text, cited = filled.text, filled.cited
     places = {name: place for place, name in enumerate(ORDER)}
     drawn = sorted(drawn, key=lambda item: (places.get(item.name, len(places)), not item.name.startswith("table_"), item.name))
     parts = {
-        "ledger": _written(rows, "ledger", "The claims of the paper, checked", "Every claim with its evidence"),
-        "predictions": _written(rows, "predictions", "Predictions of the theory for language models", "Every prediction with its evidence"),
-        "figures": "\n".join(["## The figures", "", *(_figure(item) for item in drawn if item.kind == "figure")]),
-        "tables": "\n".join(["## The tables, side by side", "", *(_table(item) for item in drawn if item.kind == "table")]),
+        "ledger": _written(rows, "ledger", "The paper's claims", "Every claim with its evidence"),
+        "predictions": _written(rows, "predictions", "Predictions", "Every prediction with its evidence"),
+        "figures": "\n".join(["## Figures", "", *(_figure(item) for item in drawn if item.kind == "figure")]),
+        "tables": "\n".join(["## Tables", "", *(_table(item) for item in drawn if item.kind == "table")]),
     }
-    number = lambda match: _number(rows, match[1], match[2].split(), cited)  # noqa: E731
-    text = _if_measured(re.sub(r"\{(\w+)((?: \w+=\S+)+)\}", number, TEXT.read_text()))
     for item in drawn:
         for first, others in _rows_of(item):
             cited.setdefault(first, others)
@@ -77,29 +94,6 @@ def page(rows: Path, out: Path, drawn: Sequence[Drawn]) -> str:
 def _anchor(head: str) -> str:
     """A heading's own anchor, as GitHub makes it."""
     return re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-")
-
-
-def _number(rows: Path, experiment: str, words: Sequence[str], cited: dict[str, list[str]]) -> str:
-    """`37/40`, linked to its rows, for an experiment and its settings; what is missing where there are no such rows."""
-    wanted = dict(word.split("=", 1) for word in words)
-    axes = [name for name in wanted if name != "model"]
-    found = measured(Rows(rows, {experiment: ""}), [experiment], axes, layers="mlp", adapter="lora")
-    key = tuple(wanted[name] for name in ("model", *axes))
-    if key not in found.cells:
-        return f"(no rows of {experiment} with {' '.join(words)})"
-    cell = found.cells[key]
-    cited[cell["row"]] = cell["rows"].split()
-    return f"[{cell['hits']}/{cell['total']}](#row-{cell['row']})"
-
-
-def _if_measured(text: str) -> str:
-    """The text without what a point of a list says of numbers whose rows are missing; which they are is said instead."""
-    points = re.split(r"^(?=- |$)", text, flags=re.MULTILINE)
-    for i, point in enumerate(points):
-        lead, missing = re.match(r"- \*\*.+?\*\*", point, re.DOTALL), re.search(r"\(no rows of [^)]+\)", point)
-        if lead and missing:
-            points[i] = f"{lead[0]} Not measured {missing[0]}.\n"
-    return "".join(points)
 
 
 def _written(rows: Path, name: str, head: str, fold: str) -> str:
@@ -121,7 +115,8 @@ def _demoted(text: str) -> str:
 def _figure(item: Drawn) -> str:
     if item.missing:
         return f"### {item.title}\n\nNot drawn: {item.missing}\n"
-    return _demoted(_demoted(item.files["md"].read_text())).rstrip() + f"\n\n<!-- numbers {item.files['csv'].name} -->\n"
+    text = re.sub(r"^(!\[.*\]\((.+\.png)\))$", r"[\1](\2)", item.files["md"].read_text(), flags=re.MULTILINE)
+    return _demoted(_demoted(text)).rstrip() + f"\n\n<!-- numbers {item.files['csv'].name} -->\n"
 
 
 def _table(item: Drawn) -> str:
@@ -158,7 +153,7 @@ def _provenance(sources: Iterable[Source]) -> str:
     for source in sources:
         groups.setdefault(source.row["experiment"], []).append(source.row)
     head = ("experiment", "rows", "seeds", "models", "device", "numbers", "commits", "versions")
-    lines = ["## What was measured on what", "", "| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    lines = ["## Provenance", "", "| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for experiment, rows in groups.items():
         made = [row["provenance"] for row in rows]
         seeds = len({row["settings"].get("seed") for row in rows})
@@ -215,28 +210,45 @@ def _short(text: str) -> str:
 
 
 def html(text: str, out: Path) -> str:
-    """The page as one HTML file: pictures, numbers, PDF, CSV and LaTeX of `out` are in it, tables scroll in boxes of their own."""
+    """The page as one HTML file: pictures of `out` are in it, with the numbers of figures; long tables are folded."""
     from markdown_it import MarkdownIt
 
     text = re.sub(r"<!-- numbers ([\w.]+) -->", lambda match: _numbers(out / match[1]), text)
-
     parser = MarkdownIt("commonmark", {"html": True}).enable("table")
-    parser.add_render_rule("table_open", lambda *_: "<div class='wide' tabindex='0'><table>\n")
-    parser.add_render_rule("table_close", lambda *_: "</table></div>\n")
+    parser.add_render_rule("table_open", lambda _, tokens, i, *__: tokens[i].meta["before"] + "<div class='wide' tabindex='0'><table>\n")
+    parser.add_render_rule("table_close", lambda _, tokens, i, *__: "</table></div>" + tokens[i].meta["after"] + "\n")
     tokens = parser.parse(text)
     for token, inside in itertools.pairwise(tokens):
         if token.type == "heading_open":
             token.attrSet("id", _anchor(inside.content))
+    _fold(tokens)
     for part in (child for token in tokens for child in token.children or []):
         if part.type == "image":
-            part.attrSet("src", _inside(out / str(part.attrGet("src")), "image/png"))
-        elif part.type == "link_open" and (out / (name := str(part.attrGet("href")))).suffix in (".csv", ".pdf", ".tex"):
-            part.attrSet("download", Path(name).name)
-            part.attrSet("href", _inside(out / name, "application/octet-stream"))
+            for name, value in _picture(out / str(part.attrGet("src"))).items():
+                part.attrSet(name, value)
     title = next((inside.content for token, inside in itertools.pairwise(tokens) if token.tag == "h1"), "")
     body = parser.renderer.render(tokens, parser.options, {})
     return PAGE.read_text().replace("<!-- title -->", escape(title)).replace("<!-- body -->", body)
 
 
-def _inside(path: Path, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+def _fold(tokens: Sequence["Token"]) -> None:
+    """Long tables get a fold around them."""
+    start = 0
+    for i, token in enumerate(tokens):
+        if token.type == "table_open":
+            start = i
+        elif token.type == "table_close":
+            lines = sum(inside.type == "tr_open" for inside in tokens[start:i]) - 1
+            folded = lines > LONG
+            tokens[start].meta["before"] = f"<details><summary>The table, {lines} lines</summary>" if folded else ""
+            token.meta["after"] = "</details>" if folded else ""
+
+
+def _picture(path: Path) -> Mapping[str, str]:
+    """What an image of the page says: the picture itself, in fewer colours, and its size on the screen."""
+    with Image.open(path) as picture:
+        small = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    content = io.BytesIO()
+    small.save(content, "PNG", optimize=True)
+    inside = f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+    return {"src": inside, "width": str(small.width), "height": str(small.height)}
