@@ -2,13 +2,20 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 
-.PHONY: sweep figures two-hop smollm test check benchmark clean
+.PHONY: sweep figures fresh two-hop smollm test check benchmark clean
 
 sweep: .venv/base
 	$(RUN) -m theory.sweep width=2**8,2**10,2**12,2**14,2**16,2**18,2**20,2**22,2**24 seeds=32
 
 figures: .venv/base
-	$(RUN) -m figures report=true
+	$(RUN) -m figures report=true readme=README.md
+
+# Text made from rows, made again: what is committed is what the rows say. Pictures are left out, whose bytes the machine may choose.
+fresh: .venv/base
+	$(RUN) -m paper_checks
+	$(RUN) -m paper_checks.predictions
+	$(RUN) -m figures report=true readme=README.md
+	git diff --exit-code --stat -- README.md 'results/paper/*.md' 'results/figures/*.md' 'results/figures/*.csv' 'results/figures/*.tex'
 
 two-hop: .venv/llm
 	HF_HUB_OFFLINE=1 $(RUN) -m llm.two_hop

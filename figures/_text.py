@@ -123,8 +123,8 @@ def _groups(rows: Path, experiment: str, wanted: dict[str, str]) -> dict[tuple[s
     ours = f", {OWN[experiment]}" if experiment in OWN and wanted.get("data", "own") == "own" else ""
     models = [f"{model}{ours}" for model in wanted["model"].split(",")]
     keys = list(itertools.product(models, *(wanted[name].split(",") for name in axes)))
-    if missing := [key for key in keys if key not in found]:
-        raise NotMeasured(_command(experiment, dict(zip(["model", *axes], [missing[0][0].removesuffix(ours), *missing[0][1:]], strict=True))))
+    if any(key not in found for key in keys):
+        raise NotMeasured(_command(experiment, wanted))
     return {key: found[key] for key in keys}
 
 

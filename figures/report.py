@@ -10,6 +10,7 @@ import io
 import itertools
 import os
 import re
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -62,10 +63,24 @@ def main(rows: Path, out: Path, drawn: Sequence[Drawn]) -> int:
 def readme(rows: Path, path: Path) -> None:
     """Writes the README with its numbers. Raises SettingError if it cannot be written."""
     try:
-        write(path, fill(README.read_text(), rows).text.encode())
+        write(path, _wrapped(fill(README.read_text(), rows).text).encode())
     except OSError as error:
         raise SettingError("readme", f"{path} ({error.strerror})", "a file that can be written") from None
     print(f"readme: {path}")
+
+
+def _wrapped(text: str) -> str:
+    """Paragraphs and points of lists at the width of the repository's lines; code, tables, pictures and headings as they are."""
+    fenced = re.split(r"(^```.*?^```$)", text, flags=re.MULTILINE | re.DOTALL)
+    for i in range(0, len(fenced), 2):
+        blocks = re.split(r"(\n\n|\n(?=- ))", fenced[i])
+        for j in range(0, len(blocks), 2):
+            if blocks[j] and blocks[j].strip() and blocks[j].lstrip()[0] not in "|#!":
+                indent = "  " if blocks[j].startswith("- ") else ""
+                said = " ".join(blocks[j].split())
+                blocks[j] = textwrap.fill(said, 150, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+        fenced[i] = "".join(blocks)
+    return "".join(fenced).rstrip() + "\n"
 
 
 def page(rows: Path, out: Path, drawn: Sequence[Drawn]) -> str:
