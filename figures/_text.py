@@ -119,13 +119,20 @@ def _command(experiment: str, wanted: dict[str, str]) -> str:
 def _groups(rows: Path, experiment: str, wanted: dict[str, str]) -> dict[tuple[str, ...], pandas.DataFrame]:
     """Rows that differ in the seed alone, by the values of `wanted`; of each setting one or several, with commas between them."""
     axes = [name for name in wanted if name != "model"]
-    found, _ = grouped(Rows(rows, {experiment: ""}), [experiment], axes)
+    files = tuple((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(rows.glob(f"{experiment}.*")))
+    found = _grouped(rows, experiment, tuple(axes), files)
     ours = f", {OWN[experiment]}" if experiment in OWN and wanted.get("data", "own") == "own" else ""
     models = [f"{model}{ours}" for model in wanted["model"].split(",")]
     keys = list(itertools.product(models, *(wanted[name].split(",") for name in axes)))
     if any(key not in found for key in keys):
         raise NotMeasured(_command(experiment, wanted))
     return {key: found[key] for key in keys}
+
+
+@functools.lru_cache(maxsize=64)
+def _grouped(rows: Path, experiment: str, axes: tuple[str, ...], files: tuple[tuple[str, int, int], ...]) -> dict[tuple[str, ...], pandas.DataFrame]:
+    """Sorted out once; `files` changes when they do."""
+    return grouped(Rows(rows, {experiment: ""}), [experiment], axes)[0]
 
 
 def _asked(words: Sequence[str]) -> tuple[str, dict[str, str], list[str], str]:
@@ -217,14 +224,15 @@ def _difference(rows: Path, words: Sequence[str]) -> Said:
     return f"{100 * sign * seen.mean:+.0f} points [{low:.0f}, {high:.0f}], {said}{verdict}".replace("-", "−"), hashes
 
 
-def _chosen(rows: Path, experiment: str, wanted: dict[str, str]) -> pandas.DataFrame:
+def _chosen(rows: Path, experiment: str, wanted: dict[str, str], column: str = "hash") -> pandas.DataFrame:
+    """The rows with these settings that hold a column."""
     table = Rows(rows, {experiment: ""}).all(experiment)
     for name, value in wanted.items():
         if not table.empty:
             table = table[[_is(there, value) for there in table[f"settings.{name}"]]]
-    if table.empty:
+    if table.empty or column not in table or table[column].isna().all():
         raise NotMeasured(_command(experiment, wanted))
-    return table
+    return table.dropna(subset=[column])
 
 
 def _is(there: Any, value: str) -> bool:
@@ -236,7 +244,7 @@ def _is(there: Any, value: str) -> bool:
 
 
 def _mean(rows: Path, words: Sequence[str]) -> Said:
-    table = _chosen(rows, words[0], _settings(words[2:]))
+    table = _chosen(rows, words[0], _settings(words[2:]), words[1])
     values, said = table[words[1]].astype(float), f"stderr.{words[1].partition('.')[2]}"
     if words[1].startswith("predicted.") or values.nunique() == 1:
         return f"{values.mean():.3g}", list(table["hash"])
@@ -247,12 +255,12 @@ def _mean(rows: Path, words: Sequence[str]) -> Said:
 
 
 def _of(rows: Path, words: Sequence[str]) -> Said:
-    table = _chosen(rows, words[0], _settings(words[2:]))
+    table = _chosen(rows, words[0], _settings(words[2:]), words[1])
     return f"{int(table[words[1]].astype(bool).sum())} of {len(table)}", list(table["hash"])
 
 
 def _range(rows: Path, words: Sequence[str]) -> Said:
-    table = _chosen(rows, words[0], _settings(words[2:]))
+    table = _chosen(rows, words[0], _settings(words[2:]), words[1])
     values = table[words[1]].astype(float)
     return f"{values.min():.2g} to {values.max():.2g}", list(table["hash"])
 

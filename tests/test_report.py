@@ -1,17 +1,18 @@
-"""The page: its numbers are its rows', its links lead somewhere, and a real browser shows it whole at 1280 and at 400 pixels."""
+"""The page: its numbers are its rows', its links lead somewhere, and a real browser shows it whole and legible, narrow and wide, light and dark."""
 
 import base64
+import io
 import itertools
 import json
 import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from figures import registry, report
-from figures._cells import measured
-from figures.rows import Rows
 from llm.data.mixtures import SETUPS
 from llm.settings import COMPOSITIONS
 from runs.settings import SettingError
@@ -20,6 +21,12 @@ from tests.rows_of_models import row, write
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "results" / "paper"
 ITEMS = {"figure_1": "figure", "figure_2": "figure", "theorem_2": "figure", "table_01": "table", "table_10": "table", "compositions": "table"}
+
+
+FIRST = [
+    *("The question", "What was found", "On which model, and how far it carries", "Which rule, and by how much"),
+    *("Your model", "What does not agree"),
+]
 
 
 def rows_of(folder):
@@ -61,11 +68,11 @@ def page(folder):
 def test_the_page_has_every_part(page):
     heads = re.findall(r"^## (.+)$", page, re.MULTILINE)
     assert heads == [
-        *("The question", "The theory in five lines", "The claims of the paper, checked", "Predictions of the theory for language models"),
-        *("The figures", "The tables, side by side", "What does not agree, and what that means", "What was measured on what", "Rows"),
+        *FIRST,
+        *("Findings one by one", "Figures", "Tables", "The paper's claims", "Predictions", "Provenance", "Rows"),
     ]
     assert set(re.findall("<!-- .+? -->", page)) == {"<!-- numbers figure_2.csv -->", "<!-- numbers theorem_2.csv -->"}
-    assert "[The question](#the-question) · [The theory in five lines](#the-theory-in-five-lines) · " in page
+    assert "[The question](#the-question) · [What was found](#what-was-found) · " in page
     assert page.index("### The sum of two experts") < page.index("### Figure 1") < page.index("### Table 1:") < page.index("### Every composition")
     assert page.count("![") == 2
     assert "Not drawn: rows: got no rows of llm_two_hop" in page
@@ -93,28 +100,11 @@ def test_links_lead_somewhere(folder, page):
 
 def test_numbers_in_the_text_are_those_of_their_rows(folder, page):
     rows = rows_of(folder / "paper")
-    for setup, composition in (("4", "sum"), ("5", "sum"), ("4", "arrow"), ("5", "arrow"), ("1", "arrow"), ("2", "sum"), ("2", "arrow")):
+    for setup, composition in (("2", "arrow_after"), ("0", "arrow_after")):
         share, name = asked(rows, setup=setup, composition=composition, prompting="steps", seed=0)
-        assert f"[{share}](#row-{name})" in page
-    assert not re.search(r"\{\w+ \w+=", page)
-    assert "(no rows of" not in page
-
-
-def test_what_the_text_says_of_them_holds():
-    """On the committed rows, pooled as the page pools them; where this fails, the text of the page has to be written anew."""
-    found = measured(Rows(PAPER, {"llm_bridge": ""}), ["llm_bridge"], ("setup", "composition", "prompting"), layers="mlp", adapter="lora")
-    share = {key[1:3]: cell["percent"] / 100 for key, cell in found.cells.items() if key[0] == "pocket" and key[-1] == "steps"}
-    for setup in ("4", "5"):
-        assert share[setup, "sum"] > max(0.5, 2 * share[setup, "arrow"])
-    assert share["1", "arrow"] < 0.1
-    assert share["2", "sum"] < 0.1 < share["2", "arrow"] - 0.1
-    for model in ("results/pocket-1", "results/pocket-same"):
-        hits = {key[1]: cell["hits"] for key, cell in found.cells.items() if key[0] == model and key[2:] == ("arrow_after", "steps")}
-        assert hits["0"] == hits["3"] == 0 < hits["2"]
-
-
-def test_a_number_without_rows_says_so(tmp_path):
-    assert report._number(tmp_path, "llm_bridge", ["model=pocket", "setup=4"], {}) == "(no rows of llm_bridge with model=pocket setup=4)"
+        hits, total = map(int, share.split("/"))
+        assert f"[{100 * hits / total:.0f} % (one seed)](#row-{name})" in page
+    assert not re.search(r"\{\w+ \w+", page)
 
 
 def test_another_row_another_number(folder, tmp_path):
@@ -125,19 +115,17 @@ def test_another_row_another_number(folder, tmp_path):
         one["measured"]["hits"] += 1
     (rows / "llm_bridge.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
     text = report.page(rows, tmp_path / "out", [])
-    before, after = (asked(one, setup="4", composition="sum", prompting="steps", seed=0)[0] for one in (rows_of(folder / "paper"), lines))
-    assert before != after
-    assert f"[{after}](#row-" in text
-    assert f"[{before}](#row-" not in text
+    _, name = asked(lines, model="results/pocket-1", setup="0", composition="arrow_after", prompting="steps")
+    assert f"[9/16](#row-{name})" in text
+    assert f"[8/16](#row-{name})" in (folder / "figures" / "report.md").read_text()
 
 
 def test_without_ledger_and_verdicts_the_commands_are_said(tmp_path):
     text = report.page(tmp_path, tmp_path / "out", [])
     assert "`python -m paper_checks` writes them" in text
     assert "`python -m paper_checks.predictions` writes them" in text
-    missing = "(no rows of llm_bridge with model=pocket setup=4 composition=sum prompting=steps)"
-    assert f"- **Between the paper and the pocket model: one-sided bridges.** Not measured {missing}.\n- **" in text
-    assert "the plain sum answers" not in text
+    assert "- **Setup 1.** Not measured yet: `python -m llm.bridge setup=1 composition=arrow prompting=steps`.\n- **" in text
+    assert "The pocket model under `arrow` answers" not in text
     assert "- **What was not measured.** The paper's models, " in text
 
 
@@ -156,15 +144,38 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
         report.main(tmp_path, tmp_path / "file" / "out", [])
 
 
-def test_the_html_needs_nothing_else(folder):
-    text = (folder / "figures" / "report.html").read_text()
+def test_the_html_loads_nothing(folder):
+    out = folder / "figures"
+    text = (out / "report.html").read_text()
     outside = re.sub(r"<code>.*?</code>", "", text)
-    for link in re.findall(r"""(?:src|href)=["']([^"']+)["']""", outside):
-        assert link.startswith(("data:", "#", "../paper/")), link[:80]
+    assert all(source.startswith("data:") for source in re.findall(r"""src=["']([^"']+)["']""", outside))
+    for link in re.findall(r"""href=["']([^"']+)["']""", outside):
+        assert link.startswith(("data:", "#")) or (out / link.partition("#")[0]).is_file(), link[:80]
     assert not re.search(r"@import|url\(|<script src|<link rel=.stylesheet", text)
-    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
-    assert base64.b64decode(pictures[1]) == (folder / "figures" / "figure_2.png").read_bytes()
     assert text.count("<table>") == text.count("<div class='wide' tabindex='0'><table>")
+
+
+def test_pictures_are_smaller_and_look_the_same(folder):
+    text = (folder / "figures" / "report.html").read_text()
+    for name, source in zip(("theorem_2", "figure_2"), re.findall(r'src="data:image/png;base64,([^"]+)"', text), strict=False):
+        file = folder / "figures" / f"{name}.png"
+        inside = base64.b64decode(source)
+        assert len(inside) < 0.6 * file.stat().st_size
+        shown, drawn = (Image.open(source).convert("RGB") for source in (io.BytesIO(inside), file))
+        assert shown.size == drawn.size
+        apart = np.abs(np.asarray(shown, dtype=int) - np.asarray(drawn, dtype=int))
+        assert apart.mean() < 1
+        assert np.quantile(apart, 0.999) < 60
+
+
+def test_long_tables_are_folded(folder):
+    text = (folder / "figures" / "report.html").read_text()
+    for before, table in re.findall(r"(.{60})<div class='wide' tabindex='0'><table>(.*?)</table>", text, re.DOTALL):
+        assert ("lines</summary>" in before) == (table.count("<tr>") - 1 > report.LONG)
+
+
+def test_the_whole_page_is_less_than_two_megabytes(whole):
+    assert whole.stat().st_size < 2_000_000
 
 
 def test_each_number_of_a_figure_has_its_row(folder):
@@ -180,6 +191,20 @@ def test_the_same_page_from_the_same_rows(folder, tmp_path):
     out = folder / "figures"
     text = (out / "report.html").read_bytes()
     assert report.html((out / "report.md").read_text(), out).encode() == text
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The page of all committed rows, with the figures and tables that are committed."""
+    out = tmp_path_factory.mktemp("whole")
+    drawn = []
+    for item in registry.items().values():
+        files = {path.suffix[1:]: path for path in (ROOT / "results" / "figures").glob(f"{item.name}.*")}
+        if {"md", "csv"} <= set(files):
+            shutil.copytree(ROOT / "results" / "figures", out, dirs_exist_ok=True) if not drawn else None
+            drawn.append(registry.Drawn(item.name, item.kind, item.title, "", files))
+    assert report.main(PAPER, out, drawn) == 0
+    return out / "report.html"
 
 
 INSTALL = "apt-get update && apt-get install -y --no-install-recommends chromium chromium-driver"
@@ -207,42 +232,132 @@ def browser(tmp_path_factory):
     found.quit()
 
 
-def faults(browser, path, width):
-    """What a person would find wrong with the page at a width."""
+FAULTS = """
+const found = []
+for (const fold of document.querySelectorAll('details')) fold.open = true
+if (window.fit) fit()
+const seen = document.documentElement.clientWidth
+if (document.documentElement.scrollWidth > seen) found.push(`the page is ${document.documentElement.scrollWidth} wide in ${seen}`)
+for (const part of document.body.querySelectorAll('*')) {
+    const box = part.getBoundingClientRect()
+    const outside = box.width && (box.right > seen + 1 || box.left < -1)
+    if (outside) { found.push(`outside the window: ${part.tagName} ${part.textContent.trim().slice(0, 40)}`); break }
+}
+for (const image of document.images) {
+    if (!(image.complete && image.naturalWidth > 0)) { found.push('a picture does not load: ' + image.alt); continue }
+    if (!image.alt) found.push('a picture has no words')
+    const width = image.getBoundingClientRect().width
+    if (width < 0.85 * Math.min(seen, 700)) found.push(`a picture is small: ${width} of ${seen}`)
+    if (image.naturalWidth > 4.5 * width) found.push('a picture has dots that nobody sees: ' + image.alt)
+}
+for (const table of document.querySelectorAll('table')) {
+    const name = table.textContent.trim().slice(0, 40)
+    if (parseFloat(getComputedStyle(table).fontSize) < 12) found.push('a table is too small to read: ' + name)
+    for (const row of table.rows) for (const cell of row.cells) {
+        if (cell.textContent.trim() && cell.clientWidth && cell.clientWidth < 30) { found.push('a column is too narrow: ' + name); break }
+        if (cell.scrollWidth > cell.clientWidth + 1) { found.push('a cell runs over: ' + cell.textContent); break }
+    }
+}
+for (const at of performance.getEntriesByType('resource')) if (!at.name.startsWith('data:')) found.push('loads ' + at.name)
+// WCAG 2.1, 1.4.3: 4.5 between text and what is behind it, 3 for large text.
+const parsed = text => (text.match(/[\\d.]+/g) ?? [0, 0, 0, 0]).map(Number)
+const light = text => {
+    const [r, g, b] = parsed(text).map(c => c / 255).map(c => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+}
+const behind = part => {
+    for (let up = part; up; up = up.parentElement) {
+        const colour = getComputedStyle(up).backgroundColor
+        if ((parsed(colour)[3] ?? 1) > 0) return colour
+    }
+    return matchMedia('(prefers-color-scheme: dark)').matches ? 'rgb(18, 18, 18)' : 'rgb(255, 255, 255)'
+}
+const contrast = (one, other) => {
+    const [low, high] = [light(one), light(other)].sort((a, b) => a - b)
+    return (high + 0.05) / (low + 0.05)
+}
+const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT)
+const judged = new Set()
+while (walker.nextNode()) {
+    const part = walker.currentNode.parentElement
+    if (!walker.currentNode.textContent.trim() || ['SCRIPT', 'STYLE'].includes(part.tagName)) continue
+    for (const pseudo of [null, '::before']) {
+        const style = getComputedStyle(pseudo ? part.parentElement : part, pseudo)
+        if (pseudo && ['none', 'normal'].includes(style.content)) continue
+        const size = parseFloat(style.fontSize), large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700)
+        const ratio = contrast(style.color, behind(part)), key = `${style.color} on ${behind(part)}`
+        if (!judged.has(key) && ratio < (large ? 3 : 4.5)) found.push(`contrast ${ratio.toFixed(1)}: ${key}`)
+        judged.add(key)
+    }
+}
+return [...new Set(found)]
+"""
+
+
+def shown(browser, path, width, scheme="light"):
+    """Opens the page at a width, as a reader's machine prefers it; returns what the browser complains of."""
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600})
     browser.get(path.as_uri())
-    found = [f"console: {entry['message']}" for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
-    return found + browser.execute_script(
-        """
-        const found = []
-        for (const fold of document.querySelectorAll('details')) fold.open = true
-        const seen = document.documentElement.clientWidth
-        if (document.documentElement.scrollWidth > seen) found.push(`the page is ${document.documentElement.scrollWidth} wide in ${seen}`)
-        for (const image of document.images) {
-            if (!(image.complete && image.naturalWidth > 0)) found.push('a picture does not load: ' + image.alt)
-            if (!image.alt) found.push('a picture has no words')
-            const scrolls = ['auto', 'scroll'].includes(getComputedStyle(image.parentElement).overflowX)
-            if (image.getBoundingClientRect().right > seen + 1 && !scrolls) found.push('a picture is cut: ' + image.alt)
-        }
-        for (const table of document.querySelectorAll('table')) {
-            const box = table.parentElement, name = table.textContent.trim().slice(0, 40)
-            const scrolls = ['auto', 'scroll'].includes(getComputedStyle(box).overflowX)
-            if (table.scrollWidth > box.clientWidth + 1 && !scrolls) found.push('a table does not scroll: ' + name)
-            if (parseFloat(getComputedStyle(table).fontSize) < 12) found.push('a table is too small to read: ' + name)
-            for (const row of table.rows) for (const cell of row.cells) {
-                if (cell.textContent.trim() && cell.clientWidth < 40) { found.push('a column is too narrow: ' + name); break }
-                if (cell.scrollWidth > cell.clientWidth + 1) { found.push('a cell runs over: ' + cell.textContent); break }
-            }
-        }
-        for (const at of performance.getEntriesByType('resource')) if (!at.name.startsWith('data:')) found.push('loads ' + at.name)
-        return [...new Set(found)]
-        """
-    )
+    return [f"console: {entry['message']}" for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
 
 
-@pytest.mark.parametrize("width", [1280, 400])
-def test_a_browser_shows_the_page_whole(browser, folder, width):
-    assert faults(browser, folder / "figures" / "report.html", width) == []
+def faults(browser, path, width, scheme="light"):
+    """What a person would find wrong with the page at a width."""
+    return shown(browser, path, width, scheme) + browser.execute_script(FAULTS)
+
+
+def picture(browser):
+    """What the window shows."""
+    content = base64.b64decode(browser.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})["data"])
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), dtype=float)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 768, 1280])
+def test_a_browser_shows_the_page_whole(browser, whole, width, scheme):
+    assert faults(browser, whole, width, scheme) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_first_screen_is_text_on_its_ground(browser, whole, width, scheme):
+    shown(browser, whole, width, scheme)
+    seen = picture(browser)
+    assert seen.shape == (900, width, 3)
+    ground = seen[-1, 0]
+    assert (ground.mean() > 200) == (scheme == "light")
+    ink = np.abs(seen - ground).max(axis=2) > 60
+    assert 0.02 < ink.mean() < 0.3
+    assert ink[450:].mean() > 0.01
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pictures_stand_on_white_in_both_schemes(browser, whole, scheme):
+    shown(browser, whole, 1280, scheme)
+    browser.execute_script("document.images[0].scrollIntoView()")
+    assert (picture(browser)[:300, 200:800].min(axis=2) > 250).mean() > 0.5
+
+
+def test_the_first_two_screens_answer_a_stranger(browser, whole):
+    shown(browser, whole, 1280)
+    top = "return [...document.querySelectorAll('h2')].map(head => [head.textContent, head.getBoundingClientRect().top])"
+    places = dict(browser.execute_script(top))
+    assert list(places)[:6] == FIRST
+    assert places["What does not agree"] < 1900
+
+
+def test_a_narrow_screen_shows_every_column(browser, whole):
+    """Verdicts, too: the cells of a line stand under one another, each beside its column's name."""
+    shown(browser, whole, 390)
+    cells = """
+    const table = [...document.querySelectorAll('table')].find(table => table.textContent.includes('verdict'))
+    const said = cell => getComputedStyle(cell, '::before').content
+    return [...table.tBodies[0].rows[0].cells].map(cell => [cell.dataset.head, cell.getBoundingClientRect().right, said(cell)])
+    """
+    found = browser.execute_script(cells)
+    assert "verdict" in [head for head, _, _ in found]
+    assert all(0 < right <= 390 and said == f'"{head}"' for head, right, said in found)
 
 
 def test_a_link_to_a_row_opens_the_fold_that_holds_it(browser, folder):
@@ -260,9 +375,12 @@ def test_a_link_to_a_row_opens_the_fold_that_holds_it(browser, folder):
         ("<script>console.error('broken')</script>", "console: "),
         ("<img src='nowhere.png' alt='gone'>", "a picture does not load: gone"),
         ("<img src='data:,' alt='gone'>", "a picture does not load: gone"),
-        ("<img src='data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA=' alt='wide' width=900>", "a picture is cut: wide"),
+        ("<img src='data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA=' alt='wide' width=900>", "outside the window: IMG"),
+        ("<img src='data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA=' alt='wide' width=90>", "a picture is small"),
         ("<table><tr><td style='min-width: 900px'>words</td></tr></table>", "the page is"),
-        ("<table><tr><td style='min-width: 900px'>words</td></tr></table>", "a table does not scroll"),
+        ("<div style='overflow-x: auto'><table><tr><td style='min-width: 900px'>words</td></tr></table></div>", "outside the window"),
+        ("<p style='color: #888'>words</p>", "contrast 3.5: "),
+        ("<p style='background: #333'><span style='color: #111'>words</span></p>", "contrast 1."),
         ("<div style='overflow-x: auto'><table style='font-size: 9px'><tr><td>words</td></tr></table></div>", "a table is too small"),
         ("<div style='overflow-x: auto'><table><tr><td>a</td></tr></table></div>", "a column is too narrow"),
     ],

@@ -1,0 +1,206 @@
+"""Text from rows: each placeholder says what its rows say, a digit outside one is refused, and the README is what its rows make of its template."""
+
+import itertools
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from figures import report
+from figures._text import MISSING, fill, loose
+from llm.intervals import difference, holm
+from tests.rows_of_models import row, write
+
+ROOT = Path(__file__).parents[1]
+PAPER = ROOT / "results" / "paper"
+TEMPLATES = (report.TEXT, report.README)
+RULES = ("uniform", "average", "sum", "arrow", "arrow_after")
+
+
+def of(rows, placeholder):
+    return fill(f"{{{placeholder}}}", rows).text
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """Five seeds of five rules in one setup; `arrow` is nearly always right, `sum` now and then, the others never."""
+    folder = tmp_path_factory.mktemp("text") / "rows"
+    right = {"arrow": lambda seed: [2] * 7 + [seed % 2], "sum": lambda seed: [1] * seed + [0] * (8 - seed)}
+    asked = {"setup": "2", "prompting": "steps"}
+    return write(
+        folder,
+        *(
+            row("llm_bridge", right.get(rule, lambda _: [0] * 8)(seed), seed=seed, composition=rule, marks={"bridge_right": seed}, **asked)
+            for rule in RULES
+            for seed in range(5)
+        ),
+        row("llm_bridge", [1] * 8, model="other", composition="arrow", **asked),
+    )
+
+
+def test_counts_shares_and_seeds(rows):
+    cell = "llm_bridge setup=2 prompting=steps composition=sum"
+    assert of(rows, f"hits {cell}") == "10/80"
+    assert re.fullmatch(r"12 % \[\d, \d\d\]", of(rows, f"share {cell}"))
+    assert of(rows, f"seeds {cell}") == "0, 1, 2, 3, 4"
+    assert of(rows, f"hits {cell} mark=bridge_right") == "10/80"
+    assert of(rows, "share llm_bridge model=other setup=2 prompting=steps composition=arrow") == "50 % (one seed)"
+
+
+def test_best_and_next(rows):
+    cell = "llm_bridge setup=2 prompting=steps"
+    assert of(rows, f"best {cell}") == "`arrow`"
+    assert of(rows, f"next {cell}") == "`sum`"
+    assert of(rows, f"best {cell} among=uniform,sum") == "`sum`"
+    assert of(rows, f"hits {cell} composition=best") == of(rows, f"hits {cell} composition=arrow")
+    assert of(rows, f"difference {cell} composition=best,next") == of(rows, f"difference {cell} composition=arrow,sum")
+
+
+def test_a_difference_is_paired_and_corrected_over_all_pairs(rows):
+    """Against llm.intervals itself, with the pairs written out; its sign is that of first less second."""
+    shares = {rule: [np.zeros(8)] * 5 for rule in RULES}
+    shares["arrow"] = [np.array([2] * 7 + [seed % 2]) / 2 for seed in range(5)]
+    shares["sum"] = [np.array([1] * seed + [0] * (8 - seed)) / 2 for seed in range(5)]
+    pairs = list(itertools.combinations(RULES, 2))
+    found = [difference(shares[one], shares[other]) for one, other in pairs]
+    corrected = dict(zip(pairs, holm([seen.p for seen in found if seen]), strict=True))
+    for one, other in (("sum", "arrow"), ("average", "sum")):
+        said = of(rows, f"difference llm_bridge setup=2 prompting=steps composition={one},{other}")
+        back = of(rows, f"difference llm_bridge setup=2 prompting=steps composition={other},{one}")
+        mean, low, high = map(int, re.findall(r"[+-]?\d+", said.replace("−", "-"))[:3])
+        assert [mean, low, high] == [-number for number in map(int, np.array(re.findall(r"[+-]?\d+", back.replace("−", "-"))[:3])[[0, 2, 1]])]
+        assert mean == pytest.approx(100 * np.mean(np.concatenate(shares[one]) - np.concatenate(shares[other])), abs=0.51)
+        p = corrected[one, other]
+        assert (f"p = {p:.2g}" if p >= 0.001 else "p < 0.001") in said
+        assert ("undecided" in said) == (p >= 0.05) == (low <= 0 <= high)
+
+
+def test_one_seed_tells_no_difference(tmp_path):
+    write(tmp_path, *(row("llm_bridge", [1] * 8, composition=rule, setup="2", prompting="steps") for rule in RULES))
+    said = of(tmp_path, "difference llm_bridge setup=2 prompting=steps composition=sum,arrow")
+    assert said == "a difference that one seed cannot tell"
+
+
+@pytest.mark.parametrize(
+    ("placeholder", "text"),
+    [
+        ("mean kernel_limit predicted.c_first width=2**24 dim=inf init_scale=std", "0.412"),
+        ("mean kernel_limit measured.c_first width=2**24 dim=inf init_scale=std", "0.41223(4)"),
+        ("of theorem_3 measured.wins_z composition=oracle", "49 of 49"),
+        ("paper 2 base_model=Qwen2.5-7B adaptation=LoRA composition=CAT", "21 %"),
+        ("= 3.7 M", "3.7 M"),
+    ],
+)
+def test_numbers_of_theory_and_paper(placeholder, text):
+    assert of(PAPER, placeholder) == text
+
+
+def test_what_is_missing_names_its_command(rows):
+    assert of(rows, "hits llm_bridge setup=4 composition=sum") == f"({MISSING}: `python -m llm.bridge setup=4 composition=sum`)"
+    missing = of(rows, "best llm_bridge model=smollm2 setup=2")
+    assert missing == f"({MISSING}: `python -m llm.bridge model=smollm2 setup=2 composition={','.join(RULES)}`)"
+    assert of(rows, "of theorem_3 measured.wins_z composition=sum") == f"({MISSING}: `python -m theory.sweep experiment=theorem_3 composition=sum`)"
+    assert of(rows, "claims confirmed") == f"({MISSING}: `python -m paper_checks`)"
+    point = fill("- **Lead.** It is {hits llm_bridge setup=4 composition=sum}.\n- **Next.** Words.\n", rows).text
+    assert point == f"- **Lead.** {MISSING.capitalize()}: `python -m llm.bridge setup=4 composition=sum`.\n- **Next.** Words.\n"
+
+
+def test_what_is_not_known_is_refused(rows):
+    with pytest.raises(ValueError, match=r"\{hit llm_bridge x=1\}: got 'hit'; allowed: hits, share"):
+        fill("{hit llm_bridge x=1}", rows)
+    with pytest.raises(ValueError, match="Table 2 of the paper has no cell"):
+        fill("{paper 2 composition=nothing}", rows)
+
+
+def test_numbers_link_to_their_rows(rows):
+    filled = fill("{hits llm_bridge setup=2 prompting=steps composition=sum}", rows, linked=True)
+    ((first, every),) = filled.cited.items()
+    assert filled.text == f"[10/80](#row-{first})"
+    assert len(every) == 5
+    assert every[0] == first
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.stem)
+def test_no_number_stands_outside_a_placeholder(template):
+    assert loose(template.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        *("Arrow answers 125 of 200.", "**88 %**"),
+        *("It holds in 93 % [78, 98].", "- **Lead.** The AUC is 0.98.", "| sum | 176 |", "at most 3 of 200 times"),
+    ],
+)
+def test_a_planted_number_is_found(planted):
+    text = report.TEXT.read_text()
+    assert len(loose(text.replace("## Your model\n", f"## Your model\n\n{planted}\n"))) == 1
+
+
+@pytest.mark.parametrize(
+    "allowed",
+    [
+        "`width=2**24`",
+        *("Table 7 and eq. 19, 20", "Tables 1 and 10", "setups 2, 4 and 5", "{= 3.7 M}", "[x](a#L12)"),
+        *("P4 and r2(y)", "SmolLM2-135M-Instruct"),
+    ],
+)
+def test_sizes_and_references_are_no_results(allowed):
+    assert loose(f"It is {allowed} here.") == []
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.stem)
+def test_committed_rows_have_every_number_but_those_of_smollm2(template):
+    """A mistyped placeholder would read as rows that are missing."""
+    missing = re.findall(rf"{MISSING}: `([^`]+)`", fill(template.read_text(), PAPER).text, re.IGNORECASE)
+    assert [command for command in missing if "model=smollm2" not in command] == []
+
+
+def test_the_readme_is_what_its_rows_say(tmp_path):
+    report.readme(PAPER, tmp_path / "README.md")
+    assert (tmp_path / "README.md").read_text() == (ROOT / "README.md").read_text(), "python -m figures only=theorem_2 readme=README.md"
+
+
+def test_the_readme_is_one_screen_and_its_links_lead_somewhere():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 120
+    for link in re.findall(r"\]\(([^)#\s]+)\)", text):
+        assert (ROOT / link).exists(), link
+
+
+@pytest.mark.parametrize("name", ["llm/README.md", "results/README.md"])
+def test_other_pages_hold_no_results(name):
+    """Shares, counts of counts and standard errors: results stand on the page."""
+    assert re.findall(r"\d+ of \d+|± \d|\[\d[\d., ]*\]|AUC", (ROOT / name).read_text()) == []
+
+
+def test_what_the_words_between_the_numbers_say_holds():
+    """On the committed rows; where this fails, the sentence around the numbers has to be written anew."""
+    decided = lambda cell: re.fullmatch(r"\+.*(?<!undecided)", of(PAPER, f"difference {cell}"))  # noqa: E731
+    share = lambda cell: float(of(PAPER, f"share {cell}").split(" %")[0])  # noqa: E731
+    steps = "llm_bridge prompting=steps"
+    for setup, best in (("2", "arrow_after"), ("4", "sum"), ("5", "sum")):
+        assert of(PAPER, f"best {steps} setup={setup}") == f"`{best}`"
+    assert decided(f"{steps} setup=2 composition=arrow_after,average")
+    assert decided(f"{steps} setup=5 composition=sum,arrow_after")
+    assert not decided(f"{steps} setup=2 composition=arrow_after,arrow")
+    assert not decided(f"{steps} setup=4 composition=sum,arrow")
+    for setup in ("0", "1", "3"):
+        assert all(share(f"{steps} setup={setup} composition={rule}") < 5 for rule in RULES)
+    assert share(f"{steps} setup=2 composition=sum") < 5
+    for setup in range(9):
+        assert all(share(f"llm_bridge prompting=direct setup={setup} composition={rule}") <= 5 for rule in RULES)
+    direct = "llm_two_hop library=2-combination dataset=R"
+    for rule in RULES[1:]:
+        assert share(f"{direct} prompting=direct composition={rule}") <= 5
+        assert min(share(f"{direct} prompting={hop} composition={rule}") for hop in ("first", "second")) > 95
+    assert share(f"{direct} prompting=first composition=uniform") < 20
+    assert share("llm_two_hop library=oracle dataset=R composition=alone prompting=steps") == 0
+    few, many = ("llm_bridge_minimum prompting=steps bridge_triplets=" + number for number in ("1", "20"))
+    assert share(f"{few} composition=arrow_after") > 0.7 * share(f"{many} composition=arrow_after")
+    assert share(f"{few} composition=arrow") < 0.7 * share(f"{many} composition=arrow")
+    for setup in ("6", "7"):
+        assert 25 < share(f"{steps} setup={setup} composition=arrow_after:random") < 35
+    for rule, won in (("dare", 1), ("sum", 0), ("average", 0), ("cat", 0), ("arrow", 0), ("ties", 0), ("knots", 0), ("lorahub", 0)):
+        assert of(PAPER, f"of theorem_3 measured.wins_z composition={rule}") == f"{won} of 49"
