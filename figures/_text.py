@@ -7,7 +7,6 @@
     {difference EXPERIMENT SETTINGS}     +62 points [40, 85], p = 0.001: paired over seeds, of the one setting that has two values `a,b`
     {mean EXPERIMENT COLUMN SETTINGS}    0.41223(5): over seeds, with the rows' own standard error in the last digit
     {of EXPERIMENT COLUMN SETTINGS}      3 of 16: in how many rows it is true
-    {range EXPERIMENT COLUMN SETTINGS}   0.27 to 0.32: the least and the largest
     {rows EXPERIMENT SETTINGS}           how many rows there are
     {paper TABLE LABEL=VALUE ...}        what the paper's table prints, in its own unit
     {claims VERDICT}, {verdict P1}       how many claims of the ledger have a verdict; that of a prediction for the pocket model
@@ -16,7 +15,8 @@
 SETTINGS are `name=value` words as commands take them. A language model's are of the pocket model, plain LoRA and the MLP where they name no
 other. A rule may be `best` or `next`: of `among` (the five rules of Table 1 where it is not given) the one with the most hits, or the second.
 A `difference` is corrected by Holm's method over all pairs of `among`; its interval has the level at which Holm's test decides about it, so
-that it leaves out zero where the corrected p is below 0.05. Rows that are missing are replaced by the command that makes them.
+that it leaves out zero where the corrected p is below 0.05. A cell whose positive control failed (`llm.controls`) is followed by "(void)". Rows
+that are missing are replaced by the command that makes them.
 """
 
 import functools
@@ -164,15 +164,19 @@ def _cell(rows: Path, words: Sequence[str]) -> tuple[pandas.DataFrame, dict[str,
     return group, of_rows(group, mark)
 
 
+def _void(cell: dict[str, Any]) -> str:
+    return " (void)" if cell.get("void") else ""
+
+
 def _hits(rows: Path, words: Sequence[str]) -> Said:
     group, cell = _cell(rows, words)
-    return f"{cell['hits']}/{cell['total']}", list(group["hash"])
+    return f"{cell['hits']}/{cell['total']}{_void(cell)}", list(group["hash"])
 
 
 def _share(rows: Path, words: Sequence[str]) -> Said:
     group, cell = _cell(rows, words)
     interval = "(one seed)" if math.isnan(cell["low"]) else f"[{cell['low']:.0f}, {cell['high']:.0f}]"
-    return f"{cell['percent']:.0f} % {interval}", list(group["hash"])
+    return f"{cell['percent']:.0f} % {interval}{_void(cell)}", list(group["hash"])
 
 
 def _seeds(rows: Path, words: Sequence[str]) -> Said:
@@ -218,10 +222,10 @@ def _difference(rows: Path, words: Sequence[str]) -> Said:
     level, freedom = 0.05 * (seen.p / p if p else 1.0), seeds - 1
     error = abs(seen.mean) / stats.t.isf(seen.p / 2, freedom) if seen.p < 1 else (seen.high - seen.mean) / stats.t.isf(0.025, freedom)
     half = float(error * stats.t.isf(level / 2, freedom))
-    low, high = (100 * max(-1.0, sign * seen.mean - half), 100 * min(1.0, sign * seen.mean + half))
+    low, high = (round(100 * end) for end in (max(-1.0, sign * seen.mean - half), min(1.0, sign * seen.mean + half)))
     said = f"p = {p:.2g}" if p >= 0.001 else "p < 0.001"
     verdict = "" if p < 0.05 else ": undecided"
-    return f"{100 * sign * seen.mean:+.0f} points [{low:.0f}, {high:.0f}], {said}{verdict}".replace("-", "−"), hashes
+    return f"{100 * sign * seen.mean:+.0f} points [{low}, {high}], {said}{verdict}".replace("-", "−"), hashes
 
 
 def _chosen(rows: Path, experiment: str, wanted: dict[str, str], column: str = "hash") -> pandas.DataFrame:
@@ -257,12 +261,6 @@ def _mean(rows: Path, words: Sequence[str]) -> Said:
 def _of(rows: Path, words: Sequence[str]) -> Said:
     table = _chosen(rows, words[0], _settings(words[2:]), words[1])
     return f"{int(table[words[1]].astype(bool).sum())} of {len(table)}", list(table["hash"])
-
-
-def _range(rows: Path, words: Sequence[str]) -> Said:
-    table = _chosen(rows, words[0], _settings(words[2:]), words[1])
-    values = table[words[1]].astype(float)
-    return f"{values.min():.2g} to {values.max():.2g}", list(table["hash"])
 
 
 def _rows(rows: Path, words: Sequence[str]) -> Said:
@@ -302,5 +300,5 @@ def _verdict(rows: Path, words: Sequence[str]) -> Said:
 VERBS: dict[str, Callable[[Path, Sequence[str]], Said]] = {
     **{"hits": _hits, "share": _share, "seeds": _seeds, "difference": _difference},
     **{"best": _best, "next": functools.partial(_best, place=1)},
-    **{"mean": _mean, "of": _of, "range": _range, "rows": _rows, "paper": _paper, "claims": _claims, "verdict": _verdict},
+    **{"mean": _mean, "of": _of, "rows": _rows, "paper": _paper, "claims": _claims, "verdict": _verdict},
 }

@@ -46,7 +46,7 @@ def library(point: Continent) -> list[tuple[tuple[str, ...], tuple[str, ...], in
 
 
 def specs(point: Continent, seed: int) -> list[Any]:
-    """What makes them."""
+    """The experts of the point, as training or as names of adapters."""
     from llm.experts import Spec
 
     training = Training(**{f.name: getattr(point, f.name) for f in dataclasses.fields(Training)})
@@ -67,7 +67,7 @@ def sensible(point: Continent) -> Continent:
 
 
 def questions(point: Continent, seed: int) -> list[Question]:
-    """What the point asks."""
+    """The questions that the point asks."""
     from llm.data import hotpot
 
     found = hotpot.questions(point.data, point.count, seed, point.triplets)

@@ -74,7 +74,7 @@ class CrossLingual(ExamSettings):
 
 @dataclass(frozen=True)
 class Learned:
-    """What an expert learns: tasks in English (coding), translations, tasks in Spanish, or several of them."""
+    """The data of an expert: tasks in English (coding), translations, tasks in Spanish, or several of them."""
 
     skills: tuple[str, ...]
     data: str
@@ -119,7 +119,7 @@ def sources(point: CrossLingual, seed: int) -> list[Learned | str]:
 
 
 def adapters(point: CrossLingual, seed: int) -> list[Any]:
-    """The same, as Specs and names of adapters."""
+    """The experts of the point, as Specs or names of adapters."""
     from llm.exam.lessons import lessons
 
     return [source if isinstance(source, str) else lessons(source, point, seed, _ROLES[source.skills]) for source in sources(point, seed)]
@@ -131,7 +131,7 @@ def specs(point: CrossLingual, seed: int) -> list[Any]:
 
 
 def library(point: CrossLingual) -> list[tuple[tuple[str, ...], tuple[str, ...], int]]:
-    """The same in the words of a dry run. An expert has the same role in every library, so that it is trained once."""
+    """The experts of the point as a dry run names them. An expert has the same role in every library, so that it is trained once."""
     learned = [source for source in sources(point, 0) if not isinstance(source, str)]
     return [((*source.skills, source.data, source.sentences, str(source.count)), (), _ROLES[source.skills]) for source in learned]
 
@@ -146,7 +146,7 @@ def sensible(point: CrossLingual) -> CrossLingual | None:
 
 
 def questions(point: CrossLingual, seed: int) -> list[Question]:
-    """What the point asks, each task a group of its own."""
+    """The tasks that the point asks, each a group of its own."""
     found = posed(point.data, point.asked, point.split, point.columns)
     return [Question(prompt(task), task.id, {"id": task.id}, task) for task in found]
 

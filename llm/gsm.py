@@ -60,7 +60,7 @@ class Gsm(ExamSettings):
 
 @dataclass(frozen=True)
 class GsmOptions(ExamOptions):
-    """What to run and where."""
+    """The options of a run, which rows do not record as settings."""
 
     endpoint: str = setting("", Text("http://... or https://..."), "an OpenAI-compatible address for judge=, as in https://api.openai.com/v1")
     key_variable: str = setting("OPENAI_API_KEY", Text("a name", r"\w+"), "the environment variable that holds the endpoint's key")
@@ -68,7 +68,7 @@ class GsmOptions(ExamOptions):
 
 @dataclass(frozen=True)
 class Taught:
-    """What an expert learns: the training instances of some levels, solved in words or in code."""
+    """The data of an expert: the training instances of some levels, solved in words or in code."""
 
     data: str
     levels: tuple[str, ...]
@@ -89,24 +89,25 @@ class Taught:
 
 
 def sources(point: Gsm, seed: int) -> list[Taught]:
-    """What the experts of the point's library learn."""
+    """The sources of word problems that the experts of the point's library are trained on, one an expert."""
     return [Taught(point.data, levels, point.solutions, point.templates, seed) for levels in LIBRARIES.get(point.library, ())]
 
 
 def specs(point: Gsm, seed: int) -> list[Any]:
-    """The same as Specs. An expert has the same role in every library, so that it is trained once."""
+    """The training of each expert of the point's library. An expert has the same role in every library, so that it is trained once."""
     from llm.exam.lessons import lessons
 
     return [lessons(source, point, seed, _ROLES[source.levels]) for source in sources(point, seed)]
 
 
 def library(point: Gsm) -> list[tuple[tuple[str, ...], tuple[str, ...], int]]:
-    """The same in the words of a dry run."""
+    """The experts of the point's library as a dry run names them: (own data, bridge data, role) each."""
     return [((*source.levels, source.data, source.solutions, str(source.templates)), (), _ROLES[source.levels]) for source in sources(point, 0)]
 
 
 def sensible(point: Gsm) -> Gsm | None:
-    """The base learns nothing, wherever its adapters would sit; one expert is not composed."""
+    """The point as a row has it: the base has no library, solutions or layers, and a library of one expert is asked `alone`. None for a composition
+    that lacks one of them."""
     if point.composition == "base":
         return dataclasses.replace(point, library="none", solutions="none", layers="none")
     if "none" in (point.library, point.solutions, point.layers):
@@ -115,7 +116,7 @@ def sensible(point: Gsm) -> Gsm | None:
 
 
 def questions(point: Gsm, seed: int) -> list[Question]:
-    """What the point asks."""
+    """The held-out word problems that the point asks, each after its worked examples (`shots`)."""
     found = gsm.asked(point.data, point.asked, point.templates, seed, point.split)
     before = gsm.shots(point.data, seed)[: point.shots] if point.shots else []
     about = lambda p: {"id": p.id, "instance": p.instance, "gold": gsm.final(p.answer)}  # noqa: E731
@@ -123,7 +124,7 @@ def questions(point: Gsm, seed: int) -> list[Question]:
 
 
 def count(point: Gsm) -> int:
-    """How many that are, for data of our own; the paper's numbers for the published files."""
+    """The number of questions that a point asks: counted for data of our own, the paper's for the published files."""
     if point.asked == "gsm8k":
         return 1319
     if point.asked == "p2":
@@ -132,7 +133,7 @@ def count(point: Gsm) -> int:
 
 
 def mark(point: Gsm, asked: Sequence[Question], said: Sequence[str], options: GsmOptions) -> list[dict[str, Any]]:
-    """Whether each answer is right, of what kind it is, and what is wrong with it."""
+    """The marks of each answer: whether it is right, of what kind it is, and what is wrong with it."""
     from llm.exam.endpoint import endpoint_of
     from llm.exam.marking import mark as marks
 

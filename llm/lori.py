@@ -28,7 +28,7 @@ def freeze(model: nn.Module) -> None:
 
 
 def masks(calibrated: Path) -> Masks:
-    """Of a trained LoRI-D expert, which entries of B to keep in each module: the `KEPT` share of largest over all modules together."""
+    """The entries of B that a trained LoRI-D expert keeps in each module: the `KEPT` share of largest over all modules together."""
     trained = {key.split(".lora_B.")[0]: weight.abs() for key, weight in load_file(calibrated / WEIGHTS).items() if ".lora_B." in key}
     sizes = torch.cat([weight.flatten() for weight in trained.values()])
     cut = sizes.kthvalue(len(sizes) - max(round(KEPT * len(sizes)), 1) + 1).values

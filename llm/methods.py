@@ -1,7 +1,7 @@
 """python -m llm.methods model=Qwen/Qwen2.5-7B-Instruct dataset=R
 
-Table 2 for every method: two one-hop experts (setup 0) and two with a bridge (setup 2), merged or routed by every rule, asked directly and
-step by step; beside each what it cost. Without a model, the pocket model answers.
+Table 2 for every method. Two one-hop experts (setup 0) and two with a bridge (setup 2) are merged or routed by every rule and asked directly and step
+by step; beside the answers of each rule stands what it cost. Without `model=` the pocket model answers.
 """
 
 import dataclasses
@@ -19,12 +19,12 @@ LORI = ("lori_concat", "lori_linear")
 LIBRARIES = {"pair": pair, "data_mix": data_mix, "oracle": oracle}
 THE_ORACLE = ORACLE._replace(settings={**ORACLE.settings, "adapter": "lora", "setup": "0"})
 GIVEN = (*COMPOSITIONS, "base", "random", *(rule for rule in RULES if rule != "cat"))
-"""Compositions that learn nothing; `cat` with equal given weights is the sum."""
+"""Compositions that learn nothing. CAT is not among them, because with equal given weights it is the sum."""
 
 
 @dataclass(frozen=True)
 class Methods(Composed):
-    """Table 2, and Table 1's setup 2 for the same methods."""
+    """The dials of Table 2, and of Table 1's setup 2 for the same methods."""
 
     adapter: str = setting("lora", Choice("lora", "lori_d", "lori_s"), "what is trained, see llm.bridge --help", grid=("lora", "lori_d", "lori_s"))
     setup: str = setting("0", Choice("0", "2"), "two one-hop experts, or two with the fake bridge", grid=("0", "2"))
@@ -39,13 +39,16 @@ class Methods(Composed):
 
 
 def library(point: Methods) -> list[tuple[tuple[str, ...], tuple[str, ...], int]]:
-    """The experts of the point's library."""
+    """The experts of the point's library as (own subsets, bridge subsets, role)."""
     return LIBRARIES[point.library](SETUPS[point.setup]) if point.library in LIBRARIES else []
 
 
 def sensible(point: Methods) -> Methods | None:
-    """One expert is not composed; LoRI's merges are for LoRI's experts, and they for nothing else; the base is asked once, and what knows the
-    two-hop answers is the same in every setup."""
+    """The point as a row has it, or None for one that makes no sense.
+
+    A library of one expert is asked `alone`. LoRI's merges take LoRI's experts, and LoRI's experts take no other rule. The base is asked once, and
+    so is the oracle, which is the same in every setup.
+    """
     if point.composition == "base":
         return dataclasses.replace(point, library="none", adapter="lora", setup="0")
     if point.library == "none":

@@ -40,6 +40,6 @@ def _decoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
 
 
 def _part(name: str) -> str:
-    """Whether a module of the layers is in their attention, in their MLP, or in neither, by what every family calls them."""
+    """The part of its layer that a module is in, "attention", "mlp" or "", by the names that the families of models use."""
     part = "attention" if re.search("attn|attention", name) else "mlp" if re.search(r"mlp|feed_?forward|ffn|\bfc\d|moe|expert", name) else ""
     return "" if "norm" in name else part  # post_attention_layernorm

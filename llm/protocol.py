@@ -37,31 +37,32 @@ class Protocol:
     dataset: Callable[[Any], str]
     library: Callable[[Any], list[tuple[tuple[str, ...], tuple[str, ...], int]]]
     sensible: Callable[[Any], Any] = lambda point: point
-    """The point as a row has it, or None for one that makes no sense (a routed library of one)."""
+    """The point as a row has it, with settings that do not matter at their defaults; None for a point that makes no sense, such as a router over a
+    library of one expert."""
     pair: Callable[[Any], str] = lambda point: "12"
-    """The pair of relations that is asked."""
+    """The pair of relations that a point asks: "12" is the first, then the second."""
     bound: Callable[[Any], float | None] = lambda point: None
     """The share of a point's answers that theory says can be right at most; None where it says nothing."""
     controls: Callable[[Any], tuple[Control, ...]] = lambda point: ()
     """The rows without whose right answers a point's wrong ones say nothing of composing."""
     ask: Callable[[Any, "Protocol", list["Cell"], Options], list[tuple["Cell", dict[str, Any]]]] | None = None
-    """What measures a cell on its base; None: `llm.asking.ask`."""
+    """The function that asks a cell's questions on its base and returns its measurements; None stands for `llm.asking.ask`."""
     table: Callable[[str, Sequence[Mapping[str, Any]]], str] | None = None
-    """The final table; None: `llm.table.table`."""
+    """The function that prints the final table; None stands for `llm.table.table`."""
     specs: Callable[[Any, int], list[Any]] | None = None
-    """The Specs of a point's experts for a seed, where these learn other data than the subsets of `library`."""
+    """The Specs of a point's experts for a seed, where the experts learn other data than the subsets that `library` names."""
     questions: Callable[[Any], int] | None = None
-    """How many questions a point asks, for the dry run; None: every triplet in the held-out templates."""
+    """The number of questions that a point asks, for the dry run; None stands for every triplet in the held-out templates."""
     hoped: Callable[[Any, int, int], dict[str, list[str]] | None] | None = None
-    """For a forecast, where `ask` asks other data: so many prompts of each of the two experts ("a", "b") and of those it asks ("hoped"), none of
-    them scored; None for a point that hopes for nothing of both."""
+    """The prompts that a forecast reads, where `ask` asks other data than triplets: from a point, a seed and a number n it returns n prompts of each
+    of the two experts ("a", "b") and n that need both ("hoped"). None of them is scored. It returns None for a point that needs only one expert."""
     options: type = Options
     ready: Callable[[Sequence[Any], Any], None] | None = None
-    """Raises SettingError where something that the points need, with these options, is not there: before anything is trained."""
+    """Raises SettingError where something that the points need with these options is missing. It is called before anything is trained."""
 
     @property
     def experiment(self) -> str:
-        """What its rows are called: the theory has a bridge and a scale of its own."""
+        """The name of the protocol's rows. The prefix keeps them apart from the theory's experiments, which include a bridge and a scale."""
         return f"llm_{self.name}"
 
 

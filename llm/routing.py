@@ -1,4 +1,4 @@
-"""Where a router sends the two hops of a step-by-step answer, and what comes of it."""
+"""Routing weights at the two hops of a step-by-step answer, and how often the hops are right where the weight is on their expert."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -13,9 +13,12 @@ from llm.models import Base, example
 def hop_gates(
     base: Base, asked: Example, answer: str, weights: Float[Tensor, "tokens experts"], people: Collection[str], places: Collection[str]
 ) -> dict[str, float]:
-    """The weight of expert 1 in the first hop of `answer` and of expert 2 in the second: `gate_1_at_first_hop`, `gate_2_at_second_hop` over
-    the hop's tokens, `gate_1_at_first_answer`, `gate_2_at_second_answer` where the first token of the hop's answer is predicted, the last
-    person (but the one asked about) or place that the hop names. Nothing where the answer has no "Second"; `weights` are those of its tokens."""
+    """The routing weight of each hop's own expert: expert 1 in the first hop of `answer`, expert 2 in the second.
+
+    `weights` are those of the answer's tokens. `gate_1_at_first_hop` and `gate_2_at_second_hop` are means over the tokens of a hop.
+    `gate_1_at_first_answer` and `gate_2_at_second_answer` are the weights where the first token of the hop's answer is predicted: the last person
+    (but the one asked about) or place that the hop names. The result is empty where the answer has no "Second".
+    """
     if not (asked.bridge and "Second" in answer and len(weights)):
         return {}
     second = answer.index("Second")
@@ -32,14 +35,17 @@ def hop_gates(
 
 
 def _token(base: Base, question: str, answer: str, at: int) -> int:
-    """Which of the answer's tokens begins at character `at`, a word's first: the first that the text up to there does not have."""
+    """The index of the answer's token that begins at character `at`, the first of a word: the first token that the text up to there lacks."""
     whole, before = (example(base, question, text)[1] for text in (answer, answer[:at]))
     return next((i for i, pair in enumerate(zip(whole, before, strict=False)) if pair[0] != pair[1]), min(len(whole), len(before)))
 
 
 def hops_by_gate(records: Sequence[Mapping[str, Any]]) -> dict[str, list[list[int]]]:
-    """[[right, wrong], [right, wrong]] answers of a hop, where the gate is more than half on its expert as the answer is predicted, and where
-    it is not: `hop_1_by_gate`, and `hop_2_by_gate` of the answers with the right bridge. Nothing without gates."""
+    """Counts [[right, wrong], [right, wrong]] of a hop's answers: those with more than half of the weight on the hop's expert as the answer is
+    predicted, then the others.
+
+    `hop_1_by_gate` counts all answers, `hop_2_by_gate` those whose first hop is right. The result is empty where no record has gates.
+    """
     found = {}
     for hop, gate, right in ((1, "gate_1_at_first_answer", "bridge_right"), (2, "gate_2_at_second_answer", "gold_right_given_bridge")):
         judged = [(record[gate] > 0.5, record[right]) for record in records if gate in record and record[right] is not None]

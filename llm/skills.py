@@ -60,7 +60,7 @@ def library(point: Skills) -> list[tuple[tuple[str, ...], tuple[str, ...], int]]
 
 
 def specs(point: Skills, seed: int) -> list[Any]:
-    """What makes them."""
+    """The training of each expert of the point."""
     from llm.exam.lessons import lessons
 
     return [lessons(Taught(point.data, skills, seed), point, seed, ROLES[skills]) for skills in LIBRARIES.get(point.library, ())]
@@ -78,7 +78,7 @@ def sensible(point: Skills) -> Skills | None:
 
 
 def questions(point: Skills, seed: int) -> list[Question]:
-    """What the point asks; all formats of a question are right or wrong together."""
+    """The questions that the point asks. All formats of one question are right or wrong together."""
     from llm.data.skills import asked
 
     found = asked(point.data, point.asked, point.formats, point.split, seed)

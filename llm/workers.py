@@ -14,7 +14,7 @@ from runs.settings import SettingError
 
 
 def worker_count(options: Options) -> int:
-    """How many processes train and ask."""
+    """The number of processes that train and ask."""
     import torch
 
     on_cpu = options.device == "cpu" or (options.device == "auto" and not torch.cuda.is_available() and not torch.backends.mps.is_available())

@@ -1,4 +1,6 @@
-"""What protocols share that put problems to a model and mark the solutions: their dials, a question, an exam; torch is not needed to read it.
+"""The dials, the question and the exam that protocols of problems share: they put problems to a model and mark its solutions.
+
+This module does not import torch, so that `--help` and a dry run are quick.
 
 Beside it: what their experts learn (`lessons`), a cell asked (`solving`), what a solution says (`solutions`), its marks by rule and by a judge
 model (`marking`, `judge`, `endpoint`), and the final table (`solved`).
@@ -14,7 +16,7 @@ from runs.settings import Choice, Flag, Number, Whole, setting
 
 @dataclass(frozen=True)
 class ExamSettings(Training):
-    """What every row says: the model, how its experts were trained and are composed, how it answers."""
+    """The settings that every row of these protocols records: the model, how its experts are trained and composed, and how it answers."""
 
     layers: str = setting("mlp", Choice("none", "mlp", "attention", "both"), "where the adapters sit")
     model: str = setting("pocket", PATH, "pocket, smollm2, a folder, a GGUF file, or a name on the Hugging Face hub")
@@ -31,14 +33,17 @@ class ExamSettings(Training):
 
 @dataclass(frozen=True)
 class ExamOptions(Options):
-    """What to run and where."""
+    """The options of a run, which rows do not record as settings."""
 
     allow_code_execution: bool = setting(False, Flag(), "run Python that the model wrote, confined as llm/sandbox says")
 
 
 class Question(NamedTuple):
-    """What is asked; the group of questions that are right or wrong together; what the record of its answer says about it; what the answer is
-    held against, which records leave out."""
+    """A problem as it is put to a model.
+
+    `prompt` is the text that is asked. Questions of one `group` are right or wrong together. `about` goes into the record of the answer;
+    `reference` is what the answer is marked against, and no record holds it.
+    """
 
     prompt: str
     group: str
@@ -47,8 +52,11 @@ class Question(NamedTuple):
 
 
 class Exam(NamedTuple):
-    """Of a point and a seed, its experts (a Spec to be trained, or the folder or hub name of an adapter) and its questions; and the marks of the
-    answers, a record each, with `right` among them, words for LABELS and truth values for all else that is counted."""
+    """The three functions that make an exam of a protocol.
+
+    `library` returns the experts of a point for a seed, each a Spec to be trained or the folder or hub name of an adapter. `questions` returns
+    what the point asks with that seed. `mark` returns one record an answer: `right` and the other marks are truth values, those in LABELS words.
+    """
 
     library: Callable[[Any, int], Sequence[Any]]
     questions: Callable[[Any, int], Sequence[Question]]
@@ -56,4 +64,4 @@ class Exam(NamedTuple):
 
 
 LABELS = ("kind", "error", "program", "judged_kind", "judged_error")
-"""The marks that are words, and are counted a word."""
+"""The marks that are words; how often each word occurs is counted."""

@@ -6,6 +6,6 @@ from typing import Any
 
 
 def switches(folder: Path) -> dict[str, Any]:
-    """What a pocket model's corpus held, its size and seed, as rows record them; nothing for another model."""
+    """The settings that a pocket model was pretrained with, as rows record them: its corpus, its size and its seed. Empty for any other model."""
     path = folder / "pocket.json"
     return json.loads(path.read_text())["size"] if path.is_file() else {}
