@@ -8,7 +8,8 @@ with an underscore are no figures.) It has a docstring, whose first line is the 
     NEEDS: dict[str, str]                            experiment -> the command that makes its rows, without out= (which the message adds)
     data(rows: Rows) -> pandas.DataFrame             the plotted numbers and no others, measured and predicted; this is <name>.csv
     draw(table: DataFrame, figure: Figure) -> None   draws the table alone, on an empty figure of the text's width; it may set its height
-    caption(table: DataFrame) -> str                 one paragraph: the claim, its section in the paper, seeds, what the bars mean
+    caption(table: DataFrame) -> str                 one paragraph of sentences with one claim each: the paper's claim and its section, seeds, what
+                                                     marks and bars mean
 
 A table is one module, `figures/tables/<name>.py`, with a docstring, `NEEDS`, `table(rows) -> DataFrame` and `caption(table) -> str`;
 `figures.tables.texts(table, caption)`, in `figures/tables/__init__.py`, returns what is written, by ending: {"md": ..., "tex": ..., "csv": ...}.
@@ -20,7 +21,11 @@ A table is one module, `figures/tables/<name>.py`, with a docstring, `NEEDS`, `t
     rows.all("llm_bridge")                                       all rows of an experiment as such a table; empty if there are none
     raise rows.missing("llm_bridge", setup=2)                    the MissingRows that names the command in NEEDS
 
-Both read experiments that NEEDS names, and no others. The look is figures/style.py (`style.series(i)`, `style.THEORY`, `style.title`).
+Both read experiments that NEEDS names, and no others.
+
+The look is figures/style.py. A composition is drawn as `style.rule(name)`, in every figure alike; other quantities as `style.series(i)`, closed
+forms as `style.THEORY`, chance as `style.CHANCE`. `style.note` says below the panels what N is, and `style.height` keeps to the page. Shares of
+models are drawn by figures/_shares.py (a dot a seed, an interval over seeds, void cells hatched), and models are called what figures/_names.py says.
 
 Theory lines come from `predicted` in the rows or from closed forms of `theory.kernels`, never from a fit. A number that stands on one row,
 or on rows that differ in the seed alone, has the hash of the first of them in the column `row`.

@@ -1,8 +1,8 @@
 """The numbers of a cell: what a model answered here, what the paper reports, what one layer of theory predicts.
 
-The rows of `llm` say every dial; a table of the paper varies a few of them. The others are fixed by choosing, for each model, the setting
-that has the most rows: a sweep over a rank does not mix with the rows of Table 7. Where problems are put to a model, their data may be the
-paper's or our own; on our own a model has lines of its own, which say so and hold no number of the paper's.
+A row of `llm` records every setting, and a table of the paper varies a few of them. The others are fixed by choosing, for each model, the
+setting that has the most rows, so that a sweep over the rank does not mix with the rows of Table 7. Word problems may be the paper's or our
+own. On our own a model has lines of its own, which say so and hold no number of the paper's.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas
 
+from figures import _names
 from figures.rows import Rows
 from llm.controls import verdicts
 from llm.settings import PRESETS, Composed, Training
@@ -39,10 +40,11 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Found:
-    """What is measured: cells by (model, *axes), and for each model the settings it was measured with, in words."""
+    """What is measured: cells by (model, *axes), for each model the settings it was measured with, in words, and what it is called."""
 
     cells: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict)
     about: dict[str, str] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
 
 
 def measured(rows: Rows, experiments: Sequence[str], axes: Sequence[str], **fixed: Any) -> Found:
@@ -52,16 +54,21 @@ def measured(rows: Rows, experiments: Sequence[str], axes: Sequence[str], **fixe
 
 def of_groups(groups: Mapping[tuple[str, ...], pandas.DataFrame], about: dict[str, str], mark: str = "hits") -> Found:
     """Hits of all questions of each group, or how many answers have another mark."""
-    return Found({key: of_rows(group, mark) for key, group in groups.items()}, about)
+    return Found({key: of_rows(group, mark) for key, group in groups.items()}, about, called(groups))
+
+
+def called(groups: Mapping[tuple[str, ...], pandas.DataFrame]) -> dict[str, str]:
+    """What each model of `groups` is called, by its name in the rows."""
+    return _names.called({key[0]: group for key, group in groups.items()})
 
 
 def grouped(
     rows: Rows, experiments: Sequence[str], axes: Sequence[str], **fixed: Any
 ) -> tuple[dict[tuple[str, ...], pandas.DataFrame], dict[str, str]]:
-    """Rows that differ in the seed alone, by model and `axes`, on the test templates and with `fixed`; and what they are, by model.
+    """The groups of rows that differ in the seed alone, by model and `axes`; and what the rows of each model are, in words.
 
-    Of an experiment that repeats rows of an earlier one, the earlier one's are taken. What they are says which settings are unlike the model's
-    own defaults, and how many rows of other settings were left out.
+    Rows are those on the test templates with the settings `fixed`. Where two of `experiments` have the same row, that of the first is taken. The
+    words say which seeds there are, which settings differ from the model's own defaults, and how many rows of other settings are left out.
     """
     found = _by_weights(pandas.concat([_with_defaults(rows.all(experiment), experiment) for experiment in experiments], ignore_index=True))
     for name, value in {"split": "test", **fixed}.items():
@@ -158,7 +165,7 @@ def _usual_variant(model: str, own: pandas.DataFrame, axes: Sequence[str]) -> tu
 def of_rows(group: pandas.DataFrame, mark: str = "hits") -> dict[str, Any]:
     """One line: counts over seeds, and the interval of their share as `llm`'s own tables have it; a count of one seed has none."""
     names = [f"measured.{name}" for name in (mark, "total", "by_triplet", "by_group") if f"measured.{name}" in group]
-    seeds = [{name.removeprefix("measured."): line[name] for name in names if _there(line[name])} for line in group.to_dict("records")]
+    seeds = [{name.removeprefix("measured."): line[name] for name in names if _there(line[name])} for line in group[names].to_dict("records")]
     hits, total, limits = pooled([{"measured": seed} for seed in seeds], mark)
     low, high = limits or (math.nan, math.nan)
     bounds = group["predicted.at_most"] if "predicted.at_most" in group else pandas.Series(dtype=float)
@@ -185,15 +192,15 @@ def _there(value: Any) -> bool:
 def models(found: Found, paper: Mapping[str, str] = PAPER) -> dict[str, str]:
     """Label -> the model's name in the rows: those that are measured, then the rest of the paper's."""
     names = list(found.about)
-    labels = [_label(name, paper) for name in names]
+    labels = [_label(name, found.names.get(name, name), paper) for name in names]
     ours = {label if labels.count(label) == 1 else name: name for label, name in zip(labels, names, strict=True)}
     return ours | {label: hub for label, hub in paper.items() if label not in ours}
 
 
-def _label(model: str, paper: Mapping[str, str]) -> str:
-    """The paper's word for one of its models, wherever it lies; the whole name of any other."""
+def _label(model: str, name: str, paper: Mapping[str, str]) -> str:
+    """The paper's word for one of its models, wherever it lies; of any other what it is called."""
     last = lambda name: name.rstrip("/").split("/")[-1].lower()  # noqa: E731
-    return next((label for label, hub in paper.items() if last(hub) == last(model)), model)
+    return next((label for label, hub in paper.items() if last(hub) == last(model)), name)
 
 
 def stands_in(model: str) -> bool:
@@ -258,7 +265,7 @@ def frame(lines: Mapping[tuple[str, ...], Mapping[str, Any]], names: Sequence[st
     """The cells by their labels, the last of which heads the column; `attrs["about"]` goes along to the caption."""
     index = pandas.MultiIndex.from_tuples(list(lines), names=list(names))
     table = pandas.DataFrame([dict(line) for line in lines.values()], index=index, columns=list(COLUMNS))
-    table.attrs["about"] = found.about
+    table.attrs["about"] = {found.names.get(model, model): what for model, what in found.about.items()}
     return table
 
 

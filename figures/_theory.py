@@ -45,6 +45,12 @@ def bars(part: pandas.DataFrame) -> np.ndarray:
     return np.array([part["measured"] - part["low"], part["high"] - part["measured"]])
 
 
+def seeds(table: pandas.DataFrame) -> str:
+    """`$N$ = 8 to 32 seeds a point`, for a figure's note."""
+    least, most = int(table["seeds"].min()), int(table["seeds"].max())
+    return f"$N$ = {most if least == most else f'{least} to {most}'} seed{'s' * (most > 1)} a point"
+
+
 @functools.cache
 def coefficients() -> tuple[float, float, float]:
     """c₁ = k(η₁, ξ)/k(η₁, η₁), c₂ = k(η₂, ξ)/k(η₂, η₂) (eq. 19) and ρ = k(η₂, η₂′)/k(η₂, η₂), η₂′ another key of the same relation, at

@@ -9,18 +9,19 @@ import pandas
 from matplotlib.figure import Figure
 
 from figures import style
-from figures._theory import bars, over_seeds, rows_of
+from figures._theory import bars, over_seeds, rows_of, seeds
 from figures.rows import Rows
 
 LOCALITIES = ",".join(f"{i / 20:g}" for i in range(21))
 NEEDS = {"bridge": f"python -m theory.sweep experiment=bridge width=inf seeds=1 composition=sum facts=1,2,3,4,8,16,32 locality={LOCALITIES}"}
 CHAIN = (
-    ("sum", "kernel", "two_hop_step_by_step", "sum"),
-    ("arrow", "kernel", "two_hop_step_by_step", "Arrow"),
-    ("arrow", "raw", "two_hop_step_by_step", "Arrow, scores as in software"),
-    ("average", "kernel", "two_hop_step_by_step", "average"),
-    ("sum", "kernel", "two_hop_direct", "sum, asked directly"),
+    ("sum", "kernel", "two_hop_step_by_step", "sum", {}),
+    ("arrow", "kernel", "two_hop_step_by_step", "arrow", {"linestyle": "--", "markersize": 6}),
+    ("arrow", "raw", "two_hop_step_by_step", "arrow, scores as in software", {"linestyle": ":", **style.FILLS["hollow"]}),
+    ("average", "kernel", "two_hop_step_by_step", "average", {"linestyle": "-.", "markersize": 3.5}),
+    ("sum", "kernel", "two_hop_direct", "sum, asked directly", {"markersize": 2.5, **style.FILLS["hollow"]}),
 )
+"""Composition, scores, quantity, label and how it differs from others of its rule. Where several are at 0 the later ones are smaller."""
 MOST_FACTS = 8
 
 
@@ -41,7 +42,7 @@ def data(rows: Rows) -> pandas.DataFrame:
 
 def draw(table: pandas.DataFrame, figure: Figure) -> None:
     """Two phase diagrams and the chain."""
-    figure.set_figheight(2.75)
+    figure.set_figheight(2.9)
     first, second, chain = figure.subplots(1, 3, width_ratios=(1, 1, 1.15))
     mesh = None
     for hop, axes, letter in ((1, first, "a"), (2, second, "b")):
@@ -49,13 +50,13 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
         flipped = _plane(table, f"hop_{hop}")
         x, y = np.arange(len(colours.columns)), colours.index.to_numpy(dtype=float)
         mesh = axes.pcolormesh(_edges(x), _edges(y), np.ma.masked_invalid(colours.to_numpy()), cmap="cividis", vmin=0, vmax=1, rasterized=True)
-        for i, n in enumerate(colours.columns):
-            right = y[flipped[n].to_numpy() > 0.5]
+        for i, facts in enumerate(colours.columns):
+            right = y[flipped[facts].to_numpy() > 0.5]
             axes.plot(np.full(len(right), i), right, linestyle="none", marker="o", markersize=2, color="black")
-            star = table[(table["quantity"] == f"hop_{hop}") & (table["facts"] == n)]["threshold"].iloc[0]
+            star = table[(table["quantity"] == f"hop_{hop}") & (table["facts"] == facts)]["threshold"].iloc[0]
             if 0 < star <= 1:
                 axes.hlines(star, i - 0.5, i + 0.5, color="white", linewidth=1.6, linestyle=(0, (3, 1)))
-        axes.set_xticks(x, [str(n) for n in colours.columns])
+        axes.set_xticks(x, [str(facts) for facts in colours.columns])
         axes.set_xlabel("facts an expert, $n$")
         style.title(axes, letter, f"hop {hop}, sum")
     first.set_ylabel("share $\\lambda$ on the current segment")
@@ -64,18 +65,17 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
     bar.set_label("coefficient of the fact's own edit", fontsize=7)
     bar.ax.axvline(0.5, color="white", linewidth=1.6)
     steps = table[table["quantity"].isin(["two_hop_step_by_step", "two_hop_direct"])]
-    for i, (rule, scores, quantity, label) in enumerate(CHAIN):
+    for rule, scores, quantity, label, others in CHAIN:
         part = steps[(steps["composition"] == rule) & (steps["scores"] == scores) & (steps["quantity"] == quantity)]
         if len(part):
-            # Where several are at 0 the later ones are smaller, so that all can be seen.
-            look = style.series(i, linestyle=("-", "--", ":", "-.", "-")[i], linewidth=0.8, markersize=(4, 6, 4.5, 3.5, 2)[i])
-            chain.errorbar(part["locality"], part["measured"], bars(part), label=label, **look)
+            chain.errorbar(part["locality"], part["measured"], bars(part), label=label, **style.rule(rule, linewidth=0.8, **others))
     chain.set_ylim(-0.06, 1.95)
     chain.set_yticks([0, 0.25, 0.5, 0.75, 1])
     chain.set_xlabel("share $\\lambda$ on the current segment")
     chain.set_ylabel("composed facts right")
     chain.legend(loc="upper left", borderaxespad=0.1)
     style.title(chain, "c", f"the chain, $n={steps['facts'].iloc[0]}$")
+    style.note(figure, seeds(table))
 
 
 def _plane(table: pandas.DataFrame, quantity: str) -> pandas.DataFrame:
@@ -100,10 +100,10 @@ def caption(table: pandas.DataFrame) -> str:
     star = cells[cells["quantity"] == "hop_2"].groupby("facts")["threshold"].first()
     largest = table[table["quantity"] == "two_hop_direct"]["measured"].max()
     direct = "nothing is right at any λ" if largest == 0 else f"{largest:.2g} are right at best"
-    return f"""Beyond the paper (its Table 1): step by step, the second prompt restates what the first one answered; λ is the share of
-        attention on the current segment, 1 − λ spreads over everything before. (a, b) Under the sum the restated question's answer flips
-        where its own edit's coefficient passes 1/2, at λ* in closed form (white; {star.iloc[-1]:.3f} for hop 2 at n = {star.index[-1]}):
-        black dots are answers that flipped, {agree} of {len(clear)} cells as λ* says. A single fact flips at every λ. (c) The whole chain by
-        rule; asked directly, {direct}. The average halves the coefficient, which is 1 at λ = 1 only, where old and new answer tie. d = m =
-        ∞, one row a point: nothing is random but Arrow's prototypes, whose singular values coincide from n = 3 on. No bridge data; white
-        cells are not measured."""
+    return f"""Beyond the paper (its Table 1): step by step, the second prompt restates what the first one answered. λ is the share of attention on
+        the current segment, and 1 − λ spreads over everything before. (a, b) Under the sum the restated question's answer flips where its own edit's
+        coefficient passes 1/2. That is at λ* in closed form (white; {star.iloc[-1]:.3f} for hop 2 at n = {star.index[-1]} facts an expert). Black
+        dots are answers that flipped, and {agree} of {len(clear)} cells are as λ* says. A single fact flips at every λ. White cells are not
+        measured. (c) The whole chain is shown by rule. Asked directly, {direct}. The average halves the coefficient, which is 1 at λ = 1 only, where
+        old and new answer tie. All is at d = m = ∞ and without bridge data, one row a point: nothing is random but Arrow's prototypes, whose
+        singular values coincide from n = 3 on."""

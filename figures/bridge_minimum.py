@@ -6,13 +6,12 @@ Beyond the paper: setup 2 of Table 1 with less of the bridge, one thing at a tim
 import itertools
 import math
 
-import numpy as np
 import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures import _bars, _cells, style
-from figures.figure_1 import plotted
+from figures import _cells, _shares, style
+from figures._names import wrapped
 from figures.rows import Rows
 from llm.settings import COMPOSITIONS
 
@@ -34,19 +33,20 @@ def data(rows: Rows) -> pandas.DataFrame:
     """Measured shares in percent by model, panel, its value and composition; in each panel the rest of the bridge is whole, and has as many triplets
     as most of the panel's rows."""
     axes = (*PANELS, "composition", "prompting")
-    found = _cells.measured(rows, ["llm_bridge_minimum"], axes, layers="mlp", adapter="lora")
+    groups, about = _cells.grouped(rows, ["llm_bridge_minimum"], axes, layers="mlp", adapter="lora")
+    found = _cells.of_groups(groups, about)
     lines = []
-    for key in found.cells:
+    for key, group in groups.items():
         model, *values, composition, prompting = key
         if prompting == "steps":
-            cell = plotted(_cells.cell(found, key, "", (math.nan, math.nan), ""))
+            cell = _shares.shown(_cells.cell(found, key, "", (math.nan, math.nan), ""), _shares.facts_of(group))
             kinds = (int, int, float, str, str)
             bridge = {name: kind(value) for name, kind, value in zip(PANELS, kinds, values, strict=True)}
-            lines.append({"model": model} | bridge | {"composition": composition} | cell)
+            lines.append({"model": found.names[model]} | bridge | {"composition": composition} | cell)
     if not lines:
         raise rows.missing("llm_bridge_minimum", prompting="steps")
     points = pandas.DataFrame(lines).drop(columns="reported")
-    panels = [_panel(points[points["model"] == model], name) for model, name in itertools.product(found.about, PANELS)]
+    panels = [_panel(points[points["model"] == model], name) for model, name in itertools.product(points["model"].unique(), PANELS)]
     shown = [panel for panel in panels if not panel.empty]
     if not shown:
         raise rows.missing("llm_bridge_minimum", bridge_triplets=[0, 1, 2, 5, 10, 20])
@@ -75,7 +75,7 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
         lines += [panels[i : i + A_ROW] for i in range(0, len(panels), A_ROW)]
     named = set(table["composition"])
     rules = [rule for rule in COMPOSITIONS if rule in named] + sorted(named - set(COMPOSITIONS))
-    figure.set_figheight(0.5 + 2.1 * len(lines))
+    style.height(figure, 0.8 + 2.1 * len(lines))
     grid = figure.subplots(len(lines), max(map(len, lines)), squeeze=False, sharey=True)
     letters, told = iter("abcdefghijklmnopqrstuvwxyz" * len(lines)), set()
     for places, panels in zip(grid, lines, strict=True):
@@ -85,23 +85,23 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
             part = table[(table["model"] == model) & (table["panel"] == name)]
             _lines(axes, part, rules, joined=name not in WORDS)
             axes.set_xlabel(PANELS[name])
-            style.title(axes, next(letters), "" if model in told else _bars.wrapped(str(model), 28))
+            style.title(axes, next(letters), f"{'' if model in told else wrapped(str(model), 28) + ', '}{_shares.n(part)}")
             told.add(model)
         places[0].set_ylabel("right, step by step (%)")
-    style.legend(figure, ncols=6)
+    style.legend(figure, 5, *_shares.handles(table))
+    style.note(figure, _shares.N)
 
 
 def _lines(axes: Axes, part: pandas.DataFrame, rules: list[str], joined: bool) -> None:
     """A line a rule over the values at equal distances, moved aside a little, so that intervals do not cover each other."""
-    values, step = list(part["value"].unique()), min(0.12, 0.7 / len(rules))
+    values, step = list(part["value"].unique()), min(0.15, 0.75 / len(rules))
     for i, rule in enumerate(rules):
         own = part[part["composition"] == rule]
         if own.empty:
             continue
         places = [values.index(value) + step * (i - (len(rules) - 1) / 2) for value in own["value"]]
-        interval = np.array([own["percent"] - own["low"], own["high"] - own["percent"]])
-        look = style.series(i, linestyle="-" if joined else "none", linewidth=0.8, label=rule, markersize=3.5, elinewidth=0.7)
-        axes.errorbar(places, own["percent"], interval, **look)
+        _shares.points(axes, own, places, step, style.rule(rule, linestyle="-" if joined else "none", label=rule))
+    _shares.chance(axes, part)
     axes.set_xticks(range(len(values)), values)
     axes.set_xlim(-0.5, len(values) - 0.5)
     axes.set_ylim(-4, 104)
@@ -110,11 +110,11 @@ def _lines(axes: Axes, part: pandas.DataFrame, rules: list[str], joined: bool) -
 
 def caption(table: pandas.DataFrame) -> str:
     """What is varied, and what a point is."""
-    models = ", ".join(table["model"].unique())
+    models = "; ".join(table["model"].unique())
     triplets = sorted(table[table["panel"] != "bridge_triplets"]["bridge_triplets"].unique())
     rest = f" ({' or '.join(map(str, triplets))} triplets in the panels where others are varied)" if triplets else ""
-    return f"""Beyond the paper's Table 1: two one-hop experts of real names with a bridge of fake ones, asked step by step, as the bridge gets
-        smaller in one thing at a time, all else whole{rest}: its triplets, the training templates of each of its relations, the share of its
-        two-hop examples that go step by step, whether its relations are those asked (same), two others (disjoint) or those asked with the second
-        step first (reversed), and which expert has one. Measured on {models} ({_bars.seeds(table, "point")}) with 95 % intervals over
-        seeds; values stand at equal distances."""
+    return f"""Beyond the paper's Table 1, the bridge gets smaller in one thing at a time, and all else of it is whole{rest}. Two one-hop experts of
+        real names have a bridge of fake ones and are asked step by step. The panels vary the triplets of the bridge, the training templates of each
+        of its relations, the share of its two-hop examples that go step by step, its relations, and which expert has a bridge. Its relations are
+        those asked (same), two others (disjoint), or those asked with the second step first (reversed). Values stand at equal distances.
+        {_shares.MEANING} The models are {models}. {_shares.told_void(table)}"""

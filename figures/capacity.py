@@ -8,7 +8,7 @@ import pandas
 from matplotlib.figure import Figure
 
 from figures import style
-from figures._theory import bars, over_seeds, rows_of
+from figures._theory import bars, over_seeds, rows_of, seeds
 from figures.rows import Rows
 
 NEEDS = {"capacity": "python -m theory.sweep experiment=capacity seeds=64"}
@@ -62,6 +62,7 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
         text = f"rank short\nby {missing['measured'].iloc[0]:.1f} on\naverage"
         near.annotate(text, (prompts, 0.5), (-4, 0), textcoords="offset points", ha="right", va="center", fontsize=7)
     style.title(near, "b", "at the number of prompts")
+    style.note(figure, seeds(table))
 
 
 def caption(table: pandas.DataFrame) -> str:

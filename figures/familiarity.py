@@ -8,12 +8,11 @@ import functools
 import math
 from typing import Any
 
-import numpy as np
 import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures import _bars, _cells, style
+from figures import _cells, _names, _shares, style
 from figures.rows import Rows
 from llm.data.facts import triplets
 from llm.pocket.corpus import World, tested
@@ -35,10 +34,17 @@ def data(rows: Rows) -> pandas.DataFrame:
     if "provenance.pocket.coverage" in found:
         partly = found[found["provenance.pocket.coverage"].between(0, 1, inclusive="left") & (found["settings.split"] == "test")]
         axes = [f"settings.{name}" for name in ("model", "library", "composition", "prompting")]
-        for key, group in partly[partly["settings.dataset"] == "R"].groupby(axes, sort=False):
+        partly = partly[partly["settings.dataset"] == "R"]
+        names = _names.called({str(model): group for model, group in partly.groupby("settings.model")})
+        for key, group in partly.groupby(axes, sort=False):
             model, library, composition, prompting = map(str, key)
             if (library, prompting) in LIBRARIES and composition in RULES:
-                said = {"model": model, "coverage": group["provenance.pocket.coverage"].iloc[0], "library": library, "composition": composition}
+                said = {
+                    "model": names[model],
+                    "coverage": group["provenance.pocket.coverage"].iloc[0],
+                    "library": library,
+                    "composition": composition,
+                }
                 said |= {"prompting": prompting}
                 lines += [said | {"familiar": familiar} | share for familiar in (True, False) if (share := _share(group, prompting, familiar))]
     if not lines:
@@ -69,7 +75,9 @@ def _share(group: pandas.DataFrame, prompting: str, familiar: bool) -> dict[str,
     hits, total, limits = pooled(counts)
     low, high = limits or (math.nan, math.nan)
     shares = {"hits": hits, "total": total, "percent": 100 * hits / total, "low": 100 * low, "high": 100 * high, "seeds": len(counts)}
-    return shares | _cells.source(group.assign(experiment="llm_two_hop"))
+    by_seed = " ".join(f"{100 * count['measured']['hits'] / count['measured']['total']:.4g}" for count in counts)
+    extent = {"by_seed": by_seed, "void": "", "chance": 100 / _shares.facts_of(group)}
+    return shares | extent | _cells.source(group.assign(experiment="llm_two_hop"))
 
 
 @functools.cache
@@ -81,23 +89,33 @@ def _familiar(corpus: Corpus, seed: int) -> frozenset[str]:
 def draw(table: pandas.DataFrame, figure: Figure) -> None:
     """A line a model, a panel for what is asked."""
     models = list(table["model"].unique())
-    figure.set_figheight(0.6 + 2.0 * len(models))
+    style.height(figure, 0.8 + 2.1 * len(models))
     letters = iter("abcdefghijklmnopqrstuvwxyz" * len(models))
     for model, line in zip(models, figure.subplots(len(models), len(ASKED), squeeze=False, sharey=True), strict=True):
         for axes, (prompting, text) in zip(line, ASKED.items(), strict=True):
-            _panel(axes, table[(table["model"] == model) & (table["prompting"] == prompting)])
+            part = table[(table["model"] == model) & (table["prompting"] == prompting)]
+            _panel(axes, part)
+            axes.set_xlabel(", ".join(filter(None, (_counted(part, True), _counted(part, False)))), fontsize=7)
             style.title(axes, next(letters), text)
-        line[0].set_ylabel(f"{_bars.wrapped(str(model), 24)}\nright answers (%)")
-    style.legend(figure, ncols=2)
+        line[0].set_ylabel(f"{_names.wrapped(str(model), 24)}\nright answers (%)", linespacing=1.0)
+    style.legend(figure, 2, *style.filled("the corpus speaks of the person", "it does not"), *_shares.handles(table))
+    style.note(figure, _shares.N)
+
+
+def _counted(part: pandas.DataFrame, familiar: bool) -> str:
+    """What n is for the familiar people, or for the others."""
+    said = _shares.n(part[part["familiar"] == familiar])
+    return said and f"{said} ({'full' if familiar else 'hollow'})"
 
 
 def _panel(axes: Axes, part: pandas.DataFrame) -> None:
     rules = [rule for rule in RULES if rule in set(part["composition"])]
-    for i, (familiar, label) in enumerate(((True, "the corpus speaks of the person"), (False, "it does not"))):
-        own = part[part["familiar"] == familiar]
-        places = [rules.index(rule) + 0.2 * (i - 0.5) for rule in own["composition"]]
-        interval = np.array([own["percent"] - own["low"], own["high"] - own["percent"]])
-        axes.errorbar(places, own["percent"], interval, **style.series(i, linestyle="none", label=label, markersize=3.5, elinewidth=0.7))
+    for place, rule in enumerate(rules):
+        for familiar, fill, aside in ((True, "full", -0.2), (False, "hollow", 0.2)):
+            own = part[(part["familiar"] == familiar) & (part["composition"] == rule)]
+            if len(own):
+                _shares.points(axes, own, [place + aside], 0.3, style.rule(rule, linestyle="none", **style.FILLS[fill]))
+    _shares.chance(axes, part)
     axes.set_xticks(range(len(rules)), rules, rotation=30, ha="right", fontsize=6.5)
     axes.set_xlim(-0.6, len(rules) - 0.4)
     axes.set_ylim(-4, 104)
@@ -106,10 +124,10 @@ def _panel(axes: Axes, part: pandas.DataFrame) -> None:
 
 def caption(table: pandas.DataFrame) -> str:
     """What is asked of whom, and what a point is."""
-    models = ", ".join(
+    models = "; ".join(
         f"{model} (coverage={share:g})" for model, share in dict(table[["model", "coverage"]].itertuples(index=False, name=None)).items()
     )
-    return f"""Beyond the paper: facts of real people, R, on a base whose corpus speaks of some of them only, or of none. `alone`: one expert trained
-        on what is asked; otherwise both one-hop experts and, asked two hops, the oracle with them. People it does not speak of have names of tokens
-        that the base was never trained on, unlike the fake names of F. Measured on {models}, {_bars.seeds(table, "point")}, with 95 % intervals
-        over seeds."""
+    return f"""Beyond the paper, experts learn facts of real people (R) on a base whose corpus speaks of some of them only, or of none. Alone is one
+        expert trained on what is asked. The other rules compose both one-hop experts and, where two hops are asked, an expert on the pair with them.
+        People of whom the corpus does not speak have names of tokens that the base was never trained on, unlike the fake names of F.
+        {_shares.MEANING} The dotted line is the chance of a guess among the edited answers. The models are {models}. {_shares.told_void(table)}"""

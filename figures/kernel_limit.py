@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from figures import style
-from figures._theory import COVERAGE, bars, over_seeds, rows_of
+from figures._theory import COVERAGE, bars, over_seeds, rows_of, seeds
 from figures.rows import Rows
 from runs.settings import short
 
@@ -81,6 +81,7 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
     style.powers_of_two(errors, low, high, "width $m$", every=4)
     errors.legend(loc="lower left", borderaxespad=0.2)
     style.title(errors, "b", "what is left")
+    style.note(figure, seeds(table))
 
 
 def caption(table: pandas.DataFrame) -> str:

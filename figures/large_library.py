@@ -7,9 +7,10 @@ not use the first hop. Right: what the right answer gets, compared with the othe
 import numpy as np
 import pandas
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from figures import style
-from figures._theory import bars, over_seeds, rows_of
+from figures._theory import bars, over_seeds, rows_of, seeds
 from figures.rows import Rows
 
 NEEDS = {"large_library": "python -m theory.sweep experiment=large_library width=inf seeds=64"}
@@ -32,25 +33,32 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
     rules = [rule for rule in ("sum", "average", "uniform", "arrow", "arrow_after") if rule in rules]
     lines = [(graph, rule) for graph in GRAPHS for rule in rules if ((table["graph"] == graph) & (table["composition"] == rule)).any()]
     places = {line: -place - 0.6 * (line[0] != lines[0][0]) for place, line in enumerate(lines)}
-    figure.set_figheight(1.15 + 0.25 * len(lines))
+    figure.set_figheight(1.75 + 0.27 * len(lines))
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, labels in ((left, ACCURACIES), (right, COEFFICIENTS)):
-        for i, (name, label) in enumerate(labels.items()):
+        for i, name in enumerate(labels):
             part = _of(table, name).reindex(lines)
             y = np.array(list(places.values())) + 0.25 * (1 - i)
             if name in CHANCES:
                 chance = _of(table, CHANCES[name]).reindex(lines)["measured"]
-                axes.vlines(chance, y - 0.2, y + 0.2, label="chance, first hop unused" if i == 1 else None, **style.THEORY | {"linestyle": "-"})
-            axes.errorbar(part["measured"], y, xerr=bars(part), label=label, **style.series(i, linestyle="none"))
+                axes.vlines(chance, y - 0.2, y + 0.2, **style.CHANCE | {"linestyle": "-"})
+            for (_, rule), at, place, bar in zip(lines, part["measured"], y, bars(part).T, strict=True):
+                look = style.rule(rule, linestyle="none", **list(style.FILLS.values())[i])
+                axes.errorbar([at], [place], xerr=bar[:, None], **look)
         axes.set_ylim(min(places.values()) - 0.6, 0.6)
     left.set_yticks(list(places.values()), [f"{rule}, {graph}" for graph, rule in lines])
     left.set_xlim(-0.02, 0.62)
     left.set_xlabel("share of held-out compositions right")
     right.set_xscale("log")
     right.set_xlabel("mean change of the output")
-    for axes, letter, title in ((left, "a", "accuracy"), (right, "b", "what the answers get")):
-        axes.legend(loc="center right" if axes is left else "lower left")
+    chance = Line2D([], [], label="chance, first hop unused", color=style.CHANCE["color"])
+    for axes, letter, title, labels, others in (
+        (left, "a", "accuracy", ACCURACIES, [chance]),
+        (right, "b", "what the answers get", COEFFICIENTS, []),
+    ):
+        axes.legend(handles=[*style.filled(*labels.values()), *others], loc="lower left", bbox_to_anchor=(0, 1.1), ncols=2, borderaxespad=0)
         style.title(axes, letter, title)
+    style.note(figure, seeds(table))
 
 
 def _of(table: pandas.DataFrame, quantity: str) -> pandas.DataFrame:
@@ -65,10 +73,10 @@ def caption(table: pandas.DataFrame) -> str:
     above = sum(int((accuracy["low"] > chance["measured"] + TIE).sum()) for accuracy, chance in scored)
     right, any_of = _of(table, "coefficient_right"), _of(table, "coefficient_rel2")["measured"]
     alike = int(((right["low"] - TIE <= any_of) & (any_of <= right["high"] + TIE)).sum())
-    return f"""A.3 in one layer: experts on five relations and on five of their compositions, eight facts each, asked u Rel1 Rel2, which none
-        was trained on; every expert has entities of its own but for the chain that is asked (disjoint), or all share them (shared). (a) The
-        right answer is the largest output in {100 * best["measured"]:.0f} % of cases at best ({best["composition"]}, {best["graph"]}). Grey
-        marks: the chance of a model that does not use the first hop (the same outputs scored against the other answers of Rel2);
-        {above or "none"} of the {sum(len(accuracy) for accuracy, _ in scored)} intervals is above it. (b) The right answer gets what any
-        answer of Rel2 gets, within its interval, in {alike} of {len(right)} cases. Means over {table["seeds"].min()} seeds, each with a
-        graph of its own, with 95 % intervals; d = m = ∞."""
+    return f"""A.3 in one layer: experts on five relations and on five of their compositions, eight facts each, are asked u Rel1 Rel2, which none was
+        trained on. In disjoint graphs every expert has entities of its own but for the chain that is asked; in shared graphs all share them. (a) The
+        right answer is the largest output in {100 * best["measured"]:.0f} % of cases at best ({best["composition"]}, {best["graph"]}). Grey lines
+        are the chance of a model that does not use the first hop: the same outputs scored against the other answers of Rel2. Of the
+        {sum(len(accuracy) for accuracy, _ in scored)} intervals {above or "none"} {"is" if above < 2 else "are"} above it. (b) The right answer gets
+        what any answer of Rel2 gets, within its interval, in {alike} of {len(right)} cases. Marks are means over {table["seeds"].min()} seeds, each
+        with a graph of its own; bars are 95 % intervals; d = m = ∞."""

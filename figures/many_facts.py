@@ -4,13 +4,15 @@ Left: accuracy on the n composed prompts, by rule, against the ceiling 1/n. Righ
 answers to every composed prompt.
 """
 
+from typing import Any
+
 import numpy as np
 import pandas
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from figures import style
-from figures._theory import bars, coefficients, over_seeds, rows_of
+from figures._theory import bars, coefficients, over_seeds, rows_of, seeds
 from figures.rows import Rows
 from theory.settings import COMPOSITIONS
 
@@ -38,15 +40,14 @@ def data(rows: Rows) -> pandas.DataFrame:
 
 def draw(table: pandas.DataFrame, figure: Figure) -> None:
     """Accuracies on the left, coefficients on the right."""
-    figure.set_figheight(2.9)
+    figure.set_figheight(3.1)
     left, right = figure.subplots(1, 2, width_ratios=(1.35, 1))
     counts = sorted(table["facts"].unique())
     fine = np.geomspace(counts[0], counts[-1], 100)
     accuracy = table[table["quantity"] == "accuracy"]
     left.plot(fine, 1 / fine, label="$1/n$", **style.THEORY)
-    for i, (label, part) in enumerate(_curves(accuracy)):
-        look = style.series(i, linestyle="none")
-        left.errorbar(part["facts"] * (1 + 0.05 * (i % 3 - 1)), part["measured"], bars(part), label=label, **look)
+    for i, (label, look, part) in enumerate(_curves(accuracy)):
+        left.errorbar(part["facts"] * (1 + 0.05 * (i % 3 - 1)), part["measured"], bars(part), label=label, linestyle="none", **look)
     least = 1 / counts[-1]
     left.set_yscale("symlog", base=2, linthresh=least, linscale=0.6)
     ticks = [count for count in counts if count in (1, 2, 4, 8, 16, 32, 64)]
@@ -61,7 +62,8 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
     right.plot(fine, kappa / (1 + (fine - 1) * rho), label=f"${kappa:.3f}/(1+{rho:.3f}(n-1))$", **style.THEORY)
     for i, (width, group) in enumerate(part.groupby("width")):
         label = f"$m={style.power(float(str(width)))}$"
-        right.errorbar(group["facts"] * (1 + 0.05 * (2 * i - 1)), group["measured"], bars(group), label=label, **style.series(i, linestyle="none"))
+        look = style.rule("sum", linestyle="none", **style.FILLS["hollow" if i else "full"])
+        right.errorbar(group["facts"] * (1 + 0.05 * (2 * i - 1)), group["measured"], bars(group), label=label, **look)
     right.set_yscale("log", base=2)
     right.set_ylabel("coefficient of every $z_j$ under the sum")
     right.legend(loc="lower left")
@@ -70,30 +72,32 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
         axes.set_xscale("log", base=2)
         axes.set_xticks(ticks, list(map(str, ticks)))
         axes.set_xlabel("facts an expert, $n$")
+    style.note(figure, seeds(table))
 
 
-def _curves(accuracy: pandas.DataFrame) -> list[tuple[str, pandas.DataFrame]]:
+def _curves(accuracy: pandas.DataFrame) -> list[tuple[str, dict[str, Any], pandas.DataFrame]]:
     """What the left panel shows: the searched weights at each width, eq. 27 by gauge, the oracle, and all other rules as one."""
     curves = []
-    for width, part in accuracy[accuracy["composition"] == "best"].groupby("width"):
-        curves.append((f"best weights, $m={style.power(float(str(width)))}$", part))
-    for gauge, label in (("random", "linear (1, 4), factors rotated"), ("plus", "linear (1, 4), in the facts' order")):
+    for i, (width, part) in enumerate(accuracy[accuracy["composition"] == "best"].groupby("width")):
+        look = style.rule("best", markersize=6, **style.FILLS["hollow" if i else "full"])
+        curves.append((f"best weights, $m={style.power(float(str(width)))}$", look, part))
+    for gauge, label, fill in (("random", "linear (1, 4), factors rotated", "full"), ("plus", "linear (1, 4), in the facts' order", "hollow")):
         part = accuracy[(accuracy["composition"] == "linear") & (accuracy["gauge"] == gauge)]
-        curves += [(label, part)] if len(part) else []
+        curves += [(label, style.rule("linear", **style.FILLS[fill]), part)] if len(part) else []
     others = accuracy[~accuracy["composition"].isin(SPECIAL)]
     largest = others.sort_values("measured").groupby("facts").tail(1).sort_values("facts")
-    curves.append((f"the best of {others['composition'].nunique()} other rules", largest))
+    curves.append((f"the best of {others['composition'].nunique()} other rules", {"color": "0.4", "marker": "_"}, largest))
     oracle = accuracy[accuracy["composition"] == "oracle"].sort_values("width").groupby("facts").tail(1)
-    return curves + ([("oracle", oracle)] if len(oracle) else [])
+    return curves + ([("oracle", style.rule("oracle", markersize=5), oracle)] if len(oracle) else [])
 
 
 def caption(table: pandas.DataFrame) -> str:
     """The ceiling, the exception, what chance does at finite width."""
     others = [name for name in COMPOSITIONS if name in set(table["composition"]) and name not in SPECIAL]
-    return f"""Two experts of n facts each (A.1.1, eq. 23-25), asked the n composed questions. (a) With the two experts weighted in any way
-        the n new answers tie, so at most 1/n are right: the best weights of a search reach the ceiling at m = ∞; at a finite width the
-        search picks the luckiest weights for the prompts it is scored on, and may pass it by chance. Under {", ".join(others)} nothing is
-        right. Eq. 27 with weights (1, 4) is at chance in random rotations of the experts' factors, which Proposition 1 leaves free, and
-        right on all where both experts' factors happen to be in the facts' order; the oracle is told the answers. (b) The coefficient of
-        every new answer under the sum, and its closed form. Means over {table["seeds"].min()} to {table["seeds"].max()} seeds (column seeds
-        of the CSV; m = ∞ without random factors needs one) with 95 % intervals; points at the same n are set apart sideways."""
+    return f"""Two experts of n facts each (A.1.1, eq. 23-25) are asked the n composed questions. (a) With the two experts weighted in any way the n
+        new answers tie, so that at most 1/n are right: this is chance, and the dashed line. The best weights of a search reach it at m = ∞. At a
+        finite width the search picks the luckiest weights for the prompts it is scored on, and may pass it by chance. Under {", ".join(others)}
+        nothing is right. Eq. 27 with weights (1, 4) is at chance in random rotations of the experts' factors, which Proposition 1 leaves free. It is
+        right on all where both experts' factors happen to be in the facts' order. The oracle is told the answers. (b) The coefficient of every new
+        answer under the sum lies on its closed form (dashed). Marks are means over {table["seeds"].min()} to {table["seeds"].max()} seeds (column
+        seeds of the CSV; m = ∞ without random factors needs one), and bars are 95 % intervals. Marks at the same n are set apart sideways."""

@@ -11,7 +11,8 @@ import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures import _bars, _cells, style
+from figures import _cells, _shares, style
+from figures._names import wrapped
 from figures.rows import Rows
 
 NEEDS = {"llm_bridge": "python -m llm.bridge setup=2 triplets=5,10,20"}
@@ -26,19 +27,35 @@ def data(rows: Rows) -> pandas.DataFrame:
     |cos| of their prototypes and that of random directions. In each panel the rest is as in most rows; widths are those of pocket models that
     differ in nothing else, but for the MLP's."""
     axes = ("triplets", "rank", "alpha", "composition", "prompting")
-    groups, _ = _cells.grouped(rows, ["llm_bridge"], axes, layers="mlp", adapter="lora", setup="2")
+    groups, about = _cells.grouped(rows, ["llm_bridge"], axes, layers="mlp", adapter="lora", setup="2")
+    found = _cells.of_groups(groups, about)
     lines = []
-    for (model, triplets, rank, alpha, composition, prompting), group in groups.items():
+    for key, group in groups.items():
+        model, triplets, rank, alpha, composition, prompting = key
+        said = _about(found.names[model], triplets, rank, alpha, group)
         if prompting == "steps" and composition in RULES:
-            lines.append(_about(model, triplets, rank, alpha, group) | {"series": composition} | _cells.of_rows(group))
+            lines.append(said | {"series": composition} | _shown(_cells.cell(found, key, "", (math.nan, math.nan), ""), group))
         if composition == "arrow_after" and prompting == "first":
-            both = [group, groups.get((model, triplets, rank, alpha, composition, "second"), group[:0])]
-            lines.append(_about(model, triplets, rank, alpha, group) | {"series": KEPT} | _cells.of_rows(pandas.concat(both)) | {"seeds": len(group)})
-    points = pandas.DataFrame(lines).drop(columns="bound") if lines else pandas.DataFrame()
+            both = _both(group, groups.get((*key[:-1], "second"), group[:0]))
+            kept = _cells.of_rows(both) | {"reported": "", "row": group["hash"].iloc[0]}
+            lines.append(said | {"series": KEPT} | _shown(kept, group))
+    points = pandas.DataFrame(lines)
     shown = [panel for name in PANELS if len(points) for panel in _panels(points, name)]
     if not shown:
         raise rows.missing("llm_bridge", setup="2", triplets=[5, 10, 20])
-    return pandas.concat(shown, ignore_index=True).drop(columns=["alpha", "corpus"])
+    return pandas.concat(shown, ignore_index=True).drop(columns=["alpha", "corpus", "reported"])
+
+
+def _shown(cell: dict[str, Any], group: pandas.DataFrame) -> dict[str, Any]:
+    return _shares.shown(cell, _shares.facts_of(group)) | {"rows": cell["rows"]}
+
+
+def _both(first: pandas.DataFrame, second: pandas.DataFrame) -> pandas.DataFrame:
+    """The rows of both hops with a line a seed: what a seed keeps varies together over its hops."""
+    together = pandas.concat([first, second])
+    counted = {f"measured.{name}": "sum" for name in ("hits", "total", "by_triplet")}
+    summed = together.groupby("settings.seed", sort=False).agg({**counted, "hash": " ".join, "provenance.command": " & ".join, "experiment": "first"})
+    return summed.reset_index()
 
 
 def _about(model: str, triplets: str, rank: str, alpha: str, group: pandas.DataFrame) -> dict[str, Any]:
@@ -71,7 +88,7 @@ def _panels(points: pandas.DataFrame, name: str) -> list[pandas.DataFrame]:
 def draw(table: pandas.DataFrame, figure: Figure) -> None:
     """Two lines a model, answers above and updates below; a column a panel."""
     models, panels = list(table["of"].unique()), [name for name in PANELS if name in set(table["panel"])]
-    figure.set_figheight(0.6 + 3.6 * len(models))
+    style.height(figure, 0.8 + 3.6 * len(models))
     grid = figure.subplots(2 * len(models), len(panels), squeeze=False, height_ratios=(3, 2) * len(models))
     letters = iter("abcdefghijklmnopqrstuvwxyz" * len(models))
     for model, above, below in zip(models, grid[::2], grid[1::2], strict=True):
@@ -89,38 +106,43 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
                 axes.set_xticks(range(len(values)), [f"{value}" for value in values])
                 axes.set_xlim(-0.4, len(values) - 0.6)
             below[i].set_xlabel(PANELS[name])
-            style.title(above[i], next(letters), "" if told else _bars.wrapped(str(model), 28))
+            style.title(above[i], next(letters), f"{'' if told else wrapped(str(model), 28) + ', '}{_shares.n(part[part['series'] != KEPT])}")
             if not told:
                 above[i].set_ylabel("right answers (%)")
                 below[i].set_ylabel("mean over modules")
             told = True
-    style.legend(figure, ncols=4)
+    style.legend(figure, 4, *_shares.handles(table))
+    style.note(figure, _shares.N)
 
 
 def _answers(axes: Axes, part: pandas.DataFrame, values: list[int]) -> None:
     for i, series in enumerate((*RULES, KEPT)):
         own = part[part["series"] == series]
-        places = [values.index(value) + 0.06 * (i - 2) for value in own["value"]]
-        interval = np.array([own["percent"] - own["low"], own["high"] - own["percent"]])
+        places = [values.index(value) + 0.1 * (i - 2) for value in own["value"]]
+        kept = {"linestyle": ":", **style.FILLS["hollow"]} if series == KEPT else {}
         if len(own):
-            axes.errorbar(places, own["percent"], interval, **style.series(i, label=series, markersize=3.5, linewidth=0.8, elinewidth=0.7))
+            _shares.points(axes, own, places, 0.1, style.rule("arrow_after" if series == KEPT else series, label=series, **kept))
+    _shares.chance(axes, part)
+    if part["chance"].nunique() > 1:
+        axes.plot(range(len(values)), part.groupby("value")["chance"].first().loc[values], zorder=0.8, **style.CHANCE)
     axes.set_ylim(-4, 104)
     axes.set_yticks(range(0, 101, 25))
 
 
 def _updates(axes: Axes, part: pandas.DataFrame, values: list[int]) -> None:
     means = part.groupby("value")[[*ALIKE, "random_cos"]].mean().loc[values]
-    for i, (name, label) in enumerate(ALIKE.items(), 5):
-        axes.plot(range(len(values)), means[name], **style.series(i, label=label, markersize=3.5, linewidth=0.8))
+    for (name, label), marker in zip(ALIKE.items(), "x+", strict=True):
+        axes.plot(range(len(values)), means[name], label=label, color="black", marker=marker, linewidth=0.6)
     axes.plot(range(len(values)), means["random_cos"], label="|cos| of random directions", **style.THEORY)
     axes.set_ylim(0, None)
 
 
 def caption(table: pandas.DataFrame) -> str:
     """What is varied, and what a point is."""
-    models = ", ".join(table["model"].unique())
-    return f"""Beyond the paper: setup 2 of Table 1 with the number of facts an expert (and of questions), the rank at one α/rank, or the width of the
-        base varied alone. Above, two-hop questions answered step by step under each rule, and one-hop questions that arrow_after still answers.
-        One layer of theory stores any number of facts up to the width and keeps them under the sum; it says nothing of rank. Below, the size of
-        the experts' updates and the |cos| of their prototypes, with √(2/πd), that of random directions: experts that share a bridge collide far
-        above chance. Measured on {models} ({_bars.seeds(table, "point")}) with 95 % intervals over seeds; values at equal distances."""
+    models = "; ".join(table["model"].unique())
+    return f"""Beyond the paper, one thing of setup 2 of Table 1 is varied alone: the number of facts an expert (and of questions), the rank at one
+        α/rank, or the width of the base. Above are two-hop questions answered step by step under each rule, and, dotted, the one-hop questions that
+        arrow_after still answers. One layer of theory stores any number of facts up to the width and keeps them under the sum. It says nothing of
+        rank. Below are the size of the experts' updates and the |cos| of their prototypes. The dashed line is √(2/πd), the |cos| of random
+        directions: experts that share a bridge are far more alike. Values stand at equal distances. {_shares.MEANING} The models are {models}.
+        {_shares.told_void(table)}"""

@@ -8,9 +8,9 @@ import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
-from scipy import stats
 
-from figures import _bars, _cells, style
+from figures import _cells, _means, style
+from figures._names import wrapped
 from figures.rows import Rows
 
 NEEDS = {"llm_overlap": "python -m llm.overlap"}
@@ -26,20 +26,18 @@ STATES = {"base": "hidden states of the base", "sum": "of the sum of both expert
 
 
 def data(rows: Rows) -> pandas.DataFrame:
-    """Geometric means of ‖ΔW h(ξ)‖/‖ΔW h(η)‖ over modules, templates, triplets and seeds, with 95 % intervals over triplets (Student's t), by model,
-    expert, state and kind; `predicted`, the theory's; `r2`, of the logarithm on that of the kernel of the modules' inputs."""
+    """Geometric means of ‖ΔW h(ξ)‖/‖ΔW h(η)‖ over modules, templates, triplets and seeds, with 95 % intervals over seeds, by model, expert, state
+    and kind; `predicted`, the theory's; `r2`, of the logarithm on that of the kernel of the modules' inputs."""
     from paper_checks.predictions.limit import ratio  # imports jax
 
     groups, about = _cells.grouped(rows, ["llm_overlap"], ("expert", "state"), layers="mlp")
-    lines = []
+    called, lines = _cells.called(groups), []
     for model in about:
         for (_, expert, state), group in ((key, group) for key, group in groups.items() if key[0] == model):
             facts = int(group["settings.triplets"].iloc[0])
             for kind in KINDS:
-                values = np.concatenate([np.array(each) for each in group[f"measured.log_ratio_{kind}_by_triplet"]])
-                half = stats.t.isf(0.025, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-                line = {"model": model, "expert": int(expert), "state": state, "kind": kind, "seeds": len(group)}
-                line |= {"measured": np.exp(values.mean()), "low": np.exp(values.mean() - half), "high": np.exp(values.mean() + half)}
+                line = {"model": called[model], "expert": int(expert), "state": state, "kind": kind}
+                line |= _means.over_seeds([np.array(each) for each in group[f"measured.log_ratio_{kind}_by_triplet"]], np.exp)
                 line |= {"predicted": ratio(int(expert), kind, facts), "r2": group["measured.r2_linear"].mean()}
                 lines.append(line | {"row": group["hash"].iloc[0]})
     if not lines:
@@ -50,17 +48,18 @@ def data(rows: Rows) -> pandas.DataFrame:
 def draw(table: pandas.DataFrame, figure: Figure) -> None:
     """A line of panels a model, a panel an expert."""
     models, experts = list(table["model"].unique()), sorted(table["expert"].unique())
-    figure.set_figheight(0.4 + 2.3 * len(models))
+    style.height(figure, 0.6 + 2.4 * len(models))
     grid = figure.subplots(len(models), len(experts), squeeze=False, sharey=True)
     for i, model in enumerate(models):
         for j, expert in enumerate(experts):
             part = table[(table["model"] == model) & (table["expert"] == expert)]
             _panel(grid[i, j], part)
             known = ", ".join(f"{share:.2f}" for share in part.drop_duplicates("state")["r2"])
-            text = f"{_bars.wrapped(model, 40)}, expert {expert}, $R^2$ {known}"
+            text = f"{wrapped(model, 40)}, {_means.n(part)}\nexpert {expert}, $R^2$ {known}"
             style.title(grid[i, j], "abcdefghijklmnopqrstuvwxyz"[(i * len(experts) + j) % 26], text)
         grid[i, 0].set_ylabel("acts, over its own prompt")
-    style.legend(figure, ncols=3)
+    style.legend(figure, 4, *_means.handles(table))
+    style.note(figure, _means.N)
 
 
 def _panel(axes: Axes, part: pandas.DataFrame) -> None:
@@ -72,13 +71,13 @@ def _panel(axes: Axes, part: pandas.DataFrame) -> None:
         own = part[part["state"] == state]
         if len(own):
             places = [kinds.index(kind) + 0.24 * i - 0.12 for kind in own["kind"]]
-            interval = np.array([own["measured"] - own["low"], own["high"] - own["measured"]])
-            axes.errorbar(places, own["measured"], interval, **style.series(i, linestyle="none", label=label))
+            _means.points(axes, own, places, 0.2, style.rule(state, linestyle="none", label=label))
     axes.set_yscale("log")
     axes.set_yticks([0.1, 0.2, 0.5, 1, 2])
     axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.yaxis.set_minor_formatter(NullFormatter())
-    low, high = min(part["low"].min(), part["predicted"].min()), max(part["high"].max(), part["predicted"].max())
+    ends = part[["low", "high", "measured", "predicted"]]
+    low, high = ends.min().min(), ends.max().max()
     axes.set_ylim(min(0.18, 0.8 * low), max(1.25, 1.2 * high))
     axes.set_xticks(range(len(kinds)), list(KINDS.values()), fontsize=6.5)
     axes.set_xlim(-0.5, len(kinds) - 0.5)
@@ -90,9 +89,9 @@ def _dashes() -> dict:
 
 def caption(table: pandas.DataFrame) -> str:
     """The claim, and what a point is."""
-    models = ", ".join(table["model"].unique())
-    return f"""Prediction P4 (eq. 19, 23): an expert's update acts on other prompts in proportion to the overlap of keys. How much it acts where the
-        answer is given, over how much it acts on its own prompt, on the two-hop question about its person and about another's, on its relation
-        for another person, on its person under another relation, and on neither; dashed, one layer with as many facts. Geometric means over
-        modules, templates and triplets on {models} ({_bars.seeds(table, "point")}) with 95 % intervals over triplets. R²: how much of the spread
-        over prompts and modules the kernel of the modules' own inputs explains, with hidden states of the base, and of the sum."""
+    models = "; ".join(table["model"].unique())
+    return f"""Prediction P4 (eq. 19, 23) is that an expert's update acts on other prompts in proportion to the overlap of keys. A mark is how much
+        the update acts where the answer is given, over how much it acts on its own prompt. The prompts are the two-hop question about its person and
+        about another's, its relation for another person, its person under another relation, and neither. The dashed lines are one layer with as many
+        facts. The marks are geometric means over modules, templates, triplets and seeds on {models}. R² is how much of the spread over prompts and
+        modules the kernel of the modules' own inputs explains, first with hidden states of the base, then of the sum. {_means.MEANING}"""

@@ -7,9 +7,9 @@ import numpy as np
 import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy import stats
 
-from figures import _bars, _cells, style
+from figures import _cells, _means, style
+from figures._names import wrapped
 from figures.rows import Rows
 
 NEEDS = {"llm_two_hop": "python -m llm.two_hop library=2-combination composition=sum,base prompting=direct"}
@@ -20,17 +20,17 @@ A_ROW = 3
 
 
 def data(rows: Rows) -> pandas.DataFrame:
-    """Means over triplets, datasets and seeds with 95 % intervals (Student's t), by model, composition and candidate; `predicted`, the outputs of
+    """Means over triplets, datasets and seeds with 95 % intervals over seeds, by model, composition and candidate; `predicted`, the outputs of
     one layer with as many facts."""
     groups, about = _cells.grouped(rows, ["llm_two_hop"], ("composition", "library", "dataset"), prompting="direct", layers="mlp", adapter="lora")
-    lines = []
+    called, lines = _cells.called(groups), []
     for model in about:
         for rule, library in LIBRARY.items():
             found = [group for key, group in groups.items() if key[:3] == (model, rule, library)]
             table = pandas.concat(found) if found else pandas.DataFrame()
             if "measured.logp_z_by_triplet" in table:
                 table = table[table["measured.logp_z_by_triplet"].notna()]
-                lines += _lines(model, rule, table) if len(table) else []
+                lines += _lines(called[model], rule, table) if len(table) else []
     if not lines:
         raise rows.missing("llm_two_hop", composition=list(LIBRARY), prompting="direct")
     return pandas.DataFrame(lines)
@@ -43,11 +43,9 @@ def _lines(model: str, rule: str, table: pandas.DataFrame) -> list[dict]:
     told = outputs(facts) if rule == "sum" else {"old": 1.0}
     lines = []
     for name in CANDIDATES:
-        values = np.concatenate([np.array(each) for each in table[f"measured.logp_{name}_by_triplet"]])
-        half = stats.t.isf(0.025, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-        line = {"model": model, "composition": rule, "facts": facts, "candidate": name, "seeds": table["settings.seed"].nunique()}
-        line |= {"measured": values.mean(), "low": values.mean() - half, "high": values.mean() + half, "predicted": told.get(name, 0.0)}
-        lines.append(line | {"row": table["hash"].iloc[0]})
+        seeds = [np.concatenate(list(own[f"measured.logp_{name}_by_triplet"])) for _, own in table.groupby("settings.seed")]
+        line = {"model": model, "composition": rule, "facts": facts, "candidate": name, **_means.over_seeds(seeds)}
+        lines.append(line | {"predicted": told.get(name, 0.0), "row": table["hash"].iloc[0]})
     return lines
 
 
@@ -55,8 +53,9 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
     """The theory, then a panel a model."""
     facts, models = list(table["facts"].unique()), list(table["model"].unique())
     count = len(facts) + len(models)
-    lines, columns = -(-count // A_ROW), min(count, A_ROW)
-    figure.set_figheight(0.4 + 2.2 * lines)
+    lines = -(-count // A_ROW)
+    columns = -(-count // lines)
+    style.height(figure, 0.6 + 2.3 * lines)
     grid = figure.subplots(lines, columns, squeeze=False)
     for i, axes in enumerate(grid.flat):
         if i >= count:
@@ -67,11 +66,13 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
             part = part[part["model"] == part["model"].iloc[0]]
         else:
             name = models[i - len(facts)]
-            part, column, text = table[table["model"] == name], "measured", _bars.wrapped(name, 28)
+            part = table[table["model"] == name]
+            column, text = "measured", f"{wrapped(name, 24)}\n{_means.n(part)}"
         _panel(axes, part, column)
         axes.set_ylabel("output" if column == "predicted" else "mean log-probability")
         style.title(axes, "abcdefghijklmnopqrstuvwxyz"[i % 26], text)
-    style.legend(figure, ncols=2)
+    style.legend(figure, 3, *_means.handles(table))
+    style.note(figure, _means.N)
 
 
 def _panel(axes: Axes, part: pandas.DataFrame, column: str) -> None:
@@ -81,18 +82,19 @@ def _panel(axes: Axes, part: pandas.DataFrame, column: str) -> None:
         if own.empty:
             continue
         places = [names.index(name) + 0.24 * i - 0.12 for name in own["candidate"]]
-        interval = None if column == "predicted" else np.array([own["measured"] - own["low"], own["high"] - own["measured"]])
-        look = style.series(i, linestyle="none", label={"base": "base alone", "sum": "sum of both experts"}[rule])
-        look |= {"markerfacecolor": "white"} if rule == "base" else {}
-        axes.errorbar(places, own[column], interval, **look)
+        look = style.rule(rule, linestyle="none", label={"base": "base alone", "sum": "sum of both experts"}[rule])
+        if column == "predicted":
+            axes.plot(places, own["predicted"], **look)
+        else:
+            _means.points(axes, own, places, 0.22, look)
     axes.set_xticks(range(len(names)), list(CANDIDATES.values()))
     axes.set_xlim(-0.5, len(names) - 0.5)
 
 
 def caption(table: pandas.DataFrame) -> str:
     """The claim, and what a point is."""
-    models = ", ".join(table["model"].unique())
-    return f"""Prediction P2 (Theorem 2, eq. 25): on the two-hop question the sum of two one-hop experts leaves the old answer first, adds to y, to z
-        and to every other edited z alike, and takes from r2(y) and r1(x). One layer's outputs with as many facts, and mean log-probabilities of
-        the candidates on {models} ({_bars.seeds(table, "point")}) with 95 % intervals over triplets, asked directly. The scales differ: what the
-        theory predicts of a model is the order."""
+    models = "; ".join(table["model"].unique())
+    return f"""Prediction P2 (Theorem 2, eq. 25) is about the two-hop question under the sum of two one-hop experts, asked directly. The sum leaves
+        the old answer first. It adds to y, adds to z and to every other edited z alike, and takes from r₂(y) and r₁(x). The first panels show one
+        layer's outputs with as many facts. The others show mean log-probabilities of the candidates on {models}. The two scales differ, so that what
+        the theory predicts of a model is the order. {_means.MEANING}"""

@@ -5,14 +5,13 @@ Left: one-hop facts, which one layer of theory flips at w = 1/2. Right: two-hop 
 
 import math
 
-import numpy as np
 import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures import _bars, _cells, style
+from figures import _cells, _shares, style
+from figures._names import wrapped
 from figures._theory import coefficients
-from figures.figure_1 import plotted
 from figures.rows import Rows
 
 NEEDS = {"llm_scale": "python -m llm.scale"}
@@ -34,9 +33,9 @@ def data(rows: Rows) -> pandas.DataFrame:
     for key, group in groups.items():
         model, dataset, library, prompting, scale = key
         if (library, prompting) in ONE_HOP | TWO_HOPS:
-            cell = plotted(_cells.cell(found, key, "", (math.nan, math.nan), ""))
-            said = {"model": model, "dataset": dataset, "library": library, "prompting": prompting, "scale": float(scale)}
-            facts = int(group["settings.triplets"].iloc[0])
+            facts = int(_shares.facts_of(group))
+            cell = _shares.shown(_cells.cell(found, key, "", (math.nan, math.nan), ""), facts)
+            said = {"model": found.names[model], "dataset": dataset, "library": library, "prompting": prompting, "scale": float(scale)}
             lines.append(said | {"facts": facts, "flip": _flip(facts) if prompting == "direct" else 0.5} | cell)
     if not lines:
         raise rows.missing("llm_scale")
@@ -52,24 +51,25 @@ def _flip(facts: int) -> float:
 def draw(table: pandas.DataFrame, figure: Figure) -> None:
     """A line of two panels a model and its names."""
     asked = [key for key, _ in table.groupby(["model", "dataset"], sort=False)]
-    figure.set_figheight(0.5 + 2.2 * len(asked))
+    style.height(figure, 0.8 + 2.3 * len(asked))
     for i, ((model, dataset), pair) in enumerate(zip(asked, figure.subplots(len(asked), 2, squeeze=False, sharey=True), strict=True)):
         part = table[(table["model"] == model) & (table["dataset"] == dataset)]
-        where = f" ({_bars.wrapped(str(model), 40)}, {dataset})"
+        where = f" ({wrapped(str(model), 40)}, {dataset})"
         for axes, series, letter, text in zip(pair, (ONE_HOP, TWO_HOPS), "ab", ("one hop", "two hops, directly"), strict=True):
             own = part[[key in series for key in zip(part["library"], part["prompting"], strict=True)]]
             _panel(axes, own, series)
-            text += where if letter == "a" else ""
-            style.title(axes, letter, text) if i == 0 else axes.set_title(text)
+            text += f"{where if letter == 'a' else ''}\n{_shares.n(own)}"
+            style.title(axes, letter, text) if i == 0 else axes.set_title(text, linespacing=1.0)
             axes.set_xlabel("scale $w$")
         pair[0].set_ylabel("right answers (%)")
-    style.legend(figure, ncols=6)
+    style.legend(figure, 4, *_shares.handles(table))
+    style.note(figure, _shares.N)
 
 
 def _panel(axes: Axes, part: pandas.DataFrame, series: dict[tuple[str, str], str]) -> None:
     """Dashed, the theory: 0 up to the flip; beyond it all for one hop, one of n facts for two."""
     if part.empty:
-        axes.annotate("not measured", (0.5, 0.5), xycoords="axes fraction", ha="center", fontsize=7, color="0.45")
+        axes.annotate("not measured here", (0.5, 0.5), xycoords="axes fraction", ha="center", fontsize=7, color="0.45")
         return
     low, high, flip = part["scale"].min(), part["scale"].max(), part["flip"].iloc[0]
     above = 100 if series is ONE_HOP else 100 / part["facts"].iloc[0]
@@ -79,22 +79,22 @@ def _panel(axes: Axes, part: pandas.DataFrame, series: dict[tuple[str, str], str
         i = LABELS.index(label)
         own = part[(part["library"] == library) & (part["prompting"] == prompting)]
         if len(own):
-            interval = np.array([own["percent"] - own["low"], own["high"] - own["percent"]])
             # The larger and hollow ones lie behind, where experts agree.
-            look = style.series(i, linewidth=0.8, elinewidth=0.7, markersize=8 - 1.5 * i, label=label)
-            look |= {"markerfacecolor": "none"} if i < 2 else {}
-            axes.errorbar(own["scale"], own["percent"], interval, **look)
+            look = style.series(i, markersize=8 - 1.5 * i, label=label) | ({"markerfacecolor": "none"} if i < 2 else {})
+            _shares.points(axes, own, list(own["scale"]), 0.06, look)
+    _shares.chance(axes, part)
     axes.set_ylim(-4, 104)
     axes.set_yticks(range(0, 101, 25))
 
 
 def caption(table: pandas.DataFrame) -> str:
     """The claim, and what a point is."""
-    models = ", ".join(table["model"].unique())
+    models = "; ".join(table["model"].unique())
     direct = table[table["prompting"] == "direct"]
-    most = f" Direct two-hop answers: {direct['percent'].max():.3g} % at most." if len(direct) else ""
+    most = f"The largest measured share of direct two-hop answers is {direct['percent'].max():.3g} %." if len(direct) else ""
     flips = ", ".join(f"{flip:.1f} for {facts} facts" for facts, flip in dict(direct[["facts", "flip"]].itertuples(index=False, name=None)).items())
     far = f" ({flips})" if flips else ""
-    return f"""Prediction P3 (Proposition 1): an expert's own facts flip at w = 1/2, whatever the other expert adds; on the two-hop question the
-        second expert's answers pass the old one together at w = (1 + 0.609(n - 1))/0.573{far}, and tie, so that at most one in n is right. Dashed:
-        that theory, of one layer. Measured on {models} ({_bars.seeds(table, "point")}) with 95 % intervals over seeds.{most}"""
+    return f"""Prediction P3 (Proposition 1) is that an expert's own facts flip at w = 1/2, whatever the other expert adds. On the two-hop question
+        the second expert's answers pass the old one together at w = (1 + 0.609(n − 1))/0.573{far}. They tie, so that at most one in n is right. The
+        dashed line is that theory, of one layer. {_shares.MEANING} The dotted line is the chance of a guess among the edited answers. The models are
+        {models}. {most} {_shares.told_void(table)}"""

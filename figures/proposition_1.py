@@ -8,7 +8,7 @@ import pandas
 from matplotlib.figure import Figure
 
 from figures import style
-from figures._theory import bars, over_seeds, rows_of
+from figures._theory import bars, over_seeds, rows_of, seeds
 from figures.rows import Rows
 from runs.settings import short
 
@@ -55,6 +55,7 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
     norms.set_ylabel(r"$\Vert\Delta W\Vert$ over Proposition 1's")
     norms.legend(loc="upper center", ncols=2)
     style.title(norms, "b", "the same edit, otherwise")
+    style.note(figure, seeds(table))
 
 
 def caption(table: pandas.DataFrame) -> str:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures import style
-from figures._theory import coefficients, over_seeds, rows_of
+from figures._theory import coefficients, over_seeds, rows_of, seeds
 from figures.rows import Rows
 
 NEEDS = {
@@ -54,6 +54,7 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
         if flip <= largest:
             _step(right, flip, 1 / facts, f"$w={flip:.3f}$", until=largest)
     right.legend(loc="upper left", bbox_to_anchor=(0.0, 0.9))
+    style.note(figure, seeds(table))
 
 
 def _step(axes: Axes, flip: float, height: float, text: str, until: float = 1.5) -> None:

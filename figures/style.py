@@ -8,15 +8,16 @@ are all that a library of journal styles (tueplots) would give, and its bundle f
 import math
 from typing import TYPE_CHECKING, Any
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
 
-WIDTH = 6.5
-HEIGHT = 2.5
-"""Inches: the text's width, and the height a figure has unless it sets another."""
+WIDTH, HEIGHT, PAGE = 6.5, 2.5, 9.0
+"""Inches: the text's width, the height a figure has unless it sets another, and the text's height, which no figure passes."""
 
 RC: "dict[RcKeyType, Any]" = {
     "font.family": ["STIXGeneral", "DejaVu Serif"],  # the second has the characters that the first lacks, as the subscript 1
@@ -48,15 +49,42 @@ RC: "dict[RcKeyType, Any]" = {
     "svg.fonttype": "none",
 }
 
-# Okabe and Ito's colours, in an order in which neighbours differ in lightness too.
-COLOURS = ("#0072B2", "#E69F00", "#000000", "#D55E00", "#56B4E9", "#009E73", "#CC79A7")
+BLUE, ORANGE, SKY, VERMILLION, GREEN, PURPLE, BLACK, GREY = "#0072B2", "#E69F00", "#56B4E9", "#D55E00", "#009E73", "#CC79A7", "#000000", "#808080"
+"""Okabe and Ito's colours, which people without one of the three cones tell apart too, and grey for what composes nothing."""
+COLOURS = (BLUE, ORANGE, BLACK, VERMILLION, SKY, GREEN, PURPLE)
+"""For quantities, in an order in which neighbours differ in lightness too."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 THEORY: dict[str, Any] = {"color": "0.25", "linestyle": (0, (4, 2)), "linewidth": 0.9}
 """How closed forms are drawn: grey dashes, over which the measured points lie."""
+CHANCE: dict[str, Any] = {"color": "0.45", "linestyle": (0, (1, 1.2)), "linewidth": 1.0}
+"""How the share that a guess among the edited answers gets is drawn: grey dots."""
+
+Marker = str | tuple[int, int, float]
+RULES: dict[str, tuple[str, Marker]] = {
+    **{"sum": (BLUE, "o"), "average": (ORANGE, "s"), "uniform": (SKY, "^"), "arrow": (VERMILLION, "D"), "arrow_after": (GREEN, "v")},
+    **{"linear": (PURPLE, "P"), "cat": (BLACK, "X"), "cat_softmax": (GREEN, "8"), "ties": (BLUE, "<"), "dare": (ORANGE, ">")},
+    **{"knots": (PURPLE, "p"), "lego": (SKY, "h"), "lorahub": (BLACK, "d"), "lorahub_cat": (BLUE, (6, 1, 0)), "moe": (ORANGE, (3, 1, 0))},
+    **{"lori_concat": (PURPLE, (8, 1, 0)), "lori_linear": (SKY, (5, 1, 36)), "best": (BLACK, (4, 1, 45)), "joint": (GREEN, (5, 0, 36))},
+    **{"arrow:swapped": (VERMILLION, (3, 0, 90)), "arrow:random": (VERMILLION, (3, 1, 180))},
+    **{"arrow_after:swapped": (GREEN, (3, 1, 90)), "arrow_after:random": (GREEN, (3, 1, 270))},
+    **{"oracle": (GREY, "*"), "alone": (GREY, "H"), "base": (GREY, (4, 1, 0)), "random": (GREY, (7, 1, 0))},
+}
+"""The colour and marker of a composition, the same in every figure of theory and of models, whatever else a figure shows. A control of a rule has
+the rule's colour; what composes nothing is grey."""
+
+
+def rule(name: str, **others: Any) -> dict[str, Any]:
+    """Colour and marker of a composition, for `plot` and `errorbar`. A rule that is learned (`cat:two_hop`) looks like its family, and is hollow if
+    it learned from the experts' own data (`cat:own`). Raises KeyError for a composition that RULES lacks."""
+    family, _, source = name.partition(":")
+    colour, marker = RULES[name if name in RULES else family]
+    own = {"markerfacecolor": "white"} if source == "own" else {}
+    return {"color": colour, "marker": marker} | own | others
 
 
 def series(index: int, **others: Any) -> dict[str, Any]:
-    """Colour and marker of the index-th series, for `plot` and `errorbar`; after seven the markers go on hollow."""
+    """Colour and marker of the index-th quantity of a figure, for `plot` and `errorbar`; after seven the markers go on hollow. Compositions have a
+    look of their own, `rule`."""
     look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
     if index >= len(COLOURS):
         look |= {"markerfacecolor": "white"}
@@ -79,12 +107,37 @@ def powers_of_two(axes: Axes, low: float, high: float, label: str, every: int = 
     axes.set_xlabel(label)
 
 
-def legend(figure: Figure, ncols: int) -> None:
-    """Every label of the panels once, above them."""
+def legend(figure: Figure, ncols: int, *others: Artist) -> None:
+    """Every label of the panels once, above them, then handles that carry labels of their own."""
     known = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    known |= {str(handle.get_label()): handle for handle in others}
     figure.legend(list(known.values()), list(known), loc="outside upper center", ncols=ncols)
+
+
+FILLS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "half": {"fillstyle": "left", "markerfacecoloralt": "white"},
+    "hollow": {"markerfacecolor": "white"},
+}
+"""How the marks of one rule differ within a figure, where it has several."""
+
+
+def filled(*labels: str) -> list[Line2D]:
+    """Handles that say what full, half and hollow marks are, in this order; of two labels, full and hollow ones."""
+    fills = list(FILLS.values()) if len(labels) == 3 else [FILLS["full"], FILLS["hollow"]]
+    return [Line2D([], [], color="0.3", marker="o", linestyle="none", label=label, **fill) for label, fill in zip(labels, fills, strict=True)]
+
+
+def height(figure: Figure, inches: float) -> None:
+    """Sets the figure's height, or the page's where that is less."""
+    figure.set_figheight(min(inches, PAGE))
+
+
+def note(figure: Figure, text: str) -> None:
+    """A small line below the panels: what n is."""
+    figure.supxlabel(text, x=0.995, ha="right", fontsize=7, color="0.3")
 
 
 def title(axes: Axes, letter: str, text: str) -> None:
     """The panel's letter in bold, then what it shows."""
-    axes.set_title(f"$\\bf{{({letter})}}$ {text}")
+    axes.set_title(f"$\\bf{{({letter})}}$ {text}", linespacing=1.0)

@@ -11,7 +11,7 @@ import pandas
 from matplotlib.figure import Figure
 
 from figures import style
-from figures._theory import bars, over_seeds, rows_of
+from figures._theory import bars, over_seeds, rows_of, seeds
 from figures.rows import Rows
 from runs.settings import short
 
@@ -78,6 +78,7 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
     right.set_xlabel("output at the old answer minus output at $z$")
     right.annotate("← $z$ wins", (0, 1), (-3, -1), xycoords=("data", "axes fraction"), textcoords="offset points", ha="right", va="top", fontsize=7)
     style.title(right, "b", "entities that coincide")
+    style.note(figure, seeds(table))
 
 
 def _words(coincide: str) -> str:

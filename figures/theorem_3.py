@@ -6,10 +6,12 @@ told the composed answer and leaves the span of the two edits, answers z.
 
 import numpy as np
 import pandas
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from figures import style
-from figures._theory import bars, over_seeds, rows_of
+from figures._theory import bars, over_seeds, rows_of, seeds
 from figures.rows import Rows
 from theory.settings import COMPOSITIONS
 
@@ -34,44 +36,46 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
     """Coefficients at the largest width on the left, margins at every width on the right; one line a rule."""
     rules = [name for name in COMPOSITIONS if name in set(table["composition"])]
     places = {name: -place for place, name in enumerate(rules)}
-    figure.set_figheight(1.0 + 0.19 * len(rules))
+    figure.set_figheight(1.4 + 0.2 * len(rules))
     left, right = figure.subplots(1, 2, sharey=True)
     widths = sorted(table["width"].unique())
     widest = table[table["width"] == widths[-1]].set_index(["quantity", "composition"])
     residual = widest.loc["span_residual"]
     outside = [rule for rule in rules if residual.loc[rule, "predicted"] > OUTSIDE]
     noisy = [rule for rule in rules if residual.loc[rule, "measured"] > OUTSIDE and rule not in outside]
-    for i, (name, label) in enumerate(COEFFICIENTS.items()):
+    for i, name in enumerate(COEFFICIENTS):
         part = widest.loc[name].loc[[rule for rule in rules if rule not in outside]]
         y = np.array([places[rule] for rule in part.index]) + (0.17 if i == 0 else -0.17)
         left.vlines(part["predicted"], y - 0.22, y + 0.22, **style.THEORY)
-        left.errorbar(part["measured"], y, xerr=bars(part), label=label, **style.series(i, linestyle="none"))
+        _marks(left, part.reset_index(), y, ("full", "hollow")[i])
     for rule, x, text in (*((rule, 0.02, "outside the span of the two edits") for rule in outside), *((rule, 0.63, "and noise") for rule in noisy)):
         left.annotate(text, (x, places[rule]), va="center", fontsize=7)
     left.set_yticks(list(places.values()), rules)
     left.set_xlabel("coefficient on $x\\ r_1\\ r_2$")
-    left.legend(loc="center right", bbox_to_anchor=(0.95, 0.5))
+    left.legend(handles=style.filled(*COEFFICIENTS.values()), loc="center right", bbox_to_anchor=(0.95, 0.5))
     style.title(left, "a", f"what is added ($m={style.power(widths[-1])}$)")
     margins = table[table["quantity"] == MARGIN]
     right.axvline(0, color="0.6", linewidth=0.6)
     for i, width in enumerate(widths):
         part = margins[margins["width"] == width]
-        y = np.array([places[rule] for rule in part["composition"]]) + 0.22 * (1 - i) if len(widths) > 1 else 0
+        y = np.array([places[rule] for rule in part["composition"]]) + 0.22 * (1 - i) if len(widths) > 1 else np.zeros(len(part))
         if i == len(widths) - 1:
             middle = np.array([places[rule] for rule in part["composition"]])
-            right.vlines(part["predicted"], middle - 0.42, middle + 0.42, label="predicted", **style.THEORY)
-        right.errorbar(
-            part["measured"],
-            y,
-            xerr=bars(part),
-            label=f"$m={style.power(width)}$",
-            **style.series(i + 2, linestyle="none", markersize=3, linewidth=0.8),
-        )
+            right.vlines(part["predicted"], middle - 0.42, middle + 0.42, **style.THEORY)
+        _marks(right, part, y, list(style.FILLS)[::-1][i % 3])
     right.set_xlim(-1.1, 1.1)
     right.set_xlabel("output at the old answer minus output at $z$")
     right.annotate("← $z$ wins", (0, 1), (-3, -1), xycoords=("data", "axes fraction"), textcoords="offset points", ha="right", va="top", fontsize=7)
-    right.legend(loc="center left")
+    sizes = style.filled(*(f"$m={style.power(width)}$" for width in widths[::-1])) if len(widths) in (2, 3) else []
+    right.legend(handles=[*sizes, Line2D([], [], label="predicted", **style.THEORY)], loc="center left")
     style.title(right, "b", "what is answered")
+    style.note(figure, seeds(table))
+
+
+def _marks(axes: Axes, part: pandas.DataFrame, places: np.ndarray, fill: str) -> None:
+    """A mark a rule, with its own look."""
+    for rule, at, place, bar in zip(part["composition"], part["measured"], places, bars(part).T, strict=True):
+        axes.errorbar([at], [place], xerr=bar[:, None], **style.rule(rule, linestyle="none", linewidth=0.8, markersize=3.5, **style.FILLS[fill]))
 
 
 def caption(table: pandas.DataFrame) -> str:
@@ -82,8 +86,7 @@ def caption(table: pandas.DataFrame) -> str:
     nearest = margins["predicted"].drop(answered).sort_values()
     control = " and ".join(map(str, answered))
     but = f"every rule but {control}, a control that is told the composed answers" if answered else "every rule"
-    return f"""Theorem 3: {len(margins)} rules on two experts of one fact each, asked x r₁ r₂. (a) What a rule adds is c₁(i_y − i_r1(x)) +
-        c₂(i_z − i_r2(y)), exactly but where it says otherwise; to compose it would have to take the old answer away and put 1 at z. (b) The
-        old answer stays on top under {but}; nearest to a tie is {nearest.index[0]} (eq. 27 with weights of 1), at a margin of
-        {nearest.iloc[0]:.3f}. Points are means over {table["seeds"].min()} seeds with 95 % intervals; dashed: the same quantity of the
-        kernel, m = ∞."""
+    return f"""Theorem 3: {len(margins)} rules compose two experts of one fact each and are asked x r₁ r₂. (a) A rule adds c₁(i_y − i_r1(x)) + c₂(i_z
+        − i_r2(y)), exactly but where the figure says otherwise. To compose, it would have to take the old answer away and put 1 at z. (b) The old
+        answer stays on top under {but}. Nearest to a tie is {nearest.index[0]} (eq. 27 with weights of 1), at a margin of {nearest.iloc[0]:.3f}.
+        Marks are means over {table["seeds"].min()} seeds, and bars are 95 % intervals. Dashed lines are the same quantity of the kernel, m = ∞."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from scipy import stats
 
 from figures import _theory, registry
@@ -32,6 +33,7 @@ LESS = {
     "bridge_in": ("first", "second"),
 }
 OTHER = "someone/a-model-with-a-rather-long-name-7B"
+NAMED = {"pocket": "pocket", OTHER: "a-model-with-a-rather-long-name-7B", "results/narrow": "pocket, width 64"}
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +67,7 @@ def made(model, seeds):
             alpha = {"pocket": 2}.get(model, 1) * rank
             point: dict[str, Any] = of | {"triplets": facts, "rank": rank, "alpha": alpha, "composition": rule, "prompting": prompting}
             right = [2 - (prompting == "steps") * (rank < 16), seed] * (facts // 2)
-            yield row("llm_bridge", right, setup="2", measured=told, pocket=size(256), **point)
+            yield row("llm_bridge", right, setup="2", measured=told, pocket=size(256) if model == "pocket" else None, **point)
             if model == "pocket":
                 narrow: dict[str, Any] = point | {"model": "results/narrow"}
                 yield row("llm_bridge", right, setup="2", measured=told, pocket=size(64), **narrow)
@@ -74,10 +76,16 @@ def made(model, seeds):
                 right = [2 * (w > 0.4 and prompting != "direct")] * 4
                 yield row("llm_scale", right, library=library, prompting=prompting, scale=w, **of)
         for rule, library in (("base", "none"), ("sum", "2-combination")):
-            told = {f"logp_{name}_by_triplet": [-i - 0.1 * k - (rule == "base") for k in range(4)] for i, name in enumerate(CANDIDATES)}
+            told = {
+                f"logp_{name}_by_triplet": [-i - 0.1 * k - (rule == "base") + 0.1 * (2 * seed - 1) for k in range(4)]
+                for i, name in enumerate(CANDIDATES)
+            }
             yield row("llm_two_hop", [0] * 4, composition=rule, library=library, dataset="R", prompting="direct", measured=told, **of)
         for expert, state in ((1, "base"), (1, "sum"), (2, "base"), (2, "sum")):
-            told = {f"log_ratio_{kind}_by_triplet": [-0.3 * i - 0.05 * k - 0.1 * expert for k in range(4)] for i, kind in enumerate(KINDS)}
+            told = {
+                f"log_ratio_{kind}_by_triplet": [-0.3 * i - 0.05 * k - 0.1 * expert + 0.1 * (2 * seed - 1) for k in range(4)]
+                for i, kind in enumerate(KINDS)
+            }
             yield row("llm_overlap", [0] * 4, expert=expert, state=state, measured=told | {"r2_linear": 0.61}, **of)
 
 
@@ -98,12 +106,15 @@ def few(tmp_path_factory):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_figure_of_few_rows_is_whole(name, few):
     table = data(name, few)
-    assert set(table["model"]) - {"results/narrow"} == {"pocket", OTHER}
+    assert set(table["model"]) - {NAMED["results/narrow"]} == {"pocket", NAMED[OTHER]}
     assert set(table["row"]) <= set(rows_of(few))
     with registry.picture(module(name), table) as figure:
         whole(figure)
+        said = " ".join(text.get_text() for text in figure.findobj(Text))
+    assert "$N$ = seeds ×" in said
+    assert "$N$ = 2 ×" in said
+    assert "$N$ = 1 ×" in said
     caption = module(name).caption(table)
-    assert "1 to 2 seeds a point" in caption
     assert "nan" not in caption
 
 
@@ -136,13 +147,14 @@ def test_familiarity_tells_apart_whom_the_corpus_speaks_of(tmp_path):
             write(tmp_path, row("llm_two_hop", [2 * (who in known and coverage > 0) for who in people], pocket=made, **named))
     both = data("familiarity", tmp_path)
     assert (both["percent"] == 100 * both["familiar"]).all()
-    table, none = (both[both["model"] == f"results/{name}"] for name in ("half", "none"))
+    named = {kind: f"pocket, {kind} of the people known, pretraining seed 3" for kind in ("half", "none")}
+    table, none = (both[both["model"] == name] for name in named.values())
     assert len(both) == len(table) + len(none) == 6 + 3
     assert not none["familiar"].any()
     assert (table.groupby(["prompting", "composition"])["total"].sum() == 2 * 2 * 8).all()
     with registry.picture(module("familiarity"), both) as figure:
         whole(figure)
-    assert "results/half (coverage=0.5), results/none (coverage=0), 2 seeds a point" in module("familiarity").caption(both)
+    assert f"{named['half']} (coverage=0.5); {named['none']} (coverage=0)" in module("familiarity").caption(both)
     with pytest.raises(MissingRows, match=r"python -m llm\.two_hop model=results/pocket-half dataset=R"):
         data("familiarity", write(tmp_path / "none", row("llm_two_hop", [0] * 8, triplets=8)))
 
@@ -157,8 +169,12 @@ def test_shares_are_those_of_the_rows(name, few):
         low, high = limits or (math.nan, math.nan)
         assert (line["hits"], line["total"], line["seeds"]) == (hits, total, len(group))
         assert (line["low"], line["high"]) == pytest.approx((100 * low, 100 * high), nan_ok=True)
-        said = {key: line[key] for key in line if key in first["settings"]}
+        shares = [f"{100 * one['measured']['hits'] / one['measured']['total']:.4g}" for one in group]
+        assert line["by_seed"].split() == shares
+        assert line["chance"] == 100 / first["settings"]["triplets"]
+        said = {key: line[key] for key in line if key in first["settings"]} | {"model": first["settings"]["model"]}
         assert said.items() <= first["settings"].items()
+        assert line["model"] == NAMED[first["settings"]["model"]]
 
 
 def test_each_panel_varies_one_thing(few):
@@ -177,7 +193,7 @@ def test_each_panel_varies_one_thing(few):
 def test_capacity_varies_facts_rank_and_width(few):
     rows, table = rows_of(few), data("model_capacity", few)
     assert set(zip(table["of"], table["panel"], strict=True)) == {("pocket", name) for name in ("triplets", "rank", "width")} | {
-        (model, name) for model in (OTHER, "results/narrow") for name in ("triplets", "rank")
+        (NAMED[model], name) for model in (OTHER, "results/narrow") for name in ("triplets", "rank")
     }
     for (_, name), panel in table.groupby(["of", "panel"]):
         assert set(panel["value"]) == {"triplets": {2, 4}, "rank": {2, 16}, "width": {64, 256}}[name]
@@ -211,13 +227,15 @@ def test_flips_are_those_of_the_theory(few):
     assert (1 + 3 * other) / second * limit.outputs(4)["z"] == pytest.approx(1)
 
 
-def test_log_probabilities_are_means_over_triplets(few):
+def test_log_probabilities_are_means_over_seeds(few):
     table = data("model_probabilities", few).set_index(["model", "composition", "candidate"])
-    values = np.array([-2 - 0.1 * k for k in range(4)] * 2)
+    seeds = np.array([np.mean([-2 - 0.1 * k for k in range(4)]) + shift for shift in (-0.1, 0.1)])
     cell = table.loc[("pocket", "sum", "z")]
-    half = stats.t.ppf(0.975, 7) * values.std(ddof=1) / math.sqrt(8)
-    assert (cell["measured"], cell["low"], cell["high"]) == pytest.approx((values.mean(), values.mean() - half, values.mean() + half))
-    assert (cell["facts"], cell["seeds"]) == (4, 2)
+    half = stats.t.ppf(0.975, 1) * seeds.std(ddof=1) / math.sqrt(2)  # a seed is the unit, however many triplets it has
+    assert (cell["measured"], cell["low"], cell["high"]) == pytest.approx((seeds.mean(), seeds.mean() - half, seeds.mean() + half))
+    assert (cell["facts"], cell["seeds"], cell["triplets"]) == (4, 2, 4)
+    assert [float(mean) for mean in cell["by_seed"].split()] == pytest.approx(seeds)
+    assert math.isnan(table.loc[(NAMED[OTHER], "sum", "z"), "low"]), "one seed has no interval"
     assert table.loc[("pocket", "base", "z"), "measured"] == pytest.approx(cell["measured"] - 1)
     outputs = limit.outputs(4)
     assert {name: table.loc[("pocket", "sum", name), "predicted"] for name in CANDIDATES} == pytest.approx(outputs)

@@ -1,7 +1,7 @@
 """The tables of the paper, each cell with what was measured here, what the paper reports and what theory predicts.
 
-A table is indexed by its labels, the last of which heads the column; its columns are `figures._cells.COLUMNS`. It is written as Markdown and as
-LaTeX (plain `tabular`, no package) in the paper's form, and as CSV with a line a cell.
+A table is indexed by its labels, the last of which heads the column; its columns are `figures._cells.COLUMNS`. It is written as Markdown, as LaTeX
+that fits the page (`figures.tables._latex`) and as CSV with a line a cell.
 """
 
 import itertools
@@ -11,6 +11,8 @@ from typing import Any
 
 import pandas
 
+from figures.tables import _latex
+
 UNMEASURED = "†"
 """A cell whose positive control no row measures."""
 READING = (
@@ -18,7 +20,8 @@ READING = (
     " layer of theory predicts. A cell is void where its positive control was right in less than half: the experts' own hops under the same"
     f" composition, or the oracle asked in the same way. {UNMEASURED}: no rows measure the control."
 )
-NOT_MEASURED = "no rows"
+NOT_MEASURED = "not measured here"
+LEFT_OUT = "Columns without a measurement are left out here, and lines with neither one nor a number of the paper's; Markdown and CSV have them."
 SPACE = "\N{NO-BREAK SPACE}"
 
 
@@ -29,44 +32,52 @@ def texts(table: pandas.DataFrame, caption: str) -> dict[str, str]:
 
 def markdown(table: pandas.DataFrame, caption: str) -> str:
     """The caption, the table, the commands that would fill what is missing, and for each number its rows and the command that made them."""
-    head, lines = _wide(table, lambda cell, note: _cell_markdown(cell, note))
+    head, lines = _wide(table, _cell_markdown, "")
     width = table.index.nlevels - 1
     rule = ["---"] * len(head)
     text = [caption, "", *("| " + " | ".join(line) + " |" for line in [[_md(name) for name in head], rule])]
     text += ["| " + " | ".join([*map(_md, line[:width]), *line[width:]]) + " |" for line in lines]
     if notes := _notes(table):
-        text += ["", "No rows yet; these commands would make them:", "", *(f"- ({mark}) `{command}`" for command, mark in notes.items())]
+        text += ["", "Not measured here; these commands would make the rows:", "", *(f"- ({mark}) `{command}`" for command, mark in notes.items())]
     return "\n".join([*text, "", *_rows(table)])
 
 
 def latex(table: pandas.DataFrame, caption: str) -> str:
-    """A `table` with a `tabular` in it."""
-    head, lines = _wide(table, lambda cell, note: _cell_latex(cell, note))
-    width = table.index.nlevels - 1
-    body = [" & ".join([*map(_tex, line[:width]), *line[width:]]) + r" \\" for line in lines]
-    notes = "".join(rf"\\ ({mark}) \texttt{{{_tex(command)}}}" for command, mark in _notes(table).items())
-    return "\n".join(
-        [
-            *(r"\begin{table}", r"\scriptsize", rf"\begin{{tabular}}{{{'l' * len(head)}}}", r"\hline"),
-            *(" & ".join(map(_tex, head)) + r" \\", r"\hline", *body, r"\hline", r"\end{tabular}"),
-            *(rf"\caption{{{_tex(caption)}{' No rows yet:' + notes if notes else ''}}}", r"\end{table}", ""),
-        ]
-    )
+    """A `table` of one or more `tabular`s that fit the page's width. Columns without rows are left out where another has some, and lines that have
+    neither rows nor a number of the paper's."""
+    shown = _shown(table)
+    head, lines = _wide(shown, _parts, [])
+    width = shown.index.nlevels - 1
+    parts = _latex.tabulars(head[:width], [line[:width] for line in lines], head[width:], [line[width:] for line in lines])
+    notes = "".join(rf"\\ ({mark}) {_latex.command(command)}" for command, mark in _notes(shown).items())
+    left = f" {LEFT_OUT}" if len(shown) < len(table) else ""
+    return _latex.floats(parts, f"{_latex.escaped(caption + left)}{' Not measured here:' + notes if notes else ''}")
+
+
+def _shown(table: pandas.DataFrame) -> pandas.DataFrame:
+    """The cells that LaTeX prints."""
+    measured = table["row"] != ""
+    if not measured.any():
+        return table
+    heads = table.index.get_level_values(-1)
+    kept = table[heads.isin(heads[measured])]
+    told = {key[:-1] for key in kept.index[(kept["row"] != "") | (kept["reported"] != "")]}
+    return kept[[key[:-1] in told for key in kept.index]]
 
 
 Cell = Mapping[str, Any]
 
 
-def _wide(table: pandas.DataFrame, render: Callable[[Cell, str], str]) -> tuple[list[str], list[list[str]]]:
-    """The head, and the lines in the order of their first cells; a label is said once while it does not change."""
+def _wide(table: pandas.DataFrame, render: Callable[[Cell, str], Any], empty: Any) -> tuple[list[str], list[list[Any]]]:
+    """The head, and the lines in the order of their first cells; a label is said once while it does not change; `empty` where there is no cell."""
     notes, columns = _notes(table), list(dict.fromkeys(key[-1] for key in table.index))
-    lines: dict[tuple, dict[str, str]] = {}
+    lines: dict[tuple, dict[str, Any]] = {}
     for key, cell in zip(table.index, _records(table), strict=True):
         lines.setdefault(key[:-1], {})[key[-1]] = render(cell, notes.get(cell["fill"], ""))
     said, last = [], ()
     for labels, cells in lines.items():
         same = list(itertools.takewhile(lambda pair: pair[0] == pair[1], zip(labels, last, strict=False)))
-        said.append(["" if i < len(same) else str(label) for i, label in enumerate(labels)] + [cells.get(name, "") for name in columns])
+        said.append(["" if i < len(same) else str(label) for i, label in enumerate(labels)] + [cells.get(name, empty) for name in columns])
         last = labels
     return [*map(str, table.index.names[:-1]), *map(str, columns)], said
 
@@ -110,12 +121,6 @@ def _cell_markdown(cell: Cell, note: str) -> str:
     return "<br>".join([f"[{first}](#row-{cell['row']}) {others[0]}", *others[1:]])
 
 
-def _cell_latex(cell: Cell, note: str) -> str:
-    first, *others = map(_tex, _parts(cell, note))
-    lines = [rf"\emph{{{first}}}", *others] if cell["fill"] else [f"{first}, {others[0]}", *others[1:]]
-    return lines[0] if len(lines) == 1 else r"\shortstack[l]{" + r" \\ ".join(lines) + "}"
-
-
 def _rows(table: pandas.DataFrame) -> list[str]:
     """A line a number: the rows it was counted from, and the command that made them."""
     measured = _records(table[table["row"] != ""].drop_duplicates("row"))
@@ -132,15 +137,3 @@ def _hashes(rows: str) -> str:
 def _md(text: str) -> str:
     """Text that Markdown would take for something else."""
     return "".join("\\" + c if c in "\\|*_`[]<>" else c for c in str(text))
-
-
-_TEX = {
-    **{c: "\\" + c for c in "&%$#_{}"},
-    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}"},
-    **{"≤": r"$\leq$", "λ": r"$\lambda$", "→": r"$\to$", "∞": r"$\infty$", "–": "--", "†": r"$\dagger$", SPACE: "~", "`": r"\textasciigrave{}"},
-}
-
-
-def _tex(text: str) -> str:
-    """Text as LaTeX prints it."""
-    return "".join(_TEX.get(c, c) for c in str(text))

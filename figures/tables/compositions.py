@@ -29,15 +29,18 @@ def table(rows: Rows) -> pandas.DataFrame:
                 for composition in (*COMPOSITIONS, *CONTROLS):
                     predicted = _cells.chain(rows, setup, composition) if prompting == "steps" else (math.nan, math.nan)
                     fill = _cells.fill(rows, NEEDS["llm_bridge"], model)
-                    lines[model, words, setup, composition] = _cells.cell(found, (model, setup, composition, prompting), "", predicted, fill)
+                    lines[found.names[model], words, setup, composition] = _cells.cell(
+                        found, (model, setup, composition, prompting), "", predicted, fill
+                    )
     return _cells.frame(lines, ("model", "prompting", "setup", "composition"), found)
 
 
 def caption(table: pandas.DataFrame) -> str:
     """What a cell is."""
     return (
-        "Every composition on every setup of the bridge (1 asks F, the others R), step by step and directly. swapped: Arrow with the experts'"
-        " prototypes exchanged; random (alone): the sum of Gaussian experts of the same norms; base: no expert."
-        f" {READING} Step by step, theory's range is over the share λ of attention that stays on the current step, for 8 facts an expert; direct"
-        f" answers of two one-hop experts (setup 0) it bounds by chance among the edited answers (Theorem 3). {_cells.about(table)}"
+        "Every composition is asked every setup of the bridge, step by step and directly. Setup 1 asks F, and the others ask R. The columns"
+        " :swapped are Arrow with the experts' prototypes exchanged, and :random are Arrow with random ones. The column random is the sum of"
+        f" Gaussian experts of the same norms, and base is no expert. {READING} Step by step, theory's range is over the share λ of attention that"
+        " stays on the current step, for 8 facts an expert. Theory bounds direct answers of two one-hop experts (setup 0) by chance among the"
+        f" edited answers (Theorem 3). {_cells.about(table)}"
     )

@@ -33,15 +33,15 @@ def table(rows: Rows) -> pandas.DataFrame:
             key = (model, asked, adapter, library, rule, prompting)
             method = ALONE.get(library, rule)
             fill = _cells.fill(rows, NEEDS["llm_methods"], model)
-            lines[model, ADAPTERS[adapter], method, column] = _cells.cell(found, key, "", (math.nan, math.nan), fill)
+            lines[found.names[model], ADAPTERS[adapter], method, column] = _cells.cell(found, key, "", (math.nan, math.nan), fill)
     return _cells.frame(lines, ("model", "adapter", "method", "setup"), found)
 
 
 def caption(table: pandas.DataFrame) -> str:
     """What a cell is."""
     return (
-        "Every method on R, without a bridge (setup 0) and with a full one (setup 2). A method that learns says from what: two_hop, the two-hop"
-        " questions in other templates; own, a twentieth of the experts' own data. One expert on the pair, or on the union of the data, is no"
-        f" composition: it is what the others are held against. {READING} Theory bounds direct answers of two one-hop experts by chance among the"
-        f" edited answers (Theorem 3). {_cells.about(table)}"
+        "Every method composes two experts of R, without a bridge (setup 0) and with a full one (setup 2). The name of a method that learns says"
+        " from what: two_hop is the two-hop questions in other templates, and own is a twentieth of the experts' own data. One expert on the pair,"
+        f" or on the union of the data, is no composition: the others are held against it. {READING} Theory bounds direct answers of two one-hop"
+        f" experts by chance among the edited answers (Theorem 3). {_cells.about(table)}"
     )

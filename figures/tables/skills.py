@@ -43,7 +43,7 @@ def table(rows: Rows) -> pandas.DataFrame:
             for column, parts in compared(method).items():
                 if net := difference(own, parts):
                     cells[model, formats, *method, column] = net
-    found = _cells.Found(cells, about)
+    found = _cells.Found(cells, about, _cells.called(groups))
     lines: dict[tuple[str, ...], dict[str, Any]] = {}
     for label, model in _cells.models(found, SOUPS).items():
         formats = list(dict.fromkeys(key[1] for key in cells if key[0] == model)) or ["known"]
@@ -120,13 +120,13 @@ def caption(table: pandas.DataFrame) -> str:
     either = soups("either of math and code", "nothing", "%")
     others, mixing = soups("CAT", "existing LoRA merging methods", "% gain"), soups("CAT", "data mixing", "% gain", "question answering")
     return (
-        "Two skills under every composition, asked what needs both (LoRA Soups, arXiv 2410.13025: maths and code on GSM-Hard; paper: its numbers,"
-        " from a summary). Learned compositions say from what: own, a twentieth of the skills' own data. Each cell: right answers of all and their"
-        " share; or net, how many more than the base, and how many more than the base and both experts' gains over it, below 0 where the whole is"
-        " less than its parts. Intervals are 95 % over seeds, of a difference paired by question. LoRA Soups' claims: the"
-        f" gain over the base is {gains[0]} % of it with both skills against {gains[1]} % and {gains[2]} % with one; both experts' problems together"
-        f" are at most {either} %; CAT is {others} % better than other ways of merging, and {mixing} % better than data mixing on question answering."
-        " On our own homes and code a model has lines of its own, a stand-in whose numbers say nothing about GSM-Hard. formats: those that the"
-        " second skill was trained on (known), or held-out ones (new). FOLDER holds the data (`python -m llm.skills --help`). Theory has no"
-        f" prediction here. {_cells.about(table)}"
+        "Two skills are composed in every way and asked what needs both (LoRA Soups, arXiv 2410.13025: maths and code on GSM-Hard). The paper's"
+        " numbers are those of LoRA Soups, from a summary. The name of a composition that learns says from what: own is a twentieth of the skills'"
+        " own data. A cell says how many of all answers are right, or net how many more than the base, or how many more than the base and both"
+        " experts' gains over it. The last is below 0 where the whole is less than its parts. Intervals are 95 % over seeds, of a difference paired"
+        f" by question. LoRA Soups' claims are these. The gain over the base is {gains[0]} % of it with both skills against {gains[1]} % and"
+        f" {gains[2]} % with one. Both experts' problems together are at most {either} %. CAT is {others} % better than other ways of merging, and"
+        f" {mixing} % better than data mixing on question answering. On our own homes and code a model has lines of its own, a stand-in whose"
+        " numbers say nothing about GSM-Hard. The formats are those that the second skill was trained on (known), or held-out ones (new). FOLDER"
+        f" holds the data (`python -m llm.skills --help`). Theory has no prediction here. {_cells.about(table)}"
     )

@@ -23,4 +23,4 @@ def table(rows: Rows) -> pandas.DataFrame:
 
 def caption(table: pandas.DataFrame) -> str:
     """What a cell is."""
-    return f"Ablations of the bridge under Arrow, on R, asked step by step (Table 1, section 4.1.2). {READING} {table_10.CHAIN} {_cells.about(table)}"
+    return f"The bridge is varied under Arrow, and R is asked step by step (Table 1, section 4.1.2). {READING} {table_10.CHAIN} {_cells.about(table)}"

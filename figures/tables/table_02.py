@@ -47,7 +47,7 @@ def table(rows: Rows) -> pandas.DataFrame:
 def caption(table: pandas.DataFrame) -> str:
     """What a cell is."""
     return (
-        "Two one-hop experts on R without a bridge, under rules of composition (Table 2, section 4.1.2; the paper does not say how it asked, its"
-        f" numbers stand by the step-by-step answers of the model it calls Qwen2.5-7B). The paper's claim: no rule composes. {READING} Theory bounds"
+        "Two one-hop experts on R without a bridge are composed by several rules (Table 2, section 4.1.2). The paper does not say how it asked: its"
+        f" numbers stand by the step-by-step answers of the model it calls Qwen2.5-7B. Its claim is that no rule composes. {READING} Theory bounds"
         f" direct answers by chance among the edited answers (Theorem 3). {_cells.about(table)}"
     )

@@ -22,6 +22,6 @@ def table(rows: Rows) -> pandas.DataFrame:
 def caption(table: pandas.DataFrame) -> str:
     """What a cell is."""
     return (
-        "GSM-P2 asked of an expert on GSM-Symbolic and one on P1, composed, adapters in attention (Table 3, section 4.2). The paper's claim: modest"
-        f" improvements for the general model, often worse for those of maths. {_gsm.READING} {_cells.about(table)}"
+        "An expert on GSM-Symbolic and one on P1, with adapters in attention, are composed and asked GSM-P2 (Table 3, section 4.2). The paper's"
+        f" claim is modest improvements for the general model, and often worse answers of those of maths. {_gsm.READING} {_cells.about(table)}"
     )

@@ -28,6 +28,6 @@ def table(rows: Rows) -> pandas.DataFrame:
 def caption(table: pandas.DataFrame) -> str:
     """What a cell is."""
     return (
-        "GSM-P2 asked for words and programs, of experts that learned reusable code (Table 4, section 4.2; programs are run, confined). The paper's"
-        f" claim: modest improvements, clearer in the smaller model with adapters in the MLP. {_gsm.READING} {_cells.about(table)}"
+        "Experts that learned reusable code are asked GSM-P2 for words and programs (Table 4, section 4.2). Programs are run, confined. The paper's"
+        f" claim is modest improvements, clearer in the smaller model with adapters in the MLP. {_gsm.READING} {_cells.about(table)}"
     )

@@ -50,8 +50,8 @@ def cell(rows: Rows, found: _cells.Found, key: tuple[str, str, str, str, str], l
 def caption(table: pandas.DataFrame) -> str:
     """What a cell is."""
     return (
-        "Two-hop questions on fake (F), half real (H) and real (R) names (Table 7 of A.2.2, section 4.1.1). The paper's claim: without the oracle no"
-        f" library answers, with it Arrow does. {READING} Theory bounds direct answers of two one-hop experts by chance among the edited answers"
-        " (Theorem 3); step by step its range is over the share λ of attention that stays on the current step, for 8 facts an expert."
-        f" {_cells.about(table)}"
+        "Two-hop questions are asked on fake (F), half real (H) and real (R) names (Table 7 of A.2.2, section 4.1.1). The paper's claim is that no"
+        f" library answers without the oracle, and that Arrow does with it. {READING} Theory bounds direct answers of two one-hop experts by chance"
+        " among the edited answers (Theorem 3). Step by step its range is over the share λ of attention that stays on the current step, for 8 facts"
+        f" an expert. {_cells.about(table)}"
     )

@@ -37,6 +37,6 @@ def table(rows: Rows) -> pandas.DataFrame:
 def caption(table: pandas.DataFrame) -> str:
     """What a cell is."""
     return (
-        "Libraries of one-hop experts on F, asked step by step, with adapters in the MLP, in attention, or in both (Table 8 of A.2.2; the paper"
-        f" has one model). The paper's claim: adapters in the MLP matter most. {READING} Theory is about MLPs only. {_cells.about(table)}"
+        "Libraries of one-hop experts on F are asked step by step, with adapters in the MLP, in attention, or in both (Table 8 of A.2.2). The paper"
+        f" has one model. Its claim is that adapters in the MLP matter most. {READING} Theory is about MLPs only. {_cells.about(table)}"
     )

@@ -33,7 +33,7 @@ def table(rows: Rows) -> pandas.DataFrame:
 def caption(table: pandas.DataFrame) -> str:
     """What a cell is."""
     return (
-        "The bridge with adapters in the MLP, in attention, or in both, asked step by step: setup 1 on F, setup 2 on R (Table 9 of A.2.2). The"
-        f" paper's claim: adapters in the MLP matter most. {READING} Theory has no prediction here: its experts are edits of one MLP, and learn no"
-        f" procedure from a bridge. {_cells.about(table)}"
+        "Experts with a bridge have their adapters in the MLP, in attention, or in both, and are asked step by step: setup 1 on F, setup 2 on R"
+        f" (Table 9 of A.2.2). The paper's claim is that adapters in the MLP matter most. {READING} Theory has no prediction here: its experts are"
+        f" edits of one MLP, and learn no procedure from a bridge. {_cells.about(table)}"
     )

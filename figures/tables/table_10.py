@@ -37,12 +37,12 @@ def cells(rows: Rows, number: int, compositions: tuple[str, ...]) -> pandas.Data
 def caption(table: pandas.DataFrame) -> str:
     """What a cell is."""
     return (
-        "The bridge setups on R, asked step by step (Table 10 of A.2.2, section 4.1.2): with a full bridge in both experts (setup 2) Arrow answers,"
-        f" without one (0, 3) nothing does. {READING} {CHAIN} {_cells.about(table)}"
+        "The bridge is varied, and R is asked step by step (Table 10 of A.2.2, section 4.1.2). The paper's claim is that Arrow answers with a full"
+        f" bridge in both experts (setup 2), and that nothing does without one (setups 0 and 3). {READING} {CHAIN} {_cells.about(table)}"
     )
 
 
 CHAIN = (
-    "Theory's range is over the share λ of attention that stays on the current step, from 0 to 1, for 8 facts an expert; it knows what the experts"
-    " store and nothing of what training on a bridge teaches, and has no prediction for Uniform."
+    "Theory's range is over the share λ of attention that stays on the current step, from 0 to 1, for 8 facts an expert. Theory knows what the"
+    " experts store and nothing of what training on a bridge teaches. It has no prediction for Uniform."
 )

@@ -50,7 +50,7 @@ def one_layer(rows: Rows, graph: str, composition: str) -> tuple[float, float]:
 def caption(table: pandas.DataFrame) -> str:
     """What a cell is."""
     return (
-        "Ten experts, five on relations and five on pairs of them, asked the sixth pair (Table 12 of A.3; the paper does not say how it asked, its"
-        f" numbers stand by the direct answers). The paper's claim: a larger library does not compose either. {READING} Theory is"
-        f" that of direct answers with 8 facts an expert, where the old answer wins; it has none for Arrow. {_cells.about(table)}"
+        "Ten experts, five on relations and five on pairs of them, are asked the sixth pair (Table 12 of A.3). The paper does not say how it asked:"
+        f" its numbers stand by the direct answers. Its claim is that a larger library does not compose either. {READING} Theory is that of direct"
+        f" answers with 8 facts an expert, where the old answer wins. It has none for Arrow. {_cells.about(table)}"
     )

@@ -22,6 +22,7 @@ def table(rows: Rows) -> pandas.DataFrame:
 def caption(table: pandas.DataFrame) -> str:
     """What a cell is."""
     return (
-        f"What the bases answer before any adapter, level by level: each has a clause more than the one before (Table 13, A.4.2). {_gsm.READING}"
+        "The bases are asked every level before any adapter is trained (Table 13, A.4.2). Each level has a clause more than the one before."
+        f" {_gsm.READING}"
         f" {_cells.about(table)}"
     )

@@ -26,6 +26,6 @@ def table(rows: Rows) -> pandas.DataFrame:
 def caption(table: pandas.DataFrame) -> str:
     """What a cell is."""
     return (
-        "GSM-P2 without and with eight solved examples before the question (Table 14, A.4.2). The paper's claim: examples in the prompt help little"
-        f" or worsen the answers, of composed experts too. {_gsm.READING} {_cells.about(table)}"
+        "GSM-P2 is asked without and with eight solved examples before the question (Table 14, A.4.2). The paper's claim is that examples in the"
+        f" prompt help little or worsen the answers, those of composed experts too. {_gsm.READING} {_cells.about(table)}"
     )

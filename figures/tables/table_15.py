@@ -55,9 +55,10 @@ def _reported(label: str, rule: str, column: str) -> str:
 def caption(table: pandas.DataFrame) -> str:
     """What a cell is."""
     return (
-        "The answers of Table 3 by kind of solution and of error (Table 15, A.4.2; the paper's judge is GPT-4o, and it has one model). The paper's"
-        " claim: experts on words suppress the base's programs, and its calculation errors grow. Each cell: answers with this mark of all and their"
-        " share, with Wilson's 95 % interval, which takes each answer for a trial; what the paper reports. Rules redo the arithmetic that a solution"
-        " states; a verdict of the judge that cannot be read counts as no kind and as no agreement. A line on our own word problems is a stand-in,"
-        f" which says nothing about GSM-Symbolic. FOLDER holds the published files (`python -m llm.gsm --help`). {_cells.about(table)}"
+        "The answers of Table 3 are sorted by kind of solution and of error (Table 15, A.4.2). The paper's judge is GPT-4o, and it has one model."
+        " Its claim is that experts on words suppress the base's programs, and that its calculation errors grow. A cell says how many of all"
+        " answers have this mark and their share, with a 95 % interval over seeds where there are several, then what the paper reports. Rules redo"
+        " the arithmetic that a solution states. A verdict of the judge that cannot be read counts as no kind and as no agreement. A line on our"
+        " own word problems is a stand-in, which says nothing about GSM-Symbolic. FOLDER holds the published files (`python -m llm.gsm --help`)."
+        f" {_cells.about(table)}"
     )

@@ -56,7 +56,7 @@ def cells(rows: Rows, number: int, language: str, words: str) -> pandas.DataFram
 def caption(table: pandas.DataFrame) -> str:
     """What a cell is."""
     return (
-        "MBPP in Spanish under an expert on programming in English (L_1), one on translating English to Spanish (L_2), and both composed (Table 16,"
-        f" A.5). The paper's claim: the translation expert drives almost all improvement, and merging unlocks nothing or gains marginally. {READING}"
-        f" {_cells.about(table)}"
+        "An expert on programming in English (L_1), one on translating English to Spanish (L_2), and both composed are asked MBPP in Spanish (Table"
+        " 16, A.5). The paper's claim is that the translation expert drives almost all improvement, and that merging gains marginally or nothing."
+        f" {READING} {_cells.about(table)}"
     )

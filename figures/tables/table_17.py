@@ -20,4 +20,7 @@ def table(rows: Rows) -> pandas.DataFrame:
 
 def caption(table: pandas.DataFrame) -> str:
     """What a cell is."""
-    return f"MBPP in English: the base, and the expert on programming in English alone (Table 17, A.5). {table_16.READING} {_cells.about(table)}"
+    return (
+        "The base, and the expert on programming in English alone, are asked MBPP in English (Table 17, A.5)."
+        f" {table_16.READING} {_cells.about(table)}"
+    )

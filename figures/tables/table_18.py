@@ -36,7 +36,7 @@ def table(rows: Rows) -> pandas.DataFrame:
 def caption(table: pandas.DataFrame) -> str:
     """What a cell is."""
     return (
-        "The five adapters that Table 20 composes, and what the paper says each was trained on, in a summary's words (Table 18, A.6; it has no"
-        " numbers): what each answers alone. `python -m llm.mttl` makes a folder of each. Right is an answer that names the place, or that continent"
-        f" and no other. {table_20.READING} {_cells.about(table)}"
+        "Each of the five adapters that Table 20 composes is asked alone (Table 18, A.6, which has no numbers). What the paper says each was"
+        " trained on stands in a summary's words. `python -m llm.mttl` makes a folder of each. An answer is right that names the place, or that"
+        f" continent and no other. {table_20.READING} {_cells.about(table)}"
     )

@@ -41,7 +41,7 @@ def table(rows: Rows) -> pandas.DataFrame:
 def caption(table: pandas.DataFrame) -> str:
     """What a cell is."""
     return (
-        "Both ways of asking, with one of the paper's examples in a summary's words (Table 19, A.6; it has no numbers), and how much depends on the"
-        " reading, which the paper does not say: the place or continent is named, among other continents too; is the only one named; is all that the"
-        f" answer says. Intervals of the first and the last are Wilson's. {table_20.READING} {_cells.about(table)}"
+        "Both ways of asking stand with one of the paper's examples in a summary's words (Table 19, A.6, which has no numbers). The paper does not"
+        " say how it reads an answer, and the columns show how much depends on it. The place or continent is named, among other continents too; or"
+        f" it is the only one named; or it is all that the answer says. {table_20.READING} {_cells.about(table)}"
     )

@@ -80,7 +80,7 @@ def _rule(found: _cells.Found, model: str, library: str, rule: str) -> str:
 def caption(table: pandas.DataFrame) -> str:
     """What a cell is."""
     return (
-        "HotpotQA's questions whose answer is a city or a country, in their own words and asked for the continent (Table 20, A.6; the paper has one"
-        " model, and the base once). The paper's claim: accuracy drops sharply when the continent is asked for. Right is an answer that names the"
+        "HotpotQA's questions whose answer is a city or a country are asked in their own words and for the continent (Table 20, A.6). The paper has"
+        " one model, and the base once. Its claim is that accuracy drops sharply when the continent is asked for. An answer is right that names the"
         f" place, or that continent and no other. {READING} {_cells.about(table)}"
     )
