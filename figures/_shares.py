@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 
 from figures import style
 
-SHOWN = ("hits", "total", "percent", "low", "high", "seeds", "by_seed", "void")
+SHOWN = ("hits", "total", "percent", "low", "high", "seeds", "by_seed", "void", "unmeasured")
 DOT: dict[str, Any] = {"marker": "o", "linestyle": "none", "markersize": 1.9, "markerfacecolor": "white", "markeredgewidth": 0.4, "zorder": 4}
 VOID: dict[str, Any] = {"facecolor": "0.93", "edgecolor": "0.7", "hatch": "xxxxx", "linewidth": 0, "zorder": 0.5}
 VOID_LABEL = "void: its positive control failed"
@@ -136,10 +136,12 @@ def span(numbers: pandas.Series) -> str:
 
 
 def told_void(table: pandas.DataFrame) -> str:
-    """Two sentences for the caption, where cells are void."""
+    """Sentences for the caption, where cells are void and where no row measures the control of others."""
     gone = table[void(table)]
+    open_ = int((table["unmeasured"].fillna("") != "").sum()) if "unmeasured" in table else 0
+    unmeasured = f"No rows measure the positive control of {open_} of {int(table['percent'].notna().sum())} shares." if open_ else ""
     if gone.empty:
-        return ""
+        return unmeasured
     controls = Counter(re.split(r" (?:kept|got) \d", reason)[0] for reason in gone["void"])
     failed = ", ".join(f"{control}: {count} cell{'s' * (count > 1)}" for control, count in controls.items())
-    return f"Hatched cells are void, since their positive control failed ({failed}). Their shares say nothing about composing."
+    return f"Hatched cells are void, since their positive control failed ({failed}). Their shares say nothing about composing. {unmeasured}"

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from figures import _cells, _names, _shares, style
 from figures.rows import Rows
+from llm.controls import ENOUGH
 from llm.data.facts import triplets
 from llm.pocket.corpus import World, tested
 from llm.pocket.size import Corpus
@@ -49,9 +50,21 @@ def data(rows: Rows) -> pandas.DataFrame:
                 lines += [said | {"familiar": familiar} | share for familiar in (True, False) if (share := _share(group, prompting, familiar))]
     if not lines:
         raise rows.missing("llm_two_hop", model="results/pocket-half", dataset="R")
-    table = pandas.DataFrame(lines)
+    table = _void(pandas.DataFrame(lines))
     order = {name: i for i, name in enumerate((*ASKED, *RULES))}
     return table.sort_values(["model", "prompting", "composition"], key=lambda column: column.map(order) if column.name != "model" else column)
+
+
+def _void(table: pandas.DataFrame) -> pandas.DataFrame:
+    """A rule's share is void where an expert alone cannot answer the same questions about the same people (`llm.controls`)."""
+    asked = ["model", "prompting", "familiar"]
+    alone = table[table["composition"] == "alone"].set_index(asked)
+    void = []
+    for line in table.to_dict("records"):
+        key = tuple(line[name] for name in asked)
+        failed = key in alone.index and alone.loc[key, "percent"] < 100 * ENOUGH and line["composition"] != "alone"
+        void.append(f"expert alone got {alone.loc[key, 'hits']} of {alone.loc[key, 'total']}" if failed and line["percent"] < 100 * ENOUGH else "")
+    return table.assign(void=void)
 
 
 def _share(group: pandas.DataFrame, prompting: str, familiar: bool) -> dict[str, Any]:
