@@ -124,11 +124,10 @@ def _run(protocol: Protocol, cells: list[list[Cell]], options: Options) -> None:
         known |= _measure(protocol, todo, options).known
     from llm.table import table
 
-    every = [cell for group in cells for cell in group]
-    shown = [known[key(cell)] for cell in every]
+    shown = [known[key(cell)] for group in cells for cell in group]
     print(protocol.table(protocol.name, shown) if protocol.table else table(protocol.name, shown, list(known.values())))
     new = sum(map(len, todo))
-    print(f"{len(every)} rows in {options.out}: {new} new, {len(every) - new} from before")
+    print(f"{len(shown)} rows in {options.out}: {new} new, {len(shown) - new} from before")
 
 
 def _refuse_other_weights(known: Sequence[Mapping[str, Any]], options: Options) -> None:
