@@ -56,11 +56,12 @@ def _of_model(model: str, rows: Sequence[Row], registered: Mapping[str, Registra
     """The outcomes of a model, whose primary contrasts are judged as one family."""
     split = {id: parted(PREDICTIONS[id].claim, registered[id], rows) for id in sorted(PREDICTIONS)}
     tests = {id: PREDICTIONS[id].compare(split[id].tests) for id in split}
-    family = [test for id in split if PREDICTIONS[id].primary for test in tests[id]]
-    primary = dict(zip(map(id, family), judged(family, FAMILY, FAMILY, family=True), strict=True))
-    outcomes = []
-    for name, prediction in sorted(PREDICTIONS.items()):
-        verdicts: list[Verdict] = [primary[id(test)] for test in tests[name]] if prediction.primary else judged(tests[name])
-        explored = prediction.compare(split[name].exploration) if split[name].exploration else []
-        outcomes.append(Outcome(model, prediction, split[name], tests[name], verdicts, explored, registered[name]))
-    return outcomes
+    verdicts = judged_together(tests)
+    explored = {id: PREDICTIONS[id].compare(split[id].exploration) if split[id].exploration else [] for id in split}
+    return [Outcome(model, PREDICTIONS[id], split[id], tests[id], verdicts[id], explored[id], registered[id]) for id in split]
+
+
+def judged_together(tests: Mapping[str, Sequence[Test]]) -> dict[str, list[Verdict]]:
+    """The verdicts of each prediction's tests on one model: those of primary contrasts are one family, those of others are judged by themselves."""
+    family = iter(judged([test for id in tests if PREDICTIONS[id].primary for test in tests[id]], FAMILY, FAMILY, family=True))
+    return {id: [next(family) for _ in each] if PREDICTIONS[id].primary else judged(each) for id, each in tests.items()}

@@ -134,14 +134,9 @@ def as_the_theory_says(seeds=SEEDS):
 
 def judged_of(id, rows):
     """The tests of a prediction, which sees the rows of its claim alone, and their verdicts; primary contrasts are one family."""
-    p = PREDICTIONS[id]
-    tests = p.compare(p.claim.rows(rows))
-    assert tests
-    if not p.primary:
-        return tests, judged(tests)
-    others = [PREDICTIONS[other].compare(PREDICTIONS[other].claim.rows(rows)) for other in PREDICTIONS if PREDICTIONS[other].primary and other != id]
-    family = judged([*tests, *(test for each in others for test in each)], outcomes.FAMILY, outcomes.FAMILY, family=True)
-    return tests, family[: len(tests)]
+    tests = {other: p.compare(p.claim.rows(rows)) for other, p in PREDICTIONS.items() if other == id or p.primary}
+    assert all(tests.values())
+    return tests[id], outcomes.judged_together(tests)[id]
 
 
 def verdict(id, rows):
@@ -241,6 +236,17 @@ def test_both_held_out_splits_are_one_trial_a_triplet(rows):
     assert both.rows == 2 * one.rows
 
 
+def test_right_answers_less_those_of_dealt_places_by_hand():
+    """Two seeds of four triplets and two prompts. Of all 8 answers 2 are right and 1 would be by chance; of the 4 with both hops kept, of the first
+    two triplets, 2 and 1."""
+    measured = {"hits": 2, "total": 8, "by_triplet": [2, 0, 0, 0], "permuted": 1.0, "first_kept": 8, "second_kept": 8}
+    measured |= {"both_kept": 4, "permuted_both_kept": 1.0, "both_kept_by_triplet": [2, 2, 0, 0], "hits_both_kept_by_triplet": [2, 0, 0, 0]}
+    about = {"library": "2-combination", "second": "right", "composition": "sum", "prompting": "direct", "triplets": 20}
+    rows = [row("llm_latent", seed, measured, **about) for seed in (0, 1)]
+    assert [test.measured.split(" ")[0] for test in judged_of("C0", rows)[0] if test.measured][:2] == ["+12.5", "25.0"]
+    assert [test.measured.split(" ")[0] for test in judged_of("C4", rows)[0]] == ["+25.0", "50.0"]
+
+
 # The tests that they are made of
 
 
@@ -331,6 +337,8 @@ def test_holm_in_a_family_corrects_support_and_counts_what_is_void():
     assert judged(alone) == ["supported", "undecided", "void", "shown"]
     assert judged(alone[1:2]) == ["refuted"]
     assert judged(alone, 0.05, 0.05, family=True) == ["undecided", "refuted", "void", "shown"]
+    primary = {"C1": alone[:1], "C2": alone[:1], "P1": alone[:1]}
+    assert outcomes.judged_together(primary) == {"C1": ["undecided"], "C2": ["undecided"], "P1": ["supported"]}
 
 
 # The theory's numbers
