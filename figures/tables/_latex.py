@@ -28,7 +28,7 @@ of others, the widest of the rest."""
 OTHER = 6.6
 LABELS, HEAD, CELL = (150.0, 100.0, 72.0), 60.0, 58.0
 """Points to which labels are broken, the widest first that fits; heads of columns; and what a cell says."""
-LINE, FIRST, PAGE = 9.5, 380.0, 600.0
+LINE, FIRST, PAGE = 9.5, 360.0, 600.0
 """Points of a line, of what stands above the caption, and of what stands on a page without one, at most."""
 
 
