@@ -235,7 +235,7 @@ def browser(tmp_path_factory):
 FAULTS = """
 const found = []
 for (const fold of document.querySelectorAll('details')) fold.open = true
-if (window.fit) fit()
+if (window.fit) fit(tables)
 const seen = document.documentElement.clientWidth
 if (document.documentElement.scrollWidth > seen) found.push(`the page is ${document.documentElement.scrollWidth} wide in ${seen}`)
 for (const part of document.body.querySelectorAll('*')) {
@@ -265,12 +265,13 @@ const light = text => {
     const [r, g, b] = parsed(text).map(c => c / 255).map(c => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
     return 0.2126 * r + 0.7152 * g + 0.0722 * b
 }
+const dark = matchMedia('(prefers-color-scheme: dark)').matches, grounds = new Map([[null, dark ? 'rgb(18, 18, 18)' : 'rgb(255, 255, 255)']])
 const behind = part => {
-    for (let up = part; up; up = up.parentElement) {
-        const colour = getComputedStyle(up).backgroundColor
-        if ((parsed(colour)[3] ?? 1) > 0) return colour
+    if (!grounds.has(part)) {
+        const colour = getComputedStyle(part).backgroundColor
+        grounds.set(part, (parsed(colour)[3] ?? 1) > 0 ? colour : behind(part.parentElement))
     }
-    return matchMedia('(prefers-color-scheme: dark)').matches ? 'rgb(18, 18, 18)' : 'rgb(255, 255, 255)'
+    return grounds.get(part)
 }
 const contrast = (one, other) => {
     const [low, high] = [light(one), light(other)].sort((a, b) => a - b)
@@ -282,6 +283,7 @@ while (walker.nextNode()) {
     const part = walker.currentNode.parentElement
     if (!walker.currentNode.textContent.trim() || ['SCRIPT', 'STYLE'].includes(part.tagName)) continue
     for (const pseudo of [null, '::before']) {
+        if (pseudo && !part.parentElement.dataset.head) continue
         const style = getComputedStyle(pseudo ? part.parentElement : part, pseudo)
         if (pseudo && ['none', 'normal'].includes(style.content)) continue
         const size = parseFloat(style.fontSize), large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700)
