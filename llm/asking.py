@@ -42,6 +42,16 @@ class Asking(NamedTuple):
 def ask(base: Base, protocol: Protocol, cells: list[Cell], options: Options) -> list[tuple[Cell, dict[str, Any]]]:
     """`measured`, `predicted`, `stderr` and what goes with the provenance, of every point of a cell. Every answer goes to out/answers, a file
     a row."""
+    askings = composed(base, protocol, cells, options)
+    results = {}
+    for prompting in dict.fromkeys(point.prompting for point, _ in cells):
+        chosen = [asking for asking in askings if asking.cell[0].prompting == prompting]
+        results |= dict(zip((asking.cell for asking in chosen), ask_together(base, protocol, chosen, prompting, options), strict=True))
+    return with_costs(base, askings, results, options)
+
+
+def composed(base: Base, protocol: Protocol, cells: list[Cell], options: Options) -> list[Asking]:
+    """What each point of a cell puts on the base; points that put the same share it."""
     made: dict[str, Made] = {}
     askings = []
     for point, seed in cells:
@@ -50,21 +60,34 @@ def ask(base: Base, protocol: Protocol, cells: list[Cell], options: Options) -> 
         if key not in made:
             made[key] = make(base, point, specs, protocol.dataset(point) + protocol.pair(point), seed, Path(options.out) / "experts")
         askings.append(Asking((point, seed), made[key], key, specs))
+    return askings
+
+
+def with_costs(base: Base, askings: Sequence[Asking], results: dict[Cell, dict[str, Any]], options: Options) -> list[tuple[Cell, dict[str, Any]]]:
+    """The results of a cell's points, with how large and how alike their experts' updates are, and what composing them cost."""
     alike = {
         specs: collisions(base, library_on(base, specs, Path(options.out) / "experts")) for specs in dict.fromkeys(a.specs for a in askings) if specs
     }
-    results = {}
-    for prompting in dict.fromkeys(point.prompting for point, _ in cells):
-        chosen = [asking for asking in askings if asking.cell[0].prompting == prompting]
-        results |= dict(zip((asking.cell for asking in chosen), ask_together(base, protocol, chosen, prompting, options), strict=True))
     for asking in askings:
         results[asking.cell]["measured"] |= alike.get(asking.specs, {}) | asking.made.cost
         results[asking.cell]["provenance"] = {"compose_seconds": round(asking.made.seconds, 3)}
-    return [(cell, results[cell]) for cell in cells]
+    return [(asking.cell, results[asking.cell]) for asking in askings]
 
 
 def ask_together(base: Base, protocol: Protocol, chosen: list[Asking], prompting: str, options: Options) -> list[dict[str, Any]]:
     """The results of compositions that are asked the same questions in the same way: answered in one batch, scored, counted and kept."""
+    asked, found = answered(base, protocol, chosen, prompting, options)
+    for asking, records in zip(chosen, found, strict=True):
+        keep(Path(options.out) / "answers", row_hash(protocol.experiment, settings_of(asking.cell)), records)
+    return [
+        counted(records, asked, prompting, asking.cell[0], protocol.bound(asking.cell[0])) for asking, records in zip(chosen, found, strict=True)
+    ]
+
+
+def answered(
+    base: Base, protocol: Protocol, chosen: Sequence[Asking], prompting: str, options: Options
+) -> tuple[list[Example], list[list[dict[str, Any]]]]:
+    """The questions, and of each composition a record a question: the question, the answer, its scores, log-probabilities and gates."""
     point, seed = chosen[0].cell
     dataset, pair = protocol.dataset(point), protocol.pair(point)
     facts = facts_of(dataset + pair, point.triplets, seed)
@@ -79,7 +102,7 @@ def ask_together(base: Base, protocol: Protocol, chosen: list[Asking], prompting
     if prompting == "direct" and options.log_probs:
         told = dict(zip(unique, candidate_log_probs(base, listed, asked, facts, dataset + pair, point.split, options.batch_rows), strict=True))
     scored = {key: [score(e, answer, prompting) for e, answer in zip(asked, texts, strict=True)] for key, texts in said.items()}
-    results = []
+    found = []
     for asking in chosen:
         records = [
             e._asdict() | {"right": e.answer, "answer": answer} | marks | extra
@@ -88,9 +111,8 @@ def ask_together(base: Base, protocol: Protocol, chosen: list[Asking], prompting
         if asking.made.composition and prompting in ("direct", "steps"):
             weights = gate_weights(base, asking.made.composition, asked, said[asking.key], options.batch_rows)
             records = [record | extra for record, extra in zip(records, weights, strict=True)]
-        keep(Path(options.out) / "answers", row_hash(protocol.experiment, settings_of(asking.cell)), records)
-        results.append(_counted(records, asked, prompting, asking.cell[0], protocol.bound(asking.cell[0])))
-    return results
+        found.append(records)
+    return asked, found
 
 
 def score(e: Example, answer: str, prompting: str) -> dict[str, Any]:
@@ -184,7 +206,7 @@ def gate_weights(base: Base, composition: Composition, asked: Sequence[Example],
     return found
 
 
-def _counted(records: list[dict[str, Any]], asked: Sequence[Example], prompting: str, point: Any, bound: float | None) -> dict[str, Any]:
+def counted(records: list[dict[str, Any]], asked: Sequence[Example], prompting: str, point: Any, bound: float | None) -> dict[str, Any]:
     """Counts of a row, and the chance controls: hits against permuted answers, and those of the best constant answer. Predicted is how many
     hits there are at most, for a bound of their share."""
     total = len(records)
@@ -193,7 +215,8 @@ def _counted(records: list[dict[str, Any]], asked: Sequence[Example], prompting:
     golds = [e.gold for e in asked]
     constant = max(golds.count(gold) for gold in set(golds))
     measured: dict[str, Any] = {"hits": int(hits.sum()), "total": total, "by_triplet": by_triplet.tolist()}
-    measured |= {"lenient": int(sum(record["lenient"] for record in records)), "constant": constant, "permuted": _permuted(records, asked, prompting)}
+    measured |= {"lenient": int(sum(record["lenient"] for record in records)), "constant": constant}
+    measured["permuted"] = round(sum(chances(records, asked, prompting)), 4)
     if prompting == "steps":
         measured["bridge_right"] = int(sum(record["bridge_right"] for record in records))
         measured["gold_right_given_bridge"] = int(sum(bool(record["gold_right_given_bridge"]) for record in records))
@@ -211,20 +234,21 @@ def _counted(records: list[dict[str, Any]], asked: Sequence[Example], prompting:
     return {"measured": measured, "predicted": predicted, "stderr": {"hits": float(np.sqrt(total * share * (1 - share)))}}
 
 
-def _permuted(records: Sequence[dict[str, Any]], asked: Sequence[Example], prompting: str) -> float:
-    """The mean number of hits if the right answers were dealt anew: what these answers would get by chance."""
+def chances(records: Sequence[dict[str, Any]], asked: Sequence[Example], prompting: str) -> list[float]:
+    """Of each answer, the probability of a hit if the right answers were dealt anew among the questions: their sum is what these answers would
+    hit by chance."""
     golds = sorted({e.gold for e in asked})
     right = {gold: sum(e.gold == gold for e in asked) for gold in golds}
-    hits = 0.0
+    found = []
     anything = everyone() | everywhere()
     for e, record in zip(asked, records, strict=True):
         if record["strict"]:
-            hits += right[e.gold] / len(asked)
+            found.append(right[e.gold] / len(asked))
         else:
             others = {gold for gold in named(record["answer"], anything) if gold in right and gold != e.gold}
             said = [gold for gold in others if score(e._replace(gold=gold), record["answer"], prompting)["strict"]]
-            hits += sum(right[gold] for gold in said) / len(asked)
-    return round(hits, 4)
+            found.append(sum(right[gold] for gold in said) / len(asked))
+    return found
 
 
 def keep(folder: Path, name: str, records: list[dict[str, Any]]) -> None:

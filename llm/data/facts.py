@@ -4,9 +4,11 @@ B is A's spouse and lives in C (section 4.1). B also studies in S and is D's chi
 """
 
 import random
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from llm.data.names import Person, cities, fake_people, fake_places, people
+from runs.settings import SettingError
 
 DATASETS = ("F", "H", "R")
 COUNT = 100
@@ -31,7 +33,7 @@ def triplets(dataset: str, seed: int = 0) -> tuple[Triplet, ...]:
     is tied to, is mended.
     """
     rng = random.Random(f"triplets {dataset} {seed}")
-    known = {} if dataset in "FH" else {person.name: person for person in people()}
+    known = _known(dataset)
     names = list(known or fake_people())
     spouses, parents = names[: 2 * COUNT], names[2 * COUNT : 3 * COUNT]
     homes, schools = (fake_places()[:COUNT], fake_places()[COUNT:]) if dataset == "F" else (cities(), cities())
@@ -42,6 +44,27 @@ def triplets(dataset: str, seed: int = 0) -> tuple[Triplet, ...]:
         drawn = _mended(drawn, known, rng)
         if not any(_true(t, known) for t in drawn):
             return tuple(drawn)
+
+
+def dealt(facts: Sequence[Triplet], dataset: str, seed: int) -> tuple[Triplet, ...]:
+    """The triplets with their places dealt anew among them by the seed: nobody lives where they did, and in R no stated fact is true as far as
+    `people.csv` knows. Raises SettingError for triplets whose places cannot be dealt so."""
+    rng, places, known = random.Random(f"dealt {dataset} {seed}"), [t.c for t in facts], _known(dataset)
+    fits = lambda i, place: place != facts[i].c and not _true(facts[i]._replace(c=place), known)  # noqa: E731
+    for _ in range(1000):
+        rng.shuffle(places)
+        for i in range(len(facts)):
+            if not fits(i, places[i]):  # exchanged with a place that fits here, of somebody whom this one fits
+                j = next((j for j in rng.sample(range(len(facts)), len(facts)) if fits(i, places[j]) and fits(j, places[i])), i)
+                places[i], places[j] = places[j], places[i]
+        if all(map(fits, range(len(facts)), places)):
+            return tuple(t._replace(c=place) for t, place in zip(facts, places, strict=True))
+    raise SettingError("triplets", f"{len(facts)}, whose places cannot be dealt anew with seed={seed}", "more triplets", "or another first_seed=")
+
+
+def _known(dataset: str) -> dict[str, Person]:
+    """Of whom a stated fact may be true: nobody in F and H."""
+    return {} if dataset in "FH" else {person.name: person for person in people()}
 
 
 def _mended(drawn: list[Triplet], known: dict[str, Person], rng: random.Random) -> list[Triplet]:

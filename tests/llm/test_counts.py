@@ -214,22 +214,22 @@ def groups_are_in_the_order_in_which_they_are_asked(counted):
 
 
 MISTAKES = [
-    (constant_is_the_best_answers, asking._counted, "constant = max(", "constant = min("),
-    (permuted_is_what_these_answers_hit_by_chance, asking._permuted, "hits += right[e.gold] / len(asked)", "hits += 1 / len(right)"),
-    (permuted_is_what_these_answers_hit_by_chance, asking._permuted, "sum(right[gold] for gold in said)", "len(said)"),
-    (triplets_are_in_their_places, asking._counted, "[e.triplet for e in asked]", "[2 - e.triplet for e in asked]"),
-    (triplets_are_in_their_places, asking._counted, 'sum(record["lenient"] for record in records)', 'sum(record["strict"] for record in records)'),
+    (constant_is_the_best_answers, asking.counted, "constant = max(", "constant = min("),
+    (permuted_is_what_these_answers_hit_by_chance, asking.chances, "found.append(right[e.gold] / len(asked))", "found.append(1 / len(right))"),
+    (permuted_is_what_these_answers_hit_by_chance, asking.chances, "sum(right[gold] for gold in said)", "len(said)"),
+    (triplets_are_in_their_places, asking.counted, "[e.triplet for e in asked]", "[2 - e.triplet for e in asked]"),
+    (triplets_are_in_their_places, asking.counted, 'sum(record["lenient"] for record in records)', 'sum(record["strict"] for record in records)'),
     (
         numbers_are_means_and_those_of_triplets_are_in_order,
-        asking._counted,
+        asking.counted,
         'if record["triplet"] == i]',
         'if record["triplet"] == point.triplets - 1 - i]',
     ),
-    (numbers_are_means_and_those_of_triplets_are_in_order, asking._counted, "float(np.mean([record[name]", "float(np.median([record[name]"),
-    (the_bound_is_of_hits, asking._counted, "total * bound", "bound"),
-    (hops_are_counted_apart, asking._counted, 'sum(record["bridge_right"] for', 'sum(record["template"] for'),
-    (hops_are_counted_apart, asking._counted, 'sum(record["template"] for', 'sum(record["bridge_right"] for'),
-    (hops_are_counted_apart, asking._counted, 'bool(record["gold_right_given_bridge"])', "bool(record['bridge_right'])"),
+    (numbers_are_means_and_those_of_triplets_are_in_order, asking.counted, "float(np.mean([record[name]", "float(np.median([record[name]"),
+    (the_bound_is_of_hits, asking.counted, "total * bound", "bound"),
+    (hops_are_counted_apart, asking.counted, 'sum(record["bridge_right"] for', 'sum(record["template"] for'),
+    (hops_are_counted_apart, asking.counted, 'sum(record["template"] for', 'sum(record["bridge_right"] for'),
+    (hops_are_counted_apart, asking.counted, 'bool(record["gold_right_given_bridge"])', "bool(record['bridge_right'])"),
     (each_candidate_has_its_own_column, asking.candidate_log_probs, "old[i], first[i], second[i]", "old[i], second[i], first[i]"),
     (each_candidate_has_its_own_column, asking.candidate_log_probs, "e.bridge, e.gold, *", "e.gold, e.bridge, *"),
     (each_candidate_has_its_own_column, asking.candidate_log_probs, "np.mean(v[5:])", "np.mean(v[4:])"),
@@ -269,7 +269,7 @@ def test_a_planted_mistake_shows(mistake, monkeypatch):
 
 def check(case, function, made, monkeypatch):
     """The case of the function as made: itself, or, of a part of another, that with it."""
-    for part, module, whole in ((asking._permuted, asking, asking._counted), (editing._kept, editing, editing._neighbours)):
+    for part, module, whole in ((asking.chances, asking, asking.counted), (editing._kept, editing, editing._neighbours)):
         if function is part:
             monkeypatch.setattr(module, part.__name__, made)
             made = planted(whole, "def ", "def ")

@@ -258,14 +258,14 @@ def test_hits_and_chance_controls_of_known_answers(what):
     asked = examples("F12", FACTS, "test")
     records: list[dict[str, Any]] = [{"answer": answer(e)} | score(e, answer(e), "direct") for e in asked]
     point: Any = SimpleNamespace(triplets=3)
-    found = asking._counted(records, asked, "direct", point, 1 / 3)
+    found = asking.counted(records, asked, "direct", point, 1 / 3)
     assert (found["measured"]["hits"], found["measured"]["total"]) == (hits, 6)
     assert found["measured"]["by_triplet"] == ([2, 0, 0] if what == "one place for all" else [hits // 3] * 3)
     assert found["measured"]["permuted"] == permuted
     assert found["measured"]["constant"] == 2
     assert found["measured"]["lenient"] == (6 if what == "every place" else hits)
     assert found["predicted"] == {"at_most": 2.0}
-    assert asking._counted(records, asked, "direct", point, None)["predicted"] == {}
+    assert asking.counted(records, asked, "direct", point, None)["predicted"] == {}
 
 
 def test_what_answers_everything_right_has_all_hits(run, tmp_path, monkeypatch, capsys):
