@@ -92,7 +92,7 @@ def answered(
     dataset, pair = protocol.dataset(point), protocol.pair(point)
     facts = facts_of(dataset + pair, point.triplets, seed)
     kinds = {"direct": pair, "steps": f"{pair}-CoT", "first": pair[0], "second": pair[1]}
-    asked = examples(dataset + kinds[prompting], facts, point.split)
+    asked = protocol.asked(point, seed, examples(dataset + kinds[prompting], facts, point.split))
     longest = point.step_tokens if prompting == "steps" else point.answer_tokens
     unique = list(dict.fromkeys(asking.key for asking in chosen))
     compositions = {asking.key: asking.made.composition for asking in chosen}
@@ -146,7 +146,7 @@ def candidate_log_probs(
     pool's rest, `old_first` and `old_second` what it says to the one-hop questions of x and of y: the answers that the edits replaced.
     """
     edited = dict.fromkeys(e.gold for e in asked)
-    key = (base.digest, base.chat, subset, split, tuple(facts))
+    key = (base.digest, base.chat, subset, split, tuple(facts), tuple(e.question for e in asked))
     if key not in _old:
         _old.clear()
         _old[key] = old_answers(base, asked, facts, subset, split, rows)

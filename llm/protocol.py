@@ -45,6 +45,8 @@ class Protocol:
     """The share of a point's answers that theory says can be right at most; None where it says nothing."""
     controls: Callable[[Any], tuple[Control, ...]] = lambda point: ()
     """The rows without whose right answers a point's wrong ones say nothing of composing."""
+    asked: Callable[[Any, int, list[Any]], list[Any]] = lambda point, seed, found: found
+    """The questions (`llm.data.subsets.Example`) of a point and a seed, made of the held-out ones that its prompting finds."""
     ask: Callable[[Any, "Protocol", list["Cell"], Options], list[tuple["Cell", dict[str, Any]]]] | None = None
     """The function that asks a cell's questions on its base and returns its measurements; None stands for `llm.asking.ask`."""
     table: Callable[[str, Sequence[Mapping[str, Any]]], str] | None = None

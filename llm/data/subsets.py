@@ -9,7 +9,8 @@
 Digits are the relations Rel1 to Rel5 of A.3, too: its graphs D and S (`llm.data.graphs`) have all five and all six pairs; F, H and R have no
 best friends. Every subset has 50 templates: 46 train, 2 dev, 2 test, over the same triplets in every split (A.2.1).
 
-A name can go on: F12-CoT-reversed has the two steps in the other order; F12-CoT:0.25 has a quarter of its examples step by step, drawn once
+A name can go on: F12-CoT-reversed has the two steps in the other order; F12-CoT-shuffled ends each answer in the place of another triplet, the
+same one in every template, whatever its second step says; F12-CoT:0.25 has a quarter of its examples step by step, drawn once
 and for all, and answers the others at once, as F12 does; F12-CoT/10 has the first 10 templates of a split.
 """
 
@@ -36,10 +37,11 @@ PAIRS = {first + second: f"{ATOMIC[first][0]}-{ATOMIC[second][0]}" for first in 
 GRAPHS = ("D", "S")
 """The disjoint and the shared graph of A.3."""
 REVERSED = "12-CoT-reversed"
+SHUFFLED = "12-CoT-shuffled"
 SUBSETS = (
     *(f"{dataset}{kind}" for dataset in DATASETS for kind in ("1", "2", "4", "5", "12", "14", "52", "54")),
     *(f"{dataset}{kind}-CoT" for dataset in DATASETS for kind in ("12", "14", "52", "54")),
-    *(f"{dataset}{REVERSED}" for dataset in DATASETS),
+    *(f"{dataset}{kind}" for kind in (REVERSED, SHUFFLED) for dataset in DATASETS),
     *(f"{graph}{kind}" for graph in GRAPHS for kind in (*ATOMIC, *PAIRS, *(f"{pair}-CoT" for pair in PAIRS))),
 )
 SPLITS = {"train": slice(0, 46), "dev": slice(46, 48), "test": slice(48, 50)}
@@ -77,7 +79,8 @@ def examples(subset: str, triplets: Sequence[Triplet], split: str = "train", cou
     cells = [(number, i) for number in numbers for i in range(len(triplets))]
     order = random.Random("steps").sample(cells, len(cells)) if share < 1 else cells
     in_steps = set(order[: round(share * len(cells))]) if "-CoT" in kind else set()
-    return [_made(kind, triplets[i], i, number, (number, i) in in_steps) for number, i in cells]
+    made = [_made(kind, triplets[i], i, number, (number, i) in in_steps) for number, i in cells]
+    return _ending_elsewhere(made, len(triplets)) if kind == SHUFFLED else made
 
 
 def _made(kind: str, t: Triplet, i: int, number: int, in_steps: bool) -> Example:
@@ -85,6 +88,15 @@ def _made(kind: str, t: Triplet, i: int, number: int, in_steps: bool) -> Example
     if pair in ATOMIC:
         return _one_hop(pair, t, i, number)
     return _step_by_step(pair, t, i, number, backwards=kind == REVERSED) if in_steps else _two_hop(pair, t, i, number)
+
+
+def _ending_elsewhere(made: list[Example], triplets: int) -> list[Example]:
+    """The examples with the places of their last lines dealt anew among the triplets, in a circle through all of them, so that none keeps its
+    own. What is right (`gold`) stays."""
+    circle = random.Random("shuffled").sample(range(triplets), triplets)
+    after = dict(zip(circle, circle[1:] + circle[:1], strict=True))
+    golds = {e.triplet: e.gold for e in made}
+    return [e._replace(answer=e.answer.replace(_therefore(e.gold), _therefore(golds[after[e.triplet]]))) for e in made]
 
 
 def parts(subset: str) -> tuple[str, str]:
@@ -130,9 +142,14 @@ def _step_by_step(kind: str, t: Triplet, i: int, number: int, backwards: bool = 
         "Second, we need to answer the question:",
         second.question,
         second.answer,
-        f"Therefore, the answer is {whole.gold}.",
+        _therefore(whole.gold),
     )
     return whole._replace(question=step_by_step(whole.question), answer="\n".join(lines))
+
+
+def _therefore(place: str) -> str:
+    """The last line of a step-by-step answer (Table 6)."""
+    return f"Therefore, the answer is {place}."
 
 
 def step_by_step(question: str) -> str:

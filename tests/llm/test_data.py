@@ -60,7 +60,7 @@ def test_an_unknown_subset_is_refused_by_the_library_too():
 
 def test_what_is_written_reads_back(tmp_path, capsys):
     assert command.main([f"write={tmp_path / 'data'}", "triplets=2", "seed=4"]) == 0
-    assert f"73 subsets in {tmp_path / 'data'}" in capsys.readouterr().out
+    assert f"76 subsets in {tmp_path / 'data'}" in capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == sorted(SUBSETS)
     for subset in SUBSETS:
         folder = tmp_path / "data" / subset

@@ -26,10 +26,11 @@ NARIK = Triplet(a="Narik", b="Frosk", c="Zint", s="Zilan", d="Dabix")
 
 
 def test_the_subsets_are_those_of_table_5_and_their_step_by_step_forms():
-    """And child of, then studies in, for a bridge that has no relation of the asked pair; and the pair with its steps the other way round."""
-    kinds = {"1", "2", "4", "5", "12", "14", "52", "12-CoT", "14-CoT", "52-CoT"} | {"54", "54-CoT", "12-CoT-reversed"}
+    """And child of, then studies in, for a bridge that has no relation of the asked pair; and the pair with its steps the other way round, and
+    with the last lines of others."""
+    kinds = {"1", "2", "4", "5", "12", "14", "52", "12-CoT", "14-CoT", "52-CoT"} | {"54", "54-CoT", "12-CoT-reversed", "12-CoT-shuffled"}
     assert set(PAPERS) == {dataset + kind for dataset in "FHR" for kind in kinds}
-    assert len(PAPERS) == 39
+    assert len(PAPERS) == 42
     assert parts("H14-CoT") == ("H", "14-CoT")
 
 
@@ -140,6 +141,22 @@ Therefore, the answer is Zint.""",
 def test_every_pair_chains_through_b(subset):
     (e,) = examples(subset, [NARIK], "test", 1)
     assert f"{e.question}\n{e.answer}" == STEPS[subset]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_shuffled_answers_end_in_the_place_of_one_other_triplet_and_are_else_the_same(split):
+    chosen = triplets("F", 1)[:7]
+    ends: dict[int, set[str]] = {}
+    for e, right in zip(examples("F12-CoT-shuffled", chosen, split), examples("F12-CoT", chosen, split), strict=True):
+        *lines, last = e.answer.split("\n")
+        *others, concluded = right.answer.split("\n")
+        assert e._replace(answer="") == right._replace(answer="")
+        assert (lines, concluded) == (others, f"Therefore, the answer is {e.gold}.")
+        ends.setdefault(e.triplet, set()).add(last)
+    assert all(len(said) == 1 for said in ends.values())
+    places = [said.pop().removeprefix("Therefore, the answer is ").removesuffix(".") for _, said in sorted(ends.items())]
+    assert sorted(places) == sorted(t.c for t in chosen)
+    assert not [t for t, place in zip(chosen, places, strict=True) if place == t.c]
 
 
 @pytest.mark.parametrize("subset", [name for name in PAPERS if name.endswith("-CoT")])
