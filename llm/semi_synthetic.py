@@ -4,9 +4,10 @@ Semi-synthetic two-hop questions: the first hop is new, the second is what the m
 well-known person; then A's spouse's country of birth, or the capital of it, is asked directly: under the expert alone (library=1), and merged
 with an expert on something unrelated, the homes of other people (library=2-combination).
 
-Only people B count of whom the base alone is right in `known_in` of four questions that are not asked again: a row has their names, and its
-total is of theirs. Beside each two-hop question stand, under the same composition, the first hop (is the adapter's fact kept?) and the
-question asked about B (is the base's?). A pocket model knows no country: fact=study_in asks what its own world says.
+Only people B count of whom the base alone is right in `known_in` of four questions that are not asked again (in its chat template, where it
+has one): a row has their names, and its total is of theirs. Beside each two-hop question stand, under the same composition, the first hop (is
+the adapter's fact kept?) and the question asked about B (is the base's?). A pocket model knows no country: fact=study_in asks what its own
+world says.
 """
 
 import dataclasses
@@ -134,13 +135,16 @@ def ask(base: "Base", protocol: Protocol, cells: list[Cell], options: Options) -
 
 def known(base: "Base", point: SemiSynthetic, seed: int, rows: int) -> list[Triplet]:
     """The couples whose B's fact the base knows, with it as C: it alone is right in `known_in` of the questions that are not asked again.
-    Raises SettingError for nobody."""
+
+    They are put in the tokenizer's chat template where it has one, whatever `chat` says of the other questions: to a bare question a model
+    made to chat says nothing, whatever it knows. Raises SettingError for nobody."""
     from llm.evaluation import answers
 
     right = golds(point.fact, point.model)
     drawn = [t._replace(c=right[t.b]) for t in couples(point.names, point.triplets, seed) if t.b in right]
     checks = questions(point.fact, "check")
-    (said,) = answers(base, [None], about(drawn, checks), point.answer_tokens, rows)
+    chatting = dataclasses.replace(base, chat=bool(base.tokenizer.chat_template))
+    (said,) = answers(chatting, [None], about(drawn, checks), point.answer_tokens, rows)
     times = [sum(is_right(answer, t.c, point.fact) for answer in said[i :: len(drawn)]) for i, t in enumerate(drawn)]
     found = [t for t, count in zip(drawn, times, strict=True) if count >= point.known_in]
     if not found:

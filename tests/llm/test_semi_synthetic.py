@@ -203,11 +203,11 @@ def answering(monkeypatch, knows: set[str], couples_known: bool = True) -> None:
 FIRST = {e.question for names in ("fake", "real") for split in ("dev", "test") for e in examples("R1", couples(names, 4, 0), split)}
 
 
-def test_only_people_whom_the_base_knows_count(monkeypatch):
-    drawn = couples("fake", 4, 0)
+def test_only_people_whom_the_base_knows_count(folder, monkeypatch):
+    drawn, base = couples("fake", 4, 0), load_base(str(folder))
     point = SemiSynthetic(triplets=4)
     answering(monkeypatch, {drawn[1].b, drawn[3].b})
-    assert [t.b for t in known(None, point, 0, 1)] == [drawn[1].b, drawn[3].b]  # pyright: ignore[reportArgumentType]
+    assert [t.b for t in known(base, point, 0, 1)] == [drawn[1].b, drawn[3].b]
     texts = questions("birth_country", "check")
     wrong = [texts[0].format(a=drawn[1].b), texts[0].format(a=drawn[3].b), texts[2].format(a=drawn[3].b)]
     right = evaluation.answers
@@ -216,10 +216,21 @@ def test_only_people_whom_the_base_knows_count(monkeypatch):
         "answers",
         lambda base, listed, asked, *_: [["" if q in wrong else said for q, said in zip(asked, right(base, listed, asked, 1)[0], strict=True)]],
     )
-    assert [t.b for t in known(None, point, 0, 1)] == [drawn[1].b]  # pyright: ignore[reportArgumentType]
-    assert len(known(None, dataclasses.replace(point, known_in=2), 0, 1)) == 2  # pyright: ignore[reportArgumentType]
+    assert [t.b for t in known(base, point, 0, 1)] == [drawn[1].b]
+    assert len(known(base, dataclasses.replace(point, known_in=2), 0, 1)) == 2
     with pytest.raises(SettingError, match="fact: got birth_country, of which pocket knows none of 4 people"):
-        known(None, dataclasses.replace(point, known_in=4), 0, 1)  # pyright: ignore[reportArgumentType]
+        known(base, dataclasses.replace(point, known_in=4), 0, 1)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gpt2"])
+def test_what_the_base_knows_is_asked_in_its_chat_template_where_it_has_one(family, folder_of, monkeypatch):
+    base, asked = load_base(str(folder_of(family)), chat="off"), []
+    answering(monkeypatch, set(births()))
+    right = evaluation.answers
+    monkeypatch.setattr(evaluation, "answers", lambda base, *rest: (asked.append(base.chat), right(base, *rest))[1])
+    assert len(known(base, SemiSynthetic(triplets=4, chat="off"), 0, 1)) == 4
+    assert asked == [family == "qwen2"]
+    assert not base.chat
 
 
 # The command
