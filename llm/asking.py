@@ -79,9 +79,7 @@ def ask_together(base: Base, protocol: Protocol, chosen: list[Asking], prompting
     asked, found = answered(base, protocol, chosen, prompting, options)
     for asking, records in zip(chosen, found, strict=True):
         keep(Path(options.out) / "answers", row_hash(protocol.experiment, settings_of(asking.cell)), records)
-    return [
-        counted(records, asked, prompting, asking.cell[0], protocol.bound(asking.cell[0])) for asking, records in zip(chosen, found, strict=True)
-    ]
+    return [counted(records, asked, prompting, asking.cell[0], protocol.bound(asking.cell[0])) for asking, records in zip(chosen, found, strict=True)]
 
 
 def answered(

@@ -21,6 +21,7 @@ import random
 import sys
 from dataclasses import dataclass
 
+from llm.controls import Control, own_hops
 from llm.data.facts import triplets
 from llm.data.mixtures import BRIDGE, SETUPS
 from llm.data.subsets import SHUFFLED, Example, examples, step_by_step
@@ -51,7 +52,7 @@ class BridgeControls(Composed):
     composition: str = setting(
         "arrow", Choice(*COMPOSITIONS, *CONTROLS, *RULES, *LEARNED), "how the library is composed", grid=(*COMPOSITIONS, "base")
     )
-    prompting: str = setting("steps", Choice(*PROMPTINGS), "what is asked", grid=("direct", "steps"))
+    prompting: str = setting("steps", Choice(*PROMPTINGS), "what is asked; first and second are the experts' own", grid=PROMPTINGS)
 
     def __post_init__(self) -> None:
         """Raises SettingError for more other triplets than there are."""
@@ -68,17 +69,28 @@ def library(point: BridgeControls) -> list[tuple[tuple[str, ...], tuple[str, ...
 
 
 def sensible(point: BridgeControls) -> BridgeControls | None:
-    """The base has no bridge and no expert; one expert is not composed; what is given is given to two-hop questions."""
+    """The base has no bridge and no expert; one expert is not composed, and is asked its own hop; what is given is given to two-hop questions."""
     given = point.condition in GIVEN
     if given and point.prompting not in ("direct", "steps"):
         return None
     if not given:
         point = dataclasses.replace(point, beside=0)
+    if point.condition in ALONE and point.prompting == {"expert_1": "second", "expert_2": "first"}[point.condition]:
+        return None
     if point.composition == "base":
         return point if given else dataclasses.replace(point, condition="bridge")
     if point.condition in ("asked_triplets", "asked_people"):
         return dataclasses.replace(point, bridge_triplets=point.triplets)
     return dataclasses.replace(point, composition="alone") if point.condition in ALONE else point
+
+
+def controls(point: BridgeControls) -> tuple[Control, ...]:
+    """The own hops of the experts that are there, under the same composition; those of questions with something given are asked without it."""
+    found = own_hops(point)
+    if point.condition in ALONE:
+        found = found[ALONE[point.condition] - 1 :][:1]
+    bare = {"condition": "bridge", "beside": 0} if point.condition in GIVEN else {}
+    return tuple(control._replace(settings={**control.settings, **bare}) for control in found)
 
 
 def asked(point: BridgeControls, seed: int, found: list[Example]) -> list[Example]:
@@ -99,7 +111,7 @@ def asked(point: BridgeControls, seed: int, found: list[Example]) -> list[Exampl
     return questions
 
 
-PROTOCOL = Protocol("bridge_controls", __doc__ or "", BridgeControls, lambda point: DATASET, library, sensible, asked=asked)
+PROTOCOL = Protocol("bridge_controls", __doc__ or "", BridgeControls, lambda point: DATASET, library, sensible, controls=controls, asked=asked)
 
 if __name__ == "__main__":
     from llm.bridge_controls import PROTOCOL as PROTOCOL_BY_NAME  # whose points other processes can read

@@ -13,6 +13,7 @@ import torch
 
 from llm import asking, bridge, bridge_controls
 from llm.bridge_controls import CONDITIONS, PROTOCOL, BridgeControls, asked, library
+from llm.controls import verdicts
 from llm.data.facts import triplets
 from llm.data.subsets import examples
 from llm.protocol import library_of, main
@@ -81,8 +82,26 @@ def test_what_is_asked_once():
         point = PROTOCOL.sensible(BridgeControls(condition=condition, composition="base"))
         assert (point == base) == (condition not in ("first_given", "both_given"))
         assert PROTOCOL.sensible(BridgeControls(condition="both_given", prompting="first")) is None
+    assert PROTOCOL.sensible(BridgeControls(condition="expert_1", prompting="second")) is None
     assert PROTOCOL.sensible(BridgeControls(beside=3)) == BridgeControls()
     assert PROTOCOL.sensible(BridgeControls(condition="both_given", beside=3)) == BridgeControls(condition="both_given", beside=3)
+
+
+def test_a_cell_is_void_where_its_own_experts_do_not_keep_their_hops():
+    """The controls are rows of the same experts and rule; with something given, those of the same experts asked without it."""
+
+    def rows(first: int, second: int, **dials: Any) -> list[dict[str, Any]]:
+        point = BridgeControls(composition="sum", beside=2, **dials)
+        bare = dataclasses.replace(point, condition="bridge", beside=0) if "given" in point.condition else point
+        cells = [(point, 0), (dataclasses.replace(bare, prompting="first"), first), (dataclasses.replace(bare, prompting="second"), second)]
+        return [{"settings": dataclasses.asdict(cell), "measured": {"hits": hits, "total": 40}} for cell, hits in cells]
+
+    for condition in ("bridge", "shuffled", "both_given"):
+        assert verdicts(PROTOCOL, rows(30, 30, condition=condition))[0] == ("", "")
+        assert verdicts(PROTOCOL, rows(30, 3, condition=condition))[0] == ("second hop kept 3 of 40", "")
+        assert verdicts(PROTOCOL, rows(30, 30, condition=condition)[:2])[0] == ("", "second hop")
+    assert verdicts(PROTOCOL, rows(3, 30, condition="expert_2"))[0] == ("", "")
+    assert verdicts(PROTOCOL, rows(3, 30, condition="expert_1"))[0] == ("first hop kept 3 of 40", "")
 
 
 # Questions
@@ -164,12 +183,12 @@ def model(tmp_path_factory) -> Path:
 def test_the_command_makes_rows_of_every_condition_and_goes_on_from_them(model, tmp_path, capsys):
     words = [f"model={model}", *SMALL, "composition=sum,base", f"out={tmp_path}"]
     assert main(PROTOCOL, [*words, "dry_run=true"]) == 0
-    # 6 conditions of the sum, two experts alone, the base in three conditions; directly and in steps
-    assert f", 8 experts (fewer, where they are there), 22 rows in {tmp_path}" in capsys.readouterr().out
+    # 6 conditions of the sum, two experts alone, the base in three conditions, directly and in steps; hops of 4 conditions, 2 experts, the base
+    assert f", 8 experts (fewer, where they are there), 34 rows in {tmp_path}" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
     assert main(PROTOCOL, [*words, "shard=1/2"]) == 0
     assert main(PROTOCOL, words) == 0
-    assert "22 rows" in capsys.readouterr().out
+    assert "34 rows" in capsys.readouterr().out
     assert len(list((tmp_path / "experts").glob("*/adapter_model.safetensors"))) == 8
     rows = load_rows(tmp_path, "llm_bridge_controls")
     for row in rows:
@@ -179,7 +198,7 @@ def test_the_command_makes_rows_of_every_condition_and_goes_on_from_them(model, 
         assert ("bridge_right" in row["measured"]) == (row["settings"]["prompting"] == "steps")
         assert ("logp_z" in row["measured"]) == (row["settings"]["prompting"] == "direct")
     assert main(PROTOCOL, words) == 0
-    assert "0 new, 22 from before" in capsys.readouterr().out
+    assert "0 new, 34 from before" in capsys.readouterr().out
 
 
 def test_the_base_is_asked_with_both_facts_and_no_expert(model, tmp_path, capsys, monkeypatch):
