@@ -215,7 +215,7 @@ COLUMNS = ("permuted", "first_kept", "second_kept", "both_kept", "hits_both_kept
 
 
 def table(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line a setting; every column but the settings is a share of all two-hop questions."""
+    """One line a setting; every column but the settings is a share of all two-hop questions, and an empty cell is none of them."""
     from llm.exam.solved import solved
 
     return solved(rows, COLUMNS, lambda settings: "")

@@ -214,7 +214,7 @@ COLUMNS = ("permuted", "constant", "first_kept", "second_kept", "both_kept", "hi
 
 
 def table(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line a setting; every column but the settings is a share of all two-hop questions."""
+    """One line a setting; every column but the settings is a share of all two-hop questions, and an empty cell is none of them."""
     from llm.exam.solved import solved
 
     return solved(rows, COLUMNS, lambda settings: "")
