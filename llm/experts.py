@@ -1,7 +1,7 @@
 """Experts: LoRA adapters trained with PEFT on a frozen base, cached by what made them, resumable to the bit.
 
 The loop is our own, some forty lines, where Trainer is the usual choice, because it takes a share of every batch from the expert's own
-facts, splits a batch by length instead of padding it, and comes back from a kill to the same bits without a pickled random state.
+facts, packs a batch instead of padding it (llm/packing.py), and comes back from a kill to the same bits without a pickled random state.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import os
 import random
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
@@ -31,8 +30,10 @@ from llm import lori
 from llm.adapters import WEIGHTS
 from llm.data.graphs import facts_of
 from llm.data.subsets import examples
+from llm.fused import fuse, surprise
 from llm.models import Base, example
 from llm.modules import target_modules
+from llm.packing import Tokens, is_packing, packing, spoken
 from llm.settings import Training
 from runs.settings import SettingError
 
@@ -40,7 +41,6 @@ FORMAT = 1
 """Goes into every expert's hash; a change of what the same settings make raises it."""
 KEEP_EVERY = 200
 """Steps between two checkpoints."""
-Tokens = tuple[list[int], list[int]]
 
 
 @dataclass(frozen=True)
@@ -124,16 +124,19 @@ def _train(base: Base, spec: Spec, kept: Path, scratch: Path) -> dict[str, Any]:
         optimizer = torch.optim.AdamW(weights, lr=training.rate, weight_decay=training.weight_decay)
         if masks:
             lori.keep_sparse(model, optimizer, masks)
+        fuse(model)
         start, loss, micro = _resume(kept, weights, optimizer), math.nan, 1
         model.train()
         here = multiprocessing.parent_process() is None  # a worker's bar would run over that of its parent
-        for step in tqdm(range(start, steps), initial=start, total=steps, desc="steps", leave=False, disable=None if here else True):
-            batch = _batch(own, bridge, spec, step)
-            loss, micro = _step(model, optimizer, batch, spec, step, steps, micro)
-            if not math.isfinite(loss):
-                raise SettingError("rate", f"{training.rate}, and the loss is {loss} at step {step}", "a rate at which training stays finite")
-            if (step + 1) % KEEP_EVERY == 0 and step + 1 < steps:
-                _keep(kept, weights, optimizer, step + 1)
+        bar = tqdm(range(start, steps), initial=start, total=steps, desc="steps", leave=False, disable=None if here else True)
+        with packing(base.model, model):
+            for step in bar:
+                batch = _batch(own, bridge, spec, step)
+                loss, micro = _step(model, optimizer, batch, spec, step, steps, micro)
+                if not math.isfinite(loss):
+                    raise SettingError("rate", f"{training.rate}, and the loss is {loss} at step {step}", "a rate at which training stays finite")
+                if (step + 1) % KEEP_EVERY == 0 and step + 1 < steps:
+                    _keep(kept, weights, optimizer, step + 1)
         if not all(weight.isfinite().all() for weight in weights):  # a step with a finite loss may have had a gradient that is not
             raise SettingError("rate", f"{training.rate}, and weights are not finite in the end", "a rate at which training stays finite")
         model.eval()
@@ -189,43 +192,26 @@ def _backward(model: Any, batch: list[Tokens], training: Training, micro: int) -
     """Adds the gradients of the batch's loss, the mean over answer tokens (of each example, or of all)."""
     everything = sum(len(answer) for _, answer in batch)
     total = 0.0
-    for piece in _pieces(batch, micro):
-        ids, attended, weights = _padded(piece, training.loss, len(batch), everything)
-        device = model.get_input_embeddings().weight.device
-        ids, attended, weights = ids.to(device), attended.to(device), weights.to(device)
-        logits = model(input_ids=ids, attention_mask=attended, use_cache=False).logits
-        wanted = weights[:, 1:] > 0
-        losses = torch.nn.functional.cross_entropy(logits[:, :-1][wanted].float(), ids[:, 1:][wanted], reduction="none")
-        loss = (losses * weights[:, 1:][wanted]).sum()
+    for piece in _pieces(batch, micro, math.inf if is_packing(model) else 1.5):
+        shares = [everything if training.loss == "token" else len(answer) * len(batch) for _, answer in piece for _ in answer]
+        logits, told = spoken(model, piece)
+        loss = surprise(logits, told, 1 / torch.tensor(shares, device=logits.device))
         loss.backward()
         total += loss.item()
     return total
 
 
-def _pieces(batch: list[Tokens], micro: int) -> Iterator[list[Tokens]]:
-    """The batch by length, cut where an example is more than half as long again as the first of its piece, and into `micro` pieces at least."""
+def _pieces(batch: list[Tokens], micro: int, apart: float) -> Iterator[list[Tokens]]:
+    """The batch by length, cut where an example is more than `apart` times as long as the first of its piece, and into `micro` pieces at least."""
     ordered = sorted(batch, key=lambda e: len(e[0]) + len(e[1]))
     most = math.ceil(len(batch) / micro)
     piece: list[Tokens] = []
     for e in ordered:
-        if piece and (len(piece) == most or len(e[0]) + len(e[1]) > 1.5 * (len(piece[0][0]) + len(piece[0][1]))):
+        if piece and (len(piece) == most or len(e[0]) + len(e[1]) > apart * (len(piece[0][0]) + len(piece[0][1]))):
             yield piece
             piece = []
         piece.append(e)
     yield piece
-
-
-def _padded(piece: Sequence[Tokens], loss: str, examples_: int, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids (padded on the right with 0, which nothing attends to), attention mask, and the weight of each token in the loss."""
-    length = max(len(asked) + len(answer) for asked, answer in piece)
-    ids, attended = (torch.zeros(len(piece), length, dtype=torch.long) for _ in range(2))
-    weights = torch.zeros(len(piece), length)
-    for row, (asked, answer) in enumerate(piece):
-        end = len(asked) + len(answer)
-        ids[row, :end] = torch.tensor(asked + answer)
-        attended[row, :end] = 1
-        weights[row, len(asked) : end] = 1 / tokens if loss == "token" else 1 / (len(answer) * examples_)
-    return ids, attended, weights
 
 
 def _batch(own: list[Tokens], bridge: list[Tokens], spec: Spec, step: int) -> list[Tokens]:

@@ -12,11 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
+from torch.nn.functional import cross_entropy
 
 from llm import experts
 from llm.experts import expert
 from llm.models import load_base
 from llm.modules import target_modules
+from llm.packing import padded
 from runs.settings import SettingError
 from tests.llm.training import TRAINING, WEIGHTS, close, is_bare, spec
 
@@ -33,7 +35,7 @@ TOKENS = st.tuples(st.lists(st.integers(1, 9), max_size=30), st.lists(st.integer
 @given(st.lists(TOKENS, min_size=1, max_size=20), st.integers(1, 20))
 @case([([1], [2])] * 5, 4)
 def test_pieces_hold_every_example_once_and_like_lengths_together(batch, micro):
-    pieces = list(experts._pieces(batch, micro))
+    pieces = list(experts._pieces(batch, micro, 1.5))
     length = lambda e: len(e[0]) + len(e[1])  # noqa: E731
     assert Counter(id(e) for piece in pieces for e in piece) == Counter(id(e) for e in batch)
     assert all(1 <= len(piece) <= math.ceil(len(batch) / micro) for piece in pieces)
@@ -64,24 +66,23 @@ def test_pieces_have_the_gradient_of_one_padded_batch(loss, base, folder):
     model, training = with_lora(folder), dataclasses.replace(TRAINING, loss=loss)
     own, bridge = spec().tokens(base)
     batch = [*own[:3], *bridge[:2], *bridge[-4:]]
-    whole = experts._padded(batch, loss, len(batch), sum(len(told) for _, told in batch))
-    logs = torch.log_softmax(model(input_ids=whole[0], attention_mask=whole[1]).logits[:, :-1], -1)
-    expected = -(logs.gather(-1, whole[0][:, 1:, None])[..., 0] * whole[2][:, 1:]).sum()
+    found, attended, answered = padded(batch)
+    losses = cross_entropy(model(input_ids=found, attention_mask=attended).logits[:, :-1].mT, found[:, 1:], reduction="none")
+    counts = answered.sum(1, keepdim=True) * len(batch) if loss == "example" else answered.sum()
+    expected = (losses * answered[:, 1:] / counts).sum()
     expected.backward()
     right = gradient(model)
     for micro in (1, 2, 5, 9):
-        assert len(list(experts._pieces(batch, micro))) >= max(2, micro)
+        assert len(list(experts._pieces(batch, micro, 1.5))) >= max(2, micro)
         assert experts._backward(model, batch, training, micro) == pytest.approx(expected.item(), rel=1e-5)
         torch.testing.assert_close(gradient(model), right, rtol=1e-3, atol=1e-4 * right.abs().max().item())
 
 
-def test_padding_and_weights():
-    found, attended, weights = experts._padded([([5, 6], [7]), ([8], [9, 4, 3])], "example", 2, 4)
+def test_padding_is_on_the_right_and_is_no_answer():
+    found, attended, answered = padded([([5, 6], [7]), ([8], [9, 4, 3])])
     assert found.tolist() == [[5, 6, 7, 0], [8, 9, 4, 3]]
     assert attended.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
-    torch.testing.assert_close(weights, torch.tensor([[0, 0, 1 / 2, 0], [0, 1 / 6, 1 / 6, 1 / 6]]))
-    weights = experts._padded([([5, 6], [7]), ([8], [9, 4, 3])], "token", 2, 4)[2]
-    torch.testing.assert_close(weights, torch.tensor([[0, 0, 1 / 4, 0], [0, 1 / 4, 1 / 4, 1 / 4]]))
+    assert answered.tolist() == [[False, False, True, False], [False, True, True, True]]
 
 
 # Which examples a step sees
@@ -150,15 +151,15 @@ def test_same_start_is_the_same_initial_a(same, base, tmp_path):
 
 def small_memory(monkeypatch, most):
     """Memory for pieces of so many examples; a piece that fits has had its gradient added by the time another does not."""
-    real, sizes = experts._padded, []
+    real, sizes = experts.spoken, []
 
-    def padded(piece, *rest):
+    def spoken(model, piece):
         sizes.append(len(piece))
         if len(piece) > most:
             raise torch.OutOfMemoryError("no memory")
-        return real(piece, *rest)
+        return real(model, piece)
 
-    monkeypatch.setattr(experts, "_padded", padded)
+    monkeypatch.setattr(experts, "spoken", spoken)
     return sizes
 
 
