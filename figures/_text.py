@@ -146,14 +146,14 @@ def _ranked(rows: Path, experiment: str, wanted: dict[str, str], among: Sequence
     """The rules, by falling share."""
     groups = _groups(rows, experiment, wanted | {"composition": ",".join(among)})
     shares = [of_rows(group, mark)["percent"] for group in groups.values()]
-    return [among[i] for i in np.argsort(-np.array(shares), kind="stable")]
+    return [rule for _, rule in sorted(zip(shares, among, strict=True), key=lambda pair: -pair[0])]
 
 
 def _named(rows: Path, words: Sequence[str]) -> tuple[str, dict[str, str], list[str], str]:
     """As `_asked`, with the names of the rules in place of `best` and `next`."""
     experiment, wanted, among, mark = _asked(words)
     if {"best", "next"} & set(wanted.get("composition", "").split(",")):
-        places = dict(zip(("best", "next"), _ranked(rows, experiment, wanted, among, mark), strict=False))
+        places: dict[str, str] = dict(zip(("best", "next"), _ranked(rows, experiment, wanted, among, mark), strict=False))
         wanted["composition"] = ",".join(places.get(rule, rule) for rule in wanted["composition"].split(","))
     return experiment, wanted, among, mark
 
@@ -253,7 +253,7 @@ def _mean(rows: Path, words: Sequence[str]) -> Said:
     if words[1].startswith("predicted.") or values.nunique() == 1:
         return f"{values.mean():.3g}", list(table["hash"])
     own = said in table and table[said].notna().all()
-    error = math.sqrt((table[said].astype(float) ** 2).sum()) / len(table) if own else values.sem()
+    error = math.sqrt((table[said].astype(float) ** 2).sum()) / len(table) if own else float(values.sem())  # pyright: ignore[reportArgumentType]
     digits = max(0, -math.floor(math.log10(error)))
     return f"{values.mean():.{digits}f}({error * 10**digits:.0f})", list(table["hash"])
 

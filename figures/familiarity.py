@@ -58,12 +58,12 @@ def data(rows: Rows) -> pandas.DataFrame:
 def _void(table: pandas.DataFrame) -> pandas.DataFrame:
     """A rule's share is void where an expert alone cannot answer the same questions about the same people (`llm.controls`)."""
     asked = ["model", "prompting", "familiar"]
-    alone = table[table["composition"] == "alone"].set_index(asked)
+    alone = {tuple(line[name] for name in asked): line for line in table.to_dict("records") if line["composition"] == "alone"}
     void = []
     for line in table.to_dict("records"):
-        key = tuple(line[name] for name in asked)
-        failed = key in alone.index and alone.loc[key, "percent"] < 100 * ENOUGH and line["composition"] != "alone"
-        void.append(f"expert alone got {alone.loc[key, 'hits']} of {alone.loc[key, 'total']}" if failed and line["percent"] < 100 * ENOUGH else "")
+        control = alone.get(tuple(line[name] for name in asked), line)
+        failed = control is not line and max(control["percent"], line["percent"]) < 100 * ENOUGH
+        void.append(f"expert alone got {control['hits']} of {control['total']}" if failed else "")
     return table.assign(void=void)
 
 

@@ -3,6 +3,7 @@
 import itertools
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def rows(tmp_path_factory):
     """Five seeds of five rules in one setup; `arrow` is nearly always right, `sum` now and then, the others never."""
     folder = tmp_path_factory.mktemp("text") / "rows"
     right = {"arrow": lambda seed: [2] * 7 + [seed % 2], "sum": lambda seed: [1] * seed + [0] * (8 - seed)}
-    asked = {"setup": "2", "prompting": "steps"}
+    asked: dict[str, Any] = {"setup": "2", "prompting": "steps"}
     return write(
         folder,
         *(
@@ -62,7 +63,7 @@ def test_a_difference_is_paired_and_corrected_over_all_pairs(rows):
     shares = {rule: [np.zeros(8)] * 5 for rule in RULES}
     shares["arrow"] = [np.array([2] * 7 + [seed % 2]) / 2 for seed in range(5)]
     shares["sum"] = [np.array([1] * seed + [0] * (8 - seed)) / 2 for seed in range(5)]
-    pairs = list(itertools.combinations(RULES, 2))
+    pairs: list[tuple[str, str]] = list(itertools.combinations(RULES, 2))
     found = [difference(shares[one], shares[other]) for one, other in pairs]
     corrected = dict(zip(pairs, holm([seen.p for seen in found if seen]), strict=True))
     for one, other in (("sum", "arrow"), ("average", "sum")):

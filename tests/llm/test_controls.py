@@ -178,8 +178,8 @@ def test_tables_and_frames_of_figures_say_void_and_why(tmp_path):
     assert texts["3"].startswith(f"[0/8](#row-{cells['3']['row']}) 0 %†")
     assert texts["4"].startswith(f"[0/8](#row-{cells['4']['row']}) 0 %")
     assert "†" not in texts["4"]
-    assert "0/8, void: first hop kept 3 of 8" in tables._cell_latex(cells["2"], "")
-    assert r"0~\%$\dagger$" in tables._cell_latex(cells["3"], "")
+    assert "0/8, void: first hop kept 3 of 8" in tables.latex(frame, "")
+    assert r"0~\%$\dagger$" in tables.latex(frame, "")
     written = tables.texts(frame, module.caption(frame))
     assert "half" in written["md"].splitlines()[0]
     assert "first hop kept 3 of 8" in written["csv"]
