@@ -6,7 +6,6 @@ Each check returns how far off it is, in units of what it allows; a term that is
 import inspect
 import itertools
 import textwrap
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -111,8 +110,8 @@ def relative_rms_law():
     """One entry, whose law is that of |N(0, 0.3)|, and a covariance of two equal eigenvalues, whose law is √(0.3 χ²₂)."""
     one, two = np.array([[2.0]]), np.diag([2.0, 1.0])
     half = (unit(2, 0, 1) - np.diag([1, -1])) / 2, (unit(2, 0, 1) + np.diag([1, -1])) / 2
-    cases: list[tuple[Any, ...]] = [(one, 0.3 * np.ones((1, 1, 1, 1)), np.sqrt(2 / np.pi), 1 - 2 / np.pi)]
-    cases.append((two, 0.3 * sum(np.multiply.outer(h, h) for h in half), np.sqrt(np.pi / 2), 2 - np.pi / 2))
+    cases = [(one, 0.3 * np.ones((1, 1, 1, 1)), np.sqrt(2 / np.pi), 1 - 2 / np.pi)]
+    cases.append((two, 0.3 * np.sum([np.multiply.outer(h, h) for h in half], axis=0), np.sqrt(np.pi / 2), 2 - np.pi / 2))
     off = []
     for k, covariance, mean, variance in cases:
         found = kernels.relative_rms_law(covariance + np.multiply.outer(k, k), k)
@@ -375,7 +374,7 @@ def slope_interval():
     found = table.log_log_slope(rows_of(means, errors), "d")
     slopes = [slope(lambda m: table.log_log_slope(rows_of(m, errors), "d")[0], means, e) for e in np.eye(3)]
     expected = 1.959964 * np.linalg.norm(np.array(slopes) * errors / np.sqrt(2))
-    return np.abs(np.array([(found[0] + 0.5) / 1e-9, (found[1] / expected - 1) / 1e-4])).max()
+    return max(abs(found[0] + 0.5) / 1e-9, abs(found[1] / expected - 1) / 1e-4)
 
 
 def z_of_rows():

@@ -94,7 +94,7 @@ def routed_expansion(
     k = kernel(S, activation)
     names = list(quantities(k))
     F, odds = _vector(quantities), _vector(lambda G: {"": log_odds(G)})
-    entries = np.asarray(_dependence(lambda G: np.append(F(G), odds(G)), k).any(axis=1))
+    entries = np.logical_or.reduce(_dependence(lambda G: np.append(F(G), odds(G)), k), axis=1)
     axes, third = _axes(entries, k, S, activation)
     axes = axes / width**0.5
     step = _small(k, axes)
