@@ -57,11 +57,12 @@ def data(rows: Rows) -> pandas.DataFrame:
 
 def _void(table: pandas.DataFrame) -> pandas.DataFrame:
     """A rule's share is void where an expert alone cannot answer the same questions about the same people (`llm.controls`)."""
-    asked = ["model", "prompting", "familiar"]
-    alone = {tuple(line[name] for name in asked): line for line in table.to_dict("records") if line["composition"] == "alone"}
+    key = lambda line: (line["model"], line["prompting"], line["familiar"])  # noqa: E731
+    lines = table.to_dict("records")
+    alone = {key(line): line for line in lines if line["composition"] == "alone"}
     void = []
-    for line in table.to_dict("records"):
-        control = alone.get(tuple(line[name] for name in asked), line)
+    for line in lines:
+        control = alone.get(key(line), line)
         failed = control is not line and max(control["percent"], line["percent"]) < 100 * ENOUGH
         void.append(f"expert alone got {control['hits']} of {control['total']}" if failed else "")
     return table.assign(void=void)

@@ -155,6 +155,12 @@ def test_familiarity_tells_apart_whom_the_corpus_speaks_of(tmp_path):
     with registry.picture(module("familiarity"), both) as figure:
         whole(figure)
     assert f"{named['half']} (coverage=0.5); {named['none']} (coverage=0)" in module("familiarity").caption(both)
+    direct: dict[str, Any] = {"library": "3-combination", "prompting": "direct", "triplets": 8, "dataset": "R", "composition": "sum"}
+    unable = {"pocket": size(256) | {"seed": 3, "coverage": 0.0}, "model": "results/none"}
+    write(tmp_path, row("llm_two_hop", [0] * 8, seed=0, **unable, **direct))
+    table = data("familiarity", tmp_path)
+    assert set(table[table["void"] != ""]["composition"]) == {"sum"}, "the expert on the pair alone answers nothing either"
+    assert set(table["void"]) == {"", "expert alone got 0 of 32"}
     with pytest.raises(MissingRows, match=r"python -m llm\.two_hop model=results/pocket-half dataset=R"):
         data("familiarity", write(tmp_path / "none", row("llm_two_hop", [0] * 8, triplets=8)))
 
