@@ -288,7 +288,7 @@ def _claims(rows: Path, words: Sequence[str]) -> Said:
 
 def _verdict(rows: Path, words: Sequence[str]) -> Said:
     lines = _lines(rows / "predictions.md", "python -m paper_checks.predictions")
-    head, line = (next((line for line in lines if line.startswith(start)), "") for start in ("| prediction |", f"| **{words[0]}**"))
+    head, line = (next((line for line in lines if line.startswith(start)), "") for start in ("| prediction |", f"| [{words[0]}]("))
     models = [name.strip().partition(" (")[0] for name in head.split("|")]
     cells = re.split(r"(?<!\\)\|", line)
     wanted = (words[1:] or ["pocket"])[0]

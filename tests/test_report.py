@@ -53,7 +53,7 @@ def folder(tmp_path_factory):
     write(rows, *(row("llm_bridge", right(setup, rule), setup=setup, composition=rule, prompting=how) for setup, rule, how in asked_how))
     others = itertools.product(("results/pocket-1", "results/pocket-same"), ("0", "2", "3"))
     write(rows, *(row("llm_bridge", [1] * 8, model=name, setup=setup, composition="arrow_after", prompting="steps") for name, setup in others))
-    verdicts = ["# Theory against language models", "", "| prediction | pocket |", "|---|---|", "| **P1** at chance | [holds](#p1) |"]
+    verdicts = ["# Theory against language models", "", "| prediction | pocket |", "|---|---|", "| [P1](#p1) | [undecided](#p1-pocket) |"]
     (rows / "predictions.md").write_text("\n".join([*verdicts, "", '<a id="p1"></a>', "", "## P1, pocket: holds", "", "3 of 40", ""]))
     drawn = [registry.draw_or_say(registry.Item(name, kind), rows, out) for name, kind in ITEMS.items()]
     assert report.main(rows, out, drawn) == 0
@@ -76,7 +76,7 @@ def test_the_page_has_every_part(page):
     assert page.index("### The sum of two experts") < page.index("### Figure 1") < page.index("### Table 1:") < page.index("### Every composition")
     assert page.count("![") == 2
     assert "Not drawn: rows: got no rows of llm_two_hop" in page
-    assert "| **P1** at chance | [holds](#p1) |" in page
+    assert "| [P1](#p1) | [undecided](#p1-pocket) |" in page
     assert "### P1, pocket: holds" in page
 
 
