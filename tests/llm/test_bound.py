@@ -15,7 +15,7 @@ from runs.rows import WITHDRAWN, load_rows
 from tests.rows_of_models import row, write
 
 PAPER = Path(__file__).parents[2] / "results/paper"
-NAMES = "two_hop bridge placement methods large_library bridge_minimum scale edit".split()
+NAMES = "two_hop bridge placement methods large_library bridge_minimum scale edit latent".split()
 FACTS: dict[str, Any] = {"triplets": 10, "prompting": "direct"}
 
 
@@ -85,6 +85,7 @@ WITH = {
     "bridge_minimum": {"bridge_triplets": 0},
     "scale": {"library": "2-combination"},
     "edit": {"library": "2-combination"},
+    "latent": {"library": "2-combination", "second": "dealt"},
 }
 WITHOUT: list[tuple[str, dict[str, Any]]] = [
     *(("two_hop", {"library": library}) for library in ("none", "3-combination", "oracle", "mixed")),
@@ -93,6 +94,7 @@ WITHOUT: list[tuple[str, dict[str, Any]]] = [
     *(("large_library", {"library": library}) for library in ("10-combination", "5-combination", "oracle")),
     ("bridge_minimum", {"bridge_triplets": 1}),
     *((name, {"library": library}) for name in ("scale", "edit") for library in "12"),
+    *(("latent", {"library": library}) for library in ("none", "mixed", "document")),
 ]
 
 
