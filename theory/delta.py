@@ -44,7 +44,7 @@ class Expansion(NamedTuple):
         return self.stderr | {name + REMAINDER: size for name, size in self.remainder.items()}
 
 
-def expansion(quantities: Quantities, S: Square, width: float, activation: str = "relu") -> Expansion:
+def expansion(quantities: Quantities, S: Square, width: int | float, activation: str = "relu") -> Expansion:
     """The expansion of quantities that are smooth at the kernel of S = H Hᵀ, S being of full rank.
 
     Over what one feature adds, φφᵀ − k = Σ_a y_a w_a with third moments κ (by quadrature), and with F_a = ∂F/∂w_a and so on,
@@ -77,7 +77,7 @@ def expansion(quantities: Quantities, S: Square, width: float, activation: str =
 
 
 def routed_expansion(
-    quantities: Quantities, log_odds: Callable[[Square], float], S: Square, width: float, activation: str = "relu", *, jumps: bool = False
+    quantities: Quantities, log_odds: Callable[[Square], float], S: Square, width: int | float, activation: str = "relu", *, jumps: bool = False
 ) -> Expansion:
     """The expansion of quantities that contain one softmax of two scores at any temperature, given its log odds ℓ(G), or that jump at ℓ = 0.
 

@@ -244,12 +244,7 @@ def _predict(plan: Plan, S: Float64[np.ndarray, "n n"]) -> tuple[Values, Values]
     smooth = RULES[setting.composition].smooth and not (setting.composition.startswith("arrow") and setting.scores == "raw")
     if not smooth or len(S) > MOST_PROMPTS_WITH_ERRORS or np.linalg.matrix_rank(S) < len(S):
         return limit, {}
-
-    def coefficients_of(G: Float64[np.ndarray, "n n"]) -> Values:
-        values = quantities(plan, G)
-        return {name: values[name] for name in ("c_hop_1", "c_hop_2")}
-
-    found = expansion(coefficients_of, S, float(setting.width), setting.activation)
+    found = expansion(lambda G: {n: c for n, c in quantities(plan, G).items() if n in ("c_hop_1", "c_hop_2")}, S, setting.width, setting.activation)
     return limit | found.mean, found.errors()
 
 

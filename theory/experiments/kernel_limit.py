@@ -46,7 +46,7 @@ def shares(G: Float64[np.ndarray, "n n"]) -> Values:
 
 
 def _limit_of_width(setting: KernelLimit, S: Float64[np.ndarray, "n n"]) -> tuple[Values, Values]:
-    found = expansion(shares, S, float(setting.width), setting.activation)
+    found = expansion(shares, S, setting.width, setting.activation)
     distance, error = _distance(S.tobytes(), setting.activation, float(setting.width))
     return {"kernel_relative_rms": distance} | found.mean, error | found.errors()
 

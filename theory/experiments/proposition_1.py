@@ -76,7 +76,7 @@ def _limits(setting: Proposition1, S: Float64[np.ndarray, "n n"], four: list[int
         limit = smooth(k_all[np.ix_(four, four)])
         predicted, stderr = {"efficacy": 1.0} | limit, dict.fromkeys(limit, 0.0)
     else:
-        found = expansion(smooth, S[np.ix_(four, four)].copy(), float(setting.width))
+        found = expansion(smooth, S[np.ix_(four, four)].copy(), setting.width)
         predicted, stderr = {"efficacy": 1.0} | found.mean, found.errors()
     # (G⁻¹)_ηη exceeds (k⁻¹)_ηη by 1/(1 − prompts/m), as the inverse of a sample covariance does, to first order in prompts/m.
     shrink = 1 - len(k_all) / setting.width

@@ -136,5 +136,5 @@ def _predict(setting: Specificity, world: World, S: Square) -> tuple[Values, Val
     if setting.width == INF:
         limit = values(kernel(S, setting.activation))
         return limit | pooled, dict.fromkeys(limit, 0.0) | pooled
-    found = expansion(values, S, float(setting.width), setting.activation)
+    found = expansion(values, S, setting.width, setting.activation)
     return found.mean | pooled, found.errors() | pooled

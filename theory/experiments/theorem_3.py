@@ -101,7 +101,7 @@ def _expand(setting: Theorem3, scene: Scene, S: Square, seed: int) -> Expansion:
         return {name: values[name] for name in SMOOTH if name in values and wanted(name)}
 
     if not setting.composition.startswith("arrow"):
-        return expansion(lambda G: smooth(G, lambda _: True), S, float(setting.width), setting.activation)
+        return expansion(lambda G: smooth(G, lambda _: True), S, setting.width, setting.activation)
     parts = []
     for asked, is_other in ((scene.two_hop, False), (scene.other, True)):
         parts.append(
@@ -109,7 +109,7 @@ def _expand(setting: Theorem3, scene: Scene, S: Square, seed: int) -> Expansion:
                 lambda G, is_other=is_other: smooth(G, lambda name: (name in OTHER) == is_other),
                 lambda G, asked=asked: log_odds(setting, scene, G, asked.start),
                 S,
-                float(setting.width),
+                setting.width,
                 setting.activation,
                 jumps=setting.top_k == 1,
             )
