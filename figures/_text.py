@@ -253,7 +253,7 @@ def _mean(rows: Path, words: Sequence[str]) -> Said:
     if words[1].startswith("predicted.") or values.nunique() == 1:
         return f"{values.mean():.3g}", list(table["hash"])
     own = said in table and table[said].notna().all()
-    error = math.sqrt((table[said].astype(float) ** 2).sum()) / len(table) if own else float(values.sem())  # pyright: ignore[reportArgumentType]
+    error = math.sqrt((table[said].astype(float) ** 2).sum()) / len(table) if own else float(values.std() / math.sqrt(len(values)))
     digits = max(0, -math.floor(math.log10(error)))
     return f"{values.mean():.{digits}f}({error * 10**digits:.0f})", list(table["hash"])
 

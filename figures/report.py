@@ -6,7 +6,6 @@ links to the files beside it. What is written by hand is `report_text.md`, whose
 """
 
 import base64
-import io
 import itertools
 import os
 import re
@@ -35,8 +34,6 @@ ORDER = (
 """How figures follow one another on the page: the theory, then the models; others come after them, tables by their names."""
 LONG = 30
 """A table of more lines is folded."""
-COLOURS = 64
-"""Of a picture in the page: a third of the bytes of the PNG file, which it links to, and no difference that one sees."""
 MADE_BY = {"ledger": "python -m paper_checks", "predictions": "python -m paper_checks.predictions"}
 
 
@@ -210,9 +207,10 @@ def _rows(cited: dict[str, list[str]], sources: dict[str, Source], folder: str) 
 def _numbers(path: Path) -> str:
     """A figure's numbers, folded, each line with its row."""
     table = pandas.read_csv(path, dtype=str, keep_default_na=False)
+    table = table.drop(columns="rows", errors="ignore")  # the first row's place lists the others
     lines = [list(table), ["---"] * len(table.columns)]
     for line in table.to_dict("records"):
-        lines.append([f"[{text}](#row-{text})" if name == "row" and text else _short(text) for name, text in line.items()])
+        lines.append([f"[row](#row-{text})" if name == "row" and text else _short(text) for name, text in line.items()])
     return "\n".join(["<details><summary>The numbers</summary>", "", *("| " + " | ".join(line) + " |" for line in lines), "", "</details>"])
 
 
@@ -260,10 +258,7 @@ def _fold(tokens: Sequence["Token"]) -> None:
 
 
 def _picture(path: Path) -> Mapping[str, str]:
-    """What an image of the page says: the picture itself, in fewer colours, and its size on the screen."""
+    """What an image of the page says: the picture itself, and its size, so that the page does not move while it loads."""
     with Image.open(path) as picture:
-        small = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
-    content = io.BytesIO()
-    small.save(content, "PNG", optimize=True)
-    inside = f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
-    return {"src": inside, "width": str(small.width), "height": str(small.height)}
+        size = {"width": str(picture.width), "height": str(picture.height)}
+    return {"src": f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"} | size
