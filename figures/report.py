@@ -34,6 +34,8 @@ ORDER = (
 """How figures follow one another on the page: the theory, then the models; others come after them, tables by their names."""
 LONG = 30
 """A table of more lines is folded."""
+MOST = 100
+"""A figure of more numbers does not list them in the page; they are in its CSV file."""
 MADE_BY = {"ledger": "python -m paper_checks", "predictions": "python -m paper_checks.predictions"}
 
 
@@ -205,8 +207,10 @@ def _rows(cited: dict[str, list[str]], sources: dict[str, Source], folder: str) 
 
 
 def _numbers(path: Path) -> str:
-    """A figure's numbers, folded, each line with its row."""
+    """A figure's numbers, folded, each line with its row; of very many, where they are."""
     table = pandas.read_csv(path, dtype=str, keep_default_na=False)
+    if len(table) > MOST:
+        return f"The numbers are the {len(table)} lines of [{path.name}]({path.name})."
     table = table.drop(columns="rows", errors="ignore")  # the first row's place lists the others
     lines = [list(table), ["---"] * len(table.columns)]
     for line in table.to_dict("records"):
