@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 TEXT, PAGE, README = (Path(__file__).with_name(name) for name in ("report_text.md", "report_page.html", "readme_text.md"))
 ORDER = (
-    "kernel_limit proposition_1 capacity theorem_2 theorem_3 many_facts scale bridge large_library figure_1 figure_2 bridge_minimum model_capacity"
-    " familiarity model_scale model_probabilities model_overlap"
+    "kernel_limit proposition_1 capacity theorem_2 theorem_3 many_facts scale bridge large_library figure_1 direct_answers figure_2 bridge_minimum"
+    " model_capacity familiarity model_scale model_probabilities model_overlap"
 ).split()
 """How figures follow one another on the page: the theory, then the models; others come after them, tables by their names."""
 LONG = 30

@@ -48,10 +48,11 @@ def latex(table: pandas.DataFrame, caption: str) -> str:
     shown = _shown(table)
     head, lines = _wide(shown, _parts, [])
     width = shown.index.nlevels - 1
-    parts = _latex.tabulars(head[:width], [line[:width] for line in lines], head[width:], [line[width:] for line in lines])
     notes = "".join(rf"\\ ({mark}) {_latex.command(command)}" for command, mark in _notes(shown).items())
     left = f" {LEFT_OUT}" if len(shown) < len(table) else ""
-    return _latex.floats(parts, f"{_latex.escaped(caption + left)}{' Not measured here:' + notes if notes else ''}")
+    said = f"{_latex.escaped(caption + left)}{' Not measured here:' + notes if notes else ''}"
+    labels, cells = [line[:width] for line in lines], [line[width:] for line in lines]
+    return _latex.floats(_latex.tabulars(head[:width], labels, head[width:], cells, _latex.above(said)), said)
 
 
 def _shown(table: pandas.DataFrame) -> pandas.DataFrame:

@@ -28,8 +28,9 @@ of others, the widest of the rest."""
 OTHER = 6.6
 LABELS, HEAD, CELL = (150.0, 100.0, 72.0), 60.0, 58.0
 """Points to which labels are broken, the widest first that fits; heads of columns; and what a cell says."""
-LINE, FIRST, PAGE = 9.5, 360.0, 600.0
-"""Points of a line, of what stands above the caption, and of what stands on a page without one, at most."""
+LINE, PAGE, CAPTION = 9.5, 600.0, 12 * 1.35 / TEXT
+"""Points of a line; of what stands on a page, at most; and of a caption, whose letters are wider and its lines 12 points apart, for a point of the
+same text on one line in \\scriptsize."""
 
 
 def width(text: str) -> float:
@@ -50,11 +51,16 @@ def broken(text: str, limit: float) -> list[str]:
     return [line.rstrip() for line in lines] or [""]
 
 
+def above(caption: str) -> float:
+    """Points that a page has above a caption."""
+    return max(PAGE - CAPTION * width(caption), PAGE / 6)
+
+
 def tabulars(
-    names: Sequence[str], labels: Sequence[Sequence[str]], heads: Sequence[str], cells: Sequence[Sequence[Sequence[str]]]
+    names: Sequence[str], labels: Sequence[Sequence[str]], heads: Sequence[str], cells: Sequence[Sequence[Sequence[str]]], tall: float
 ) -> list[tuple[str, float]]:
     """The `tabular`s of a table and their heights in points: its label columns and their names, then a column each of `heads`. Columns that do not
-    fit beside one another go on in another, behind the labels again, and so do lines that do not fit on a page."""
+    fit beside one another go on in another, behind the labels again, and so do lines that are more than `tall` points high."""
     told = [[_Text([line for part in parts for line in broken(part, CELL)]) for parts in line] for line in cells]
     wide = [max([text.width for text in column], default=0.0) for column in zip(*told, strict=True)]
     tops = [_Text(broken(head, max(cell, HEAD))) for cell, head in zip(wide, heads, strict=True)]
@@ -66,7 +72,7 @@ def tabulars(
     for columns in _spans(taken, _room(names, labels, limit)):
         head = [*first, *tops[columns]]
         lines = [[*label, *line[columns]] for label, line in zip(said, told, strict=True)]
-        for some in _spans([_height(line) for line in lines], FIRST - _height(head)):
+        for some in _spans([_height(line) for line in lines], tall - _height(head)):
             part = lines[some]
             rule = [r"\hline", " & ".join(map(str, head)) + r" \\", r"\hline", *(" & ".join(map(str, line)) + r" \\" for line in part), r"\hline"]
             text = "\n".join([rf"\begin{{tabular}}{{{'l' * len(head)}}}", *rule, r"\end{tabular}"])
@@ -87,7 +93,7 @@ def floats(parts: Sequence[tuple[str, float]], caption: str) -> str:
     """`table`s of these `tabular`s, as many as pages are needed; the caption stands under the first."""
     start = [r"\begin{table}", r"\scriptsize", rf"\setlength{{\tabcolsep}}{{{SEPARATION:g}pt}}"]
     lines: list[str] = []
-    for i, place in enumerate(_spans([height for _, height in parts], PAGE, FIRST)):
+    for i, place in enumerate(_spans([height for _, height in parts], PAGE, above(caption))):
         said = [r"\addtocounter{table}{-1}", r"\caption{(continued)}"] if i else [rf"\caption{{{caption}}}"]
         lines += [*start, "\\\\[2ex]\n".join(text for text, _ in parts[place]), *said, r"\end{table}"]
     return "\n".join([*lines, ""])
