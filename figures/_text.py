@@ -180,10 +180,8 @@ def _share(rows: Path, words: Sequence[str]) -> Said:
 
 
 def _seeds(rows: Path, words: Sequence[str]) -> Said:
-    group, _ = _cell(rows, words)
-    mark = _asked(words)[3]
-    group = group.sort_values("settings.seed")
-    return ", ".join(f"{hits:.0f}" for hits in group[f"measured.{mark}"]), list(group["hash"])
+    group = _cell(rows, words)[0].sort_values("settings.seed")
+    return ", ".join(f"{hits:.0f}" for hits in group[f"measured.{_asked(words)[3]}"]), list(group["hash"])
 
 
 def _best(rows: Path, words: Sequence[str], place: int = 0) -> Said:
@@ -224,8 +222,7 @@ def _difference(rows: Path, words: Sequence[str]) -> Said:
     half = float(error * stats.t.isf(level / 2, freedom))
     low, high = (round(100 * end) for end in (max(-1.0, sign * seen.mean - half), min(1.0, sign * seen.mean + half)))
     said = f"p = {p:.2g}" if p >= 0.001 else "p < 0.001"
-    verdict = "" if p < 0.05 else ": undecided"
-    return f"{100 * sign * seen.mean:+.0f} points [{low}, {high}], {said}{verdict}".replace("-", "−"), hashes
+    return f"{100 * sign * seen.mean:+.0f} points [{low}, {high}], {said}{'' if p < 0.05 else ': undecided'}".replace("-", "−"), hashes
 
 
 def _chosen(rows: Path, experiment: str, wanted: dict[str, str], column: str = "hash") -> pandas.DataFrame:
@@ -291,10 +288,9 @@ def _verdict(rows: Path, words: Sequence[str]) -> Said:
     head, line = (next((line for line in lines if line.startswith(start)), "") for start in ("| prediction |", f"| [{words[0]}]("))
     models = [name.strip().partition(" (")[0] for name in head.split("|")]
     cells = re.split(r"(?<!\\)\|", line)
-    wanted = (words[1:] or ["pocket"])[0]
-    if wanted not in models or len(cells) != len(models):
+    if "pocket" not in models or len(cells) != len(models):
         raise NotMeasured("python -m paper_checks.predictions")
-    return re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", cells[models.index(wanted)]).strip(), []
+    return re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", cells[models.index("pocket")]).strip(), []
 
 
 VERBS: dict[str, Callable[[Path, Sequence[str]], Said]] = {

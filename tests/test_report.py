@@ -54,7 +54,8 @@ def folder(tmp_path_factory):
     others = itertools.product(("results/pocket-1", "results/pocket-same"), ("0", "2", "3"))
     write(rows, *(row("llm_bridge", [1] * 8, model=name, setup=setup, composition="arrow_after", prompting="steps") for name, setup in others))
     verdicts = ["# Theory against language models", "", "| prediction | pocket |", "|---|---|", "| [P1](#p1) | [undecided](#p1-pocket) |"]
-    (rows / "predictions.md").write_text("\n".join([*verdicts, "", '<a id="p1"></a>', "", "## P1, pocket: holds", "", "3 of 40", ""]))
+    evidence = ['<a id="p1"></a>', "", "## P1, pocket: undecided", "", '<a id="p1-pocket"></a>', "", "3 of 40"]
+    (rows / "predictions.md").write_text("\n".join([*verdicts, "", *evidence, ""]))
     drawn = [registry.draw_or_say(registry.Item(name, kind), rows, out) for name, kind in ITEMS.items()]
     assert report.main(rows, out, drawn) == 0
     return folder
@@ -77,7 +78,7 @@ def test_the_page_has_every_part(page):
     assert page.count("![") == 2
     assert "Not drawn: rows: got no rows of llm_two_hop" in page
     assert "| [P1](#p1) | [undecided](#p1-pocket) |" in page
-    assert "### P1, pocket: holds" in page
+    assert "### P1, pocket: undecided" in page
 
 
 def test_links_lead_somewhere(folder, page):
