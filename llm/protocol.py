@@ -37,8 +37,7 @@ class Protocol:
     dataset: Callable[[Any], str]
     library: Callable[[Any], list[tuple[tuple[str, ...], tuple[str, ...], int]]]
     sensible: Callable[[Any], Any] = lambda point: point
-    """The point as a row has it, with settings that do not matter at their defaults; None for a point that makes no sense, such as a router over a
-    library of one expert."""
+    """The point as a row has it; None for a point that makes no sense, such as a router over a library of one expert."""
     pair: Callable[[Any], str] = lambda point: "12"
     """The pair of relations that a point asks: "12" is the first, then the second."""
     bound: Callable[[Any], float | None] = lambda point: None
@@ -56,8 +55,7 @@ class Protocol:
     questions: Callable[[Any], int] | None = None
     """The number of questions that a point asks, for the dry run; None stands for every triplet in the held-out templates."""
     hoped: Callable[[Any, int, int], dict[str, list[str]] | None] | None = None
-    """The prompts that a forecast reads, where `ask` asks other data than triplets: from a point, a seed and a number n it returns n prompts of each
-    of the two experts ("a", "b") and n that need both ("hoped"). None of them is scored. It returns None for a point that needs only one expert."""
+    """The prompts of a forecast where `ask` asks no triplets, from (point, seed, n): n of each expert ("a", "b"), n of both ("hoped"); else None."""
     options: type = Options
     ready: Callable[[Sequence[Any], Any], None] | None = None
     """Raises SettingError where something that the points need with these options is missing. It is called before anything is trained."""
@@ -268,8 +266,7 @@ def _dry_run(protocol: Protocol, cells: list[list[Cell]], options: Options) -> i
     }
     made = "fewer, where they are there"
     print(f"{protocol.name}: {len(cells)} cells, {len(experts)} experts ({made}), {len(every)} rows in {options.out}, shard {options.shard}")
-    fields = dataclasses.fields(protocol.axes)
-    for name in (f.name for f in fields):
+    for name in (f.name for f in dataclasses.fields(protocol.axes)):
         values = list(dict.fromkeys(getattr(point, name) for point, _ in every))
         print(f"  {name}={','.join(short(value) for value in values)}")
     held_out = SPLITS["test"].stop - SPLITS["test"].start
