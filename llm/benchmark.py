@@ -7,7 +7,9 @@ Times what the protocols spend their time on against the usual way with PEFT, in
   after another (static ones, which PEFT can hold): a whole test set and a tenth of it, on the pocket model direct and step by step, and on a
   random stack of two layers of Qwen2.5-3B's shape; with the most that any way could gain on this machine: PEFT's time over that of the base's
   products alone, at the rate of large ones;
-- experts trained by worker processes of one thread each, against PEFT training one after another in one process of all threads.
+- experts trained by worker processes of one thread each, against PEFT training one after another in one process of all threads;
+- one expert on one thread, in tokens a second of the processor's time, against a plain loop with PEFT, and as a share of what the products of the
+  same shapes alone would allow: on the pocket model and, where `make smollm` was run, on SmolLM2-135M-Instruct in float32 and bfloat16.
 """
 
 import dataclasses
@@ -77,6 +79,12 @@ def _benchmark(options: Options) -> dict[str, float]:
     ours, theirs = training(options)
     measured |= {"experts_per_min": ours, "experts_peft_per_min": theirs, "experts_ratio": ours / theirs}
     print(f"experts, {options.steps:3} steps each     {ours:8.1f} /min PEFT {theirs:8.1f} /min ratio {ours / theirs:5.2f}")
+    for (model, dtype), found in paces(options.quick).items():
+        measured |= {f"tokens_{model}_{dtype}_{key}": value for key, value in found.items()}
+        print(
+            f"one expert, {model} {dtype:8} {found['ours']:8.0f} tokens/s   PEFT {found['peft']:8.0f} /s   ratio {found['ratio']:5.2f}"
+            f"   {found['share']:.0%} of the products' rate"
+        )
     return measured
 
 
@@ -233,6 +241,15 @@ def training(options: Options) -> tuple[float, float]:
 
         theirs, ours = seconds(1, 0), seconds(max(2, worker_count(Run())), 0)
     return 60 * options.experts / ours, 60 * options.experts / theirs
+
+
+def paces(quick: bool) -> dict[tuple[str, str], dict[str, float]]:
+    """By model and dtype."""
+    from llm.names import SMOLLM2
+    from llm.pace import pace
+
+    kinds = [("pocket", "float32"), *[("smollm2", dtype) for dtype in ("float32", "bfloat16") if SMOLLM2.is_file() and not quick]]
+    return {kind: pace(*kind, steps=1 if quick else 3, repeats=1 if quick else 5) for kind in kinds}
 
 
 def _trained(steps: int) -> Any:
