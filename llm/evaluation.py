@@ -58,7 +58,7 @@ def _greedy(base: Base, resident: Resident, prompts: Sequence[list[int]], copies
     cache = roomy_cache(model.config)
     resident.share([])
     for step in range(longest):
-        extra = _last_logits(base) | ({"position_ids": places} if placed else {})
+        extra = last_logits(base, 1) | ({"position_ids": places} if placed else {})
         logits = model(input_ids=ids, attention_mask=attended, past_key_values=cache, use_cache=True, **extra).logits
         token = torch.where(ended, stops[0], logits[:, -1].argmax(-1).to(base.device))
         said[live, step] = token
@@ -107,7 +107,9 @@ def log_probs(
     def score(resident: Resident, lot: list[int], chosen: list[int]) -> None:
         listed, copies = [jobs[n] for n in chosen], len(lot)
         ids, attended = (part.repeat(copies, 1) for part in right_padded([inputs for _, inputs, _ in listed], base))
-        logits = base.model(input_ids=ids, attention_mask=attended, use_cache=False).logits
+        judged = ids.shape[1] - min(shared - 1 for _, _, told in listed for _, _, shared in told)
+        logits = base.model(input_ids=ids, attention_mask=attended, use_cache=False, **last_logits(base, judged)).logits
+        before = ids.shape[1] - logits.shape[1]
         wanted = [
             (place, k, i, j, position, tokens[position + 1])
             for place, (k, (i, _, told)) in enumerate(itertools.product(lot, listed))
@@ -116,7 +118,7 @@ def log_probs(
         ]
         spots = {spot: n for n, spot in enumerate(dict.fromkeys((place, position) for place, _, _, _, position, _ in wanted))}
         at_rows, positions = (torch.tensor(column, device=logits.device) for column in zip(*spots, strict=True))
-        spoken = torch.log_softmax(logits[at_rows, positions].float(), -1)
+        spoken = torch.log_softmax(logits[at_rows, positions - before].float(), -1)
         values = spoken[[spots[place, position] for place, _, _, _, position, _ in wanted], [token for *_, token in wanted]].tolist()
         for (_, k, i, j, _, _), value in zip(wanted, values, strict=True):
             found[k][i][j] += value
@@ -135,7 +137,7 @@ def gates(
     def look(resident: Resident, lot: list[int], chosen: list[int]) -> None:
         resident.use([composition])  # forgets the gates of the group before
         ids, attended = right_padded([[*texts[i][0], *texts[i][1]] for i in chosen], base)
-        base.model(input_ids=ids, attention_mask=attended, use_cache=False, **_last_logits(base))
+        base.model(input_ids=ids, attention_mask=attended, use_cache=False, **last_logits(base, 1))
         # OPT's MLPs have no axis of rows, so it is made anew.
         mean = torch.stack([weights.view(*ids.shape, -1) for (weights,) in resident.gates[0].values()]).mean(0)
         for weights, i in zip(mean, chosen, strict=True):
@@ -146,9 +148,9 @@ def gates(
     return [found[i] for i in range(len(texts))]
 
 
-def _last_logits(base: Base) -> dict[str, int]:
-    """Asks for the last token's logits alone where the model can be asked: those of all tokens are the largest thing a forward pass makes."""
-    return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(base.model.forward).parameters else {}
+def last_logits(base: Base, count: int) -> dict[str, int]:
+    """Asks for the logits of the last `count` tokens where the model can be asked: those of all tokens are the largest thing a forward pass makes."""
+    return {"logits_to_keep": count} if "logits_to_keep" in inspect.signature(base.model.forward).parameters else {}
 
 
 def right_padded(texts: Sequence[list[int]], base: Base) -> tuple[Tensor, Tensor]:

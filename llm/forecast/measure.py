@@ -91,6 +91,7 @@ def measure(base: Base, library: Sequence[Expert], compositions: Mapping[str, Co
         own_readings.append(alone)
     names = list(compositions)
     said = answers(base, [*library, *(compositions[name] for name in names)], prompts["hoped"], longest)
+    answered = dict(zip(names, said[len(library) :], strict=True))
     leaks = [
         [overlap(expert, own.keys, _at(readings, o.token)) for readings, o in zip(own_readings, owns, strict=True)]
         for expert, own in zip(library, owns, strict=True)
@@ -102,9 +103,13 @@ def measure(base: Base, library: Sequence[Expert], compositions: Mapping[str, Co
             for alone, texts in zip(library, said, strict=False)
         )
     ]
+    told = {name: [_tokens(base, prompt, text) for prompt, text in zip(prompts["hoped"], texts, strict=True)] for name, texts in answered.items()}
+    each = {(tuple(asked), tuple(answer)): (asked, answer) for texts in told.values() for asked, answer in texts}  # many compositions say the same
+    by_model = [[r.log_probs.exp() for r in read(base, model, list(each.values()), [])] for model in (None, *library)]
+    alone = {text: [probabilities[i] for probabilities in by_model] for i, text in enumerate(each)}
     composed = {
-        name: _composed(base, library, compositions[name], owns, list(zip(prompts["hoped"], texts, strict=True)), modules)
-        for name, texts in zip(names, said[len(library) :], strict=True)
+        name: _composed(base, library, compositions[name], owns, list(zip(prompts["hoped"], answered[name], told[name], strict=True)), alone, modules)
+        for name in names
     }
     return Measured(modules, owns, leaks, restated, composed)
 
@@ -114,28 +119,29 @@ def _composed(
     library: Sequence[Expert],
     composition: Composition | None,
     owns: Sequence[Own],
-    said: Sequence[tuple[str, str]],
+    said: Sequence[tuple[str, str, tuple[list[int], list[int]]]],
+    alone: Mapping[tuple[tuple[int, ...], tuple[int, ...]], list[Tensor]],
     modules: Sequence[str],
 ) -> Composed:
+    """`said`: each prompt, the answer to it, and both as tokens, whose P under the base and under each adapter is in `alone`."""
     kept, own_scale = [], []
     for i, own in enumerate(owns):
         readings = read(base, composition, own.said, modules)
         now = torch.stack([r.log_probs[t].exp() for r, t in zip(readings, own.token, strict=True)])
         kept.append(now / torch.tensor(own.alone).clamp_min(1e-9))
         own_scale.append(scales(composition, library, _at(readings, own.token)).each[:, i])
-    texts = [_tokens(base, prompt, text) for prompt, text in said]
-    readings = read(base, composition, texts, modules)
-    plain, *alone = ([r.log_probs.exp() for r in read(base, model, texts, [])] for model in (None, *library))
+    readings = read(base, composition, [tokens for _, _, tokens in said], modules)
     found = []
-    for i, ((prompt, text), reading) in enumerate(zip(said, readings, strict=True)):
+    for (prompt, text, (asked, told)), reading in zip(said, readings, strict=True):
+        plain, *experts = alone[tuple(asked), tuple(told)]
         gates = routing(composition, reading.inputs)
         found.append(
             Answer(
                 prompt,
                 text,
-                base.tokenizer.batch_decode([[token] for token in texts[i][1]]),
-                plain[i],
-                torch.stack([each[i] for each in alone], dim=-1),
+                base.tokenizer.batch_decode([[token] for token in told]),
+                plain,
+                torch.stack(experts, dim=-1),
                 reading.log_probs.exp(),
                 tuple(overlap(expert, own.keys, reading.inputs) for expert, own in zip(library, owns, strict=True)),
                 scales(composition, library, reading.inputs),

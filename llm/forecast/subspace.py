@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from llm.compositions import Composition, RoutedDelta
-from llm.evaluation import right_padded
+from llm.evaluation import last_logits, right_padded
 from llm.lowrank import Expert, LowRank
 from llm.models import Base
 from llm.resident import Resident
@@ -81,13 +81,16 @@ def _read_together(base: Base, texts: Sequence[Text], modules: Sequence[str]) ->
 
     hooks = [base.model.get_submodule(name).register_forward_pre_hook(keep(name)) for name in modules]
     try:
-        logits = base.model(input_ids=ids, attention_mask=attended, use_cache=False).logits
+        told = ids.shape[1] - min(span.start for span in spans)
+        logits = base.model(input_ids=ids, attention_mask=attended, use_cache=False, **last_logits(base, told)).logits
     finally:
         for hook in hooks:
             hook.remove()
+    before = ids.shape[1] - logits.shape[1]
     found = []
     for i, ((_, told), span) in enumerate(zip(texts, spans, strict=True)):
-        spoken = torch.log_softmax(logits[i, span].float(), -1).gather(-1, torch.tensor(told, device=logits.device)[:, None])[:, 0]
+        at = logits[i, span.start - before : span.stop - before].float()
+        spoken = torch.log_softmax(at, -1).gather(-1, torch.tensor(told, device=logits.device)[:, None])[:, 0]
         found.append(Reading(spoken.cpu(), {name: rows[i] for name, rows in seen.items()}))
     return found
 
