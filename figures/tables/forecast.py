@@ -13,7 +13,8 @@ import pandas
 
 from figures import _cells
 from figures.rows import Rows
-from llm.forecast.ranking import DRAWS, PREDICTORS, Among, Ranking, about, rankings
+from llm.forecast import ranking
+from llm.forecast.ranking import PREDICTORS, Among, Ranking, about, rankings
 from llm.intervals import Difference, Limits
 from runs.rows import load_rows
 
@@ -102,7 +103,7 @@ def caption(table: pandas.DataFrame) -> str:
         " mean of the shares of right calls among compositions that worked and among those that did not, which is the AUC of the call. Where a rule"
         " worked: among compositions of libraries in which a rule worked that were asked in the same way. Intervals are 95 %, with seeds as the unit:"
         " Student's t with one degree of freedom fewer than there are seeds makes those of few seeds wide. The interval of random is where 95 % of"
-        f" {DRAWS} random scores lie. p is Holm's over all differences of a question. The scores are: {scores}. The lookup was defined when all rows"
-        f" were there. {' '.join(table.attrs['rankings'])} Each cell stands on all rows of its question whose settings say seen=false; the link is to"
-        " the first of them. Theory has no prediction here."
+        f" {ranking.DRAWS} random scores lie. p is Holm's over all differences of a question. The scores are: {scores}. The lookup was"
+        f" defined when all rows were there. {' '.join(table.attrs['rankings'])} Each cell stands on all rows of its question whose settings say"
+        " seen=false; the link is to the first of them. Theory has no prediction here."
     )

@@ -1,6 +1,7 @@
 """A zero whose positive control failed is void: planted controls that fail, that hold, and that nobody measured, for every protocol."""
 
 import importlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -178,8 +179,9 @@ def test_tables_and_frames_of_figures_say_void_and_why(tmp_path):
     assert texts["3"].startswith(f"[0/8](#row-{cells['3']['row']}) 0 %†")
     assert texts["4"].startswith(f"[0/8](#row-{cells['4']['row']}) 0 %")
     assert "†" not in texts["4"]
-    assert "0/8, void: first hop kept 3 of 8" in tables.latex(frame, "")
-    assert r"0~\%$\dagger$" in tables.latex(frame, "")
+    latex = tables.latex(frame, "").replace(r" \\ ", " ").replace("~", " ")
+    assert re.search(r"0/8,? void: first hop kept 3 of 8", latex)
+    assert r"0 \%$\dagger$" in latex
     written = tables.texts(frame, module.caption(frame))
     assert "half" in written["md"].splitlines()[0]
     assert "first hop kept 3 of 8" in written["csv"]
