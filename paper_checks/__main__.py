@@ -84,7 +84,7 @@ def _check(options: Options) -> list[Entry]:
     for name in tqdm(names, disable=None, unit=" claims"):
         claim = CLAIMS[name]
         found = claim.measure()
-        evidence = [(e.what, e.measured, e.predicted, e.error, e.holds) for e in found]
+        evidence = [(e.what, e.shown, e.predicted, e.error, e.holds) for e in found]
         mutants = [(mutant, rejected(claim, mutant)) for mutant in claim.mutants]
         how, rate = " ".join((claim.measure.__doc__ or "").split()), false_failure(found)
         entries.append(Entry(name, claim.where, claim.statement, claim.verdict, claim.says, how, rate, evidence, mutants))

@@ -29,6 +29,11 @@ class Evidence:
         return abs(self.measured - self.predicted) <= allowed
 
     @property
+    def shown(self) -> float:
+        """The measurement; of an identity without what is finer than a thousandth of its tolerance, which differs between processors."""
+        return self.measured if self.stderr is not None else round(self.measured, 3 - math.floor(math.log10(self.tolerance))) + 0.0
+
+    @property
     def error(self) -> str:
         """± the standard error, or the tolerance of an identity."""
         return f"± {self.stderr:.2g}" if self.stderr is not None else f"(to {self.tolerance:.0e})"
