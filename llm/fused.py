@@ -3,11 +3,9 @@
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
-
-LOGITS = Float[Tensor, "tokens vocabulary"]
 
 
 def fuse(adapted: nn.Module) -> None:
@@ -50,7 +48,7 @@ class _Adapted(torch.autograd.Function):
         return dx, None, None, (dinner.T @ x).to(A.dtype) if for_A else None, (dy.T @ inner).to(B.dtype) if for_B else None, None
 
 
-def surprise(logits: LOGITS, told: Tensor, weights: Float[Tensor, " tokens"]) -> Float[Tensor, ""]:
+def surprise(logits: Float[Tensor, "tokens vocabulary"], told: Int[Tensor, " tokens"], weights: Float[Tensor, " tokens"]) -> Float[Tensor, ""]:
     """Σ −weight · log softmax(logits)[told], in float32, with one tensor of the size of the logits where autograd holds several."""
     return _Surprise.apply(logits, told, weights)  # pyright: ignore[reportReturnType]
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-Tokens = tuple[list[int], list[int]]
+from llm.packing import Tokens, packing
 
 
 def pace(model: str, dtype: str, steps: int, repeats: int) -> dict[str, float]:
@@ -23,7 +23,6 @@ def pace(model: str, dtype: str, steps: int, repeats: int) -> dict[str, float]:
     from llm.fused import fuse
     from llm.models import load_base
     from llm.modules import target_modules
-    from llm.packing import packing
     from llm.settings import PRESETS, Training
 
     preset = PRESETS[model]

@@ -1,7 +1,7 @@
 """A batch of texts read as one row without padding: each attends to itself alone, and the head speaks only where an answer's token is predicted.
 
-On a CPU padding is time: texts of 16 to 39 tokens, a sixth of it more when they are padded in groups of like lengths; and in a vocabulary of 49152
-the logits of a prompt's tokens, which no loss looks at, are a fifth of a small model's products.
+On a CPU padding costs as much as text does, and in a large vocabulary the logits of a prompt's tokens, which no loss looks at, are much of a small
+model's products.
 """
 
 import inspect
