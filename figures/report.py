@@ -188,21 +188,23 @@ def _each(values: Iterable[Any]) -> str:
 
 def _rows(cited: dict[str, list[str]], sources: dict[str, Source], folder: str) -> str:
     """Every row that a number on this page stands on, by the command that made it."""
-    groups: dict[tuple[str, str], list[str]] = {}
+    groups: dict[tuple[str, str, str], list[str]] = {}
     for first, hashes in cited.items():
         if first in sources:
             source = sources[first]
-            links = ", ".join(f"[{name}]({folder}/{sources[name].file}#L{sources[name].line})" for name in hashes if name in sources)
-            groups.setdefault((source.row["experiment"], source.row["provenance"]["command"]), []).append(f'<a id="row-{first}"></a>{links}')
+            found = [(name, sources[name]) for name in hashes if name in sources]
+            places = [f"{name} {other.line}" + (f" of {other.file}" if other.file != source.file else "") for name, other in found]
+            key = (source.row["experiment"], source.row["provenance"]["command"], source.file)
+            groups.setdefault(key, []).append(f'<a id="row-{first}"></a>{", ".join(places)}')
     lines = [
         "## Rows",
         "",
-        "The numbers of the tables, of the figures (their first row; the others differ in the seed) and of the text, by the command",
+        "The numbers of the tables, of the figures and of the text stand on these rows, by the command that made them. Of each row its hash and its",
     ]
-    lines[-1] += " that made their rows; each link is a line of a file of rows."
+    lines[-1] += " line in the file are given; the rows of one point differ in the seed."
     lines += ["", "<details><summary>All rows cited on this page</summary>"]
-    for (experiment, command), links in groups.items():
-        lines += ["", f"`{command}` ({experiment})", "", *(f"- {link}" for link in links)]
+    for (experiment, command, file), cells in groups.items():
+        lines += ["", f"`{command}` ({experiment}, [{file}]({folder}/{file}))", "", *(f"- {cell}" for cell in cells)]
     return "\n".join([*lines, "", "</details>"])
 
 
