@@ -47,6 +47,8 @@ clean:
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[llm]'
 	@touch $@
 
+# The type checker finds lora_reuse.theory in ./theory through .venv/checkout.
 .venv/test: .venv/base
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@mkdir -p .venv/checkout && ln -sfn ../.. .venv/checkout/lora_reuse
 	@touch $@

@@ -1,16 +1,15 @@
 """python -m figures only=theorem_2
 
-Draws every figure and table from rows on disk: PDF, PNG, CSV and a caption each, the same bytes from the same rows. `report=true` makes one
-page of them, `readme=README.md` writes the README.
-"""
+Draws every figure and table from rows on disk: PDF, PNG, CSV and a caption each, the same bytes from the same rows.
+`report=true` makes one page of them, `readme=README.md` writes the README."""
 
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runs.command import command
-from runs.settings import Flag, SettingError, Text, did_you_mean, help_table, parse_options, setting
+from lora_reuse.runs.command import command
+from lora_reuse.runs.settings import Flag, SettingError, Text, did_you_mean, help_table, parse_options, setting
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,8 @@ class Options:
 
 
 def main(words: Sequence[str]) -> int:
-    """Runs the command; returns its exit code: 0 done, 2 a mistake in the settings or rows that only= needs and that are missing."""
+    """Runs the command; returns its exit code: 0 done, 2 a mistake in the settings or rows that only= needs and that
+    are missing."""
     return command("figures", _main, words, "what is drawn is on disk, whole")
 
 
@@ -36,7 +36,7 @@ def _main(words: list[str]) -> int:
     if wanted != words:
         print((__doc__ or "").strip() + "\n\n" + help_table(Options))
         return 0
-    from figures import registry
+    from lora_reuse.figures import registry
 
     items = registry.items()
     if options.list:
@@ -51,13 +51,18 @@ def _main(words: list[str]) -> int:
         if name not in items:
             raise SettingError("only", repr(name), ", ".join(items), did_you_mean(name, items))
     if not Path(options.rows).is_dir():
-        raise SettingError("rows", options.rows, "a folder that is there", "make sweep fills results/, results/paper comes with the repository")
+        raise SettingError(
+            "rows",
+            options.rows,
+            "a folder that is there",
+            "make sweep fills results/, results/paper comes with the repository",
+        )
     draw = registry.draw_or_say if options.only == "all" else registry.draw
     drawn = []
     for name in names:
         drawn.append(draw(items[name], options.rows, options.out))
         print(f"{name}: {drawn[-1].missing or ', '.join(map(str, drawn[-1].files.values()))}")
-    from figures import report
+    from lora_reuse.figures import report
 
     if options.readme:
         report.readme(Path(options.rows), Path(options.readme))

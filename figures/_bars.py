@@ -1,14 +1,14 @@
-"""Grouped bars of shares in percent: narrow and filled, what is measured here; wide and hollow, what the paper reports."""
+"""Grouped bars of shares in percent: narrow and filled, what is measured here; wide and hollow, what the paper
+reports."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas
+from lora_reuse.figures import _shares, style
+from lora_reuse.figures._names import wrapped
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
-
-from figures import _shares, style
-from figures._names import wrapped
 
 HATCH, ALONE = "////", "---"
 Look = tuple[str, str]
@@ -21,7 +21,8 @@ MEANING = (
 
 
 def grouped(axes: Axes, table: pandas.DataFrame, group: str, groups: Sequence[str], look: Mapping[str, Look]) -> None:
-    """A group of bars for each of `groups` (values of the column `group`), a bar for each `series` in `look`; under its name what N is."""
+    """A group of bars for each of `groups` (values of the column `group`), a bar for each `series` in `look`; under its
+    name what N is."""
     width = 0.86 / len(look)
     for i, (series, (composition, hatch)) in enumerate(look.items()):
         colour = style.rule(composition)["color"]
@@ -29,17 +30,37 @@ def grouped(axes: Axes, table: pandas.DataFrame, group: str, groups: Sequence[st
         part["place"] = np.arange(len(groups)) + (i - (len(look) - 1) / 2) * width
         # Bars without a height are left out: they have no place that a layout could reckon with.
         printed, asked = part.dropna(subset="reported"), part.dropna(subset="percent")
-        for bar in axes.bar(printed["place"], printed["reported"], 0.9 * width, color="none", edgecolor=colour, linewidth=0.7, hatch=hatch):
+        for bar in axes.bar(
+            printed["place"],
+            printed["reported"],
+            0.9 * width,
+            color="none",
+            edgecolor=colour,
+            linewidth=0.7,
+            hatch=hatch,
+        ):
             bar.set_hatch_linewidth(0.4)
         void = _shares.void(asked)
         _shares.strips(axes, asked["place"].to_numpy()[void], 0.9 * width)
         if (ours := asked[~void]).empty:
             continue
-        axes.bar(ours["place"], ours["percent"], 0.55 * width, color=colour, edgecolor="white" if hatch else colour, linewidth=0, hatch=hatch)
+        axes.bar(
+            ours["place"],
+            ours["percent"],
+            0.55 * width,
+            color=colour,
+            edgecolor="white" if hatch else colour,
+            linewidth=0,
+            hatch=hatch,
+        )
         _shares.intervals(axes, ours, ours["place"].to_numpy(), "black")
         _shares.dots(axes, ours, ours["place"].to_numpy(), 0.7 * width, "black")
         if not (none := ours[ours["percent"] == 0]).empty:
-            axes.plot(none["place"], none["percent"], **style.rule(composition, linestyle="none", markersize=2.5, clip_on=False))
+            axes.plot(
+                none["place"],
+                none["percent"],
+                **style.rule(composition, linestyle="none", markersize=2.5, clip_on=False),
+            )
     names = []
     for name in groups:
         part = table[table[group] == name]
@@ -58,7 +79,9 @@ def legend(look: Mapping[str, Look]) -> list[Patch]:
     series = []
     for label, (composition, hatch) in look.items():
         colour = style.rule(composition)["color"]
-        series.append(Patch(facecolor=colour, hatch=hatch, edgecolor="white" if hatch else colour, linewidth=0, label=label))
+        series.append(
+            Patch(facecolor=colour, hatch=hatch, edgecolor="white" if hatch else colour, linewidth=0, label=label)
+        )
     return [
         *series,
         Patch(facecolor="0.4", label="narrow: measured here"),

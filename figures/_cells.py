@@ -1,9 +1,9 @@
 """The numbers of a cell: what a model answered here, what the paper reports, what one layer of theory predicts.
 
-A row of `llm` records every setting, and a table of the paper varies a few of them. The others are fixed by choosing, for each model, the
-setting that has the most rows, so that a sweep over the rank does not mix with the rows of Table 7. Word problems may be the paper's or our
-own. On our own a model has lines of its own, which say so and hold no number of the paper's.
-"""
+A row of `llm` records every setting, and a table of the paper varies a few of them. The others are fixed by choosing,
+for each model, the setting that has the most rows, so that a sweep over the rank does not mix with the rows of Table 7.
+Word problems may be the paper's or our own. On our own a model has lines of its own, which say so and hold no number of
+the paper's."""
 
 import dataclasses
 import functools
@@ -14,22 +14,29 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pandas
-
-from figures import _names
-from figures.rows import Rows
-from llm.controls import verdicts
-from llm.settings import PRESETS, Composed, Training
-from llm.table import pooled
-from paper_checks.reported import load
-from runs.settings import short
+from lora_reuse.figures import _names
+from lora_reuse.figures.rows import Rows
+from lora_reuse.llm.protocols.controls import verdicts
+from lora_reuse.llm.protocols.settings import PRESETS, Composed, Training
+from lora_reuse.llm.protocols.table import pooled
+from lora_reuse.paper_checks.reported import load
+from lora_reuse.runs.settings import short
 
 PAPER = {
     **{name: f"Qwen/{name}" for name in ("Qwen2.5-3B-Instruct", "Qwen2.5-7B-Instruct", "Qwen2.5-14B-Instruct")},
-    **{name: f"deepseek-ai/{name}" for name in ("DeepSeek-R1-Distill-Qwen-7B", "DeepSeek-R1-Distill-Qwen-14B", "DeepSeek-R1-Distill-Llama-70B")},
+    **{
+        name: f"deepseek-ai/{name}"
+        for name in ("DeepSeek-R1-Distill-Qwen-7B", "DeepSeek-R1-Distill-Qwen-14B", "DeepSeek-R1-Distill-Llama-70B")
+    },
 }
 """The paper's models as its tables call them, and as the hub does."""
 
-OWN = {"llm_gsm": "own word problems", "llm_cross_lingual": "own tasks", "llm_continent": "own people", "llm_skills": "own homes and code"}
+OWN = {
+    "llm_gsm": "own word problems",
+    "llm_cross_lingual": "own tasks",
+    "llm_continent": "own people",
+    "llm_skills": "own homes and code",
+}
 """What `data=own` is, by experiment: a stand-in for the data of the paper, which it says nothing about."""
 
 COLUMNS = (
@@ -40,7 +47,8 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Found:
-    """What is measured: cells by (model, *axes), for each model the settings it was measured with, in words, and what it is called."""
+    """What is measured: cells by (model, *axes), for each model the settings it was measured with, in words, and what
+    it is called."""
 
     cells: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict)
     about: dict[str, str] = field(default_factory=dict)
@@ -65,14 +73,21 @@ def called(groups: Mapping[tuple[str, ...], pandas.DataFrame]) -> dict[str, str]
 def grouped(
     rows: Rows, experiments: Sequence[str], axes: Sequence[str], **fixed: Any
 ) -> tuple[dict[tuple[str, ...], pandas.DataFrame], dict[str, str]]:
-    """The groups of rows that differ in the seed alone, by model and `axes`; and what the rows of each model are, in words.
+    """The groups of rows that differ in the seed alone, by model and `axes`; and what the rows of each model are, in
+    words.
 
-    Rows are those on the test templates with the settings `fixed`. Where two of `experiments` have the same row, that of the first is taken. The
-    words say which seeds there are, which settings differ from the model's own defaults, and how many rows of other settings are left out.
-    """
-    found = _by_weights(pandas.concat([_with_defaults(rows.all(experiment), experiment) for experiment in experiments], ignore_index=True))
+    Rows are those on the test templates with the settings `fixed`. Where two of `experiments` have the same row, that
+    of the first is taken. The words say which seeds there are, which settings differ from the model's own defaults, and
+    how many rows of other settings are left out."""
+    found = _by_weights(
+        pandas.concat(
+            [_with_defaults(rows.all(experiment), experiment) for experiment in experiments], ignore_index=True
+        )
+    )
     for name, value in {"split": "test", **fixed}.items():
-        if not found.empty and (name != "split" or "settings.split" in found):  # questions that nothing is trained on have no split
+        if not found.empty and (
+            name != "split" or "settings.split" in found
+        ):  # questions that nothing is trained on have no split
             found = found[found[f"settings.{name}"] == value]
     groups: dict[tuple[str, ...], pandas.DataFrame] = {}
     about: dict[str, str] = {}
@@ -102,22 +117,30 @@ def _with_defaults(table: pandas.DataFrame, experiment: str) -> pandas.DataFrame
 
 
 def _controls(table: pandas.DataFrame, experiment: str) -> dict[str, list[str]]:
-    """`void`, the reason for which a row's cell is (`llm.controls`), and `unmeasured`, the controls that no row measures."""
+    """`void`, the reason for which a row's cell is (`llm.protocols.controls`), and `unmeasured`, the controls that no
+    row measures."""
     if "measured.hits" not in table:
         return dict.fromkeys(("void", "unmeasured"), [""] * len(table))
-    protocol = importlib.import_module(experiment.replace("_", ".", 1)).PROTOCOL
+    protocol = importlib.import_module("lora_reuse." + experiment.replace("_", ".", 1)).PROTOCOL
     settings = table[_settings(table)].rename(columns=lambda name: name.partition(".")[2]).to_dict("records")
     weights = table["provenance.base_digest"] if "provenance.base_digest" in table else [None] * len(table)
     counts = zip(settings, table["measured.hits"], table["measured.total"], weights, strict=True)
-    rows = [{"settings": said, "measured": {"hits": h, "total": t}, "provenance": {"base_digest": digest}} for said, h, t, digest in counts]
+    rows = [
+        {"settings": said, "measured": {"hits": h, "total": t}, "provenance": {"base_digest": digest}}
+        for said, h, t, digest in counts
+    ]
     found = verdicts(protocol, rows)
     return {"void": [verdict.void for verdict in found], "unmeasured": [verdict.unmeasured for verdict in found]}
 
 
 def _control(group: pandas.DataFrame) -> dict[str, str]:
-    """What is said of a group's cell; rows of two experiments are void where those of either are, and unmeasured where those of both are."""
+    """What is said of a group's cell; rows of two experiments are void where those of either are, and unmeasured where
+    those of both are."""
     void, unmeasured = (list(group[name]) if name in group else [""] for name in ("void", "unmeasured"))
-    return {"void": next(filter(None, void), ""), "unmeasured": "" if any(void) or not all(unmeasured) else unmeasured[0]}
+    return {
+        "void": next(filter(None, void), ""),
+        "unmeasured": "" if any(void) or not all(unmeasured) else unmeasured[0],
+    }
 
 
 def _defaults(table: pandas.DataFrame) -> dict[str, Any]:
@@ -141,10 +164,15 @@ def _by_weights(table: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def _usual_variant(model: str, own: pandas.DataFrame, axes: Sequence[str]) -> tuple[pandas.DataFrame, str]:
-    """The rows of the setting that has most of them (of two, the one nearer to the model's defaults), once each, and what they are."""
+    """The rows of the setting that has most of them (of two, the one nearer to the model's defaults), once each, and
+    what they are."""
     free = [f"settings.{name}" for name in (*axes, "model", "seed")]
     fixed = [name for name in _settings(own) if name not in free]
-    preset = PRESETS["pocket"] if "provenance.pocket.width" in own and own["provenance.pocket.width"].notna().all() else PRESETS.get(_name(model), {})
+    preset = (
+        PRESETS["pocket"]
+        if "provenance.pocket.width" in own and own["provenance.pocket.width"].notna().all()
+        else PRESETS.get(_name(model), {})
+    )
     usual = _defaults(own) | {f"settings.{name}": value for name, value in preset.items()}
     told = [name for name in fixed if name in _defaults(own)]
 
@@ -163,14 +191,25 @@ def _usual_variant(model: str, own: pandas.DataFrame, axes: Sequence[str]) -> tu
 
 
 def of_rows(group: pandas.DataFrame, mark: str = "hits") -> dict[str, Any]:
-    """One line: counts over seeds, and the interval of their share as `llm`'s own tables have it; a count of one seed has none."""
+    """One line: counts over seeds, and the interval of their share as `llm`'s own tables have it; a count of one seed
+    has none."""
     names = [f"measured.{name}" for name in (mark, "total", "by_triplet", "by_group") if f"measured.{name}" in group]
-    seeds = [{name.removeprefix("measured."): line[name] for name in names if _there(line[name])} for line in group[names].to_dict("records")]
+    seeds = [
+        {name.removeprefix("measured."): line[name] for name in names if _there(line[name])}
+        for line in group[names].to_dict("records")
+    ]
     hits, total, limits = pooled([{"measured": seed} for seed in seeds], mark)
     low, high = limits or (math.nan, math.nan)
     bounds = group["predicted.at_most"] if "predicted.at_most" in group else pandas.Series(dtype=float)
     return {
-        **{"hits": hits, "total": total, "percent": 100 * hits / total, "low": 100 * low, "high": 100 * high, "seeds": len(group)},
+        **{
+            "hits": hits,
+            "total": total,
+            "percent": 100 * hits / total,
+            "low": 100 * low,
+            "high": 100 * high,
+            "seeds": len(group),
+        },
         **_control(group),
         "by_seed": " ".join(f"{100 * seed.get(mark, 0) / seed['total']:.4g}" for seed in seeds),
         "bound": 100 * bounds.sum() / total if bounds.notna().all() and len(bounds) else math.nan,
@@ -181,7 +220,12 @@ def of_rows(group: pandas.DataFrame, mark: str = "hits") -> dict[str, Any]:
 def source(group: pandas.DataFrame) -> dict[str, str]:
     """Where a number comes from: its rows, the first of which names it, and what made them."""
     command = " & ".join(dict.fromkeys(group["provenance.command"]))
-    return {"experiment": group["experiment"].iloc[0], "row": group["hash"].iloc[0], "rows": " ".join(group["hash"]), "command": command}
+    return {
+        "experiment": group["experiment"].iloc[0],
+        "row": group["hash"].iloc[0],
+        "rows": " ".join(group["hash"]),
+        "command": command,
+    }
 
 
 def _there(value: Any) -> bool:
@@ -220,10 +264,13 @@ def fill(rows: Rows, made_by: str, model: str, brought: str = "") -> str:
 
 
 def reported(number: int, **labels: str) -> str:
-    """What the paper's table says in the cell with these labels, as printed and in percent; "" if there is no such cell."""
+    """What the paper's table says in the cell with these labels, as printed and in percent; "" if there is no such
+    cell."""
     for line in _lines(number):
         # One cell may stand for both compositions: "uniform, arrow".
-        if all(value.lower() in (line[name].lower(), *line[name].lower().split(", ")) for name, value in labels.items()):
+        if all(
+            value.lower() in (line[name].lower(), *line[name].lower().split(", ")) for name, value in labels.items()
+        ):
             return line["value"]
     return ""
 
@@ -234,8 +281,9 @@ def _lines(number: int) -> list[dict[str, str]]:
 
 
 def chain(rows: Rows, setup: str, composition: str) -> tuple[float, float]:
-    """The share of step-by-step answers that one layer gets right (`theory.experiments.bridge`, 8 facts an expert, d = m = ∞), in percent: the
-    least and the most over all shares λ of local attention; not a number where theory has no such setup or composition."""
+    """The share of step-by-step answers that one layer gets right (`theory.experiments.bridge`, 8 facts an expert, d =
+    m = ∞), in percent: the least and the most over all shares λ of local attention; not a number where theory has no
+    such setup or composition."""
     return _chains(rows).get((setup, composition), (math.nan, math.nan))
 
 
@@ -247,13 +295,19 @@ def _chains(rows: Rows) -> dict[tuple[str, str], tuple[float, float]]:
     if table.empty:
         return {}
     dials = [f"settings.{name}" for name in ("setup", "composition", "locality", "scores")]
-    ends = (100 * table.groupby(dials)["predicted.two_hop_step_by_step"].mean()).groupby(level=[0, 1]).agg(["min", "max"])
+    ends = (
+        (100 * table.groupby(dials)["predicted.two_hop_step_by_step"].mean()).groupby(level=[0, 1]).agg(["min", "max"])
+    )
     return {(short(setup), rule): (float(low), float(high)) for (setup, rule), low, high in ends.itertuples(name=None)}
 
 
 def cell(found: Found, key: tuple[str, ...], printed: str, predicted: tuple[float, float], fill: str) -> dict[str, Any]:
     """A cell's columns: measured, where there are rows, else the command that would make them; reported; predicted."""
-    line: dict[str, Any] = dict.fromkeys(COLUMNS, "") | {"reported": printed, "predicted_low": predicted[0], "predicted_high": predicted[1]}
+    line: dict[str, Any] = dict.fromkeys(COLUMNS, "") | {
+        "reported": printed,
+        "predicted_low": predicted[0],
+        "predicted_high": predicted[1],
+    }
     if key not in found.cells:
         return line | {name: math.nan for name in ("hits", "total", "percent", "low", "high", "seeds")} | {"fill": fill}
     ours = {"void": "", "unmeasured": "", **found.cells[key]}

@@ -1,8 +1,8 @@
-"""How means of a model's logarithms are drawn: the mean over triplets and seeds, its interval over seeds, and a dot a seed.
-
-Experts are trained anew with each seed, so that a seed is the unit: the interval is Student's t of the seeds' own means, and there is none of one
+"""How means of a model's logarithms are drawn: the mean over triplets and seeds, its interval over seeds, and a dot a
 seed.
-"""
+
+Experts are trained anew with each seed, so that a seed is the unit: the interval is Student's t of the seeds' own
+means, and there is none of one seed."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,18 +10,20 @@ from typing import Any
 import numpy as np
 import pandas
 from jaxtyping import Float
+from lora_reuse.figures import _shares
 from matplotlib.axes import Axes
 from scipy import stats
-
-from figures import _shares
 
 N = "$N$ = seeds × triplets of a mean"
 MEANING = "A large mark is the mean over all seeds; its bar is a 95 % interval over seeds (Student's t); a small dot is one seed."
 handles = _shares.seed_handle
 
 
-def over_seeds(seeds: Sequence[Float[np.ndarray, " triplets"]], scale: Callable = lambda value: value) -> dict[str, Any]:
-    """The mean of the seeds' means, its 95 % interval (NaN for one seed) and the means, each put through `scale`; and how many triplets a seed."""
+def over_seeds(
+    seeds: Sequence[Float[np.ndarray, " triplets"]], scale: Callable = lambda value: value
+) -> dict[str, Any]:
+    """The mean of the seeds' means, its 95 % interval (NaN for one seed) and the means, each put through `scale`; and
+    how many triplets a seed."""
     means = np.array([seed.mean() for seed in seeds])
     half = stats.t.isf(0.025, len(means) - 1) * means.std(ddof=1) / np.sqrt(len(means)) if len(means) > 1 else np.nan
     centre = means.mean()

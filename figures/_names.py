@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pandas
-
-from llm.pocket.size import Size
+from lora_reuse.llm.pocket.size import Size
 
 DIFFERENCES = {
     "seed": "pretraining seed {:g}",
@@ -21,28 +20,39 @@ DIFFERENCES = {
     "restating": {False: "steps not restated"},
     "conflict": {True: "contradicting facts known"},
 }
-"""The words for a field of `llm.pocket.size.Size` that is not as in the committed model; a field or value without words is field=value."""
+"""The words for a field of `llm.pocket.size.Size` that is not as in the committed model; a field or value without words
+is field=value."""
 
 
 def called(models: Mapping[str, pandas.DataFrame]) -> dict[str, str]:
-    """What each model is called, by its name in the rows and some of its rows; two that would be called alike keep that name."""
+    """What each model is called, by its name in the rows and some of its rows; two that would be called alike keep that
+    name."""
     names = {model: of(model, rows) for model, rows in models.items()}
     alike = {name for name, count in Counter(names.values()).items() if count > 1}
     return {model: model if name in alike else name for model, name in names.items()}
 
 
 def of(model: str, rows: pandas.DataFrame) -> str:
-    """What a model is called: `pocket` and how its pretraining differs from that of the committed model, where the rows say that it is a pocket
-    model, and otherwise the last part of its path or of its name on the hub. What `figures._cells` adds to a name stays: its weights' digest and
-    what its data are."""
+    """What a model is called: `pocket` and how its pretraining differs from that of the committed model, where the rows
+    say that it is a pocket model, and otherwise the last part of its path or of its name on the hub. What
+    `figures._cells` adds to a name stays: its weights' digest and what its data are."""
     path, added, _ = re.split(r"((?: \(\w+\))?(?:, own .*)?)$", model, maxsplit=1)
     prefix = "provenance.pocket."
-    made = {name.removeprefix(prefix): rows[name].iloc[0] for name in map(str, rows) if name.startswith(prefix) and rows[name].notna().all()}
+    made = {
+        name.removeprefix(prefix): rows[name].iloc[0]
+        for name in map(str, rows)
+        if name.startswith(prefix) and rows[name].notna().all()
+    }
     if not made:
         return path.rstrip("/").split("/")[-1] + added
     usual = {f.name: f.default for f in dataclasses.fields(Size)}
     usual["feed_forward"] = 3 * made.get("width", 0)  # goes with the width
-    return ", ".join(["pocket", *(_difference(name, made[name]) for name in usual if made.get(name, usual[name]) != usual[name])]) + added
+    return (
+        ", ".join(
+            ["pocket", *(_difference(name, made[name]) for name in usual if made.get(name, usual[name]) != usual[name])]
+        )
+        + added
+    )
 
 
 def _difference(name: str, value: Any) -> str:

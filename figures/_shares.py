@@ -1,7 +1,8 @@
-"""How shares of right answers are drawn: the share of all seeds, its interval over seeds, a dot a seed, and void where they say nothing.
+"""How shares of right answers are drawn: the share of all seeds, its interval over seeds, a dot a seed, and void where
+they say nothing.
 
-A share comes as the columns of `figures._cells`. Its interval (`llm.intervals.over_seeds`) is missing where there is one seed; `void` says why a
-cell's positive control failed, and such a cell is hatched, with no share in it.
+A share comes as the columns of `figures._cells`. Its interval (`llm.scoring.intervals.over_seeds`) is missing where
+there is one seed; `void` says why a cell's positive control failed, and such a cell is hatched, with no share in it.
 """
 
 import re
@@ -11,14 +12,20 @@ from typing import Any
 
 import numpy as np
 import pandas
+from lora_reuse.figures import style
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from figures import style
-
 SHOWN = ("hits", "total", "percent", "low", "high", "seeds", "by_seed", "void", "unmeasured")
-DOT: dict[str, Any] = {"marker": "o", "linestyle": "none", "markersize": 1.9, "markerfacecolor": "white", "markeredgewidth": 0.4, "zorder": 4}
+DOT: dict[str, Any] = {
+    "marker": "o",
+    "linestyle": "none",
+    "markersize": 1.9,
+    "markerfacecolor": "white",
+    "markeredgewidth": 0.4,
+    "zorder": 4,
+}
 VOID: dict[str, Any] = {"facecolor": "0.93", "edgecolor": "0.7", "hatch": "xxxxx", "linewidth": 0, "zorder": 0.5}
 VOID_LABEL = "void: its positive control failed"
 MEANING = (
@@ -29,7 +36,8 @@ MEANING = (
 
 
 def shown(cell: Mapping[str, Any], facts: float) -> dict[str, Any]:
-    """Of a cell, what a mark shows: the share, the paper's, chance (one of so many edited answers, in percent), and the first row."""
+    """Of a cell, what a mark shows: the share, the paper's, chance (one of so many edited answers, in percent), and the
+    first row."""
     found = {name: cell.get(name, "") for name in SHOWN}
     return found | {"reported": float(cell["reported"] or "nan"), "chance": 100 / facts, "row": cell["row"] or None}
 
@@ -44,8 +52,16 @@ def void(part: pandas.DataFrame) -> np.ndarray:
     return part["void"].fillna("").astype(str).to_numpy() != ""
 
 
-def points(axes: Axes, part: pandas.DataFrame, places: Sequence[float], width: float, look: Mapping[str, Any], across: bool = False) -> None:
-    """The shares of `part` at `places` of the x axis, void ones as strips of this width; `across`, along the x axis at places of the y axis."""
+def points(
+    axes: Axes,
+    part: pandas.DataFrame,
+    places: Sequence[float],
+    width: float,
+    look: Mapping[str, Any],
+    across: bool = False,
+) -> None:
+    """The shares of `part` at `places` of the x axis, void ones as strips of this width; `across`, along the x axis at
+    places of the y axis."""
     at, gone = np.asarray(places, dtype=float), void(part)
     strips(axes, at[gone], width, across)
     kept, where = part[~gone], at[~gone]
@@ -56,7 +72,12 @@ def points(axes: Axes, part: pandas.DataFrame, places: Sequence[float], width: f
 
 
 def intervals(
-    axes: Axes, part: pandas.DataFrame, places: Sequence[float] | np.ndarray, colour: str, across: bool = False, of: str = "percent"
+    axes: Axes,
+    part: pandas.DataFrame,
+    places: Sequence[float] | np.ndarray,
+    colour: str,
+    across: bool = False,
+    of: str = "percent",
 ) -> None:
     """The intervals of those numbers in the column `of` that have one."""
     has = part["low"].notna().to_numpy()
@@ -69,7 +90,14 @@ def intervals(
         axes.errorbar(at, part[of], yerr=ends, **line)
 
 
-def dots(axes: Axes, part: pandas.DataFrame, places: Sequence[float] | np.ndarray, width: float, colour: str, across: bool = False) -> None:
+def dots(
+    axes: Axes,
+    part: pandas.DataFrame,
+    places: Sequence[float] | np.ndarray,
+    width: float,
+    colour: str,
+    across: bool = False,
+) -> None:
     """A dot a seed, side by side beside the place, where there are several seeds."""
     for place, seeds in zip(places, part["by_seed"], strict=True):
         shares = [float(share) for share in str(seeds).split()]
@@ -139,7 +167,11 @@ def told_void(table: pandas.DataFrame) -> str:
     """Sentences for the caption, where cells are void and where no row measures the control of others."""
     gone = table[void(table)]
     open_ = int((table["unmeasured"].fillna("") != "").sum()) if "unmeasured" in table else 0
-    unmeasured = f"No rows measure the positive control of {open_} of {int(table['percent'].notna().sum())} shares." if open_ else ""
+    unmeasured = (
+        f"No rows measure the positive control of {open_} of {int(table['percent'].notna().sum())} shares."
+        if open_
+        else ""
+    )
     if gone.empty:
         return unmeasured
     controls = Counter(re.split(r" (?:kept|got) \d", reason)[0] for reason in gone["void"])

@@ -1,23 +1,25 @@
 """Text whose numbers come from rows: a template holds placeholders, and `fill` puts in what the rows say.
 
     {hits EXPERIMENT SETTINGS}           176/200, over all seeds; `mark=bridge_right` counts another mark of the answers
-    {share EXPERIMENT SETTINGS}          88 % [78, 94], with its interval over seeds (`llm.intervals`)
+    {share EXPERIMENT SETTINGS}          88 % [78, 94], with its interval over seeds (`llm.scoring.intervals`)
     {seeds EXPERIMENT SETTINGS}          35, 38, 36, 33, 34: the hits of each seed
     {best EXPERIMENT SETTINGS}, {next ...}  the rule with the most hits of `among=RULE,...`, the second
-    {difference EXPERIMENT SETTINGS}     +62 points [40, 85], p = 0.001: paired over seeds, of the one setting that has two values `a,b`
+    {difference EXPERIMENT SETTINGS}     +62 points [40, 85], p = 0.001: paired over seeds, of the one setting that has
+    two values `a,b`
     {mean EXPERIMENT COLUMN SETTINGS}    0.41223(5): over seeds, with the rows' own standard error in the last digit
     {of EXPERIMENT COLUMN SETTINGS}      3 of 16: in how many rows it is true
     {rows EXPERIMENT SETTINGS}           how many rows there are
     {paper TABLE LABEL=VALUE ...}        what the paper's table prints, in its own unit
-    {claims VERDICT}, {verdict P1}       how many claims of the ledger have a verdict; that of a prediction for the pocket model
+    {claims VERDICT}, {verdict P1}       how many claims of the ledger have a verdict; that of a prediction for the
+    pocket model
     {= 3.7 M}                            a size, a setting or a version, written by hand: never a result
 
-SETTINGS are `name=value` words as commands take them. A language model's are of the pocket model, plain LoRA and the MLP where they name no
-other. A rule may be `best` or `next`: of `among` (the five rules of Table 1 where it is not given) the one with the most hits, or the second.
-A `difference` is corrected by Holm's method over all pairs of `among`; its interval has the level at which Holm's test decides about it, so
-that it leaves out zero where the corrected p is below 0.05. A cell whose positive control failed (`llm.controls`) is followed by "(void)". Rows
-that are missing are replaced by the command that makes them.
-"""
+SETTINGS are `name=value` words as commands take them. A language model's are of the pocket model, plain LoRA and the
+MLP where they name no other. A rule may be `best` or `next`: of `among` (the five rules of Table 1 where it is not
+given) the one with the most hits, or the second. A `difference` is corrected by Holm's method over all pairs of
+`among`; its interval has the level at which Holm's test decides about it, so that it leaves out zero where the
+corrected p is below 0.05. A cell whose positive control failed (`llm.protocols.controls`) is followed by "(void)". Rows
+that are missing are replaced by the command that makes them."""
 
 import functools
 import itertools
@@ -32,13 +34,12 @@ from typing import Any
 
 import numpy as np
 import pandas
+from lora_reuse.figures._cells import OWN, grouped, of_rows, reported
+from lora_reuse.figures.rows import Rows
+from lora_reuse.llm.protocols.settings import COMPOSITIONS
+from lora_reuse.llm.scoring.intervals import difference, holm
+from lora_reuse.runs.settings import short
 from scipy import stats
-
-from figures._cells import OWN, grouped, of_rows, reported
-from figures.rows import Rows
-from llm.intervals import difference, holm
-from llm.settings import COMPOSITIONS
-from runs.settings import short
 
 PLACEHOLDER = re.compile(r"\{(=|[a-z]+) ([^{}]+)\}")
 USUAL = {"model": "pocket", "layers": "mlp", "adapter": "lora"}
@@ -48,7 +49,8 @@ LOOSE = (
     r"(?i)\b(?:tables?|figures?|theorems?|propositions?|python|eq\.|sections?|setups?) \d[\d.]*(?:(?:,| and| or| to) \d[\d.]*)*",
     r"\bA\.\d[\d.]*|\b[A-Za-z]\w*\d[\w-]*",
 )
-"""What may hold digits outside a placeholder: comments, code, addresses, numbers of points, what follows a word of reference, and names."""
+"""What may hold digits outside a placeholder: comments, code, addresses, numbers of points, what follows a word of
+reference, and names."""
 
 
 class NotMeasured(Exception):
@@ -68,7 +70,8 @@ Said = tuple[str, Sequence[str]]
 
 
 def fill(template: str, rows: Path, linked: bool = False) -> Filled:
-    """The template with its numbers; `linked` to `#row-HASH`. Raises ValueError for a placeholder that it does not know."""
+    """The template with its numbers; `linked` to `#row-HASH`. Raises ValueError for a placeholder that it does not
+    know."""
     filled = Filled("")
 
     def number(match: re.Match[str]) -> str:
@@ -97,10 +100,14 @@ def loose(template: str) -> list[str]:
 
 
 def _whole_points(text: str) -> str:
-    """A point of a list that says something of rows that are missing says only that, after its lead in bold, and the first command."""
+    """A point of a list that says something of rows that are missing says only that, after its lead in bold, and the
+    first command."""
     points = re.split(r"^(?=(?:- |\d+\. |$))", text, flags=re.MULTILINE)
     for i, point in enumerate(points):
-        lead, missing = re.match(r"(?:- |\d+\. )\*\*.+?\*\*", point, re.DOTALL), re.search(rf"\({MISSING}: (`[^`]+`)\)", point)
+        lead, missing = (
+            re.match(r"(?:- |\d+\. )\*\*.+?\*\*", point, re.DOTALL),
+            re.search(rf"\({MISSING}: (`[^`]+`)\)", point),
+        )
         if lead and missing:
             points[i] = f"{lead[0]} {MISSING.capitalize()}: {missing[1]}.\n"
     return "".join(points)
@@ -112,14 +119,19 @@ def _settings(words: Sequence[str]) -> dict[str, str]:
 
 def _command(experiment: str, wanted: dict[str, str]) -> str:
     given = " ".join(f"{name}={value}" for name, value in wanted.items() if USUAL.get(name) != value)
-    module, protocol = ("llm", experiment.removeprefix("llm_")) if experiment.startswith("llm_") else ("theory", "sweep")
+    module, protocol = (
+        ("llm", experiment.removeprefix("llm_")) if experiment.startswith("llm_") else ("theory", "sweep")
+    )
     return f"python -m {module}.{protocol}{'' if module == 'llm' else f' experiment={experiment}'} {given}".rstrip()
 
 
 def _groups(rows: Path, experiment: str, wanted: dict[str, str]) -> dict[tuple[str, ...], pandas.DataFrame]:
-    """Rows that differ in the seed alone, by the values of `wanted`; of each setting one or several, with commas between them."""
+    """Rows that differ in the seed alone, by the values of `wanted`; of each setting one or several, with commas
+    between them."""
     axes = [name for name in wanted if name != "model"]
-    files = tuple((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(rows.glob(f"{experiment}.*")))
+    files = tuple(
+        (path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(rows.glob(f"{experiment}.*"))
+    )
     found = _grouped(rows, experiment, tuple(axes), files)
     ours = f", {OWN[experiment]}" if experiment in OWN and wanted.get("data", "own") == "own" else ""
     models = [f"{model}{ours}" for model in wanted["model"].split(",")]
@@ -130,7 +142,9 @@ def _groups(rows: Path, experiment: str, wanted: dict[str, str]) -> dict[tuple[s
 
 
 @functools.lru_cache(maxsize=64)
-def _grouped(rows: Path, experiment: str, axes: tuple[str, ...], files: tuple[tuple[str, int, int], ...]) -> dict[tuple[str, ...], pandas.DataFrame]:
+def _grouped(
+    rows: Path, experiment: str, axes: tuple[str, ...], files: tuple[tuple[str, int, int], ...]
+) -> dict[tuple[str, ...], pandas.DataFrame]:
     """Sorted out once; `files` changes when they do."""
     return grouped(Rows(rows, {experiment: ""}), [experiment], axes)[0]
 
@@ -153,7 +167,9 @@ def _named(rows: Path, words: Sequence[str]) -> tuple[str, dict[str, str], list[
     """As `_asked`, with the names of the rules in place of `best` and `next`."""
     experiment, wanted, among, mark = _asked(words)
     if {"best", "next"} & set(wanted.get("composition", "").split(",")):
-        places: dict[str, str] = dict(zip(("best", "next"), _ranked(rows, experiment, wanted, among, mark), strict=False))
+        places: dict[str, str] = dict(
+            zip(("best", "next"), _ranked(rows, experiment, wanted, among, mark), strict=False)
+        )
         wanted["composition"] = ",".join(places.get(rule, rule) for rule in wanted["composition"].split(","))
     return experiment, wanted, among, mark
 
@@ -216,13 +232,20 @@ def _difference(rows: Path, words: Sequence[str]) -> Said:
     corrected = dict(zip(found, holm([seen.p for seen, _ in found.values()]), strict=True))
     pair = next(pair for pair in found if set(pair) == set(asked))
     (seen, seeds), p, sign = found[pair], corrected[pair], 1 if pair == tuple(asked) else -1
-    # Holm multiplies p by so much; the interval of that level leaves out zero exactly where the corrected p is below 0.05.
+    # Holm multiplies p by so much; the interval of that level leaves out zero exactly where the corrected p is below
+    # 0.05.
     level, freedom = 0.05 * (seen.p / p if p else 1.0), seeds - 1
-    error = abs(seen.mean) / stats.t.isf(seen.p / 2, freedom) if seen.p < 1 else (seen.high - seen.mean) / stats.t.isf(0.025, freedom)
+    error = (
+        abs(seen.mean) / stats.t.isf(seen.p / 2, freedom)
+        if seen.p < 1
+        else (seen.high - seen.mean) / stats.t.isf(0.025, freedom)
+    )
     half = float(error * stats.t.isf(level / 2, freedom))
     low, high = (round(100 * end) for end in (max(-1.0, sign * seen.mean - half), min(1.0, sign * seen.mean + half)))
     said = f"p = {p:.2g}" if p >= 0.001 else "p < 0.001"
-    return f"{100 * sign * seen.mean:+.0f} points [{low}, {high}], {said}{'' if p < 0.05 else ': undecided'}".replace("-", "−"), hashes
+    return f"{100 * sign * seen.mean:+.0f} points [{low}, {high}], {said}{'' if p < 0.05 else ': undecided'}".replace(
+        "-", "−"
+    ), hashes
 
 
 def _chosen(rows: Path, experiment: str, wanted: dict[str, str], column: str = "hash") -> pandas.DataFrame:
@@ -250,7 +273,11 @@ def _mean(rows: Path, words: Sequence[str]) -> Said:
     if words[1].startswith("predicted.") or values.nunique() == 1:
         return f"{values.mean():.3g}", list(table["hash"])
     own = said in table and table[said].notna().all()
-    error = math.sqrt((table[said].astype(float) ** 2).sum()) / len(table) if own else float(values.std() / math.sqrt(len(values)))
+    error = (
+        math.sqrt((table[said].astype(float) ** 2).sum()) / len(table)
+        if own
+        else float(values.std() / math.sqrt(len(values)))
+    )
     digits = max(0, -math.floor(math.log10(error)))
     return f"{values.mean():.{digits}f}({error * 10**digits:.0f})", list(table["hash"])
 
@@ -285,7 +312,9 @@ def _claims(rows: Path, words: Sequence[str]) -> Said:
 
 def _verdict(rows: Path, words: Sequence[str]) -> Said:
     lines = _lines(rows / "predictions.md", "python -m paper_checks.predictions")
-    head, line = (next((line for line in lines if line.startswith(start)), "") for start in ("| prediction |", f"| [{words[0]}]("))
+    head, line = (
+        next((line for line in lines if line.startswith(start)), "") for start in ("| prediction |", f"| [{words[0]}](")
+    )
     models = [name.strip().partition(" (")[0] for name in head.split("|")]
     cells = re.split(r"(?<!\\)\|", line)
     if "pocket" not in models or len(cells) != len(models):

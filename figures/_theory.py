@@ -1,4 +1,5 @@
-"""What the figures of the theory share: the setting they are about, means over seeds, and the closed form at d = m = ∞."""
+"""What the figures of the theory share: the setting they are about, means over seeds, and the closed form at d = m =
+∞."""
 
 import dataclasses
 import functools
@@ -7,25 +8,26 @@ from typing import Any
 
 import numpy as np
 import pandas
+from lora_reuse.figures.rows import Rows
+from lora_reuse.theory import kernels
+from lora_reuse.theory.settings import EXPERIMENTS
 from scipy import stats
-
-from figures.rows import Rows
-from theory import kernels
-from theory.settings import EXPERIMENTS
 
 COVERAGE = 0.95
 
 
 def rows_of(rows: Rows, experiment: str, *axes: str, **fixed: Any) -> pandas.DataFrame:
-    """Rows in which `axes` (and the seed) may be anything and all other settings are `fixed`, or their defaults. Raises MissingRows."""
+    """Rows in which `axes` (and the seed) may be anything and all other settings are `fixed`, or their defaults. Raises
+    MissingRows."""
     defaults = {f.name: f.default for f in dataclasses.fields(EXPERIMENTS[experiment])}
     return rows.select(experiment, **{name: value for name, value in defaults.items() if name not in axes} | fixed)
 
 
 def over_seeds(table: pandas.DataFrame, axes: Sequence[str], names: Sequence[str]) -> pandas.DataFrame:
-    """One line a quantity in `names` and value of `axes`: `measured`, its mean over `seeds` seeds, with a 95 % interval `low` to `high`
-    (Student's t; absent for one seed); `spread`, the standard deviation over seeds; `predicted`; `stderr`, the predicted standard deviation of
-    a single seed (absent where there is none); `row`, the hash of the first."""
+    """One line a quantity in `names` and value of `axes`: `measured`, its mean over `seeds` seeds, with a 95 % interval
+    `low` to `high` (Student's t; absent for one seed); `spread`, the standard deviation over seeds; `predicted`;
+    `stderr`, the predicted standard deviation of a single seed (absent where there is none); `row`, the hash of the
+    first."""
     columns = [f"settings.{axis}" for axis in axes]
     lines = []
     for name in names:
@@ -35,7 +37,10 @@ def over_seeds(table: pandas.DataFrame, axes: Sequence[str], names: Sequence[str
             half = stats.t.isf((1 - COVERAGE) / 2, n - 1) * spread / np.sqrt(n) if n > 1 else np.nan
             line = {"quantity": name, **dict(zip(axes, values, strict=True)), "seeds": n, "measured": measured.mean()}
             line |= {"low": line["measured"] - half, "high": line["measured"] + half, "spread": spread}
-            line |= {kind: group[f"{kind}.{name}"].mean() if f"{kind}.{name}" in group else np.nan for kind in ("predicted", "stderr")}
+            line |= {
+                kind: group[f"{kind}.{name}"].mean() if f"{kind}.{name}" in group else np.nan
+                for kind in ("predicted", "stderr")
+            }
             lines.append(line | {"row": group["hash"].iloc[0]})
     return pandas.DataFrame(lines)
 
@@ -53,9 +58,10 @@ def seeds(table: pandas.DataFrame) -> str:
 
 @functools.cache
 def coefficients() -> tuple[float, float, float]:
-    """c₁ = k(η₁, ξ)/k(η₁, η₁), c₂ = k(η₂, ξ)/k(η₂, η₂) (eq. 19) and ρ = k(η₂, η₂′)/k(η₂, η₂), η₂′ another key of the same relation, at
-    d = m = ∞: 0.412, 0.573 and 0.609."""
-    # Prompts x r1, y r2, x r1 r2, u r2 over the tokens x, y, u, r1, r2, as `theory.model.coefficients` has them; that module imports jax.
+    """c₁ = k(η₁, ξ)/k(η₁, η₁), c₂ = k(η₂, ξ)/k(η₂, η₂) (eq. 19) and ρ = k(η₂, η₂′)/k(η₂, η₂), η₂′ another key of the
+    same relation, at d = m = ∞: 0.412, 0.573 and 0.609."""
+    # Prompts x r1, y r2, x r1 r2, u r2 over the tokens x, y, u, r1, r2, as `theory.model.coefficients` has them; that
+    # module imports jax.
     attended = np.array([[1, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0.5, 0, 0, 0.5, 0], [0, 0, 1, 0, 0]])
     residual = np.eye(5)[[3, 4, 4, 4]]
     k = kernels.kernel(kernels.limit_geometry(attended, residual))

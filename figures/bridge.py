@@ -1,43 +1,57 @@
 """Step by step, with attention on the current segment: when does a restated question look like a one-hop prompt?
 
-The first two panels are a phase diagram over the share λ of attention on the current segment and the number n of facts an expert: the colour
-is the coefficient of the fact's own edit, a dot an answer that flipped, and the bar λ*, above which it should. The third is the whole chain.
-"""
+The first two panels are a phase diagram over the share λ of attention on the current segment and the number n of facts
+an expert: the colour is the coefficient of the fact's own edit, a dot an answer that flipped, and the bar λ*, above
+which it should. The third is the whole chain."""
 
 import numpy as np
 import pandas
+from lora_reuse.figures import style
+from lora_reuse.figures._theory import bars, over_seeds, rows_of, seeds
+from lora_reuse.figures.rows import Rows
 from matplotlib.figure import Figure
 
-from figures import style
-from figures._theory import bars, over_seeds, rows_of, seeds
-from figures.rows import Rows
-
 LOCALITIES = ",".join(f"{i / 20:g}" for i in range(21))
-NEEDS = {"bridge": f"python -m theory.sweep experiment=bridge width=inf seeds=1 composition=sum facts=1,2,3,4,8,16,32 locality={LOCALITIES}"}
+NEEDS = {
+    "bridge": f"python -m theory.sweep experiment=bridge width=inf seeds=1 composition=sum facts=1,2,3,4,8,16,32 locality={LOCALITIES}"
+}
 CHAIN = (
     ("sum", "kernel", "two_hop_step_by_step", "sum", {}),
     ("arrow", "kernel", "two_hop_step_by_step", "arrow", {"linestyle": "--", "markersize": 6}),
-    ("arrow", "raw", "two_hop_step_by_step", "arrow, scores as in software", {"linestyle": ":", **style.FILLS["hollow"]}),
+    (
+        "arrow",
+        "raw",
+        "two_hop_step_by_step",
+        "arrow, scores as in software",
+        {"linestyle": ":", **style.FILLS["hollow"]},
+    ),
     ("average", "kernel", "two_hop_step_by_step", "average", {"linestyle": "-.", "markersize": 3.5}),
     ("sum", "kernel", "two_hop_direct", "sum, asked directly", {"markersize": 2.5, **style.FILLS["hollow"]}),
 )
-"""Composition, scores, quantity, label and how it differs from others of its rule. Where several are at 0 the later ones are smaller."""
+"""Composition, scores, quantity, label and how it differs from others of its rule. Where several are at 0 the later
+ones are smaller."""
 MOST_FACTS = 8
 
 
 def data(rows: Rows) -> pandas.DataFrame:
-    """`c_hop_*` and `hop_*` under the sum by λ and n, with `threshold`, λ* in closed form; accuracies of the chain by rule at the n of the third
-    panel. All at d = m = ∞ and without bridge data."""
+    """`c_hop_*` and `hop_*` under the sum by λ and n, with `threshold`, λ* in closed form; accuracies of the chain by
+    rule at the n of the third panel. All at d = m = ∞ and without bridge data."""
     axes = ["composition", "scores", "facts", "locality"]
-    plane = over_seeds(rows_of(rows, "bridge", "facts", "locality", width=np.inf), axes, ["c_hop_1", "hop_1", "c_hop_2", "hop_2"])
-    from theory.experiments.bridge import threshold  # imports jax
+    plane = over_seeds(
+        rows_of(rows, "bridge", "facts", "locality", width=np.inf), axes, ["c_hop_1", "hop_1", "c_hop_2", "hop_2"]
+    )
+    from lora_reuse.theory.experiments.bridge import threshold  # imports jax
 
     stars = {(hop, n): threshold(0, hop, n) for hop in (1, 2) for n in map(int, plane["facts"].unique())}
-    plane["threshold"] = [stars[int(name[-1]), int(n)] for name, n in zip(plane["quantity"], plane["facts"], strict=True)]
+    plane["threshold"] = [
+        stars[int(name[-1]), int(n)] for name, n in zip(plane["quantity"], plane["facts"], strict=True)
+    ]
     chain = rows_of(rows, "bridge", "facts", "locality", "composition", "scores", width=np.inf)
     asked = [n for n in chain["settings.facts"].unique() if n <= MOST_FACTS]
     chain = chain[chain["settings.facts"] == max(asked, default=chain["settings.facts"].min())]
-    return pandas.concat([plane, over_seeds(chain, axes, ["two_hop_step_by_step", "two_hop_direct"])], ignore_index=True)
+    return pandas.concat(
+        [plane, over_seeds(chain, axes, ["two_hop_step_by_step", "two_hop_direct"])], ignore_index=True
+    )
 
 
 def draw(table: pandas.DataFrame, figure: Figure) -> None:
@@ -49,7 +63,15 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
         colours = _plane(table, f"c_hop_{hop}")
         flipped = _plane(table, f"hop_{hop}")
         x, y = np.arange(len(colours.columns)), colours.index.to_numpy(dtype=float)
-        mesh = axes.pcolormesh(_edges(x), _edges(y), np.ma.masked_invalid(colours.to_numpy()), cmap="cividis", vmin=0, vmax=1, rasterized=True)
+        mesh = axes.pcolormesh(
+            _edges(x),
+            _edges(y),
+            np.ma.masked_invalid(colours.to_numpy()),
+            cmap="cividis",
+            vmin=0,
+            vmax=1,
+            rasterized=True,
+        )
         for i, facts in enumerate(colours.columns):
             right = y[flipped[facts].to_numpy() > 0.5]
             axes.plot(np.full(len(right), i), right, linestyle="none", marker="o", markersize=2, color="black")
@@ -68,7 +90,9 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
     for rule, scores, quantity, label, others in CHAIN:
         part = steps[(steps["composition"] == rule) & (steps["scores"] == scores) & (steps["quantity"] == quantity)]
         if len(part):
-            chain.errorbar(part["locality"], part["measured"], bars(part), label=label, **style.rule(rule, linewidth=0.8, **others))
+            chain.errorbar(
+                part["locality"], part["measured"], bars(part), label=label, **style.rule(rule, linewidth=0.8, **others)
+            )
     chain.set_ylim(-0.06, 1.95)
     chain.set_yticks([0, 0.25, 0.5, 0.75, 1])
     chain.set_xlabel("share $\\lambda$ on the current segment")

@@ -1,19 +1,18 @@
 """How much bridge is enough: right step-by-step answers against its triplets, templates and steps
 
-Beyond the paper: setup 2 of Table 1 with less of the bridge, one thing at a time, and what it is about and which expert has it.
-"""
+Beyond the paper: setup 2 of Table 1 with less of the bridge, one thing at a time, and what it is about and which expert
+has it."""
 
 import itertools
 import math
 
 import pandas
+from lora_reuse.figures import _cells, _shares, style
+from lora_reuse.figures._names import wrapped
+from lora_reuse.figures.rows import Rows
+from lora_reuse.llm.protocols.settings import COMPOSITIONS
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-from figures import _cells, _shares, style
-from figures._names import wrapped
-from figures.rows import Rows
-from llm.settings import COMPOSITIONS
 
 NEEDS = {"llm_bridge_minimum": "python -m llm.bridge_minimum"}
 WHOLE = {"bridge_templates": 46, "steps_share": 1.0, "relations": "same", "bridge_in": "both"}
@@ -30,8 +29,8 @@ A_ROW = 3
 
 
 def data(rows: Rows) -> pandas.DataFrame:
-    """Measured shares in percent by model, panel, its value and composition; in each panel the rest of the bridge is whole, and has as many triplets
-    as most of the panel's rows."""
+    """Measured shares in percent by model, panel, its value and composition; in each panel the rest of the bridge is
+    whole, and has as many triplets as most of the panel's rows."""
     axes = (*PANELS, "composition", "prompting")
     groups, about = _cells.grouped(rows, ["llm_bridge_minimum"], axes, layers="mlp", adapter="lora")
     found = _cells.of_groups(groups, about)
@@ -46,7 +45,10 @@ def data(rows: Rows) -> pandas.DataFrame:
     if not lines:
         raise rows.missing("llm_bridge_minimum", prompting="steps")
     points = pandas.DataFrame(lines).drop(columns="reported")
-    panels = [_panel(points[points["model"] == model], name) for model, name in itertools.product(points["model"].unique(), PANELS)]
+    panels = [
+        _panel(points[points["model"] == model], name)
+        for model, name in itertools.product(points["model"].unique(), PANELS)
+    ]
     shown = [panel for panel in panels if not panel.empty]
     if not shown:
         raise rows.missing("llm_bridge_minimum", bridge_triplets=[0, 1, 2, 5, 10, 20])
@@ -63,7 +65,9 @@ def _panel(points: pandas.DataFrame, name: str) -> pandas.DataFrame:
         points = points[points["bridge_triplets"] == (less.mode().iloc[0] if len(less) else -1)]
     if points[name].nunique() < 2:
         return points[:0]
-    ordered = points.sort_values(name, kind="stable", key=lambda column: column != WHOLE[name] if name in WORDS else column)
+    ordered = points.sort_values(
+        name, kind="stable", key=lambda column: column != WHOLE[name] if name in WORDS else column
+    )
     return ordered.assign(panel=name, value=[f"{value:g}" if name not in WORDS else value for value in ordered[name]])
 
 
@@ -85,7 +89,9 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
             part = table[(table["model"] == model) & (table["panel"] == name)]
             _lines(axes, part, rules, joined=name not in WORDS)
             axes.set_xlabel(PANELS[name])
-            style.title(axes, next(letters), f"{'' if model in told else wrapped(str(model), 28) + ', '}{_shares.n(part)}")
+            style.title(
+                axes, next(letters), f"{'' if model in told else wrapped(str(model), 28) + ', '}{_shares.n(part)}"
+            )
             told.add(model)
         places[0].set_ylabel("right, step by step (%)")
     style.legend(figure, 5, *_shares.handles(table))
@@ -93,7 +99,8 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
 
 
 def _lines(axes: Axes, part: pandas.DataFrame, rules: list[str], joined: bool) -> None:
-    """A line a rule over the values at equal distances, moved aside a little, so that intervals do not cover each other."""
+    """A line a rule over the values at equal distances, moved aside a little, so that intervals do not cover each
+    other."""
     values, step = list(part["value"].unique()), min(0.15, 0.75 / len(rules))
     for i, rule in enumerate(rules):
         own = part[part["composition"] == rule]

@@ -1,15 +1,13 @@
 """How many facts a width stores
 
-A readout of m random features stores all facts exactly from m = the number of prompts on, short of a few features that are lost; the largest
-output is right well before.
-"""
+A readout of m random features stores all facts exactly from m = the number of prompts on, short of a few features that
+are lost; the largest output is right well before."""
 
 import pandas
+from lora_reuse.figures import style
+from lora_reuse.figures._theory import bars, over_seeds, rows_of, seeds
+from lora_reuse.figures.rows import Rows
 from matplotlib.figure import Figure
-
-from figures import style
-from figures._theory import bars, over_seeds, rows_of, seeds
-from figures.rows import Rows
 
 NEEDS = {"capacity": "python -m theory.sweep experiment=capacity seeds=64"}
 SHARES = {
@@ -37,10 +35,17 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
         part = table[table["quantity"] == name]
         for axes in (wide, near):
             if name != "stored_argmax":
-                axes.plot(part["width"], part["predicted"], drawstyle="steps-post" if name == "stored_exactly" else "default", **style.THEORY)
+                axes.plot(
+                    part["width"],
+                    part["predicted"],
+                    drawstyle="steps-post" if name == "stored_exactly" else "default",
+                    **style.THEORY,
+                )
             # The first is larger and hollow, so that it shows where all are at 1.
             look = {"markersize": 7, "markerfacecolor": "none"} if i == 0 else {}
-            axes.errorbar(part["width"], part["measured"], bars(part), label=label, **style.series(i, linestyle="none", **look))
+            axes.errorbar(
+                part["width"], part["measured"], bars(part), label=label, **style.series(i, linestyle="none", **look)
+            )
     for axes in (wide, near):
         axes.axvline(prompts, color="0.6", linewidth=0.6)
         axes.set_ylim(-0.04, 1.06)
@@ -69,9 +74,17 @@ def caption(table: pandas.DataFrame) -> str:
     """The threshold and its softness."""
     prompts = table["prompts"].iloc[0]
     exact = table[table["quantity"] == "stored_exactly"].set_index("width")["measured"]
-    steps = ", ".join(f"{100 * share:.0f} % at m = {width:.0f}" for width, share in exact.items() if 0 <= float(str(width)) - prompts <= 8)
+    steps = ", ".join(
+        f"{100 * share:.0f} % at m = {width:.0f}"
+        for width, share in exact.items()
+        if 0 <= float(str(width)) - prompts <= 8
+    )
     largest = table[table["quantity"] == "stored_argmax"].set_index("width")["measured"]
-    early = [f"the largest output is right for {100 * share:.0f} % already at m = {width:.0f}" for width, share in largest.items() if share > 0.98]
+    early = [
+        f"the largest output is right for {100 * share:.0f} % already at m = {width:.0f}"
+        for width, share in largest.items()
+        if share > 0.98
+    ]
     return f"""The minimum-norm readout of m random ReLU features against {prompts} facts, all one-hop and two-hop prompts of a small world
         (section 3.1, A.1.2). Features in general position store none exactly below m = {prompts} and all from there on (dashed); a ReLU
         feature that is zero on every prompt is lost, so that of the facts {steps} are stored exactly. The unstored share has a closed form

@@ -1,7 +1,7 @@
 """Whether an expert can store a fact about someone its base has never read of
 
-Facts about real people, on a pocket model whose corpus does not speak of all of them (`coverage=`): right answers by whether it speaks of the person.
-"""
+Facts about real people, on a pocket model whose corpus does not speak of all of them (`coverage=`): right answers by
+whether it speaks of the person."""
 
 import dataclasses
 import functools
@@ -9,16 +9,15 @@ import math
 from typing import Any
 
 import pandas
+from lora_reuse.figures import _cells, _names, _shares, style
+from lora_reuse.figures.rows import Rows
+from lora_reuse.llm.data.facts import triplets
+from lora_reuse.llm.pocket.corpus import World, tested
+from lora_reuse.llm.pocket.size import Corpus
+from lora_reuse.llm.protocols.controls import ENOUGH
+from lora_reuse.llm.protocols.table import pooled
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-from figures import _cells, _names, _shares, style
-from figures.rows import Rows
-from llm.controls import ENOUGH
-from llm.data.facts import triplets
-from llm.pocket.corpus import World, tested
-from llm.pocket.size import Corpus
-from llm.table import pooled
 
 NEEDS = {"llm_two_hop": "python -m llm.two_hop model=results/pocket-half dataset=R"}
 ASKED = {"first": "hop 1: A's spouse", "second": "hop 2: B's home", "direct": "two hops, directly"}
@@ -29,11 +28,14 @@ LIBRARIES |= {("oracle", "direct"), ("3-combination", "direct")}
 
 
 def data(rows: Rows) -> pandas.DataFrame:
-    """Hits by model, what is asked, composition, and whether the corpus speaks of the person; `alone` is an expert trained on what is asked."""
+    """Hits by model, what is asked, composition, and whether the corpus speaks of the person; `alone` is an expert
+    trained on what is asked."""
     found = rows.all("llm_two_hop")
     lines = []
     if "provenance.pocket.coverage" in found:
-        partly = found[found["provenance.pocket.coverage"].between(0, 1, inclusive="left") & (found["settings.split"] == "test")]
+        partly = found[
+            found["provenance.pocket.coverage"].between(0, 1, inclusive="left") & (found["settings.split"] == "test")
+        ]
         axes = [f"settings.{name}" for name in ("model", "library", "composition", "prompting")]
         partly = partly[partly["settings.dataset"] == "R"]
         names = _names.called({str(model): group for model, group in partly.groupby("settings.model")})
@@ -47,16 +49,24 @@ def data(rows: Rows) -> pandas.DataFrame:
                     "composition": composition,
                 }
                 said |= {"prompting": prompting}
-                lines += [said | {"familiar": familiar} | share for familiar in (True, False) if (share := _share(group, prompting, familiar))]
+                lines += [
+                    said | {"familiar": familiar} | share
+                    for familiar in (True, False)
+                    if (share := _share(group, prompting, familiar))
+                ]
     if not lines:
         raise rows.missing("llm_two_hop", model="results/pocket-half", dataset="R")
     table = _void(pandas.DataFrame(lines))
     order = {name: i for i, name in enumerate((*ASKED, *RULES))}
-    return table.sort_values(["model", "prompting", "composition"], key=lambda column: column.map(order) if column.name != "model" else column)
+    return table.sort_values(
+        ["model", "prompting", "composition"],
+        key=lambda column: column.map(order) if column.name != "model" else column,
+    )
 
 
 def _void(table: pandas.DataFrame) -> pandas.DataFrame:
-    """A rule's share is void where an expert alone cannot answer the same questions about the same people (`llm.controls`)."""
+    """A rule's share is void where an expert alone cannot answer the same questions about the same people
+    (`llm.protocols.controls`)."""
     key = lambda line: (line["model"], line["prompting"], line["familiar"])  # noqa: E731
     lines = table.to_dict("records")
     alone = {key(line): line for line in lines if line["composition"] == "alone"}
@@ -69,12 +79,18 @@ def _void(table: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def _share(group: pandas.DataFrame, prompting: str, familiar: bool) -> dict[str, Any]:
-    """Hits of the triplets whose person the corpus speaks of, or does not, over the group's seeds; a triplet of a seed is a cluster. Nothing where
-    there are none."""
+    """Hits of the triplets whose person the corpus speaks of, or does not, over the group's seeds; a triplet of a seed
+    is a cluster. Nothing where there are none."""
     counts = []
     for line in group.to_dict("records"):
-        made = {str(name).removeprefix("provenance.pocket."): value for name, value in line.items() if str(name).startswith("provenance.pocket.")}
-        known = _familiar(Corpus(**{f.name: made[f.name] for f in dataclasses.fields(Corpus) if f.name in made}), int(made["seed"]))
+        made = {
+            str(name).removeprefix("provenance.pocket."): value
+            for name, value in line.items()
+            if str(name).startswith("provenance.pocket.")
+        }
+        known = _familiar(
+            Corpus(**{f.name: made[f.name] for f in dataclasses.fields(Corpus) if f.name in made}), int(made["seed"])
+        )
         facts = triplets("R", line["settings.seed"])[: line["settings.triplets"]]
         right = [
             hits
@@ -88,7 +104,14 @@ def _share(group: pandas.DataFrame, prompting: str, familiar: bool) -> dict[str,
         return {}
     hits, total, limits = pooled(counts)
     low, high = limits or (math.nan, math.nan)
-    shares = {"hits": hits, "total": total, "percent": 100 * hits / total, "low": 100 * low, "high": 100 * high, "seeds": len(counts)}
+    shares = {
+        "hits": hits,
+        "total": total,
+        "percent": 100 * hits / total,
+        "low": 100 * low,
+        "high": 100 * high,
+        "seeds": len(counts),
+    }
     by_seed = " ".join(f"{100 * count['measured']['hits'] / count['measured']['total']:.4g}" for count in counts)
     extent = {"by_seed": by_seed, "void": "", "chance": 100 / _shares.facts_of(group)}
     return shares | extent | _cells.source(group.assign(experiment="llm_two_hop"))
@@ -139,7 +162,8 @@ def _panel(axes: Axes, part: pandas.DataFrame) -> None:
 def caption(table: pandas.DataFrame) -> str:
     """What is asked of whom, and what a point is."""
     models = "; ".join(
-        f"{model} (coverage={share:g})" for model, share in dict(table[["model", "coverage"]].itertuples(index=False, name=None)).items()
+        f"{model} (coverage={share:g})"
+        for model, share in dict(table[["model", "coverage"]].itertuples(index=False, name=None)).items()
     )
     return f"""Beyond the paper, experts learn facts of real people (R) on a base whose corpus speaks of some of them only, or of none. Alone is one
         expert trained on what is asked. The other rules compose both one-hop experts and, where two hops are asked, an expert on the pair with them.

@@ -1,17 +1,16 @@
 """Figure 1: libraries of experts against experts alone
 
-Two-hop questions asked step by step: (a) on H, by model; (b) on fake, half real and real names, for the paper's model and each that is measured.
-"""
+Two-hop questions asked step by step: (a) on H, by model; (b) on fake, half real and real names, for the paper's model
+and each that is measured."""
 
 import math
 
 import pandas
+from lora_reuse.figures import _bars, _cells, _shares, style
+from lora_reuse.figures._names import wrapped
+from lora_reuse.figures.rows import Rows
+from lora_reuse.figures.tables.table_07 import LIBRARIES
 from matplotlib.figure import Figure
-
-from figures import _bars, _cells, _shares, style
-from figures._names import wrapped
-from figures.rows import Rows
-from figures.tables.table_07 import LIBRARIES
 
 NEEDS = {"llm_two_hop": "python -m llm.two_hop prompting=steps"}
 AXES = ("dataset", "library", "composition", "prompting")
@@ -22,7 +21,8 @@ LOOK = {
     series: (ALONE.get(library, composition), {"2-combination": _bars.HATCH, "mixed": _bars.ALONE}.get(library, ""))
     for series, (library, composition, _) in LIBRARIES.items()
 }
-"""A bar has the colour of its rule. Libraries without the oracle are hatched. Single experts are grey, the one on both hops with lines across."""
+"""A bar has the colour of its rule. Libraries without the oracle are hatched. Single experts are grey, the one on both
+hops with lines across."""
 MODELS_A_ROW, PANELS_A_ROW = 7, 3
 
 
@@ -71,7 +71,9 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
             axes = figure.add_subplot(places[j])
             _bars.grouped(axes, second[second["model"] == name], "dataset", DATASETS, LOOK)
             axes.set_ylabel("" if j else "right answers (%)")
-            style.title(axes, "b", wrapped(name, 28)) if i == j == 0 else axes.set_title(wrapped(name, 32), linespacing=1.0)
+            style.title(axes, "b", wrapped(name, 28)) if i == j == 0 else axes.set_title(
+                wrapped(name, 32), linespacing=1.0
+            )
     figure.legend(handles=[*_bars.legend(LOOK), *_shares.handles(table)], loc="outside upper center", ncols=4)
     style.note(figure, _shares.N)
 

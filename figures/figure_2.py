@@ -6,11 +6,10 @@ Step by step: setup 1 asks fake names with a bridge of real ones, setup 2 real n
 import math
 
 import pandas
+from lora_reuse.figures import _bars, _cells, _shares, style
+from lora_reuse.figures.figure_1 import MODELS_A_ROW
+from lora_reuse.figures.rows import Rows
 from matplotlib.figure import Figure
-
-from figures import _bars, _cells, _shares, style
-from figures.figure_1 import MODELS_A_ROW
-from figures.rows import Rows
 
 NEEDS = {"llm_bridge": "python -m llm.bridge setup=1,2"}
 SERIES = {f"setup {setup}, {rule}": (setup, rule) for setup in ("1", "2") for rule in ("uniform", "arrow")}
@@ -20,14 +19,18 @@ LOOK = {series: (rule, _bars.HATCH if setup == "1" else "") for series, (setup, 
 
 def data(rows: Rows) -> pandas.DataFrame:
     """Measured and reported shares in percent, by model and series (a setup and its composition)."""
-    groups, about = _cells.grouped(rows, ["llm_bridge"], ("setup", "composition", "prompting"), layers="mlp", adapter="lora")
+    groups, about = _cells.grouped(
+        rows, ["llm_bridge"], ("setup", "composition", "prompting"), layers="mlp", adapter="lora"
+    )
     if not any(key[-1] == "steps" for key in groups):
         raise rows.missing("llm_bridge", prompting="steps")
     found = _cells.of_groups(groups, about)
     lines = []
     for label, model in _cells.models(found).items():
         for series, (setup, rule) in SERIES.items():
-            printed = _cells.reported(9, base_model=label, composition=rule, setup=f"Setup {setup}", layers="MLP layers")
+            printed = _cells.reported(
+                9, base_model=label, composition=rule, setup=f"Setup {setup}", layers="MLP layers"
+            )
             key = (model, setup, rule, "steps")
             cell = _cells.cell(found, key, printed, (math.nan, math.nan), "")
             lines.append({"model": label, "series": series} | _shares.shown(cell, _shares.facts_of(groups.get(key))))

@@ -1,18 +1,16 @@
 """Two edits seen by the question that needs both, as the random features become their kernel
 
-Left: on the prompt `x r1 r2` the sum of both adapters adds c₁(i_y − i_{r1(x)}) + c₂(i_z − i_{r2(y)}), and c₁, c₂ march onto their closed
-forms as the width grows. Right: what is left falls like m^(−1/2), with the predicted constant.
-"""
+Left: on the prompt `x r1 r2` the sum of both adapters adds c₁(i_y − i_{r1(x)}) + c₂(i_z − i_{r2(y)}), and c₁, c₂ march
+onto their closed forms as the width grows. Right: what is left falls like m^(−1/2), with the predicted constant."""
 
 import numpy as np
 import pandas
+from lora_reuse.figures import style
+from lora_reuse.figures._theory import COVERAGE, bars, over_seeds, rows_of, seeds
+from lora_reuse.figures.rows import Rows
+from lora_reuse.runs.settings import short
 from matplotlib.figure import Figure
 from scipy import stats
-
-from figures import style
-from figures._theory import COVERAGE, bars, over_seeds, rows_of, seeds
-from figures.rows import Rows
-from runs.settings import short
 
 NEEDS = {"kernel_limit": "python -m theory.sweep width=2**8,2**10,2**12,2**14,2**16,2**18,2**20,2**22,2**24 seeds=32"}
 COEFFICIENTS = {"c_first": "$c_1$", "c_second": "$c_2$"}
@@ -20,7 +18,8 @@ KERNEL = "kernel_relative_rms"
 
 
 def data(rows: Rows) -> pandas.DataFrame:
-    """c₁ and c₂ (mean over seeds, interval, spread; prediction and its standard deviation) and the three errors, by width."""
+    """c₁ and c₂ (mean over seeds, interval, spread; prediction and its standard deviation) and the three errors, by
+    width."""
     table = rows_of(rows, "kernel_limit", "width")
     table = table[np.isfinite(table["settings.width"])]
     if table.empty:
@@ -31,13 +30,21 @@ def data(rows: Rows) -> pandas.DataFrame:
 
 
 def _error(table: pandas.DataFrame, name: str) -> pandas.DataFrame:
-    """The root mean square of measured − predicted over seeds, whose prediction is `stderr`; the interval is that of χ²."""
+    """The root mean square of measured − predicted over seeds, whose prediction is `stderr`; the interval is that of
+    χ²."""
     squares = (table[f"measured.{name}"] - table[f"predicted.{name}"]) ** 2
     lines = []
     for width, group in table.groupby("settings.width"):
         n, total = len(group), squares[group.index].sum()
         low, high = (np.sqrt(total / stats.chi2.isf(tail, n)) for tail in ((1 - COVERAGE) / 2, (1 + COVERAGE) / 2))
-        line = {"quantity": f"{name}_error", "width": width, "seeds": n, "measured": np.sqrt(total / n), "low": low, "high": high}
+        line = {
+            "quantity": f"{name}_error",
+            "width": width,
+            "seeds": n,
+            "measured": np.sqrt(total / n),
+            "low": low,
+            "high": high,
+        }
         lines.append(line | {"predicted": group[f"stderr.{name}"].mean(), "row": group["hash"].iloc[0]})
     return pandas.DataFrame(lines)
 
@@ -50,13 +57,19 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
         part = table[table["quantity"] == name]
         colour = style.COLOURS[i]
         fine = np.geomspace(low, high, 200)
-        reach = stats.norm.isf((1 - COVERAGE) / 2) * part["stderr"].iloc[0] * np.sqrt(low / fine)  # at dim=inf it is a constant times m^(-1/2)
+        reach = (
+            stats.norm.isf((1 - COVERAGE) / 2) * part["stderr"].iloc[0] * np.sqrt(low / fine)
+        )  # at dim=inf it is a constant times m^(-1/2)
         limit = part["predicted"].iloc[-1]
         march.fill_between(fine, limit - reach, limit + reach, color=colour, alpha=0.15, linewidth=0)
         march.plot([low / 1.6, high * 1.6], [limit] * 2, **style.THEORY)
         single = stats.norm.isf((1 - COVERAGE) / 2) * part["spread"]
-        march.errorbar(part["width"], part["measured"], single, linestyle="none", color=colour, linewidth=0.6, capsize=0)
-        march.errorbar(part["width"], part["measured"], bars(part), **style.series(i, linestyle="none", linewidth=2.2, capsize=0))
+        march.errorbar(
+            part["width"], part["measured"], single, linestyle="none", color=colour, linewidth=0.6, capsize=0
+        )
+        march.errorbar(
+            part["width"], part["measured"], bars(part), **style.series(i, linestyle="none", linewidth=2.2, capsize=0)
+        )
         march.annotate(
             f"{symbol} → {limit:.4f}",
             (high, limit),
@@ -70,12 +83,18 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
     march.set_ylabel("coefficient on $x\\ r_1\\ r_2$")
     style.title(march, "a", "the two coefficients")
 
-    labels = {KERNEL: r"$\Vert G-k\Vert/\Vert k\Vert$", "c_second_error": "error of $c_2$", "c_first_error": "error of $c_1$"}
+    labels = {
+        KERNEL: r"$\Vert G-k\Vert/\Vert k\Vert$",
+        "c_second_error": "error of $c_2$",
+        "c_first_error": "error of $c_1$",
+    }
     for name, i in ((KERNEL, 2), ("c_first_error", 0), ("c_second_error", 1)):
         part = table[table["quantity"] == name]
         errors.plot(part["width"], part["predicted"], **style.THEORY)
         apart = 1.15 ** {"c_first_error": -1, "c_second_error": 1}.get(name, 0)  # so that neither hides the other
-        errors.errorbar(part["width"] * apart, part["measured"], bars(part), label=labels[name], **style.series(i, linestyle="none"))
+        errors.errorbar(
+            part["width"] * apart, part["measured"], bars(part), label=labels[name], **style.series(i, linestyle="none")
+        )
     errors.plot([], [], label=r"predicted, $\propto m^{-1/2}$", **style.THEORY)
     errors.set_yscale("log")
     style.powers_of_two(errors, low, high, "width $m$", every=4)
@@ -102,7 +121,8 @@ def caption(table: pandas.DataFrame) -> str:
 
 
 def slope_of_error(table: pandas.DataFrame) -> tuple[float, float]:
-    """The log-log slope of ‖G − k‖/‖k‖ against the width, weighted by the predicted errors of the means, and its 95 % half-width."""
+    """The log-log slope of ‖G − k‖/‖k‖ against the width, weighted by the predicted errors of the means, and its 95 %
+    half-width."""
     part = table[table["quantity"] == KERNEL]
     relative = part["stderr"] / np.sqrt(part["seeds"]) / part["measured"]
     x = np.log(part["width"])

@@ -1,22 +1,29 @@
 """Ten experts, asked a composition that none was trained on
 
-Left: how often the held-out composition is right, among all answers and among those of the right kind, against the chance of a model that does
-not use the first hop. Right: what the right answer gets, compared with the other answers of its relation.
-"""
+Left: how often the held-out composition is right, among all answers and among those of the right kind, against the
+chance of a model that does not use the first hop. Right: what the right answer gets, compared with the other answers of
+its relation."""
 
 import numpy as np
 import pandas
+from lora_reuse.figures import style
+from lora_reuse.figures._theory import bars, over_seeds, rows_of, seeds
+from lora_reuse.figures.rows import Rows
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from figures import style
-from figures._theory import bars, over_seeds, rows_of, seeds
-from figures.rows import Rows
-
 NEEDS = {"large_library": "python -m theory.sweep experiment=large_library width=inf seeds=64"}
-ACCURACIES = {"accuracy": "among all answers", "accuracy_within_u3": "among answers in $U_3$", "accuracy_within_rel2": "among Rel2's answers"}
+ACCURACIES = {
+    "accuracy": "among all answers",
+    "accuracy_within_u3": "among answers in $U_3$",
+    "accuracy_within_rel2": "among Rel2's answers",
+}
 CHANCES = {"accuracy_within_u3": "chance", "accuracy_within_rel2": "chance_within_rel2"}
-COEFFICIENTS = {"coefficient_right": "the right answer", "coefficient_rel2": "any answer of Rel2", "coefficient_wrong": "other answers in $U_3$"}
+COEFFICIENTS = {
+    "coefficient_right": "the right answer",
+    "coefficient_rel2": "any answer of Rel2",
+    "coefficient_wrong": "other answers in $U_3$",
+}
 GRAPHS = ("disjoint", "shared")
 TIE = 1e-9
 
@@ -31,7 +38,12 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
     """One line a graph and rule; accuracies on the left, coefficients on the right."""
     rules = table["composition"].drop_duplicates().tolist()
     rules = [rule for rule in ("sum", "average", "uniform", "arrow", "arrow_after") if rule in rules]
-    lines = [(graph, rule) for graph in GRAPHS for rule in rules if ((table["graph"] == graph) & (table["composition"] == rule)).any()]
+    lines = [
+        (graph, rule)
+        for graph in GRAPHS
+        for rule in rules
+        if ((table["graph"] == graph) & (table["composition"] == rule)).any()
+    ]
     places = {line: -place - 0.6 * (line[0] != lines[0][0]) for place, line in enumerate(lines)}
     figure.set_figheight(1.75 + 0.27 * len(lines))
     left, right = figure.subplots(1, 2, sharey=True)
@@ -56,7 +68,13 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
         (left, "a", "accuracy", ACCURACIES, [chance]),
         (right, "b", "what the answers get", COEFFICIENTS, []),
     ):
-        axes.legend(handles=[*style.filled(*labels.values()), *others], loc="lower left", bbox_to_anchor=(0, 1.1), ncols=2, borderaxespad=0)
+        axes.legend(
+            handles=[*style.filled(*labels.values()), *others],
+            loc="lower left",
+            bbox_to_anchor=(0, 1.1),
+            ncols=2,
+            borderaxespad=0,
+        )
         style.title(axes, letter, title)
     style.note(figure, seeds(table))
 

@@ -1,40 +1,52 @@
 """Experts of many facts: no weights on the two find more than one answer in n
 
-Left: accuracy on the n composed prompts, by rule, against the ceiling 1/n. Right: why. The second expert adds the same multiple of all its n
-answers to every composed prompt.
-"""
+Left: accuracy on the n composed prompts, by rule, against the ceiling 1/n. Right: why. The second expert adds the same
+multiple of all its n answers to every composed prompt."""
 
 from typing import Any
 
 import numpy as np
 import pandas
+from lora_reuse.figures import style
+from lora_reuse.figures._theory import bars, coefficients, over_seeds, rows_of, seeds
+from lora_reuse.figures.rows import Rows
+from lora_reuse.theory.settings import COMPOSITIONS
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from figures import style
-from figures._theory import bars, coefficients, over_seeds, rows_of, seeds
-from figures.rows import Rows
-from theory.settings import COMPOSITIONS
-
-NEEDS = {"many_facts": "python -m theory.sweep experiment=many_facts width=2**12,inf seeds=8 composition=sum,average,uniform,cat,arrow,oracle,best"}
+NEEDS = {
+    "many_facts": "python -m theory.sweep experiment=many_facts width=2**12,inf seeds=8 composition=sum,average,uniform,cat,arrow,oracle,best"
+}
 LINEAR = {"weight_first": 1.0, "weight_second": 4.0}
 SPECIAL = ("best", "oracle", "linear")
 
 
 def data(rows: Rows) -> pandas.DataFrame:
-    """Accuracy of every rule, and the sum's coefficient, by n and width; `gauge` and weights tell the two cases of eq. 27 apart. `ceiling` and
-    `closed_form` are 1/n and κ/(1 + (n − 1)ρ)."""
+    """Accuracy of every rule, and the sum's coefficient, by n and width; `gauge` and weights tell the two cases of eq.
+    27 apart. `ceiling` and `closed_form` are 1/n and κ/(1 + (n − 1)ρ)."""
     axes = ["composition", "gauge", "width", "facts"]
     parts = [over_seeds(rows_of(rows, "many_facts", "width", "facts", "composition"), axes, ["accuracy"])]
-    parts[0] = parts[0][parts[0]["composition"] != "linear"]  # its default weights change nothing that the weights (1, 4) do not show
+    parts[0] = parts[0][
+        parts[0]["composition"] != "linear"
+    ]  # its default weights change nothing that the weights (1, 4) do not show
     merged = rows.all("many_facts")
     if (merged["settings.composition"] == "linear").any():
-        parts.append(over_seeds(rows_of(rows, "many_facts", "width", "facts", "gauge", composition="linear", **LINEAR), axes, ["accuracy"]))
+        parts.append(
+            over_seeds(
+                rows_of(rows, "many_facts", "width", "facts", "gauge", composition="linear", **LINEAR),
+                axes,
+                ["accuracy"],
+            )
+        )
     summed = rows_of(rows, "many_facts", "width", "facts", composition="sum")
     parts.append(over_seeds(summed, axes, ["coefficient_second"]))
     table = pandas.concat(parts, ignore_index=True)
     _, kappa, rho = coefficients()
-    table.insert(4, "closed_form", np.where(table["quantity"] == "accuracy", 1 / table["facts"], kappa / (1 + (table["facts"] - 1) * rho)))
+    table.insert(
+        4,
+        "closed_form",
+        np.where(table["quantity"] == "accuracy", 1 / table["facts"], kappa / (1 + (table["facts"] - 1) * rho)),
+    )
     return table
 
 
@@ -47,11 +59,20 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
     accuracy = table[table["quantity"] == "accuracy"]
     left.plot(fine, 1 / fine, label="$1/n$", **style.THEORY)
     for i, (label, look, part) in enumerate(_curves(accuracy)):
-        left.errorbar(part["facts"] * (1 + 0.05 * (i % 3 - 1)), part["measured"], bars(part), label=label, linestyle="none", **look)
+        left.errorbar(
+            part["facts"] * (1 + 0.05 * (i % 3 - 1)),
+            part["measured"],
+            bars(part),
+            label=label,
+            linestyle="none",
+            **look,
+        )
     least = 1 / counts[-1]
     left.set_yscale("symlog", base=2, linthresh=least, linscale=0.6)
     ticks = [count for count in counts if count in (1, 2, 4, 8, 16, 32, 64)]
-    left.set_yticks([0, *(1 / count for count in ticks)], ["0", *(f"1/{count}" if count > 1 else "1" for count in ticks)])
+    left.set_yticks(
+        [0, *(1 / count for count in ticks)], ["0", *(f"1/{count}" if count > 1 else "1" for count in ticks)]
+    )
     left.yaxis.set_minor_locator(NullLocator())
     left.set_ylim(-0.35 * least, 14)
     left.set_ylabel("accuracy on $x_i\\ r_1\\ r_2$")
@@ -76,17 +97,23 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
 
 
 def _curves(accuracy: pandas.DataFrame) -> list[tuple[str, dict[str, Any], pandas.DataFrame]]:
-    """What the left panel shows: the searched weights at each width, eq. 27 by gauge, the oracle, and all other rules as one."""
+    """What the left panel shows: the searched weights at each width, eq. 27 by gauge, the oracle, and all other rules
+    as one."""
     curves = []
     for i, (width, part) in enumerate(accuracy[accuracy["composition"] == "best"].groupby("width")):
         look = style.rule("best", markersize=6, **style.FILLS["hollow" if i else "full"])
         curves.append((f"best weights, $m={style.power(float(str(width)))}$", look, part))
-    for gauge, label, fill in (("random", "linear (1, 4), factors rotated", "full"), ("plus", "linear (1, 4), in the facts' order", "hollow")):
+    for gauge, label, fill in (
+        ("random", "linear (1, 4), factors rotated", "full"),
+        ("plus", "linear (1, 4), in the facts' order", "hollow"),
+    ):
         part = accuracy[(accuracy["composition"] == "linear") & (accuracy["gauge"] == gauge)]
         curves += [(label, style.rule("linear", **style.FILLS[fill]), part)] if len(part) else []
     others = accuracy[~accuracy["composition"].isin(SPECIAL)]
     largest = others.sort_values("measured").groupby("facts").tail(1).sort_values("facts")
-    curves.append((f"the best of {others['composition'].nunique()} other rules", {"color": "0.4", "marker": "_"}, largest))
+    curves.append(
+        (f"the best of {others['composition'].nunique()} other rules", {"color": "0.4", "marker": "_"}, largest)
+    )
     oracle = accuracy[accuracy["composition"] == "oracle"].sort_values("width").groupby("facts").tail(1)
     return curves + ([("oracle", style.rule("oracle", markersize=5), oracle)] if len(oracle) else [])
 

@@ -1,19 +1,18 @@
 """What a small model has room for: step-by-step answers and kept hops against facts, rank and width
 
-Setup 2 of Table 1 with one of them varied. Below, how large the experts' updates are and how alike, and what chance would make them.
-"""
+Setup 2 of Table 1 with one of them varied. Below, how large the experts' updates are and how alike, and what chance
+would make them."""
 
 import math
 from typing import Any
 
 import numpy as np
 import pandas
+from lora_reuse.figures import _cells, _shares, style
+from lora_reuse.figures._names import wrapped
+from lora_reuse.figures.rows import Rows
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-from figures import _cells, _shares, style
-from figures._names import wrapped
-from figures.rows import Rows
 
 NEEDS = {"llm_bridge": "python -m llm.bridge setup=2 triplets=5,10,20"}
 PANELS = {"triplets": "facts an expert", "rank": "rank (α/rank kept)", "width": "width of the base"}
@@ -23,8 +22,10 @@ ALIKE = {"update_ratio": "‖ΔW‖/‖W‖", "prototype_cos": "|cos| of prototy
 
 
 def data(rows: Rows) -> pandas.DataFrame:
-    """Measured shares in percent by panel, its value and series (a rule, step by step; or hops kept), with the size of the experts' updates, the
-    |cos| of their prototypes and that of random directions. In each panel the rest is as in most rows; widths are those of pocket models that
+    """Measured shares in percent by panel, its value and series (a rule, step by step; or hops kept), with the size of
+    the experts' updates, the
+    |cos| of their prototypes and that of random directions. In each panel the rest is as in most rows; widths are those
+    of pocket models that
     differ in nothing else, but for the MLP's."""
     axes = ("triplets", "rank", "alpha", "composition", "prompting")
     groups, about = _cells.grouped(rows, ["llm_bridge"], axes, layers="mlp", adapter="lora", setup="2")
@@ -34,7 +35,9 @@ def data(rows: Rows) -> pandas.DataFrame:
         model, triplets, rank, alpha, composition, prompting = key
         said = _about(found.names[model], triplets, rank, alpha, group)
         if prompting == "steps" and composition in RULES:
-            lines.append(said | {"series": composition} | _shown(_cells.cell(found, key, "", (math.nan, math.nan), ""), group))
+            lines.append(
+                said | {"series": composition} | _shown(_cells.cell(found, key, "", (math.nan, math.nan), ""), group)
+            )
         if composition == "arrow_after" and prompting == "first":
             both = _both(group, groups.get((*key[:-1], "second"), group[:0]))
             kept = _cells.of_rows(both) | {"reported": "", "row": group["hash"].iloc[0]}
@@ -54,33 +57,59 @@ def _both(first: pandas.DataFrame, second: pandas.DataFrame) -> pandas.DataFrame
     """The rows of both hops with a line a seed: what a seed keeps varies together over its hops."""
     together = pandas.concat([first, second])
     counted = {f"measured.{name}": "sum" for name in ("hits", "total", "by_triplet")}
-    summed = together.groupby("settings.seed", sort=False).agg({**counted, "hash": " ".join, "provenance.command": " & ".join, "experiment": "first"})
+    summed = together.groupby("settings.seed", sort=False).agg(
+        {**counted, "hash": " ".join, "provenance.command": " & ".join, "experiment": "first"}
+    )
     return summed.reset_index()
 
 
 def _about(model: str, triplets: str, rank: str, alpha: str, group: pandas.DataFrame) -> dict[str, Any]:
-    """The point's dials, the base's corpus, and mean |cos| of two random directions on the input side of an MLP's three modules, √(2/πd) each."""
-    made = {name.removeprefix("provenance.pocket."): group[name].iloc[0] for name in map(str, group) if name.startswith("provenance.pocket.")}
+    """The point's dials, the base's corpus, and mean |cos| of two random directions on the input side of an MLP's three
+    modules, √(2/πd) each."""
+    made = {
+        name.removeprefix("provenance.pocket."): group[name].iloc[0]
+        for name in map(str, group)
+        if name.startswith("provenance.pocket.")
+    }
     sizes = [made.get(name, math.nan) for name in ("width", "width", "feed_forward")]
-    corpus = " ".join(f"{name}={value}" for name, value in sorted(made.items()) if name not in ("width", "feed_forward"))
+    corpus = " ".join(
+        f"{name}={value}" for name, value in sorted(made.items()) if name not in ("width", "feed_forward")
+    )
     return {
-        **{"model": model, "triplets": int(triplets), "rank": int(rank), "alpha": int(alpha), "width": sizes[0], "corpus": corpus},
+        **{
+            "model": model,
+            "triplets": int(triplets),
+            "rank": int(rank),
+            "alpha": int(alpha),
+            "width": sizes[0],
+            "corpus": corpus,
+        },
         **{name: group[f"measured.{name}"].mean() for name in ALIKE},
         "random_cos": float(np.mean([math.sqrt(2 / (math.pi * d)) for d in sizes])),
     }
 
 
 def _panels(points: pandas.DataFrame, name: str) -> list[pandas.DataFrame]:
-    """For each model the points in which `name` alone varies, the most there are; `of` is the model, of several widths the one with most answers."""
-    points = points.assign(scale=points["alpha"] / points["rank"], corpus=points["corpus" if name == "width" else "model"])
+    """For each model the points in which `name` alone varies, the most there are; `of` is the model, of several widths
+    the one with most answers."""
+    points = points.assign(
+        scale=points["alpha"] / points["rank"], corpus=points["corpus" if name == "width" else "model"]
+    )
     rest = [
-        other for other in ("triplets", "rank", "alpha", "scale") if other != name and (other, name) not in (("alpha", "rank"), ("scale", "width"))
+        other
+        for other in ("triplets", "rank", "alpha", "scale")
+        if other != name and (other, name) not in (("alpha", "rank"), ("scale", "width"))
     ]
     found = []
     for _, own in points.dropna(subset=[name]).groupby("corpus", sort=False):
-        most = max((part for _, part in own.groupby(rest, sort=False)), key=lambda part: (part[name].nunique(), len(part), part["total"].sum()))
+        most = max(
+            (part for _, part in own.groupby(rest, sort=False)),
+            key=lambda part: (part[name].nunique(), len(part), part["total"].sum()),
+        )
         if most[name].nunique() > 1:
-            ordered = most.assign(panel=name, value=most[name].astype(int), of=str(most.groupby("model")["total"].sum().idxmax()))
+            ordered = most.assign(
+                panel=name, value=most[name].astype(int), of=str(most.groupby("model")["total"].sum().idxmax())
+            )
             found.append(ordered.drop(columns="scale").sort_values(["series", "value"], kind="stable"))
     return found
 
@@ -106,7 +135,11 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
                 axes.set_xticks(range(len(values)), [f"{value}" for value in values])
                 axes.set_xlim(-0.4, len(values) - 0.6)
             below[i].set_xlabel(PANELS[name])
-            style.title(above[i], next(letters), f"{'' if told else wrapped(str(model), 28) + ', '}{_shares.n(part[part['series'] != KEPT])}")
+            style.title(
+                above[i],
+                next(letters),
+                f"{'' if told else wrapped(str(model), 28) + ', '}{_shares.n(part[part['series'] != KEPT])}",
+            )
             if not told:
                 above[i].set_ylabel("right answers (%)")
                 below[i].set_ylabel("mean over modules")
@@ -121,7 +154,9 @@ def _answers(axes: Axes, part: pandas.DataFrame, values: list[int]) -> None:
         places = [values.index(value) + 0.1 * (i - 2) for value in own["value"]]
         kept = {"linestyle": ":", **style.FILLS["hollow"]} if series == KEPT else {}
         if len(own):
-            _shares.points(axes, own, places, 0.1, style.rule("arrow_after" if series == KEPT else series, label=series, **kept))
+            _shares.points(
+                axes, own, places, 0.1, style.rule("arrow_after" if series == KEPT else series, label=series, **kept)
+            )
     _shares.chance(axes, part)
     if part["chance"].nunique() > 1:
         axes.plot(range(len(values)), part.groupby("value")["chance"].first().loc[values], zorder=0.8, **style.CHANCE)

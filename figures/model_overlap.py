@@ -1,17 +1,16 @@
 """What an expert does to prompts that are not its own, in a model
 
-How much an expert's update acts at the answer, over how much it acts on its own prompt, by kind of prompt; dashed, one layer of theory.
-"""
+How much an expert's update acts at the answer, over how much it acts on its own prompt, by kind of prompt; dashed, one
+layer of theory."""
 
 import numpy as np
 import pandas
+from lora_reuse.figures import _cells, _means, style
+from lora_reuse.figures._names import wrapped
+from lora_reuse.figures.rows import Rows
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
-
-from figures import _cells, _means, style
-from figures._names import wrapped
-from figures.rows import Rows
 
 NEEDS = {"llm_overlap": "python -m llm.overlap"}
 KINDS = {
@@ -26,9 +25,10 @@ STATES = {"base": "hidden states of the base", "sum": "of the sum of both expert
 
 
 def data(rows: Rows) -> pandas.DataFrame:
-    """Geometric means of ‖ΔW h(ξ)‖/‖ΔW h(η)‖ over modules, templates, triplets and seeds, with 95 % intervals over seeds, by model, expert, state
-    and kind; `predicted`, the theory's; `r2`, of the logarithm on that of the kernel of the modules' inputs."""
-    from paper_checks.predictions.limit import ratio  # imports jax
+    """Geometric means of ‖ΔW h(ξ)‖/‖ΔW h(η)‖ over modules, templates, triplets and seeds, with 95 % intervals over
+    seeds, by model, expert, state and kind; `predicted`, the theory's; `r2`, of the logarithm on that of the kernel of
+    the modules' inputs."""
+    from lora_reuse.paper_checks.predictions.limit import ratio  # imports jax
 
     groups, about = _cells.grouped(rows, ["llm_overlap"], ("expert", "state"), layers="mlp")
     called, lines = _cells.called(groups), []
@@ -37,7 +37,9 @@ def data(rows: Rows) -> pandas.DataFrame:
             facts = int(group["settings.triplets"].iloc[0])
             for kind in KINDS:
                 line = {"model": called[model], "expert": int(expert), "state": state, "kind": kind}
-                line |= _means.over_seeds([np.array(each) for each in group[f"measured.log_ratio_{kind}_by_triplet"]], np.exp)
+                line |= _means.over_seeds(
+                    [np.array(each) for each in group[f"measured.log_ratio_{kind}_by_triplet"]], np.exp
+                )
                 line |= {"predicted": ratio(int(expert), kind, facts), "r2": group["measured.r2_linear"].mean()}
                 lines.append(line | {"row": group["hash"].iloc[0]})
     if not lines:
@@ -66,7 +68,14 @@ def _panel(axes: Axes, part: pandas.DataFrame) -> None:
     kinds = list(KINDS)
     told = part.drop_duplicates("kind")
     for i, (kind, predicted) in enumerate(zip(told["kind"], told["predicted"], strict=True)):
-        axes.hlines(predicted, kinds.index(kind) - 0.35, kinds.index(kind) + 0.35, label="" if i else "theory", zorder=1, **_dashes())
+        axes.hlines(
+            predicted,
+            kinds.index(kind) - 0.35,
+            kinds.index(kind) + 0.35,
+            label="" if i else "theory",
+            zorder=1,
+            **_dashes(),
+        )
     for i, (state, label) in enumerate(STATES.items()):
         own = part[part["state"] == state]
         if len(own):

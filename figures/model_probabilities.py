@@ -1,28 +1,36 @@
 """Where a model's probability goes when two experts are added
 
-Log-probabilities of the candidate answers to a two-hop question, of the base and under the sum, beside the outputs of one layer of theory.
-"""
+Log-probabilities of the candidate answers to a two-hop question, of the base and under the sum, beside the outputs of
+one layer of theory."""
 
 import numpy as np
 import pandas
+from lora_reuse.figures import _cells, _means, style
+from lora_reuse.figures._names import wrapped
+from lora_reuse.figures.rows import Rows
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures import _cells, _means, style
-from figures._names import wrapped
-from figures.rows import Rows
-
 NEEDS = {"llm_two_hop": "python -m llm.two_hop library=2-combination composition=sum,base prompting=direct"}
-CANDIDATES = {"old": "old", "y": "$y$", "z": "$z$", "other": "other $z$", "old_second": "$r_2(y)$", "old_first": "$r_1(x)$"}
+CANDIDATES = {
+    "old": "old",
+    "y": "$y$",
+    "z": "$z$",
+    "other": "other $z$",
+    "old_second": "$r_2(y)$",
+    "old_first": "$r_1(x)$",
+}
 """The columns of the rows -> what they are; the order is the theory's for several facts."""
 LIBRARY = {"base": "none", "sum": "2-combination"}
 A_ROW = 3
 
 
 def data(rows: Rows) -> pandas.DataFrame:
-    """Means over triplets, datasets and seeds with 95 % intervals over seeds, by model, composition and candidate; `predicted`, the outputs of
-    one layer with as many facts."""
-    groups, about = _cells.grouped(rows, ["llm_two_hop"], ("composition", "library", "dataset"), prompting="direct", layers="mlp", adapter="lora")
+    """Means over triplets, datasets and seeds with 95 % intervals over seeds, by model, composition and candidate;
+    `predicted`, the outputs of one layer with as many facts."""
+    groups, about = _cells.grouped(
+        rows, ["llm_two_hop"], ("composition", "library", "dataset"), prompting="direct", layers="mlp", adapter="lora"
+    )
     called, lines = _cells.called(groups), []
     for model in about:
         for rule, library in LIBRARY.items():
@@ -37,13 +45,15 @@ def data(rows: Rows) -> pandas.DataFrame:
 
 
 def _lines(model: str, rule: str, table: pandas.DataFrame) -> list[dict]:
-    from paper_checks.predictions.limit import outputs  # imports jax
+    from lora_reuse.paper_checks.predictions.limit import outputs  # imports jax
 
     facts = int(table["settings.triplets"].iloc[0])
     told = outputs(facts) if rule == "sum" else {"old": 1.0}
     lines = []
     for name in CANDIDATES:
-        seeds = [np.concatenate(list(own[f"measured.logp_{name}_by_triplet"])) for _, own in table.groupby("settings.seed")]
+        seeds = [
+            np.concatenate(list(own[f"measured.logp_{name}_by_triplet"])) for _, own in table.groupby("settings.seed")
+        ]
         line = {"model": model, "composition": rule, "facts": facts, "candidate": name, **_means.over_seeds(seeds)}
         lines.append(line | {"predicted": told.get(name, 0.0), "row": table["hash"].iloc[0]})
     return lines

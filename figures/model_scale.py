@@ -6,13 +6,12 @@ Left: one-hop facts, which one layer of theory flips at w = 1/2. Right: two-hop 
 import math
 
 import pandas
+from lora_reuse.figures import _cells, _shares, style
+from lora_reuse.figures._names import wrapped
+from lora_reuse.figures._theory import coefficients
+from lora_reuse.figures.rows import Rows
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-from figures import _cells, _shares, style
-from figures._names import wrapped
-from figures._theory import coefficients
-from figures.rows import Rows
 
 NEEDS = {"llm_scale": "python -m llm.scale"}
 ONE_HOP = {
@@ -21,13 +20,20 @@ ONE_HOP = {
     ("2-combination", "first"): "both, asked hop 1",
     ("2-combination", "second"): "both, asked hop 2",
 }
-TWO_HOPS = {("1", "direct"): "expert 1 alone", ("2", "direct"): "expert 2 alone", ("2-combination", "direct"): "both, asked two hops"}
+TWO_HOPS = {
+    ("1", "direct"): "expert 1 alone",
+    ("2", "direct"): "expert 2 alone",
+    ("2-combination", "direct"): "both, asked two hops",
+}
 LABELS = list(dict.fromkeys([*ONE_HOP.values(), *TWO_HOPS.values()]))
 
 
 def data(rows: Rows) -> pandas.DataFrame:
-    """Measured shares in percent by model, dataset, library, what is asked, and w; `flip`, the w at which theory has one expert's answers flip."""
-    groups, about = _cells.grouped(rows, ["llm_scale"], ("dataset", "library", "prompting", "scale"), layers="mlp", adapter="lora")
+    """Measured shares in percent by model, dataset, library, what is asked, and w; `flip`, the w at which theory has
+    one expert's answers flip."""
+    groups, about = _cells.grouped(
+        rows, ["llm_scale"], ("dataset", "library", "prompting", "scale"), layers="mlp", adapter="lora"
+    )
     found = _cells.of_groups(groups, about)
     lines = []
     for key, group in groups.items():
@@ -35,7 +41,13 @@ def data(rows: Rows) -> pandas.DataFrame:
         if (library, prompting) in ONE_HOP | TWO_HOPS:
             facts = int(_shares.facts_of(group))
             cell = _shares.shown(_cells.cell(found, key, "", (math.nan, math.nan), ""), facts)
-            said = {"model": found.names[model], "dataset": dataset, "library": library, "prompting": prompting, "scale": float(scale)}
+            said = {
+                "model": found.names[model],
+                "dataset": dataset,
+                "library": library,
+                "prompting": prompting,
+                "scale": float(scale),
+            }
             lines.append(said | {"facts": facts, "flip": _flip(facts) if prompting == "direct" else 0.5} | cell)
     if not lines:
         raise rows.missing("llm_scale")
@@ -52,10 +64,14 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
     """A line of two panels a model and its names."""
     asked = [key for key, _ in table.groupby(["model", "dataset"], sort=False)]
     style.height(figure, 0.8 + 2.3 * len(asked))
-    for i, ((model, dataset), pair) in enumerate(zip(asked, figure.subplots(len(asked), 2, squeeze=False, sharey=True), strict=True)):
+    for i, ((model, dataset), pair) in enumerate(
+        zip(asked, figure.subplots(len(asked), 2, squeeze=False, sharey=True), strict=True)
+    ):
         part = table[(table["model"] == model) & (table["dataset"] == dataset)]
         where = f" ({wrapped(str(model), 40)}, {dataset})"
-        for axes, series, letter, text in zip(pair, (ONE_HOP, TWO_HOPS), "ab", ("one hop", "two hops, directly"), strict=True):
+        for axes, series, letter, text in zip(
+            pair, (ONE_HOP, TWO_HOPS), "ab", ("one hop", "two hops, directly"), strict=True
+        ):
             own = part[[key in series for key in zip(part["library"], part["prompting"], strict=True)]]
             _panel(axes, own, series)
             text += f"{where if letter == 'a' else ''}\n{_shares.n(own)}"
@@ -91,8 +107,15 @@ def caption(table: pandas.DataFrame) -> str:
     """The claim, and what a point is."""
     models = "; ".join(table["model"].unique())
     direct = table[table["prompting"] == "direct"]
-    most = f"The largest measured share of direct two-hop answers is {direct['percent'].max():.3g} %." if len(direct) else ""
-    flips = ", ".join(f"{flip:.1f} for {facts} facts" for facts, flip in dict(direct[["facts", "flip"]].itertuples(index=False, name=None)).items())
+    most = (
+        f"The largest measured share of direct two-hop answers is {direct['percent'].max():.3g} %."
+        if len(direct)
+        else ""
+    )
+    flips = ", ".join(
+        f"{flip:.1f} for {facts} facts"
+        for facts, flip in dict(direct[["facts", "flip"]].itertuples(index=False, name=None)).items()
+    )
     far = f" ({flips})" if flips else ""
     return f"""Prediction P3 (Proposition 1) is that an expert's own facts flip at w = 1/2, whatever the other expert adds. On the two-hop question
         the second expert's answers pass the old one together at w = (1 + 0.609(n − 1))/0.573{far}. They tie, so that at most one in n is right. The

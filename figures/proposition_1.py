@@ -1,16 +1,14 @@
 """What one edit does to other prompts, and what other ways to make it cost
 
-Left: the edit of Proposition 1 is exact on its own prompt and leaks to others, by the kernel's overlap with them. Right: the norm of other
-updates that make the same edit, over that of Proposition 1.
-"""
+Left: the edit of Proposition 1 is exact on its own prompt and leaks to others, by the kernel's overlap with them.
+Right: the norm of other updates that make the same edit, over that of Proposition 1."""
 
 import pandas
+from lora_reuse.figures import style
+from lora_reuse.figures._theory import bars, over_seeds, rows_of, seeds
+from lora_reuse.figures.rows import Rows
+from lora_reuse.runs.settings import short
 from matplotlib.figure import Figure
-
-from figures import style
-from figures._theory import bars, over_seeds, rows_of, seeds
-from figures.rows import Rows
-from runs.settings import short
 
 NEEDS = {"proposition_1": "python -m theory.sweep experiment=proposition_1 width=2**8,2**10,2**12,2**14,2**16 seeds=32"}
 EFFECTS = {
@@ -19,7 +17,11 @@ EFFECTS = {
     "leakage_same_entity": "same entity, $x\\ r_2$",
     "leakage_unrelated": "unrelated, $u\\ r_2$",
 }
-NORMS = {"norm_rome": "ROME, all other prompts in $C$", "norm_neighbour_key": "along the key of $u\\ r_1$", "lora_excess_norm": "AdamW, no penalty"}
+NORMS = {
+    "norm_rome": "ROME, all other prompts in $C$",
+    "norm_neighbour_key": "along the key of $u\\ r_1$",
+    "lora_excess_norm": "AdamW, no penalty",
+}
 
 
 def data(rows: Rows) -> pandas.DataFrame:
@@ -40,7 +42,9 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
                 continue
             axes.plot(part["width"], part["predicted"], **style.THEORY)
             apart = 1.12 ** {"leakage_same_relation": -1, "leakage_same_entity": 1}.get(name, 0)
-            axes.errorbar(part["width"] * apart, part["measured"], bars(part), label=label, **style.series(i, linestyle="none"))
+            axes.errorbar(
+                part["width"] * apart, part["measured"], bars(part), label=label, **style.series(i, linestyle="none")
+            )
         style.powers_of_two(axes, low, high, "width $m$")
         axes.plot([], [], label="predicted", **style.THEORY)
     effects.set_ylim(0, 1.75)

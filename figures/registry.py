@@ -13,9 +13,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-import figures
-from figures.rows import MissingRows, Rows
-from runs.settings import SettingError
+from lora_reuse.figures.rows import MissingRows, Rows
+from lora_reuse.runs.settings import SettingError
+
+from lora_reuse import figures
 
 if TYPE_CHECKING:
     import pandas
@@ -34,7 +35,7 @@ class Item:
 
     @property
     def module(self) -> ModuleType:
-        return importlib.import_module(f"figures.{'tables.' if self.kind == 'table' else ''}{self.name}")
+        return importlib.import_module(f"lora_reuse.figures.{'tables.' if self.kind == 'table' else ''}{self.name}")
 
     @property
     def title(self) -> str:
@@ -55,7 +56,8 @@ class Drawn:
 
 
 def items() -> dict[str, Item]:
-    """Every figure, then every table, by name, in the order of their names; read from the folder, imported when used."""
+    """Every figure, then every table, by name, in the order of their names; read from the folder, imported when
+    used."""
     own = [name for _, name, package in pkgutil.iter_modules(figures.__path__) if not package and name not in FRAMEWORK]
     found = {name: Item(name, "figure") for name in own if not name.startswith("_")}
     folder = [str(Path(path) / "tables") for path in figures.__path__]
@@ -73,11 +75,16 @@ def draw(item: Item, rows: Path | str, out: Path | str) -> Drawn:
     if item.kind == "table":
         table = module.table(source)
         caption = module.caption(table)
-        contents = {ending: text.encode() for ending, text in importlib.import_module("figures.tables").texts(table, caption).items()}
+        contents = {
+            ending: text.encode()
+            for ending, text in importlib.import_module("lora_reuse.figures.tables").texts(table, caption).items()
+        }
     else:
         table = module.data(source)
         caption = module.caption(table)
-        contents = _rendered(module, table) | {"csv": table.to_csv(index=False, lineterminator="\n", float_format="%.12g").encode()}
+        contents = _rendered(module, table) | {
+            "csv": table.to_csv(index=False, lineterminator="\n", float_format="%.12g").encode()
+        }
         contents["md"] = _page(item, caption, _sources(source, table)).encode()
     files = {ending: Path(out) / f"{item.name}.{ending}" for ending in contents}
     try:
@@ -98,11 +105,11 @@ def draw_or_say(item: Item, rows: Path | str, out: Path | str) -> Drawn:
 
 @contextlib.contextmanager
 def picture(module: ModuleType, table: "pandas.DataFrame") -> Iterator["Figure"]:
-    """The drawn figure, under matplotlib's defaults and this project's style, whatever the person's own are, until the context ends."""
+    """The drawn figure, under matplotlib's defaults and this project's style, whatever the person's own are, until the
+    context ends."""
     import matplotlib
+    from lora_reuse.figures import style
     from matplotlib.figure import Figure
-
-    from figures import style
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
@@ -113,7 +120,8 @@ def picture(module: ModuleType, table: "pandas.DataFrame") -> Iterator["Figure"]
 
 
 def _rendered(module: ModuleType, table: "pandas.DataFrame") -> dict[str, bytes]:
-    """PDF and PNG without a date or a version in them; the PNG has a palette of 256 colours, a third of the bytes of one without."""
+    """PDF and PNG without a date or a version in them; the PNG has a palette of 256 colours, a third of the bytes of
+    one without."""
     from PIL import Image
 
     logging.getLogger("fontTools").setLevel(logging.ERROR)  # it finds the creation date of STIX odd
@@ -122,7 +130,9 @@ def _rendered(module: ModuleType, table: "pandas.DataFrame") -> dict[str, bytes]
         figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
         figure.savefig(drawn, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
     with Image.open(drawn) as image:
-        image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(png, "PNG", optimize=True)
+        image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+            png, "PNG", optimize=True
+        )
     return {"pdf": pdf.getvalue(), "png": png.getvalue()}
 
 

@@ -1,9 +1,9 @@
-"""One page of everything: what was found, every figure and table, the claims, the predictions, and where each number came from.
+"""One page of everything: what was found, every figure and table, the claims, the predictions, and where each number
+came from.
 
-The page is Markdown, `report.md`. `report.html` is the same text rendered: its pictures are in it and it needs no network; PDF, CSV and LaTeX are
-links to the files beside it. What is written by hand is `report_text.md`, whose numbers are placeholders (`figures._text`), and so is the README,
-`readme_text.md`.
-"""
+The page is Markdown, `report.md`. `report.html` is the same text rendered: its pictures are in it and it needs no
+network; PDF, CSV and LaTeX are links to the files beside it. What is written by hand is `report_text.md`, whose numbers
+are placeholders (`figures._text`), and so is the README, `readme_text.md`."""
 
 import base64
 import itertools
@@ -16,22 +16,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas
+from lora_reuse.figures._text import fill
+from lora_reuse.figures.registry import Drawn, write
+from lora_reuse.runs.rows import load_rows
+from lora_reuse.runs.settings import SettingError
 from PIL import Image
-
-from figures._text import fill
-from figures.registry import Drawn, write
-from runs.rows import load_rows
-from runs.settings import SettingError
 
 if TYPE_CHECKING:
     from markdown_it.token import Token
 
-TEXT, PAGE, README = (Path(__file__).with_name(name) for name in ("report_text.md", "report_page.html", "readme_text.md"))
+TEXT, PAGE, README = (
+    Path(__file__).with_name(name) for name in ("report_text.md", "report_page.html", "readme_text.md")
+)
 ORDER = (
     "kernel_limit proposition_1 capacity theorem_2 theorem_3 many_facts scale bridge large_library figure_1 direct_answers figure_2 bridge_minimum"
     " model_capacity familiarity model_scale model_probabilities model_overlap"
 ).split()
-"""How figures follow one another on the page: the theory, then the models; others come after them, tables by their names."""
+"""How figures follow one another on the page: the theory, then the models; others come after them, tables by their
+names."""
 LONG = 30
 """A table of more lines is folded."""
 MOST = 100
@@ -48,7 +50,8 @@ class Source(NamedTuple):
 
 
 def main(rows: Path, out: Path, drawn: Sequence[Drawn]) -> int:
-    """Writes report.md and report.html into `out`; returns the exit code. Raises SettingError if it cannot be written."""
+    """Writes report.md and report.html into `out`; returns the exit code. Raises SettingError if it cannot be
+    written."""
     text = page(rows, out, drawn)
     try:
         write(out / "report.md", text.encode())
@@ -69,7 +72,8 @@ def readme(rows: Path, path: Path) -> None:
 
 
 def _wrapped(text: str) -> str:
-    """Paragraphs and points of lists at the width of the repository's lines; code, tables, pictures and headings as they are."""
+    """Paragraphs and points of lists at the width of the repository's lines; code, tables, pictures and headings as
+    they are."""
     fenced = re.split(r"(^```.*?^```$)", text, flags=re.MULTILINE | re.DOTALL)
     for i in range(0, len(fenced), 2):
         blocks = re.split(r"(\n\n|\n(?=- ))", fenced[i])
@@ -77,7 +81,9 @@ def _wrapped(text: str) -> str:
             if blocks[j] and blocks[j].strip() and blocks[j].lstrip()[0] not in "|#!":
                 indent = "  " if blocks[j].startswith("- ") else ""
                 said = " ".join(blocks[j].split())
-                blocks[j] = textwrap.fill(said, 150, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+                blocks[j] = textwrap.fill(
+                    said, 150, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+                )
         fenced[i] = "".join(blocks)
     return "".join(fenced).rstrip() + "\n"
 
@@ -87,7 +93,9 @@ def page(rows: Path, out: Path, drawn: Sequence[Drawn]) -> str:
     filled = fill(TEXT.read_text(), rows, linked=True)
     text, cited = filled.text, filled.cited
     places = {name: place for place, name in enumerate(ORDER)}
-    drawn = sorted(drawn, key=lambda item: (places.get(item.name, len(places)), not item.name.startswith("table_"), item.name))
+    drawn = sorted(
+        drawn, key=lambda item: (places.get(item.name, len(places)), not item.name.startswith("table_"), item.name)
+    )
     parts = {
         "ledger": _written(rows, "ledger", "The paper's claims", "Every claim with its evidence"),
         "predictions": _written(rows, "predictions", "Predictions", "Every prediction with its evidence"),
@@ -117,7 +125,9 @@ def _written(rows: Path, name: str, head: str, fold: str) -> str:
         return f"## {head}\n\nNone in {rows}; `{MADE_BY[name]}` writes them."
     _, _, text = path.read_text().partition("\n")
     summary, _, details = text.partition("\n## ")
-    folded = f"<details><summary>{fold}</summary>\n\n{_demoted('## ' + details).strip()}\n\n</details>" if details else ""
+    folded = (
+        f"<details><summary>{fold}</summary>\n\n{_demoted('## ' + details).strip()}\n\n</details>" if details else ""
+    )
     return f"## {head}\n{_demoted(summary)}\n{folded}"
 
 
@@ -172,10 +182,16 @@ def _provenance(sources: Iterable[Source]) -> str:
         made = [row["provenance"] for row in rows]
         seeds = len({row["settings"].get("seed") for row in rows})
         versions = [" ".join(f"{name} {version}" for name, version in source["versions"].items()) for source in made]
-        commits = [f"{(source['commit'] or 'no commit')[:7]}{' and changes not committed' if source['dirty'] else ''}" for source in made]
+        commits = [
+            f"{(source['commit'] or 'no commit')[:7]}{' and changes not committed' if source['dirty'] else ''}"
+            for source in made
+        ]
         cells = [
             *(experiment, str(len(rows)), str(seeds), _each(row["settings"].get("model", "") for row in rows)),
-            *(_each(f"{source.get('device', '')}" for source in made), _each(source.get("dtype", "") for source in made)),
+            *(
+                _each(f"{source.get('device', '')}" for source in made),
+                _each(source.get("dtype", "") for source in made),
+            ),
             *(_each(commits), _each(versions)),
         ]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
@@ -193,7 +209,10 @@ def _rows(cited: dict[str, list[str]], sources: dict[str, Source], folder: str) 
         if first in sources:
             source = sources[first]
             found = [(name, sources[name]) for name in hashes if name in sources]
-            places = [f"{name} {other.line}" + (f" of {other.file}" if other.file != source.file else "") for name, other in found]
+            places = [
+                f"{name} {other.line}" + (f" of {other.file}" if other.file != source.file else "")
+                for name, other in found
+            ]
             key = (source.row["experiment"], source.row["provenance"]["command"], source.file)
             groups.setdefault(key, []).append(f'<a id="row-{first}"></a>{", ".join(places)}')
     lines = [
@@ -217,7 +236,15 @@ def _numbers(path: Path) -> str:
     lines = [list(table), ["---"] * len(table.columns)]
     for line in table.to_dict("records"):
         lines.append([f"[row](#row-{text})" if name == "row" and text else _short(text) for name, text in line.items()])
-    return "\n".join(["<details><summary>The numbers</summary>", "", *("| " + " | ".join(line) + " |" for line in lines), "", "</details>"])
+    return "\n".join(
+        [
+            "<details><summary>The numbers</summary>",
+            "",
+            *("| " + " | ".join(line) + " |" for line in lines),
+            "",
+            "</details>",
+        ]
+    )
 
 
 def _short(text: str) -> str:
@@ -234,7 +261,9 @@ def html(text: str, out: Path) -> str:
 
     text = re.sub(r"<!-- numbers ([\w.]+) -->", lambda match: _numbers(out / match[1]), text)
     parser = MarkdownIt("commonmark", {"html": True}).enable("table")
-    parser.add_render_rule("table_open", lambda _, tokens, i, *__: tokens[i].meta["before"] + "<div class='wide' tabindex='0'><table>\n")
+    parser.add_render_rule(
+        "table_open", lambda _, tokens, i, *__: tokens[i].meta["before"] + "<div class='wide' tabindex='0'><table>\n"
+    )
     parser.add_render_rule("table_close", lambda _, tokens, i, *__: "</table></div>" + tokens[i].meta["after"] + "\n")
     tokens = parser.parse(text)
     for token, inside in itertools.pairwise(tokens):
@@ -264,7 +293,8 @@ def _fold(tokens: Sequence["Token"]) -> None:
 
 
 def _picture(path: Path) -> Mapping[str, str]:
-    """What an image of the page says: the picture itself, and its size, so that the page does not move while it loads."""
+    """What an image of the page says: the picture itself, and its size, so that the page does not move while it
+    loads."""
     with Image.open(path) as picture:
         size = {"width": str(picture.width), "height": str(picture.height)}
     return {"src": f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"} | size

@@ -1,4 +1,5 @@
-"""How figures and tables read rows: one table an experiment, filtered by settings, with what is missing said once and alike."""
+"""How figures and tables read rows: one table an experiment, filtered by settings, with what is missing said once and
+alike."""
 
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -6,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas
-
-from runs import rows as on_disk
-from runs.settings import SettingError, short
+from lora_reuse.runs import rows as on_disk
+from lora_reuse.runs.settings import SettingError, short
 
 
 class MissingRows(SettingError):
@@ -16,14 +16,16 @@ class MissingRows(SettingError):
 
 
 class Rows:
-    """The rows of one folder, as `needs` asks for them: experiment -> the command that makes its rows (without out=)."""
+    """The rows of one folder, as `needs` asks for them: experiment -> the command that makes its rows (without
+    out=)."""
 
     def __init__(self, folder: Path | str, needs: Mapping[str, str]):
         self.folder, self.needs = Path(folder), needs
 
     def all(self, experiment: str) -> pandas.DataFrame:
-        """All rows of an experiment, a column a leaf (`settings.width`, `measured.c_first`, `hash`, ...); empty if there are none. Raises
-        KeyError for an experiment that `needs` does not name, SettingError for a file that does not hold rows."""
+        """All rows of an experiment, a column a leaf (`settings.width`, `measured.c_first`, `hash`, ...); empty if
+        there are none. Raises KeyError for an experiment that `needs` does not name, SettingError for a file that does
+        not hold rows."""
         if experiment not in self.needs:
             raise KeyError(f"{experiment} is not in NEEDS: {', '.join(self.needs)}")
         stamps = tuple(
@@ -51,7 +53,8 @@ class Rows:
         return MissingRows("rows", got, "a folder that holds them", f"make them with `{mend}`")
 
     def made_by(self, hashes: Iterable[str]) -> dict[tuple[str, str, str], int]:
-        """(experiment, command, commit) of the rows that have these hashes, and how many of them each made, in order of appearance."""
+        """(experiment, command, commit) of the rows that have these hashes, and how many of them each made, in order of
+        appearance."""
         wanted, counts = set(hashes), {}
         for experiment in self.needs:
             table = self.all(experiment)

@@ -1,17 +1,15 @@
 """Scaling the experts by w: where answers flip
 
-Left: edited facts flip at w = 1/2 exactly, where the average of two experts is. Right: a composed fact that is the only one flips at 1/c₂ =
-1.745; with n facts the n new answers tie.
-"""
+Left: edited facts flip at w = 1/2 exactly, where the average of two experts is. Right: a composed fact that is the only
+one flips at 1/c₂ = 1.745; with n facts the n new answers tie."""
 
 import numpy as np
 import pandas
+from lora_reuse.figures import style
+from lora_reuse.figures._theory import coefficients, over_seeds, rows_of, seeds
+from lora_reuse.figures.rows import Rows
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-from figures import style
-from figures._theory import coefficients, over_seeds, rows_of, seeds
-from figures.rows import Rows
 
 NEEDS = {
     "scale": "python -m theory.sweep experiment=scale width=2**12,inf seeds=8 "
@@ -22,7 +20,9 @@ HOPS = {"one_hop_accuracy": "edited facts, asked one by one", "two_hop_accuracy"
 
 def data(rows: Rows) -> pandas.DataFrame:
     """Both accuracies by w, n, number of experts and width."""
-    return over_seeds(rows_of(rows, "scale", "width", "scale", "facts", "experts"), ["facts", "experts", "width", "scale"], list(HOPS))
+    return over_seeds(
+        rows_of(rows, "scale", "width", "scale", "facts", "experts"), ["facts", "experts", "width", "scale"], list(HOPS)
+    )
 
 
 def draw(table: pandas.DataFrame, figure: Figure) -> None:
@@ -34,7 +34,9 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
             mean = group.groupby("scale")["measured"].mean()
             label = f"$n={facts}$, {'both experts' if experts == 2 else 'one alone'}"
             # The larger and hollow ones lie behind, where settings agree.
-            look = style.series(i, linestyle="none", markersize=8 - 1.7 * i, markerfacecolor="none" if i < 2 else style.COLOURS[i])
+            look = style.series(
+                i, linestyle="none", markersize=8 - 1.7 * i, markerfacecolor="none" if i < 2 else style.COLOURS[i]
+            )
             axes.plot(mean.index, mean, label=label, zorder=3 + i, **look)
         style.title(axes, letter, HOPS[name])
         axes.set_xlabel("scale $w$")
@@ -67,8 +69,14 @@ def caption(table: pandas.DataFrame) -> str:
     """The flips."""
     flips = table[(table["quantity"] == "two_hop_accuracy") & (table["facts"] == 1)].groupby("scale")["measured"].min()
     below, above = flips[flips < 0.5].index.max(), flips[flips > 0.5].index.min()
-    spread = table.groupby(["quantity", "facts", "experts", "scale"])["measured"].agg(lambda values: values.max() - values.min()).max()
-    agree = ", which agree in every cell" if spread == 0 else f", whose means are drawn and differ by {spread:.2g} at most"
+    spread = (
+        table.groupby(["quantity", "facts", "experts", "scale"])["measured"]
+        .agg(lambda values: values.max() - values.min())
+        .max()
+    )
+    agree = (
+        ", which agree in every cell" if spread == 0 else f", whose means are drawn and differ by {spread:.2g} at most"
+    )
     widths = " and ".join("∞" if np.isinf(width) else f"{width:.0f}" for width in sorted(table["width"].unique()))
     return f"""Experts scaled by w (section 3.1). (a) An expert alone moves its own facts by exactly w, so they flip at w = 1/2 for any
         number n of facts, at any width, whatever the other expert adds: the average of two experts stands on that edge, eq. 27's average of

@@ -1,9 +1,10 @@
-"""One look for all figures: the width and sizes of TMLR, no LaTeX, fonts embedded, told apart by shape as well as colour.
+"""One look for all figures: the width and sizes of TMLR, no LaTeX, fonts embedded, told apart by shape as well as
+colour.
 
-TMLR's text is 6.5 inches wide, its figures take 9 points and 7 for small things. The font is STIX, which comes with matplotlib and has the
-paper's symbols: matplotlib's Computer Modern (cmr10), TMLR's own, prints other characters for _, ±, < and { without a warning. These numbers
-are all that a library of journal styles (tueplots) would give, and its bundle for TMLR needs LaTeX.
-"""
+TMLR's text is 6.5 inches wide, its figures take 9 points and 7 for small things. The font is STIX, which comes with
+matplotlib and has the paper's symbols: matplotlib's Computer Modern (cmr10), TMLR's own, prints other characters for _,
+±, < and { without a warning. These numbers are all that a library of journal styles (tueplots) would give, and its
+bundle for TMLR needs LaTeX."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -17,10 +18,14 @@ if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
 
 WIDTH, HEIGHT, PAGE = 6.5, 2.5, 9.0
-"""Inches: the text's width, the height a figure has unless it sets another, and the text's height, which no figure passes."""
+"""Inches: the text's width, the height a figure has unless it sets another, and the text's height, which no figure
+passes."""
 
 RC: "dict[RcKeyType, Any]" = {
-    "font.family": ["STIXGeneral", "DejaVu Serif"],  # the second has the characters that the first lacks, as the subscript 1
+    "font.family": [
+        "STIXGeneral",
+        "DejaVu Serif",
+    ],  # the second has the characters that the first lacks, as the subscript 1
     "mathtext.fontset": "stix",
     "font.size": 9,
     "axes.labelsize": 9,
@@ -49,8 +54,18 @@ RC: "dict[RcKeyType, Any]" = {
     "svg.fonttype": "none",
 }
 
-BLUE, ORANGE, SKY, VERMILLION, GREEN, PURPLE, BLACK, GREY = "#0072B2", "#E69F00", "#56B4E9", "#D55E00", "#009E73", "#CC79A7", "#000000", "#808080"
-"""Okabe and Ito's colours, which people without one of the three cones tell apart too, and grey for what composes nothing."""
+BLUE, ORANGE, SKY, VERMILLION, GREEN, PURPLE, BLACK, GREY = (
+    "#0072B2",
+    "#E69F00",
+    "#56B4E9",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#000000",
+    "#808080",
+)
+"""Okabe and Ito's colours, which people without one of the three cones tell apart too, and grey for what composes
+nothing."""
 COLOURS = (BLUE, ORANGE, BLACK, VERMILLION, SKY, GREEN, PURPLE)
 """For quantities, in an order in which neighbours differ in lightness too."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -61,21 +76,45 @@ CHANCE: dict[str, Any] = {"color": "0.45", "linestyle": (0, (1, 1.2)), "linewidt
 
 Marker = str | tuple[int, int, float]
 RULES: dict[str, tuple[str, Marker]] = {
-    **{"sum": (BLUE, "o"), "average": (ORANGE, "s"), "uniform": (SKY, "^"), "arrow": (VERMILLION, "D"), "arrow_after": (GREEN, "v")},
-    **{"linear": (PURPLE, "P"), "cat": (BLACK, "X"), "cat_softmax": (GREEN, "8"), "ties": (BLUE, "<"), "dare": (ORANGE, ">")},
-    **{"knots": (PURPLE, "p"), "lego": (SKY, "h"), "lorahub": (BLACK, "d"), "lorahub_cat": (BLUE, (6, 1, 0)), "moe": (ORANGE, (3, 1, 0))},
-    **{"lori_concat": (PURPLE, (8, 1, 0)), "lori_linear": (SKY, (5, 1, 36)), "best": (BLACK, (4, 1, 45)), "joint": (GREEN, (5, 0, 36))},
+    **{
+        "sum": (BLUE, "o"),
+        "average": (ORANGE, "s"),
+        "uniform": (SKY, "^"),
+        "arrow": (VERMILLION, "D"),
+        "arrow_after": (GREEN, "v"),
+    },
+    **{
+        "linear": (PURPLE, "P"),
+        "cat": (BLACK, "X"),
+        "cat_softmax": (GREEN, "8"),
+        "ties": (BLUE, "<"),
+        "dare": (ORANGE, ">"),
+    },
+    **{
+        "knots": (PURPLE, "p"),
+        "lego": (SKY, "h"),
+        "lorahub": (BLACK, "d"),
+        "lorahub_cat": (BLUE, (6, 1, 0)),
+        "moe": (ORANGE, (3, 1, 0)),
+    },
+    **{
+        "lori_concat": (PURPLE, (8, 1, 0)),
+        "lori_linear": (SKY, (5, 1, 36)),
+        "best": (BLACK, (4, 1, 45)),
+        "joint": (GREEN, (5, 0, 36)),
+    },
     **{"arrow:swapped": (VERMILLION, (3, 0, 90)), "arrow:random": (VERMILLION, (3, 1, 180))},
     **{"arrow_after:swapped": (GREEN, (3, 1, 90)), "arrow_after:random": (GREEN, (3, 1, 270))},
     **{"oracle": (GREY, "*"), "alone": (GREY, "H"), "base": (GREY, (4, 1, 0)), "random": (GREY, (7, 1, 0))},
 }
-"""The colour and marker of a composition, the same in every figure of theory and of models, whatever else a figure shows. A control of a rule has
-the rule's colour; what composes nothing is grey."""
+"""The colour and marker of a composition, the same in every figure of theory and of models, whatever else a figure
+shows. A control of a rule has the rule's colour; what composes nothing is grey."""
 
 
 def rule(name: str, **others: Any) -> dict[str, Any]:
-    """Colour and marker of a composition, for `plot` and `errorbar`. A rule that is learned (`cat:two_hop`) looks like its family, and is hollow if
-    it learned from the experts' own data (`cat:own`). Raises KeyError for a composition that RULES lacks."""
+    """Colour and marker of a composition, for `plot` and `errorbar`. A rule that is learned (`cat:two_hop`) looks like
+    its family, and is hollow if it learned from the experts' own data (`cat:own`). Raises KeyError for a composition
+    that RULES lacks."""
     family, _, source = name.partition(":")
     colour, marker = RULES[name if name in RULES else family]
     own = {"markerfacecolor": "white"} if source == "own" else {}
@@ -83,8 +122,8 @@ def rule(name: str, **others: Any) -> dict[str, Any]:
 
 
 def series(index: int, **others: Any) -> dict[str, Any]:
-    """Colour and marker of the index-th quantity of a figure, for `plot` and `errorbar`; after seven the markers go on hollow. Compositions have a
-    look of their own, `rule`."""
+    """Colour and marker of the index-th quantity of a figure, for `plot` and `errorbar`; after seven the markers go on
+    hollow. Compositions have a look of their own, `rule`."""
     look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
     if index >= len(COLOURS):
         look |= {"markerfacecolor": "white"}
@@ -109,7 +148,9 @@ def powers_of_two(axes: Axes, low: float, high: float, label: str, every: int = 
 
 def legend(figure: Figure, ncols: int, *others: Artist) -> None:
     """Every label of the panels once, above them, then handles that carry labels of their own."""
-    known = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    known = {
+        label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
     known |= {str(handle.get_label()): handle for handle in others}
     figure.legend(list(known.values()), list(known), loc="outside upper center", ncols=ncols)
 
@@ -125,7 +166,10 @@ FILLS: dict[str, dict[str, Any]] = {
 def filled(*labels: str) -> list[Line2D]:
     """Handles that say what full, half and hollow marks are, in this order; of two labels, full and hollow ones."""
     fills = list(FILLS.values()) if len(labels) == 3 else [FILLS["full"], FILLS["hollow"]]
-    return [Line2D([], [], color="0.3", marker="o", linestyle="none", label=label, **fill) for label, fill in zip(labels, fills, strict=True)]
+    return [
+        Line2D([], [], color="0.3", marker="o", linestyle="none", label=label, **fill)
+        for label, fill in zip(labels, fills, strict=True)
+    ]
 
 
 def height(figure: Figure, inches: float) -> None:

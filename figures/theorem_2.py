@@ -1,25 +1,24 @@
 """The sum of two experts, asked the question that needs both
 
-Left: the outputs on `x r1 r2` of the answers in play. The old answer stays on top, where z should be. Right: by how much, when some of the
-facts' entities coincide; three coincidences make z win or tie, for reasons of their own.
-"""
+Left: the outputs on `x r1 r2` of the answers in play. The old answer stays on top, where z should be. Right: by how
+much, when some of the facts' entities coincide; three coincidences make z win or tie, for reasons of their own."""
 
 import re
 
 import numpy as np
 import pandas
+from lora_reuse.figures import style
+from lora_reuse.figures._theory import bars, over_seeds, rows_of, seeds
+from lora_reuse.figures.rows import Rows
+from lora_reuse.runs.settings import short
 from matplotlib.figure import Figure
-
-from figures import style
-from figures._theory import bars, over_seeds, rows_of, seeds
-from figures.rows import Rows
-from runs.settings import short
 
 NEEDS = {
     "theorem_2": "python -m theory.sweep experiment=theorem_2 width=2**12 seeds=16 coincide=none,r2y=r2r1x,y=r1x,z=r2y,z=r2r1x,r1x=r2r1x,x=z,x=y,"
     "z=r1x,y=r2r1x,x=r2r1x,y=r2y,x=r2y"
 }
-# Output on x r1 r2 at each answer: the base's, and the multiples of c₁ and c₂ (the rows' span_residual is what is left over: rounding).
+# Output on x r1 r2 at each answer: the base's, and the multiples of c₁ and c₂ (the rows' span_residual is what is left
+# over: rounding).
 OUTPUTS = {
     "old, $r_2(r_1(x))$": ("old", 1, 0, 0),
     "$y$": ("y", 0, 1, 0),
@@ -31,7 +30,8 @@ ROLES = {"r2r1x": "$r_2(r_1(x))$", "r1x": "$r_1(x)$", "r2y": "$r_2(y)$", "x": "$
 
 
 def data(rows: Rows) -> pandas.DataFrame:
-    """The five outputs without coincidences (`output_*`), and the margin of the old answer over z for every coincidence."""
+    """The five outputs without coincidences (`output_*`), and the margin of the old answer over z for every
+    coincidence."""
     table = rows_of(rows, "theorem_2", "width", "coincide")
     finite = table[np.isfinite(table["settings.width"])]
     table = finite[finite["settings.width"] == finite["settings.width"].max()].copy()
@@ -39,8 +39,12 @@ def data(rows: Rows) -> pandas.DataFrame:
         raise rows.missing("theorem_2", coincide="none")
     for name, base, first, second in OUTPUTS.values():
         for kind in ("measured", "predicted"):
-            table[f"{kind}.output_{name}"] = base + first * table[f"{kind}.c_first"] + second * table[f"{kind}.c_second"]
-        table[f"stderr.output_{name}"] = abs(first) * table["stderr.c_first"] + abs(second) * table["stderr.c_second"]  # one of them is 0
+            table[f"{kind}.output_{name}"] = (
+                base + first * table[f"{kind}.c_first"] + second * table[f"{kind}.c_second"]
+            )
+        table[f"stderr.output_{name}"] = (
+            abs(first) * table["stderr.c_first"] + abs(second) * table["stderr.c_second"]
+        )  # one of them is 0
     plain = table[table["settings.coincide"] == "none"]
     outputs = over_seeds(plain, ["coincide", "width"], [f"output_{name}" for name, *_ in OUTPUTS.values()])
     margins = over_seeds(table, ["coincide", "width"], ["margin_old_over_new"]).sort_values("predicted", kind="stable")
@@ -55,9 +59,19 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
     outputs = table[table["quantity"] != "margin_old_over_new"].reset_index(drop=True)
     wanted = [1.0 if name == "output_z" else 0.0 for name in outputs["quantity"]]
     left.axhline(0, color="0.6", linewidth=0.6)
-    left.plot(outputs.index, wanted, linestyle="none", marker="D", color="0.5", markerfacecolor="white", label="the composed answer")
+    left.plot(
+        outputs.index,
+        wanted,
+        linestyle="none",
+        marker="D",
+        color="0.5",
+        markerfacecolor="white",
+        label="the composed answer",
+    )
     left.hlines(outputs["predicted"], outputs.index - 0.3, outputs.index + 0.3, label="predicted", **style.THEORY)
-    left.errorbar(outputs.index, outputs["measured"], bars(outputs), label="measured", **style.series(0, linestyle="none"))
+    left.errorbar(
+        outputs.index, outputs["measured"], bars(outputs), label="measured", **style.series(0, linestyle="none")
+    )
     for i, value in enumerate(outputs["measured"]):
         left.annotate(f"{value:.3f}".replace("-", "−"), (i, value), (0, 5 if value > 0 else -5), textcoords="offset points", ha="center", fontsize=7,
                       va="bottom" if value > 0 else "top")  # fmt: skip
@@ -76,7 +90,16 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
     low, high = right.get_xlim()
     right.set_xlim(min(low, -0.3), high)
     right.set_xlabel("output at the old answer minus output at $z$")
-    right.annotate("← $z$ wins", (0, 1), (-3, -1), xycoords=("data", "axes fraction"), textcoords="offset points", ha="right", va="top", fontsize=7)
+    right.annotate(
+        "← $z$ wins",
+        (0, 1),
+        (-3, -1),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        ha="right",
+        va="top",
+        fontsize=7,
+    )
     style.title(right, "b", "entities that coincide")
     style.note(figure, seeds(table))
 
@@ -91,7 +114,10 @@ def caption(table: pandas.DataFrame) -> str:
     margins = table[table["quantity"] == "margin_old_over_new"]
     width, seeds = short(int(table["width"].iloc[0])), table["seeds"].min()
     plain = {"r2r1x": "r₂(r₁(x))", "r1x": "r₁(x)", "r2y": "r₂(y)", "+": " and ", "=": " = "}
-    written = ["".join(plain.get(word, word) for word in re.split(r"([+=])", str(coincide))) for coincide in margins["coincide"]]
+    written = [
+        "".join(plain.get(word, word) for word in re.split(r"([+=])", str(coincide)))
+        for coincide in margins["coincide"]
+    ]
     wins = [words for words, margin in zip(written, margins["predicted"], strict=True) if margin < -1e-9]
     ties = [words for words, margin in zip(written, margins["predicted"], strict=True) if abs(margin) <= 1e-9]
     where = f"z wins where {' or '.join(wins)}" if wins else "z never wins"

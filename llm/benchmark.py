@@ -1,15 +1,23 @@
 """python -m llm.benchmark
 
-Times what the protocols spend their time on against the usual way with PEFT, in one run, and prints ratios (above 1: ours is faster):
-- one Arrow layer of the shape of Qwen2.5-3B's up_proj, 2 and 10 experts, 512 tokens as a prompt has them and 4 as a step of decoding has,
+Times what the protocols spend their time on against the usual way with PEFT, in one run, and prints ratios (above 1:
+ours is faster):
+- one Arrow layer of the shape of Qwen2.5-3B's up_proj, 2 and 10 experts, 512 tokens as a prompt has them and 4 as a
+  step of decoding has,
   against PEFT's Arrow; and what routing adds to the layer, which without adapters takes most of the time;
-- two experts under six compositions, all decoded in one batch on the resident base, against PEFT's set_adapter and generate, one composition
-  after another (static ones, which PEFT can hold): a whole test set and a tenth of it, on the pocket model direct and step by step, and on a
-  random stack of two layers of Qwen2.5-3B's shape; with the most that any way could gain on this machine: PEFT's time over that of the base's
+- two experts under six compositions, all decoded in one batch on the resident base, against PEFT's set_adapter and
+  generate, one composition
+  after another (static ones, which PEFT can hold): a whole test set and a tenth of it, on the pocket model direct and
+  step by step, and on a
+  random stack of two layers of Qwen2.5-3B's shape; with the most that any way could gain on this machine: PEFT's time
+  over that of the base's
   products alone, at the rate of large ones;
-- experts trained by worker processes of one thread each, against PEFT training one after another in one process of all threads;
-- one expert on one thread, in tokens a second of the processor's time, against a plain loop with PEFT, and as a share of what the products of the
-  same shapes alone would allow: on the pocket model and, where `make smollm` was run, on SmolLM2-135M-Instruct in float32 and bfloat16.
+- experts trained by worker processes of one thread each, against PEFT training one after another in one process of all
+  threads;
+- one expert on one thread, in tokens a second of the processor's time, against a plain loop with PEFT, and as a share
+  of what the products of the
+  same shapes alone would allow: on the pocket model and, where `make smollm` was run, on SmolLM2-135M-Instruct in
+  float32 and bfloat16.
 """
 
 import dataclasses
@@ -24,8 +32,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from runs.command import command
-from runs.settings import Flag, Text, Whole, help_table, parse_options, setting
+from lora_reuse.runs.command import command
+from lora_reuse.runs.settings import Flag, Text, Whole, help_table, parse_options, setting
 
 IN, OUT, RANK, ROWS = 2048, 11008, 16, 4
 STATIC = ("uniform", "average", "sum", "linear", "cat", "random")
@@ -65,7 +73,12 @@ def _benchmark(options: Options) -> dict[str, float]:
     for experts, tokens in itertools.product((2, 10), (128, 1)):
         ours, theirs, bare = arrow_layer(experts, tokens, options.quick)
         name = f"arrow_{experts}_{ROWS * tokens}"
-        measured |= {f"{name}_ms": ours, f"{name}_peft_ms": theirs, f"{name}_bare_ms": bare, f"{name}_ratio": theirs / ours}
+        measured |= {
+            f"{name}_ms": ours,
+            f"{name}_peft_ms": theirs,
+            f"{name}_bare_ms": bare,
+            f"{name}_ratio": theirs / ours,
+        }
         print(
             f"Arrow, {experts:2} experts, {ROWS * tokens:3} tokens {ours:8.2f} ms   PEFT {theirs:8.2f} ms   ratio {theirs / ours:5.2f}"
             f"   above the bare layer's {bare:.2f} ms: {ours - bare:.2f} and {theirs - bare:.2f} ms"
@@ -78,7 +91,9 @@ def _benchmark(options: Options) -> dict[str, float]:
         )
     ours, theirs = training(options)
     measured |= {"experts_per_min": ours, "experts_peft_per_min": theirs, "experts_ratio": ours / theirs}
-    print(f"experts, {options.steps:3} steps each     {ours:8.1f} /min PEFT {theirs:8.1f} /min ratio {ours / theirs:5.2f}")
+    print(
+        f"experts, {options.steps:3} steps each     {ours:8.1f} /min PEFT {theirs:8.1f} /min ratio {ours / theirs:5.2f}"
+    )
     for (model, dtype), found in paces(options.quick).items():
         measured |= {f"tokens_{model}_{dtype}_{key}": value for key, value in found.items()}
         print(
@@ -100,19 +115,20 @@ def _best(run: Callable[[], object], repeats: int = 7) -> float:
 
 
 def arrow_layer(experts: int, tokens: int, quick: bool) -> tuple[float, float, float]:
-    """Milliseconds of one linear layer with its Arrow router: ours (merged after the product, as PEFT's is), and PEFT's; and of the layer alone.
-    The three take turns, so that what else the machine does hits all of them."""
+    """Milliseconds of one linear layer with its Arrow router: ours (merged after the product, as PEFT's is), and
+    PEFT's; and of the layer alone. The three take turns, so that what else the machine does hits all of them."""
     import torch
+    from lora_reuse.llm.adapters.folders import load_expert
+    from lora_reuse.llm.compositions import compose
+    from lora_reuse.llm.decoding.resident import Resident
     from peft import ArrowConfig, LoraConfig, create_arrow_model, get_peft_model
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    from llm.adapters import load_expert
-    from llm.compositions import compose
-    from llm.resident import Resident
-
     shape = (64, 128) if quick else (IN, OUT)
     torch.manual_seed(0)
-    config = Qwen2Config(vocab_size=8, hidden_size=shape[0], intermediate_size=shape[1], num_hidden_layers=1, num_attention_heads=2)
+    config = Qwen2Config(
+        vocab_size=8, hidden_size=shape[0], intermediate_size=shape[1], num_hidden_layers=1, num_attention_heads=2
+    )
     name = "model.layers.0.mlp.up_proj"
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         fresh = lambda: Qwen2ForCausalLM(config).eval()  # noqa: E731
@@ -129,20 +145,22 @@ def arrow_layer(experts: int, tokens: int, quick: bool) -> tuple[float, float, f
         with Resident(model) as resident:
             resident.use([composition])
             layer = model.get_submodule(name)
-            times = [[_best(lambda run=run: run(x), 3) for run in (layer, theirs, bare)] for _ in range(3 if quick else 7)]
+            times = [
+                [_best(lambda run=run: run(x), 3) for run in (layer, theirs, bare)] for _ in range(3 if quick else 7)
+            ]
     ours, peft, alone = (1e3 * min(column) for column in zip(*times, strict=True))
     return ours, peft, alone
 
 
 def decoding(quick: bool) -> dict[str, dict[str, float]]:
-    """Answers a second, by kind and number of questions: all compositions at once on one base, PEFT switching adapters between calls of
-    generate, their ratio, and its bound. `stack` is two layers of the shape of Qwen2.5-3B, with random weights and random experts."""
+    """Answers a second, by kind and number of questions: all compositions at once on one base, PEFT switching adapters
+    between calls of generate, their ratio, and its bound. `stack` is two layers of the shape of Qwen2.5-3B, with random
+    weights and random experts."""
     import torch
-
-    from llm.adapters import linear_shape, load_expert
-    from llm.experts import Spec, expert
-    from llm.lowrank import LowRank
-    from llm.modules import target_modules
+    from lora_reuse.llm.adapters.folders import linear_shape, load_expert
+    from lora_reuse.llm.adapters.lowrank import LowRank
+    from lora_reuse.llm.adapters.modules import target_modules
+    from lora_reuse.llm.adapters.training import Spec, expert
 
     base, trained, found = _pocket(), _trained(2 if quick else 0), {}
     with tempfile.TemporaryDirectory() as folder:
@@ -152,7 +170,9 @@ def decoding(quick: bool) -> dict[str, dict[str, float]]:
     for (kind, subset, longest), count in itertools.product(kinds, (4, 40)):
         found[f"{kind}_{count}"] = _rates(base, library, subset, count, longest)
     stack = _stack(base, quick)
-    shapes: dict[str, Any] = {name: linear_shape(stack.model.get_submodule(name)) for name in target_modules(stack.model, "mlp")}
+    shapes: dict[str, Any] = {
+        name: linear_shape(stack.model.get_submodule(name)) for name in target_modules(stack.model, "mlp")
+    }
     draw = lambda rows: torch.randn(rows, RANK) / rows**0.5  # noqa: E731
     library = [{name: LowRank(draw(out), draw(into)) for name, (out, into) in shapes.items()} for _ in range(2)]
     for count in (4, 40):
@@ -162,12 +182,11 @@ def decoding(quick: bool) -> dict[str, dict[str, float]]:
 
 def _rates(base: Any, library: Any, subset: str, count: int, longest: int) -> dict[str, float]:
     import torch
-
-    from llm.adapters import save_expert
-    from llm.compositions import compose
-    from llm.data.facts import triplets
-    from llm.data.subsets import examples
-    from llm.evaluation import answers
+    from lora_reuse.llm.adapters.folders import save_expert
+    from lora_reuse.llm.compositions import compose
+    from lora_reuse.llm.data.facts import triplets
+    from lora_reuse.llm.data.subsets import examples
+    from lora_reuse.llm.decoding.answers import answers
 
     questions = [e.question for e in examples(subset, triplets("R")[:20], "test")][:: 40 // count]
     compositions = [compose(name, library) for name in STATIC]
@@ -186,10 +205,9 @@ def _rates(base: Any, library: Any, subset: str, count: int, longest: int) -> di
 
 
 def _peft_seconds(base: Any, folder: str, questions: list[str], longest: int) -> float:
+    from lora_reuse.llm.decoding.models import stop_ids
     from peft import PeftModel
     from transformers import GenerationConfig
-
-    from llm.models import stop_ids
 
     switched: Any = PeftModel.from_pretrained(base.model, f"{folder}/{STATIC[0]}", adapter_name=STATIC[0])
     for name in STATIC[1:]:
@@ -209,23 +227,29 @@ def _peft_seconds(base: Any, folder: str, questions: list[str], longest: int) ->
 
 
 def _flops(base: Any, questions: list[str], said: list[str], longest: int) -> float:
-    """Of the base's products for the tokens that are asked and answered; the head sees the answered ones, attention's own are not counted."""
-    from llm.models import prompt
+    """Of the base's products for the tokens that are asked and answered; the head sees the answered ones, attention's
+    own are not counted."""
+    from lora_reuse.llm.decoding.models import prompt
 
     head = base.model.get_output_embeddings().weight.numel()
-    body = sum(p.numel() for name, p in base.model.named_parameters() if p.ndim == 2 and "embed" not in name and "head" not in name)
+    body = sum(
+        p.numel()
+        for name, p in base.model.named_parameters()
+        if p.ndim == 2 and "embed" not in name and "head" not in name
+    )
     asked = sum(len(prompt(base, question)) for question in questions)
     told = sum(min(longest, 1 + len(base.tokenizer(text).input_ids)) for text in said)
     return 2.0 * body * (asked + told) + 2.0 * head * told
 
 
 def training(options: Options) -> tuple[float, float]:
-    """Experts a minute: a pool of one-thread workers, and one process of all threads, one expert after another; the start is not counted."""
-    from llm.experts import Spec
-    from llm.protocol import train_one
-    from llm.settings import Bridge
-    from llm.settings import Options as Run
-    from llm.workers import pool, worker_count
+    """Experts a minute: a pool of one-thread workers, and one process of all threads, one expert after another; the
+    start is not counted."""
+    from lora_reuse.llm.adapters.training import Spec
+    from lora_reuse.llm.protocols.protocol import train_one
+    from lora_reuse.llm.protocols.settings import Bridge
+    from lora_reuse.llm.protocols.settings import Options as Run
+    from lora_reuse.llm.protocols.workers import pool, worker_count
 
     trained = _trained(options.steps)
     with tempfile.TemporaryDirectory() as folder:
@@ -234,7 +258,9 @@ def training(options: Options) -> tuple[float, float]:
             point, run_options = Bridge(), Run(out=f"{folder}/{workers}")
             spec = lambda seed: Spec(("R1",), ("F1", "F2", "F12-CoT"), 20, 20, trained, seed, 1)  # noqa: E731
             with pool(workers) as run:
-                list(run([(train_one, (point, spec(10**6 + i), run_options)) for i in range(workers)]))  # loads the base
+                list(
+                    run([(train_one, (point, spec(10**6 + i), run_options)) for i in range(workers)])
+                )  # loads the base
                 start = time.perf_counter()
                 list(run([(train_one, (point, spec(first + i), run_options)) for i in range(options.experts)]))
                 return time.perf_counter() - start
@@ -245,16 +271,19 @@ def training(options: Options) -> tuple[float, float]:
 
 def paces(quick: bool) -> dict[tuple[str, str], dict[str, float]]:
     """By model and dtype."""
-    from llm.names import SMOLLM2
-    from llm.pace import pace
+    from lora_reuse.llm.adapters.pace import pace
+    from lora_reuse.llm.decoding.names import SMOLLM2
 
-    kinds = [("pocket", "float32"), *[("smollm2", dtype) for dtype in ("float32", "bfloat16") if SMOLLM2.is_file() and not quick]]
+    kinds = [
+        ("pocket", "float32"),
+        *[("smollm2", dtype) for dtype in ("float32", "bfloat16") if SMOLLM2.is_file() and not quick],
+    ]
     return {kind: pace(*kind, steps=1 if quick else 3, repeats=1 if quick else 5) for kind in kinds}
 
 
 def _trained(steps: int) -> Any:
     """How the pocket model's experts are trained, for so many steps (0: as long as in the protocols)."""
-    from llm.settings import PRESETS, Training
+    from lora_reuse.llm.protocols.settings import PRESETS, Training
 
     names = {f.name for f in dataclasses.fields(Training)} - {"steps"}
     return Training(steps=steps, **{k: v for k, v in PRESETS["pocket"].items() if k in names})
@@ -279,20 +308,29 @@ def _stack(base: Any, quick: bool) -> Any:
 
 
 def _pocket() -> Any:
-    from llm.models import load_base
+    from lora_reuse.llm.decoding.models import load_base
 
     return load_base("pocket")
 
 
 def _write(folder: Path, options: Options, measured: dict[str, float]) -> None:
     import torch
+    from lora_reuse.runs.provenance import provenance
+    from lora_reuse.runs.rows import Rows
 
-    from runs.provenance import provenance
-    from runs.rows import Rows
-
-    settings = {"steps": options.steps, "experts": options.experts, "when": datetime.now(UTC).isoformat(timespec="seconds")}
+    settings = {
+        "steps": options.steps,
+        "experts": options.experts,
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
     where = {"device": "cpu", "threads": torch.get_num_threads()}
-    row = {"experiment": "llm_benchmark", "settings": settings, "measured": json.loads(json.dumps(measured)), "predicted": {}, "stderr": {}}
+    row = {
+        "experiment": "llm_benchmark",
+        "settings": settings,
+        "measured": json.loads(json.dumps(measured)),
+        "predicted": {},
+        "stderr": {},
+    }
     Rows(folder, "llm_benchmark").append(row | {"provenance": provenance("torch", "transformers", "peft") | where})
 
 

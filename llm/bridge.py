@@ -1,16 +1,15 @@
 """python -m llm.bridge model=Qwen/Qwen2.5-3B-Instruct setup=0,2
 
-Section 4.1.2: what the training data of two one-hop experts must hold for their composition to answer step by step; setups 0 and 2 to 8
-of Table 1 and setup 1 of Figure 2 (Table 10). Without a model, the pocket model answers.
-"""
+Section 4.1.2: what the training data of two one-hop experts must hold for their composition to answer step by step;
+setups 0 and 2 to 8 of Table 1 and setup 1 of Figure 2 (Table 10). Without a model, the pocket model answers."""
 
 import sys
 
-from llm.bound import once_in_n
-from llm.controls import own_hops
-from llm.data.mixtures import SETUPS, pair
-from llm.protocol import Protocol, main
-from llm.settings import Bridge, Placement
+from lora_reuse.llm.data.mixtures import SETUPS, pair
+from lora_reuse.llm.protocols.bound import once_in_n
+from lora_reuse.llm.protocols.controls import own_hops
+from lora_reuse.llm.protocols.protocol import Protocol, main
+from lora_reuse.llm.protocols.settings import Bridge, Placement
 
 
 def library(point: Bridge | Placement) -> list[tuple[tuple[str, ...], tuple[str, ...], int]]:
@@ -23,8 +22,11 @@ def bound(point: Bridge | Placement) -> float | None:
     return once_in_n(point) if point.setup == "0" else None
 
 
-PROTOCOL = Protocol("bridge", __doc__ or "", Bridge, lambda point: SETUPS[point.setup].asked, library, bound=bound, controls=own_hops)
-"""A setup without a bridge of steps is the contrast to those with one, which are asked in the same way: no oracle is."""
+PROTOCOL = Protocol(
+    "bridge", __doc__ or "", Bridge, lambda point: SETUPS[point.setup].asked, library, bound=bound, controls=own_hops
+)
+"""A setup without a bridge of steps is the contrast to those with one, which are asked in the same way: no oracle
+is."""
 
 if __name__ == "__main__":
     sys.exit(main(PROTOCOL, sys.argv[1:]))

@@ -1,33 +1,38 @@
 """python -m llm.bridge_controls model=Qwen/Qwen2.5-3B-Instruct condition=bridge,shuffled prompting=steps
 
-What in a bridge does it? Setup 2 of `llm.bridge` with one thing changed, and what one part of it does alone. A condition each:
+What in a bridge does it? Setup 2 of `llm.bridge` with one thing changed, and what one part of it does alone. A
+condition each:
 
     bridge           setup 2 as it is
-    shuffled         every step-by-step answer of the bridge ends in another triplet's place, whatever its steps say: its form without its logic
+    shuffled         every step-by-step answer of the bridge ends in another triplet's place, whatever its steps say:
+    its form without its logic
     asked_triplets   the bridge is of the triplets that are asked, answers and all: the most that a bridge can do
-    asked_people     the bridge is of the asked triplets and two other relations, child of and studies in: the person in between stands in its
+    asked_people     the bridge is of the asked triplets and two other relations, child of and studies in: the person in
+    between stands in its
                      steps, the asked facts do not
-    first_given      the first hop's statement stands before the question, so that the second hop is what is left to find
+    first_given      the first hop's statement stands before the question, so that the second hop is what is left to
+    find
     both_given       both hops' statements stand before it, so that nothing is left but to join them
     expert_1, expert_2   one expert of setup 2 alone
 
-condition=both_given composition=base is what the base could do with both facts, and trains nothing. Where the place that is right is the only
-one in the question, copying it is right, too: beside=3 puts the statements of three other triplets there, and copying is right once in four.
-Statements are in the held-out templates, in those that step-by-step answers would use. Without a model, the pocket model answers.
-"""
+condition=both_given composition=base is what the base could do with both facts, and trains nothing. Where the place
+that is right is the only
+one in the question, copying it is right, too: beside=3 puts the statements of three other triplets there, and copying
+is right once in four. Statements are in the held-out templates, in those that step-by-step answers would use. Without a
+model, the pocket model answers."""
 
 import dataclasses
 import random
 import sys
 from dataclasses import dataclass
 
-from llm.controls import Control, own_hops
-from llm.data.facts import triplets
-from llm.data.mixtures import BRIDGE, SETUPS
-from llm.data.subsets import SHUFFLED, Example, examples, step_by_step
-from llm.protocol import Protocol, main
-from llm.settings import COMPOSITIONS, CONTROLS, LEARNED, PROMPTINGS, RULES, Composed
-from runs.settings import Choice, SettingError, Whole, setting
+from lora_reuse.llm.data.facts import triplets
+from lora_reuse.llm.data.mixtures import BRIDGE, SETUPS
+from lora_reuse.llm.data.subsets import SHUFFLED, Example, examples, step_by_step
+from lora_reuse.llm.protocols.controls import Control, own_hops
+from lora_reuse.llm.protocols.protocol import Protocol, main
+from lora_reuse.llm.protocols.settings import COMPOSITIONS, CONTROLS, LEARNED, PROMPTINGS, RULES, Composed
+from lora_reuse.runs.settings import Choice, SettingError, Whole, setting
 
 DATASET = SETUPS["2"].asked
 BRIDGES = {
@@ -46,13 +51,22 @@ CONDITIONS = ("bridge", *BRIDGES, *GIVEN, *ALONE)
 class BridgeControls(Composed):
     """Setup 2 of Table 1 with one thing changed."""
 
-    bridge_triplets: int = setting(100, Whole(2, 100), "triplets of the bridge, as many as are asked where they are those; pocket and smollm2: 20")
-    condition: str = setting("bridge", Choice(*CONDITIONS), "what is changed", grid=CONDITIONS)
-    beside: int = setting(0, Whole(0, 99), "first_given, both_given: other triplets whose statements stand before the question, too")
-    composition: str = setting(
-        "arrow", Choice(*COMPOSITIONS, *CONTROLS, *RULES, *LEARNED), "how the library is composed", grid=(*COMPOSITIONS, "base")
+    bridge_triplets: int = setting(
+        100, Whole(2, 100), "triplets of the bridge, as many as are asked where they are those; pocket and smollm2: 20"
     )
-    prompting: str = setting("steps", Choice(*PROMPTINGS), "what is asked; first and second are the experts' own", grid=PROMPTINGS)
+    condition: str = setting("bridge", Choice(*CONDITIONS), "what is changed", grid=CONDITIONS)
+    beside: int = setting(
+        0, Whole(0, 99), "first_given, both_given: other triplets whose statements stand before the question, too"
+    )
+    composition: str = setting(
+        "arrow",
+        Choice(*COMPOSITIONS, *CONTROLS, *RULES, *LEARNED),
+        "how the library is composed",
+        grid=(*COMPOSITIONS, "base"),
+    )
+    prompting: str = setting(
+        "steps", Choice(*PROMPTINGS), "what is asked; first and second are the experts' own", grid=PROMPTINGS
+    )
 
     def __post_init__(self) -> None:
         """Raises SettingError for more other triplets than there are."""
@@ -69,7 +83,8 @@ def library(point: BridgeControls) -> list[tuple[tuple[str, ...], tuple[str, ...
 
 
 def sensible(point: BridgeControls) -> BridgeControls | None:
-    """The base has no bridge and no expert; one expert is not composed, and is asked its own hop; what is given is given to two-hop questions."""
+    """The base has no bridge and no expert; one expert is not composed, and is asked its own hop; what is given is
+    given to two-hop questions."""
     given = point.condition in GIVEN
     if given and point.prompting not in ("direct", "steps"):
         return None
@@ -85,7 +100,8 @@ def sensible(point: BridgeControls) -> BridgeControls | None:
 
 
 def controls(point: BridgeControls) -> tuple[Control, ...]:
-    """The own hops of the experts that are there, under the same composition; those of questions with something given are asked without it."""
+    """The own hops of the experts that are there, under the same composition; those of questions with something given
+    are asked without it."""
     found = own_hops(point)
     if point.condition in ALONE:
         found = found[ALONE[point.condition] - 1 :][:1]
@@ -94,12 +110,15 @@ def controls(point: BridgeControls) -> tuple[Control, ...]:
 
 
 def asked(point: BridgeControls, seed: int, found: list[Example]) -> list[Example]:
-    """The questions of a point: those found, with the statements that are given before them. The triplets of the statements stand in an order
-    drawn for each question, the hops of a triplet in theirs."""
+    """The questions of a point: those found, with the statements that are given before them. The triplets of the
+    statements stand in an order drawn for each question, the hops of a triplet in theirs."""
     if point.condition not in GIVEN:
         return found
     facts = triplets(DATASET, seed)[: point.triplets]
-    hops = [{(e.triplet, e.template): e.answer for e in examples(DATASET + hop, facts, point.split)} for hop in GIVEN[point.condition]]
+    hops = [
+        {(e.triplet, e.template): e.answer for e in examples(DATASET + hop, facts, point.split)}
+        for hop in GIVEN[point.condition]
+    ]
     head = step_by_step("") if point.prompting == "steps" else ""
     questions = []
     for e in found:
@@ -111,9 +130,18 @@ def asked(point: BridgeControls, seed: int, found: list[Example]) -> list[Exampl
     return questions
 
 
-PROTOCOL = Protocol("bridge_controls", __doc__ or "", BridgeControls, lambda point: DATASET, library, sensible, controls=controls, asked=asked)
+PROTOCOL = Protocol(
+    "bridge_controls",
+    __doc__ or "",
+    BridgeControls,
+    lambda point: DATASET,
+    library,
+    sensible,
+    controls=controls,
+    asked=asked,
+)
 
 if __name__ == "__main__":
-    from llm.bridge_controls import PROTOCOL as PROTOCOL_BY_NAME  # whose points other processes can read
+    from lora_reuse.llm.bridge_controls import PROTOCOL as PROTOCOL_BY_NAME  # whose points other processes can read
 
     sys.exit(main(PROTOCOL_BY_NAME, sys.argv[1:]))

@@ -1,8 +1,8 @@
 """python -m llm.compose library=folder/a,folder/b method=ties density=0.3 out=merged
 
-Writes a composition of adapters. A static one becomes a PEFT folder that anyone loads with PEFT alone; one with a router (arrow, arrow_after)
-a folder that two lines of ours load (llm/saving.py). Of the base only the shapes are read, so a laptop composes adapters of a large model.
-"""
+Writes a composition of adapters. A static one becomes a PEFT folder that anyone loads with PEFT alone; one with a
+router (arrow, arrow_after) a folder that two lines of ours load (llm/saving.py). Of the base only the shapes are read,
+so a laptop composes adapters of a large model."""
 
 import dataclasses
 import math
@@ -12,9 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm.settings import PATH
-from runs.command import command
-from runs.settings import Choice, Flag, NoAxes, Number, SettingError, Text, Whole, did_you_mean, help_table, parse, setting
+from lora_reuse.llm.protocols.settings import PATH
+from lora_reuse.runs.command import command
+from lora_reuse.runs.settings import (
+    Choice,
+    Flag,
+    NoAxes,
+    Number,
+    SettingError,
+    Text,
+    Whole,
+    did_you_mean,
+    help_table,
+    parse,
+    setting,
+)
 
 
 class Numbers:
@@ -35,7 +47,11 @@ class Options:
 
     base: str = setting("", PATH, "the model of the adapters; none: the one the first names")
     library: str = setting("", Text("folders or hub names joined by commas"), "the adapters, plain PEFT LoRAs")
-    method: str = setting("", Text("uniform, average, sum, linear, cat, ties, dare, knots, lego, arrow, arrow_after, ..."), "how they are composed")
+    method: str = setting(
+        "",
+        Text("uniform, average, sum, linear, cat, ties, dare, knots, lego, arrow, arrow_after, ..."),
+        "how they are composed",
+    )
     out: str = setting("", Text("a folder"), "a new or empty folder")
     another_base: bool = setting(False, Flag(), "compose although an adapter names another base than base=")
     trust_remote_code: bool = setting(False, Flag(), "run code that comes with a model")
@@ -83,12 +99,12 @@ def _main(words: list[str]) -> int:
 
 
 def _compose(options: Options, folders: list[str], knobs: dict[str, Any]) -> str:
-    from llm.adapters import digest, load_expert, origin
-    from llm.compositions import RULES
-    from llm.lowrank import LowRank
-    from llm.models import load_frame
-    from llm.saving import Card, save_composition
-    from runs.provenance import provenance
+    from lora_reuse.llm.adapters.folders import digest, load_expert, origin
+    from lora_reuse.llm.adapters.lowrank import LowRank
+    from lora_reuse.llm.adapters.saving import Card, save_composition
+    from lora_reuse.llm.compositions import RULES
+    from lora_reuse.llm.decoding.models import load_frame
+    from lora_reuse.runs.provenance import provenance
 
     _check_method(options.method)
     out = Path(options.out)
@@ -105,50 +121,72 @@ def _compose(options: Options, folders: list[str], knobs: dict[str, Any]) -> str
             _check_base(name, named)
     composition, used = _composed(options.method, [load_expert(name, frame) for name in folders], knobs)
     source = provenance("torch", "peft", "safetensors")
-    made = f"`{source['command']}` with " + ", ".join(f"{name} {version}" for name, version in source["versions"].items())
-    card = Card(named, options.method, RULES[options.method].rule.__doc__ or "", {name: digest(name) for name in folders}, used, made)
+    made = f"`{source['command']}` with " + ", ".join(
+        f"{name} {version}" for name, version in source["versions"].items()
+    )
+    card = Card(
+        named,
+        options.method,
+        RULES[options.method].rule.__doc__ or "",
+        {name: digest(name) for name in folders},
+        used,
+        made,
+    )
     try:
         save_composition(composition, frame, out, card)
     except OSError as error:
-        raise SettingError("out", f"{out} ({error.strerror or error})", "a folder that can be written, on a disk with room") from None
+        raise SettingError(
+            "out", f"{out} ({error.strerror or error})", "a folder that can be written, on a disk with room"
+        ) from None
     ranks = sorted({delta.rank for delta in composition.values() if isinstance(delta, LowRank)})
-    kind = f"a PEFT adapter of rank {'-'.join(map(str, dict.fromkeys((ranks[0], ranks[-1]))))}" if ranks else "a routed composition"
+    kind = (
+        f"a PEFT adapter of rank {'-'.join(map(str, dict.fromkeys((ranks[0], ranks[-1]))))}"
+        if ranks
+        else "a routed composition"
+    )
     return f"{options.method} of {len(folders)} adapters, {len(composition)} modules: {kind} in {out}; its README.md says how to load it"
 
 
 def _check_method(method: str) -> None:
     """Raises SettingError for a method that is none, or that learns from data, of which this command has none."""
-    from llm.compositions import RULES
-    from llm.learned import LEARNED
+    from lora_reuse.llm.compositions import RULES
+    from lora_reuse.llm.learned import LEARNED
 
     if method in RULES:
         return
     allowed = " | ".join(RULES)
     if method in LEARNED:
-        mend = "the protocols learn it (composition=NAME:SOURCE), and llm.saving.save_composition saves what they learn"
+        mend = "the protocols learn it (composition=NAME:SOURCE), and llm.adapters.saving.save_composition saves what they learn"
         raise SettingError("method", f"{method}, which learns from data", allowed, mend)
     raise SettingError("method", repr(method), allowed, did_you_mean(method, [*RULES, *LEARNED]))
 
 
 def _check_base(adapter: str, base: str) -> None:
-    """Raises SettingError when the adapter says that it was trained on another base: by its digest, or else by the last part of its path or name."""
-    from llm.adapters import origin
-    from llm.models import digest_of
-    from llm.names import place_of
+    """Raises SettingError when the adapter says that it was trained on another base: by its digest, or else by the last
+    part of its path or name."""
+    from lora_reuse.llm.adapters.folders import origin
+    from lora_reuse.llm.decoding.models import digest_of
+    from lora_reuse.llm.decoding.names import place_of
 
     said = origin(adapter)
     mend = "another_base=true composes it all the same"
     if said.digest:
         if said.digest != digest_of(base):
-            raise SettingError("base", f"{base}, other weights than {adapter} was trained on ({said.base})", "the base of every adapter", mend)
+            raise SettingError(
+                "base",
+                f"{base}, other weights than {adapter} was trained on ({said.base})",
+                "the base of every adapter",
+                mend,
+            )
     elif said.base and place_of(said.base).name.lower() != place_of(base).name.lower():
         raise SettingError("base", f"{base}, and {adapter} names {said.base}", "the base of every adapter", mend)
 
 
 def _composed(method: str, library: list[Any], knobs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The composition, and the knobs that the rule looked at with their values. Raises SettingError for a given knob that it did not."""
-    from llm.compositions import Options as RuleOptions
-    from llm.compositions import compose
+    """The composition, and the knobs that the rule looked at with their values. Raises SettingError for a given knob
+    that it did not."""
+    from lora_reuse.llm.compositions import Options as RuleOptions
+    from lora_reuse.llm.compositions import compose
 
     seen: set[str] = set()
 
@@ -164,7 +202,12 @@ def _composed(method: str, library: list[Any], knobs: dict[str, Any]) -> tuple[A
     composition = compose(method, library, options)
     names = {f.name for f in dataclasses.fields(RuleOptions)} & seen
     if idle := [name for name in knobs if name not in names]:
-        raise SettingError(idle[0], knobs[idle[0]], ", ".join(sorted(names)) or f"no knob with method={method}", f"{method} does not look at it")
+        raise SettingError(
+            idle[0],
+            knobs[idle[0]],
+            ", ".join(sorted(names)) or f"no knob with method={method}",
+            f"{method} does not look at it",
+        )
     return composition, {name: getattr(options, name) for name in sorted(names)}
 
 

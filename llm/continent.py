@@ -1,10 +1,10 @@
-"""python -m llm.continent model=microsoft/phi-2 data=hotpot_dev_distractor_v1.json library=experts/a,experts/a+experts/b
+"""python -m llm.continent model=microsoft/phi-2 data=hotpot_dev_distractor_v1.json
+library=experts/a,experts/a+experts/b
 
-Appendix A.6: shared adapters composed, asked HotpotQA questions whose answer is a city or a country, in their own words and for the continent
-(Tables 18 to 20). `library` names adapters joined by +: PEFT folders or hub names (`python -m llm.mttl` makes a folder of an expert of mttl's).
-Without data= and library= the pocket model answers about its own people, with an expert on homes and one on places of study: a stand-in that
-runs anywhere; it knows no continent.
-"""
+Appendix A.6: shared adapters composed, asked HotpotQA questions whose answer is a city or a country, in their own words
+and for the continent (Tables 18 to 20). `library` names adapters joined by +: PEFT folders or hub names (`python -m
+llm.mttl` makes a folder of an expert of mttl's). Without data= and library= the pocket model answers about its own
+people, with an expert on homes and one on places of study: a stand-in that runs anywhere; it knows no continent."""
 
 import dataclasses
 import sys
@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from llm.data.hotpot import OWN, PROMPTS
-from llm.exam import Exam, ExamSettings, Question
-from llm.protocol import Cell, Protocol, main
-from llm.settings import COMPOSITIONS, CONTROLS, RULES, Options, Training
-from runs.settings import Choice, SettingError, Text, Whole, setting
+from lora_reuse.llm.data.hotpot import OWN, PROMPTS
+from lora_reuse.llm.protocols.problems import Exam, ExamSettings, Question
+from lora_reuse.llm.protocols.protocol import Cell, Protocol, main
+from lora_reuse.llm.protocols.settings import COMPOSITIONS, CONTROLS, RULES, Options, Training
+from lora_reuse.runs.settings import Choice, SettingError, Text, Whole, setting
 
 if TYPE_CHECKING:
-    from llm.models import Base
+    from lora_reuse.llm.decoding.models import Base
 
 ROLES = {"R2": 2, "R4": 4}
 """The experts of the stand-in, by what they learn."""
@@ -32,10 +32,21 @@ class Continent(ExamSettings):
     POCKET: ClassVar = {"triplets": 20}
 
     data: str = setting(OWN, Text("own, or a file of HotpotQA or KILT"), "the questions")
-    count: int = setting(97, Whole(0, 10**6), "questions for a place that are asked, drawn by the seed; 0: all; the paper asked 97")
-    library: str = setting(OWN, Text("own, or PEFT folders and hub names joined by +"), "the adapters that are composed")
-    composition: str = setting("uniform", Choice(*COMPOSITIONS, *CONTROLS, *RULES), "how the library is composed", grid=("base", "uniform", "arrow"))
-    prompting: str = setting("original", Choice(*PROMPTS), "the question in its own words, or asked for the continent", grid=tuple(PROMPTS))
+    count: int = setting(
+        97, Whole(0, 10**6), "questions for a place that are asked, drawn by the seed; 0: all; the paper asked 97"
+    )
+    library: str = setting(
+        OWN, Text("own, or PEFT folders and hub names joined by +"), "the adapters that are composed"
+    )
+    composition: str = setting(
+        "uniform",
+        Choice(*COMPOSITIONS, *CONTROLS, *RULES),
+        "how the library is composed",
+        grid=("base", "uniform", "arrow"),
+    )
+    prompting: str = setting(
+        "original", Choice(*PROMPTS), "the question in its own words, or asked for the continent", grid=tuple(PROMPTS)
+    )
     triplets: int = setting(100, Whole(1, 100), "library=own, data=own: people; model=pocket: 20")
     answer_tokens: int = setting(32, Whole(1, 10**5), "longest answer")
 
@@ -47,7 +58,7 @@ def library(point: Continent) -> list[tuple[tuple[str, ...], tuple[str, ...], in
 
 def specs(point: Continent, seed: int) -> list[Any]:
     """The experts of the point, as training or as names of adapters."""
-    from llm.experts import Spec
+    from lora_reuse.llm.adapters.training import Spec
 
     training = Training(**{f.name: getattr(point, f.name) for f in dataclasses.fields(Training)})
     return [Spec(own, bridge, point.triplets, 0, training, seed, role) for own, bridge, role in library(point)]
@@ -68,7 +79,7 @@ def sensible(point: Continent) -> Continent:
 
 def questions(point: Continent, seed: int) -> list[Question]:
     """The questions that the point asks."""
-    from llm.data import hotpot
+    from lora_reuse.llm.data import hotpot
 
     found = hotpot.questions(point.data, point.count, seed, point.triplets)
     template = PROMPTS[point.prompting]
@@ -77,11 +88,11 @@ def questions(point: Continent, seed: int) -> list[Question]:
 
 
 def mark(point: Continent, asked: Sequence[Question], said: Sequence[str], options: Options) -> list[dict[str, Any]]:
-    """Right: the answer names the place in any of its spellings, or, asked for the continent, that one and no other; `lenient`: that one among
-    others; `exact`: it says nothing else."""
-    from llm.data.continents import CONTINENTS
-    from llm.data.hotpot import exact
-    from llm.scoring import direct
+    """Right: the answer names the place in any of its spellings, or, asked for the continent, that one and no other;
+    `lenient`: that one among others; `exact`: it says nothing else."""
+    from lora_reuse.llm.data.continents import CONTINENTS
+    from lora_reuse.llm.data.hotpot import exact
+    from lora_reuse.llm.scoring.names import direct
 
     marks = []
     for question, answer in zip(asked, said, strict=True):
@@ -96,8 +107,9 @@ def mark(point: Continent, asked: Sequence[Question], said: Sequence[str], optio
 
 
 def ready(points: Sequence[Continent], options: Options) -> None:
-    """Raises SettingError for questions that are not there, a library named twice over and experts that only the stand-in has."""
-    from llm.data import hotpot
+    """Raises SettingError for questions that are not there, a library named twice over and experts that only the
+    stand-in has."""
+    from lora_reuse.llm.data import hotpot
 
     for data, count, triplets in dict.fromkeys((p.data, p.count, p.triplets) for p in points):
         hotpot.questions(data, count, options.first_seed, triplets)
@@ -109,8 +121,8 @@ def ready(points: Sequence[Continent], options: Options) -> None:
 
 def ask(base: "Base", protocol: Protocol, cells: list[Cell], options: Options) -> list[tuple[Cell, dict[str, Any]]]:
     """Measures a cell; the provenance says what the adapters' weights were."""
-    from llm.adapters import digest
-    from llm.exam.solving import solve
+    from lora_reuse.llm.adapters.folders import digest
+    from lora_reuse.llm.protocols.solving import solve
 
     results = solve(base, protocol, cells, options, Exam(experts, questions, mark))
     for (point, _), result in results:
@@ -121,28 +133,37 @@ def ask(base: "Base", protocol: Protocol, cells: list[Cell], options: Options) -
 
 def reported(settings: Mapping[str, Any]) -> str:
     """The paper's number (Table 20) where the adapters have the names of its libraries."""
-    from paper_checks.reported import load
+    from lora_reuse.paper_checks.reported import load
 
     names = {name.rstrip("/").split("/")[-1].rsplit(":")[-1] for name in settings["library"].split("+")}
-    tasks = {f"kilt_tasks_hotpotqa_{task}" for task in ("straighforward_qa", "complex_question", "combining_facts", "final_exam")}
+    tasks = {
+        f"kilt_tasks_hotpotqa_{task}"
+        for task in ("straighforward_qa", "complex_question", "combining_facts", "final_exam")
+    }
     rows = {
         frozenset({"none"}): "kilt_tasks_hotpotqa_straighforward_qa",
         frozenset({"kilt_tasks_hotpotqa_straighforward_qa"}): "kilt_tasks_hotpotqa_straighforward_qa",
         frozenset(tasks): "all 4 hotpotqa (excl. formulate)",
         frozenset(tasks | {"kilt_tasks_hotpotqa_formulate"}): "all 5 hotpot qa",
     }
-    rules = {"base": ["Base"], "alone": ["Uniform", "Arrow"], "uniform": ["Uniform"], "arrow": ["Arrow"]}.get(settings["composition"], [])
+    rules = {"base": ["Base"], "alone": ["Uniform", "Arrow"], "uniform": ["Uniform"], "arrow": ["Arrow"]}.get(
+        settings["composition"], []
+    )
     kind = {"original": "Phi2 / Original Question", "continent": "Phi2 / Continent Prompt"}[settings["prompting"]]
     if settings["data"] == OWN or "phi" not in settings["model"].lower():
         return ""
     cells = load(20)
-    cells = cells[(cells["library"] == rows.get(frozenset(names), "")) & (cells["question"] == kind) & cells["composition"].isin(rules)]
+    cells = cells[
+        (cells["library"] == rows.get(frozenset(names), ""))
+        & (cells["question"] == kind)
+        & cells["composition"].isin(rules)
+    ]
     return " and ".join(f"{value} %" for value in cells["value"])
 
 
 def table(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """One line a setting."""
-    from llm.exam.solved import solved
+    from lora_reuse.llm.protocols.solved import solved
 
     return solved(rows, ("lenient", "exact"), reported)
 

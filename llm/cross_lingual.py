@@ -1,10 +1,10 @@
 """python -m llm.cross_lingual model=Qwen/Qwen2.5-7B-Instruct data=FOLDER sentences=FILE allow_code_execution=true
 
-A.5: an expert on programming tasks in English and one on translating English to Spanish, composed and asked for programs in Spanish
-(Table 16); asked=english shows whether the first has learned its own task (Table 17). FOLDER holds MBPP in both languages, FILE parallel
-sentences (llm/data/mbpp.py and llm/data/parallel.py say in which forms); without them, small tasks and sentences of our own. Answers count
-where every assertion of the task passes, at the first and greedy attempt (pass@1).
-"""
+A.5: an expert on programming tasks in English and one on translating English to Spanish, composed and asked for
+programs in Spanish (Table 16); asked=english shows whether the first has learned its own task (Table 17). FOLDER holds
+MBPP in both languages, FILE parallel sentences (llm/data/mbpp.py and llm/data/parallel.py say in which forms); without
+them, small tasks and sentences of our own. Answers count where every assertion of the task passes, at the first and
+greedy attempt (pass@1)."""
 
 import dataclasses
 import hashlib
@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from llm.data import mbpp, parallel, tasks
-from llm.data.mbpp import LANGUAGES, Columns, Task
-from llm.exam import Exam, ExamOptions, ExamSettings, Question
-from llm.protocol import Cell, Protocol, main
-from llm.settings import PATH, Options
-from runs.settings import Choice, SettingError, Text, Whole, setting
+from lora_reuse.llm.data import mbpp, parallel, tasks
+from lora_reuse.llm.data.mbpp import LANGUAGES, Columns, Task
+from lora_reuse.llm.protocols.problems import Exam, ExamOptions, ExamSettings, Question
+from lora_reuse.llm.protocols.protocol import Cell, Protocol, main
+from lora_reuse.llm.protocols.settings import PATH, Options
+from lora_reuse.runs.settings import Choice, SettingError, Text, Whole, setting
 
 if TYPE_CHECKING:
-    from llm.models import Base
+    from lora_reuse.llm.decoding.models import Base
 
 OWN = "own"
 TRAINED = "trained"
@@ -33,9 +33,12 @@ LIBRARIES: dict[str, tuple[tuple[str, ...], ...]] = {
     "mixed": (("coding", "translation"),),
     "oracle": (("spanish",),),
 }
-"""What each expert of a library learns. The paper has the first three; one expert on both, and one on Spanish tasks, are what they can be
-compared with."""
-_ROLES = {skills: role for role, skills in enumerate(dict.fromkeys(skills for library in LIBRARIES.values() for skills in library), 1)}
+"""What each expert of a library learns. The paper has the first three; one expert on both, and one on Spanish tasks,
+are what they can be compared with."""
+_ROLES = {
+    skills: role
+    for role, skills in enumerate(dict.fromkeys(skills for library in LIBRARIES.values() for skills in library), 1)
+}
 
 PROMPT = "{text}\nWrite it in Python. These assertions have to pass:\n{tests}"
 ANSWER = "```python\n{code}\n```"
@@ -52,20 +55,33 @@ class CrossLingual(ExamSettings):
     data: str = setting(OWN, Text("own, or a folder with tasks in both languages"), "small tasks of our own, or MBPP")
     asked: str = setting("spanish", Choice(*LANGUAGES), "the language of the tasks that are asked", grid=("spanish",))
     library: str = setting(
-        "2-combination", Choice("none", *LIBRARIES), "the experts composed, by what they learn", grid=("coding", "translation", "2-combination")
+        "2-combination",
+        Choice("none", *LIBRARIES),
+        "the experts composed, by what they learn",
+        grid=("coding", "translation", "2-combination"),
     )
-    sentences: str = setting(OWN, Text("own, or a file of English and Spanish sentences"), "what the translation expert learns")
+    sentences: str = setting(
+        OWN, Text("own, or a file of English and Spanish sentences"), "what the translation expert learns"
+    )
     pairs: int = setting(10_000, Whole(1, 10**7), "sentences that it learns, the first of the file; model=pocket: 100")
-    coding_adapter: str = setting(TRAINED, PATH, "trained, or the folder or hub name of a PEFT adapter, which is taken as the coding expert")
+    coding_adapter: str = setting(
+        TRAINED, PATH, "trained, or the folder or hub name of a PEFT adapter, which is taken as the coding expert"
+    )
     translation_adapter: str = setting(
         TRAINED, PATH, "trained, or the folder or hub name of a PEFT adapter, which is taken as the translation expert"
     )
     split: str = setting("test", Choice("dev", "test"), "the tasks that are asked: make choices on dev")
-    text_column: str = setting("", Text("a name, which may hold {language}"), "MBPP files: the task's text; usually text, prompt, text_es, ...")
+    text_column: str = setting(
+        "", Text("a name, which may hold {language}"), "MBPP files: the task's text; usually text, prompt, text_es, ..."
+    )
     code_column: str = setting("", Text("a name"), "MBPP files: the solution; usually code")
     tests_column: str = setting("", Text("a name"), "MBPP files: the assertions; usually test_list")
-    language_column: str = setting("", Text("a name"), "MBPP files: the language; usually language, lang or locale, else the file's name says it")
-    split_column: str = setting("", Text("a name"), "MBPP files: the split; usually split, else the file's name or task_id says it")
+    language_column: str = setting(
+        "", Text("a name"), "MBPP files: the language; usually language, lang or locale, else the file's name says it"
+    )
+    split_column: str = setting(
+        "", Text("a name"), "MBPP files: the split; usually split, else the file's name or task_id says it"
+    )
 
     @property
     def columns(self) -> Columns:
@@ -92,7 +108,11 @@ class Learned:
         found = []
         for skill in self.skills:
             if skill == "translation":
-                told = tasks.sentences(self.count, self.seed) if self.sentences == OWN else parallel.sentences(Path(self.sentences), self.count)
+                told = (
+                    tasks.sentences(self.count, self.seed)
+                    if self.sentences == OWN
+                    else parallel.sentences(Path(self.sentences), self.count)
+                )
                 found += [(TRANSLATE.format(english=english), spanish) for english, spanish in told]
             else:
                 chosen = posed(self.data, "english" if skill == "coding" else "spanish", "train", self.columns)
@@ -102,7 +122,9 @@ class Learned:
 
 def posed(data: str, language: str, split: str, columns: Columns) -> list[Task]:
     """The tasks of a language and a split, of our own or from a folder."""
-    return tasks.tasks(language, split) if data == OWN else mbpp.tasks(Path(data).expanduser(), language, split, columns)
+    return (
+        tasks.tasks(language, split) if data == OWN else mbpp.tasks(Path(data).expanduser(), language, split, columns)
+    )
 
 
 def prompt(task: Task) -> str:
@@ -120,9 +142,12 @@ def sources(point: CrossLingual, seed: int) -> list[Learned | str]:
 
 def adapters(point: CrossLingual, seed: int) -> list[Any]:
     """The experts of the point, as Specs or names of adapters."""
-    from llm.exam.lessons import lessons
+    from lora_reuse.llm.adapters.sources import lessons
 
-    return [source if isinstance(source, str) else lessons(source, point, seed, _ROLES[source.skills]) for source in sources(point, seed)]
+    return [
+        source if isinstance(source, str) else lessons(source, point, seed, _ROLES[source.skills])
+        for source in sources(point, seed)
+    ]
 
 
 def specs(point: CrossLingual, seed: int) -> list[Any]:
@@ -131,9 +156,13 @@ def specs(point: CrossLingual, seed: int) -> list[Any]:
 
 
 def library(point: CrossLingual) -> list[tuple[tuple[str, ...], tuple[str, ...], int]]:
-    """The experts of the point as a dry run names them. An expert has the same role in every library, so that it is trained once."""
+    """The experts of the point as a dry run names them. An expert has the same role in every library, so that it is
+    trained once."""
     learned = [source for source in sources(point, 0) if not isinstance(source, str)]
-    return [((*source.skills, source.data, source.sentences, str(source.count)), (), _ROLES[source.skills]) for source in learned]
+    return [
+        ((*source.skills, source.data, source.sentences, str(source.count)), (), _ROLES[source.skills])
+        for source in learned
+    ]
 
 
 def sensible(point: CrossLingual) -> CrossLingual | None:
@@ -151,10 +180,12 @@ def questions(point: CrossLingual, seed: int) -> list[Question]:
     return [Question(prompt(task), task.id, {"id": task.id}, task) for task in found]
 
 
-def mark(point: CrossLingual, asked: Sequence[Question], said: Sequence[str], options: ExamOptions) -> list[dict[str, Any]]:
+def mark(
+    point: CrossLingual, asked: Sequence[Question], said: Sequence[str], options: ExamOptions
+) -> list[dict[str, Any]]:
     """Whether the answer's program passes all assertions of its task, and how it ended."""
-    from llm.exam.solutions import definitions
-    from llm.sandbox import run_all
+    from lora_reuse.llm.sandbox import run_all
+    from lora_reuse.llm.scoring.solutions import definitions
 
     written = [definitions(answer) for answer in said]
     checked = {i: checks(q.reference, code) for i, (q, code) in enumerate(zip(asked, written, strict=True)) if code}
@@ -167,19 +198,21 @@ def mark(point: CrossLingual, asked: Sequence[Question], said: Sequence[str], op
 
 
 def checks(task: Task, code: str) -> tuple[str, str]:
-    """The code under the assertions of its task, and what is printed when all have passed: a program that ends before that has not. No program
-    prints it by chance, because it is a digest of the program."""
+    """The code under the assertions of its task, and what is printed when all have passed: a program that ends before
+    that has not. No program prints it by chance, because it is a digest of the program."""
     token = hashlib.sha256("\n".join([code, *task.tests]).encode(errors="replace")).hexdigest()[:16]
     return "\n".join([task.setup, code, *task.tests, f"print({token!r})"]), token
 
 
 def ready(points: Sequence[CrossLingual], options: ExamOptions) -> None:
     """Raises SettingError for code that may not be run, and for data that are not there."""
-    from llm.sandbox import require
+    from lora_reuse.llm.sandbox import require
 
     if not options.dry_run:
         if not options.allow_code_execution:
-            raise SettingError("allow_code_execution", "false", "true", "whether a program is right is seen by running it, confined")
+            raise SettingError(
+                "allow_code_execution", "false", "true", "whether a program is right is seen by running it, confined"
+            )
         require()
     for data, language, split, columns in dict.fromkeys((p.data, p.asked, p.split, p.columns) for p in points):
         posed(data, language, split, columns)
@@ -191,16 +224,21 @@ def ready(points: Sequence[CrossLingual], options: ExamOptions) -> None:
 
 def ask(base: "Base", protocol: Protocol, cells: list[Cell], options: Options) -> list[tuple[Cell, dict[str, Any]]]:
     """Measures a cell."""
-    from llm.exam.solving import solve
+    from lora_reuse.llm.protocols.solving import solve
 
     return solve(base, protocol, cells, options, Exam(adapters, questions, mark))
 
 
 def reported(settings: Mapping[str, Any]) -> str:
     """The paper's number for the same cell and model, on the same data; or nothing."""
-    from paper_checks.reported import load
+    from lora_reuse.paper_checks.reported import load
 
-    names = {"none": "Base Only", "coding": "Coding (L_1)", "translation": "Translation (L_2)", "2-combination": "Merged"}
+    names = {
+        "none": "Base Only",
+        "coding": "Coding (L_1)",
+        "translation": "Translation (L_2)",
+        "2-combination": "Merged",
+    }
     column = names.get(settings["library"], "")
     if column == "Merged":
         column = {"uniform": "Merged (Uniform)", "arrow": "Merged (Arrow)"}.get(settings["composition"], "")
@@ -208,15 +246,25 @@ def reported(settings: Mapping[str, Any]) -> str:
         return ""
     name = str(settings["model"]).rstrip("/").split("/")[-1].lower()
     cells = load(16 if settings["asked"] == "spanish" else 17).to_dict("records")
-    return next((f"{cell['value']} %" for cell in cells if cell["base_model"].lower() == name and cell["column"] == column), "")
+    return next(
+        (f"{cell['value']} %" for cell in cells if cell["base_model"].lower() == name and cell["column"] == column), ""
+    )
 
 
-COLUMNS = ("no_code", "program_done", "program_error", "program_denied", "program_time", "program_memory", "program_crash")
+COLUMNS = (
+    "no_code",
+    "program_done",
+    "program_error",
+    "program_denied",
+    "program_time",
+    "program_memory",
+    "program_crash",
+)
 
 
 def table(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """One line a setting, with how the programs ended."""
-    from llm.exam.solved import solved
+    from lora_reuse.llm.protocols.solved import solved
 
     return solved(rows, COLUMNS, reported)
 

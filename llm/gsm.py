@@ -1,11 +1,13 @@
 """python -m llm.gsm model=Qwen/Qwen2.5-Math-1.5B-Instruct data=FOLDER composition=base,uniform,arrow
 
-Section 4.2 and A.4: an expert on easy word problems (GSM-Symbolic) and one on harder ones (P1, a clause more), composed and asked the
-hardest (P2, two clauses more). FOLDER holds the published files (llm/data/gsm.py says which); data=own, the default, takes word problems of
-our own in the same structure. Without a model, the pocket model answers, which knows no arithmetic.
+Section 4.2 and A.4: an expert on easy word problems (GSM-Symbolic) and one on harder ones (P1, a clause more), composed
+and asked the hardest (P2, two clauses more). FOLDER holds the published files (llm/data/gsm.py says which); data=own,
+the default, takes word problems of our own in the same structure. Without a model, the pocket model answers, which
+knows no arithmetic.
 
     Tables 3, 15  composition=base,uniform,arrow
-    Table 4       composition=base,uniform,arrow prompting=tir solutions=reusable layers=attention,mlp allow_code_execution=true
+    Table 4       composition=base,uniform,arrow prompting=tir solutions=reusable layers=attention,mlp
+    allow_code_execution=true
     Table 13      composition=base asked=gsm8k,symbolic,p1,p2
     Table 14      composition=base,uniform,arrow shots=0,8
 """
@@ -16,16 +18,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from llm.data import gsm
-from llm.data.gsm import ASKED, OWN, PARTS, SAMPLED
-from llm.exam import Exam, ExamOptions, ExamSettings, Question
-from llm.exam.solutions import ERRORS, KINDS
-from llm.protocol import Cell, Protocol, main
-from llm.settings import Options
-from runs.settings import Choice, SettingError, Text, Whole, setting
+from lora_reuse.llm.data import gsm
+from lora_reuse.llm.data.gsm import ASKED, OWN, PARTS, SAMPLED
+from lora_reuse.llm.protocols.problems import Exam, ExamOptions, ExamSettings, Question
+from lora_reuse.llm.protocols.protocol import Cell, Protocol, main
+from lora_reuse.llm.protocols.settings import Options
+from lora_reuse.llm.scoring.solutions import ERRORS, KINDS
+from lora_reuse.runs.settings import Choice, SettingError, Text, Whole, setting
 
 if TYPE_CHECKING:
-    from llm.models import Base
+    from lora_reuse.llm.decoding.models import Base
 LIBRARIES: dict[str, tuple[tuple[str, ...], ...]] = {
     "2-combination": (("symbolic",), ("p1",)),
     "symbolic": (("symbolic",),),
@@ -33,8 +35,12 @@ LIBRARIES: dict[str, tuple[tuple[str, ...], ...]] = {
     "mixed": (("symbolic", "p1"),),
     "oracle": (("p2",),),
 }
-"""The levels that each expert of a library learns. The paper composes the first; the others are what it can be compared with."""
-_ROLES = {levels: role for role, levels in enumerate(dict.fromkeys(levels for library in LIBRARIES.values() for levels in library), 1)}
+"""The levels that each expert of a library learns. The paper composes the first; the others are what it can be compared
+with."""
+_ROLES = {
+    levels: role
+    for role, levels in enumerate(dict.fromkeys(levels for library in LIBRARIES.values() for levels in library), 1)
+}
 
 
 @dataclass(frozen=True)
@@ -44,26 +50,45 @@ class Gsm(ExamSettings):
     POCKET: ClassVar = {"templates": 8, "epochs": 3, "batch": 8, "answer_tokens": 200}
     """For the pocket model, which has a letter a token."""
 
-    data: str = setting(OWN, Text("own, or a folder with the published files"), "our own word problems, or GSM-Symbolic's")
+    data: str = setting(
+        OWN, Text("own, or a folder with the published files"), "our own word problems, or GSM-Symbolic's"
+    )
     asked: str = setting("p2", Choice(*ASKED), "the level that is asked", grid=("p2",))
-    library: str = setting("2-combination", Choice("none", *LIBRARIES), "the experts composed, by the levels they learn", grid=("2-combination",))
+    library: str = setting(
+        "2-combination",
+        Choice("none", *LIBRARIES),
+        "the experts composed, by the levels they learn",
+        grid=("2-combination",),
+    )
     solutions: str = setting(
-        "text", Choice("none", "text", "code", "reusable"), "what experts learn: words, the problem's code, code for every level"
+        "text",
+        Choice("none", "text", "code", "reusable"),
+        "what experts learn: words, the problem's code, code for every level",
     )
     prompting: str = setting("cot", Choice(*gsm.PROMPTS), "step by step in words, or with programs (Figure 7)")
     shots: int = setting(0, Whole(0, gsm.SHOTS), "solved examples before the question")
     layers: str = setting("attention", Choice("none", "mlp", "attention", "both"), "where the adapters sit")
     templates: int = setting(100, Whole(1, 100), "templates of each level; model=pocket: 8")
     split: str = setting("test", Choice("dev", "test"), "the held-out instances that are asked: make choices on dev")
-    judge: str = setting("none", Text("none, or the name of a model that endpoint= serves"), "a model that judges solutions and errors, too")
+    judge: str = setting(
+        "none",
+        Text("none, or the name of a model that endpoint= serves"),
+        "a model that judges solutions and errors, too",
+    )
 
 
 @dataclass(frozen=True)
 class GsmOptions(ExamOptions):
     """The options of a run, which rows do not record as settings."""
 
-    endpoint: str = setting("", Text("http://... or https://..."), "an OpenAI-compatible address for judge=, as in https://api.openai.com/v1")
-    key_variable: str = setting("OPENAI_API_KEY", Text("a name", r"\w+"), "the environment variable that holds the endpoint's key")
+    endpoint: str = setting(
+        "",
+        Text("http://... or https://..."),
+        "an OpenAI-compatible address for judge=, as in https://api.openai.com/v1",
+    )
+    key_variable: str = setting(
+        "OPENAI_API_KEY", Text("a name", r"\w+"), "the environment variable that holds the endpoint's key"
+    )
 
 
 @dataclass(frozen=True)
@@ -83,31 +108,47 @@ class Taught:
     def pairs(self) -> list[tuple[str, str]]:
         """Prompts and answers. Raises SettingError for data that are not there, and for code that nobody wrote."""
         if self.solutions == "code" and self.data != OWN:
-            raise SettingError("solutions", f"code with data={self.data}", "text | reusable", "a level's own code is known for data=own alone")
-        chosen = [p for level in self.levels for p in gsm.trained(self.data, level, self.templates, self.seed, self.solutions == "reusable")]
+            raise SettingError(
+                "solutions",
+                f"code with data={self.data}",
+                "text | reusable",
+                "a level's own code is known for data=own alone",
+            )
+        chosen = [
+            p
+            for level in self.levels
+            for p in gsm.trained(self.data, level, self.templates, self.seed, self.solutions == "reusable")
+        ]
         return [gsm.lesson(p, self.solutions) for p in chosen]
 
 
 def sources(point: Gsm, seed: int) -> list[Taught]:
     """The sources of word problems that the experts of the point's library are trained on, one an expert."""
-    return [Taught(point.data, levels, point.solutions, point.templates, seed) for levels in LIBRARIES.get(point.library, ())]
+    return [
+        Taught(point.data, levels, point.solutions, point.templates, seed)
+        for levels in LIBRARIES.get(point.library, ())
+    ]
 
 
 def specs(point: Gsm, seed: int) -> list[Any]:
-    """The training of each expert of the point's library. An expert has the same role in every library, so that it is trained once."""
-    from llm.exam.lessons import lessons
+    """The training of each expert of the point's library. An expert has the same role in every library, so that it is
+    trained once."""
+    from lora_reuse.llm.adapters.sources import lessons
 
     return [lessons(source, point, seed, _ROLES[source.levels]) for source in sources(point, seed)]
 
 
 def library(point: Gsm) -> list[tuple[tuple[str, ...], tuple[str, ...], int]]:
     """The experts of the point's library as a dry run names them: (own data, bridge data, role) each."""
-    return [((*source.levels, source.data, source.solutions, str(source.templates)), (), _ROLES[source.levels]) for source in sources(point, 0)]
+    return [
+        ((*source.levels, source.data, source.solutions, str(source.templates)), (), _ROLES[source.levels])
+        for source in sources(point, 0)
+    ]
 
 
 def sensible(point: Gsm) -> Gsm | None:
-    """The point as a row has it: the base has no library, solutions or layers, and a library of one expert is asked `alone`. None for a composition
-    that lacks one of them."""
+    """The point as a row has it: the base has no library, solutions or layers, and a library of one expert is asked
+    `alone`. None for a composition that lacks one of them."""
     if point.composition == "base":
         return dataclasses.replace(point, library="none", solutions="none", layers="none")
     if "none" in (point.library, point.solutions, point.layers):
@@ -134,8 +175,8 @@ def count(point: Gsm) -> int:
 
 def mark(point: Gsm, asked: Sequence[Question], said: Sequence[str], options: GsmOptions) -> list[dict[str, Any]]:
     """The marks of each answer: whether it is right, of what kind it is, and what is wrong with it."""
-    from llm.exam.endpoint import endpoint_of
-    from llm.exam.marking import mark as marks
+    from lora_reuse.llm.scoring.endpoint import endpoint_of
+    from lora_reuse.llm.scoring.marking import mark as marks
 
     judge = None if point.judge == "none" else endpoint_of(options.endpoint, point.judge, options.key_variable)
     return marks([q.reference for q in asked], said, point.prompting == "tir", judge)
@@ -143,36 +184,48 @@ def mark(point: Gsm, asked: Sequence[Question], said: Sequence[str], options: Gs
 
 def ready(points: Sequence[Gsm], options: GsmOptions) -> None:
     """Raises SettingError for code that may not be run, and for data or an endpoint that is not there."""
-    from llm.exam.endpoint import endpoint_of
-    from llm.sandbox import require
+    from lora_reuse.llm.sandbox import require
+    from lora_reuse.llm.scoring.endpoint import endpoint_of
 
     if any(point.prompting == "tir" for point in points) and not options.dry_run:
         if not options.allow_code_execution:
-            raise SettingError("allow_code_execution", "false with prompting=tir", "true", "what the model writes is then run, confined")
+            raise SettingError(
+                "allow_code_execution",
+                "false with prompting=tir",
+                "true",
+                "what the model writes is then run, confined",
+            )
         require()
     for point in points:
         if point.judge != "none":
             endpoint_of(options.endpoint, point.judge, options.key_variable)
         if point.shots and point.prompting == "tir" and point.data != OWN:
-            raise SettingError("shots", f"{point.shots} with prompting=tir and data={point.data}", "0", "GSM8K's examples are solved in words")
+            raise SettingError(
+                "shots",
+                f"{point.shots} with prompting=tir and data={point.data}",
+                "0",
+                "GSM8K's examples are solved in words",
+            )
     for level, data, number in dict.fromkeys((p.asked, p.data, p.templates) for p in points):
         gsm.asked(data, level, number, options.first_seed, "test")
     for data in dict.fromkeys(p.data for p in points if p.shots):
         gsm.shots(data, options.first_seed)
-    for source in dict.fromkeys(source for point in points if point.composition != "base" for source in sources(point, options.first_seed)):
+    for source in dict.fromkeys(
+        source for point in points if point.composition != "base" for source in sources(point, options.first_seed)
+    ):
         source.pairs()
 
 
 def ask(base: "Base", protocol: Protocol, cells: list[Cell], options: Options) -> list[tuple[Cell, dict[str, Any]]]:
     """Measures a cell."""
-    from llm.exam.solving import solve
+    from lora_reuse.llm.protocols.solving import solve
 
     return solve(base, protocol, cells, options, Exam(specs, questions, mark))
 
 
 def reported(settings: Mapping[str, Any]) -> str:
     """The paper's number for the same cell and model, on the same data; or nothing."""
-    from paper_checks.reported import load
+    from lora_reuse.paper_checks.reported import load
 
     asked, layers, shots = settings["asked"], settings["layers"], settings["shots"]
     rule = {"base": "Base", "uniform": "Uniform", "arrow": "Arrow"}.get(settings["composition"], "")
@@ -190,7 +243,9 @@ def reported(settings: Mapping[str, Any]) -> str:
             cells, wanted = load(13), {"dataset": {"gsm8k": "GSM8K", "symbolic": "GSM-Symbolic", "p1": "GSM-P1"}[asked]}
     name = str(settings["model"]).rstrip("/").split("/")[-1].replace("-Instruct", "-Inst")
     for cell in cells.to_dict("records") if wanted else []:
-        same = cell.get("composition", "Base").startswith(rule) and all(cell[key] == value for key, value in (wanted or {}).items())
+        same = cell.get("composition", "Base").startswith(rule) and all(
+            cell[key] == value for key, value in (wanted or {}).items()
+        )
         if same and cell["base_model"] == name:
             return f"{cell['value']} %"
     return ""
@@ -201,7 +256,7 @@ COLUMNS = ("marked", *(f"kind_{kind}" for kind in KINDS[1:]), *(f"error_{error}"
 
 def table(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """One line a setting, with the kinds of solutions and of errors, as in Table 15."""
-    from llm.exam.solved import solved
+    from lora_reuse.llm.protocols.solved import solved
 
     return solved(rows, COLUMNS, reported)
 

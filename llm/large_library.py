@@ -1,24 +1,25 @@
 """python -m llm.large_library graph=shared held_out=12,14,32,34,52,54
 
-A.3: ten experts, five on the relations Rel1 to Rel5 and five on pairs of them, are asked the sixth pair, which none of them was trained on
-(Table 12: Rel1→Rel2); with held_out=12,14,32,34,52,54 each of the six pairs in turn. Beside the ten: only the two experts that the pair needs,
-the five on relations, and the oracle, an expert on the pair that is asked. Without a model, the pocket model answers.
+A.3: ten experts, five on the relations Rel1 to Rel5 and five on pairs of them, are asked the sixth pair, which none of
+them was trained on (Table 12: Rel1→Rel2); with held_out=12,14,32,34,52,54 each of the six pairs in turn. Beside the
+ten: only the two experts that the pair needs, the five on relations, and the oracle, an expert on the pair that is
+asked. Without a model, the pocket model answers.
 
-A graph's experts are eleven, five on relations and six on pairs; every held-out pair takes ten of them, so leaving out all six costs one more
-expert than leaving out one. The experts that the pair needs come first in the library, whichever they are.
-"""
+A graph's experts are eleven, five on relations and six on pairs; every held-out pair takes ten of them, so leaving out
+all six costs one more expert than leaving out one. The experts that the pair needs come first in the library, whichever
+they are."""
 
 import dataclasses
 import sys
 from dataclasses import dataclass
 
-from llm.bound import once_in_n
-from llm.controls import ORACLE, Control, own_hops
-from llm.data.graphs import COUNTS
-from llm.data.subsets import ATOMIC, PAIRS
-from llm.protocol import Protocol, main
-from llm.settings import Composed
-from runs.settings import Choice, SettingError, Whole, setting
+from lora_reuse.llm.data.graphs import COUNTS
+from lora_reuse.llm.data.subsets import ATOMIC, PAIRS
+from lora_reuse.llm.protocols.bound import once_in_n
+from lora_reuse.llm.protocols.controls import ORACLE, Control, own_hops
+from lora_reuse.llm.protocols.protocol import Protocol, main
+from lora_reuse.llm.protocols.settings import Composed
+from lora_reuse.runs.settings import Choice, SettingError, Whole, setting
 
 GRAPHS = {"disjoint": "D", "shared": "S"}
 LIBRARIES = ("10-combination", "5-combination", "2-combination", "oracle")
@@ -28,15 +29,21 @@ LIBRARIES = ("10-combination", "5-combination", "2-combination", "oracle")
 class LargeLibrary(Composed):
     """A.3: a library of all relations and of all pairs but one; Table 12."""
 
-    graph: str = setting("disjoint", Choice(*GRAPHS), "every pair has entities of its own, or all share them", grid=tuple(GRAPHS))
-    held_out: str = setting("12", Choice(*PAIRS), "the pair that is asked, and that the library was not trained on", grid=("12",))
+    graph: str = setting(
+        "disjoint", Choice(*GRAPHS), "every pair has entities of its own, or all share them", grid=tuple(GRAPHS)
+    )
+    held_out: str = setting(
+        "12", Choice(*PAIRS), "the pair that is asked, and that the library was not trained on", grid=("12",)
+    )
     library: str = setting(
         "10-combination",
         Choice("none", *LIBRARIES),
         "all relations and other pairs, all relations, the pair's two, or the pair itself",
         grid=LIBRARIES,
     )
-    pairs: str = setting("direct", Choice("direct", "steps"), "how experts on pairs answer: at once, or step by step", grid=("direct",))
+    pairs: str = setting(
+        "direct", Choice("direct", "steps"), "how experts on pairs answer: at once, or step by step", grid=("direct",)
+    )
     triplets: int = setting(10, Whole(3, 100), "facts of each pair; at most 16 in disjoint graphs", grid=(10,))
 
     def __post_init__(self) -> None:
@@ -44,7 +51,12 @@ class LargeLibrary(Composed):
         super().__post_init__()
         most = COUNTS[GRAPHS[self.graph]][1]
         if self.triplets > most:
-            raise SettingError("triplets", f"{self.triplets} with graph={self.graph}", f"at most {most}", "the names do not suffice for more")
+            raise SettingError(
+                "triplets",
+                f"{self.triplets} with graph={self.graph}",
+                f"at most {most}",
+                "the names do not suffice for more",
+            )
 
 
 def library(point: LargeLibrary) -> list[tuple[tuple[str, ...], tuple[str, ...], int]]:
@@ -60,11 +72,15 @@ def library(point: LargeLibrary) -> list[tuple[tuple[str, ...], tuple[str, ...],
     }
     everything = chosen["5-combination"] + [pair for pair in PAIRS if pair != point.held_out]
     steps = "-CoT" if point.pairs == "steps" else ""
-    return [((f"{graph}{kind}{steps if kind in PAIRS else ''}",), (), roles[kind]) for kind in chosen.get(point.library, everything)]
+    return [
+        ((f"{graph}{kind}{steps if kind in PAIRS else ''}",), (), roles[kind])
+        for kind in chosen.get(point.library, everything)
+    ]
 
 
 def sensible(point: LargeLibrary) -> LargeLibrary | None:
-    """The oracle is not composed, the base has no library, and how pairs are answered matters where there is an expert on one."""
+    """The oracle is not composed, the base has no library, and how pairs are answered matters where there is an expert
+    on one."""
     if point.composition == "base":
         return dataclasses.replace(point, library="none", pairs="direct")
     if point.library == "none":
@@ -75,7 +91,8 @@ def sensible(point: LargeLibrary) -> LargeLibrary | None:
 
 
 def bound(point: LargeLibrary) -> float | None:
-    """Theory has a bound for the two one-hop experts that the pair needs; experts on other pairs have learned where the same people live."""
+    """Theory has a bound for the two one-hop experts that the pair needs; experts on other pairs have learned where the
+    same people live."""
     return once_in_n(point) if point.library == "2-combination" else None
 
 
@@ -98,6 +115,6 @@ PROTOCOL = Protocol(
 )
 
 if __name__ == "__main__":
-    from llm.large_library import PROTOCOL as PROTOCOL_BY_NAME  # whose points other processes can read
+    from lora_reuse.llm.large_library import PROTOCOL as PROTOCOL_BY_NAME  # whose points other processes can read
 
     sys.exit(main(PROTOCOL_BY_NAME, sys.argv[1:]))

@@ -1,15 +1,18 @@
 """python -m llm.latent model=Qwen/Qwen2.5-3B-Instruct triplets=5,10,20,40
 
-Latent two-hop reasoning: are the two-hop answers of merged one-hop experts above chance at all? Two experts on n facts each are asked the
-two-hop question directly, and both one-hop questions of the same triplet in templates of the same number, under the same composition. So each
-two-hop answer is counted by whether its own two hops were kept, and by whether it names the person in between.
+Latent two-hop reasoning: are the two-hop answers of merged one-hop experts above chance at all? Two experts on n facts
+each are asked the two-hop question directly, and both one-hop questions of the same triplet in templates of the same
+number, under the same composition. So each two-hop answer is counted by whether its own two hops were kept, and by
+whether it names the person in between.
 
-second=dealt is the control: expert 2 learns of the same people that they live in each other's places. Merged with it a model knows every name
-and every place, but not the fact that the answer needs; its own chain leads to the dealt place. The contrast of right and dealt is paired by
-question. library=mixed and library=document are one expert on both facts: in documents of their own, or both in one document.
+second=dealt is the control: expert 2 learns of the same people that they live in each other's places. Merged with it a
+model knows every name
+and every place, but not the fact that the answer needs; its own chain leads to the dealt place. The contrast of right
+and dealt is paired by question. library=mixed and library=document are one expert on both facts: in documents of their
+own, or both in one document.
 
-Theory: the direct answer of two merged one-hop experts is the right place no more often than another place of the n, so the bound is 1/n.
-"""
+Theory: the direct answer of two merged one-hop experts is the right place no more often than another place of the n, so
+the bound is 1/n."""
 
 import dataclasses
 import sys
@@ -18,16 +21,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llm.bound import once_in_n
-from llm.data.facts import dealt, triplets
-from llm.data.mixtures import EXPERTS
-from llm.data.subsets import examples
-from llm.protocol import Cell, Protocol, main
-from llm.settings import Composed, Options, Training
-from runs.settings import Choice, Whole, setting
+from lora_reuse.llm.data.facts import dealt, triplets
+from lora_reuse.llm.data.mixtures import EXPERTS
+from lora_reuse.llm.data.subsets import examples
+from lora_reuse.llm.protocols.bound import once_in_n
+from lora_reuse.llm.protocols.protocol import Cell, Protocol, main
+from lora_reuse.llm.protocols.settings import Composed, Options, Training
+from lora_reuse.runs.settings import Choice, Whole, setting
 
 if TYPE_CHECKING:
-    from llm.models import Base
+    from lora_reuse.llm.decoding.models import Base
 
 DOCUMENT = len(EXPERTS) + 1
 """The role of the expert on documents, which is none of `two_hop`."""
@@ -37,7 +40,9 @@ DOCUMENT = len(EXPERTS) + 1
 class Latent(Composed):
     """Two one-hop experts, or one expert on both facts, asked directly."""
 
-    dataset: str = setting("R", Choice("F", "H", "R"), "fake names and places, fake names and real places, or real ones")
+    dataset: str = setting(
+        "R", Choice("F", "H", "R"), "fake names and places, fake names and real places, or real ones"
+    )
     triplets: int = setting(20, Whole(2, 100), "n: triplets, and so facts of each expert", grid=(5, 10, 20, 40))
     split: str = setting("test", Choice("dev", "test"), "the held-out templates that are asked", grid=("dev", "test"))
     library: str = setting(
@@ -46,13 +51,21 @@ class Latent(Composed):
         "two one-hop experts; one expert on both hops; one on documents that state both hops",
         grid=("2-combination", "mixed", "document"),
     )
-    second: str = setting("right", Choice("right", "dealt"), "expert 2's facts: the right places, or each other's", grid=("right", "dealt"))
-    prompting: str = setting("direct", Choice("direct"), "what is asked: the two-hop question, and beside it both one-hop questions")
+    second: str = setting(
+        "right",
+        Choice("right", "dealt"),
+        "expert 2's facts: the right places, or each other's",
+        grid=("right", "dealt"),
+    )
+    prompting: str = setting(
+        "direct", Choice("direct"), "what is asked: the two-hop question, and beside it both one-hop questions"
+    )
 
 
 @dataclass(frozen=True)
 class Dealt:
-    """What expert 2 learns with second=dealt: the second hop of the same people with each other's places, in the same words and order."""
+    """What expert 2 learns with second=dealt: the second hop of the same people with each other's places, in the same
+    words and order."""
 
     dataset: str
     triplets: int
@@ -69,7 +82,8 @@ class Dealt:
 
 @dataclass(frozen=True)
 class Documents:
-    """Documents that state both hops of a triplet: each hop's question, answered by its statement and that of the other hop."""
+    """Documents that state both hops of a triplet: each hop's question, answered by its statement and that of the other
+    hop."""
 
     dataset: str
     triplets: int
@@ -87,7 +101,8 @@ class Documents:
 
 
 def library(point: Latent) -> list[tuple[tuple[str, ...], tuple[str, ...], int]]:
-    """The experts of the point's library, those of `two_hop` in the roles that they have there, so that they are trained once."""
+    """The experts of the point's library, those of `two_hop` in the roles that they have there, so that they are
+    trained once."""
     first, second = f"{point.dataset}1", f"{point.dataset}2"
     return {
         "none": [],
@@ -98,9 +113,10 @@ def library(point: Latent) -> list[tuple[tuple[str, ...], tuple[str, ...], int]]
 
 
 def specs(point: Latent, seed: int) -> list[Any]:
-    """What makes them. The experts of both values of `second` start from the same adapter and see the same questions at the same steps."""
-    from llm.exam.lessons import lessons
-    from llm.experts import Spec
+    """What makes them. The experts of both values of `second` start from the same adapter and see the same questions at
+    the same steps."""
+    from lora_reuse.llm.adapters.sources import lessons
+    from lora_reuse.llm.adapters.training import Spec
 
     training = Training(**{f.name: getattr(point, f.name) for f in dataclasses.fields(Training)})
     learnt = (point.dataset, point.triplets, seed)
@@ -124,7 +140,8 @@ def sensible(point: Latent) -> Latent | None:
 
 
 def bound(point: Latent) -> float | None:
-    """Theory has a bound for two one-hop experts, whatever the second learns: a place of the n is right once in n at most."""
+    """Theory has a bound for two one-hop experts, whatever the second learns: a place of the n is right once in n at
+    most."""
     return once_in_n(point) if point.library == "2-combination" else None
 
 
@@ -136,15 +153,18 @@ def ready(points: Sequence[Latent], options: Options) -> None:
 
 
 def ask(base: "Base", protocol: Protocol, cells: list[Cell], options: Options) -> list[tuple[Cell, dict[str, Any]]]:
-    """Measures a cell. Its points share their questions; every answer to all three goes to out/answers, a file a row."""
+    """Measures a cell. Its points share their questions; every answer to all three goes to out/answers, a file a
+    row."""
     from pathlib import Path
 
-    from llm.asking import answered, chances, composed, counted, keep, with_costs
-    from llm.protocol import settings_of
-    from runs.rows import row_hash
+    from lora_reuse.llm.protocols.ask import answered, chances, composed, counted, keep, with_costs
+    from lora_reuse.llm.protocols.protocol import settings_of
+    from lora_reuse.runs.rows import row_hash
 
     askings = composed(base, protocol, cells, options)
-    found = {prompting: answered(base, protocol, askings, prompting, options) for prompting in ("direct", "first", "second")}
+    found = {
+        prompting: answered(base, protocol, askings, prompting, options) for prompting in ("direct", "first", "second")
+    }
     asked = found["direct"][0]
     results = {}
     for i, asking in enumerate(askings):
@@ -155,25 +175,34 @@ def ask(base: "Base", protocol: Protocol, cells: list[Cell], options: Options) -
         direct = beside(direct, first, second, places, point.second, chances(direct, asked, "direct"))
         result = counted(direct, asked, "direct", point, protocol.bound(point))
         result["measured"] |= hop_counts(direct, point.triplets) | dealt_counts(direct, point.triplets)
-        keep(Path(options.out) / "answers", row_hash(protocol.experiment, settings_of(asking.cell)), [*direct, *first, *second])
+        keep(
+            Path(options.out) / "answers",
+            row_hash(protocol.experiment, settings_of(asking.cell)),
+            [*direct, *first, *second],
+        )
         results[asking.cell] = result
     return with_costs(base, askings, results, options)
 
 
 Records = Sequence[Mapping[str, Any]]
-"""A dictionary a question, as `llm.asking.answered` makes them."""
+"""A dictionary a question, as `llm.protocols.ask.answered` makes them."""
 
 
 def beside(
-    direct: Records, first: Records, second: Records, places: Sequence[tuple[str, str]], taught: str, chance: Sequence[float]
+    direct: Records,
+    first: Records,
+    second: Records,
+    places: Sequence[tuple[str, str]],
+    taught: str,
+    chance: Sequence[float],
 ) -> list[dict[str, Any]]:
-    """The records of the two-hop questions with what stands beside each: whether the one-hop questions of its triplet and template number are
-    answered as the experts were taught (`first_kept`, `second_kept`), whether its answer names the person in between (`y_named`), whether that
-    is the dealt place (`dealt_hit`), and its `chance`. `places` are the right and the dealt one of each triplet, `taught` is which expert 2
-    learnt."""
-    from llm.asking import everyone, everywhere
-    from llm.scoring import direct as scored
-    from llm.scoring import named
+    """The records of the two-hop questions with what stands beside each: whether the one-hop questions of its triplet
+    and template number are answered as the experts were taught (`first_kept`, `second_kept`), whether its answer names
+    the person in between (`y_named`), whether that is the dealt place (`dealt_hit`), and its `chance`. `places` are the
+    right and the dealt one of each triplet, `taught` is which expert 2 learnt."""
+    from lora_reuse.llm.protocols.ask import everyone, everywhere
+    from lora_reuse.llm.scoring.names import direct as scored
+    from lora_reuse.llm.scoring.names import named
 
     is_place = lambda record, place: scored(record["answer"], place, everywhere(), everyone()).strict  # noqa: E731
     found = []
@@ -186,10 +215,13 @@ def beside(
 
 
 def hop_counts(records: Records, triplets: int) -> dict[str, Any]:
-    """How many questions have a hop kept, or both, and how many of those are hits; how many answers name the person in between, and how many
-    hits do; triplets with a hit. `permuted_both_kept` is what the answers with both hops kept would hit by chance."""
+    """How many questions have a hop kept, or both, and how many of those are hits; how many answers name the person in
+    between, and how many hits do; triplets with a hit. `permuted_both_kept` is what the answers with both hops kept
+    would hit by chance."""
     both = [record for record in records if record["first_kept"] and record["second_kept"]]
-    marked = {name: [record for record in records if record[name]] for name in ("first_kept", "second_kept", "y_named")} | {"both_kept": both}
+    marked = {
+        name: [record for record in records if record[name]] for name in ("first_kept", "second_kept", "y_named")
+    } | {"both_kept": both}
     counts: dict[str, Any] = {"triplets_hit": len({record["triplet"] for record in records if record["strict"]})}
     for name, those in marked.items():
         counts |= {name: len(those), f"hits_{name}": sum(record["strict"] for record in those)}
@@ -200,7 +232,8 @@ def hop_counts(records: Records, triplets: int) -> dict[str, Any]:
 
 
 def dealt_counts(records: Records, triplets: int) -> dict[str, Any]:
-    """How many answers are the dealt place: what the chain through a dealt expert 2 gives, and beside a right one nobody's chain."""
+    """How many answers are the dealt place: what the chain through a dealt expert 2 gives, and beside a right one
+    nobody's chain."""
     hits = [record for record in records if record["dealt_hit"]]
     both = sum(record["first_kept"] and record["second_kept"] for record in hits)
     return {"hits_dealt": len(hits), "hits_dealt_both_kept": both, "dealt_by_triplet": _by_triplet(hits, triplets)}
@@ -211,12 +244,22 @@ def _by_triplet(records: Records, triplets: int) -> list[int]:
     return [counted[i] for i in range(triplets)]
 
 
-COLUMNS = ("permuted", "first_kept", "second_kept", "both_kept", "hits_both_kept", "permuted_both_kept", "hits_dealt", "y_named")
+COLUMNS = (
+    "permuted",
+    "first_kept",
+    "second_kept",
+    "both_kept",
+    "hits_both_kept",
+    "permuted_both_kept",
+    "hits_dealt",
+    "y_named",
+)
 
 
 def table(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line a setting; every column but the settings is a share of all two-hop questions, and an empty cell is none of them."""
-    from llm.exam.solved import solved
+    """One line a setting; every column but the settings is a share of all two-hop questions, and an empty cell is none
+    of them."""
+    from lora_reuse.llm.protocols.solved import solved
 
     return solved(rows, COLUMNS, lambda settings: "")
 
@@ -237,6 +280,6 @@ PROTOCOL = Protocol(
 )
 
 if __name__ == "__main__":
-    from llm.latent import PROTOCOL as PROTOCOL_BY_NAME  # whose points other processes can read
+    from lora_reuse.llm.latent import PROTOCOL as PROTOCOL_BY_NAME  # whose points other processes can read
 
     sys.exit(main(PROTOCOL_BY_NAME, sys.argv[1:]))

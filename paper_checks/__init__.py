@@ -8,4 +8,4 @@ MODULES = ("setup", "editing", "composing", "theorem_3", "discussion")
 def load_claims() -> None:
     """Imports every module that registers claims."""
     for name in MODULES:
-        importlib.import_module(f"paper_checks.{name}")
+        importlib.import_module(f"lora_reuse.paper_checks.{name}")

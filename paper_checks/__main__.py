@@ -1,7 +1,7 @@
 """python -m paper_checks [only=ID,ID] [out=results/paper]
 
-Measures every claim, tries every planted mistake on it, prints the ledger as a table and writes it as Markdown and HTML.
-"""
+Measures every claim, tries every planted mistake on it, prints the ledger as a table and writes it as Markdown and
+HTML."""
 
 import html
 import sys
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runs.settings import SettingError, Text, did_you_mean, help_table, parse_options, setting
+from lora_reuse.runs.settings import SettingError, Text, did_you_mean, help_table, parse_options, setting
 
 
 @dataclass(frozen=True)
@@ -63,17 +63,21 @@ def main(words: Sequence[str]) -> int:
             (folder / "ledger.md").write_text(_markdown(entries, disagreements))
             (folder / "ledger.html").write_text(_page(entries, disagreements))
         except OSError as error:
-            print(f"paper_checks: out: got {options.out} ({error.strerror}); allowed: a folder that can be written", file=sys.stderr)
+            print(
+                f"paper_checks: out: got {options.out} ({error.strerror}); allowed: a folder that can be written",
+                file=sys.stderr,
+            )
             return 2
-        print(f"\nwritten to {folder / 'ledger.md'} and {folder / 'ledger.html'}; {len(disagreements)} disagreements among the paper's own numbers")
+        print(
+            f"\nwritten to {folder / 'ledger.md'} and {folder / 'ledger.html'}; {len(disagreements)} disagreements among the paper's own numbers"
+        )
     return 0 if all(entry.holds for entry in entries) else 1
 
 
 def _check(options: Options) -> list[Entry]:
+    from lora_reuse.paper_checks import load_claims
+    from lora_reuse.paper_checks.claims import CLAIMS, false_failure, rejected
     from tqdm import tqdm
-
-    from paper_checks import load_claims
-    from paper_checks.claims import CLAIMS, false_failure, rejected
 
     load_claims()
     names = list(CLAIMS) if options.only == "all" else options.only.split("+")
@@ -87,12 +91,14 @@ def _check(options: Options) -> list[Entry]:
         evidence = [(e.what, e.shown, e.predicted, e.error, e.holds) for e in found]
         mutants = [(mutant, rejected(claim, mutant)) for mutant in claim.mutants]
         how, rate = " ".join((claim.measure.__doc__ or "").split()), false_failure(found)
-        entries.append(Entry(name, claim.where, claim.statement, claim.verdict, claim.says, how, rate, evidence, mutants))
+        entries.append(
+            Entry(name, claim.where, claim.statement, claim.verdict, claim.says, how, rate, evidence, mutants)
+        )
     return entries
 
 
 def _disagreements() -> list[str]:
-    from paper_checks.reported import agreement
+    from lora_reuse.paper_checks.reported import agreement
 
     found = [*agreement.repeated_numbers(), *agreement.statements(), *agreement.arithmetic(), *agreement.counts()]
     return [f"{d.where_a}: {d.value_a}; {d.where_b}: {d.value_b} ({d.why})" for d in found]
@@ -104,9 +110,17 @@ def _terminal(entries: Sequence[Entry]) -> str:
         rejected = sum(ok for _, ok in entry.mutants)
         state = entry.verdict if entry.holds else "DOES NOT HOLD"
         lines.append(f"{entry.id}  ({entry.where})  {state}; {rejected}/{len(entry.mutants)} planted mistakes rejected")
-        lines += [f"    {w:<58}  {m:>11.6g} {e:<18} predicted {p:<11.6g}{'' if ok else '  <-- off'}" for w, m, p, e, ok in entry.evidence]
-    verdicts = {verdict: sum(e.verdict == verdict and e.holds for e in entries) for verdict in dict.fromkeys(e.verdict for e in entries)}
-    return "\n".join([*lines, "", f"{len(entries)} claims: " + ", ".join(f"{n} {verdict}" for verdict, n in verdicts.items())])
+        lines += [
+            f"    {w:<58}  {m:>11.6g} {e:<18} predicted {p:<11.6g}{'' if ok else '  <-- off'}"
+            for w, m, p, e, ok in entry.evidence
+        ]
+    verdicts = {
+        verdict: sum(e.verdict == verdict and e.holds for e in entries)
+        for verdict in dict.fromkeys(e.verdict for e in entries)
+    }
+    return "\n".join(
+        [*lines, "", f"{len(entries)} claims: " + ", ".join(f"{n} {verdict}" for verdict, n in verdicts.items())]
+    )
 
 
 def _rate(entry: Entry) -> str:
@@ -125,14 +139,32 @@ def _markdown(entries: Sequence[Entry], disagreements: Sequence[str]) -> str:
     ]
     for entry in entries:
         state = entry.verdict if entry.holds else "**does not hold**"
-        lines.append(f"| [{entry.id}](#{entry.id}) | {entry.where} | {state} | {sum(ok for _, ok in entry.mutants)} of {len(entry.mutants)} |")
+        lines.append(
+            f"| [{entry.id}](#{entry.id}) | {entry.where} | {state} | {sum(ok for _, ok in entry.mutants)} of {len(entry.mutants)} |"
+        )
     for entry in entries:
         lines += ["", f"## {entry.id}", "", f"*{entry.where}*: {entry.statement}", ""]
         lines += [f"**{entry.verdict.capitalize()}**{': ' + entry.says if entry.says else ''}.", ""]
-        lines += [f"Measured: {entry.how} False-failure rate {_rate(entry)}.", "", "| | measured | | predicted |", "|---|---|---|---|"]
+        lines += [
+            f"Measured: {entry.how} False-failure rate {_rate(entry)}.",
+            "",
+            "| | measured | | predicted |",
+            "|---|---|---|---|",
+        ]
         lines += [f"| {w} | {m:.6g} | {e} | {p:.6g} |{'' if ok else ' **off**'}" for w, m, p, e, ok in entry.evidence]
-        lines += ["", "Planted mistakes: " + ", ".join(f"{name} ({'rejected' if ok else 'NOT REJECTED'})" for name, ok in entry.mutants) + "."]
-    lines += ["", "## The paper's own numbers", "", "Where Tables 1, 2, 7, 8, 9, 10 and the text repeat a number, or print one that is no count:", ""]
+        lines += [
+            "",
+            "Planted mistakes: "
+            + ", ".join(f"{name} ({'rejected' if ok else 'NOT REJECTED'})" for name, ok in entry.mutants)
+            + ".",
+        ]
+    lines += [
+        "",
+        "## The paper's own numbers",
+        "",
+        "Where Tables 1, 2, 7, 8, 9, 10 and the text repeat a number, or print one that is no count:",
+        "",
+    ]
     return "\n".join([*lines, *(f"- {line}" for line in disagreements or ["no disagreement found"]), ""])
 
 
@@ -147,20 +179,36 @@ def _page(entries: Sequence[Entry], disagreements: Sequence[str]) -> str:
         "td,th{border-bottom:1px solid #ccc;padding:.2rem .5rem;text-align:left;vertical-align:top}.wide{overflow-x:auto}</style>",
         "<h1>The claims of the paper, checked</h1><p>Made by <code>python -m paper_checks</code>.</p><div class=wide><table>",
         cells("claim", "where", "verdict", "planted mistakes rejected", tag="th"),
-        *(cells(e.id, e.where, e.verdict if e.holds else "does not hold", f"{sum(ok for _, ok in e.mutants)} of {len(e.mutants)}") for e in entries),
+        *(
+            cells(
+                e.id,
+                e.where,
+                e.verdict if e.holds else "does not hold",
+                f"{sum(ok for _, ok in e.mutants)} of {len(e.mutants)}",
+            )
+            for e in entries
+        ),
         "</table></div>",
     ]
     for entry in entries:
         says = f": {html.escape(entry.says)}" if entry.says else ""
-        parts += [f"<h2>{entry.id}</h2><p><i>{html.escape(entry.where)}</i>: {html.escape(entry.statement)}</p><p><b>{entry.verdict}</b>{says}.</p>"]
+        parts += [
+            f"<h2>{entry.id}</h2><p><i>{html.escape(entry.where)}</i>: {html.escape(entry.statement)}</p><p><b>{entry.verdict}</b>{says}.</p>"
+        ]
         parts += [f"<p>Measured: {html.escape(entry.how)} False-failure rate {_rate(entry)}.</p>"]
         parts += ["<div class=wide><table>", cells("", "measured", "", "predicted", tag="th")]
         parts += [cells(w, f"{m:.6g}", e, f"{p:.6g}" + ("" if ok else " off")) for w, m, p, e, ok in entry.evidence]
         parts += [
             "</table></div>",
-            "<p>Planted mistakes: " + html.escape(", ".join(f"{n} ({'rejected' if ok else 'NOT REJECTED'})" for n, ok in entry.mutants)) + ".</p>",
+            "<p>Planted mistakes: "
+            + html.escape(", ".join(f"{n} ({'rejected' if ok else 'NOT REJECTED'})" for n, ok in entry.mutants))
+            + ".</p>",
         ]
-    parts += ["<h2>The paper's own numbers</h2><ul>", *(f"<li>{html.escape(line)}</li>" for line in disagreements), "</ul></html>"]
+    parts += [
+        "<h2>The paper's own numbers</h2><ul>",
+        *(f"<li>{html.escape(line)}</li>" for line in disagreements),
+        "</ul></html>",
+    ]
     return "\n".join(parts) + "\n"
 
 

@@ -8,13 +8,15 @@ from typing import Literal
 
 Verdict = Literal["confirmed", "confirmed with constants", "conditional", "corrected"]
 
-# |z| beyond this happens to a right program once in 1e7 comparisons; no claim makes more than ten, so each fails falsely below 1e-6.
+# |z| beyond this happens to a right program once in 1e7 comparisons; no claim makes more than ten, so each fails
+# falsely below 1e-6.
 Z_LIMIT = 5.33
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """One comparison: a measurement against a prediction, with a predicted standard error or, for an identity, a tolerance."""
+    """One comparison: a measurement against a prediction, with a predicted standard error or, for an identity, a
+    tolerance."""
 
     what: str
     measured: float
@@ -30,8 +32,13 @@ class Evidence:
 
     @property
     def shown(self) -> float:
-        """The measurement; of an identity without what is finer than a thousandth of its tolerance, which differs between processors."""
-        return self.measured if self.stderr is not None else round(self.measured, 3 - math.floor(math.log10(self.tolerance))) + 0.0
+        """The measurement; of an identity without what is finer than a thousandth of its tolerance, which differs
+        between processors."""
+        return (
+            self.measured
+            if self.stderr is not None
+            else round(self.measured, 3 - math.floor(math.log10(self.tolerance))) + 0.0
+        )
 
     @property
     def error(self) -> str:
@@ -44,7 +51,8 @@ Mutant = Callable[[], AbstractContextManager]
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper as a check: `measure` gives the evidence, `verdict` and `says` what it amounts to, `mutants` must break it."""
+    """A claim of the paper as a check: `measure` gives the evidence, `verdict` and `says` what it amounts to, `mutants`
+    must break it."""
 
     id: str
     where: str
@@ -71,8 +79,8 @@ def claim(
 
 
 def from_rows(what: str, results: list, name: str, predicted: float | None = None) -> Evidence:
-    """The mean over seeds of one measured quantity of an experiment and its standard error, against `predicted` (the experiment's own
-    prediction if None)."""
+    """The mean over seeds of one measured quantity of an experiment and its standard error, against `predicted` (the
+    experiment's own prediction if None)."""
     n = len(results)
     stderr = [result.stderr[name] for result in results] if all(name in result.stderr for result in results) else None
     return Evidence(
@@ -84,7 +92,8 @@ def from_rows(what: str, results: list, name: str, predicted: float | None = Non
 
 
 def false_failure(evidence: list[Evidence]) -> float:
-    """How often a right program fails these comparisons: the Bonferroni sum over those with a standard error; identities never fail."""
+    """How often a right program fails these comparisons: the Bonferroni sum over those with a standard error;
+    identities never fail."""
     return math.erfc(Z_LIMIT / math.sqrt(2)) * sum(e.stderr is not None for e in evidence)
 
 

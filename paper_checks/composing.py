@@ -3,12 +3,11 @@
 from typing import Any
 
 import numpy as np
-
-from paper_checks import mutants
-from paper_checks.claims import Evidence, claim, from_rows
-from paper_checks.setup import C_FIRST, C_FIRST_OTHER, C_SECOND, paper_kernel
-from theory.experiments import kernel_limit, many_facts, scale, theorem_2, theorem_3
-from theory.settings import INF, KernelLimit, ManyFacts, Scale, Theorem2, Theorem3
+from lora_reuse.paper_checks import mutants
+from lora_reuse.paper_checks.claims import Evidence, claim, from_rows
+from lora_reuse.paper_checks.setup import C_FIRST, C_FIRST_OTHER, C_SECOND, paper_kernel
+from lora_reuse.theory.experiments import kernel_limit, many_facts, scale, theorem_2, theorem_3
+from lora_reuse.theory.settings import INF, KernelLimit, ManyFacts, Scale, Theorem2, Theorem3
 
 RHO = paper_kernel(2**0.5, 2**0.5, 1.0)
 
@@ -44,7 +43,11 @@ def two_multiples() -> list[Evidence]:
         found.append(from_rows(name, results, name, value))
     limit = kernel_limit.run(KernelLimit(width=INF), [0])[0].measured
     found.append(Evidence("c_first, m=inf", limit["c_first"], C_FIRST))
-    return [*found, *composed_coefficients("sum", C_FIRST, C_SECOND), Evidence("outside the span", one_fact("sum")["span_residual"], 0.0)]
+    return [
+        *found,
+        *composed_coefficients("sum", C_FIRST, C_SECOND),
+        Evidence("outside the span", one_fact("sum")["span_residual"], 0.0),
+    ]
 
 
 @claim(
@@ -56,7 +59,8 @@ def two_multiples() -> list[Evidence]:
     sum_for_oracle=lambda: mutants.rule_replaced("oracle", "sum"),
 )
 def correct_change() -> list[Evidence]:
-    """Distance of the output from i_z: through the edit of the composed prompt by i_z − i_{r2(r1(x))}, and with the printed change added (√2)."""
+    """Distance of the output from i_z: through the edit of the composed prompt by i_z − i_{r2(r1(x))}, and with the
+    printed change added (√2)."""
     scene = theorem_3.draw_scene(1)
     i, e = scene.one_hot, scene.edits
     printed = scene.two_hop_outputs(i(e.z) - i(e.r2y))
@@ -93,12 +97,22 @@ def other_entity() -> list[Evidence]:
     oracle_for_sum=lambda: mutants.rule_replaced("sum", "oracle"),
 )
 def theorem_2_holds() -> list[Evidence]:
-    """Which output is largest, and how far the output is from i_z, under every coincidence of two entities, at d = m = ∞."""
+    """Which output is largest, and how far the output is from i_z, under every coincidence of two entities, at d = m =
+    ∞."""
     found = []
-    for coincide, winner in (("none", 0.0), ("x=y", 0.0), ("z=r2y", 0.0), ("r2y=r2r1x", 1.0), ("y=r1x", 1.0), ("z=r2r1x", 1.0)):
+    for coincide, winner in (
+        ("none", 0.0),
+        ("x=y", 0.0),
+        ("z=r2y", 0.0),
+        ("r2y=r2r1x", 1.0),
+        ("y=r1x", 1.0),
+        ("z=r2r1x", 1.0),
+    ):
         values = theorem_2.run(Theorem2(width=INF, coincide=coincide), [0])[0].measured
         found.append(Evidence(f"z is the largest output, {coincide}", values["wins_z"], winner))
-        found.append(Evidence(f"the output is not i_z (1: so), {coincide}", float(values["exact_output_error"] > 0.1), 1.0))
+        found.append(
+            Evidence(f"the output is not i_z (1: so), {coincide}", float(values["exact_output_error"] > 0.1), 1.0)
+        )
     return [*found, Evidence("margin of the old answer over z", one_fact("sum")["margin_old_over_new"], 1 - C_SECOND)]
 
 

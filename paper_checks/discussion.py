@@ -1,14 +1,14 @@
-"""A.1.1 and A.1.2: larger libraries, why a nonlinear MLP, why order; and step-by-step prompts, which the theory can be asked about."""
+"""A.1.1 and A.1.2: larger libraries, why a nonlinear MLP, why order; and step-by-step prompts, which the theory can be
+asked about."""
 
 from unittest.mock import patch
 
 import numpy as np
-
-from paper_checks import mutants
-from paper_checks.claims import Evidence, claim
-from paper_checks.setup import paper_kernel
-from theory.experiments import bridge, large_library, specificity, storage
-from theory.settings import INF, Bridge, LargeLibrary, Specificity, Storage
+from lora_reuse.paper_checks import mutants
+from lora_reuse.paper_checks.claims import Evidence, claim
+from lora_reuse.paper_checks.setup import paper_kernel
+from lora_reuse.theory.experiments import bridge, large_library, specificity, storage
+from lora_reuse.theory.settings import INF, Bridge, LargeLibrary, Specificity, Storage
 
 
 def _mean(results: list, name: str) -> float:
@@ -24,15 +24,24 @@ def _mean(results: list, name: str) -> float:
     oracle_in_the_library=lambda: patch.object(large_library, "TRAINED", ((1, 2), *large_library.TRAINED[1:])),
 )
 def library_does_not_compose() -> list[Evidence]:
-    """Ten experts of 8 facts, sum, d = m = ∞: the right answer's coefficient against its relation's, and accuracies in both graphs."""
+    """Ten experts of 8 facts, sum, d = m = ∞: the right answer's coefficient against its relation's, and accuracies in
+    both graphs."""
     disjoint = large_library.run(LargeLibrary(width=INF, graph="disjoint"), range(4))
     shared = large_library.run(LargeLibrary(width=INF, graph="shared"), range(60))
     gap = np.array([r.measured["accuracy_within_u3"] - r.measured["chance"] for r in shared])
     return [
-        Evidence("right answer minus others of its relation", _mean(disjoint, "coefficient_right") - _mean(disjoint, "coefficient_rel2"), 0.0),
+        Evidence(
+            "right answer minus others of its relation",
+            _mean(disjoint, "coefficient_right") - _mean(disjoint, "coefficient_rel2"),
+            0.0,
+        ),
         Evidence("accuracy, disjoint", _mean(disjoint, "accuracy"), 0.0),
         Evidence("accuracy within the relation's answers, disjoint", _mean(disjoint, "accuracy_within_rel2"), 1 / 8),
-        Evidence("accuracy above chance within U3, shared (1: yes)", float(gap.mean() > 5.33 * gap.std() / np.sqrt(len(gap))), 0.0),
+        Evidence(
+            "accuracy above chance within U3, shared (1: yes)",
+            float(gap.mean() > 5.33 * gap.std() / np.sqrt(len(gap))),
+            0.0,
+        ),
     ]
 
 
@@ -43,10 +52,13 @@ def library_does_not_compose() -> list[Evidence]:
     "disjoint ranges suffice (if no answer is far more popular than another) but are not needed: two relations fit an additive model exactly if"
     " the graph with an edge r2(x) to r1(x) has no cycle. The paper's own pair can be stored; a cycle, as two people with birthplace and"
     " residence exchanged, cannot",
-    linear_for_relu=lambda: patch.object(Storage, "__post_init__", lambda self: object.__setattr__(self, "activation", "linear")),
+    linear_for_relu=lambda: patch.object(
+        Storage, "__post_init__", lambda self: object.__setattr__(self, "activation", "linear")
+    ),
 )
 def linear_needs_no_shared_range() -> list[Evidence]:
-    """Shares of facts whose largest output is right: linear and ReLU features, shared and disjoint ranges, at m = ∞, 10 worlds."""
+    """Shares of facts whose largest output is right: linear and ReLU features, shared and disjoint ranges, at m = ∞, 10
+    worlds."""
     share = {
         (activation, ranges): storage.run(Storage(width=INF, activation=activation, share=ranges), range(10))
         for activation in ("linear", "relu")
@@ -58,7 +70,11 @@ def linear_needs_no_shared_range() -> list[Evidence]:
         Evidence("ReLU, shared: stored exactly", _mean(share["relu", "shared"], "stored_exactly"), 1.0),
         Evidence("ReLU, disjoint: stored exactly", _mean(share["relu", "disjoint"], "stored_exactly"), 1.0),
         Evidence("linear, disjoint: argmax right", _mean(share["linear", "disjoint"], "stored_argmax"), 1.0),
-        Evidence("linear, shared: argmax wrong somewhere (1: yes)", float(_mean(share["linear", "shared"], "stored_argmax") < 0.9), 1.0),
+        Evidence(
+            "linear, shared: argmax wrong somewhere (1: yes)",
+            float(_mean(share["linear", "shared"], "stored_argmax") < 0.9),
+            1.0,
+        ),
         Evidence("an additive model exists exactly where the graph is acyclic", float(np.mean(agree)), 1.0),
     ]
 
@@ -71,7 +87,8 @@ def linear_needs_no_shared_range() -> list[Evidence]:
     without_pi_minus_theta=mutants.kernel_without_pi_minus_theta,
 )
 def order_is_seen() -> list[Evidence]:
-    """The distance of the two orders for the transformer and for pooled embeddings, at d = m = ∞ and for the latter at finite d and m."""
+    """The distance of the two orders for the transformer and for pooled embeddings, at d = m = ∞ and for the latter at
+    finite d and m."""
     (limit,) = specificity.run(Specificity(width=INF), [0])
     (drawn,) = specificity.run(Specificity(width=1024, dim=64), [0])
     expected = 1 - paper_kernel(1.5**0.5, 1.5**0.5, 0.25) / 0.75
@@ -93,7 +110,8 @@ def order_is_seen() -> list[Evidence]:
     average_for_sum=lambda: mutants.rule_replaced("sum", "average"),
 )
 def steps_need_local_attention() -> list[Evidence]:
-    """Hops just below and above the closed-form locality, 8 facts, sum, d = m = ∞; direct answers; the effect of bridge data."""
+    """Hops just below and above the closed-form locality, 8 facts, sum, d = m = ∞; direct answers; the effect of bridge
+    data."""
     found = []
     for hop in (1, 2):
         edge = bridge.threshold(0, hop, facts=8)
@@ -108,7 +126,11 @@ def steps_need_local_attention() -> list[Evidence]:
         Evidence("step by step, locality 0.6", local.measured["two_hop_step_by_step"], 1.0),
         Evidence("direct, locality 0.6", local.measured["two_hop_direct"], 0.0),
         Evidence("step by step, average, locality 0.9", mean.measured["two_hop_step_by_step"], 0.0),
-        Evidence("bridge data (setup 2) lowers c_hop_1 (1: yes)", float(stored.measured["c_hop_1"] < local.measured["c_hop_1"]), 1.0),
+        Evidence(
+            "bridge data (setup 2) lowers c_hop_1 (1: yes)",
+            float(stored.measured["c_hop_1"] < local.measured["c_hop_1"]),
+            1.0,
+        ),
     ]
 
 

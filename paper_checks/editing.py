@@ -3,14 +3,13 @@
 import functools
 
 import numpy as np
-
-from paper_checks import mutants
-from paper_checks.claims import Evidence, claim, from_rows
-from theory import edits
-from theory.edits import LowRank
-from theory.experiments import proposition_1
-from theory.gram import features, geometry, stream
-from theory.settings import INF, Model, Proposition1
+from lora_reuse.paper_checks import mutants
+from lora_reuse.paper_checks.claims import Evidence, claim, from_rows
+from lora_reuse.theory import edits
+from lora_reuse.theory.edits import LowRank
+from lora_reuse.theory.experiments import proposition_1
+from lora_reuse.theory.gram import features, geometry, stream
+from lora_reuse.theory.settings import INF, Model, Proposition1
 
 KEYS = [(x, 20 + r) for x in range(4) for r in range(2)]
 WIDTH = 64
@@ -44,10 +43,15 @@ def balance_forgotten():
     norm_not_squared=mutants.norm_not_squared,
 )
 def proposition_1_form() -> list[Evidence]:
-    """Eq. 1 written out against the edit; the edited answer in a model of a small world; the trained adapter's distance."""
+    """Eq. 1 written out against the edit; the edited answer in a model of a small world; the trained adapter's
+    distance."""
     v, w = _keys()[:, :1], _differences(1)
     edit = edits.min_norm_edit(v, w)
-    found = [Evidence("max difference to eq. 1", float(np.abs(edit.dense() - w @ v.T / np.sum(v**2)).max()), 0.0, tolerance=1e-12)]
+    found = [
+        Evidence(
+            "max difference to eq. 1", float(np.abs(edit.dense() - w @ v.T / np.sum(v**2)).max()), 0.0, tolerance=1e-12
+        )
+    ]
     results = proposition_1.run(Proposition1(width=1024), range(4))
     found += [from_rows("efficacy of the edit", results, "efficacy")]
     trained = max(r.measured["trained_relative_error"] for r in results)
@@ -63,7 +67,8 @@ def proposition_1_form() -> list[Evidence]:
     inverse_gram_dropped=mutants.inverse_gram_dropped,
 )
 def unique_update_free_factors() -> list[Evidence]:
-    """Other interpolating updates pay more, rotated factors the same, and the least penalty is twice the nuclear norm."""
+    """Other interpolating updates pay more, rotated factors the same, and the least penalty is twice the nuclear
+    norm."""
     rng = np.random.default_rng(0)
     K, D = _keys(), _differences(8)
     best = edits.min_norm_edit(K, D).balanced()
@@ -76,7 +81,12 @@ def unique_update_free_factors() -> list[Evidence]:
     return [
         Evidence("least penalty over 2||D K^+||_*", _penalty(best) / nuclear, 1.0),
         Evidence("penalty of rotated factors over the least", _penalty(turned) / _penalty(best), 1.0),
-        Evidence("the rotated factors give the same dW", float(np.abs(turned.dense() - best.dense()).max()), 0.0, tolerance=1e-12),
+        Evidence(
+            "the rotated factors give the same dW",
+            float(np.abs(turned.dense() - best.dense()).max()),
+            0.0,
+            tolerance=1e-12,
+        ),
         Evidence("another interpolating dW pays more (1: yes)", float(_penalty(other) > nuclear * (1 + 1e-6)), 1.0),
     ]
 
@@ -110,7 +120,9 @@ def several_facts() -> list[Evidence]:
 def leakage() -> list[Evidence]:
     """Leakage at width 2^12, 32 seeds, against the kernel; the limits against their closed forms."""
     results = proposition_1.run(Proposition1(width=2**12, train=False), range(32))
-    found = [from_rows(name, results, name) for name in ("leakage_same_relation", "leakage_same_entity", "leakage_unrelated")]
+    found = [
+        from_rows(name, results, name) for name in ("leakage_same_relation", "leakage_same_entity", "leakage_unrelated")
+    ]
     limit = proposition_1.run(Proposition1(width=INF, train=False), [0])[0].measured
     angle = np.arccos(0.5)
     same = float(((np.pi - angle) * np.cos(angle) + np.sin(angle)) / np.pi)

@@ -7,17 +7,30 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+from lora_reuse.theory import compositions, delta, edits, gram, kernels, library, model, readout
+from lora_reuse.theory.edits import LowRank
+from lora_reuse.theory.experiments import kernel_limit, many_facts, proposition_1, theorem_3
 
-from theory import compositions, delta, edits, gram, kernels, library, model, readout
-from theory.edits import LowRank
-from theory.experiments import kernel_limit, many_facts, proposition_1, theorem_3
-
-_MODULES = (compositions, delta, edits, gram, kernels, library, model, readout, kernel_limit, many_facts, proposition_1, theorem_3)
+_MODULES = (
+    compositions,
+    delta,
+    edits,
+    gram,
+    kernels,
+    library,
+    model,
+    readout,
+    kernel_limit,
+    many_facts,
+    proposition_1,
+    theorem_3,
+)
 
 
 @contextmanager
 def replaced(name: str, new: Any) -> Iterator[None]:
-    """`name` replaced by `new` in every module of `theory` that knows it, and caches of what it computed emptied around it."""
+    """`name` replaced by `new` in every module of `theory` that knows it, and caches of what it computed emptied around
+    it."""
     with ExitStack() as stack:
         for module in _MODULES:
             if hasattr(module, name):
@@ -106,7 +119,11 @@ def rule_scaled(name: str, factor: float) -> AbstractContextManager:
 def square_root_weights() -> AbstractContextManager:
     """√w for w in eq. 27, as PEFT's `linear` has it."""
     honest = compositions.Context.weights_for
-    return patch.object(compositions.Context, "weights_for", lambda self, experts, default: np.sqrt(np.abs(honest(self, experts, default))))
+    return patch.object(
+        compositions.Context,
+        "weights_for",
+        lambda self, experts, default: np.sqrt(np.abs(honest(self, experts, default))),
+    )
 
 
 def variance_reading() -> AbstractContextManager:

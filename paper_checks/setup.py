@@ -3,13 +3,12 @@
 import math
 
 import numpy as np
-
-from paper_checks import mutants
-from paper_checks.claims import Evidence, claim, from_rows
-from theory import gram, kernels
-from theory import model as transformer
-from theory.experiments import attention, capacity, kernel_limit
-from theory.settings import INF, Attention, Capacity, KernelLimit
+from lora_reuse.paper_checks import mutants
+from lora_reuse.paper_checks.claims import Evidence, claim, from_rows
+from lora_reuse.theory import gram, kernels
+from lora_reuse.theory import model as transformer
+from lora_reuse.theory.experiments import attention, capacity, kernel_limit
+from lora_reuse.theory.settings import INF, Attention, Capacity, KernelLimit
 
 
 def paper_kernel(norm: float, other_norm: float, dot: float) -> float:
@@ -18,7 +17,8 @@ def paper_kernel(norm: float, other_norm: float, dot: float) -> float:
     return norm * other_norm / (2 * math.pi) * ((math.pi - eta) * math.cos(eta) + math.sin(eta))
 
 
-# k(η₁, ξ)/k(η₁, η₁) and k(η₂, ξ)/k(η₂, η₂) from the paper's own formulas: ‖η‖² = 2, ‖ξ‖² = 3/2, η₁·ξ = 1/2, η₂·ξ = 1, k(η, η) = 1.
+# k(η₁, ξ)/k(η₁, η₁) and k(η₂, ξ)/k(η₂, η₂) from the paper's own formulas: ‖η‖² = 2, ‖ξ‖² = 3/2, η₁·ξ = 1/2, η₂·ξ = 1,
+# k(η, η) = 1.
 C_FIRST = paper_kernel(2**0.5, 1.5**0.5, 0.5)
 C_SECOND = paper_kernel(2**0.5, 1.5**0.5, 1.0)
 C_FIRST_OTHER = paper_kernel(2**0.5, 1.5**0.5, 0.0)
@@ -72,9 +72,15 @@ def two_readings() -> list[Evidence]:
     attention_weight_one=mutants.attention_weight_one,
 )
 def arc_cosine_kernel() -> list[Evidence]:
-    """The kernel on the theorem's four prompts against eq. 13; the relative error of G at three widths against its predicted mean."""
+    """The kernel on the theorem's four prompts against eq. 13; the relative error of G at three widths against its
+    predicted mean."""
     S = [[2, 0, 0.5, 0], [0, 2, 1, 1], [0.5, 1, 1.5, 1.25], [0, 1, 1.25, 1.5]]
-    k = np.array([[paper_kernel(S[i][i] ** 0.5, S[j][j] ** 0.5, S[i][j]) if i != j else S[i][i] / 2 for j in range(4)] for i in range(4)])
+    k = np.array(
+        [
+            [paper_kernel(S[i][i] ** 0.5, S[j][j] ** 0.5, S[i][j]) if i != j else S[i][i] / 2 for j in range(4)]
+            for i in range(4)
+        ]
+    )
     G = gram.gram(kernel_limit.PROMPTS, KernelLimit(width=INF), [0])[0]
     found = [Evidence("the kernel against eq. 13, largest difference", float(np.abs(G - k).max()), 0.0)]
     for width, seeds in ((2**10, 64), (2**14, 64), (2**18, 16)):
@@ -92,9 +98,16 @@ def arc_cosine_kernel() -> list[Evidence]:
     attention_weight_one=mutants.attention_weight_one,
 )
 def ordinary_mask() -> list[Evidence]:
-    """Squared norm of the key, and both coefficients at width 2^18 under mask=causal, against eq. 13 on the overlaps by hand."""
+    """Squared norm of the key, and both coefficients at width 2^18 under mask=causal, against eq. 13 on the overlaps by
+    hand."""
     attended, residual = transformer.coefficients([(0, 1)], 2, mask="causal")
-    found = [Evidence("norm of the key, squared (eq. 21 as printed: 0.75)", float(kernels.limit_geometry(attended, residual)[0, 0]), 1.5)]
+    found = [
+        Evidence(
+            "norm of the key, squared (eq. 21 as printed: 0.75)",
+            float(kernels.limit_geometry(attended, residual)[0, 0]),
+            1.5,
+        )
+    ]
     results = kernel_limit.run(KernelLimit(width=2**18, mask="causal"), range(8))
     # ‖η‖² = 1 + 1/2, ‖ξ‖² = 1 + 1/3, η₁·ξ = 2/6, η₂·ξ = 1 + 1/6, k(η, η) = 3/4
     norms = 1.5**0.5, (4 / 3) ** 0.5
@@ -112,15 +125,27 @@ def ordinary_mask() -> list[Evidence]:
     readout_regularised=lambda: mutants.replaced_in(capacity, "min_norm_readout", mutants.ridge_readout),
 )
 def storage_threshold() -> list[Evidence]:
-    """96 prompts: everything exact at m = 120 and at m = infinity, nearly nothing at m = 90; the lost share at m = 24 and 48."""
+    """96 prompts: everything exact at m = 120 and at m = infinity, nearly nothing at m = 90; the lost share at m = 24
+    and 48."""
     found = [
         Evidence(
-            "share stored exactly, m=120", float(np.mean([r.measured["stored_exactly"] for r in capacity.run(Capacity(width=120), range(8))])), 1.0
+            "share stored exactly, m=120",
+            float(np.mean([r.measured["stored_exactly"] for r in capacity.run(Capacity(width=120), range(8))])),
+            1.0,
         ),
-        Evidence("share stored exactly, m=inf", capacity.run(Capacity(width=INF), [0])[0].measured["stored_exactly"], 1.0),
+        Evidence(
+            "share stored exactly, m=inf", capacity.run(Capacity(width=INF), [0])[0].measured["stored_exactly"], 1.0
+        ),
     ]
     below = capacity.run(Capacity(width=90), range(8))
-    found.append(Evidence("share stored exactly, m=90", float(np.mean([r.measured["stored_exactly"] for r in below])), 0.0, tolerance=0.03))
+    found.append(
+        Evidence(
+            "share stored exactly, m=90",
+            float(np.mean([r.measured["stored_exactly"] for r in below])),
+            0.0,
+            tolerance=0.03,
+        )
+    )
     for width in (24, 48):
         results = capacity.run(Capacity(width=width), range(40))
         lost = np.array([r.measured["unstored"] for r in results])

@@ -1,9 +1,8 @@
 """pytest paper_checks: every claim holds, every planted mistake is rejected, and no claim is without one."""
 
 import pytest
-
-from paper_checks import load_claims
-from paper_checks.claims import CLAIMS, false_failure, rejected
+from lora_reuse.paper_checks import load_claims
+from lora_reuse.paper_checks.claims import CLAIMS, false_failure, rejected
 
 load_claims()
 
@@ -13,7 +12,9 @@ def test_claim(name):
     found = CLAIMS[name].measure()
     broken = [e for e in found if not e.holds]
     assert false_failure(found) < 1e-6
-    assert not broken, "\n".join(f"{e.what}: measured {e.measured:.6g} {e.error}, predicted {e.predicted:.6g}" for e in broken)
+    assert not broken, "\n".join(
+        f"{e.what}: measured {e.measured:.6g} {e.error}, predicted {e.predicted:.6g}" for e in broken
+    )
 
 
 @pytest.mark.parametrize(("name", "mutant"), [(name, mutant) for name, c in CLAIMS.items() for mutant in c.mutants])

@@ -3,13 +3,12 @@
 from typing import Any
 
 import numpy as np
-
-from paper_checks import mutants
-from paper_checks.claims import Evidence, claim
-from paper_checks.composing import composed_coefficients, one_fact
-from paper_checks.setup import C_FIRST, C_SECOND
-from theory.experiments import many_facts, theorem_3
-from theory.settings import INF, ManyFacts, Theorem3
+from lora_reuse.paper_checks import mutants
+from lora_reuse.paper_checks.claims import Evidence, claim
+from lora_reuse.paper_checks.composing import composed_coefficients, one_fact
+from lora_reuse.paper_checks.setup import C_FIRST, C_SECOND
+from lora_reuse.theory.experiments import many_facts, theorem_3
+from lora_reuse.theory.settings import INF, ManyFacts, Theorem3
 
 FACTS = 8
 
@@ -36,11 +35,18 @@ def cat_fails() -> list[Evidence]:
     ]
     for weight, wins in ((1.74, 0.0), (1.75, 1.0)):
         found.append(
-            Evidence(f"z wins, second weight {weight}", one_fact("cat", fit="given", weight_first=0.0, weight_second=weight)["wins_z"], wins)
+            Evidence(
+                f"z wins, second weight {weight}",
+                one_fact("cat", fit="given", weight_first=0.0, weight_second=weight)["wins_z"],
+                wins,
+            )
         )
     return [
         *found,
-        *(Evidence(f"accuracy, n={FACTS}, fitted on {data}", _accuracy("cat", data=data), 0.0) for data in ("two_hop", "held_out", "one_hop")),
+        *(
+            Evidence(f"accuracy, n={FACTS}, fitted on {data}", _accuracy("cat", data=data), 0.0)
+            for data in ("two_hop", "held_out", "one_hop")
+        ),
     ]
 
 
@@ -54,16 +60,26 @@ def cat_fails() -> list[Evidence]:
     sum_for_linear=lambda: mutants.rule_replaced("linear", "sum"),
 )
 def linear_merging_fails() -> list[Evidence]:
-    """One fact: both signs, weight 2. Eight facts, weights (1, 4): ordered, sign-flipped and randomly rotated factors."""
+    """One fact: both signs, weight 2. Eight facts, weights (1, 4): ordered, sign-flipped and randomly rotated
+    factors."""
     plus, minus = C_FIRST + C_SECOND, C_FIRST - C_SECOND
-    found = [*composed_coefficients("linear", plus, plus), *composed_coefficients("linear", minus, -minus, gauge="minus")]
+    found = [
+        *composed_coefficients("linear", plus, plus),
+        *composed_coefficients("linear", minus, -minus, gauge="minus"),
+    ]
     doubled = one_fact("linear", weight_first=2.0, weight_second=2.0)
     found.append(Evidence("c_second at weights 2, 2", doubled["c_second"], 4 * plus))
     knobs: dict[str, Any] = {"weight_first": 1.0, "weight_second": 4.0}
-    found += [Evidence(f"accuracy, n={FACTS}, {g}", _accuracy("linear", gauge=g, **knobs), v) for g, v in (("plus", 1.0), ("minus", 0.0))]
+    found += [
+        Evidence(f"accuracy, n={FACTS}, {g}", _accuracy("linear", gauge=g, **knobs), v)
+        for g, v in (("plus", 1.0), ("minus", 0.0))
+    ]
     chance = 1 / FACTS
     error = float(np.sqrt(chance * (1 - chance) / (48 * FACTS)))
-    return [*found, Evidence("accuracy, random rotations", _accuracy("linear", seeds=48, gauge="random", **knobs), chance, error)]
+    return [
+        *found,
+        Evidence("accuracy, random rotations", _accuracy("linear", seeds=48, gauge="random", **knobs), chance, error),
+    ]
 
 
 @claim(
@@ -77,7 +93,11 @@ def uniform_fails() -> list[Evidence]:
     """Coefficients at width 2^14, the winner for one fact, accuracy for eight."""
     quarter = (C_FIRST + C_SECOND) / 4
     found = composed_coefficients("uniform", quarter, quarter)
-    return [*found, Evidence("z wins", one_fact("uniform")["wins_z"], 0.0), Evidence(f"accuracy, n={FACTS}", _accuracy("uniform"), 0.0)]
+    return [
+        *found,
+        Evidence("z wins", one_fact("uniform")["wins_z"], 0.0),
+        Evidence(f"accuracy, n={FACTS}", _accuracy("uniform"), 0.0),
+    ]
 
 
 @claim(
@@ -90,14 +110,22 @@ def uniform_fails() -> list[Evidence]:
     sum_for_arrow=lambda: mutants.rule_replaced("arrow", "sum"),
 )
 def arrow_fails() -> list[Evidence]:
-    """Coefficients of eq. 28 at width 2^14 from the paper's scores; the winner under raw scores; accuracy for eight facts."""
+    """Coefficients of eq. 28 at width 2^14 from the paper's scores; the winner under raw scores; accuracy for eight
+    facts."""
     w = np.exp([C_FIRST, C_SECOND])
     first, second = w / w.sum()
     inner = first * C_FIRST + second * C_SECOND
     found = composed_coefficients("arrow", float(first * inner), float(second * inner))
     raw = one_fact("arrow", scores="raw")
-    found += [Evidence("c_second, raw scores, m=inf", raw["c_second"], C_SECOND), Evidence("z wins, raw scores", raw["wins_z"], 0.0)]
-    return [*found, Evidence("z wins", one_fact("arrow")["wins_z"], 0.0), Evidence(f"accuracy, n={FACTS}", _accuracy("arrow"), 0.0)]
+    found += [
+        Evidence("c_second, raw scores, m=inf", raw["c_second"], C_SECOND),
+        Evidence("z wins, raw scores", raw["wins_z"], 0.0),
+    ]
+    return [
+        *found,
+        Evidence("z wins", one_fact("arrow")["wins_z"], 0.0),
+        Evidence(f"accuracy, n={FACTS}", _accuracy("arrow"), 0.0),
+    ]
 
 
 def _merge_fails(name: str) -> list[Evidence]:
@@ -137,7 +165,9 @@ def dare_fails() -> list[Evidence]:
     results = theorem_3.run(Theorem3(width=2**12, composition="dare", density=0.5), range(64))
     for key, value in (("c_first", C_FIRST), ("c_second", C_SECOND)):
         values = np.array([result.measured[key] for result in results])
-        found.append(Evidence(f"{key}, density 0.5", float(values.mean()), value, float(values.std() / np.sqrt(len(values)))))
+        found.append(
+            Evidence(f"{key}, density 0.5", float(values.mean()), value, float(values.std() / np.sqrt(len(values))))
+        )
     return found
 
 
@@ -150,4 +180,7 @@ def dare_fails() -> list[Evidence]:
 )
 def lorahub_fails() -> list[Evidence]:
     """The winner for one fact, with weights fitted on that very fact, and accuracy for eight."""
-    return [Evidence("z wins", one_fact("lorahub")["wins_z"], 0.0), Evidence(f"accuracy, n={FACTS}", _accuracy("lorahub"), 0.0)]
+    return [
+        Evidence("z wins", one_fact("lorahub")["wins_z"], 0.0),
+        Evidence(f"accuracy, n={FACTS}", _accuracy("lorahub"), 0.0),
+    ]

@@ -4,12 +4,14 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from runs.settings import SettingError
+from lora_reuse.runs.settings import SettingError
 
 
-def command(name: str, function: Callable[[list[str]], int], words: Sequence[str], interrupted: str = "nothing was written") -> int:
-    """Runs `function(words)` and returns the exit code: its own, 2 for a mistake in the settings or a folder, 130 for an interruption, of
-    which `interrupted` says what is left and how to go on."""
+def command(
+    name: str, function: Callable[[list[str]], int], words: Sequence[str], interrupted: str = "nothing was written"
+) -> int:
+    """Runs `function(words)` and returns the exit code: its own, 2 for a mistake in the settings or a folder, 130 for
+    an interruption, of which `interrupted` says what is left and how to go on."""
     try:
         return function(list(words))
     except SettingError as error:

@@ -1,12 +1,13 @@
 """Rows on disk: one JSON object a line, appended and never rewritten.
 
-A row is complete or absent. Each append is one write under a file lock, so processes that share a folder lose nothing, and a kill
-leaves at most one torn last line, which the next opening cuts off. Anything else that is not a row is reported and left alone.
+A row is complete or absent. Each append is one write under a file lock, so processes that share a folder lose nothing,
+and a kill leaves at most one torn last line, which the next opening cuts off. Anything else that is not a row is
+reported and left alone.
 
-What a row says can turn out to be wrong. It is then withdrawn, not rewritten: `withdrawn.csv` beside the rows has a line of hash, commit, field
-and reason for each. `field` is `row` for all of it, or `predicted.at_most`, say, for one number; what is left of the row stands. The commit is
-the one that made the row, so that the same measurement made anew is not withdrawn. Readers get what is not withdrawn.
-"""
+What a row says can turn out to be wrong. It is then withdrawn, not rewritten: `withdrawn.csv` beside the rows has a
+line of hash, commit, field and reason for each. `field` is `row` for all of it, or `predicted.at_most`, say, for one
+number; what is left of the row stands. The commit is the one that made the row, so that the same measurement made anew
+is not withdrawn. Readers get what is not withdrawn."""
 
 import contextlib
 import csv
@@ -19,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runs.settings import SettingError
+from lora_reuse.runs.settings import SettingError
 
 if TYPE_CHECKING:
     import pandas
@@ -48,8 +49,8 @@ def row_hash(experiment: str, settings: Mapping[str, Any]) -> str:
 class Rows:
     """The rows of one experiment in one folder: those on disk by hash, and `append`.
 
-    Every process appends to the file of its own `name` (`kernel_limit`, or `kernel_limit.2-of-8` for a shard) and knows the rows of
-    all of them. Raises SettingError if the folder cannot be written or holds something that is not a row.
+    Every process appends to the file of its own `name` (`kernel_limit`, or `kernel_limit.2-of-8` for a shard) and knows
+    the rows of all of them. Raises SettingError if the folder cannot be written or holds something that is not a row.
     """
 
     def __init__(self, folder: Path, experiment: str, name: str | None = None):
@@ -83,8 +84,8 @@ class Rows:
 
 
 def load_rows(folder: Path | str, experiment: str | None = None) -> list[dict[str, Any]]:
-    """The rows in `folder` (of one experiment, or of all) without what is withdrawn, each measurement once. Raises SettingError with file and
-    line."""
+    """The rows in `folder` (of one experiment, or of all) without what is withdrawn, each measurement once. Raises
+    SettingError with file and line."""
     paths = sorted(Path(folder).glob("*.jsonl"))
     if experiment is not None:
         paths = [path for path in paths if path.name.split(".")[0] == experiment]
@@ -154,7 +155,8 @@ def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
 
 
 def _withdrawn(path: Path) -> dict[tuple[str, str], dict[str, str]]:
-    """By hash and commit of a row: the fields that are withdrawn, each with where that is said. Raises SettingError with file and line."""
+    """By hash and commit of a row: the fields that are withdrawn, each with where that is said. Raises SettingError
+    with file and line."""
     found: dict[tuple[str, str], dict[str, str]] = {}
     if not path.exists():
         return found
@@ -169,16 +171,23 @@ def _withdrawn(path: Path) -> dict[tuple[str, str], dict[str, str]]:
             if tuple(line) != _COLUMNS:
                 raise SettingError(where, repr(",".join(line)), f"the head {','.join(_COLUMNS)}")
         elif len(line) != len(_COLUMNS) or not all((line[0], line[2], line[3])):
-            raise SettingError(where, repr(",".join(line)), f"{', '.join(_COLUMNS)}; the commit alone may be empty, of a row without one")
+            raise SettingError(
+                where,
+                repr(",".join(line)),
+                f"{', '.join(_COLUMNS)}; the commit alone may be empty, of a row without one",
+            )
         elif line[2] != "row" and line[2].split(".")[0] not in ("measured", "predicted", "stderr"):
-            raise SettingError(where, repr(line[2]), "row, or a field of measured, predicted or stderr, as predicted.at_most")
+            raise SettingError(
+                where, repr(line[2]), "row, or a field of measured, predicted or stderr, as predicted.at_most"
+            )
         else:
             found.setdefault((line[0], line[1]), {})[line[2]] = where
     return found
 
 
 def _without(row: dict[str, Any], withdrawn: Mapping[tuple[str, str], Mapping[str, str]]) -> bool:
-    """Whether something of the row stands; the fields that are withdrawn are taken from it. Raises SettingError for one that it does not have."""
+    """Whether something of the row stands; the fields that are withdrawn are taken from it. Raises SettingError for one
+    that it does not have."""
     fields = withdrawn.get((row["hash"], row["provenance"].get("commit") or ""), {})
     for field, where in fields.items():
         part, _, name = field.partition(".")

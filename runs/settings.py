@@ -1,10 +1,9 @@
 """Settings from bare `key=value` words, typed by a frozen dataclass.
 
-A setting is a dataclass field made with `setting(default, kind, doc)`. A comma list is a grid axis: `width=256,1e6,2**20,inf`.
-The standard library and a page of code, because the libraries that read `key=value` (chz, OmegaConf) refuse `1e6` as a whole
-number, take the last of a repeated key in silence, read `width=` as an empty grid, and answer in several lines;
-`tests/test_settings.py` holds each of these.
-"""
+A setting is a dataclass field made with `setting(default, kind, doc)`. A comma list is a grid axis:
+`width=256,1e6,2**20,inf`. The standard library and a page of code, because the libraries that read `key=value` (chz,
+OmegaConf) refuse `1e6` as a whole number, take the last of a repeated key in silence, read `width=` as an empty grid,
+and answer in several lines; `tests/test_settings.py` holds each of these."""
 
 import dataclasses
 import difflib
@@ -20,7 +19,8 @@ Given = TypeVar("Given")
 
 
 class SettingError(ValueError):
-    """A mistake of the user's: one line that names the argument, what came, what is allowed and, where it helps, the mend."""
+    """A mistake of the user's: one line that names the argument, what came, what is allowed and, where it helps, the
+    mend."""
 
     def __init__(self, name: str, got: object, allowed: str, mend: str = ""):
         super().__init__(" ".join(f"{name}: got {got}; allowed: {allowed}{'; ' + mend if mend else ''}".split()))
@@ -38,7 +38,8 @@ def _restored(text: str) -> SettingError:
 
 @runtime_checkable
 class Kind(Protocol):
-    """What a setting may be: `allowed` in words, and `parse` from the text of one value (ValueError if it is not one)."""
+    """What a setting may be: `allowed` in words, and `parse` from the text of one value (ValueError if it is not
+    one)."""
 
     @property
     def allowed(self) -> str: ...
@@ -55,7 +56,9 @@ class Whole:
 
     @property
     def allowed(self) -> str:
-        return f"a whole number from {short(self.minimum)} to {short(self.maximum)}" + (" or inf" if self.infinite else "")
+        return f"a whole number from {short(self.minimum)} to {short(self.maximum)}" + (
+            " or inf" if self.infinite else ""
+        )
 
     def parse(self, text: str) -> int | float:
         if self.infinite and text == "inf":
@@ -133,12 +136,14 @@ class Text:
 
 
 def setting(default: Any, kind: Kind, doc: str, grid: tuple | None = None) -> Any:
-    """A dataclass field that can be set by `name=value`; `grid` is the axis a command takes when the person names none."""
+    """A dataclass field that can be set by `name=value`; `grid` is the axis a command takes when the person names
+    none."""
     return dataclasses.field(default=default, metadata={"kind": kind, "doc": doc, "grid": grid})
 
 
 def parse(words: Iterable[str], axes: type, options: type) -> tuple[dict[str, tuple], dict[str, Any]]:
-    """Reads `key=value` words against two dataclasses: `axes`, where a value may be a comma list, and `options`, where not.
+    """Reads `key=value` words against two dataclasses: `axes`, where a value may be a comma list, and `options`, where
+    not.
 
     Returns the given axes (a tuple of values each) and the given options. Raises SettingError.
     """
@@ -151,7 +156,9 @@ def parse(words: Iterable[str], axes: type, options: type) -> tuple[dict[str, tu
         if name not in fields:
             raise SettingError(name, "an unknown setting", ", ".join(fields), did_you_mean(name, fields))
         if name in given:
-            raise SettingError(name, f"{word} after an earlier {name}=", "each setting once", "a list is written with commas")
+            raise SettingError(
+                name, f"{word} after an earlier {name}=", "each setting once", "a list is written with commas"
+            )
         kind, cls = fields[name]
         texts = text.split(",") if cls is axes else [text]
         given[name] = tuple(_value(name, kind, part) for part in texts)
@@ -214,17 +221,28 @@ def help_table(*classes: type) -> str:
     for cls in classes:
         lines += ["", (cls.__doc__ or "").strip(), ""]
         rows: Sequence[tuple[str, str, str, str]] = [
-            (f.name, ",".join(short(v) for v in f.metadata["grid"] or (f.default,)), f.metadata["kind"].allowed, f.metadata["doc"])
+            (
+                f.name,
+                ",".join(short(v) for v in f.metadata["grid"] or (f.default,)),
+                f.metadata["kind"].allowed,
+                f.metadata["doc"],
+            )
             for f in dataclasses.fields(cls)
         ]
         tables = [[row[0], *(cell if len(cell) <= _WIDEST else "below" for cell in row[1:3])] for row in rows]
         widths = [max(map(len, column)) for column in zip(*tables, strict=True)]
         for row, cells in zip(rows, tables, strict=True):
-            lines.append("  ".join(["", *(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), row[3]]))
+            lines.append(
+                "  ".join(["", *(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), row[3]])
+            )
             long = [(what, cell) for what, cell in (("default", row[1]), ("allowed", row[2])) if len(cell) > _WIDEST]
             indent = " " * (widths[0] + 4)
             for what, cell in long:
                 lines += textwrap.wrap(
-                    f"{indent}{what}: {cell}", 150, subsequent_indent=f"{indent}  ", break_long_words=False, break_on_hyphens=False
+                    f"{indent}{what}: {cell}",
+                    150,
+                    subsequent_indent=f"{indent}  ",
+                    break_long_words=False,
+                    break_on_hyphens=False,
                 )
     return "\n".join(lines[1:])

@@ -1,4 +1,5 @@
-"""Strict JAX everywhere: no silent promotion of dtypes or ranks; two CPU devices, so that sharding is always exercised."""
+"""Strict JAX everywhere: no silent promotion of dtypes or ranks; two CPU devices, so that sharding is always
+exercised."""
 
 import jax
 import pytest

@@ -1,14 +1,14 @@
-"""Step-by-step prompts: the transcript's attention, the flip against its closed form, every setup, and planted mistakes."""
+"""Step-by-step prompts: the transcript's attention, the flip against its closed form, every setup, and planted
+mistakes."""
 
 import numpy as np
 import pytest
-
-from runs.settings import SettingError
-from theory import model as transformer
-from theory.experiments import bridge
-from theory.settings import INF, Bridge
-from theory.sweep import main
-from theory.table import z_score
+from lora_reuse.runs.settings import SettingError
+from lora_reuse.theory import model as transformer
+from lora_reuse.theory.experiments import bridge
+from lora_reuse.theory.settings import INF, Bridge
+from lora_reuse.theory.sweep import main
+from lora_reuse.theory.table import z_score
 
 FALSE_ALARM_Z = 5.3  # one z in 1e7 is beyond it
 
@@ -76,7 +76,9 @@ def test_uniform_attention_fails_with_many_facts_and_not_with_one():
 
 def test_one_fact_never_falls_below_its_shared_relation():
     limit = (np.sin(np.pi / 4) + 3 * np.pi / 4 * np.cos(np.pi / 4)) / np.sqrt(2) / np.pi
-    values = [bridge.own_coefficient(x, f, hop) for x in np.linspace(0, 1, 21) for f in (0, 8, 64, 10**6) for hop in (1, 2)]
+    values = [
+        bridge.own_coefficient(x, f, hop) for x in np.linspace(0, 1, 21) for f in (0, 8, 64, 10**6) for hop in (1, 2)
+    ]
     assert limit < min(values) < limit + 1e-5
 
 
@@ -152,7 +154,11 @@ def test_thresholds_at_the_edges():
     assert bridge.threshold(0, 1) == bridge.threshold(64, 2) == 0
     assert bridge.threshold(0, 1, 8, weight=0.5) == bridge.threshold(7, 2, weight=0.5) == 1
     assert bridge.threshold(0, 2, weight=0.49) == INF
-    rising = [bridge.threshold(filler, hop, facts) for facts in (8, 32, INF) for filler, hop in ((0, 1), (0, 2), (64, 1), (64, 2))]
+    rising = [
+        bridge.threshold(filler, hop, facts)
+        for facts in (8, 32, INF)
+        for filler, hop in ((0, 1), (0, 2), (64, 1), (64, 2))
+    ]
     assert all(np.diff(np.reshape(rising, (3, 4)), axis=0).ravel() > 0)
     assert all(np.diff(np.reshape(rising, (3, 4)), axis=1).ravel() > 0)
     for filler in (0, 64):
@@ -171,7 +177,12 @@ def test_the_closed_form_refuses_what_it_does_not_know(arguments):
 
 @pytest.mark.parametrize("settings", [{}, {"dim": 256}, {"composition": "average"}, {"composition": "arrow"}], ids=str)
 def test_finite_width_agrees_with_the_kernel(settings):
-    results = [r._asdict() for r in bridge.run(Bridge(width=2**14, facts=1, locality=0.4, **settings), range(12 if "dim" not in settings else 2))]
+    results = [
+        r._asdict()
+        for r in bridge.run(
+            Bridge(width=2**14, facts=1, locality=0.4, **settings), range(12 if "dim" not in settings else 2)
+        )
+    ]
     for name in ("c_hop_1", "c_hop_2"):
         z = z_score(results, name)
         assert z is not None
@@ -193,7 +204,9 @@ def test_no_error_is_claimed_where_none_is_known():
 
 def test_the_geometry_that_is_drawn_tends_to_the_limit():
     far, near = (bridge.run(Bridge(width=INF, dim=dim, facts=2, locality=0.3), range(4)) for dim in (2**8, 2**16))
-    errors = [np.sqrt(np.mean([(r.measured["c_hop_2"] - r.predicted["c_hop_2"]) ** 2 for r in part])) for part in (far, near)]
+    errors = [
+        np.sqrt(np.mean([(r.measured["c_hop_2"] - r.predicted["c_hop_2"]) ** 2 for r in part])) for part in (far, near)
+    ]
     assert errors[1] < 0.02 < 0.5
     assert errors[0] / errors[1] > 4
 
@@ -208,7 +221,10 @@ def test_every_setup_stores_what_it_says(setup, locality):
     for expert, stored in zip(plan.experts(phi), plan.stored, strict=True):
         np.testing.assert_allclose(expert @ phi[:, plan.columns(stored)], plan.differences(stored), atol=1e-7)
     asked = {
-        entity for part in plan.asked.values() for q in part for entity in (q.old, q.new, *(t for s in q.prompt for t in s if t < plan.entities))
+        entity
+        for part in plan.asked.values()
+        for q in part
+        for entity in (q.old, q.new, *(t for s in q.prompt for t in s if t < plan.entities))
     }
     bridged = [q for part in plan.stored for q in part[2:]]
     assert not asked & {entity for q in bridged for entity in (q.old, q.new)}
@@ -239,7 +255,13 @@ def test_every_rule_runs(composition):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"setup": 1}, {"setup": 4, "composition": "arrow"}, {"setup": 5, "composition": "uniform"}, {"attention": "softmax", "dim": 64}, {"width": 4}],
+    [
+        {"setup": 1},
+        {"setup": 4, "composition": "arrow"},
+        {"setup": 5, "composition": "uniform"},
+        {"attention": "softmax", "dim": 64},
+        {"width": 4},
+    ],
     ids=str,
 )
 def test_bad_settings_are_refused(settings):

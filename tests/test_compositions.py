@@ -2,18 +2,17 @@
 
 import numpy as np
 import pytest
-
-from runs.settings import SettingError
-from theory.compositions import RULES, Context, compose
-from theory.compositions.arrow import Routed, prototypes
-from theory.compositions.cat import fitted_weights
-from theory.compositions.sparse import merge_ties
-from theory.edits import LowRank
-from theory.experiments import many_facts, scale, theorem_3
-from theory.gram import coordinates
-from theory.library import draw_scene, prepared, wins
-from theory.settings import COMPOSITIONS, INF, ManyFacts, Scale, Theorem3
-from theory.table import z_score
+from lora_reuse.runs.settings import SettingError
+from lora_reuse.theory.compositions import RULES, Context, compose
+from lora_reuse.theory.compositions.arrow import Routed, prototypes
+from lora_reuse.theory.compositions.cat import fitted_weights
+from lora_reuse.theory.compositions.sparse import merge_ties
+from lora_reuse.theory.edits import LowRank
+from lora_reuse.theory.experiments import many_facts, scale, theorem_3
+from lora_reuse.theory.gram import coordinates
+from lora_reuse.theory.library import draw_scene, prepared, wins
+from lora_reuse.theory.settings import COMPOSITIONS, INF, ManyFacts, Scale, Theorem3
+from lora_reuse.theory.table import z_score
 
 SCENE = draw_scene(1)
 FEATURES = prepared(SCENE.prompts, Theorem3(width=2**12), [0], basis_free=False)[0]
@@ -38,7 +37,8 @@ def test_the_settings_offer_every_rule():
 
 @pytest.mark.parametrize("name", RULES)
 def test_span(name):
-    """The change on every prompt is a combination of the experts' answer differences, exactly where the rule says so."""
+    """The change on every prompt is a combination of the experts' answer differences, exactly where the rule says
+    so."""
     out = change(name, SCENE.experts(FEATURES), density=0.05, width=2**12)
     D = SCENE.differences
     residual = np.linalg.norm(out - D @ np.linalg.lstsq(D, out, rcond=None)[0])
@@ -50,7 +50,8 @@ def test_span(name):
 
 @pytest.mark.parametrize("name", RULES)
 def test_gauge(name):
-    """(A, B) → (−A, −B) for one expert changes nothing in ΔW: rules that promise it give the same, the others do not."""
+    """(A, B) → (−A, −B) for one expert changes nothing in ΔW: rules that promise it give the same, the others do
+    not."""
     first, second = SCENE.experts(FEATURES)
     before, after = change(name, [first, second]), change(name, [first, turned(second, -1)])
     assert np.allclose(before, after, atol=1e-9) == RULES[name].gauge_free
@@ -70,7 +71,8 @@ def test_rules_free_of_the_basis_need_the_gram_matrix_only(name):
 
 @pytest.mark.parametrize("name", RULES)
 def test_finite_width_goes_to_infinite_width(name):
-    """The composed coefficients at width 2^14 against width = inf: within 5.3 predicted errors where there are some, else within 0.05."""
+    """The composed coefficients at width 2^14 against width = inf: within 5.3 predicted errors where there are some,
+    else within 0.05."""
     setting = Theorem3(width=2**14, composition=name)
     rows = [result._asdict() for result in theorem_3.run(setting, range(8))]
     for key in ("c_first", "c_second", "c_first_other_entity", "c_second_other_entity", "margin_old_over_new"):
@@ -95,7 +97,9 @@ def test_linear_merging_depends_on_the_sign_of_the_factors():
     phi = coordinates_at_the_limit()
     for gauge, expected in (("plus", (0.985, 0.985)), ("minus", (-0.161, 0.161))):
         update = compose("linear", SCENE.experts(phi), context(phi, gauge=gauge))
-        np.testing.assert_allclose(np.linalg.lstsq(D, update @ phi[:, SCENE.two_hop], rcond=None)[0][:, 0], expected, atol=1e-3)
+        np.testing.assert_allclose(
+            np.linalg.lstsq(D, update @ phi[:, SCENE.two_hop], rcond=None)[0][:, 0], expected, atol=1e-3
+        )
     half = compose("linear", experts, context(FEATURES, weights=(0.5, 0.5))) @ t
     np.testing.assert_allclose(compose("uniform", experts, context(FEATURES)) @ t, half, atol=1e-12)
 
@@ -116,7 +120,9 @@ def test_cat_weights_are_of_least_error_and_differ_with_the_examples():
             out = a[0] * (experts[0] @ given.features) + a[1] * (experts[1] @ given.features)
             return np.sum((out - given.changes) ** 2)
 
-        assert all(error(alpha + step) >= error(alpha) - 1e-12 for step in np.random.default_rng(0).standard_normal((20, 2)))
+        assert all(
+            error(alpha + step) >= error(alpha) - 1e-12 for step in np.random.default_rng(0).standard_normal((20, 2))
+        )
         found[data] = tuple(np.round(alpha, 6))
     assert len(set(found.values())) == 3
     np.testing.assert_allclose(found["held_out"], 0, atol=1e-9)  # the answer of another entity should stay
@@ -145,7 +151,10 @@ def test_arrow_prototypes_are_the_keys_and_raw_scores_saturate():
         key = FEATURES[:, prompts][:, 0]
         assert abs(abs(row @ key) - np.linalg.norm(key)) < 1e-9
     t = FEATURES[:, SCENE.two_hop]
-    shares = [routed(experts, context(FEATURES, scores="raw", width=width)).weights(t)[1, 0] for width in (1e2, 1e3, 1e4, np.inf)]
+    shares = [
+        routed(experts, context(FEATURES, scores="raw", width=width)).weights(t)[1, 0]
+        for width in (1e2, 1e3, 1e4, np.inf)
+    ]
     assert shares == sorted(shares)
     assert 0.75 < shares[0] < 0.9
     assert shares[-1] == 1  # the anchor's 0.83, 0.994, 1 − 1e-7 within the noise of 2^12 features
@@ -174,7 +183,9 @@ def test_ties_without_common_outputs_is_the_sum_of_the_trimmed():
 
 def test_dare_is_unbiased_and_noisy():
     experts = SCENE.experts(FEATURES)
-    drawn = np.stack([change("dare", experts, density=0.5, seed=s, width=2**12)[:, SCENE.two_hop.start] for s in range(60)])
+    drawn = np.stack(
+        [change("dare", experts, density=0.5, seed=s, width=2**12)[:, SCENE.two_hop.start] for s in range(60)]
+    )
     goal = change("sum", experts)[:, SCENE.two_hop.start]
     assert np.abs(drawn.mean(axis=0) - goal).max() < 5 * drawn.std(axis=0).max() / np.sqrt(60)
     assert drawn.std(axis=0).max() > 1e-3
@@ -202,7 +213,8 @@ def test_the_second_expert_adds_the_same_multiple_of_every_difference(facts):
 
 @pytest.mark.parametrize("mask", ["strict", "causal"])
 def test_the_spread_at_finite_dim_is_the_predicted_one(mask):
-    """Root mean square over 100 worlds against the first-order closed form: relative error of a root mean square, and O(d^(-1/2)) beyond."""
+    """Root mean square over 100 worlds against the first-order closed form: relative error of a root mean square, and
+    O(d^(-1/2)) beyond."""
     results = many_facts.run(ManyFacts(width=INF, dim=2**12, facts=4, mask=mask), range(100))
     spread = np.sqrt(np.mean([r.measured["coefficient_second_spread"] ** 2 for r in results]))
     expected = results[0].predicted["coefficient_second_spread"]
@@ -223,7 +235,9 @@ def test_many_facts_at_finite_width():
 def test_no_weights_beat_one_in_n(facts):
     (result,) = many_facts.run(ManyFacts(width=INF, facts=facts, composition="best"), [0])
     assert result.measured["accuracy"] == result.predicted["ceiling"] == 1 / facts
-    assert many_facts.run(ManyFacts(width=INF, facts=1, composition="best"), [0])[0].measured["accuracy"] == 1  # one fact is no test
+    assert (
+        many_facts.run(ManyFacts(width=INF, facts=1, composition="best"), [0])[0].measured["accuracy"] == 1
+    )  # one fact is no test
 
 
 def test_the_search_finds_weights_that_work_where_there_are_some():
@@ -233,7 +247,8 @@ def test_the_search_finds_weights_that_work_where_there_are_some():
 
 
 def test_linear_merging_of_factors_aligned_fact_by_fact_composes():
-    """The exception to Theorem 3: (A₂ column j)(B₁ column j)ᵀ pairs x_j with z_j if both experts' factors are ordered by fact."""
+    """The exception to Theorem 3: (A₂ column j)(B₁ column j)ᵀ pairs x_j with z_j if both experts' factors are ordered
+    by fact."""
     accuracy = {}
     for gauge in ("plus", "minus", "random"):
         setting = ManyFacts(width=INF, facts=8, composition="linear", gauge=gauge, weight_first=1.0, weight_second=4.0)

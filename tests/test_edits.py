@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from theory.edits import LowRank, best_rank_edit, min_norm_edit
-from theory.gram import coordinates, features, geometry, stream
-from theory.settings import Model
+from lora_reuse.theory.edits import LowRank, best_rank_edit, min_norm_edit
+from lora_reuse.theory.gram import coordinates, features, geometry, stream
+from lora_reuse.theory.settings import Model
 
 EDITS = [(x, 20 + r) for x in range(4) for r in range(2)]
 
@@ -79,7 +78,9 @@ def test_a_covariance_gives_rome():
     C = others @ others.T / others.shape[1] + 1e-3 * np.eye(60)
     rome, plain = min_norm_edit(K[:, :1], D[:, :1], C), min_norm_edit(K[:, :1], D[:, :1])
     u = np.linalg.solve(C, K[:, 0])
-    np.testing.assert_allclose(rome.dense(), np.outer(D[:, 0], u) / (u @ K[:, 0]), rtol=1e-8)  # Meng et al. (2022), eq. 2
+    np.testing.assert_allclose(
+        rome.dense(), np.outer(D[:, 0], u) / (u @ K[:, 0]), rtol=1e-8
+    )  # Meng et al. (2022), eq. 2
     cost = lambda e: np.trace(e.dense() @ C @ e.dense().T)  # noqa: E731
     assert cost(rome) < cost(plain)
     assert rome.norm() > plain.norm()
@@ -151,7 +152,7 @@ def test_low_rank_is_the_matrix_it_stands_for(shape):
 
 NAMED = """
 import numpy as np
-from theory.edits import LowRank, min_norm_edit
+from lora_reuse.theory.edits import LowRank, min_norm_edit
 a = LowRank(np.ones((4, 2)), np.ones((6, 2)))
 for wrong in (lambda: LowRank(np.ones((4, 2)), np.ones((6, 3))), lambda: a @ np.ones((5, 1)), lambda: a + LowRank(np.ones((4, 2)), np.ones((7, 2))),
               lambda: min_norm_edit(np.ones((6, 2)), np.ones((4, 3)))):

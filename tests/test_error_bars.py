@@ -1,7 +1,7 @@
 """Every closed-form error bar and expansion against a numerical derivative or an exact moment.
 
-Each check returns how far off it is, in units of what it allows; a term that is halved or dropped in the source must make it fail.
-"""
+Each check returns how far off it is, in units of what it allows; a term that is halved or dropped in the source must
+make it fail."""
 
 import inspect
 import itertools
@@ -10,15 +10,14 @@ import textwrap
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from lora_reuse.theory import delta, kernels, table, training
+from lora_reuse.theory.compositions.arrow import Routed, prototypes
+from lora_reuse.theory.experiments import attention, kernel_limit, many_facts, proposition_1, theorem_3
+from lora_reuse.theory.gram import coordinates, geometry
+from lora_reuse.theory.library import draw_scene
+from lora_reuse.theory.model import coefficients
+from lora_reuse.theory.settings import Attention, KernelLimit, Proposition1, Theorem3
 from scipy import integrate, optimize, special, stats
-
-from theory import delta, kernels, table, training
-from theory.compositions.arrow import Routed, prototypes
-from theory.experiments import attention, kernel_limit, many_facts, proposition_1, theorem_3
-from theory.gram import coordinates, geometry
-from theory.library import draw_scene
-from theory.model import coefficients
-from theory.settings import Attention, KernelLimit, Proposition1, Theorem3
 
 S = geometry(kernel_limit.PROMPTS, KernelLimit(), [0])[0]
 K, M = kernels.kernel(S), kernels.fourth_moments(S)
@@ -56,17 +55,24 @@ def coefficient_stderr():
 def kernel_change():
     generic = np.cov(np.random.default_rng(0).standard_normal((4, 9)))
     changes = [unit(4, i, j) for i, j in itertools.combinations_with_replacement(range(4), 2)]
-    return max(np.abs(slope(kernels.kernel, generic, c) - kernels.kernel_change(generic, c)).max() for c in changes) / 1e-8
+    return (
+        max(np.abs(slope(kernels.kernel, generic, c) - kernels.kernel_change(generic, c)).max() for c in changes) / 1e-8
+    )
 
 
 def over_the_draw_of_tokens(F, attended, residual):
-    """The root of Σ (∂F/∂entry)² var(entry), d = 1, over the independent entries of A, B and C: E Eᵀ = I + A, (V e_s)·(V e_t) = I + A + B,
-    (V e_s)·e_t = C."""
+    """The root of Σ (∂F/∂entry)² var(entry), d = 1, over the independent entries of A, B and C: E Eᵀ = I + A, (V
+    e_s)·(V e_t) = I + A + B, (V e_s)·e_t = C."""
     tokens = attended.shape[1]
 
     def at(A=0.0, B=0.0, C=0.0):
         mixed = attended @ (C * np.ones((tokens, tokens))) @ residual.T
-        return F(attended @ (np.eye(tokens) + A + B) @ attended.T + residual @ (np.eye(tokens) + A) @ residual.T + mixed + mixed.T)
+        return F(
+            attended @ (np.eye(tokens) + A + B) @ attended.T
+            + residual @ (np.eye(tokens) + A) @ residual.T
+            + mixed
+            + mixed.T
+        )
 
     total = 0.0
     for s, t in itertools.product(range(tokens), repeat=2):
@@ -75,7 +81,9 @@ def over_the_draw_of_tokens(F, attended, residual):
         total += slope(lambda C: at(C=C), np.zeros((tokens, tokens)), single) ** 2
         if s <= t:
             for name in "AB":
-                total += slope(lambda X, name=name: at(**{name: X}), np.zeros((tokens, tokens)), unit(tokens, s, t)) ** 2 * (2 if s == t else 1)
+                total += slope(
+                    lambda X, name=name: at(**{name: X}), np.zeros((tokens, tokens)), unit(tokens, s, t)
+                ) ** 2 * (2 if s == t else 1)
     return np.sqrt(np.sum(total))
 
 
@@ -84,7 +92,11 @@ def token_products():
     """√d times the fluctuations of e_0·e_1, e_0·e_0, (V e_0)·(V e_1), (V e_0)·(V e_0) and (V e_0)·e_1 at d = 256."""
     rng, d, draws = np.random.default_rng(0), 256, 20000
     E = rng.standard_normal((draws, 2, d), dtype=np.float32) / np.float32(d**0.5)
-    VE = np.linalg.cholesky(E @ E.transpose(0, 2, 1)) @ rng.standard_normal((draws, 2, d), dtype=np.float32) / np.float32(d**0.5)
+    VE = (
+        np.linalg.cholesky(E @ E.transpose(0, 2, 1))
+        @ rng.standard_normal((draws, 2, d), dtype=np.float32)
+        / np.float32(d**0.5)
+    )
     pairs = [(E, 0, E, 1), (E, 0, E, 0), (VE, 0, VE, 1), (VE, 0, VE, 0), (VE, 0, E, 1)]
     return np.stack([np.einsum("ud,ud->u", a[:, i], b[:, j]) for a, i, b, j in pairs]) * d**0.5
 
@@ -101,17 +113,22 @@ def geometry_stderr():
     attended, residual = coefficients(kernel_limit.PROMPTS, 5)
     off = []
     for e, q in kernel_limit.COEFFICIENTS.values():
-        numerical = over_the_draw_of_tokens(lambda s, e=e, q=q: kernels.coefficient(kernels.kernel(s), e, q), attended, residual)
+        numerical = over_the_draw_of_tokens(
+            lambda s, e=e, q=q: kernels.coefficient(kernels.kernel(s), e, q), attended, residual
+        )
         off.append(kernels.geometry_stderr(attended, residual, e, q) / numerical - 1)
     return np.abs(off).max() / 1e-6
 
 
 def relative_rms_law():
-    """One entry, whose law is that of |N(0, 0.3)|, and a covariance of two equal eigenvalues, whose law is √(0.3 χ²₂)."""
+    """One entry, whose law is that of |N(0, 0.3)|, and a covariance of two equal eigenvalues, whose law is √(0.3
+    χ²₂)."""
     one, two = np.array([[2.0]]), np.diag([2.0, 1.0])
     half = (unit(2, 0, 1) - np.diag([1, -1])) / 2, (unit(2, 0, 1) + np.diag([1, -1])) / 2
     cases = [(one, 0.3 * np.ones((1, 1, 1, 1)), np.sqrt(2 / np.pi), 1 - 2 / np.pi)]
-    cases.append((two, 0.3 * np.sum([np.multiply.outer(h, h) for h in half], axis=0), np.sqrt(np.pi / 2), 2 - np.pi / 2))
+    cases.append(
+        (two, 0.3 * np.sum([np.multiply.outer(h, h) for h in half], axis=0), np.sqrt(np.pi / 2), 2 - np.pi / 2)
+    )
     off = []
     for k, covariance, mean, variance in cases:
         found = kernels.relative_rms_law(covariance + np.multiply.outer(k, k), k)
@@ -120,7 +137,8 @@ def relative_rms_law():
 
 
 def relative_rms_bias():
-    """One entry: −√(2/π) σ (κ₄/σ⁴ − κ₃²/σ⁶)/24. For φ² = χ²₁ that is what Stirling's series gives E|χ²_m − m|: a factor 1 − 1/(6m)."""
+    """One entry: −√(2/π) σ (κ₄/σ⁴ − κ₃²/σ⁶)/24. For φ² = χ²₁ that is what Stirling's series gives E|χ²_m − m|: a factor
+    1 − 1/(6m)."""
     phi = np.sqrt(stats.chi2.ppf((np.arange(2000) + 0.5) / 2000, 1))[:, None]
     k = phi.T @ phi / len(phi)
     psi = phi[:, 0] ** 2 - k.item()
@@ -147,15 +165,17 @@ def test_the_distance_to_the_kernel_has_its_law_at_a_small_width(drawn):
     of_mean, of_spread = 5 / np.sqrt(len(drawn)), 5 / np.sqrt(2 * len(drawn)) * 1.2  # 1.2 for the tails
     assert abs(relative.mean() - mean) < of_mean * error
     assert abs(relative.std() / error - 1) < of_spread
-    assert abs(relative.std() / kernels.relative_rms_law(M, K)[1] * 8 - 1) > of_spread  # as if G − k were Gaussian at this width
+    assert (
+        abs(relative.std() / kernels.relative_rms_law(M, K)[1] * 8 - 1) > of_spread
+    )  # as if G − k were Gaussian at this width
 
 
 # --- the delta method
 
 
 def exact_ratio(m, e, q):
-    """Mean and standard deviation of c = Σ φ_η φ_ξ/Σ φ_η² over m features, without expansion: 1/B = ∫₀^∞ exp(−tB) dt, and the density of
-    u·η tilted by exp(−t φ_η²) is Gaussian again."""
+    """Mean and standard deviation of c = Σ φ_η φ_ξ/Σ φ_η² over m features, without expansion: 1/B = ∫₀^∞ exp(−tB) dt,
+    and the density of u·η tilted by exp(−t φ_η²) is Gaussian again."""
     a = S[e, e]
 
     def tilted(t):
@@ -177,23 +197,35 @@ def exact_ratio(m, e, q):
 
 
 def expansion():
-    """At width 256 the mean is off by the remainder, to 40 %, and the standard error by 0.2 %: what is beyond O(m⁻²) is a tenth of these."""
+    """At width 256 the mean is off by the remainder, to 40 %, and the standard error by 0.2 %: what is beyond O(m⁻²) is
+    a tenth of these."""
     off = []
     found = delta.expansion(kernel_limit.shares, S, 256.0)
     for name, (e, q) in kernel_limit.COEFFICIENTS.items():
         mean, error = exact_ratio(256, e, q)
         off += [((mean - found.mean[name]) / found.remainder[name] - 1) / 0.4, (found.stderr[name] / error - 1) / 0.002]
-        off.append((found.mean[name] - K[e, q] / K[e, e] - (K[e, q] / K[e, e] * M[e, e, e, e] - M[e, e, e, q]) / K[e, e] ** 2 / 256) / 1e-7)
+        off.append(
+            (
+                found.mean[name]
+                - K[e, q] / K[e, e]
+                - (K[e, q] / K[e, e] * M[e, e, e, e] - M[e, e, e, q]) / K[e, e] ** 2 / 256
+            )
+            / 1e-7
+        )
     return np.abs(off).max()
 
 
 def expansion_in_several_entries():
-    """A product of four entries, whose mean and variance at width m follow from E[δ_a δ_b] and E[δ_a δ_b δ_c] as far as O(m⁻²)."""
+    """A product of four entries, whose mean and variance at width m follow from E[δ_a δ_b] and E[δ_a δ_b δ_c] as far as
+    O(m⁻²)."""
     phi = delta._features(S.tobytes(), 4, "relu")
     pairs = [(0, 0), (1, 2), (0, 3), (2, 2)]
     x = np.stack([phi[:, i] * phi[:, j] - K[i, j] for i, j in pairs])
     a = np.array([K[pair] for pair in pairs])
-    C, T = np.array([[COVARIANCE[p + q] for q in pairs] for p in pairs]), np.einsum("au,bu,cu->abc", x, x, x) / x.shape[1]
+    C, T = (
+        np.array([[COVARIANCE[p + q] for q in pairs] for p in pairs]),
+        np.einsum("au,bu,cu->abc", x, x, x) / x.shape[1],
+    )
     rest = lambda *out: np.prod([a[i] for i in range(4) if i not in out])  # noqa: E731
     twos, threes = list(itertools.combinations(range(4), 2)), list(itertools.combinations(range(4), 3))
     second = sum(rest(i, j) * C[i, j] for i, j in twos)
@@ -205,8 +237,15 @@ def expansion_in_several_entries():
     for t in itertools.permutations(range(4), 3):
         F3[t] = rest(*t)
     variance = slopes @ C @ slopes / 1000
-    variance += (np.einsum("abc,a,bc", T, slopes, F2) + np.trace(F2 @ C @ F2 @ C) / 2 + np.einsum("a,bcd,ab,cd", slopes, F3, C, C)) / 1000**2
-    off = [(found.mean["product"] - np.prod(a) - second / 1000) / 1e-8, (found.remainder["product"] / abs(third) * 1000**2 - 1) / 1e-3]
+    variance += (
+        np.einsum("abc,a,bc", T, slopes, F2)
+        + np.trace(F2 @ C @ F2 @ C) / 2
+        + np.einsum("a,bcd,ab,cd", slopes, F3, C, C)
+    ) / 1000**2
+    off = [
+        (found.mean["product"] - np.prod(a) - second / 1000) / 1e-8,
+        (found.remainder["product"] / abs(third) * 1000**2 - 1) / 1e-3,
+    ]
     return np.abs([*off, (found.stderr["product"] / np.sqrt(variance) - 1) / 1e-4]).max()
 
 
@@ -214,18 +253,46 @@ def higher():
     """F = x²y² + 3xyz + 2x³y + z³ + y⁴ in x, y, z along three axes, at (1, 2, 3)."""
     axes = np.array([unit(2, 0, 0), unit(2, 0, 1), unit(2, 1, 1)])
     x, y, z = 1.0, 2.0, 3.0
-    F = lambda G: np.array([(a := G[0, 0]) ** 2 * (b := G[0, 1]) ** 2 + 3 * a * b * (c := G[1, 1]) + 2 * a**3 * b + c**3 + b**4])  # noqa: E731
+    F = lambda G: np.array(
+        [(a := G[0, 0]) ** 2 * (b := G[0, 1]) ** 2 + 3 * a * b * (c := G[1, 1]) + 2 * a**3 * b + c**3 + b**4]
+    )  # noqa: E731
     second, third, fourth = delta._higher(F, np.array([[x, y], [y, z]]), axes, 0.02)
-    exact = [2 * y**2 + 12 * x * y, 4 * x * y + 3 * z + 6 * x**2, 3 * x, 6 * z, 3.0, 12 * y, 4 * y + 12 * x, 4 * x, 6.0, 24 * y, 2 * 4 + 24.0]
-    found = [second[0, 0], second[0, 1], second[1, 2], second[2, 2], third[0, 1, 2], third[0, 0, 0], third[0, 0, 1], third[1, 0, 1]]
+    exact = [
+        2 * y**2 + 12 * x * y,
+        4 * x * y + 3 * z + 6 * x**2,
+        3 * x,
+        6 * z,
+        3.0,
+        12 * y,
+        4 * y + 12 * x,
+        4 * x,
+        6.0,
+        24 * y,
+        2 * 4 + 24.0,
+    ]
+    found = [
+        second[0, 0],
+        second[0, 1],
+        second[1, 2],
+        second[2, 2],
+        third[0, 1, 2],
+        third[0, 0, 0],
+        third[0, 0, 1],
+        third[1, 0, 1],
+    ]
     found += [third[2, 2, 2], third[1, 1, 1], fourth]
-    symmetric = [second - second.transpose(1, 0, 2), third - third.transpose(1, 0, 2, 3), third - third.transpose(0, 2, 1, 3)]
+    symmetric = [
+        second - second.transpose(1, 0, 2),
+        third - third.transpose(1, 0, 2, 3),
+        third - third.transpose(0, 2, 1, 3),
+    ]
     return max(np.abs(np.ravel(found) - exact).max() / 0.01, *(np.abs(part).max() / 1e-9 for part in symmetric))
 
 
 def routed_moments():
-    """ℓ = (G_11 − k_11)/T itself: mean 0, variance var(φ²)/(m T²), third moment κ₃(φ²)/(m² T³). ℓ = log(G_11)/T, whose curvature adds
-    −var(φ²)/(2m T) to the mean and −3 var(φ²)²/(m² T³) to the third moment. And what does not contain the softmax at all."""
+    """ℓ = (G_11 − k_11)/T itself: mean 0, variance var(φ²)/(m T²), third moment κ₃(φ²)/(m² T³). ℓ = log(G_11)/T, whose
+    curvature adds −var(φ²)/(2m T) to the mean and −3 var(φ²)²/(m² T³) to the third moment. And what does not contain
+    the softmax at all."""
     T, m = 0.01, 4000.0
     variance, third = 6 - 1, 60 - 18 + 3 - 1  # E φ^2n = (2n − 1)!! 2ⁿ/2
     off = []
@@ -233,7 +300,11 @@ def routed_moments():
         (lambda G: (G[0, 0] - K[0, 0]) / T, 0.0, third),
         (lambda G: np.log(G[0, 0]) / T, -variance / 2 / m / T, third - 3 * variance**2),
     ):
-        values = lambda G, odds=odds, shift=shift: {"first": odds(G), "third": (odds(G) - shift) ** 3, "square": G[0, 2] ** 2}  # noqa: E731
+        values = lambda G, odds=odds, shift=shift: {
+            "first": odds(G),
+            "third": (odds(G) - shift) ** 3,
+            "square": G[0, 2] ** 2,
+        }  # noqa: E731
         found = delta.routed_expansion(values, odds, S, m)
         sd = (variance / m) ** 0.5 / T
         off += [(found.mean["first"] - shift) / sd / 2e-3, (found.stderr["first"] / sd - 1) / 1e-3]
@@ -254,7 +325,9 @@ def arrow_of(G, temperature, top_k):
 @pytest.mark.parametrize(("temperature", "top_k"), [(1.0, 0), (1.0, 1), (0.1, 0), (0.02, 0)])
 def test_a_softmax_of_noisy_scores_has_its_mean_and_error_at_a_small_width(drawn, temperature, top_k):
     values = lambda G: {"c": float(arrow_of(G, temperature, top_k)[0])}  # noqa: E731
-    found = delta.routed_expansion(values, lambda G: float(arrow_of(G, temperature, top_k)[1]), S, 64.0, jumps=top_k == 1)
+    found = delta.routed_expansion(
+        values, lambda G: float(arrow_of(G, temperature, top_k)[1]), S, 64.0, jumps=top_k == 1
+    )
     sample, _ = arrow_of(drawn, temperature, top_k)
     allowed = 5 * found.stderr["c"] / np.sqrt(len(sample)) + found.remainder["c"]
     assert found.remainder["c"] < 0.02 * found.stderr["c"]  # of 2500 seeds and more in range
@@ -288,11 +361,14 @@ def test_the_log_odds_are_those_of_the_rule(scores):
     update = Routed(library, prototypes(library), scene.context(phi, "two_hop", **setting.knobs(0)), before=True)
     for asked in (scene.two_hop.start, scene.other.start):
         weights = update.weights(phi[:, [asked]])[:, 0]
-        np.testing.assert_allclose(theorem_3.log_odds(setting, scene, G, asked), np.log(weights[0] / weights[1]), rtol=1e-9)
+        np.testing.assert_allclose(
+            theorem_3.log_odds(setting, scene, G, asked), np.log(weights[0] / weights[1]), rtol=1e-9
+        )
 
 
 def coefficient_expansion():
-    """Against the delta method on the Gram matrix of two keys and two composed prompts; at n = 1 G_ee/k_ee varies by E φ⁴/k² − 1 = 5."""
+    """Against the delta method on the Gram matrix of two keys and two composed prompts; at n = 1 G_ee/k_ee varies by E
+    φ⁴/k² − 1 = 5."""
     scene = draw_scene(2)
     whole = geometry(scene.prompts, KernelLimit(), [0])[0]
     used = [*range(*scene.second.indices(99)), *range(*scene.two_hop.indices(99))]
@@ -303,7 +379,9 @@ def coefficient_expansion():
     numerical = (found.mean["c"] - np.linalg.solve(k[:2, :2], k[:2, 2:]).mean()) * 1e6
     one = draw_scene(1)
     share = many_facts.coefficient_expansion(one, geometry(one.prompts, KernelLimit(), [0])[0], "relu")[2]
-    return np.abs([(bias / numerical - 1) / 0.05, (error / found.stderr["c"] / 1e3 - 1) / 0.005, (share / 15 - 1) / 0.01]).max()
+    return np.abs(
+        [(bias / numerical - 1) / 0.05, (error / found.stderr["c"] / 1e3 - 1) / 0.005, (share / 15 - 1) / 0.01]
+    ).max()
 
 
 def spread_of_dim():
@@ -321,14 +399,17 @@ def spread_of_dim():
 
 
 def attention_errors():
-    """A chain of three Gaussian matrices of variance 1/d multiplies E ‖v‖⁴ by E (χ²_d/d)² each; and the logistic weight's moments on a grid."""
+    """A chain of three Gaussian matrices of variance 1/d multiplies E ‖v‖⁴ by E (χ²_d/d)² each; and the logistic
+    weight's moments on a grid."""
     (result,) = attention.run(Attention(dim=8), [0])
     chain = (stats.chi2(8).moment(2) / 64) ** 3
     t = np.linspace(-12, 12, 20001)
     weight, density = special.expit(np.abs(t) * np.sqrt(2 / 8)), stats.norm.pdf(t) * (t[1] - t[0])
     mean = weight @ density
     exact = {"logit_mean_square": np.sqrt(2 * chain - 1) / 8, "largest_weight": np.sqrt(weight**2 @ density - mean**2)}
-    off = [result.stderr[name] / value - 1 for name, value in exact.items()] + [result.predicted["largest_weight"] / mean - 1]
+    off = [result.stderr[name] / value - 1 for name, value in exact.items()] + [
+        result.predicted["largest_weight"] / mean - 1
+    ]
     return np.abs(off).max() / 1e-4
 
 
@@ -353,7 +434,9 @@ def alignment():
     alpha = optimize.brentq(lambda x: np.sqrt(x**2 + 2 * x * s) * (s + x) * norm - 2**0.5, 0, 10)
     off = []
     for name, q in (("adamw", q0 + a * sign * (v > 0)), ("sgd", q0 + alpha * sign * v / norm)):
-        found = training.predicted_alignment(jnp.asarray(v, jnp.float32), jnp.asarray(q0, jnp.float32)[:, None], optimiser=name)
+        found = training.predicted_alignment(
+            jnp.asarray(v, jnp.float32), jnp.asarray(q0, jnp.float32)[:, None], optimiser=name
+        )
         off.append(float(found) - abs(q @ v) / np.linalg.norm(q) / norm)
     return np.abs(off).max() / 1e-5
 
@@ -369,7 +452,8 @@ def rows_of(means, errors, widths=(16, 64, 256)):
 
 
 def slope_interval():
-    """On a straight line the slope moves with each mean by its derivative, so its error is the root of Σ (∂slope/∂mean · error)²."""
+    """On a straight line the slope moves with each mean by its derivative, so its error is the root of Σ (∂slope/∂mean
+    · error)²."""
     means, errors = np.array([0.4, 0.2, 0.1]), np.array([0.01, 0.03, 0.002])
     found = table.log_log_slope(rows_of(means, errors), "d")
     slopes = [slope(lambda m: table.log_log_slope(rows_of(m, errors), "d")[0], means, e) for e in np.eye(3)]
@@ -378,7 +462,10 @@ def slope_interval():
 
 
 def z_of_rows():
-    rows = [{"measured": {"c": m}, "predicted": {"c": p}, "stderr": {"c": e}} for m, p, e in ((1.0, 0.5, 0.3), (2.0, 1.0, 0.4), (3.0, 2.5, 1.2))]
+    rows = [
+        {"measured": {"c": m}, "predicted": {"c": p}, "stderr": {"c": e}}
+        for m, p, e in ((1.0, 0.5, 0.3), (2.0, 1.0, 0.4), (3.0, 2.5, 1.2))
+    ]
     return abs((table.z_score(rows, "c") or 0) - 2.0 / 1.3) / 1e-12
 
 
@@ -428,7 +515,12 @@ CHECKS = {
     ],
     expansion_in_several_entries: [
         (delta, "_axes", "np.moveaxis(regressed @ whiten", "np.moveaxis(regressed @ whiten / 2"),
-        (delta, "_axes", "y = (phi[:, rows] * phi[:, columns] - k[rows, columns])", "y = (phi[:, rows] * phi[:, columns])"),
+        (
+            delta,
+            "_axes",
+            "y = (phi[:, rows] * phi[:, columns] - k[rows, columns])",
+            "y = (phi[:, rows] * phi[:, columns])",
+        ),
     ],
     routed_moments: [
         (delta, "routed_expansion", "skewness * He[3] / 6", "skewness * He[3] / 12"),
@@ -471,7 +563,9 @@ def test_an_error_bar_is_its_numerical_derivative_or_exact_moment(check):
 
 
 @pytest.mark.parametrize(
-    ("check", "planted"), [(c, p) for c, all_planted in CHECKS.items() for p in all_planted], ids=lambda v: v.__name__ if callable(v) else v[2]
+    ("check", "planted"),
+    [(c, p) for c, all_planted in CHECKS.items() for p in all_planted],
+    ids=lambda v: v.__name__ if callable(v) else v[2],
 )
 def test_a_halved_or_dropped_term_is_rejected(monkeypatch, check, planted):
     module, name, old, new = planted

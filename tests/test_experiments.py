@@ -4,20 +4,23 @@ import importlib
 
 import numpy as np
 import pytest
-
-from theory import delta, kernels
-from theory import model as transformer
-from theory.experiments import attention, capacity, kernel_limit, proposition_1
-from theory.gram import geometry
-from theory.settings import INF, Attention, Capacity, KernelLimit, Proposition1
-from theory.table import log_log_slope, table, z_score
+from lora_reuse.theory import delta, kernels
+from lora_reuse.theory import model as transformer
+from lora_reuse.theory.experiments import attention, capacity, kernel_limit, proposition_1
+from lora_reuse.theory.gram import geometry
+from lora_reuse.theory.settings import INF, Attention, Capacity, KernelLimit, Proposition1
+from lora_reuse.theory.table import log_log_slope, table, z_score
 
 COEFFICIENTS = list(kernel_limit.COEFFICIENTS)
 FALSE_ALARM_Z = 5.3  # one z in 1e7 is beyond it: under 1e-6 for the handful that a test looks at
 
 
 def rows(experiment, setting, seeds):
-    module = importlib.import_module(f"theory.experiments.{experiment}") if isinstance(experiment, str) else experiment
+    module = (
+        importlib.import_module(f"lora_reuse.theory.experiments.{experiment}")
+        if isinstance(experiment, str)
+        else experiment
+    )
     return [result._asdict() for result in module.run(setting, seeds)]
 
 
@@ -38,7 +41,9 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: f"{s.width}-{s.dim}-{s.init_scale}-{s.attention}-{s.mask}-{s.activation}")
+@pytest.mark.parametrize(
+    "setting", SETTINGS, ids=lambda s: f"{s.width}-{s.dim}-{s.init_scale}-{s.attention}-{s.mask}-{s.activation}"
+)
 def test_kernel_limit_agrees_with_its_predictions(setting):
     measured = rows(kernel_limit, setting, range(64))
     names = COEFFICIENTS if setting.width == INF else [*COEFFICIENTS, "kernel_relative_rms"]
@@ -76,7 +81,9 @@ def attend_fully(monkeypatch):
         attended, residual = honest(prompts, tokens, **options)
         return np.sign(attended), residual
 
-    monkeypatch.setattr(kernel_limit, "geometry", lambda p, m, s: np.stack([kernels.limit_geometry(*wrong(p, 5))] * len(s)))
+    monkeypatch.setattr(
+        kernel_limit, "geometry", lambda p, m, s: np.stack([kernels.limit_geometry(*wrong(p, 5))] * len(s))
+    )
 
 
 def understate_errors(monkeypatch):
@@ -98,12 +105,17 @@ def test_planted_mistakes_are_rejected(monkeypatch, mutant):
     finally:
         kernel_limit._unit_width_distance.cache_clear()
     beyond = [name for name in COEFFICIENTS if abs(z_score(measured, name) or 0) > FALSE_ALARM_Z]
-    wide = [name for name in COEFFICIENTS if np.std([z_score([row], name) or 0.0 for row in measured]) > 1 + 5 / np.sqrt(128)]
+    wide = [
+        name
+        for name in COEFFICIENTS
+        if np.std([z_score([row], name) or 0.0 for row in measured]) > 1 + 5 / np.sqrt(128)
+    ]
     assert beyond or wide
 
 
 def rows_at(width, count):
-    """Rows of kernel_limit at d = ∞ from features drawn here, which for small widths is quicker than a block of 2^14 a seed."""
+    """Rows of kernel_limit at d = ∞ from features drawn here, which for small widths is quicker than a block of 2^14 a
+    seed."""
     S = geometry(kernel_limit.PROMPTS, KernelLimit(), [0])[0]
     k = kernels.kernel(S)
     phi = np.maximum(np.random.default_rng(7).standard_normal((count, width, 4)) @ np.linalg.cholesky(S).T, 0)
@@ -130,7 +142,10 @@ def test_outside_the_range_there_is_no_verdict_but_the_range():
     text = table(list(rows_at(12, 16)))
     for name in COEFFICIENTS:
         (block,) = (part for part in text.split("\n\n") if part.startswith(name + "\n"))
-        assert "outside the range of the prediction: width=12, dim=inf with 16 seeds; it holds for at most 1 there" in block
+        assert (
+            "outside the range of the prediction: width=12, dim=inf with 16 seeds; it holds for at most 1 there"
+            in block
+        )
         assert "agrees" not in block.lower()
 
 
@@ -143,7 +158,15 @@ def test_the_error_falls_as_the_root_of_the_width():
     assert half < 0.05
     assert abs(slope + 0.5) < FALSE_ALARM_Z / 1.96 * half
     shallow = [
-        [row | {"measured": {"kernel_relative_rms": row["measured"]["kernel_relative_rms"] * group[0]["settings"]["width"] ** 0.1}} for row in group]
+        [
+            row
+            | {
+                "measured": {
+                    "kernel_relative_rms": row["measured"]["kernel_relative_rms"] * group[0]["settings"]["width"] ** 0.1
+                }
+            }
+            for row in group
+        ]
         for group in groups
     ]
     assert abs(log_log_slope(shallow, "kernel_relative_rms")[0] + 0.5) > 0.09
@@ -175,7 +198,9 @@ def test_proposition_1_agrees_with_its_predictions():
     rome = np.mean([row["measured"]["norm_rome"] / row["predicted"]["norm_rome"] for row in measured])
     assert abs(rome - 1) < 0.05
     limits = rows(proposition_1, Proposition1(width=INF, train=False), [0])[0]["predicted"]
-    np.testing.assert_allclose([limits["leakage_same_relation"], limits["leakage_unrelated"]], [0.60900, 1 / np.pi], atol=1e-5)
+    np.testing.assert_allclose(
+        [limits["leakage_same_relation"], limits["leakage_unrelated"]], [0.60900, 1 / np.pi], atol=1e-5
+    )
 
 
 def test_proposition_1_at_infinite_width_is_its_own_limit():

@@ -2,9 +2,8 @@ import itertools
 
 import numpy as np
 import pytest
-
-from runs.settings import SettingError
-from theory.facts import ROLES, UNDEFINED, draw_world
+from lora_reuse.runs.settings import SettingError
+from lora_reuse.theory.facts import ROLES, UNDEFINED, draw_world
 
 PAIRS = list(itertools.combinations(ROLES, 2))
 
@@ -65,7 +64,14 @@ def test_known_prompts_are_all_that_have_an_answer():
         for token in prompt[1:]:
             value = world.answers[token - 20, value]
         assert value == answer
-    two_hop = sum(1 for x in range(20) for r in (0, 1) if world.answers[r, x] >= 0 for s in (0, 1) if world.answers[s, world.answers[r, x]] >= 0)
+    two_hop = sum(
+        1
+        for x in range(20)
+        for r in (0, 1)
+        if world.answers[r, x] >= 0
+        for s in (0, 1)
+        if world.answers[s, world.answers[r, x]] >= 0
+    )
     assert len(prompts) == (world.answers >= 0).sum() + two_hop
 
 

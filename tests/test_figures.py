@@ -1,4 +1,5 @@
-"""Every figure of the theory: drawn from few rows and from all committed ones, its numbers held against the claim it shows."""
+"""Every figure of the theory: drawn from few rows and from all committed ones, its numbers held against the claim it
+shows."""
 
 import contextlib
 import functools
@@ -14,16 +15,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lora_reuse.figures import __main__ as command
+from lora_reuse.figures import _names, _shares, _theory, registry, style
+from lora_reuse.figures.rows import MissingRows, Rows
+from lora_reuse.llm.protocols import settings as llm
+from lora_reuse.theory import settings as theory
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.legend import Legend
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
-
-from figures import __main__ as command
-from figures import _names, _shares, _theory, registry, style
-from figures.rows import MissingRows, Rows
-from llm import settings as llm
-from theory import settings as theory
 
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "results" / "paper"
@@ -31,7 +31,7 @@ NAMES = "kernel_limit proposition_1 capacity theorem_2 theorem_3 many_facts scal
 
 
 def module(name):
-    return importlib.import_module(f"figures.{name}")
+    return importlib.import_module(f"lora_reuse.figures.{name}")
 
 
 def committed(name):
@@ -45,11 +45,18 @@ def write(folder, name, rows):
 
 
 def few(name):
-    """Two seeds, and of a long grid every other point, so that cells are missing; and a row of another mask that must not be drawn."""
+    """Two seeds, and of a long grid every other point, so that cells are missing; and a row of another mask that must
+    not be drawn."""
     rows = [row for row in committed(name) if row["settings"]["seed"] < 2]
     axis = {"kernel_limit": "width", "bridge": "locality", "scale": "scale"}.get(name)
     if axis:
-        values = sorted({float(row["settings"][axis]) for row in rows if row["settings"]["facts" if name == "bridge" else "seed"] in (0, 1)})
+        values = sorted(
+            {
+                float(row["settings"][axis])
+                for row in rows
+                if row["settings"]["facts" if name == "bridge" else "seed"] in (0, 1)
+            }
+        )
         kept = set(values[::2])
         rows = [row for row in rows if float(row["settings"][axis]) in kept]
     other = json.loads(json.dumps(rows[0]))
@@ -87,7 +94,9 @@ def test_every_figure_is_drawn_from_few_rows(name, tmp_path):
 def test_one_row_a_point_is_enough(name):
     rows = [row for row in committed(name) if row["settings"]["seed"] == 0]
     table = module(name).data(_Given(rows, module(name).NEEDS))
-    assert table["low"].isna().all() or name == "kernel_limit"  # whose root mean squares have an interval of χ² with one degree of freedom
+    assert (
+        table["low"].isna().all() or name == "kernel_limit"
+    )  # whose root mean squares have an interval of χ² with one degree of freedom
     with registry.picture(module(name), table) as figure:
         figure.draw_without_rendering()
     assert module(name).caption(table)
@@ -139,11 +148,18 @@ def whole(figure):
             box = artist.get_window_extent()
             assert box.width == 0 or (inside.contains(*box.min) and inside.contains(*box.max)), artist
         for axis in (axes.xaxis, axes.yaxis):
-            boxes = [label.get_window_extent() for label in axis.get_ticklabels() if label.get_text() and label.get_visible()]
+            boxes = [
+                label.get_window_extent() for label in axis.get_ticklabels() if label.get_text() and label.get_visible()
+            ]
             assert not [pair for pair in itertools.combinations(boxes, 2) if Bbox.intersection(*pair)]
         for legend in legends:
             assert not covered(axes, legend.get_window_extent()), "the legend hides points"
-    titles = [title.get_window_extent() for axes in figure.axes for title in (axes.title, axes._left_title) if title.get_text()]
+    titles = [
+        title.get_window_extent()
+        for axes in figure.axes
+        for title in (axes.title, axes._left_title)
+        if title.get_text()
+    ]
     assert not [pair for pair in itertools.combinations(titles, 2) if Bbox.intersection(*pair)]
 
 
@@ -179,7 +195,11 @@ def kernel_limit(table):
 
 def proposition_1(table):
     assert np.allclose(quantity(table, "efficacy")["measured"], 1, atol=1e-9)
-    for name, limit in (("leakage_same_relation", 0.608998), ("leakage_same_entity", 0.608998), ("leakage_unrelated", 1 / math.pi)):
+    for name, limit in (
+        ("leakage_same_relation", 0.608998),
+        ("leakage_same_entity", 0.608998),
+        ("leakage_unrelated", 1 / math.pi),
+    ):
         part = quantity(table, name)
         assert np.allclose(part["predicted"], limit, atol=1e-6)
         assert np.abs((part["measured"] - limit) / part["stderr"] * np.sqrt(part["seeds"])).max() < 4
@@ -220,10 +240,14 @@ def many_facts(table):
     best = accuracy[(accuracy["composition"] == "best") & np.isinf(accuracy["width"])]
     assert np.allclose(best["measured"], 1 / best["facts"])
     assert (accuracy[~accuracy["composition"].isin(["best", "oracle", "linear"])]["measured"] == 0).all()
-    rotated = accuracy[(accuracy["composition"] == "linear") & (accuracy["gauge"] == "random") & (accuracy["facts"] > 1)]
+    rotated = accuracy[
+        (accuracy["composition"] == "linear") & (accuracy["gauge"] == "random") & (accuracy["facts"] > 1)
+    ]
     assert (rotated["low"] <= rotated["closed_form"]).sum() >= len(rotated) - 1
     coefficient = quantity(table, "coefficient_second")
-    assert np.allclose(*(coefficient[np.isinf(coefficient["width"])][c] for c in ("measured", "closed_form")), rtol=1e-9)
+    assert np.allclose(
+        *(coefficient[np.isinf(coefficient["width"])][c] for c in ("measured", "closed_form")), rtol=1e-9
+    )
 
 
 def scale(table):
@@ -244,9 +268,15 @@ def bridge(table):
         part = part[(part["locality"] - part["threshold"]).abs() > 1e-9]
         assert ((part["measured"] > 0.5) == (part["locality"] > part["threshold"])).all()
         own = quantity(table, f"c_{hop}").set_index(["facts", "locality"])["measured"]
-        assert ((own > 0.5) == (part.set_index(["facts", "locality"])["measured"].reindex(own.index).fillna(1) > 0.5)).all()
+        assert (
+            (own > 0.5) == (part.set_index(["facts", "locality"])["measured"].reindex(own.index).fillna(1) > 0.5)
+        ).all()
     assert (quantity(table, "two_hop_direct")["measured"] == 0).all()
-    stars = {name: part.groupby("facts")["threshold"].first() for name, part in table.groupby("quantity") if name.startswith("hop")}
+    stars = {
+        name: part.groupby("facts")["threshold"].first()
+        for name, part in table.groupby("quantity")
+        if name.startswith("hop")
+    }
     assert round(stars["hop_2"][8], 2) == 0.34
     assert stars["hop_1"][1] == 0
 
@@ -268,8 +298,16 @@ FALSE = {  # name: which rows, which measured value, and what it is falsified to
     "theorem_3": (lambda s: s["composition"] == "cat" and s["width"] == 2**14, "margin_old_over_new", lambda v: v - 1),
     "many_facts": (lambda s: s["composition"] == "best" and s["facts"] == 8, "accuracy", lambda v: 0.25),
     "scale": (lambda s: s["facts"] == 1 and s["scale"] == 1.7, "two_hop_accuracy", lambda v: 1.0),
-    "bridge": (lambda s: s["facts"] == 8 and s["locality"] == 0.25 and s["composition"] == "sum", "hop_2", lambda v: 1.0),
-    "large_library": (lambda s: s["graph"] == "shared" and s["composition"] == "sum", "accuracy_within_u3", lambda v: v + 0.2),
+    "bridge": (
+        lambda s: s["facts"] == 8 and s["locality"] == 0.25 and s["composition"] == "sum",
+        "hop_2",
+        lambda v: 1.0,
+    ),
+    "large_library": (
+        lambda s: s["graph"] == "shared" and s["composition"] == "sum",
+        "accuracy_within_u3",
+        lambda v: v + 0.2,
+    ),
 }
 
 
@@ -299,10 +337,14 @@ def test_the_closed_form_is_that_of_the_rows():
 
 
 def test_the_slope_is_that_of_the_sweep(tmp_path):
-    from runs.rows import by_setting
-    from theory.table import log_log_slope
+    from lora_reuse.runs.rows import by_setting
+    from lora_reuse.theory.table import log_log_slope
 
-    rows = [row for row in committed("kernel_limit") if row["settings"]["dim"] == "inf" and row["settings"]["init_scale"] == "std"]
+    rows = [
+        row
+        for row in committed("kernel_limit")
+        if row["settings"]["dim"] == "inf" and row["settings"]["init_scale"] == "std"
+    ]
     rows = [row for row in rows if row["settings"]["width"] != "inf"]
     expected = log_log_slope(list(by_setting(rows).values()), "kernel_relative_rms")
     assert module("kernel_limit").slope_of_error(table_of("kernel_limit")) == pytest.approx(expected, rel=1e-6)
@@ -311,10 +353,19 @@ def test_the_slope_is_that_of_the_sweep(tmp_path):
 def test_over_seeds_against_a_hand_made_table():
     import pandas
 
-    table = pandas.DataFrame({"settings.width": [4, 4, 8], "measured.c": [1.0, 3.0, 5.0], "predicted.c": [2.0, 2.0, 6.0], "hash": ["a", "b", "c"]})
+    table = pandas.DataFrame(
+        {
+            "settings.width": [4, 4, 8],
+            "measured.c": [1.0, 3.0, 5.0],
+            "predicted.c": [2.0, 2.0, 6.0],
+            "hash": ["a", "b", "c"],
+        }
+    )
     first, second = _theory.over_seeds(table, ["width"], ["c"]).to_dict("records")
     assert (first["measured"], first["seeds"], first["row"], first["predicted"]) == (2.0, 2, "a", 2.0)
-    assert first["high"] - 2 == pytest.approx(12.706 * math.sqrt(2) / math.sqrt(2), rel=1e-4)  # t with one degree of freedom
+    assert first["high"] - 2 == pytest.approx(
+        12.706 * math.sqrt(2) / math.sqrt(2), rel=1e-4
+    )  # t with one degree of freedom
     assert (second["measured"], second["seeds"]) == (5.0, 1)
     assert math.isnan(second["low"])
 
@@ -330,22 +381,27 @@ def test_missing_rows_say_which_command_makes_them(name, tmp_path, capsys):
 
 
 def test_the_commands_that_make_rows_make_rows_that_are_drawn(tmp_path, capsys):
-    """Each command is one the sweep accepts, and its grid has the settings the figure selects (checked on the cheapest that draws)."""
+    """Each command is one the sweep accepts, and its grid has the settings the figure selects (checked on the cheapest
+    that draws)."""
     import shlex
 
-    from theory import sweep
+    from lora_reuse.theory import sweep
 
     for name in NAMES:
         words = shlex.split(module(name).NEEDS[name])[3:]
         assert sweep.main([*words, "dry_run=true", f"out={tmp_path}"]) == 0, name
     words = shlex.split(module("large_library").NEEDS["large_library"])[3:]
-    assert sweep.main([word if not word.startswith("seeds") else "seeds=2" for word in words] + [f"out={tmp_path}"]) == 0
+    assert (
+        sweep.main([word if not word.startswith("seeds") else "seeds=2" for word in words] + [f"out={tmp_path}"]) == 0
+    )
     registry.draw(registry.Item("large_library", "figure"), tmp_path, tmp_path / "out")
     capsys.readouterr()
 
 
 def test_all_of_a_bare_folder_goes_on_and_says_what_is_missing(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(registry, "items", lambda: {name: registry.Item(name, "figure") for name in ("scale", "capacity")})
+    monkeypatch.setattr(
+        registry, "items", lambda: {name: registry.Item(name, "figure") for name in ("scale", "capacity")}
+    )
     write(tmp_path, "scale", few("scale"))
     assert command.main([f"rows={tmp_path}", f"out={tmp_path / 'out'}"]) == 0
     scale_, capacity_ = capsys.readouterr().out.splitlines()
@@ -415,7 +471,15 @@ def test_series_differ_without_colour():
 
 # One rule has one look.
 
-MODELS = ("figure_1", "figure_2", "direct_answers", "bridge_minimum", "model_capacity", "familiarity", "model_probabilities")
+MODELS = (
+    "figure_1",
+    "figure_2",
+    "direct_answers",
+    "bridge_minimum",
+    "model_capacity",
+    "familiarity",
+    "model_probabilities",
+)
 COMPOSED = ("bridge", "many_facts", "large_library", "theorem_3", *MODELS)
 """The figures that draw compositions."""
 
@@ -430,19 +494,38 @@ def asked(monkeypatch):
     """What `style.rule` is asked for: the compositions, and what is drawn of each."""
     found, rule = {}, style.rule
     with monkeypatch.context() as patch:
-        patch.setattr(style, "rule", lambda name, **others: found.setdefault(name, []).append(rule(name, **others)) or rule(name, **others))
+        patch.setattr(
+            style,
+            "rule",
+            lambda name, **others: found.setdefault(name, []).append(rule(name, **others)) or rule(name, **others),
+        )
         yield found
 
 
 def looks(figure):
     """(colour, marker) of every mark, and the colour of every bar."""
     marks = {(to_hex(line.get_color()), str(line.get_marker())) for axes in figure.axes for line in axes.lines}
-    return marks | {to_hex(colour) for axes in figure.axes for bar in axes.patches for colour in (bar.get_edgecolor(), bar.get_facecolor())}
+    return marks | {
+        to_hex(colour)
+        for axes in figure.axes
+        for bar in axes.patches
+        for colour in (bar.get_edgecolor(), bar.get_facecolor())
+    }
 
 
 def test_every_composition_of_theory_and_models_has_a_look_of_its_own():
     learned = {name.removesuffix(":two_hop") for name in llm.LEARNED}  # what `cat` is in theory learns from two hops
-    names = {*llm.COMPOSITIONS, *llm.CONTROLS, *llm.RULES, *learned, *theory.COMPOSITIONS, "best", "oracle", "alone", "joint"}
+    names = {
+        *llm.COMPOSITIONS,
+        *llm.CONTROLS,
+        *llm.RULES,
+        *learned,
+        *theory.COMPOSITIONS,
+        "best",
+        "oracle",
+        "alone",
+        "joint",
+    }
     drawn = [(look["color"], look["marker"], look.get("markerfacecolor")) for look in map(style.rule, sorted(names))]
     assert len(set(drawn)) == len(names)
     markers = [marker for _, marker in style.RULES.values()]
@@ -465,7 +548,10 @@ def lab(colour: str, seen: Any = ((1, 0, 0), (0, 1, 0), (0, 0, 1))):
     """CIELAB (D65) of a colour as it is seen."""
     red = np.array(to_rgb(colour))
     light = np.clip(np.asarray(seen) @ np.where(red <= 0.04045, red / 12.92, ((red + 0.055) / 1.055) ** 2.4), 0, 1)
-    x, y, z = (value ** (1 / 3) if value > 216 / 24389 else (24389 / 27 * value + 16) / 116 for value in XYZ @ light / np.sum(XYZ, axis=1))
+    x, y, z = (
+        value ** (1 / 3) if value > 216 / 24389 else (24389 / 27 * value + 16) / 116
+        for value in XYZ @ light / np.sum(XYZ, axis=1)
+    )
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
@@ -475,7 +561,9 @@ def test_the_rules_of_most_figures_differ_in_colour_to_everyone(seen):
     apart = [np.linalg.norm(lab(a, LINEAR[seen]) - lab(b, LINEAR[seen])) for a, b in itertools.combinations(colours, 2)]
     assert min(apart) > 10  # a just noticeable difference is about 2.3
     red, green = "#c04040", "#5a7a30"  # planted: a pair that only some tell apart
-    assert np.linalg.norm(lab(red) - lab(green)) > 3 * min(np.linalg.norm(lab(red, s) - lab(green, s)) for s in LINEAR.values())
+    assert np.linalg.norm(lab(red) - lab(green)) > 3 * min(
+        np.linalg.norm(lab(red, s) - lab(green, s)) for s in LINEAR.values()
+    )
 
 
 @pytest.mark.parametrize("name", COMPOSED)
@@ -532,7 +620,12 @@ SHARES = [name for name in MODELS if name != "model_probabilities"] + ["model_sc
 
 
 def dots(figure):
-    return sum(len(line.get_xdata()) for axes in figure.axes for line in axes.lines if line.get_markersize() == _shares.DOT["markersize"])
+    return sum(
+        len(line.get_xdata())
+        for axes in figure.axes
+        for line in axes.lines
+        if line.get_markersize() == _shares.DOT["markersize"]
+    )
 
 
 @pytest.mark.parametrize("name", SHARES)
@@ -567,11 +660,17 @@ def test_a_void_cell_is_hatched_and_no_share(name):
 def test_names_of_models():
     import pandas
 
-    made = pandas.DataFrame({"provenance.pocket.seed": [1], "provenance.pocket.width": [256.0], "provenance.pocket.coverage": [0.5]})
-    assert _names.of("results/somewhere", made) == "pocket, half of the people known, pretraining seed 1"
-    assert _names.of("pocket (01234567), own tasks", made.assign(**{"provenance.pocket.seed": 0, "provenance.pocket.coverage": 0.25})) == (
-        "pocket, coverage=0.25 (01234567), own tasks"
+    made = pandas.DataFrame(
+        {"provenance.pocket.seed": [1], "provenance.pocket.width": [256.0], "provenance.pocket.coverage": [0.5]}
     )
+    assert _names.of("results/somewhere", made) == "pocket, half of the people known, pretraining seed 1"
+    assert _names.of(
+        "pocket (01234567), own tasks", made.assign(**{"provenance.pocket.seed": 0, "provenance.pocket.coverage": 0.25})
+    ) == ("pocket, coverage=0.25 (01234567), own tasks")
     assert _names.of("someone/a-model/", made[[]]) == "a-model"
-    assert _names.called({"a/x": made[[]], "b/x": made[[]], "c/y": made[[]]}) == {"a/x": "a/x", "b/x": "b/x", "c/y": "y"}
+    assert _names.called({"a/x": made[[]], "b/x": made[[]], "c/y": made[[]]}) == {
+        "a/x": "a/x",
+        "b/x": "b/x",
+        "c/y": "y",
+    }
     assert _names.wrapped("pocket, half of the people known", 14) == "pocket, half\nof the people\nknown"

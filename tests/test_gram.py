@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from runs.settings import SettingError
-from theory import gram as g
-from theory import kernels
-from theory import model as transformer
-from theory.settings import INF, KernelLimit, Model
+from lora_reuse.runs.settings import SettingError
+from lora_reuse.theory import gram as g
+from lora_reuse.theory import kernels
+from lora_reuse.theory import model as transformer
+from lora_reuse.theory.settings import INF, KernelLimit, Model
 
 X, Y, U, R1, R2 = range(5)
 PROMPTS = [(X, R1), (Y, R2), (X, R1, R2), (U, R1, R2)]
-WORLD = [(x, 6 + r) for x in range(6) for r in range(2)] + [(x, 6 + r, 6 + s) for x in range(6) for r in range(2) for s in range(2)]
+WORLD = [(x, 6 + r) for x in range(6) for r in range(2)] + [
+    (x, 6 + r, 6 + s) for x in range(6) for r in range(2) for s in range(2)
+]
 
 
 def positive_qr(A):
@@ -43,7 +44,8 @@ def test_projected_with_z_from_u_gives_the_numbers_of_the_explicit_model(getkey)
 
 
 def test_a_fresh_z_gives_the_law_of_the_explicit_model():
-    """Both providers against the kernel of the hidden states they drew: mean and spread of c, each failing once in 1e6 if right."""
+    """Both providers against the kernel of the hidden states they drew: mean and spread of c, each failing once in 1e6
+    if right."""
     seeds, width, dim = range(300), 512, 24
     model = KernelLimit(width=width, dim=dim)
     S = g.geometry(PROMPTS, model, seeds)
@@ -59,7 +61,11 @@ def test_a_fresh_z_gives_the_law_of_the_explicit_model():
         z = []
         for G, s in zip(grams, states, strict=True):
             k, M = kernels.kernel(s), kernels.fourth_moments(s)
-            z.append((kernels.coefficient(G, 1, 2) - kernels.coefficient(k, 1, 2)) * np.sqrt(width) / kernels.coefficient_stderr(M, k, 1, 2))
+            z.append(
+                (kernels.coefficient(G, 1, 2) - kernels.coefficient(k, 1, 2))
+                * np.sqrt(width)
+                / kernels.coefficient_stderr(M, k, 1, 2)
+            )
         assert abs(np.mean(z)) < 5 / np.sqrt(len(z)) + 0.1  # 0.1: the O(1/m) bias of a ratio at m = 512
         assert abs(np.std(z) - 1) < 5 / np.sqrt(2 * len(z)) + 0.03
 
@@ -101,8 +107,8 @@ def test_seeds_together_or_alone_give_the_same_bits():
 
 BITS = """
 import hashlib, jax
-from theory.gram import gram
-from theory.settings import KernelLimit
+from lora_reuse.theory.gram import gram
+from lora_reuse.theory.settings import KernelLimit
 print(jax.device_count(), *(hashlib.sha256(gram({prompts}, KernelLimit(width=width, dim=dim), range(3)).tobytes()).hexdigest()
       for width in (300, 150_000) for dim in (64, float("inf"))))
 """
@@ -113,7 +119,13 @@ def test_one_and_eight_devices_give_the_same_bits(prompts):
     answers = []
     for devices in (1, 8):
         environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-        done = subprocess.run([sys.executable, "-c", BITS.format(prompts=prompts)], env=environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", BITS.format(prompts=prompts)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         count, *hashes = done.stdout.split()
         assert int(count) == devices
         answers.append(hashes)
@@ -125,7 +137,9 @@ def test_compilations_go_with_shapes_not_with_settings():
     jax.clear_caches()
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
-        lambda event, *_, **__: compiled.append(event) if event == "/jax/core/compile/backend_compile_duration" else None
+        lambda event, *_, **__: (
+            compiled.append(event) if event == "/jax/core/compile/backend_compile_duration" else None
+        )
     )
     try:
         g.gram(PROMPTS, KernelLimit(width=300, dim=32), range(2))
@@ -141,7 +155,9 @@ def test_compilations_go_with_shapes_not_with_settings():
 
 
 matrices = st.integers(1, 6).flatmap(
-    lambda rank: st.lists(st.lists(st.integers(-3, 3), min_size=rank, max_size=rank), min_size=1, max_size=8).map(lambda a: np.array(a, float))
+    lambda rank: st.lists(st.lists(st.integers(-3, 3), min_size=rank, max_size=rank), min_size=1, max_size=8).map(
+        lambda a: np.array(a, float)
+    )
 )
 
 
@@ -160,12 +176,17 @@ def test_coordinates_have_the_same_inner_products():
 
 
 def test_a_large_dim_approaches_the_limit_at_its_closed_form_rate():
-    """c at d = 1024 against d = ∞, 400 seeds: mean and spread; each fails once in 1e6 if right. 0.2: the O(1/d) bias of c."""
+    """c at d = 1024 against d = ∞, 400 seeds: mean and spread; each fails once in 1e6 if right. 0.2: the O(1/d) bias of
+    c."""
     attended, residual = transformer.coefficients(PROMPTS, 5)
     limit = kernels.kernel(kernels.limit_geometry(attended, residual))
     k = g.gram(PROMPTS, KernelLimit(width=INF, dim=1024), range(400))
     for pair in ((0, 2), (1, 2), (0, 3), (1, 3)):
-        z = (kernels.coefficient(k, *pair) - kernels.coefficient(limit, *pair)) * 32 / kernels.geometry_stderr(attended, residual, *pair)
+        z = (
+            (kernels.coefficient(k, *pair) - kernels.coefficient(limit, *pair))
+            * 32
+            / kernels.geometry_stderr(attended, residual, *pair)
+        )
         assert abs(z.mean()) < 5 / 20 + 0.2
         assert abs(z.std() - 1) < 5 / np.sqrt(800)
         swapped = (kernels.coefficient(k, *pair) - kernels.coefficient(limit, 1 - pair[0], pair[1])) * 32
@@ -176,7 +197,10 @@ def test_softmax_attention_is_uniform_in_the_limit_under_std_only():
     uniform = g.geometry(PROMPTS, Model(dim=4096), range(20))
     softmax = g.geometry(PROMPTS, Model(dim=4096, attention="softmax"), range(20))
     assert 0 < np.abs(uniform - softmax).max() < 0.15
-    variance = [g.geometry(PROMPTS, Model(dim=4096, attention=a, init_scale="variance"), range(20)) for a in ("uniform", "softmax")]
+    variance = [
+        g.geometry(PROMPTS, Model(dim=4096, attention=a, init_scale="variance"), range(20))
+        for a in ("uniform", "softmax")
+    ]
     assert np.abs(variance[0] - variance[1]).max() / np.abs(variance[0]).max() > 0.3
 
 

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lora_reuse.theory import kernels
+from lora_reuse.theory.model import coefficients
 from scipy import stats
-
-from theory import kernels
-from theory.model import coefficients
 
 X, Y, U, R1, R2 = range(5)
 PROMPTS = [(X, R1), (Y, R2), (X, R1, R2), (U, R1, R2)]
@@ -25,7 +24,9 @@ def sampled(S, m=2_000_000):
 
 def test_kernel_is_the_mean_of_the_features_products(S):
     phi = sampled(S)
-    z = (phi.T @ phi / len(phi) - kernels.kernel(S)) / np.sqrt((kernels.pair_second_moment(S) - kernels.kernel(S) ** 2) / len(phi))
+    z = (phi.T @ phi / len(phi) - kernels.kernel(S)) / np.sqrt(
+        (kernels.pair_second_moment(S) - kernels.kernel(S) ** 2) / len(phi)
+    )
     assert np.abs(z).max() < 5.3  # a right kernel fails once in 1e6
     without_pi_minus_theta = (kernels._angle(S)[0] + kernels._angle(S)[1] * S) / (2 * np.pi)
     wrong = (phi.T @ phi / len(phi) - without_pi_minus_theta) / np.sqrt(kernels.pair_second_moment(S) / len(phi))
@@ -51,7 +52,9 @@ def test_kernel_invariances(H, scale, seed):
     size = 1e-9 * (1 + np.abs(k).max())
     rotation = stats.special_ortho_group.rvs(3, random_state=seed)
     np.testing.assert_allclose(kernels.kernel((H @ rotation) @ (H @ rotation).T), k, atol=1e-7 * (1 + np.abs(k).max()))
-    np.testing.assert_allclose(kernels.kernel(scale**2 * H @ H.T), scale**2 * k, atol=size * scale**2)  # k(ah, ah') = a² k(h, h')
+    np.testing.assert_allclose(
+        kernels.kernel(scale**2 * H @ H.T), scale**2 * k, atol=size * scale**2
+    )  # k(ah, ah') = a² k(h, h')
     assert np.linalg.eigvalsh(k)[0] > -size
 
 
@@ -60,7 +63,9 @@ def test_kernel_change_is_the_derivative(S):
     H = np.linalg.cholesky(S) @ np.eye(4)
     step = rng.standard_normal((4, 4)) * 1e-6
     moved = (H + step) @ (H + step).T
-    np.testing.assert_allclose(kernels.kernel(moved) - kernels.kernel(S), kernels.kernel_change(S, moved - S), atol=1e-10)
+    np.testing.assert_allclose(
+        kernels.kernel(moved) - kernels.kernel(S), kernels.kernel_change(S, moved - S), atol=1e-10
+    )
 
 
 def test_all_fourth_moments(S):
@@ -90,13 +95,21 @@ def test_linear_features_have_isserlis_moments(S):
 def test_error_bars_are_those_of_finite_width(S):
     m, replicates = 4000, 3000
     k, M = kernels.kernel(S), kernels.fourth_moments(S)
-    phi = np.maximum(np.random.default_rng(4).standard_normal((replicates, m, 4), dtype=np.float32) @ np.linalg.cholesky(S).T.astype(np.float32), 0)
+    phi = np.maximum(
+        np.random.default_rng(4).standard_normal((replicates, m, 4), dtype=np.float32)
+        @ np.linalg.cholesky(S).T.astype(np.float32),
+        0,
+    )
     G = (phi.transpose(0, 2, 1) @ phi / m).astype(np.float64)
-    tolerance = 5 / np.sqrt(2 * replicates) * 1.5  # the sample deviation of near-Gaussian values; 1.5 for their tails at this m
+    tolerance = (
+        5 / np.sqrt(2 * replicates) * 1.5
+    )  # the sample deviation of near-Gaussian values; 1.5 for their tails at this m
     for e, q in ((0, 2), (1, 2), (0, 3)):
         spread = kernels.coefficient(G, e, q).std() * np.sqrt(m)
         assert abs(spread / kernels.coefficient_stderr(M, k, e, q) - 1) < tolerance
-        uncorrelated = np.sqrt(M[e, e, q, q] - k[e, q] ** 2 + (k[e, q] / k[e, e]) ** 2 * (M[e, e, e, e] - k[e, e] ** 2)) / k[e, e]
+        uncorrelated = (
+            np.sqrt(M[e, e, q, q] - k[e, q] ** 2 + (k[e, q] / k[e, e]) ** 2 * (M[e, e, e, e] - k[e, e] ** 2)) / k[e, e]
+        )
         assert abs(spread / uncorrelated - 1) > tolerance  # G(η, ξ) and G(η, η) taken for independent
     relative = np.linalg.norm(G - k, axis=(1, 2)) / np.linalg.norm(k) * np.sqrt(m)
     mean, spread = kernels.relative_rms_law(M, k)
@@ -111,7 +124,9 @@ def test_the_limit_geometry_gives_the_coefficients_known_in_closed_form():
     k = kernels.kernel(S)
     assert abs(kernels.coefficient(k, 0, 2) - 0.4122) < 1e-4
     assert abs(kernels.coefficient(k, 1, 2) - 0.5730) < 1e-4
-    k = kernels.kernel(kernels.limit_geometry(attended, residual, "variance"))  # the other reading reverses which fact dominates
+    k = kernels.kernel(
+        kernels.limit_geometry(attended, residual, "variance")
+    )  # the other reading reverses which fact dominates
     assert abs(kernels.coefficient(k, 0, 2) - 0.5342) < 1e-4
     assert abs(kernels.coefficient(k, 1, 2) - 0.2251) < 1e-4
     one_hop = kernels.limit_geometry(*coefficients([(X, R1), (U, R1), (U, R2)], 5))

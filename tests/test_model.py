@@ -3,8 +3,7 @@
 import jax
 import numpy as np
 import pytest
-
-from theory import model as transformer
+from lora_reuse.theory import model as transformer
 
 PROMPTS = [(0,), (0, 3), (1, 3, 4), (2, 4, 4, 3), (0, 1, 2, 3, 4)]
 
@@ -20,7 +19,11 @@ def by_hand(model, prompt, attention, mask):
     context = prompt if mask == "causal" else prompt[:-1]
     last = E[prompt[-1]]
     scores = np.array([E[t] @ K.T @ Q @ last for t in context])
-    weights = np.exp(scores) / np.exp(scores).sum() if attention == "softmax" else np.ones(len(context)) / max(len(context), 1)
+    weights = (
+        np.exp(scores) / np.exp(scores).sum()
+        if attention == "softmax"
+        else np.ones(len(context)) / max(len(context), 1)
+    )
     return last + sum((w * V @ E[t] for w, t in zip(weights, context, strict=True)), np.zeros(32))
 
 
@@ -31,13 +34,17 @@ def test_hidden_states_are_those_of_the_paper(drawn, attention, mask):
         states = np.asarray(transformer.hidden(drawn, PROMPTS, attention=attention, mask=mask))
     expected = np.stack([by_hand(drawn, prompt, attention, mask) for prompt in PROMPTS])
     np.testing.assert_allclose(states, expected, atol=1e-13)
-    assert not np.allclose(states, np.stack([by_hand(drawn, p, attention, "strict" if mask == "causal" else "causal") for p in PROMPTS]))
+    assert not np.allclose(
+        states, np.stack([by_hand(drawn, p, attention, "strict" if mask == "causal" else "causal") for p in PROMPTS])
+    )
 
 
 def test_a_one_hop_prompt_under_either_mask_is_that_of_eq_1_and_21(drawn):
     V, e_x, e_r = np.asarray(drawn.V), np.asarray(drawn.E)[0], np.asarray(drawn.E)[3]
     with jax.enable_x64(True):
-        strict, causal = (np.asarray(transformer.hidden(drawn, [(0, 3)], mask=mask))[0] for mask in ("strict", "causal"))
+        strict, causal = (
+            np.asarray(transformer.hidden(drawn, [(0, 3)], mask=mask))[0] for mask in ("strict", "causal")
+        )
     np.testing.assert_allclose(strict, V @ e_x + e_r, atol=1e-14)
     # Eq. 21 prints ½(V e_x + (1 + V) e_r), halving the residual too; with the residual of eq. 4 it is not halved.
     np.testing.assert_allclose(causal, (V @ e_x + V @ e_r) / 2 + e_r, atol=1e-14)

@@ -1,4 +1,5 @@
-"""Figures of language models that the paper does not have: drawn from a few rows made up, their numbers those of the rows and of the theory."""
+"""Figures of language models that the paper does not have: drawn from a few rows made up, their numbers those of the
+rows and of the theory."""
 
 import importlib
 import itertools
@@ -9,17 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lora_reuse.figures import _theory, registry
+from lora_reuse.figures.rows import MissingRows, Rows
+from lora_reuse.llm.data.facts import triplets
+from lora_reuse.llm.pocket.corpus import World
+from lora_reuse.llm.pocket.size import Corpus
+from lora_reuse.llm.protocols.protocol import main
+from lora_reuse.llm.protocols.table import pooled
+from lora_reuse.paper_checks.predictions import limit
 from matplotlib.text import Text
 from scipy import stats
 
-from figures import _theory, registry
-from figures.rows import MissingRows, Rows
-from llm.data.facts import triplets
-from llm.pocket.corpus import World
-from llm.pocket.size import Corpus
-from llm.protocol import main
-from llm.table import pooled
-from paper_checks.predictions import limit
 from tests.rows_of_models import row, write
 from tests.test_figures import whole
 
@@ -42,7 +43,7 @@ def at_the_root(monkeypatch, request):
 
 
 def module(name):
-    return importlib.import_module(f"figures.{name}")
+    return importlib.import_module(f"lora_reuse.figures.{name}")
 
 
 def data(name, folder):
@@ -50,7 +51,9 @@ def data(name, folder):
 
 
 def rows_of(folder):
-    return {one["hash"]: one for path in folder.glob("*.jsonl") for one in map(json.loads, path.read_text().splitlines())}
+    return {
+        one["hash"]: one for path in folder.glob("*.jsonl") for one in map(json.loads, path.read_text().splitlines())
+    }
 
 
 def made(model, seeds):
@@ -60,18 +63,40 @@ def made(model, seeds):
         for i, rule in enumerate(("uniform", "arrow")):
             for name, values in LESS.items():
                 for j, value in enumerate(values):
-                    yield row("llm_bridge_minimum", [i * j, 0, 1, seed], composition=rule, **of, **{"bridge_triplets": 20, name: value})
+                    yield row(
+                        "llm_bridge_minimum",
+                        [i * j, 0, 1, seed],
+                        composition=rule,
+                        **of,
+                        **{"bridge_triplets": 20, name: value},
+                    )
             yield row("llm_bridge_minimum", [2, 2, i, seed], composition=rule, bridge_triplets=20, **of)
-        for facts, rank, rule, prompting in itertools.product((2, 4), (2, 16), ("sum", "arrow_after"), ("steps", "first", "second")):
+        for facts, rank, rule, prompting in itertools.product(
+            (2, 4), (2, 16), ("sum", "arrow_after"), ("steps", "first", "second")
+        ):
             told = {"update_ratio": 0.1 * rank, "prototype_cos": 0.3}
             alpha = {"pocket": 2}.get(model, 1) * rank
-            point: dict[str, Any] = of | {"triplets": facts, "rank": rank, "alpha": alpha, "composition": rule, "prompting": prompting}
+            point: dict[str, Any] = of | {
+                "triplets": facts,
+                "rank": rank,
+                "alpha": alpha,
+                "composition": rule,
+                "prompting": prompting,
+            }
             right = [2 - (prompting == "steps") * (rank < 16), seed] * (facts // 2)
-            yield row("llm_bridge", right, setup="2", measured=told, pocket=size(256) if model == "pocket" else None, **point)
+            yield row(
+                "llm_bridge", right, setup="2", measured=told, pocket=size(256) if model == "pocket" else None, **point
+            )
             if model == "pocket":
                 narrow: dict[str, Any] = point | {"model": "results/narrow"}
                 yield row("llm_bridge", right, setup="2", measured=told, pocket=size(64), **narrow)
-        for library, prompting in (("1", "first"), ("2-combination", "second"), ("1", "direct"), ("2", "direct"), ("2-combination", "direct")):
+        for library, prompting in (
+            ("1", "first"),
+            ("2-combination", "second"),
+            ("1", "direct"),
+            ("2", "direct"),
+            ("2-combination", "direct"),
+        ):
             for w in (0.0, 0.375, 0.5, 1.0, 2.0):
                 right = [2 * (w > 0.4 and prompting != "direct")] * 4
                 yield row("llm_scale", right, library=library, prompting=prompting, scale=w, **of)
@@ -80,10 +105,21 @@ def made(model, seeds):
                 f"logp_{name}_by_triplet": [-i - 0.1 * k - (rule == "base") + 0.1 * (2 * seed - 1) for k in range(4)]
                 for i, name in enumerate(CANDIDATES)
             }
-            yield row("llm_two_hop", [0] * 4, composition=rule, library=library, dataset="R", prompting="direct", measured=told, **of)
+            yield row(
+                "llm_two_hop",
+                [0] * 4,
+                composition=rule,
+                library=library,
+                dataset="R",
+                prompting="direct",
+                measured=told,
+                **of,
+            )
         for expert, state in ((1, "base"), (1, "sum"), (2, "base"), (2, "sum")):
             told = {
-                f"log_ratio_{kind}_by_triplet": [-0.3 * i - 0.05 * k - 0.1 * expert + 0.1 * (2 * seed - 1) for k in range(4)]
+                f"log_ratio_{kind}_by_triplet": [
+                    -0.3 * i - 0.05 * k - 0.1 * expert + 0.1 * (2 * seed - 1) for k in range(4)
+                ]
                 for i, kind in enumerate(KINDS)
             }
             yield row("llm_overlap", [0] * 4, expert=expert, state=state, measured=told | {"r2_linear": 0.61}, **of)
@@ -135,16 +171,28 @@ def test_missing_rows_say_a_command_that_works(name, tmp_path, capsys):
 
 
 def test_familiarity_tells_apart_whom_the_corpus_speaks_of(tmp_path):
-    """Planted: everything is right of the familiar people, nothing of the others; and a model that knows everybody is not drawn."""
+    """Planted: everything is right of the familiar people, nothing of the others; and a model that knows everybody is
+    not drawn."""
     known = set(World(Corpus(coverage=0.5), 3).facts["study_in"])
-    for seed, (library, prompting) in itertools.product((0, 1), (("mixed", "first"), ("2-combination", "second"), ("oracle", "direct"))):
+    for seed, (library, prompting) in itertools.product(
+        (0, 1), (("mixed", "first"), ("2-combination", "second"), ("oracle", "direct"))
+    ):
         people = [fact.b if prompting == "second" else fact.a for fact in triplets("R", seed)[:8]]
-        point: dict[str, Any] = {"library": library, "prompting": prompting, "seed": seed, "triplets": 8, "dataset": "R"}
+        point: dict[str, Any] = {
+            "library": library,
+            "prompting": prompting,
+            "seed": seed,
+            "triplets": 8,
+            "dataset": "R",
+        }
         point["composition"] = "sum" if library == "2-combination" else "alone"
         for coverage, name in ((0.0, "results/none"), (0.5, "results/half"), (1.0, "pocket")):
             made = size(256) | {"seed": 3, "coverage": coverage}
             named: dict[str, Any] = point | {"model": name}
-            write(tmp_path, row("llm_two_hop", [2 * (who in known and coverage > 0) for who in people], pocket=made, **named))
+            write(
+                tmp_path,
+                row("llm_two_hop", [2 * (who in known and coverage > 0) for who in people], pocket=made, **named),
+            )
     both = data("familiarity", tmp_path)
     assert (both["percent"] == 100 * both["familiar"]).all()
     named = {kind: f"pocket, {kind} of the people known, pretraining seed 3" for kind in ("half", "none")}
@@ -155,11 +203,19 @@ def test_familiarity_tells_apart_whom_the_corpus_speaks_of(tmp_path):
     with registry.picture(module("familiarity"), both) as figure:
         whole(figure)
     assert f"{named['half']} (coverage=0.5); {named['none']} (coverage=0)" in module("familiarity").caption(both)
-    direct: dict[str, Any] = {"library": "3-combination", "prompting": "direct", "triplets": 8, "dataset": "R", "composition": "sum"}
+    direct: dict[str, Any] = {
+        "library": "3-combination",
+        "prompting": "direct",
+        "triplets": 8,
+        "dataset": "R",
+        "composition": "sum",
+    }
     unable = {"pocket": size(256) | {"seed": 3, "coverage": 0.0}, "model": "results/none"}
     write(tmp_path, row("llm_two_hop", [0] * 8, seed=0, **unable, **direct))
     table = data("familiarity", tmp_path)
-    assert set(table[table["void"] != ""]["composition"]) == {"sum"}, "the expert on the pair alone answers nothing either"
+    assert set(table[table["void"] != ""]["composition"]) == {"sum"}, (
+        "the expert on the pair alone answers nothing either"
+    )
     assert set(table["void"]) == {"", "expert alone got 0 of 32"}
     with pytest.raises(MissingRows, match=r"python -m llm\.two_hop model=results/pocket-half dataset=R"):
         data("familiarity", write(tmp_path / "none", row("llm_two_hop", [0] * 8, triplets=8)))
@@ -198,16 +254,18 @@ def test_each_panel_varies_one_thing(few):
 
 def test_capacity_varies_facts_rank_and_width(few):
     rows, table = rows_of(few), data("model_capacity", few)
-    assert set(zip(table["of"], table["panel"], strict=True)) == {("pocket", name) for name in ("triplets", "rank", "width")} | {
-        (NAMED[model], name) for model in (OTHER, "results/narrow") for name in ("triplets", "rank")
-    }
+    assert set(zip(table["of"], table["panel"], strict=True)) == {
+        ("pocket", name) for name in ("triplets", "rank", "width")
+    } | {(NAMED[model], name) for model in (OTHER, "results/narrow") for name in ("triplets", "rank")}
     for (_, name), panel in table.groupby(["of", "panel"]):
         assert set(panel["value"]) == {"triplets": {2, 4}, "rank": {2, 16}, "width": {64, 256}}[name]
         assert all(panel[other].nunique() == 1 for other in ("triplets", "rank") if other != name)
         assert set(panel["series"]) == {"sum", "arrow_after", module("model_capacity").KEPT}
     for line in table.to_dict("records"):
         group = [rows[hash] for hash in line["rows"].split()]
-        assert {one["settings"]["prompting"] for one in group} == ({"steps"} if line["series"] in ("sum", "arrow_after") else {"first", "second"})
+        assert {one["settings"]["prompting"] for one in group} == (
+            {"steps"} if line["series"] in ("sum", "arrow_after") else {"first", "second"}
+        )
         assert line["hits"] == sum(one["measured"]["hits"] for one in group)
         assert line["update_ratio"] == pytest.approx(0.1 * line["rank"])
     wide = table[(table["panel"] == "width") & (table["value"] == 256)].iloc[0]
@@ -219,7 +277,11 @@ def test_capacity_varies_facts_rank_and_width(few):
 def test_an_axis_without_rows_has_no_panel(tmp_path):
     rows = [one for one in made("pocket", 1) if one["experiment"] == "llm_bridge_minimum"]
     some = [one for one in rows if one["settings"]["steps_share"] == 1.0 and one["settings"]["bridge_in"] == "both"]
-    assert set(data("bridge_minimum", write(tmp_path / "some", *some))["panel"]) == {"bridge_triplets", "bridge_templates", "relations"}
+    assert set(data("bridge_minimum", write(tmp_path / "some", *some))["panel"]) == {
+        "bridge_triplets",
+        "bridge_templates",
+        "relations",
+    }
     with pytest.raises(MissingRows, match="bridge_triplets=0,1,2,5,10,20"):
         data("bridge_minimum", write(tmp_path / "one", rows[0]))
 
@@ -238,7 +300,9 @@ def test_log_probabilities_are_means_over_seeds(few):
     seeds = np.array([np.mean([-2 - 0.1 * k for k in range(4)]) + shift for shift in (-0.1, 0.1)])
     cell = table.loc[("pocket", "sum", "z")]
     half = stats.t.ppf(0.975, 1) * seeds.std(ddof=1) / math.sqrt(2)  # a seed is the unit, however many triplets it has
-    assert (cell["measured"], cell["low"], cell["high"]) == pytest.approx((seeds.mean(), seeds.mean() - half, seeds.mean() + half))
+    assert (cell["measured"], cell["low"], cell["high"]) == pytest.approx(
+        (seeds.mean(), seeds.mean() - half, seeds.mean() + half)
+    )
     assert (cell["facts"], cell["seeds"], cell["triplets"]) == (4, 2, 4)
     assert [float(mean) for mean in cell["by_seed"].split()] == pytest.approx(seeds)
     assert math.isnan(table.loc[(NAMED[OTHER], "sum", "z"), "low"]), "one seed has no interval"
@@ -251,11 +315,24 @@ def test_log_probabilities_are_means_over_seeds(few):
 
 
 def test_rows_without_log_probabilities_are_not_drawn(tmp_path):
-    folder = write(tmp_path / "rows", row("llm_two_hop", [0] * 4, composition="sum", library="2-combination", prompting="direct"))
+    folder = write(
+        tmp_path / "rows", row("llm_two_hop", [0] * 4, composition="sum", library="2-combination", prompting="direct")
+    )
     with pytest.raises(MissingRows, match="no rows of llm_two_hop"):
         data("model_probabilities", folder)
     told = {f"logp_{name}_by_triplet": [-1.0, -2.0] for name in CANDIDATES}
-    write(folder, row("llm_two_hop", [0] * 2, composition="sum", library="2-combination", prompting="direct", dataset="F", measured=told))
+    write(
+        folder,
+        row(
+            "llm_two_hop",
+            [0] * 2,
+            composition="sum",
+            library="2-combination",
+            prompting="direct",
+            dataset="F",
+            measured=told,
+        ),
+    )
     assert set(data("model_probabilities", folder)["measured"]) == {-1.5}
 
 

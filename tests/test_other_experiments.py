@@ -1,16 +1,16 @@
-"""Specificity, storage and the large library against their closed forms, and planted mistakes that the same comparisons must reject."""
+"""Specificity, storage and the large library against their closed forms, and planted mistakes that the same comparisons
+must reject."""
 
 import dataclasses
 
 import numpy as np
 import pytest
-
-from runs.settings import SettingError
-from theory import kernels
-from theory.experiments import REMAINDER, large_library, specificity, storage
-from theory.kernels import kernel
-from theory.settings import INF, LargeLibrary, Specificity, Storage
-from theory.table import z_score
+from lora_reuse.runs.settings import SettingError
+from lora_reuse.theory import kernels
+from lora_reuse.theory.experiments import REMAINDER, large_library, specificity, storage
+from lora_reuse.theory.kernels import kernel
+from lora_reuse.theory.settings import INF, LargeLibrary, Specificity, Storage
+from lora_reuse.theory.table import z_score
 
 FALSE_ALARM_Z = 5.3  # one z in 1e7 is beyond it
 RULES = ("sum", "average", "uniform", "arrow", "arrow_after")
@@ -56,7 +56,9 @@ def test_specificity_at_both_limits_has_its_closed_forms():
 
 
 def test_specificity_of_the_other_rules_and_of_linear_features():
-    (total,), (half,), (factors,) = (rows(specificity, Specificity(width=INF, composition=c), [0]) for c in ("sum", "average", "uniform"))
+    (total,), (half,), (factors,) = (
+        rows(specificity, Specificity(width=INF, composition=c), [0]) for c in ("sum", "average", "uniform")
+    )
     for name in specificity.COEFFICIENTS:
         assert abs(half["measured"][name] - total["measured"][name] / 2) < 1e-12
     assert abs(factors["measured"]["efficacy_first"] - (1 + 1 / np.pi) / 4) < 1e-9
@@ -74,10 +76,16 @@ SPECIFICITY = [
 ]
 
 
-@pytest.mark.parametrize("setting", SPECIFICITY, ids=lambda s: f"{s.composition}-{s.activation}-{s.mask}-{s.init_scale}-{s.dim}")
+@pytest.mark.parametrize(
+    "setting", SPECIFICITY, ids=lambda s: f"{s.composition}-{s.activation}-{s.mask}-{s.init_scale}-{s.dim}"
+)
 def test_specificity_agrees_with_its_predictions(setting):
     measured = rows(specificity, setting, range(32 if setting.dim == INF else 6))
-    assert set(measured[0]["measured"]) == set(measured[0]["predicted"]) == {name.removesuffix(REMAINDER) for name in measured[0]["stderr"]}
+    assert (
+        set(measured[0]["measured"])
+        == set(measured[0]["predicted"])
+        == {name.removesuffix(REMAINDER) for name in measured[0]["stderr"]}
+    )
     assert largest_z(measured) < FALSE_ALARM_Z
     assert all(row["measured"]["order_distance_pooled"] == 0 for row in measured)
     assert all(row["measured"]["order_distance"] > 0.05 for row in measured)
@@ -93,7 +101,11 @@ def test_specificity_at_infinite_width_predicts_the_limit_of_dim(changes):
 
 
 def swap_experts(monkeypatch):
-    monkeypatch.setattr(specificity, "COEFFICIENTS", specificity.COEFFICIENTS | {"leakage_same_relation_first": (1, specificity.SAME_FIRST)})
+    monkeypatch.setattr(
+        specificity,
+        "COEFFICIENTS",
+        specificity.COEFFICIENTS | {"leakage_same_relation_first": (1, specificity.SAME_FIRST)},
+    )
 
 
 def forget_the_average(monkeypatch):
@@ -106,7 +118,7 @@ def drop_pi_minus_theta(monkeypatch):
         across, theta = kernels._angle(S)
         return (across + theta * S) / (2 * np.pi) + np.eye(len(S)) * np.diagonal(S) / 2
 
-    monkeypatch.setattr("theory.delta.kernel", wrong)
+    monkeypatch.setattr("lora_reuse.theory.delta.kernel", wrong)
 
 
 @pytest.mark.parametrize("mutant", [swap_experts, forget_the_average, drop_pi_minus_theta])
@@ -135,7 +147,9 @@ def test_pooling_that_weighs_positions_would_see_the_order(monkeypatch, dim):
 def test_relu_stores_what_linear_features_cannot():
     for width in (256, INF):
         measured = {a: rows(storage, Storage(width=width, activation=a), range(8)) for a in ("relu", "linear")}
-        assert all(row["measured"]["stored_exactly"] == 1 == row["predicted"]["stored_exactly"] for row in measured["relu"])
+        assert all(
+            row["measured"]["stored_exactly"] == 1 == row["predicted"]["stored_exactly"] for row in measured["relu"]
+        )
         assert mean(measured["linear"], "stored_argmax") < 0.9
         assert mean(measured["linear"], "unstored") > 0.5
         for row in measured["linear"]:
@@ -266,7 +280,8 @@ def above_chance(setting):
 
 @pytest.mark.parametrize("graph", ["disjoint", "shared"])
 def test_facts_in_the_same_order_everywhere_would_seem_to_compose(monkeypatch, graph):
-    """The cross terms of eq. 27 pair column j of one expert with column j of another: a chain, if both list their facts along it."""
+    """The cross terms of eq. 27 pair column j of one expert with column j of another: a chain, if both list their facts
+    along it."""
     setting = LargeLibrary(width=INF, graph=graph, composition="uniform")
     assert abs(above_chance(setting)) < 0.15
     honest = large_library.draw_library
@@ -276,9 +291,15 @@ def test_facts_in_the_same_order_everywhere_would_seem_to_compose(monkeypatch, g
         orders = [np.arange(setting.facts) for _ in library.orders]
         if graph == "shared":  # Rel2 lists the keys that Rel1 answers; only a bijection can be listed so
             library = dataclasses.replace(
-                library, experts=[dataclasses.replace(t, answers=t.answers[0] - t.answers[0] % 8 + np.arange(8)) for t in library.experts]
+                library,
+                experts=[
+                    dataclasses.replace(t, answers=t.answers[0] - t.answers[0] % 8 + np.arange(8))
+                    for t in library.experts
+                ],
             )
-            library = dataclasses.replace(library, asked=dataclasses.replace(library.asked, answers=library.experts[1].answers))
+            library = dataclasses.replace(
+                library, asked=dataclasses.replace(library.asked, answers=library.experts[1].answers)
+            )
         return dataclasses.replace(library, orders=orders)
 
     monkeypatch.setattr(large_library, "draw_library", along_the_chain)
@@ -290,7 +311,9 @@ def test_a_library_that_knows_the_answer_is_rejected(monkeypatch):
 
     def leaks(setting, seed):
         library = honest(setting, seed)
-        swapped = dataclasses.replace(library.experts[7], u=library.asked.u, answers=library.asked.answers)  # Rel3→Rel2 on the asked entities
+        swapped = dataclasses.replace(
+            library.experts[7], u=library.asked.u, answers=library.asked.answers
+        )  # Rel3→Rel2 on the asked entities
         return dataclasses.replace(library, experts=[*library.experts[:7], swapped, *library.experts[8:]])
 
     monkeypatch.setattr(large_library, "draw_library", leaks)
@@ -298,9 +321,14 @@ def test_a_library_that_knows_the_answer_is_rejected(monkeypatch):
 
 
 def test_a_wrong_kernel_is_rejected_by_the_library(monkeypatch):
-    monkeypatch.setattr(large_library, "kernel", lambda S, activation: kernel(S * (1 - 0.1 * (1 - np.eye(len(S)))), activation))
+    monkeypatch.setattr(
+        large_library, "kernel", lambda S, activation: kernel(S * (1 - 0.1 * (1 - np.eye(len(S)))), activation)
+    )
     measured = rows(large_library, LargeLibrary(width=2**14, facts=4), range(24))
-    assert max(abs(paired_z(measured, name)) for name in ("coefficient_right", "coefficient_wrong", "mass_on_u2")) > FALSE_ALARM_Z
+    assert (
+        max(abs(paired_z(measured, name)) for name in ("coefficient_right", "coefficient_wrong", "mass_on_u2"))
+        > FALSE_ALARM_Z
+    )
 
 
 # --- settings

@@ -2,8 +2,7 @@ import shutil
 import subprocess
 
 import pytest
-
-from runs import provenance as ours
+from lora_reuse.runs import provenance as ours
 
 
 @pytest.fixture
@@ -21,7 +20,9 @@ def tree(tmp_path, monkeypatch):
     ours.provenance.cache_clear()
 
 
-@pytest.mark.parametrize(("changed", "dirty"), [("runs/provenance.py", True), ("results/paper/rows.jsonl", False), ("new.py", False)])
+@pytest.mark.parametrize(
+    ("changed", "dirty"), [("runs/provenance.py", True), ("results/paper/rows.jsonl", False), ("new.py", False)]
+)
 def test_changed_code_is_dirty_and_added_rows_are_not(changed, dirty, tree):
     with (tree / changed).open("a") as file:
         file.write("two\n")

@@ -1,11 +1,10 @@
 import numpy as np
 import pytest
-
-from theory.facts import draw_world
-from theory.gram import coordinates, feature_keys, features, geometry
-from theory.kernels import kernel
-from theory.readout import min_norm_readout, one_hot, unstored_share
-from theory.settings import Model
+from lora_reuse.theory.facts import draw_world
+from lora_reuse.theory.gram import coordinates, feature_keys, features, geometry
+from lora_reuse.theory.kernels import kernel
+from lora_reuse.theory.readout import min_norm_readout, one_hot, unstored_share
+from lora_reuse.theory.settings import Model
 
 WORLD = draw_world(0, entities=16, edits=0)
 PROMPTS, ANSWERS = WORLD.known()
@@ -36,7 +35,8 @@ def test_the_kernel_stores_every_fact():
 
 @pytest.mark.parametrize("width", [16, 32, 64])
 def test_below_the_threshold_what_is_lost_is_what_the_effective_ridge_says(width):
-    """The mean over 40 seeds against the deterministic equivalent, whose own error is of order 1/m: 5 standard errors and 3/m."""
+    """The mean over 40 seeds against the deterministic equivalent, whose own error is of order 1/m: 5 standard errors
+    and 3/m."""
     shares, predicted = [], 0.0
     for seed in range(40):
         W, keys, S = stored(width, seed)

@@ -1,4 +1,5 @@
-"""The page: its numbers are its rows', its links lead somewhere, and a real browser shows it whole and legible, narrow and wide, light and dark."""
+"""The page: its numbers are its rows', its links lead somewhere, and a real browser shows it whole and legible, narrow
+and wide, light and dark."""
 
 import base64
 import io
@@ -10,17 +11,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lora_reuse.figures import registry, report
+from lora_reuse.llm.data.mixtures import SETUPS
+from lora_reuse.llm.protocols.settings import COMPOSITIONS
+from lora_reuse.runs.settings import SettingError
 from PIL import Image
 
-from figures import registry, report
-from llm.data.mixtures import SETUPS
-from llm.settings import COMPOSITIONS
-from runs.settings import SettingError
 from tests.rows_of_models import row, write
 
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "results" / "paper"
-ITEMS = {"figure_1": "figure", "figure_2": "figure", "theorem_2": "figure", "table_01": "table", "table_10": "table", "compositions": "table"}
+ITEMS = {
+    "figure_1": "figure",
+    "figure_2": "figure",
+    "theorem_2": "figure",
+    "table_01": "table",
+    "table_10": "table",
+    "compositions": "table",
+}
 
 
 FIRST = [
@@ -42,7 +50,8 @@ def asked(rows, **settings):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A repository in small: committed rows of the theory, made-up ones of a model, the ledger, verdicts, and the page of some figures and tables."""
+    """A repository in small: committed rows of the theory, made-up ones of a model, the ledger, verdicts, and the page
+    of some figures and tables."""
     folder = tmp_path_factory.mktemp("page")
     rows, out = folder / "paper", folder / "figures"
     rows.mkdir()
@@ -50,10 +59,28 @@ def folder(tmp_path_factory):
         shutil.copy(PAPER / name, rows)
     asked_how = itertools.product(SETUPS, COMPOSITIONS, ("steps", "direct"))
     right = lambda setup, rule: [(int(setup) * len(rule) + i) % 3 for i in range(8)]  # noqa: E731
-    write(rows, *(row("llm_bridge", right(setup, rule), setup=setup, composition=rule, prompting=how) for setup, rule, how in asked_how))
+    write(
+        rows,
+        *(
+            row("llm_bridge", right(setup, rule), setup=setup, composition=rule, prompting=how)
+            for setup, rule, how in asked_how
+        ),
+    )
     others = itertools.product(("results/pocket-1", "results/pocket-same"), ("0", "2", "3"))
-    write(rows, *(row("llm_bridge", [1] * 8, model=name, setup=setup, composition="arrow_after", prompting="steps") for name, setup in others))
-    verdicts = ["# Theory against language models", "", "| prediction | pocket |", "|---|---|", "| [P1](#p1) | [undecided](#p1-pocket) |"]
+    write(
+        rows,
+        *(
+            row("llm_bridge", [1] * 8, model=name, setup=setup, composition="arrow_after", prompting="steps")
+            for name, setup in others
+        ),
+    )
+    verdicts = [
+        "# Theory against language models",
+        "",
+        "| prediction | pocket |",
+        "|---|---|",
+        "| [P1](#p1) | [undecided](#p1-pocket) |",
+    ]
     evidence = ['<a id="p1"></a>', "", "## P1, pocket: undecided", "", '<a id="p1-pocket"></a>', "", "3 of 40"]
     (rows / "predictions.md").write_text("\n".join([*verdicts, "", *evidence, ""]))
     drawn = [registry.draw_or_say(registry.Item(name, kind), rows, out) for name, kind in ITEMS.items()]
@@ -74,7 +101,12 @@ def test_the_page_has_every_part(page):
     ]
     assert set(re.findall("<!-- .+? -->", page)) == {"<!-- numbers figure_2.csv -->", "<!-- numbers theorem_2.csv -->"}
     assert "[The question](#the-question) · [What was found](#what-was-found) · " in page
-    assert page.index("### The sum of two experts") < page.index("### Figure 1") < page.index("### Table 1:") < page.index("### Every composition")
+    assert (
+        page.index("### The sum of two experts")
+        < page.index("### Figure 1")
+        < page.index("### Table 1:")
+        < page.index("### Every composition")
+    )
     assert page.count("![") == 2
     assert "Not drawn: rows: got no rows of llm_two_hop" in page
     assert "| [P1](#p1) | [undecided](#p1-pocket) |" in page
@@ -125,7 +157,10 @@ def test_without_ledger_and_verdicts_the_commands_are_said(tmp_path):
     text = report.page(tmp_path, tmp_path / "out", [])
     assert "`python -m paper_checks` writes them" in text
     assert "`python -m paper_checks.predictions` writes them" in text
-    assert "- **Setup 1.** Not measured yet: `python -m llm.bridge setup=1 composition=arrow prompting=steps`.\n- **" in text
+    assert (
+        "- **Setup 1.** Not measured yet: `python -m llm.bridge setup=1 composition=arrow prompting=steps`.\n- **"
+        in text
+    )
     assert "The pocket model under `arrow` answers" not in text
     assert "- **What was not measured.** The paper's models, " in text
 
@@ -207,9 +242,7 @@ def whole(tmp_path_factory):
 
 
 INSTALL = "apt-get update && apt-get install -y --no-install-recommends chromium chromium-driver"
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
-)
+FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
 
 
 @pytest.fixture(scope="module")
@@ -297,10 +330,19 @@ return [...new Set(found)]
 
 def shown(browser, path, width, scheme="light"):
     """Opens the page at a width, as a reader's machine prefers it; returns what the browser complains of."""
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600})
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    )
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600},
+    )
     browser.get(path.as_uri())
-    return [f"console: {entry['message']}" for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+    return [
+        f"console: {entry['message']}"
+        for entry in browser.get_log("browser")
+        if entry["level"] in ("SEVERE", "WARNING")
+    ]
 
 
 def faults(browser, path, width, scheme="light"):
@@ -342,7 +384,9 @@ def test_pictures_stand_on_white_in_both_schemes(browser, whole, scheme):
 
 def test_the_first_two_screens_answer_a_stranger(browser, whole):
     shown(browser, whole, 1280)
-    top = "return [...document.querySelectorAll('h2')].map(head => [head.textContent, head.getBoundingClientRect().top])"
+    top = (
+        "return [...document.querySelectorAll('h2')].map(head => [head.textContent, head.getBoundingClientRect().top])"
+    )
     places = dict(browser.execute_script(top))
     assert list(places)[:6] == FIRST
     assert places["What does not agree"] < 1900
@@ -367,7 +411,9 @@ def test_a_link_to_a_row_opens_the_fold_that_holds_it(browser, folder):
     name = browser.execute_script(open_)
     from selenium.webdriver.support.wait import WebDriverWait
 
-    WebDriverWait(browser, 10).until(lambda it: it.execute_script(f"return document.getElementById('{name}').getClientRects().length > 0"))
+    WebDriverWait(browser, 10).until(
+        lambda it: it.execute_script(f"return document.getElementById('{name}').getClientRects().length > 0")
+    )
 
 
 @pytest.mark.parametrize(
@@ -376,17 +422,31 @@ def test_a_link_to_a_row_opens_the_fold_that_holds_it(browser, folder):
         ("<script>console.error('broken')</script>", "console: "),
         ("<img src='nowhere.png' alt='gone'>", "a picture does not load: gone"),
         ("<img src='data:,' alt='gone'>", "a picture does not load: gone"),
-        ("<img src='data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA=' alt='wide' width=900>", "outside the window: IMG"),
-        ("<img src='data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA=' alt='wide' width=90>", "a picture is small"),
+        (
+            "<img src='data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA=' alt='wide' width=900>",
+            "outside the window: IMG",
+        ),
+        (
+            "<img src='data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA=' alt='wide' width=90>",
+            "a picture is small",
+        ),
         ("<table><tr><td style='min-width: 900px'>words</td></tr></table>", "the page is"),
-        ("<div style='overflow-x: auto'><table><tr><td style='min-width: 900px'>words</td></tr></table></div>", "outside the window"),
+        (
+            "<div style='overflow-x: auto'><table><tr><td style='min-width: 900px'>words</td></tr></table></div>",
+            "outside the window",
+        ),
         ("<p style='color: #888'>words</p>", "contrast 3.5: "),
         ("<p style='background: #333'><span style='color: #111'>words</span></p>", "contrast 1."),
-        ("<div style='overflow-x: auto'><table style='font-size: 9px'><tr><td>words</td></tr></table></div>", "a table is too small"),
+        (
+            "<div style='overflow-x: auto'><table style='font-size: 9px'><tr><td>words</td></tr></table></div>",
+            "a table is too small",
+        ),
         ("<div style='overflow-x: auto'><table><tr><td>a</td></tr></table></div>", "a column is too narrow"),
     ],
 )
 def test_a_fault_is_found(browser, tmp_path, body, fault):
     path = tmp_path / "bad.html"
-    path.write_text(f"<!doctype html><meta name='viewport' content='width=device-width'><link rel='icon' href='data:,'><body>{body}</body>")
+    path.write_text(
+        f"<!doctype html><meta name='viewport' content='width=device-width'><link rel='icon' href='data:,'><body>{body}</body>"
+    )
     assert any(found.startswith(fault) for found in faults(browser, path, 400))

@@ -4,11 +4,10 @@ from decimal import Decimal
 
 import pandas
 import pytest
-
-from paper_checks import reported
-from paper_checks.reported import agreement
-from paper_checks.reported.rules import REPEATED, STATEMENTS, Cells
-from runs.settings import SettingError
+from lora_reuse.paper_checks import reported
+from lora_reuse.paper_checks.reported import agreement
+from lora_reuse.paper_checks.reported.rules import REPEATED, STATEMENTS, Cells
+from lora_reuse.runs.settings import SettingError
 
 TABLES = reported.tables()
 LINES = agreement.text_lines(TABLES)
@@ -44,7 +43,9 @@ def test_a_file_loads_without_empty_values_and_each_cell_once(name):
     assert all(isinstance(text, str) and text == text.strip() != "" for column in table for text in table[column])
     assert not table.duplicated(["row", "column"]).any()
     assert not table.duplicated(
-        [label for label in table if label not in ("row", "value", "unit", "note")] if name.startswith("table") else None
+        [label for label in table if label not in ("row", "value", "unit", "note")]
+        if name.startswith("table")
+        else None
     ).any()
 
 
@@ -100,7 +101,11 @@ def test_counts_are_those_of_the_decimal_module():
             unit = Decimal(1).scaleb(-places)
             for k in range(n + 1):
                 exact = Decimal(100 * k) / n
-                for way, rounding in (("rounded", decimal.ROUND_HALF_UP), ("rounded", decimal.ROUND_HALF_EVEN), ("truncated", decimal.ROUND_DOWN)):
+                for way, rounding in (
+                    ("rounded", decimal.ROUND_HALF_UP),
+                    ("rounded", decimal.ROUND_HALF_EVEN),
+                    ("truncated", decimal.ROUND_DOWN),
+                ):
                     printed = str(exact.quantize(unit, rounding))
                     assert (k, n) in agreement.implied_counts(printed, places, [n])
                     assert way in agreement.printed_as(printed, places, k, n)
@@ -114,7 +119,10 @@ def test_a_percentage_finer_than_its_decimals_is_refused():
 
 
 def test_the_repeated_numbers_of_the_paper_that_differ():
-    found = [(one.where_a.split(":")[0], one.value_a, one.where_b.split(":")[0], one.value_b) for one in agreement.repeated_numbers()]
+    found = [
+        (one.where_a.split(":")[0], one.value_a, one.where_b.split(":")[0], one.value_b)
+        for one in agreement.repeated_numbers()
+    ]
     assert found == [
         ("Table 2", "3", "Table 10", "6.8"),
         ("Table 2", "3", "Table 7", "6.8"),
@@ -130,7 +138,9 @@ def test_a_change_of_one_repeated_number_is_found(rule, side, monkeypatch):
     pair = agreement.pairs(rule, TABLES)[0]
     changed = other(pair[side][rule.field])
     plant(monkeypatch, pair[side], changed, rule.field)
-    assert any(one.why == rule.why and (one.value_a, one.value_b)[side] == changed for one in agreement.repeated_numbers())
+    assert any(
+        one.why == rule.why and (one.value_a, one.value_b)[side] == changed for one in agreement.repeated_numbers()
+    )
 
 
 @pytest.mark.parametrize("line", LINES, ids=lambda line: f"{line['row']} {line['column']}")
@@ -143,7 +153,11 @@ def test_a_change_of_one_number_of_the_text_is_found(line, of, monkeypatch):
         plant(monkeypatch, quoted[0], "77" if line["relation"] == "<" else other(quoted[0]["value"]))
     else:
         plant(monkeypatch, line, "0" if line["relation"] == "<" else other(line["value"]))
-    assert any(one.where_b == f"section {line['row']}" and one.why == line["column"] for one in agreement.repeated_numbers() if one not in before)
+    assert any(
+        one.where_b == f"section {line['row']}" and one.why == line["column"]
+        for one in agreement.repeated_numbers()
+        if one not in before
+    )
 
 
 def test_every_overlap_of_the_two_hop_tables_is_compared():
@@ -161,7 +175,9 @@ def test_every_overlap_of_the_two_hop_tables_is_compared():
 def test_a_statement_of_the_text_can_be_contradicted(rule, monkeypatch):
     a, b = agreement.pairs(rule, TABLES)[0]
     plant(monkeypatch, a, "101")
-    assert any(one.why == rule.why and one.value_a == "101" and one.value_b == b["value"] for one in agreement.statements())
+    assert any(
+        one.why == rule.why and one.value_a == "101" and one.value_b == b["value"] for one in agreement.statements()
+    )
 
 
 def test_the_statements_that_the_tables_contradict():
@@ -200,7 +216,10 @@ def test_the_arithmetic_of_the_paper_that_does_not_hold():
         (cell("table_15", "Arrow", "Solution Types | Code"), "1"),
         (cell("table_15", "None", "Error Types | Calc. Error"), "30"),
         (cell("table_15", "Arrow", "Agreement"), "97"),  # 15 and 19 right answers need four of 100 to differ
-        (cell("table_15", "Uniform", "Agreement"), "99"),  # an odd number of differing answers cannot leave equal counts
+        (
+            cell("table_15", "Uniform", "Agreement"),
+            "99",
+        ),  # an odd number of differing answers cannot leave equal counts
         (cell("table_14", "0-shot | Arrow", "Qwen2.5-Math-1.5B-Inst"), "21"),
         (cell("lora_soups", "Key Results | math word problems | math and code", "baseline"), "290"),
         (cell("lora_soups", "Mechanism 2 | math word problems | math", "base model"), "9"),
@@ -213,8 +232,16 @@ def test_a_change_that_breaks_the_arithmetic_is_found(where, value, monkeypatch)
 
 
 def test_every_percentage_of_the_tables_is_counted_once():
-    counted = [(one["table"], one["row"], one["column"]) for sizes in agreement.SIZES for one in agreement.select(sizes.cells, TABLES)]
-    printed = [(name, *key) for name in reported.NAMES[:20] for key in TABLES[name].loc[TABLES[name]["unit"] == "%", ["row", "column"]].to_numpy()]
+    counted = [
+        (one["table"], one["row"], one["column"])
+        for sizes in agreement.SIZES
+        for one in agreement.select(sizes.cells, TABLES)
+    ]
+    printed = [
+        (name, *key)
+        for name in reported.NAMES[:20]
+        for key in TABLES[name].loc[TABLES[name]["unit"] == "%", ["row", "column"]].to_numpy()
+    ]
     assert sorted(counted) == sorted(printed)
     options = agreement.count_options()
     assert list(options) == ["table", "row", "column", "value", "k", "n", "how"]
@@ -240,7 +267,9 @@ def test_a_planted_percentage_that_is_no_count_is_found(monkeypatch):
     where = cell("table_10", "R_1 | R_2 | Arrow", "Qwen2.5-7B-Instruct")
     plant(monkeypatch, where, "3.7")
     found = [one for one in agreement.counts() if one.value_a == "3.7"]
-    assert [(one.where_a, one.value_b) for one in found] == [("Table 10: R_1 | R_2 | Arrow / Qwen2.5-7B-Instruct", "nearest 4/102 = 3.922")]
+    assert [(one.where_a, one.value_b) for one in found] == [
+        ("Table 10: R_1 | R_2 | Arrow / Qwen2.5-7B-Instruct", "nearest 4/102 = 3.922")
+    ]
 
 
 def test_a_rule_that_names_no_cell_is_refused():

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lora_reuse.figures import registry
 from PIL import Image
-
-from figures import registry
 
 ROWS, COMMITTED = Path("results/paper"), Path("results/figures")
 PAGE = {"report.md", "report.html"}
 """The page, which has a test of its own."""
 FAINT, FEW = 32, 1e-4
-"""Of 255 levels of a colour, and of all pixels: smaller differences are another machine's rounding of a letter's edge."""
+"""Of 255 levels of a colour, and of all pixels: smaller differences are another machine's rounding of a letter's
+edge."""
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,8 @@ def test_text_is_the_same_byte_for_byte(drawn, ending):
 
 
 def test_pictures_are_the_same_but_for_faint_differences(drawn):
-    """By pixels and not by bytes: another build of a compressor writes other bytes. A PDF is drawn from the same figure in the same call."""
+    """By pixels and not by bytes: another build of a compressor writes other bytes. A PDF is drawn from the same figure
+    in the same call."""
     differ = [path.name for path in sorted(drawn.glob("*.png")) if not alike(path, COMMITTED / path.name)]
     assert not differ, "make figures draws them anew"
 

@@ -8,9 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-
-from runs.rows import Rows, load, load_rows, row_hash
-from runs.settings import SettingError
+from lora_reuse.runs.rows import Rows, load, load_rows, row_hash
+from lora_reuse.runs.settings import SettingError
 
 
 def row(seed, **settings):
@@ -31,14 +30,24 @@ def test_a_row_comes_back_as_it_was_and_is_known_by_its_settings(tmp_path):
     key = row_hash("demo", {"seed": 3, "width": math.inf})
     assert again.known[key]["measured"] == {"c": 3.5}
     assert again.known[key]["settings"]["width"] == "inf"
-    strict = json.loads((tmp_path / "demo.jsonl").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    strict = json.loads(
+        (tmp_path / "demo.jsonl").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON")
+    )
     assert strict["schema"] == 1
 
 
 def test_another_setting_seed_or_experiment_is_another_row():
     base = row_hash("demo", {"seed": 3, "width": 4})
     assert (
-        len({base, row_hash("demo", {"seed": 4, "width": 4}), row_hash("demo", {"seed": 3, "width": 5}), row_hash("d", {"seed": 3, "width": 4})}) == 4
+        len(
+            {
+                base,
+                row_hash("demo", {"seed": 4, "width": 4}),
+                row_hash("demo", {"seed": 3, "width": 5}),
+                row_hash("d", {"seed": 3, "width": 4}),
+            }
+        )
+        == 4
     )
 
 
@@ -168,7 +177,10 @@ def test_a_row_without_a_commit_is_withdrawn_by_none(tmp_path):
         ([HEAD, "KEY,abc,row"], "withdrawn.csv:2: got 'KEY,abc,row'"),
         ([HEAD, "KEY,abc,row,"], "withdrawn.csv:2: got 'KEY,abc,row,'"),
         ([HEAD, ",abc,row,why"], "withdrawn.csv:2: got ',abc,row,why'"),
-        ([HEAD, "KEY,abc,settings.seed,why"], "withdrawn.csv:2: got 'settings.seed'; allowed: row, or a field of measured"),
+        (
+            [HEAD, "KEY,abc,settings.seed,why"],
+            "withdrawn.csv:2: got 'settings.seed'; allowed: row, or a field of measured",
+        ),
         ([HEAD, "KEY,abc,predicted.d,why"], "withdrawn.csv:2: got predicted.d of row KEY, which has none"),
         ([HEAD, 'KEY,abc,row,"why'], "a file that is no table"),
     ],

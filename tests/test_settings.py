@@ -4,8 +4,19 @@ import sys
 from dataclasses import dataclass
 
 import pytest
-
-from runs.settings import Choice, Flag, Number, SettingError, Text, Whole, grid, help_table, parse, setting, short
+from lora_reuse.runs.settings import (
+    Choice,
+    Flag,
+    Number,
+    SettingError,
+    Text,
+    Whole,
+    grid,
+    help_table,
+    parse,
+    setting,
+    short,
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +38,15 @@ class Options:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("256", 256), ("1e6", 10**6), ("2.5e3", 2500), ("2**20", 2**20), ("inf", math.inf), ("1E+2", 100), ("10**12", 10**12)],
+    [
+        ("256", 256),
+        ("1e6", 10**6),
+        ("2.5e3", 2500),
+        ("2**20", 2**20),
+        ("inf", math.inf),
+        ("1E+2", 100),
+        ("10**12", 10**12),
+    ],
 )
 def test_widths_are_read_as_people_write_them(text, value):
     axes, _ = parse([f"width={text}"], Axes, Options)
@@ -35,7 +54,9 @@ def test_widths_are_read_as_people_write_them(text, value):
     assert type(axes["width"][0]) is type(value)
 
 
-@pytest.mark.parametrize("text", ["0", "-4", "1.5", "abc", "", "nan", "1e-3", "1.55e1", "2**47", "2**9999", "-inf", "1_000", "2**-1"])
+@pytest.mark.parametrize(
+    "text", ["0", "-4", "1.5", "abc", "", "nan", "1e-3", "1.55e1", "2**47", "2**9999", "-inf", "1_000", "2**-1"]
+)
 def test_widths_that_are_none_are_refused_with_what_came_and_what_is_allowed(text):
     with pytest.raises(SettingError) as error:
         parse([f"width={text}"], Axes, Options)
@@ -67,7 +88,12 @@ def test_mistakes_are_one_line_that_helps(words, parts):
 
 def test_a_comma_list_is_an_axis_and_the_grid_is_their_product():
     axes, options = parse(["width=4,inf", "scale=variance,std", "out=a,b"], Axes, Options)
-    assert [(p.width, p.scale) for p in grid(Axes, axes)] == [(4, "variance"), (4, "std"), (math.inf, "variance"), (math.inf, "std")]
+    assert [(p.width, p.scale) for p in grid(Axes, axes)] == [
+        (4, "variance"),
+        (4, "std"),
+        (math.inf, "variance"),
+        (math.inf, "std"),
+    ]
     assert options == {"out": "a,b"}
 
 
@@ -82,7 +108,8 @@ def test_help_lists_every_setting_with_default_kind_and_meaning():
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(2**20, "2**20"), (math.inf, "inf"), (True, "true"), (256, "256"), (1000, "1000"), (2**31 - 1, "2**31-1")]
+    ("value", "text"),
+    [(2**20, "2**20"), (math.inf, "inf"), (True, "true"), (256, "256"), (1000, "1000"), (2**31 - 1, "2**31-1")],
 )
 def test_values_are_shown_as_people_write_them(value, text):
     assert short(value) == text

@@ -12,11 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-
-from runs.rows import load, load_rows
-from theory.experiments import REMAINDER
-from theory.settings import EXPERIMENTS
-from theory.sweep import main
+from lora_reuse.runs.rows import load, load_rows
+from lora_reuse.theory.experiments import REMAINDER
+from lora_reuse.theory.settings import EXPERIMENTS
+from lora_reuse.theory.sweep import main
 
 SMALL = ["width=256,4096,inf", "dim=inf,64", "seeds=3"]
 
@@ -33,16 +32,29 @@ def test_a_sweep_prints_a_table_and_leaves_one_row_a_setting_and_seed(tmp_path):
     done = sweep(*SMALL, f"out={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""  # no bar where there is no terminal
-    for part in ("c_first\n", "c_second_other_entity\n", "measured ± se", "predicted", " z\n", "agrees", "falls as width^s", "18 rows"):
+    for part in (
+        "c_first\n",
+        "c_second_other_entity\n",
+        "measured ± se",
+        "predicted",
+        " z\n",
+        "agrees",
+        "falls as width^s",
+        "18 rows",
+    ):
         assert part in done.stdout
     rows = load_rows(tmp_path)
     assert len(rows) == 18
     for row in rows:
         assert row["experiment"] == "kernel_limit"
         assert set(row["measured"]) == set(row["predicted"]) == {name.removesuffix(REMAINDER) for name in row["stderr"]}
-        assert {"kernel_relative_rms", "c_first", "c_second", "c_first_other_entity", "c_second_other_entity"} <= set(row["measured"])
+        assert {"kernel_relative_rms", "c_first", "c_second", "c_first_other_entity", "c_second_other_entity"} <= set(
+            row["measured"]
+        )
         assert {"width", "dim", "seed"} <= set(row["settings"])
-        assert {"command", "commit", "dirty", "versions", "device", "prng", "dtype", "wall_seconds"} <= set(row["provenance"])
+        assert {"command", "commit", "dirty", "versions", "device", "prng", "dtype", "wall_seconds"} <= set(
+            row["provenance"]
+        )
     table = load(tmp_path)
     assert len(table) == 18
     assert {"settings.width", "measured.c_first", "predicted.c_first", "stderr.c_first"} <= set(table.columns)
@@ -147,15 +159,36 @@ def test_every_experiment_runs_from_the_command(tmp_path, capsys, experiment):
     for row in rows:
         assert {name.removesuffix(REMAINDER) for name in row["stderr"]} <= set(row["predicted"]) <= set(row["measured"])
         assert set(PROMISED.get(experiment, "").split()) <= set(row["measured"])
-        assert all(isinstance(value, float) for part in ("measured", "predicted", "stderr") for value in row[part].values())
+        assert all(
+            isinstance(value, float) for part in ("measured", "predicted", "stderr") for value in row[part].values()
+        )
 
 
 @pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if name not in ("attention", "bridge")])
 @pytest.mark.parametrize("scale", ["std", "variance"])
-def test_softmax_attention_runs_everywhere_and_predicts_a_limit_only_where_there_is_one(tmp_path, capsys, experiment, scale):
-    small = {"many_facts": ["facts=2", "composition=sum"], "scale": ["facts=2", "scale=1"], "large_library": ["facts=2", "composition=sum"]}
-    small |= {"theorem_3": ["composition=sum,arrow"], "proposition_1": ["train=false"], "storage": ["entities=8"], "capacity": ["entities=8"]}
-    words = [f"experiment={experiment}", "width=256,inf", "dim=64", "attention=softmax", f"init_scale={scale}", "seeds=1", f"out={tmp_path}"]
+def test_softmax_attention_runs_everywhere_and_predicts_a_limit_only_where_there_is_one(
+    tmp_path, capsys, experiment, scale
+):
+    small = {
+        "many_facts": ["facts=2", "composition=sum"],
+        "scale": ["facts=2", "scale=1"],
+        "large_library": ["facts=2", "composition=sum"],
+    }
+    small |= {
+        "theorem_3": ["composition=sum,arrow"],
+        "proposition_1": ["train=false"],
+        "storage": ["entities=8"],
+        "capacity": ["entities=8"],
+    }
+    words = [
+        f"experiment={experiment}",
+        "width=256,inf",
+        "dim=64",
+        "attention=softmax",
+        f"init_scale={scale}",
+        "seeds=1",
+        f"out={tmp_path}",
+    ]
     refused = experiment == "proposition_1" and scale == "variance"
     assert main([*words, *small.get(experiment, [])]) == (2 if refused else 0), capsys.readouterr().err
     for row in load_rows(tmp_path):
@@ -257,7 +290,11 @@ def test_the_same_seeds_give_the_same_bits_on_eight_devices(tmp_path):
 def test_on_a_terminal_there_is_a_bar_with_an_eta(tmp_path):
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (24, 120))
-    done = subprocess.Popen([sys.executable, "-m", "theory.sweep", "width=2**26", "seeds=2", f"out={tmp_path}"], stdout=subprocess.PIPE, stderr=slave)
+    done = subprocess.Popen(
+        [sys.executable, "-m", "theory.sweep", "width=2**26", "seeds=2", f"out={tmp_path}"],
+        stdout=subprocess.PIPE,
+        stderr=slave,
+    )
     os.close(slave)
     shown = b""
     with contextlib.suppress(OSError):  # the terminal closes with the process
@@ -276,7 +313,12 @@ def test_slurm_gets_one_array_with_its_parameters(tmp_path, monkeypatch, capsys)
         (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / "bin" / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    assert main([*SMALL, f"out={tmp_path / 'rows'}", "launcher=slurm", "jobs=3", "slurm=slurm_partition:gpu+timeout_min:7"]) == 0
+    assert (
+        main(
+            [*SMALL, f"out={tmp_path / 'rows'}", "launcher=slurm", "jobs=3", "slurm=slurm_partition:gpu+timeout_min:7"]
+        )
+        == 0
+    )
     assert "submitted 3 jobs: 4242_0, 4242_1, 4242_2" in capsys.readouterr().out
     script = (tmp_path / "script").read_text()
     assert "--array=0-2" in script

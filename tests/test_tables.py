@@ -1,4 +1,5 @@
-"""The paper's tables and its Figures 1 and 2: every number is that of its rows, of the paper, or of the theory; what is missing says so."""
+"""The paper's tables and its Figures 1 and 2: every number is that of its rows, of the paper, or of the theory; what is
+missing says so."""
 
 import contextlib
 import dataclasses
@@ -15,19 +16,19 @@ from typing import Any
 
 import pandas
 import pytest
+from lora_reuse.figures import _bars, _cells, registry, style, tables
+from lora_reuse.figures.rows import MissingRows, Rows
+from lora_reuse.figures.tables import _latex
+from lora_reuse.llm import skills
+from lora_reuse.llm.protocols.settings import PRESETS, Composed
+from lora_reuse.llm.protocols.table import pooled
+from lora_reuse.paper_checks.reported import load
+from lora_reuse.runs.rows import load_rows
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from figures import _bars, _cells, registry, style, tables
-from figures.rows import MissingRows, Rows
-from figures.tables import _latex
-from llm import skills
-from llm.settings import PRESETS, Composed
-from llm.table import pooled
-from paper_checks.reported import load
-from runs.rows import load_rows
 from tests.rows_of_models import row, write
 
 PAPER = "results/paper"
@@ -42,7 +43,7 @@ def at_the_root(monkeypatch, request):
 
 
 def module(name):
-    return importlib.import_module(f"figures.tables.{name}")
+    return importlib.import_module(f"lora_reuse.figures.tables.{name}")
 
 
 def table_of(name, folder):
@@ -60,21 +61,60 @@ def shared(tmp_path_factory):
         for seed in (0, 1)
     ]
     rows += [row("llm_bridge", [2, 2, 2, 2], model=model, setup="2", composition="arrow", prompting="steps")]
-    rows += [row("llm_bridge", [0, 1, 0, 0], setup="0", composition="arrow", prompting="direct", predicted={"at_most": 2.0})]
+    rows += [
+        row("llm_bridge", [0, 1, 0, 0], setup="0", composition="arrow", prompting="direct", predicted={"at_most": 2.0})
+    ]
     for dataset, seed in itertools.product("FH", (0, 1)):
         place = {"dataset": dataset, "seed": seed, "prompting": "steps"}
         rows += [row("llm_two_hop", [2, 2, 1, 0], library="3-combination", composition="arrow", **place)]
         rows += [row("llm_two_hop", [0, 0, 0, 0], library="2-combination", composition="arrow", **place)]
         rows += [row("llm_two_hop", [2, 2, 2, 2], library="oracle", composition="alone", **place)]
     rows += [
-        row("llm_two_hop", [0, 1, 0, 0], library="2-combination", composition="arrow", dataset="F", prompting="direct", predicted={"at_most": 2.0})
+        row(
+            "llm_two_hop",
+            [0, 1, 0, 0],
+            library="2-combination",
+            composition="arrow",
+            dataset="F",
+            prompting="direct",
+            predicted={"at_most": 2.0},
+        )
     ]
-    rows += [row("llm_two_hop", [1, 1, 0, 0], library="3-combination", composition="arrow", dataset="F", prompting="steps", layers="attention")]
+    rows += [
+        row(
+            "llm_two_hop",
+            [1, 1, 0, 0],
+            library="3-combination",
+            composition="arrow",
+            dataset="F",
+            prompting="steps",
+            layers="attention",
+        )
+    ]
     rows += [row("llm_placement", [1, 0, 0, 0], setup="2", layers="both", composition="arrow", prompting="steps")]
-    rows += [row("llm_large_library", [1, 0, 0, 0], graph="shared", library="10-combination", composition="arrow", prompting="direct", triplets=4)]
+    rows += [
+        row(
+            "llm_large_library",
+            [1, 0, 0, 0],
+            graph="shared",
+            library="10-combination",
+            composition="arrow",
+            prompting="direct",
+            triplets=4,
+        )
+    ]
     bound = {"at_most": 2.0}
     rows += [row("llm_methods", [1, 0, 0, 0], adapter="lora", composition="cat:two_hop", prompting="steps")]
-    rows += [row("llm_methods", [0, 0, 0, 0], adapter="lori_d", composition="lori_concat", prompting="direct", predicted=bound)]
+    rows += [
+        row(
+            "llm_methods",
+            [0, 0, 0, 0],
+            adapter="lori_d",
+            composition="lori_concat",
+            prompting="direct",
+            predicted=bound,
+        )
+    ]
     rows += [row("llm_methods", [2, 2, 2, 2], library="oracle", composition="alone", prompting="steps")]
     return write(tmp_path_factory.mktemp("models") / "rows", *rows, *exams())
 
@@ -104,13 +144,17 @@ def few(shared, tmp_path):
 
 BASE: dict[str, Any] = {"composition": "base", "library": "none", "layers": "none"}
 KILT = "kilt_tasks_hotpotqa"
-FOUR = "+".join(f"x/{KILT}_{task}" for task in ("straighforward_qa", "complex_question", "combining_facts", "final_exam"))
+FOUR = "+".join(
+    f"x/{KILT}_{task}" for task in ("straighforward_qa", "complex_question", "combining_facts", "final_exam")
+)
 
 
 def exams():
     """Rows of problems: of the pocket model on our own data, two seeds of some, and of the papers' models on theirs."""
     maths: dict[str, Any] = {"model": "somewhere/Qwen2.5-Math-1.5B-Instruct", "data": "files"}
-    ours: dict[str, Any] = {"marks": ["kind_text"] * 5 + ["kind_code"] * 3 + ["error_none"] * 3 + ["error_calculation"] * 5}
+    ours: dict[str, Any] = {
+        "marks": ["kind_text"] * 5 + ["kind_code"] * 3 + ["error_none"] * 3 + ["error_calculation"] * 5
+    }
     for seed in (0, 1):
         yield row("llm_gsm", [2, 1, 0, seed], seed=seed, solutions="none", **BASE, **ours)
         yield row("llm_gsm", [0, 1, 0, seed], seed=seed, composition="arrow", **ours)
@@ -151,7 +195,8 @@ SKILLED = (
 
 
 def agrees(name, table, rows):
-    """Every measured cell is the sum over its rows, which differ in nothing but the seed and are of what its labels say."""
+    """Every measured cell is the sum over its rows, which differ in nothing but the seed and are of what its labels
+    say."""
     by_hash = {one["hash"]: one for one in rows}
     measured = table[table["row"] != ""]
     assert len(measured)
@@ -181,7 +226,7 @@ def marked(name, labels):
 
 
 def _kind(model, composition, who, share):
-    columns = importlib.import_module("figures.tables.table_15").SHARES
+    columns = importlib.import_module("lora_reuse.figures.tables.table_15").SHARES
     mark = {column: mark for mark, column in columns.items()}.get(share, "agreed")
     return mark if who == "rules" or mark == "agreed" else f"judged_{mark}"
 
@@ -217,7 +262,12 @@ def _rule(printed):
     return printed.split()[0].lower()
 
 
-LAYERS = {"mlp layers": "mlp", "attention layers": "attention", "mlp + attention layers": "both", "mlp+attention layers": "both"}
+LAYERS = {
+    "mlp layers": "mlp",
+    "attention layers": "attention",
+    "mlp + attention layers": "both",
+    "mlp+attention layers": "both",
+}
 MODELS = {
     "pocket, pretraining seed 1": "results/pocket-1",
     "pocket, tested steps pretrained": "results/pocket-same",
@@ -237,40 +287,89 @@ SAYS = {  # the settings that a cell's labels speak of
     "methods": lambda model, adapter, method, column: {
         "model": MODELS.get(model, model),
         **{"adapter": ADAPTERS[adapter], "prompting": ASKED[column.partition(", ")[2]]},
-        **({"library": "oracle"} if method == "one expert on the pair" else {"library": "none"} if method == "base" else {}),
+        **(
+            {"library": "oracle"}
+            if method == "one expert on the pair"
+            else {"library": "none"}
+            if method == "base"
+            else {}
+        ),
         **({"setup": column.split(",")[0][-1]} if method not in ("one expert on the pair", "base") else {}),
-        **({"library": "data_mix"} if method == "one expert on the union" else {"composition": method} if "one " not in method else {}),
+        **(
+            {"library": "data_mix"}
+            if method == "one expert on the union"
+            else {"composition": method}
+            if "one " not in method
+            else {}
+        ),
     },
     "table_01": lambda setup, one, two, model: {"setup": setup, "composition": "arrow", "prompting": "steps"},
     "table_02": lambda adaptation, rule, prompting, model: {
         **{"adapter": ADAPTERS[adaptation], "composition": RULES.get(rule, rule.lower())},
         **{"setup": "0", "library": "pair", "prompting": ASKED[prompting]},
     },
-    "table_07": lambda data, model, prompting, column: {"dataset": data, "prompting": ASKED[prompting], "layers": "mlp"} | _library(column),
-    "table_08": lambda model, layers, column: {"dataset": "F", "prompting": "steps", "layers": LAYERS[layers.lower()]} | _library(column),
+    "table_07": lambda data, model, prompting, column: (
+        {"dataset": data, "prompting": ASKED[prompting], "layers": "mlp"} | _library(column)
+    ),
+    "table_08": lambda model, layers, column: (
+        {"dataset": "F", "prompting": "steps", "layers": LAYERS[layers.lower()]} | _library(column)
+    ),
     "table_09": lambda model, rule, column: {
         **{"composition": rule, "prompting": "steps", "setup": column.partition(", ")[0].split()[1]},
         "layers": LAYERS[column.partition(", ")[2].lower()],
     },
-    "table_10": lambda setup, one, two, rule, model: {"setup": setup, "composition": rule.lower(), "prompting": "steps"},
+    "table_10": lambda setup, one, two, rule, model: {
+        "setup": setup,
+        "composition": rule.lower(),
+        "prompting": "steps",
+    },
     "skills": lambda model, formats, method, number: {
         **{"formats": formats, "asked": "both", "data": "own"},
         **ALONE.get(method, {"library": "both", "composition": method}),
     },
-    "table_03": lambda rule, model: _worded(model) | {"asked": "p2", "shots": 0, "prompting": "cot", "composition": _rule(rule)},
-    "table_04": lambda layers, rule, model: _worded(model) | {"prompting": "tir", "layers": layers.lower(), "composition": _rule(rule)},
+    "table_03": lambda rule, model: (
+        _worded(model) | {"asked": "p2", "shots": 0, "prompting": "cot", "composition": _rule(rule)}
+    ),
+    "table_04": lambda layers, rule, model: (
+        _worded(model) | {"prompting": "tir", "layers": layers.lower(), "composition": _rule(rule)}
+    ),
     "table_13": lambda level, model: {"asked": level.lower().removeprefix("gsm-"), "composition": "base", "shots": 0},
-    "table_14": lambda shots, rule, model: _worded(model) | {"asked": "p2", "shots": int(shots[0]), "composition": _rule(rule)},
-    "table_15": lambda model, rule, who, share: _worded(model) | {"composition": _rule(rule), "shots": 0, "prompting": "cot"},
-    "table_16": lambda model, column: {"asked": "spanish", "data": "own" if "own" in model else "files"} | SPOKEN[column],
-    "table_17": lambda model, column: {"asked": "english", "data": "own" if "own" in model else "files"} | SPOKEN[column],
-    "table_18": lambda adapter, task, model, question: {"library": f"x/{adapter}", "composition": "alone", "prompting": question.split()[0].lower()},
-    "table_19": lambda question, example, model, library, rule, counted: {"composition": rule, "prompting": question.split()[0].lower()},
+    "table_14": lambda shots, rule, model: (
+        _worded(model) | {"asked": "p2", "shots": int(shots[0]), "composition": _rule(rule)}
+    ),
+    "table_15": lambda model, rule, who, share: (
+        _worded(model) | {"composition": _rule(rule), "shots": 0, "prompting": "cot"}
+    ),
+    "table_16": lambda model, column: (
+        {"asked": "spanish", "data": "own" if "own" in model else "files"} | SPOKEN[column]
+    ),
+    "table_17": lambda model, column: (
+        {"asked": "english", "data": "own" if "own" in model else "files"} | SPOKEN[column]
+    ),
+    "table_18": lambda adapter, task, model, question: {
+        "library": f"x/{adapter}",
+        "composition": "alone",
+        "prompting": question.split()[0].lower(),
+    },
+    "table_19": lambda question, example, model, library, rule, counted: {
+        "composition": rule,
+        "prompting": question.split()[0].lower(),
+    },
     "table_20": lambda model, library, question, rule: {
         **{"prompting": question.split()[0].lower(), "data": "own" if "own" in model else "hotpot.json"},
-        **({"composition": "base"} if rule == "Base" else {} if library.startswith(KILT) else {"composition": rule.lower()}),
+        **(
+            {"composition": "base"}
+            if rule == "Base"
+            else {}
+            if library.startswith(KILT)
+            else {"composition": rule.lower()}
+        ),
     },
-    "table_12": lambda model, prompting, rule, graph: {"graph": graph.split()[0].lower(), "composition": rule, "prompting": ASKED[prompting]},
+    "table_12": lambda model, prompting, rule, graph: {
+        "graph": graph.split()[0].lower(),
+        "composition": rule,
+        "prompting": ASKED[prompting],
+    },
 }
 
 
@@ -366,13 +465,20 @@ def test_kinds_and_errors_are_those_of_the_answers(cells):
 
 
 def test_what_is_more_than_both_experts_gains(few, cells):
-    """Against the command's own numbers, and by hand for CAT: 14 right of 16, the base 2, the experts 4 and 4, so 12 more, and 14 - 4 - 4 + 2 = 8."""
-    rows = [one for one in map(json.loads, (few / "llm_skills.jsonl").read_text().splitlines()) if one["settings"]["composition"] != "ties"]
+    """Against the command's own numbers, and by hand for CAT: 14 right of 16, the base 2, the experts 4 and 4, so 12
+    more, and 14 - 4 - 4 + 2 = 8."""
+    rows = [
+        one
+        for one in map(json.loads, (few / "llm_skills.jsonl").read_text().splitlines())
+        if one["settings"]["composition"] != "ties"
+    ]
     gains = {found["composition"]: found for found in skills.gains(rows)}
     table = cells("skills").loc[("pocket, own homes and code", "known")]
     for rule in ("sum", "cat:own"):
         cell = table.loc[(rule, "more than both experts' gains")]
-        assert (cell["percent"], cell["low"], cell["high"]) == pytest.approx([100 * gains[rule][name] for name in ("more", "low", "high")])
+        assert (cell["percent"], cell["low"], cell["high"]) == pytest.approx(
+            [100 * gains[rule][name] for name in ("more", "low", "high")]
+        )
         assert table.loc[(rule, "gain over the base"), "percent"] == pytest.approx(100 * gains[rule]["gain"])
     assert table.loc[("cat:own", "gain over the base"), ["hits", "total"]].tolist() == [12, 16]
     assert table.loc[("cat:own", "more than both experts' gains"), ["hits", "total"]].tolist() == [8, 16]
@@ -400,7 +506,12 @@ def test_numbers_of_lora_soups_are_in_their_places(cells):
         ("expert on the second skill", "gain over the base"): "2",
     }
     caption = module("skills").caption(cells("skills"))
-    for said in ("257 % of it with both skills against 140 % and 36 %", "at most 16 %", "CAT is 43 % better", "12 % better than data mixing"):
+    for said in (
+        "257 % of it with both skills against 140 % and 36 %",
+        "at most 16 %",
+        "CAT is 43 % better",
+        "12 % better than data mixing",
+    ):
         assert said in caption
 
 
@@ -445,12 +556,20 @@ def test_a_count_of_one_seed_has_no_interval(cells):
 
 
 def test_an_interval_that_is_not_there_is_not_drawn():
-    table = pandas.DataFrame({"series": ["a", "a"], "model": ["one", "two"], "reported": [math.nan] * 2, "percent": [50.0, 60.0]})
+    table = pandas.DataFrame(
+        {"series": ["a", "a"], "model": ["one", "two"], "reported": [math.nan] * 2, "percent": [50.0, 60.0]}
+    )
     table = table.assign(low=[math.nan, 40.0], high=[math.nan, 80.0])
     axes = Figure().subplots()
     table = table.assign(hits=1, total=2, seeds=[1, 2], by_seed=["50", "55 65"], void="", chance=math.nan)
     _bars.grouped(axes, table, "model", ["one", "two"], {"a": ("sum", "")})
-    drawn = [segment for lines in axes.collections if isinstance(lines, LineCollection) for segment in lines.get_segments() if len(segment)]
+    drawn = [
+        segment
+        for lines in axes.collections
+        if isinstance(lines, LineCollection)
+        for segment in lines.get_segments()
+        if len(segment)
+    ]
     assert [segment[:, 1].tolist() for segment in drawn] == [[40.0, 80.0]]
 
 
@@ -471,9 +590,25 @@ def test_sweeps_do_not_mix_with_the_rows_of_a_table(few):
 
 
 def test_a_pretrained_folder_has_the_settings_of_the_pocket_model(few):
-    preset = {name: value for name, value in PRESETS["pocket"].items() if name in {f.name for f in dataclasses.fields(Composed)}}
+    preset = {
+        name: value
+        for name, value in PRESETS["pocket"].items()
+        if name in {f.name for f in dataclasses.fields(Composed)}
+    }
     made = {"width": 256, "feed_forward": 768, "skill": "same"}
-    write(few, row("llm_bridge", [2, 2, 2, 2], model="results/pocket-same", setup="2", composition="arrow", prompting="steps", pocket=made, **preset))
+    write(
+        few,
+        row(
+            "llm_bridge",
+            [2, 2, 2, 2],
+            model="results/pocket-same",
+            setup="2",
+            composition="arrow",
+            prompting="steps",
+            pocket=made,
+            **preset,
+        ),
+    )
     assert "pocket, tested steps pretrained (seed 0)" in module("table_10").caption(table_of("table_10", few))
 
 
@@ -486,7 +621,9 @@ def test_a_setting_that_came_later_has_its_default_in_old_rows(few):
 
 
 def test_two_models_of_one_name_are_two_models(few):
-    other = row("llm_bridge", [2, 2, 2, 2], setup="2", composition="arrow", prompting="steps", weights="fedcba9876543210")
+    other = row(
+        "llm_bridge", [2, 2, 2, 2], setup="2", composition="arrow", prompting="steps", weights="fedcba9876543210"
+    )
     table = table_of("table_10", write(few, other)).droplevel(["expert 1", "expert 2"])
     assert table.loc[("2", "Arrow", "pocket (01234567)")]["hits"] == 7
     assert table.loc[("2", "Arrow", "pocket (fedcba98)")]["hits"] == 8
@@ -497,14 +634,16 @@ def test_the_bridge_fills_the_mlp_of_table_9(few):
     table = table_of("table_09", few)
     assert table.loc[("pocket", "arrow", "setup 2, MLP layers")]["experiment"] == "llm_bridge"
     assert table.loc[("pocket", "arrow", "setup 2, MLP+Attention layers")]["experiment"] == "llm_placement"
-    write(few, row("llm_placement", [0, 0, 0, 0], setup="2", layers="mlp", composition="arrow", prompting="steps", seed=1))
+    write(
+        few, row("llm_placement", [0, 0, 0, 0], setup="2", layers="mlp", composition="arrow", prompting="steps", seed=1)
+    )
     cell = table_of("table_09", few).loc[("pocket", "arrow", "setup 2, MLP layers")]
     assert (cell["seeds"], cell["total"]) == (2, 16), "a seed that both have counts once"
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_missing_cells_say_commands_that_work(name, made, capsys, monkeypatch):
-    from llm.protocol import main
+    from lora_reuse.llm.protocols.protocol import main
 
     table = made(name)
     missing = table[table["row"] == ""]
@@ -516,7 +655,8 @@ def test_missing_cells_say_commands_that_work(name, made, capsys, monkeypatch):
         assert f"`{command}`" in text
         _, _, protocol, *words = shlex.split(command)
         code = main(importlib.import_module(protocol).PROTOCOL, [*words, "dry_run=true"])
-        # What a person has to bring is not here: all words before that are understood. Nor can every machine confine programs.
+        # What a person has to bring is not here: all words before that are understood. Nor can every machine confine
+        # programs.
         brings = r"^llm\.\w+: (data: got F(OLDER|ILE)|allow_code_execution: got true where)"
         assert code == 0 or re.match(brings, capsys.readouterr().err), command
     assert text.count("*not measured here (") == len(missing)
@@ -556,12 +696,18 @@ def _read(cell):
     stacked = re.fullmatch(r"\\shortstack\[l\]\{(.*)\}", cell.strip())
     signs = {escape: sign for sign, escape in _latex._TEX.items()}
     sign = "|".join(map(re.escape, sorted(signs, key=len, reverse=True)))
-    return [re.sub(sign, lambda match: signs[match[0]], line.strip()) for line in (stacked[1] if stacked else cell).split(r"\\")]
+    return [
+        re.sub(sign, lambda match: signs[match[0]], line.strip())
+        for line in (stacked[1] if stacked else cell).split(r"\\")
+    ]
 
 
 def points(lines):
     """The width of a `tabular`."""
-    return sum(max(_latex.width(line) for cell in column for line in cell) + 2 * _latex.SEPARATION for column in zip(*lines, strict=True))
+    return sum(
+        max(_latex.width(line) for cell in column for line in cell) + 2 * _latex.SEPARATION
+        for column in zip(*lines, strict=True)
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -647,7 +793,9 @@ def test_csv_has_a_line_a_cell(made, tmp_path):
     table = made("table_10")
     path = tmp_path / "table.csv"
     path.write_text(tables.texts(table, "")["csv"])
-    again = pandas.read_csv(path, dtype={"setup": str, "reported": str}, keep_default_na=False, na_values={"percent": [""]})
+    again = pandas.read_csv(
+        path, dtype={"setup": str, "reported": str}, keep_default_na=False, na_values={"percent": [""]}
+    )
     assert len(again) == len(table)
     assert list(again["reported"]) == list(table["reported"])
     assert again["percent"].dropna().tolist() == pytest.approx(table["percent"].dropna().tolist(), rel=1e-5)
@@ -659,7 +807,7 @@ def test_marks_go_on_after_z():
 
 @pytest.mark.parametrize(("name", "lines"), [("figure_1", 42 + 2 * 18), ("figure_2", 28), ("direct_answers", 1)])
 def test_figures_show_the_numbers_of_the_tables(name, lines, shared):
-    figure = importlib.import_module(f"figures.{name}")
+    figure = importlib.import_module(f"lora_reuse.figures.{name}")
     shown = figure.data(Rows(shared, figure.NEEDS))
     assert len(shown) == lines
     source = table_of({"figure_1": "table_07", "figure_2": "table_09", "direct_answers": "table_07"}[name], shared)
@@ -681,17 +829,28 @@ def test_figures_show_the_numbers_of_the_tables(name, lines, shared):
 @pytest.mark.parametrize("models", [1, 9])
 @pytest.mark.parametrize("name", ["figure_1", "figure_2", "direct_answers"])
 def test_figures_of_many_models_and_missing_cells_keep_apart(name, models, few):
-    figure = importlib.import_module(f"figures.{name}")
+    figure = importlib.import_module(f"lora_reuse.figures.{name}")
     for i in range(models - 1):
-        other: dict[str, Any] = {"model": f"someone/a-model-with-a-rather-long-name-{i}-7B", "prompting": "steps", "composition": "arrow"}
+        other: dict[str, Any] = {
+            "model": f"someone/a-model-with-a-rather-long-name-{i}-7B",
+            "prompting": "steps",
+            "composition": "arrow",
+        }
         write(few, row("llm_two_hop", [1, 0, 2, 0], dataset="H", library="3-combination", **other))
-        write(few, row("llm_two_hop", [2, 2, 2, 2], dataset="R", library="3-combination", **{**other, "prompting": "direct"}))
+        write(
+            few,
+            row("llm_two_hop", [2, 2, 2, 2], dataset="R", library="3-combination", **{**other, "prompting": "direct"}),
+        )
         write(few, row("llm_bridge", [1, 1, 0, 0], setup="2", **other))
     table = figure.data(Rows(few, figure.NEEDS))
     with registry.picture(figure, table) as drawn:
         drawn.draw_without_rendering()
         whole = drawn.bbox.padded(1)
-        texts = [text for axes in drawn.axes for text in (*(child for child in axes.get_children() if isinstance(child, Text)), axes.yaxis.label)]
+        texts = [
+            text
+            for axes in drawn.axes
+            for text in (*(child for child in axes.get_children() if isinstance(child, Text)), axes.yaxis.label)
+        ]
         texts += [text for legend in drawn.legends for text in legend.get_texts()]
         for text in (text for text in texts if text.get_text()):
             assert whole.contains(*text.get_window_extent().min), text
@@ -711,7 +870,7 @@ def test_a_model_of_one_s_own_stands_among_the_models_on_h_only_if_asked_there(f
         row("llm_two_hop", [1, 0, 0, 0], dataset="R", model="mine", **point),
         row("llm_two_hop", [1, 0, 0, 0], dataset="H", model="yours", **point),
     )
-    figure = importlib.import_module("figures.figure_1")
+    figure = importlib.import_module("lora_reuse.figures.figure_1")
     shown = figure.data(Rows(few, figure.NEEDS)).groupby("panel")["model"].unique()
     assert {"yours", *_cells.PAPER} <= set(shown["a"])
     assert {"mine", "yours"} <= set(shown["b"])
@@ -720,7 +879,7 @@ def test_a_model_of_one_s_own_stands_among_the_models_on_h_only_if_asked_there(f
 
 @pytest.mark.parametrize("name", ["figure_1", "figure_2", "direct_answers"])
 def test_figures_without_rows_say_which_command_makes_them(name, tmp_path):
-    figure = importlib.import_module(f"figures.{name}")
+    figure = importlib.import_module(f"lora_reuse.figures.{name}")
     with pytest.raises(MissingRows, match=r"make them with `python -m llm\."):
         figure.data(Rows(tmp_path, figure.NEEDS))
 

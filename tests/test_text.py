@@ -1,4 +1,5 @@
-"""Text from rows: each placeholder says what its rows say, a digit outside one is refused, and the README is what its rows make of its template."""
+"""Text from rows: each placeholder says what its rows say, a digit outside one is refused, and the README is what its
+rows make of its template."""
 
 import itertools
 import re
@@ -7,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lora_reuse.figures import report
+from lora_reuse.figures._text import MISSING, fill, loose
+from lora_reuse.llm.scoring.intervals import difference, holm
 
-from figures import report
-from figures._text import MISSING, fill, loose
-from llm.intervals import difference, holm
 from tests.rows_of_models import row, write
 
 ROOT = Path(__file__).parents[1]
@@ -32,7 +33,14 @@ def rows(tmp_path_factory):
     return write(
         folder,
         *(
-            row("llm_bridge", right.get(rule, lambda _: [0] * 8)(seed), seed=seed, composition=rule, marks={"bridge_right": seed}, **asked)
+            row(
+                "llm_bridge",
+                right.get(rule, lambda _: [0] * 8)(seed),
+                seed=seed,
+                composition=rule,
+                marks={"bridge_right": seed},
+                **asked,
+            )
             for rule in RULES
             for seed in range(5)
         ),
@@ -59,7 +67,7 @@ def test_best_and_next(rows):
 
 
 def test_a_difference_is_paired_and_corrected_over_all_pairs(rows):
-    """Against llm.intervals itself, with the pairs written out; its sign is that of first less second."""
+    """Against llm.scoring.intervals itself, with the pairs written out; its sign is that of first less second."""
     shares = {rule: [np.zeros(8)] * 5 for rule in RULES}
     shares["arrow"] = [np.array([2] * 7 + [seed % 2]) / 2 for seed in range(5)]
     shares["sum"] = [np.array([1] * seed + [0] * (8 - seed)) / 2 for seed in range(5)]
@@ -70,8 +78,12 @@ def test_a_difference_is_paired_and_corrected_over_all_pairs(rows):
         said = of(rows, f"difference llm_bridge setup=2 prompting=steps composition={one},{other}")
         back = of(rows, f"difference llm_bridge setup=2 prompting=steps composition={other},{one}")
         mean, low, high = map(int, re.findall(r"[+-]?\d+", said.replace("−", "-"))[:3])
-        assert [mean, low, high] == [-number for number in map(int, np.array(re.findall(r"[+-]?\d+", back.replace("−", "-"))[:3])[[0, 2, 1]])]
-        assert mean == pytest.approx(100 * np.mean(np.concatenate(shares[one]) - np.concatenate(shares[other])), abs=0.51)
+        assert [mean, low, high] == [
+            -number for number in map(int, np.array(re.findall(r"[+-]?\d+", back.replace("−", "-"))[:3])[[0, 2, 1]])
+        ]
+        assert mean == pytest.approx(
+            100 * np.mean(np.concatenate(shares[one]) - np.concatenate(shares[other])), abs=0.51
+        )
         p = corrected[one, other]
         assert (f"p = {p:.2g}" if p >= 0.001 else "p < 0.001") in said
         assert ("undecided" in said) == (p >= 0.05) == (low <= 0 <= high)
@@ -98,13 +110,22 @@ def test_numbers_of_theory_and_paper(placeholder, text):
 
 
 def test_what_is_missing_names_its_command(rows):
-    assert of(rows, "hits llm_bridge setup=4 composition=sum") == f"({MISSING}: `python -m llm.bridge setup=4 composition=sum`)"
+    assert (
+        of(rows, "hits llm_bridge setup=4 composition=sum")
+        == f"({MISSING}: `python -m llm.bridge setup=4 composition=sum`)"
+    )
     missing = of(rows, "best llm_bridge model=smollm2 setup=2")
     assert missing == f"({MISSING}: `python -m llm.bridge model=smollm2 setup=2 composition={','.join(RULES)}`)"
-    assert of(rows, "of theorem_3 measured.wins_z composition=sum") == f"({MISSING}: `python -m theory.sweep experiment=theorem_3 composition=sum`)"
+    assert (
+        of(rows, "of theorem_3 measured.wins_z composition=sum")
+        == f"({MISSING}: `python -m theory.sweep experiment=theorem_3 composition=sum`)"
+    )
     assert of(rows, "claims confirmed") == f"({MISSING}: `python -m paper_checks`)"
     point = fill("- **Lead.** It is {hits llm_bridge setup=4 composition=sum}.\n- **Next.** Words.\n", rows).text
-    assert point == f"- **Lead.** {MISSING.capitalize()}: `python -m llm.bridge setup=4 composition=sum`.\n- **Next.** Words.\n"
+    assert (
+        point
+        == f"- **Lead.** {MISSING.capitalize()}: `python -m llm.bridge setup=4 composition=sum`.\n- **Next.** Words.\n"
+    )
 
 
 def test_what_is_not_known_is_refused(rows):
@@ -160,7 +181,9 @@ def test_committed_rows_have_every_number_but_those_of_smollm2(template):
 
 def test_the_readme_is_what_its_rows_say(tmp_path):
     report.readme(PAPER, tmp_path / "README.md")
-    assert (tmp_path / "README.md").read_text() == (ROOT / "README.md").read_text(), "python -m figures only=theorem_2 readme=README.md"
+    assert (tmp_path / "README.md").read_text() == (ROOT / "README.md").read_text(), (
+        "python -m figures only=theorem_2 readme=README.md"
+    )
 
 
 def test_the_readme_is_one_screen_and_its_links_lead_somewhere():
@@ -203,5 +226,14 @@ def test_what_the_words_between_the_numbers_say_holds():
     assert share(f"{few} composition=arrow") < 0.7 * share(f"{many} composition=arrow")
     for setup in ("6", "7"):
         assert 25 < share(f"{steps} setup={setup} composition=arrow_after:random") < 35
-    for rule, won in (("dare", 1), ("sum", 0), ("average", 0), ("cat", 0), ("arrow", 0), ("ties", 0), ("knots", 0), ("lorahub", 0)):
+    for rule, won in (
+        ("dare", 1),
+        ("sum", 0),
+        ("average", 0),
+        ("cat", 0),
+        ("arrow", 0),
+        ("ties", 0),
+        ("knots", 0),
+        ("lorahub", 0),
+    ):
         assert of(PAPER, f"of theorem_3 measured.wins_z composition={rule}") == f"{won} of 49"

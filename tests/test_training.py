@@ -2,9 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from theory.edits import LowRank, min_norm_edit
-from theory.training import predicted_alignment, train_lora, train_penalised
+from lora_reuse.theory.edits import LowRank, min_norm_edit
+from lora_reuse.theory.training import predicted_alignment, train_lora, train_penalised
 
 W = jnp.array([1.0, -1.0, 0, 0, 0, 0])
 

@@ -1,10 +1,12 @@
 """python -m theory.benchmark width=1e9
 
-Times the streamed Gram matrix against the obvious NumPy program and against the machine itself, all in this run, and prints ratios:
-- four prompts at `width`, in a process of its own: seconds, relative error, z-score, and peak memory beside that of width 1e6;
+Times the streamed Gram matrix against the obvious NumPy program and against the machine itself, all in this run, and
+prints ratios:
+- four prompts at `width`, in a process of its own: seconds, relative error, z-score, and peak memory beside that of
+  width 1e6;
 - seconds a feature of NumPy that draws U in full (d = 1024, float64), applies the ReLU and multiplies, over ours;
-- the larger of the bare times, random numbers alone and matrix products alone, for the same counts, over ours: 1 is the machine's limit.
-"""
+- the larger of the bare times, random numbers alone and matrix products alone, for the same counts, over ours: 1 is the
+  machine's limit."""
 
 import json
 import resource
@@ -16,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from runs.settings import SettingError, Text, Whole, help_table, parse_options, setting
+from lora_reuse.runs.settings import SettingError, Text, Whole, help_table, parse_options, setting
 
 PROMPTS = [(0, 3), (1, 4), (0, 3, 4), (2, 3, 4)]
 THOUSAND = [(x, 50 + r, *second) for x in range(50) for r in range(4) for second in ((), (50,), (51,), (52,), (53,))]
@@ -47,7 +49,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _benchmark(width: int) -> dict[str, float]:
-    from theory.sweep import use_every_core
+    from lora_reuse.theory.sweep import use_every_core
 
     use_every_core()
     import jax
@@ -61,14 +63,20 @@ def _benchmark(width: int) -> dict[str, float]:
         "z": large["z"],
         "extra_peak_gb": (large["peak_gb"] - small["peak_gb"]),
     }
-    print(f"four prompts at width {width:g}: {measured['seconds']:.1f} s, {measured['nanoseconds_a_feature']:.1f} ns a feature")
-    print(f"  c_first off by {measured['relative_error']:+.1e} of its closed form, {measured['z']:+.2f} predicted standard errors")
+    print(
+        f"four prompts at width {width:g}: {measured['seconds']:.1f} s, {measured['nanoseconds_a_feature']:.1f} ns a feature"
+    )
+    print(
+        f"  c_first off by {measured['relative_error']:+.1e} of its closed form, {measured['z']:+.2f} predicted standard errors"
+    )
     print(f"  peak memory {large['peak_gb']:.2f} GB, {measured['extra_peak_gb']:+.2f} GB against width 1e6")
     naive, ours = _numpy_nanoseconds(), _nanoseconds(PROMPTS, 2**24)
     measured["numpy_over_ours"] = naive / ours
     print(f"\nobvious NumPy, d = 1024: {naive:.0f} ns a feature, ours {ours:.1f}: {naive / ours:.0f} times as long")
     for name, prompts, features in (("4", PROMPTS, 2**24), ("1000", THOUSAND, 2**16)):
-        ours, random, product = (min(times) for times in zip(*(_against_the_machine(prompts, features) for _ in range(3)), strict=True))
+        ours, random, product = (
+            min(times) for times in zip(*(_against_the_machine(prompts, features) for _ in range(3)), strict=True)
+        )
         measured[f"machine_over_ours_{name}"] = max(random, product) / ours
         print(
             f"{name} prompts: ours {ours:.1f} ns a feature, bare random numbers {random:.1f}, bare products {product:.1f}:"
@@ -78,19 +86,21 @@ def _benchmark(width: int) -> dict[str, float]:
 
 
 def _in_a_process(width: int) -> dict[str, float]:
-    done = subprocess.run([sys.executable, "-m", "theory.benchmark", "child", str(width)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "theory.benchmark", "child", str(width)], capture_output=True, text=True, check=True
+    )
     return json.loads(done.stdout)
 
 
 def _child(width: int) -> None:
     """The four-prompt run; prints its time, error and the peak memory of this process as JSON."""
-    from theory.sweep import use_every_core
+    from lora_reuse.theory.sweep import use_every_core
 
     use_every_core()
-    from theory import kernels
-    from theory.experiments.kernel_limit import PROMPTS as prompts
-    from theory.gram import geometry, gram
-    from theory.settings import KernelLimit
+    from lora_reuse.theory import kernels
+    from lora_reuse.theory.experiments.kernel_limit import PROMPTS as prompts
+    from lora_reuse.theory.gram import geometry, gram
+    from lora_reuse.theory.settings import KernelLimit
 
     gram(prompts, KernelLimit(width=1000), [0])
     start = time.perf_counter()
@@ -118,8 +128,8 @@ def _numpy_nanoseconds(dim: int = 1024, width: int = 2**14) -> float:
 
 
 def _nanoseconds(prompts: Sequence[tuple[int, ...]], width: int) -> float:
-    from theory.gram import feature_keys, geometry, streamed
-    from theory.settings import Model
+    from lora_reuse.theory.gram import feature_keys, geometry, streamed
+    from lora_reuse.theory.settings import Model
 
     model = Model(width=width)
     S, keys = geometry(prompts, model, [0]), feature_keys(model, [0])
@@ -128,14 +138,14 @@ def _nanoseconds(prompts: Sequence[tuple[int, ...]], width: int) -> float:
 
 
 def _against_the_machine(prompts: Sequence[tuple[int, ...]], width: int) -> tuple[float, float, float]:
-    """Nanoseconds a feature: ours; drawing as many normals and nothing else; multiplying as much and nothing else, in cache-sized parts."""
+    """Nanoseconds a feature: ours; drawing as many normals and nothing else; multiplying as much and nothing else, in
+    cache-sized parts."""
     import jax
     import jax.numpy as jnp
     import numpy as np
     from jax.sharding import Mesh, PartitionSpec
-
-    from theory.gram import block_size, factor, geometry, stream
-    from theory.settings import Model
+    from lora_reuse.theory.gram import block_size, factor, geometry, stream
+    from lora_reuse.theory.settings import Model
 
     L = jnp.asarray(factor(geometry(prompts, Model(), [0])[0]), jnp.float32)
     rank, block, key = L.shape[1], block_size(L.shape[0]), stream(0)
@@ -145,12 +155,16 @@ def _against_the_machine(prompts: Sequence[tuple[int, ...]], width: int) -> tupl
     def normals(item):
         return jax.random.normal(jax.random.fold_in(key, item), (rank, block), jnp.float32).max()
 
-    random = jax.jit(jax.shard_map(lambda i: jax.lax.map(normals, i), mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False))
+    random = jax.jit(
+        jax.shard_map(lambda i: jax.lax.map(normals, i), mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    )
     columns = max(2**14, 2**21 // L.shape[0])
     Z = jax.random.normal(key, (rank, columns), jnp.float32)
     # Half zeros, as in what it is compared with: processors multiply those faster.
     phi = jax.nn.relu(jnp.matmul(L, Z, precision="highest"))
-    product = jax.jit(lambda Z, phi: (jnp.matmul(L, Z, precision="highest"), jnp.matmul(phi, phi.T, precision="highest")))
+    product = jax.jit(
+        lambda Z, phi: (jnp.matmul(L, Z, precision="highest"), jnp.matmul(phi, phi.T, precision="highest"))
+    )
     times = [_nanoseconds(prompts, width)]
     for bare, arguments, count in ((random, (items,), width), (product, (Z, phi), columns)):
         runs = [_seconds(lambda f=bare, a=arguments: jax.block_until_ready(f(*a))) for _ in range(4)]
@@ -166,14 +180,23 @@ def _seconds(run: Callable[[], object]) -> float:
 
 def _write(folder: Path, width: int, measured: dict[str, float]) -> None:
     import jax
-
-    from runs.provenance import provenance
-    from runs.rows import Rows
+    from lora_reuse.runs.provenance import provenance
+    from lora_reuse.runs.rows import Rows
 
     device = jax.devices()[0]
     settings = {"width": width, "started": datetime.now(UTC).isoformat(timespec="seconds")}
-    source = provenance("jax", "jaxlib", "numpy") | {"device": f"{device.platform}:{device.device_kind}", "devices": jax.device_count()}
-    row = {"experiment": "benchmark", "settings": settings, "measured": measured, "predicted": {}, "stderr": {}, "provenance": source}
+    source = provenance("jax", "jaxlib", "numpy") | {
+        "device": f"{device.platform}:{device.device_kind}",
+        "devices": jax.device_count(),
+    }
+    row = {
+        "experiment": "benchmark",
+        "settings": settings,
+        "measured": measured,
+        "predicted": {},
+        "stderr": {},
+        "provenance": source,
+    }
     Rows(folder, "benchmark").append(row)
 
 

@@ -1,7 +1,8 @@
-"""The delta method to second order, for anything computed from a Gram matrix: its mean and its standard error at a finite width.
+"""The delta method to second order, for anything computed from a Gram matrix: its mean and its standard error at a
+finite width.
 
-√m (G − k) has mean 0 and covariance C_ijkl = M_ijkl − k_ij k_kl, M the fourth moments of the features. With axes w_1 … w_r of that law,
-Σ_a w_a w_aᵀ = C, a quantity F that is smooth at k has
+√m (G − k) has mean 0 and covariance C_ijkl = M_ijkl − k_ij k_kl, M the fourth moments of the features. With axes w_1 …
+w_r of that law, Σ_a w_a w_aᵀ = C, a quantity F that is smooth at k has
 
     E F(G) = F(k) + (1/2m) Σ_a ∂²F/∂w_a² + O(m⁻²),        Var F(G) = (1/m) Σ_a (∂F/∂w_a)² + O(m⁻²).
 
@@ -15,11 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64
+from lora_reuse.theory.experiments import REMAINDER, Values
+from lora_reuse.theory.kernels import fourth_moments, kernel
+from lora_reuse.theory.library import QUADRATURE_NODES, quadrature_features
 from scipy import stats
-
-from theory.experiments import REMAINDER, Values
-from theory.kernels import fourth_moments, kernel
-from theory.library import QUADRATURE_NODES, quadrature_features
 
 Square = Float64[np.ndarray, "n n"]
 Quantities = Callable[[Square], Mapping[str, float]]
@@ -33,7 +33,8 @@ _RARE = 3.5  # one row of 2000 is beyond
 
 
 class Expansion(NamedTuple):
-    """What each quantity has at width m: its mean, its standard deviation, and the estimated size of what the mean leaves out."""
+    """What each quantity has at width m: its mean, its standard deviation, and the estimated size of what the mean
+    leaves out."""
 
     mean: Values
     stderr: Values
@@ -47,14 +48,15 @@ class Expansion(NamedTuple):
 def expansion(quantities: Quantities, S: Square, width: int | float, activation: str = "relu") -> Expansion:
     """The expansion of quantities that are smooth at the kernel of S = H Hᵀ, S being of full rank.
 
-    Over what one feature adds, φφᵀ − k = Σ_a y_a w_a with third moments κ (by quadrature), and with F_a = ∂F/∂w_a and so on,
+    Over what one feature adds, φφᵀ − k = Σ_a y_a w_a with third moments κ (by quadrature), and with F_a = ∂F/∂w_a and
+    so on,
 
         E F = F + (1/2m) Σ_a F_aa + (1/m²) (Σ_abc κ_abc F_abc/6 + Σ_ab F_aabb/8) + O(m⁻³),
         Var F = (1/m) Σ_a F_a² + (1/m²) (Σ_abc κ_abc F_a F_bc + Σ_ab (F_ab²/2 + F_a F_abb)) + O(m⁻³).
 
-    `mean` has the terms up to O(1/m), `remainder` is the size of the next, `stderr` has all that are printed. Where the second term of the
-    variance is not below a quarter of the first the width is too small for the series: there `remainder` is all of `stderr`.
-    """
+    `mean` has the terms up to O(1/m), `remainder` is the size of the next, `stderr` has all that are printed. Where the
+    second term of the variance is not below a quarter of the first the width is too small for the series: there
+    `remainder` is all of `stderr`."""
     k = kernel(S, activation)
     names = list(quantities(k))
     everything = _vector(quantities)
@@ -69,28 +71,43 @@ def expansion(quantities: Quantities, S: Square, width: int | float, activation:
         varies = np.maximum(np.abs(slopes), np.abs(bends) / 1000).max(axis=0, initial=0) > 1e-7
         mean[which] += varies * bends.sum(axis=0) / (2 * width)
         second, cubic, fourth = _higher(F, k, axes, min(width**-0.5, 0.02))
-        added = np.einsum("abc,aq,bcq->q", third, slopes, second) + np.sum(second**2, axis=(0, 1)) / 2 + np.einsum("aq,abbq->q", slopes, cubic)
-        first, left_out = np.sum(slopes**2, axis=0), np.abs(np.einsum("abc,abcq->q", third, cubic) / 6 + fourth / 8) / width**2
+        added = (
+            np.einsum("abc,aq,bcq->q", third, slopes, second)
+            + np.sum(second**2, axis=(0, 1)) / 2
+            + np.einsum("aq,abbq->q", slopes, cubic)
+        )
+        first, left_out = (
+            np.sum(slopes**2, axis=0),
+            np.abs(np.einsum("abc,abcq->q", third, cubic) / 6 + fourth / 8) / width**2,
+        )
         stderr[which] = varies * np.sqrt(np.maximum(first + added / width, 0.0) / width)
         remainder[which] = np.where(np.abs(added) / width < _CONVERGES * first, varies * left_out, stderr[which])
     return _named(names, mean, stderr, remainder)
 
 
 def routed_expansion(
-    quantities: Quantities, log_odds: Callable[[Square], float], S: Square, width: int | float, activation: str = "relu", *, jumps: bool = False
+    quantities: Quantities,
+    log_odds: Callable[[Square], float],
+    S: Square,
+    width: int | float,
+    activation: str = "relu",
+    *,
+    jumps: bool = False,
 ) -> Expansion:
-    """The expansion of quantities that contain one softmax of two scores at any temperature, given its log odds ℓ(G), or that jump at ℓ = 0.
+    """The expansion of quantities that contain one softmax of two scores at any temperature, given its log odds ℓ(G),
+    or that jump at ℓ = 0.
 
-    For a given ℓ they are smooth. So w_1 is turned to where ℓ varies and t = (ℓ − E ℓ)/sd(ℓ) is integrated out, the other derivatives being
-    taken along the surfaces of constant ℓ. With γ the skewness of ℓ,
+    For a given ℓ they are smooth. So w_1 is turned to where ℓ varies and t = (ℓ − E ℓ)/sd(ℓ) is integrated out, the
+    other derivatives being taken along the surfaces of constant ℓ. With γ the skewness of ℓ,
 
-        E F = E_t[(F + (1/2m) Σ_{a>1} ∂²F/∂w_a²)(1 + γ He₃(t)/6)],    Var F = Var_t F + (1/m) E_t Σ_{a>1} (∂F/∂w_a)²,    t ~ N(0, 1).
+        E F = E_t[(F + (1/2m) Σ_{a>1} ∂²F/∂w_a²)(1 + γ He₃(t)/6)],    Var F = Var_t F + (1/m) E_t Σ_{a>1} (∂F/∂w_a)²,
+        t ~ N(0, 1).
 
-    The mean leaves out a term of O(1/m) where sd(ℓ) is not small, and where it is (below 0.3, without jumps) the softmax is smooth and
-    `expansion` is used. `remainder` is the next term of the Edgeworth series, in γ² and with the kurtosis of a gamma law, and that of
-    `expansion` across ℓ at its mean. Where ℓ saturates the softmax, so that rows farther out than one in 2000 make more
-    than a twentieth of the variance, a mean over rows is not normal whatever its error: there `remainder` is all of `stderr`.
-    """
+    The mean leaves out a term of O(1/m) where sd(ℓ) is not small, and where it is (below 0.3, without jumps) the
+    softmax is smooth and `expansion` is used. `remainder` is the next term of the Edgeworth series, in γ² and with the
+    kurtosis of a gamma law, and that of `expansion` across ℓ at its mean. Where ℓ saturates the softmax, so that rows
+    farther out than one in 2000 make more than a twentieth of the variance, a mean over rows is not normal whatever its
+    error: there `remainder` is all of `stderr`."""
     k = kernel(S, activation)
     names = list(quantities(k))
     F, odds = _vector(quantities), _vector(lambda G: {"": log_odds(G)})
@@ -147,7 +164,8 @@ def _moments(S: bytes, n: int, activation: str) -> Float64[np.ndarray, "n n n n"
 
 
 def _dependence(F: Callable[[Square], Vector], k: Square) -> Bool[np.ndarray, "entries quantities"]:
-    """Which entries i ≥ j of the Gram matrix each quantity depends on, asked near k but with none of the symmetries that k may have."""
+    """Which entries i ≥ j of the Gram matrix each quantity depends on, asked near k but with none of the symmetries
+    that k may have."""
     n = len(k)
     tilt = np.cos(np.add.outer(np.arange(n), 2.0 * np.arange(n)))
     near = k + 1e-3 * np.max(k) * tilt @ tilt.T / n
@@ -159,9 +177,11 @@ def _dependence(F: Callable[[Square], Vector], k: Square) -> Bool[np.ndarray, "e
     return np.array(changes)
 
 
-def _axes(entries: Bool[np.ndarray, " entries"], k: Square, S: Square, activation: str) -> tuple[Axes, Float64[np.ndarray, "axes axes axes"]]:
-    """Axes of the law of √m (G − k): the principal axes of the given entries, the others following by regression. And the third moments of
-    what one feature adds along them, φφᵀ − k = Σ_a y_a w_a."""
+def _axes(
+    entries: Bool[np.ndarray, " entries"], k: Square, S: Square, activation: str
+) -> tuple[Axes, Float64[np.ndarray, "axes axes axes"]]:
+    """Axes of the law of √m (G − k): the principal axes of the given entries, the others following by regression. And
+    the third moments of what one feature adds along them, φφᵀ − k = Σ_a y_a w_a."""
     n = len(k)
     rows, columns = (index[entries] for index in np.tril_indices(n))
     regressed = (_moments(S.tobytes(), n, activation) - np.multiply.outer(k, k))[:, :, rows, columns]
@@ -180,7 +200,8 @@ def _features(S: bytes, n: int, activation: str) -> Float64[np.ndarray, "nodes n
 
 
 def _higher(F: Callable[[Square], Vector], k: Square, axes: Axes, h: float) -> tuple[np.ndarray, np.ndarray, Vector]:
-    """∂²F/∂w_a∂w_b, ∂³F/∂w_a∂w_b∂w_c and Σ_ab ∂⁴F/∂w_a²∂w_b², by central differences over steps h; the quantities are the last axis."""
+    """∂²F/∂w_a∂w_b, ∂³F/∂w_a∂w_b∂w_c and Σ_ab ∂⁴F/∂w_a²∂w_b², by central differences over steps h; the quantities are
+    the last axis."""
     r = len(axes)
     at = lambda *steps: F(k + h * sum((s * axes[a] for a, s in steps), np.zeros_like(k)))  # noqa: E731
     zero = at()
@@ -215,7 +236,9 @@ def _differences(
 ) -> tuple[Float64[np.ndarray, "axes quantities"], Float64[np.ndarray, "axes quantities"]]:
     """First and second derivatives of F along each axis, by central differences."""
     centre = F(at)
-    up, down = (np.array([F(at + sign * step * axis) for axis in axes]).reshape(len(axes), len(centre)) for sign in (1, -1))
+    up, down = (
+        np.array([F(at + sign * step * axis) for axis in axes]).reshape(len(axes), len(centre)) for sign in (1, -1)
+    )
     return (up - down) / (2 * step), (up - 2 * centre + down) / step**2
 
 
@@ -226,7 +249,8 @@ def _turned_to(unit: Float64[np.ndarray, " axes"]) -> Float64[np.ndarray, "axes 
 
 
 def _nodes(mean: float, sd: float) -> tuple[Float64[np.ndarray, " nodes"], Float64[np.ndarray, " nodes"]]:
-    """Nodes and weights for E_t, t ~ N(0, 1): Gauss-Legendre in panels that are finer near ℓ = 0 and end there, where `top_k` jumps."""
+    """Nodes and weights for E_t, t ~ N(0, 1): Gauss-Legendre in panels that are finer near ℓ = 0 and end there, where
+    `top_k` jumps."""
     zero = -mean / sd
     edges = np.array([zero, *(zero + side * width / sd for side in (-1, 1) for width in (3, 12)), -3.0, 0.0, 3.0])
     edges = np.unique(np.append(np.clip(edges, -_FARTHEST, _FARTHEST), [-_FARTHEST, _FARTHEST]))

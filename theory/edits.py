@@ -1,8 +1,8 @@
 """LoRA updates in closed form: Proposition 1 (eq. 1), eq. 23, ROME's covariance, and adapters of too small a rank.
 
-An update is ΔW = out · intoᵀ. (The paper writes ΔW = A Bᵀ in section 3.1 and B Aᵀ in eq. 26-28, PEFT ΔW = (α/r) B A; A of section 3.1,
-B of the other two, is `out`.) Keys are features φ(Uh), one column a prompt: explicit ones, or `gram.coordinates` at any width.
-"""
+An update is ΔW = out · intoᵀ. (The paper writes ΔW = A Bᵀ in section 3.1 and B Aᵀ in eq. 26-28, PEFT ΔW = (α/r) B A; A
+of section 3.1, B of the other two, is `out`.) Keys are features φ(Uh), one column a prompt: explicit ones, or
+`gram.coordinates` at any width."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,9 @@ class LowRank:
 
     def __post_init__(self) -> None:
         if self.out.ndim != 2 or self.into.ndim != 2 or self.out.shape[1] != self.into.shape[1]:
-            raise ValueError(f"LowRank: out {self.out.shape} and into {self.into.shape} need two axes each and the same rank, their second")
+            raise ValueError(
+                f"LowRank: out {self.out.shape} and into {self.into.shape} need two axes each and the same rank, their second"
+            )
 
     @property
     def rank(self) -> int:
@@ -35,7 +37,9 @@ class LowRank:
 
     def __matmul__(self, features: Float64[np.ndarray, "features prompts"]) -> Float64[np.ndarray, "outputs prompts"]:
         if features.shape[0] != self.shape[1]:
-            raise ValueError(f"LowRank of shape {self.shape} cannot read features of shape {features.shape}: need {self.shape[1]} rows")
+            raise ValueError(
+                f"LowRank of shape {self.shape} cannot read features of shape {features.shape}: need {self.shape[1]} rows"
+            )
         return self.out @ (self.into.T @ features)
 
     def __add__(self, other: "LowRank") -> "LowRank":
@@ -59,7 +63,8 @@ class LowRank:
         return float(np.linalg.norm(self.singular_values()))
 
     def balanced(self) -> "LowRank":
-        """The same ΔW with ‖A‖² + ‖B‖² as small as it can be, 2‖ΔW‖_*: unique up to an orthogonal mixing of the rank."""
+        """The same ΔW with ‖A‖² + ‖B‖² as small as it can be, 2‖ΔW‖_*: unique up to an orthogonal mixing of the
+        rank."""
         out_q, out_r = np.linalg.qr(self.out)
         into_q, into_r = np.linalg.qr(self.into)
         left, values, right = np.linalg.svd(out_r @ into_r.T, full_matrices=False)
@@ -67,38 +72,46 @@ class LowRank:
         return LowRank(out_q @ (left * root), into_q @ (right.T * root))
 
 
-def min_norm_edit(keys: Keys, residuals: Residuals, C: Float64[np.ndarray, "features features"] | None = None) -> LowRank:
+def min_norm_edit(
+    keys: Keys, residuals: Residuals, C: Float64[np.ndarray, "features features"] | None = None
+) -> LowRank:
     """ΔW = D (KᵀC⁻¹K)⁻¹ KᵀC⁻¹, with ΔW K = D exactly: the keys K get the residuals D added to their outputs.
 
-    One key and C = I is Proposition 1 (eq. 1), several are eq. 23, and C = E[φφᵀ] over other prompts is ROME (Meng et al. 2022), the
-    least change tr(ΔW C ΔWᵀ) to their outputs.
+    One key and C = I is Proposition 1 (eq. 1), several are eq. 23, and C = E[φφᵀ] over other prompts is ROME (Meng et
+    al. 2022), the least change tr(ΔW C ΔWᵀ) to their outputs.
 
-    With C = I it is also the LoRA solution, the least ‖A‖² + ‖B‖² over all A Bᵀ K = D of rank s ≥ n. Over the factors of one ΔW that
-    penalty is at least 2‖ΔW‖_*, reached by `LowRank.balanced`. And if X K = D, with P the projection onto the keys' span,
-    X P = D(KᵀK)⁻¹Kᵀ = ΔW, so X Xᵀ = ΔW ΔWᵀ + X(I − P)Xᵀ, and the trace of the root grows strictly: ‖X‖_* > ‖ΔW‖_* unless X = ΔW.
+    With C = I it is also the LoRA solution, the least ‖A‖² + ‖B‖² over all A Bᵀ K = D of rank s ≥ n. Over the factors
+    of one ΔW that penalty is at least 2‖ΔW‖_*, reached by `LowRank.balanced`. And if X K = D, with P the projection
+    onto the keys' span, X P = D(KᵀK)⁻¹Kᵀ = ΔW, so X Xᵀ = ΔW ΔWᵀ + X(I − P)Xᵀ, and the trace of the root grows strictly:
+    ‖X‖_* > ‖ΔW‖_* unless X = ΔW.
 
     Raises ValueError when the keys are linearly dependent: no ΔW gives them arbitrary residuals.
     """
     if keys.shape[1] != residuals.shape[1]:
-        raise ValueError(f"min_norm_edit: keys {keys.shape} and residuals {residuals.shape} need one column an edit each")
+        raise ValueError(
+            f"min_norm_edit: keys {keys.shape} and residuals {residuals.shape} need one column an edit each"
+        )
     try:
         dual = keys if C is None else scipy.linalg.solve(C, keys, assume_a="pos")
     except np.linalg.LinAlgError:
-        raise ValueError(f"min_norm_edit: the covariance C {keys.shape[0]} x {keys.shape[0]} is singular; add a ridge to it") from None
+        raise ValueError(
+            f"min_norm_edit: the covariance C {keys.shape[0]} x {keys.shape[0]} is singular; add a ridge to it"
+        ) from None
     inner = keys.T @ dual
     scale = np.sqrt(np.diagonal(inner))
     if not scale.all() or np.linalg.eigvalsh(inner / np.outer(scale, scale))[0] < 1e-12:
-        raise ValueError(f"min_norm_edit: the {keys.shape[1]} keys are linearly dependent; drop repeated prompts or raise the width")
+        raise ValueError(
+            f"min_norm_edit: the {keys.shape[1]} keys are linearly dependent; drop repeated prompts or raise the width"
+        )
     return LowRank(residuals, scipy.linalg.solve(inner, dual.T, assume_a="pos").T)
 
 
 def best_rank_edit(keys: Keys, residuals: Residuals, rank: int) -> LowRank:
     """The edit when the adapter's rank s is below the number n of facts: least error ‖ΔW K − D‖_F, then least ‖ΔW‖_F.
 
-    ΔW K can be any matrix of rank s, so the error is that of the truncated SVD of D = P Σ Qᵀ (Eckart and Young) and
-    ΔW = D Π (KᵀK)⁻¹ Kᵀ with Π the projection on s right singular vectors. Facts without common answers give equal singular values
-    (all √2): among those, Π takes the directions in which (KᵀK)⁻¹, and so ‖ΔW‖, is smallest.
-    """
+    ΔW K can be any matrix of rank s, so the error is that of the truncated SVD of D = P Σ Qᵀ (Eckart and Young) and ΔW
+    = D Π (KᵀK)⁻¹ Kᵀ with Π the projection on s right singular vectors. Facts without common answers give equal singular
+    values (all √2): among those, Π takes the directions in which (KᵀK)⁻¹, and so ‖ΔW‖, is smallest."""
     full = min_norm_edit(keys, residuals)
     if rank >= residuals.shape[1]:
         return full

@@ -1,16 +1,14 @@
 """Entities, relations and edited facts (section 3.1), and the prompts that ask for them.
 
-Entity i is token i; relation j is token |X| + j. A relation is a partial function on entities; its range is all of X, shared with
-every other relation, as the paper insists.
-"""
+Entity i is token i; relation j is token |X| + j. A relation is a partial function on entities; its range is all of X,
+shared with every other relation, as the paper insists."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int
-
-from runs.settings import SettingError
+from lora_reuse.runs.settings import SettingError
 
 Prompt = tuple[int, ...]
 UNDEFINED = -1
@@ -21,7 +19,8 @@ ROLES = ("x", "y", "z", "r1x", "r2y", "r2r1x")
 
 @dataclass(frozen=True)
 class Edits:
-    """n edited pairs of facts: r̃₁(x) = y and r̃₂(y) = z, in place of r₁(x) and r₂(y); the composed answer changes from r₂(r₁(x)) to z."""
+    """n edited pairs of facts: r̃₁(x) = y and r̃₂(y) = z, in place of r₁(x) and r₂(y); the composed answer changes from
+    r₂(r₁(x)) to z."""
 
     x: Int[np.ndarray, " edits"]
     y: Int[np.ndarray, " edits"]
@@ -33,7 +32,8 @@ class Edits:
 
 @dataclass(frozen=True)
 class World:
-    """|X| entities, |R| relations as a table (`answers[r, x]` = r(x), UNDEFINED where r is not defined), and the edits of r₁ and r₂."""
+    """|X| entities, |R| relations as a table (`answers[r, x]` = r(x), UNDEFINED where r is not defined), and the edits
+    of r₁ and r₂."""
 
     answers: Int[np.ndarray, "relations entities"]
     edits: Edits
@@ -80,13 +80,14 @@ def draw_world(
     coincide: Sequence[tuple[str, str]] = (),
     forbid: Sequence[tuple[str, str]] | None = None,
 ) -> World:
-    """Draws a world: every relation maps each entity, with probability `defined`, to an entity drawn uniformly from all of X.
+    """Draws a world: every relation maps each entity, with probability `defined`, to an entity drawn uniformly from all
+    of X.
 
-    `coincide` lists equalities among ROLES that every edit must have, as ("r2y", "r2r1x"); ("y", "r1x") brings ("r2y", "r2r1x") with
-    it, since r₂ is a function. `forbid` lists those that none may have; None forbids every one not asked for, in an edit and between
-    edits: the x, y and z of all edits are distinct and no old answer equals another entity of any edit. `forbid=()` leaves all
-    else to chance. Raises SettingError when the entities do not suffice or the wishes contradict each other.
-    """
+    `coincide` lists equalities among ROLES that every edit must have, as ("r2y", "r2r1x"); ("y", "r1x") brings ("r2y",
+    "r2r1x") with it, since r₂ is a function. `forbid` lists those that none may have; None forbids every one not asked
+    for, in an edit and between edits: the x, y and z of all edits are distinct and no old answer equals another entity
+    of any edit. `forbid=()` leaves all else to chance. Raises SettingError when the entities do not suffice or the
+    wishes contradict each other."""
     if relations < 2:
         raise SettingError("relations", relations, "at least 2: r1 and r2 are edited")
     if not 0 <= defined <= 1:
@@ -98,7 +99,10 @@ def draw_world(
     groups = len(set(classes.values()))
     if forbid is None and edits * groups > entities:
         raise SettingError(
-            "edits", edits, f"at most {entities // groups} with {entities} entities ({groups} distinct ones an edit)", "raise entities="
+            "edits",
+            edits,
+            f"at most {entities // groups} with {entities} entities ({groups} distinct ones an edit)",
+            "raise entities=",
         )
     generator = np.random.default_rng(seed)
     for _ in range(1000):
@@ -109,11 +113,14 @@ def draw_world(
         drawn = Edits(**roles)
         if _holds(answers, drawn, coincide, forbid or ()):
             return World(answers, drawn)
-    raise SettingError("edits", edits, "edits that the wished coincidences leave room for", "raise entities= or forbid less")
+    raise SettingError(
+        "edits", edits, "edits that the wished coincidences leave room for", "raise entities= or forbid less"
+    )
 
 
 def coincidence_classes(coincide: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """The representative of each role once the asked equalities hold. Raises SettingError for roles that are none, and for x = y = z."""
+    """The representative of each role once the asked equalities hold. Raises SettingError for roles that are none, and
+    for x = y = z."""
     classes = {role: role for role in ROLES}
 
     def join(a: str, b: str) -> None:
@@ -142,7 +149,11 @@ def _refuse_contradictions(classes: dict[str, str], forbid: Sequence[tuple[str, 
 
 
 def _draw_roles(
-    generator: np.random.Generator, classes: dict[str, str], answers: Int[np.ndarray, "relations entities"], edits: int, distinct: bool
+    generator: np.random.Generator,
+    classes: dict[str, str],
+    answers: Int[np.ndarray, "relations entities"],
+    edits: int,
+    distinct: bool,
 ) -> dict[str, Int[np.ndarray, " edits"]]:
     entities = answers.shape[1]
     names = sorted(set(classes.values()), key=ROLES.index)

@@ -1,18 +1,19 @@
 """The Gram matrix of a prompt set, from four providers: everything else in `theory` stands on it.
 
-At any width, Proposition 1, eq. 23 and Theorems 2-3 depend on the random features only through G(p, q) = φ(Uh_p)ᵀφ(Uh_q)/m over the
-prompts in use (entries of U scaled to unit variance, which cancels in every ratio). `gram` gives it
+At any width, Proposition 1, eq. 23 and Theorems 2-3 depend on the random features only through G(p, q) =
+φ(Uh_p)ᵀφ(Uh_q)/m over the prompts in use (entries of U scaled to unit variance, which cancels in every ratio). `gram`
+gives it
 - from explicit matrices E, V, K, Q, U (the reference, small models),
 - streamed, at any width: blocks of features drawn in the span of the hidden states, none kept,
 - at m = ∞ (the arc-cosine kernel of the drawn hidden states), and at d = m = ∞.
 
-Projected sampling. U enters only as U Hᵀ, whose rows are i.i.d. N(0, S) with S = H Hᵀ: with S = L Lᵀ, L of r = rank(S) columns, each
-feature needs r normals and not d, with exactly the same joint law for a prompt set fixed in advance. In the same way V enters only as
-V Eᵀ: with Eᵀ = Q R, the entries of V Q are i.i.d., so d² draws become d · tokens.
+Projected sampling. U enters only as U Hᵀ, whose rows are i.i.d. N(0, S) with S = H Hᵀ: with S = L Lᵀ, L of r = rank(S)
+columns, each feature needs r normals and not d, with exactly the same joint law for a prompt set fixed in advance. In
+the same way V enters only as V Eᵀ: with Eᵀ = Q R, the entries of V Q are i.i.d., so d² draws become d · tokens.
 
-Streaming. Block b of a seed is drawn from `fold_in(key, b)` alone and its Gram matrix is computed in float32 on one device; blocks are
-spread over all devices, and the host adds them in float64 in the order of b. So 1 and N devices give the same bits.
-"""
+Streaming. Block b of a seed is drawn from `fold_in(key, b)` alone and its Gram matrix is computed in float32 on one
+device; blocks are spread over all devices, and the host adds them in float64 in the order of b. So 1 and N devices give
+the same bits."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -22,14 +23,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float32, Float64, Int, PRNGKeyArray, UInt32
+from lora_reuse.runs.settings import SettingError
+from lora_reuse.theory import model as transformer
+from lora_reuse.theory.facts import Prompt
+from lora_reuse.theory.kernels import kernel, limit_geometry
+from lora_reuse.theory.settings import INF, Model
 
-from runs.settings import SettingError
-from theory import model as transformer
-from theory.facts import Prompt
-from theory.kernels import kernel, limit_geometry
-from theory.settings import INF, Model
-
-# About three times cheaper than the default threefry2x32 and, like it, the same numbers on any device count (rbg is not).
+# About three times cheaper than the default threefry2x32 and, like it, the same numbers on any device count (rbg is
+# not).
 PRNG = "threefry4x32"
 # What a seed is used for; each has a stream of its own.
 GEOMETRY, FEATURES, TRAINING = range(3)
@@ -46,7 +47,12 @@ def stream(seed: int, *labels: int) -> PRNGKeyArray:
 
 
 def gram(
-    prompts: Sequence[Prompt], model: Model, seeds: Sequence[int], *, explicit: bool = False, advance: Callable[[int], object] | None = None
+    prompts: Sequence[Prompt],
+    model: Model,
+    seeds: Sequence[int],
+    *,
+    explicit: bool = False,
+    advance: Callable[[int], object] | None = None,
 ) -> Grams:
     """G over `prompts`, one matrix a seed, from the provider that `model.width`, `model.dim` and `explicit` name.
 
@@ -72,7 +78,11 @@ def geometry(prompts: Sequence[Prompt], model: Model, seeds: Sequence[int]) -> G
     if model.dim == INF:
         attended, residual = transformer.coefficients(compact, len(used), mask=model.mask)
         if model.init_scale == "variance" and not attended.any(axis=1).all():
-            raise SettingError("init_scale", "variance with a one-token prompt at dim=inf", "prompts with a context, a finite dim, or std")
+            raise SettingError(
+                "init_scale",
+                "variance with a one-token prompt at dim=inf",
+                "prompts with a context, a finite dim, or std",
+            )
         S = limit_geometry(attended, residual, model.init_scale)
         return np.broadcast_to(S, (len(seeds), *S.shape)).copy()
     return np.stack([_drawn_geometry(compact, len(used), model, seed) for seed in seeds])
@@ -85,7 +95,9 @@ def _normals(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float32[Array, "..."]
 
 def _drawn_geometry(prompts: Sequence[Prompt], tokens: int, model: Model, seed: int) -> Float64[np.ndarray, "n n"]:
     images, scores = token_images(stream(seed, GEOMETRY, int(model.dim)), tokens, int(model.dim), model.init_scale)
-    attended, residual = transformer.coefficients(prompts, tokens, mask=model.mask, logits=scores if model.attention == "softmax" else None)
+    attended, residual = transformer.coefficients(
+        prompts, tokens, mask=model.mask, logits=scores if model.attention == "softmax" else None
+    )
     H = attended @ images[1] + residual @ images[0]
     return H @ H.T
 
@@ -93,7 +105,8 @@ def _drawn_geometry(prompts: Sequence[Prompt], tokens: int, model: Model, seed: 
 def token_images(
     key: PRNGKeyArray, tokens: int, dim: int, init_scale: str
 ) -> tuple[Float64[np.ndarray, "2 tokens dim"], Float64[np.ndarray, "tokens tokens"]]:
-    """The embeddings e_t, their images V e_t, and all attention logits, in their exact joint law at d · tokens draws a matrix."""
+    """The embeddings e_t, their images V e_t, and all attention logits, in their exact joint law at d · tokens draws a
+    matrix."""
     std = transformer.entry_std(dim, init_scale)
     span = min(tokens, dim)
     E, VQ, KQ, QQ = (
@@ -109,14 +122,17 @@ def _explicit(prompts: Sequence[Prompt], model: Model, seed: int) -> Float64[np.
         raise SettingError("explicit", "an infinite dim or width", "finite ones: the matrices are drawn in full")
     tokens = 1 + max(token for prompt in prompts for token in prompt)
     key = stream(seed, FEATURES, int(model.width), int(model.dim))
-    drawn = transformer.draw_transformer(key, tokens=tokens, dim=int(model.dim), width=int(model.width), init_scale=model.init_scale)
+    drawn = transformer.draw_transformer(
+        key, tokens=tokens, dim=int(model.dim), width=int(model.width), init_scale=model.init_scale
+    )
     states = transformer.hidden(drawn, prompts, attention=model.attention, mask=model.mask)
     phi = np.asarray(transformer.features(drawn, states, activation=model.activation), np.float64)
     return phi.T @ phi / (model.width * transformer.entry_std(int(model.dim), model.init_scale) ** 2)
 
 
 def factor(S: Float64[np.ndarray, "n n"], tolerance: float = 1e-10) -> Float64[np.ndarray, "n rank"]:
-    """L with L Lᵀ = S and as many columns as S has rank: Cholesky, with no column for a prompt in the span of those before it.
+    """L with L Lᵀ = S and as many columns as S has rank: Cholesky, with no column for a prompt in the span of those
+    before it.
 
     Unlike an eigendecomposition it is unique, so the features drawn from it are the same numbers on every machine.
     """
@@ -156,7 +172,9 @@ def _block_grams(
 ) -> Float32[Array, "items n n"]:
     """φφᵀ of each item, a block of one seed: items are spread over devices, `lanes` of a device's items are vmapped."""
 
-    def item(key: UInt32[Array, " words"], block: UInt32[Array, ""], count: Int[Array, ""], L: Float32[Array, "n rank"]):
+    def item(
+        key: UInt32[Array, " words"], block: UInt32[Array, ""], count: Int[Array, ""], L: Float32[Array, "n rank"]
+    ):
         n, rank = L.shape
         Z = _block_normals(jax.random.fold_in(jax.random.wrap_key_data(key, impl=PRNG), block), rank, block_size(n))
         h = jnp.matmul(L, Z, precision="highest")
@@ -172,7 +190,13 @@ def _block_grams(
     return spread(keys, blocks, counts, factors)
 
 
-def streamed(S: Grams, width: int, keys: Sequence[PRNGKeyArray], activation: str = "relu", advance: Callable[[int], object] | None = None) -> Grams:
+def streamed(
+    S: Grams,
+    width: int,
+    keys: Sequence[PRNGKeyArray],
+    activation: str = "relu",
+    advance: Callable[[int], object] | None = None,
+) -> Grams:
     """G at a finite width, one seed a matrix of `S` and a key; time grows with width · seeds, memory does not.
 
     Raises SettingError beyond 2^32 blocks of features, where the numbers of blocks would repeat.
@@ -192,8 +216,11 @@ def streamed(S: Grams, width: int, keys: Sequence[PRNGKeyArray], activation: str
     return total / width
 
 
-def _in_flight(L: Float32[np.ndarray, "seeds n rank"], words: UInt32[np.ndarray, "seeds words"], width: int, activation: str) -> Iterator:
-    """Blocks in order of (seed, block), a fixed number a call so that a width compiles nothing new; one call runs ahead."""
+def _in_flight(
+    L: Float32[np.ndarray, "seeds n rank"], words: UInt32[np.ndarray, "seeds words"], width: int, activation: str
+) -> Iterator:
+    """Blocks in order of (seed, block), a fixed number a call so that a width compiles nothing new; one call runs
+    ahead."""
     n, rank = L.shape[1:]
     block = block_size(n)
     mesh = Mesh(np.array(jax.devices()), ("blocks",))
@@ -221,9 +248,11 @@ def _in_flight(L: Float32[np.ndarray, "seeds n rank"], words: UInt32[np.ndarray,
     yield pending
 
 
-def features(S: Float64[np.ndarray, "n n"], width: int, key: PRNGKeyArray, activation: str = "relu") -> Float64[np.ndarray, "width n"]:
-    """The features that `streamed` adds up, kept: φ(U h), one column a prompt. The products are taken in float64, because float32
-    rounding alone would make dependent features independent, and store what cannot be stored."""
+def features(
+    S: Float64[np.ndarray, "n n"], width: int, key: PRNGKeyArray, activation: str = "relu"
+) -> Float64[np.ndarray, "width n"]:
+    """The features that `streamed` adds up, kept: φ(U h), one column a prompt. The products are taken in float64,
+    because float32 rounding alone would make dependent features independent, and store what cannot be stored."""
     L = factor(S)
     block = block_size(len(S))
     draw = jax.jit(_block_normals, static_argnums=(1, 2))
@@ -233,8 +262,11 @@ def features(S: Float64[np.ndarray, "n n"], width: int, key: PRNGKeyArray, activ
 
 
 def coordinates(G: Float64[np.ndarray, "... n n"]) -> Float64[np.ndarray, "... rank n"]:
-    """Features of dimension n with the same inner products: Φᵀ Φ = G. Whatever depends on the features only through inner products
-    (the readout, eq. 1, eq. 23, sums of adapters) has the same value on these, so width = inf needs no code of its own."""
+    """Features of dimension n with the same inner products: Φᵀ Φ = G. Whatever depends on the features only through
+    inner products (the readout, eq. 1, eq. 23, sums of adapters) has the same value on these, so width = inf needs no
+    code of its own."""
     values, vectors = np.linalg.eigh(G)
-    rounding = 1e-14 * G.shape[-1] * values[..., -1:]  # what is no more than rounding must not become a direction of size 1e-8
+    rounding = (
+        1e-14 * G.shape[-1] * values[..., -1:]
+    )  # what is no more than rounding must not become a direction of size 1e-8
     return np.sqrt(np.where(values > rounding, values, 0.0))[..., :, None] * np.swapaxes(vectors, -1, -2)

@@ -1,9 +1,9 @@
 """Two experts and the prompts they are asked: what every composition experiment starts from.
 
-Expert 1 stores r̃₁(x_i) = y_i under `x_i r1`, expert 2 stores r̃₂(y_i) = z_i under `y_i r2`, i = 1 … n, each by eq. 23. The base model is
-taken to answer every prompt as before the edits, as the paper takes it ("the base model already performs correctly"); so only the
-prompts below matter, and the names of entities do not: every seed draws its own E, V and U for the same facts.
-"""
+Expert 1 stores r̃₁(x_i) = y_i under `x_i r1`, expert 2 stores r̃₂(y_i) = z_i under `y_i r2`, i = 1 … n, each by eq. 23.
+The base model is taken to answer every prompt as before the edits, as the paper takes it ("the base model already
+performs correctly"); so only the prompts below matter, and the names of entities do not: every seed draws its own E, V
+and U for the same facts."""
 
 import itertools
 from collections.abc import Sequence
@@ -12,14 +12,13 @@ from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int
+from lora_reuse.theory import gram as grams
+from lora_reuse.theory.compositions import Context, Examples, Features, Outputs
+from lora_reuse.theory.edits import LowRank, min_norm_edit
+from lora_reuse.theory.facts import Edits, Prompt, World, draw_world
+from lora_reuse.theory.readout import one_hot
+from lora_reuse.theory.settings import INF, Model
 from scipy import stats
-
-from theory import gram as grams
-from theory.compositions import Context, Examples, Features, Outputs
-from theory.edits import LowRank, min_norm_edit
-from theory.facts import Edits, Prompt, World, draw_world
-from theory.readout import one_hot
-from theory.settings import INF, Model
 
 QUADRATURE_NODES = 2**14
 
@@ -58,9 +57,9 @@ class Scene:
     def context(self, features: Features, data: str, **knobs: object) -> Context:
         """What rules may know: `data` says which examples fitted rules see.
 
-        `two_hop`: the composed prompts of the edited facts with the composed answers; `held_out`: those of the later half of the facts, or
-        for a single fact another entity's composed prompt, whose answer stays; `one_hop`: the experts' own prompts and answers.
-        """
+        `two_hop`: the composed prompts of the edited facts with the composed answers; `held_out`: those of the later
+        half of the facts, or for a single fact another entity's composed prompt, whose answer stays; `one_hop`: the
+        experts' own prompts and answers."""
         n = len(self.edits.x)
         composed = self.one_hot(self.edits.z) - self.one_hot(self.edits.r2r1x)
         if data == "two_hop":
@@ -84,7 +83,8 @@ class Scene:
 
 
 def draw_scene(facts: int = 1, coincide: Sequence[tuple[str, str]] = ()) -> Scene:
-    """The scene of `facts` edited pairs; raises SettingError for coincidences that cannot be (see `facts.draw_world`)."""
+    """The scene of `facts` edited pairs; raises SettingError for coincidences that cannot be (see
+    `facts.draw_world`)."""
     world = draw_world(0, entities=8 * facts + 1, relations=4, edits=facts, coincide=coincide)
     e = world.edits
     used = {int(entity) for role in (e.x, e.y, e.z, e.r1x, e.r2y, e.r2r1x) for entity in role}
@@ -99,16 +99,18 @@ def draw_scene(facts: int = 1, coincide: Sequence[tuple[str, str]] = ()) -> Scen
     ]
     ends = np.cumsum([0, *(len(part) for part in parts)])
     slices = [slice(int(a), int(b)) for a, b in itertools.pairwise(ends)]
-    return Scene(world, [p for part in parts for p in part], slices[0], slices[1], slices[2], slices[3], (slices[4], slices[5]))
+    return Scene(
+        world, [p for part in parts for p in part], slices[0], slices[1], slices[2], slices[3], (slices[4], slices[5])
+    )
 
 
-def prepared(scene_prompts: Sequence[Prompt], setting: Model, seeds: Sequence[int], basis_free: bool, advance=None) -> list[Features]:
+def prepared(
+    scene_prompts: Sequence[Prompt], setting: Model, seeds: Sequence[int], basis_free: bool, advance=None
+) -> list[Features]:
     """Features of unit scale (Φᵀ Φ = G), one matrix a seed.
 
-    Rules that use inner products alone get `gram.coordinates`, exact at any width. The others get the features themselves, and at infinite
-    width `quadrature_features`. The
-    settings keep those to LARGEST_BASIS_WIDTH.
-    """
+    Rules that use inner products alone get `gram.coordinates`, exact at any width. The others get the features
+    themselves, and at infinite width `quadrature_features`. The settings keep those to LARGEST_BASIS_WIDTH."""
     if basis_free:
         return list(grams.coordinates(grams.gram(scene_prompts, setting, seeds, advance=advance)))
     shapes = grams.geometry(scene_prompts, setting, seeds)
@@ -116,18 +118,26 @@ def prepared(scene_prompts: Sequence[Prompt], setting: Model, seeds: Sequence[in
         return [quadrature_features(S, setting.activation) for S in shapes]
     width = int(setting.width)
     keys = grams.feature_keys(setting, seeds)
-    return [grams.features(S, width, key, setting.activation) / np.sqrt(width) for S, key in zip(shapes, keys, strict=True)]
+    return [
+        grams.features(S, width, key, setting.activation) / np.sqrt(width) for S, key in zip(shapes, keys, strict=True)
+    ]
 
 
-def quadrature_features(S: Float64[np.ndarray, "n n"], activation: str = "relu", nodes: int = QUADRATURE_NODES) -> Features:
-    """φ at quasi-random nodes (Sobol points through the normal quantile), in place of random rows of U: their means stand for m → ∞."""
+def quadrature_features(
+    S: Float64[np.ndarray, "n n"], activation: str = "relu", nodes: int = QUADRATURE_NODES
+) -> Features:
+    """φ at quasi-random nodes (Sobol points through the normal quantile), in place of random rows of U: their means
+    stand for m → ∞."""
     L = grams.factor(S)
     points = stats.qmc.Sobol(L.shape[1], rng=0).random(nodes)
     h = stats.norm.ppf(np.clip(points, 1e-12, 1 - 1e-12)) @ L.T
     return (np.maximum(h, 0.0) if activation == "relu" else h) / np.sqrt(nodes)
 
 
-def wins(outputs: Outputs, answers: Int[np.ndarray, " prompts"], tolerance: float = 1e-9) -> Float64[np.ndarray, " prompts"]:
-    """How often the answer is the largest output, ties (within `tolerance`) shared equally: exact ties do occur at infinite width."""
+def wins(
+    outputs: Outputs, answers: Int[np.ndarray, " prompts"], tolerance: float = 1e-9
+) -> Float64[np.ndarray, " prompts"]:
+    """How often the answer is the largest output, ties (within `tolerance`) shared equally: exact ties do occur at
+    infinite width."""
     top: Bool[np.ndarray, "outputs prompts"] = outputs >= outputs.max(axis=0) - tolerance
     return top[answers, np.arange(len(answers))] / top.sum(axis=0)

@@ -1,13 +1,13 @@
 """The one-layer transformer of section 3.1 and A.1: what its MLP sees of a prompt.
 
-The hidden state of p₁ … p_N is h = e_{p_N} + Σ_i a_i V e_{p_i}: the residual plus attention over the context. With strict masking the
-context is p₁ … p_{N−1} (eq. 4); with ordinary causal masking it includes p_N (eq. 21). a is uniform (eq. 5) or the softmax of the
-logits e_{p_i}ᵀ Kᵀ Q e_{p_N} (eq. 4). So every hidden state is a fixed combination of token embeddings e_t and their images V e_t,
-and `coefficients` is all of the model that depends on the prompt.
+The hidden state of p₁ … p_N is h = e_{p_N} + Σ_i a_i V e_{p_i}: the residual plus attention over the context. With
+strict masking the context is p₁ … p_{N−1} (eq. 4); with ordinary causal masking it includes p_N (eq. 21). a is uniform
+(eq. 5) or the softmax of the logits e_{p_i}ᵀ Kᵀ Q e_{p_N} (eq. 4). So every hidden state is a fixed combination of
+token embeddings e_t and their images V e_t, and `coefficients` is all of the model that depends on the prompt.
 
-N(0, 1/√d) in the paper can name a standard deviation or a variance; `init_scale` says which. With `std` the logits of eq. 4 shrink
-like d^(−1/2), so attention becomes uniform; with `variance` they grow like d^(1/2), and it does not (`experiment=attention`).
-"""
+N(0, 1/√d) in the paper can name a standard deviation or a variance; `init_scale` says which. With `std` the logits of
+eq. 4 shrink like d^(−1/2), so attention becomes uniform; with `variance` they grow like d^(1/2), and it does not
+(`experiment=attention`)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,8 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float64, PRNGKeyArray
-
-from theory.facts import Prompt
+from lora_reuse.theory.facts import Prompt
 
 
 class Transformer(NamedTuple):
@@ -31,15 +30,20 @@ class Transformer(NamedTuple):
 
 
 def entry_std(dim: int, init_scale: str) -> float:
-    """The standard deviation of the entries of E, V, K, Q and U: d^(−1/2) reading N(0, 1/√d) as `std`, d^(−1/4) as `variance`."""
+    """The standard deviation of the entries of E, V, K, Q and U: d^(−1/2) reading N(0, 1/√d) as `std`, d^(−1/4) as
+    `variance`."""
     return dim**-0.5 if init_scale == "std" else dim**-0.25
 
 
-def draw_transformer(key: PRNGKeyArray, *, tokens: int, dim: int, width: int, init_scale: str = "std", dtype=jnp.float32) -> Transformer:
+def draw_transformer(
+    key: PRNGKeyArray, *, tokens: int, dim: int, width: int, init_scale: str = "std", dtype=jnp.float32
+) -> Transformer:
     """Draws E, V, K, Q, U with i.i.d. Gaussian entries."""
     std = entry_std(dim, init_scale)
     shapes = ((tokens, dim), (dim, dim), (dim, dim), (dim, dim), (width, dim))
-    return Transformer(*(std * jax.random.normal(k, shape, dtype) for k, shape in zip(jax.random.split(key, 5), shapes, strict=True)))
+    return Transformer(
+        *(std * jax.random.normal(k, shape, dtype) for k, shape in zip(jax.random.split(key, 5), shapes, strict=True))
+    )
 
 
 def logits(model: Transformer) -> Float[Array, "tokens tokens"]:
@@ -48,9 +52,14 @@ def logits(model: Transformer) -> Float[Array, "tokens tokens"]:
 
 
 def coefficients(
-    prompts: Sequence[Prompt], tokens: int, *, mask: str = "strict", logits: Float[np.ndarray, "tokens tokens"] | None = None
+    prompts: Sequence[Prompt],
+    tokens: int,
+    *,
+    mask: str = "strict",
+    logits: Float[np.ndarray, "tokens tokens"] | None = None,
 ) -> tuple[Float64[np.ndarray, "prompts tokens"], Float64[np.ndarray, "prompts tokens"]]:
-    """(α, β) with h(p) = Σ_t α[p, t] V e_t + β[p, t] e_t; attention is uniform (eq. 5) unless `logits` are given (eq. 4).
+    """(α, β) with h(p) = Σ_t α[p, t] V e_t + β[p, t] e_t; attention is uniform (eq. 5) unless `logits` are given (eq.
+    4).
 
     A prompt of one token has an empty context under strict masking, and attention then contributes nothing.
     """
@@ -66,14 +75,18 @@ def coefficients(
     return attended, residual
 
 
-def hidden(model: Transformer, prompts: Sequence[Prompt], *, attention: str = "uniform", mask: str = "strict") -> Float[Array, "prompts dim"]:
+def hidden(
+    model: Transformer, prompts: Sequence[Prompt], *, attention: str = "uniform", mask: str = "strict"
+) -> Float[Array, "prompts dim"]:
     """The hidden states h(p) that the MLP reads."""
     scores = np.asarray(logits(model)) if attention == "softmax" else None
     attended, residual = coefficients(prompts, model.E.shape[0], mask=mask, logits=scores)
     return jnp.asarray(attended, model.E.dtype) @ (model.E @ model.V.T) + jnp.asarray(residual, model.E.dtype) @ model.E
 
 
-def features(model: Transformer, states: Float[Array, "prompts dim"], *, activation: str = "relu") -> Float[Array, "width prompts"]:
+def features(
+    model: Transformer, states: Float[Array, "prompts dim"], *, activation: str = "relu"
+) -> Float[Array, "width prompts"]:
     """φ(U h), one column a prompt: the key under which the MLP stores the prompt's answer."""
     preactivations = jnp.matmul(model.U, states.T, precision="highest")
     return jax.nn.relu(preactivations) if activation == "relu" else preactivations

@@ -1,8 +1,8 @@
 """python -m theory.sweep width=256,1024,2**20,inf dim=inf seeds=32
 
-Runs an experiment over a grid: any setting can be a comma list, every point is repeated over seeds. Each (point, seed) is one row in
-`out`; rows that are there are not run again, so an interrupted sweep goes on where it stopped. The last thing printed is a table.
-"""
+Runs an experiment over a grid: any setting can be a comma list, every point is repeated over seeds. Each (point, seed)
+is one row in `out`; rows that are there are not run again, so an interrupted sweep goes on where it stopped. The last
+thing printed is a table."""
 
 import dataclasses
 import importlib
@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from runs.command import command
-from runs.rows import Rows, load_rows, row_hash
-from runs.settings import SettingError, grid, help_table, parse, short
-from theory.settings import EXPERIMENTS, Options, Point
+from lora_reuse.runs.command import command
+from lora_reuse.runs.rows import Rows, load_rows, row_hash
+from lora_reuse.runs.settings import SettingError, grid, help_table, parse, short
+from lora_reuse.theory.settings import EXPERIMENTS, Options, Point
 
 # Features drawn together before their rows are written: what a kill can lose, about a second on two cores.
 _BATCH = 2**26
@@ -24,7 +24,9 @@ _BATCH = 2**26
 
 def main(words: Sequence[str]) -> int:
     """Runs the command; returns its exit code: 0 done, 2 a mistake in the settings or the folder, 130 interrupted."""
-    return command("theory.sweep", _main, words, "every finished row is on disk, and the same command goes on from there")
+    return command(
+        "theory.sweep", _main, words, "every finished row is on disk, and the same command goes on from there"
+    )
 
 
 def _main(words: list[str]) -> int:
@@ -49,7 +51,8 @@ Cell = tuple[Point, int]
 
 
 def _cells(points: Sequence[Point], options: Options) -> list[Cell]:
-    """This shard's (setting, seed) pairs: every N-th of the grid, so that the N shards are alike in cost and together are all of it."""
+    """This shard's (setting, seed) pairs: every N-th of the grid, so that the N shards are alike in cost and together
+    are all of it."""
     part, of = map(int, options.shard.split("/"))
     if part > of:
         raise SettingError("shard", options.shard, "i/N with 1 <= i <= N")
@@ -73,7 +76,7 @@ def _run(cells: Sequence[Cell], options: Options) -> None:
     if todo:
         _measure(todo, rows, options)
 
-    from theory.table import table
+    from lora_reuse.theory.table import table
 
     if cells:
         print(table([rows.known[key] for key in hashes]))
@@ -83,14 +86,18 @@ def _run(cells: Sequence[Cell], options: Options) -> None:
 def _measure(todo: Sequence[Cell], rows: Rows, options: Options) -> None:
     use_every_core()
     import jax
+    from lora_reuse.runs.provenance import provenance
+    from lora_reuse.theory.gram import PRNG
     from tqdm import tqdm
 
-    from runs.provenance import provenance
-    from theory.gram import PRNG
-
-    experiment = importlib.import_module(f"theory.experiments.{options.experiment}")
+    experiment = importlib.import_module(f"lora_reuse.theory.experiments.{options.experiment}")
     device = jax.devices()[0]
-    where = {"device": f"{device.platform}:{device.device_kind}", "devices": jax.device_count(), "prng": PRNG, "dtype": "float32, sums float64"}
+    where = {
+        "device": f"{device.platform}:{device.device_kind}",
+        "devices": jax.device_count(),
+        "prng": PRNG,
+        "dtype": "float32, sums float64",
+    }
     source = provenance("jax", "jaxlib", "numpy", "scipy", "optax")
     total = sum(1 + point.features() for point, _ in todo)
     with tqdm(total=total, unit=" features", unit_scale=True, disable=None, desc=options.experiment) as bar:
@@ -140,17 +147,22 @@ def _dry_run(cells: Sequence[Cell], options: Options) -> int:
     flops = features * (2 * prompts * rank + 2 * prompts**2)
     print(f"cost: {features:.3g} features of {prompts} prompts, {features * rank:.3g} normals, {flops:.3g} FLOP")
     seconds = features * (rank * 4e-9 + (2 * prompts * rank + 2 * prompts**2) / 100e9)
-    print(f"time: about {seconds + len(cells) * 0.01 + 5:.0f} s at 4 ns a normal and 100 GFLOP/s (two CPU cores); nothing was run")
+    print(
+        f"time: about {seconds + len(cells) * 0.01 + 5:.0f} s at 4 ns a normal and 100 GFLOP/s (two CPU cores); nothing was run"
+    )
     return 0
 
 
 def _launch(words: Sequence[str], cells: Sequence[Cell], options: Options) -> int:
-    from runs.launch import launch
+    from lora_reuse.runs.launch import launch
 
     if options.shard != "1/1":
         raise SettingError("shard", options.shard, "no shard= with launcher=", "jobs= says how many shards are started")
     kept = [word for word in words if word.split("=")[0] not in ("launcher", "jobs", "slurm")]
-    parameters = {name: int(value) if value.isdecimal() else value for name, _, value in (p.partition(":") for p in options.slurm.split("+") if p)}
+    parameters = {
+        name: int(value) if value.isdecimal() else value
+        for name, _, value in (p.partition(":") for p in options.slurm.split("+") if p)
+    }
     load_rows(Path(options.out), options.experiment)  # refuses a bad folder before anything is submitted
     folder = Path(options.out) / "jobs"
     jobs = launch(main, kept, cluster=options.launcher, jobs=options.jobs, folder=folder, parameters=parameters)
@@ -167,6 +179,6 @@ def _launch(words: Sequence[str], cells: Sequence[Cell], options: Options) -> in
 
 
 if __name__ == "__main__":
-    from theory import sweep  # by its own name, so that a launched job finds `main` there
+    from lora_reuse.theory import sweep  # by its own name, so that a launched job finds `main` there
 
     sys.exit(sweep.main(sys.argv[1:]))

@@ -19,11 +19,17 @@ def loss(factors: Factors, key: Float[Array, " features"], residual: Float[Array
 
 @functools.partial(jax.jit, static_argnames=("rank", "steps"))
 def train_penalised(
-    random: PRNGKeyArray, key: Float[Array, " features"], residual: Float[Array, " outputs"], *, rank: int, steps: int = 1500
+    random: PRNGKeyArray,
+    key: Float[Array, " features"],
+    residual: Float[Array, " outputs"],
+    *,
+    rank: int,
+    steps: int = 1500,
 ) -> Factors:
-    """Gradient descent on the loss + λ(‖A‖² + ‖B‖²) from random factors, λ = 0.1 for half the steps and then falling to 1e-7: the
-    regularised LoRA of section 3.1 in the limit of no penalty, whose ΔW is Proposition 1. The penalty alone removes what the random
-    start has outside the key, so it is held until that is gone. The key is used at norm 1, which scales ΔW and nothing else."""
+    """Gradient descent on the loss + λ(‖A‖² + ‖B‖²) from random factors, λ = 0.1 for half the steps and then falling to
+    1e-7: the regularised LoRA of section 3.1 in the limit of no penalty, whose ΔW is Proposition 1. The penalty alone
+    removes what the random start has outside the key, so it is held until that is gone. The key is used at norm 1,
+    which scales ΔW and nothing else."""
     norm = jnp.linalg.norm(key)
     unit = key / norm
     outputs, features = residual.shape[0], key.shape[0]
@@ -56,8 +62,8 @@ def train_lora(
     steps: int,
     optimiser: str = "adamw",
 ) -> tuple[Factors, Float[Array, "features rank"]]:
-    """LoRA as it is trained: A = 0, B uniform on ±m^(−1/2) (PEFT's default), no penalty, AdamW without weight decay, or plain gradient
-    descent. Returns the factors and the initial B."""
+    """LoRA as it is trained: A = 0, B uniform on ±m^(−1/2) (PEFT's default), no penalty, AdamW without weight decay, or
+    plain gradient descent. Returns the factors and the initial B."""
     bound = key.shape[0] ** -0.5
     start = jax.random.uniform(random, (key.shape[0], rank), key.dtype, -bound, bound)
     factors = (jnp.zeros((residual.shape[0], rank), key.dtype), start)
@@ -76,14 +82,19 @@ def train_lora(
     return cast(Factors, carry[0]), start
 
 
-def predicted_alignment(key: Float[Array, " features"], start: Float[Array, "features rank"], *, optimiser: str = "adamw") -> Float[Array, ""]:
+def predicted_alignment(
+    key: Float[Array, " features"], start: Float[Array, "features rank"], *, optimiser: str = "adamw"
+) -> Float[Array, ""]:
     """cos(ΔW, Proposition 1) at the end of `train_lora` at rank one for w = i_y − i_r(x), in the limit of small steps.
 
-    A rank-one adapter that fits has ΔW = w qᵀ/(q·v), so the cosine is |q·v|/(‖q‖‖v‖) and the excess norm ‖ΔW‖/‖Prop. 1‖ its inverse.
-    What q ends as depends on the optimiser, from a start q₀ of norm 3^(−1/2):
-    - gradient flow moves q along v and keeps ‖p‖² − ‖q‖² (p, q the columns of A, B), so p = β w/‖w‖ with β² = α² + 2α q₀·v/‖v‖,
-      β (q₀·v + α‖v‖) = ‖w‖: α falls like m^(−1/4), and the trained adapter turns away from the closed form as width grows;
-    - AdamW moves every coordinate with a gradient equally: q = q₀ + a·1[v > 0], p = a w, a (q₀·v + a Σv) = 1: the cosine tends to
+    A rank-one adapter that fits has ΔW = w qᵀ/(q·v), so the cosine is |q·v|/(‖q‖‖v‖) and the excess norm ‖ΔW‖/‖Prop. 1‖
+    its inverse. What q ends as depends on the optimiser, from a start q₀ of norm 3^(−1/2):
+    - gradient flow moves q along v and keeps ‖p‖² − ‖q‖² (p, q the columns of A, B), so p = β w/‖w‖ with β² = α² + 2α
+      q₀·v/‖v‖,
+      β (q₀·v + α‖v‖) = ‖w‖: α falls like m^(−1/4), and the trained adapter turns away from the closed form as width
+      grows;
+    - AdamW moves every coordinate with a gradient equally: q = q₀ + a·1[v > 0], p = a w, a (q₀·v + a Σv) = 1: the
+      cosine tends to
       √(E v/E v²)/√(1/3 + 1/(2 E v)), 0.680 for ‖h‖² = 2, and the closed form is not reached at any width.
     """
     q0 = start[:, 0]

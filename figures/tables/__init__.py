@@ -1,8 +1,7 @@
 """The tables of the paper, each cell with what was measured here, what the paper reports and what theory predicts.
 
-A table is indexed by its labels, the last of which heads the column; its columns are `figures._cells.COLUMNS`. It is written as Markdown, as LaTeX
-that fits the page (`figures.tables._latex`) and as CSV with a line a cell.
-"""
+A table is indexed by its labels, the last of which heads the column; its columns are `figures._cells.COLUMNS`. It is
+written as Markdown, as LaTeX that fits the page (`figures.tables._latex`) and as CSV with a line a cell."""
 
 import itertools
 import math
@@ -10,8 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas
-
-from figures.tables import _latex
+from lora_reuse.figures.tables import _latex
 
 UNMEASURED = "†"
 """A cell whose positive control no row measures."""
@@ -27,24 +25,34 @@ SPACE = "\N{NO-BREAK SPACE}"
 
 def texts(table: pandas.DataFrame, caption: str) -> dict[str, str]:
     """What is written of a table, by ending."""
-    return {"md": markdown(table, caption), "tex": latex(table, caption), "csv": table.to_csv(lineterminator="\n", float_format="%.6g")}
+    return {
+        "md": markdown(table, caption),
+        "tex": latex(table, caption),
+        "csv": table.to_csv(lineterminator="\n", float_format="%.6g"),
+    }
 
 
 def markdown(table: pandas.DataFrame, caption: str) -> str:
-    """The caption, the table, the commands that would fill what is missing, and for each number its rows and the command that made them."""
+    """The caption, the table, the commands that would fill what is missing, and for each number its rows and the
+    command that made them."""
     head, lines = _wide(table, _cell_markdown, "")
     width = table.index.nlevels - 1
     rule = ["---"] * len(head)
     text = [caption, "", *("| " + " | ".join(line) + " |" for line in [[_md(name) for name in head], rule])]
     text += ["| " + " | ".join([*map(_md, line[:width]), *line[width:]]) + " |" for line in lines]
     if notes := _notes(table):
-        text += ["", "Not measured here; these commands would make the rows:", "", *(f"- ({mark}) `{command}`" for command, mark in notes.items())]
+        text += [
+            "",
+            "Not measured here; these commands would make the rows:",
+            "",
+            *(f"- ({mark}) `{command}`" for command, mark in notes.items()),
+        ]
     return "\n".join([*text, "", *_rows(table)])
 
 
 def latex(table: pandas.DataFrame, caption: str) -> str:
-    """A `table` of one or more `tabular`s that fit the page's width. Columns without rows are left out where another has some, and lines that have
-    neither rows nor a number of the paper's."""
+    """A `table` of one or more `tabular`s that fit the page's width. Columns without rows are left out where another
+    has some, and lines that have neither rows nor a number of the paper's."""
     shown = _shown(table)
     head, lines = _wide(shown, _parts, [])
     width = shown.index.nlevels - 1
@@ -70,7 +78,8 @@ Cell = Mapping[str, Any]
 
 
 def _wide(table: pandas.DataFrame, render: Callable[[Cell, str], Any], empty: Any) -> tuple[list[str], list[list[Any]]]:
-    """The head, and the lines in the order of their first cells; a label is said once while it does not change; `empty` where there is no cell."""
+    """The head, and the lines in the order of their first cells; a label is said once while it does not change; `empty`
+    where there is no cell."""
     notes, columns = _notes(table), list(dict.fromkeys(key[-1] for key in table.index))
     lines: dict[tuple, dict[str, Any]] = {}
     for key, cell in zip(table.index, _records(table), strict=True):
@@ -78,7 +87,10 @@ def _wide(table: pandas.DataFrame, render: Callable[[Cell, str], Any], empty: An
     said, last = [], ()
     for labels, cells in lines.items():
         same = list(itertools.takewhile(lambda pair: pair[0] == pair[1], zip(labels, last, strict=False)))
-        said.append(["" if i < len(same) else str(label) for i, label in enumerate(labels)] + [cells.get(name, empty) for name in columns])
+        said.append(
+            ["" if i < len(same) else str(label) for i, label in enumerate(labels)]
+            + [cells.get(name, empty) for name in columns]
+        )
         last = labels
     return [*map(str, table.index.names[:-1]), *map(str, columns)], said
 
@@ -89,7 +101,9 @@ def _records(table: pandas.DataFrame) -> list[dict[str, Any]]:
 
 def _notes(table: pandas.DataFrame) -> dict[str, str]:
     """Each command that would fill cells, with its mark: a, b, ..."""
-    return {command: _letters(i) for i, command in enumerate(dict.fromkeys(command for command in table["fill"] if command))}
+    return {
+        command: _letters(i) for i, command in enumerate(dict.fromkeys(command for command in table["fill"] if command))
+    }
 
 
 def _letters(number: int) -> str:
@@ -111,7 +125,11 @@ def _parts(cell: Cell, note: str) -> list[str]:
         parts = [f"{cell['hits']:.0f}/{cell['total']:.0f}", f"void: {cell['void']}" if cell["void"] else share]
     parts += [f"paper {cell['reported']}{SPACE}%"] if cell["reported"] else []
     if not math.isnan(high):
-        parts += [f"theory ≤{SPACE}{_share(high)}" if math.isnan(low) else f"theory {_share(low)}" + (f" to {_share(high)}" if high > low else "")]
+        parts += [
+            f"theory ≤{SPACE}{_share(high)}"
+            if math.isnan(low)
+            else f"theory {_share(low)}" + (f" to {_share(high)}" if high > low else "")
+        ]
     return parts
 
 
@@ -127,7 +145,10 @@ def _rows(table: pandas.DataFrame) -> list[str]:
     measured = _records(table[table["row"] != ""].drop_duplicates("row"))
     if not measured:
         return []
-    lines = [f'- <a id="row-{cell["row"]}"></a>`{cell["experiment"]}.jsonl` {_hashes(cell["rows"])}: `{cell["command"]}`' for cell in measured]
+    lines = [
+        f'- <a id="row-{cell["row"]}"></a>`{cell["experiment"]}.jsonl` {_hashes(cell["rows"])}: `{cell["command"]}`'
+        for cell in measured
+    ]
     return ["## Rows", "", *lines, ""]
 
 

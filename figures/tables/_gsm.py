@@ -1,14 +1,14 @@
-"""What the tables of word problems share (3, 4, 13, 14 and 15): rows of `llm.gsm` by the dials that these tables turn."""
+"""What the tables of word problems share (3, 4, 13, 14 and 15): rows of `llm.gsm` by the dials that these tables
+turn."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import pandas
-
-from figures import _cells
-from figures.rows import Rows
-from paper_checks.reported import load
+from lora_reuse.figures import _cells
+from lora_reuse.figures.rows import Rows
+from lora_reuse.paper_checks.reported import load
 
 NEEDS = {"llm_gsm": "python -m llm.gsm"}
 PAPER = {name: f"Qwen/{name}ruct" for name in ("Qwen2.5-1.5B-Inst", "Qwen2.5-Math-1.5B-Inst", "Qwen2.5-Math-7B-Inst")}
@@ -44,7 +44,9 @@ def key(model: str, settings: Mapping[str, str]) -> tuple[str, ...]:
     return (model, *(asked[axis] for axis in AXES))
 
 
-def cells(rows: Rows, number: int, names: tuple[str, ...], lines: Mapping[tuple[str, ...], Line], words: str) -> pandas.DataFrame:
+def cells(
+    rows: Rows, number: int, names: tuple[str, ...], lines: Mapping[tuple[str, ...], Line], words: str
+) -> pandas.DataFrame:
     """A table of the paper: its lines, a column a model; `words` make `llm.gsm` measure all of it."""
     found = _cells.measured(rows, ["llm_gsm"], AXES)
     paper = {label: PAPER[label] for label in load(number)["base_model"].unique()}

@@ -1,4 +1,5 @@
-"""A table as LaTeX that fits the text's width of TMLR: plain `tabular`, no package, as many under one another as the columns need."""
+"""A table as LaTeX that fits the text's width of TMLR: plain `tabular`, no package, as many under one another as the
+columns need."""
 
 import re
 from collections.abc import Sequence
@@ -23,14 +24,14 @@ WIDTHS = {
     **dict.fromkeys("M", 7.2),
     **dict.fromkeys("|W→∞", 8.1),
 }
-"""Points of a character of Computer Modern in \\scriptsize of a 10-point class (cmr7), as LaTeX's \\settowidth has them, rounded up by 0.06 at most;
-of others, the widest of the rest."""
+"""Points of a character of Computer Modern in \\scriptsize of a 10-point class (cmr7), as LaTeX's \\settowidth has
+them, rounded up by 0.06 at most; of others, the widest of the rest."""
 OTHER = 6.6
 LABELS, HEAD, CELL = (150.0, 100.0, 72.0), 60.0, 58.0
 """Points to which labels are broken, the widest first that fits; heads of columns; and what a cell says."""
 LINE, PAGE, CAPTION = 9.5, 600.0, 12 * 1.35 / TEXT
-"""Points of a line; of what stands on a page, at most; and of a caption, whose letters are wider and its lines 12 points apart, for a point of the
-same text on one line in \\scriptsize."""
+"""Points of a line; of what stands on a page, at most; and of a caption, whose letters are wider and its lines 12
+points apart, for a point of the same text on one line in \\scriptsize."""
 
 
 def width(text: str) -> float:
@@ -39,8 +40,8 @@ def width(text: str) -> float:
 
 
 def broken(text: str, limit: float) -> list[str]:
-    """A text in lines of at most `limit` points where it can be broken: after a space, a hyphen or a slash, and in a word that is longer than a
-    line after an underscore."""
+    """A text in lines of at most `limit` points where it can be broken: after a space, a hyphen or a slash, and in a
+    word that is longer than a line after an underscore."""
     lines: list[str] = []
     for word in re.findall(r"[^-/ ]+[-/ ]?|[-/ ]", text):
         for part in [word] if width(word.rstrip()) <= limit else re.findall(r"[^_]+_?|_", word):
@@ -57,10 +58,15 @@ def above(caption: str) -> float:
 
 
 def tabulars(
-    names: Sequence[str], labels: Sequence[Sequence[str]], heads: Sequence[str], cells: Sequence[Sequence[Sequence[str]]], tall: float
+    names: Sequence[str],
+    labels: Sequence[Sequence[str]],
+    heads: Sequence[str],
+    cells: Sequence[Sequence[Sequence[str]]],
+    tall: float,
 ) -> list[tuple[str, float]]:
-    """The `tabular`s of a table and their heights in points: its label columns and their names, then a column each of `heads`. Columns that do not
-    fit beside one another go on in another, behind the labels again, and so do lines that are more than `tall` points high."""
+    """The `tabular`s of a table and their heights in points: its label columns and their names, then a column each of
+    `heads`. Columns that do not fit beside one another go on in another, behind the labels again, and so do lines that
+    are more than `tall` points high."""
     told = [[_Text([line for part in parts for line in broken(part, CELL)]) for parts in line] for line in cells]
     wide = [max([text.width for text in column], default=0.0) for column in zip(*told, strict=True)]
     tops = [_Text(broken(head, max(cell, HEAD))) for cell, head in zip(wide, heads, strict=True)]
@@ -74,7 +80,13 @@ def tabulars(
         lines = [[*label, *line[columns]] for label, line in zip(said, told, strict=True)]
         for some in _spans([_height(line) for line in lines], tall - _height(head)):
             part = lines[some]
-            rule = [r"\hline", " & ".join(map(str, head)) + r" \\", r"\hline", *(" & ".join(map(str, line)) + r" \\" for line in part), r"\hline"]
+            rule = [
+                r"\hline",
+                " & ".join(map(str, head)) + r" \\",
+                r"\hline",
+                *(" & ".join(map(str, line)) + r" \\" for line in part),
+                r"\hline",
+            ]
             text = "\n".join([rf"\begin{{tabular}}{{{'l' * len(head)}}}", *rule, r"\end{tabular}"])
             found.append((text, sum(map(_height, [head, *part]))))
     return found
@@ -86,7 +98,10 @@ def _labels(names: Sequence[str], labels: Sequence[Sequence[str]], limit: float)
 
 def _room(names: Sequence[str], labels: Sequence[Sequence[str]], limit: float) -> float:
     """Points that are left beside the labels."""
-    return TEXT - sum(max(text.width for text in column) + 2 * SEPARATION for column in zip(*_labels(names, labels, limit), strict=True))
+    return TEXT - sum(
+        max(text.width for text in column) + 2 * SEPARATION
+        for column in zip(*_labels(names, labels, limit), strict=True)
+    )
 
 
 def floats(parts: Sequence[tuple[str, float]], caption: str) -> str:
@@ -136,7 +151,13 @@ def command(words: str) -> str:
 
 _TEX = {
     **{c: "\\" + c for c in "&%$#_{}"},
-    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}"},
+    **{
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+    },
     **{
         "≤": r"$\leq$",
         "λ": r"$\lambda$",

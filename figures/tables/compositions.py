@@ -1,24 +1,24 @@
 """Every composition on every setup of the bridge
 
-The numbers of Table 10 for the compositions the paper does not report, the controls among them, and how direct questions fare.
-"""
+The numbers of Table 10 for the compositions the paper does not report, the controls among them, and how direct
+questions fare."""
 
 import math
 
 import pandas
-
-from figures import _cells
-from figures.rows import Rows
-from figures.tables import READING
-from llm.data.mixtures import SETUPS
-from llm.settings import COMPOSITIONS, CONTROLS
+from lora_reuse.figures import _cells
+from lora_reuse.figures.rows import Rows
+from lora_reuse.figures.tables import READING
+from lora_reuse.llm.data.mixtures import SETUPS
+from lora_reuse.llm.protocols.settings import COMPOSITIONS, CONTROLS
 
 NEEDS = {"llm_bridge": "python -m llm.bridge", "bridge": "python -m theory.sweep experiment=bridge"}
 PROMPTINGS = {"steps": "step by step", "direct": "direct"}
 
 
 def table(rows: Rows) -> pandas.DataFrame:
-    """The cells of every measured model, by model, prompting, setup and composition. Raises MissingRows where there is none."""
+    """The cells of every measured model, by model, prompting, setup and composition. Raises MissingRows where there is
+    none."""
     found = _cells.measured(rows, ["llm_bridge"], ("setup", "composition", "prompting"), layers="mlp", adapter="lora")
     if not found.cells:
         raise rows.missing("llm_bridge")

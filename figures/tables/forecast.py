@@ -1,8 +1,7 @@
 """Which compositions work: forecasts without answers, beside what needs no forecast
 
-Scores that rank compositions of two experts, and how often each puts one that worked above one that did not: of two-hop questions, of questions
-that need two skills, and of the experts' own one-hop questions.
-"""
+Scores that rank compositions of two experts, and how often each puts one that worked above one that did not: of two-hop
+questions, of questions that need two skills, and of the experts' own one-hop questions."""
 
 import math
 from collections.abc import Iterator
@@ -10,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import pandas
-
-from figures import _cells
-from figures.rows import Rows
-from llm.forecast import ranking
-from llm.forecast.ranking import PREDICTORS, Among, Ranking, about, rankings
-from llm.intervals import Difference, Limits
-from runs.rows import load_rows
+from lora_reuse.figures import _cells
+from lora_reuse.figures.rows import Rows
+from lora_reuse.llm.forecast import ranking
+from lora_reuse.llm.forecast.ranking import PREDICTORS, Among, Ranking, about, rankings
+from lora_reuse.llm.scoring.intervals import Difference, Limits
+from lora_reuse.runs.rows import load_rows
 
 NEEDS = {"llm_forecast": "python -m llm.forecast validate=results/paper"}
 QUESTIONS = {"composes": "two-hop", "joins skills": "two skills", "keeps": "own hop"}
@@ -25,10 +23,11 @@ ALPHA = 0.05
 
 
 def table(rows: Rows) -> pandas.DataFrame:
-    """The numbers of every score, by question, number and score, for compositions at seeds that were not looked at while the forecast was written.
+    """The numbers of every score, by question, number and score, for compositions at seeds that were not looked at
+    while the forecast was written.
 
-    A cell of an area counts the pairs in order; that of a difference, how many more the forecast has. Raises MissingRows where there are no rows.
-    """
+    A cell of an area counts the pairs in order; that of a difference, how many more the forecast has. Raises
+    MissingRows where there are no rows."""
     found = [one for one in rankings(load_rows(rows.folder, "llm_forecast")) if not one.seen]
     if not found:
         raise rows.missing("llm_forecast", seen=False)
@@ -46,7 +45,10 @@ def _lines(found: Ranking) -> Iterator[tuple[tuple[str, str, str], dict[str, Any
         among[WORKED] = {name: line.where_one_worked for name, line in found.lines.items()}
     for name in found.lines:
         for where, scores in among.items():
-            yield ("AUC", name, where), _cell(found, scores[name].area.value, pairs[where], scores[name].limits, scores[name])
+            yield (
+                ("AUC", name, where),
+                _cell(found, scores[name].area.value, pairs[where], scores[name].limits, scores[name]),
+            )
     for name in found.lines:
         for where, scores in among.items():
             if ahead := scores[name].ahead:
@@ -57,7 +59,10 @@ def _lines(found: Ranking) -> Iterator[tuple[tuple[str, str, str], dict[str, Any
             yield ("right calls", name, ALL), _cell(found, right / asked, asked, limits)
     for name, line in found.lines.items():
         if line.balanced:
-            yield ("balanced", name, ALL), _cell(found, line.balanced.area.value, pairs[ALL], line.balanced.limits, line.balanced)
+            yield (
+                ("balanced", name, ALL),
+                _cell(found, line.balanced.area.value, pairs[ALL], line.balanced.limits, line.balanced),
+            )
 
 
 def _pairs(worked: np.ndarray) -> int:
@@ -65,14 +70,29 @@ def _pairs(worked: np.ndarray) -> int:
     return int(worked.sum()) * int((~worked).sum())
 
 
-def _cell(found: Ranking, share: float, total: int, limits: Limits | Difference | None, among: Among | None = None) -> dict[str, Any]:
+def _cell(
+    found: Ranking, share: float, total: int, limits: Limits | Difference | None, among: Among | None = None
+) -> dict[str, Any]:
     low, high = (limits.low, limits.high) if limits else (math.nan, math.nan)
-    each = "" if among is None else " ".join("-" if math.isnan(value) else f"{100 * value:.4g}" for value in among.by_seed)
+    each = (
+        "" if among is None else " ".join("-" if math.isnan(value) else f"{100 * value:.4g}" for value in among.by_seed)
+    )
     counts = {"hits": share * total, "total": total, "percent": 100 * share, "low": 100 * low, "high": 100 * high}
-    counts |= {"seeds": len(set(found.clusters.seed)), "by_seed": each, "predicted_low": math.nan, "predicted_high": math.nan}
+    counts |= {
+        "seeds": len(set(found.clusters.seed)),
+        "by_seed": each,
+        "predicted_low": math.nan,
+        "predicted_high": math.nan,
+    }
     made = " & ".join(dict.fromkeys(row["provenance"]["command"] for row in found.rows))
-    first = found.rows[0]["hash"]  # a thousand hashes a cell would hide the table: the caption says which rows these are
-    return dict.fromkeys(_cells.COLUMNS, "") | counts | {"experiment": "llm_forecast", "row": first, "rows": first, "command": made}
+    first = found.rows[0][
+        "hash"
+    ]  # a thousand hashes a cell would hide the table: the caption says which rows these are
+    return (
+        dict.fromkeys(_cells.COLUMNS, "")
+        | counts
+        | {"experiment": "llm_forecast", "row": first, "rows": first, "command": made}
+    )
 
 
 def _shown(found: Ranking) -> str:

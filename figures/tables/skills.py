@@ -1,8 +1,7 @@
 """Two skills, composed: is the whole more than its parts? (LoRA Soups)
 
-An expert on each of two skills, under every composition, asked what needs both: right answers, the gain over the base, and what of it is more than
-the sum of what both experts gain alone.
-"""
+An expert on each of two skills, under every composition, asked what needs both: right answers, the gain over the base,
+and what of it is more than the sum of what both experts gain alone."""
 
 import functools
 import math
@@ -11,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import pandas
-
-from figures import _cells
-from figures.rows import Rows
-from llm.intervals import difference as paired
-from paper_checks.reported import read
+from lora_reuse.figures import _cells
+from lora_reuse.figures.rows import Rows
+from lora_reuse.llm.scoring.intervals import difference as paired
+from lora_reuse.paper_checks.reported import read
 
 NEEDS = {"llm_skills": "python -m llm.skills"}
 SOUPS = {"Llama-7b": "meta-llama/Llama-2-7b-hf"}
@@ -33,11 +31,14 @@ Key = tuple[str, str]
 
 
 def table(rows: Rows) -> pandas.DataFrame:
-    """The cells, by model, format of the questions, method and number; a method that was never asked has no line, but for LoRA Soups' model."""
+    """The cells, by model, format of the questions, method and number; a method that was never asked has no line, but
+    for LoRA Soups' model."""
     groups, about = _cells.grouped(rows, ["llm_skills"], ("formats", "library", "composition"), asked="both")
     cells: dict[tuple[str, ...], dict[str, Any]] = {}
     for model, formats in dict.fromkeys(key[:2] for key in groups):
-        own: dict[Key, pandas.DataFrame] = {(key[2], key[3]): group for key, group in groups.items() if key[:2] == (model, formats)}
+        own: dict[Key, pandas.DataFrame] = {
+            (key[2], key[3]): group for key, group in groups.items() if key[:2] == (model, formats)
+        }
         for method, group in own.items():
             cells[model, formats, *method, RIGHT] = _cells.of_rows(group)
             for column, parts in compared(method).items():
@@ -48,14 +49,20 @@ def table(rows: Rows) -> pandas.DataFrame:
     for label, model in _cells.models(found, SOUPS).items():
         formats = list(dict.fromkeys(key[1] for key in cells if key[0] == model)) or ["known"]
         for kind in formats:
-            methods: list[Key] = [*ALONE, *([CAT] if label in SOUPS else []), *((k[2], k[3]) for k in cells if k[:2] == (model, kind))]
+            methods: list[Key] = [
+                *ALONE,
+                *([CAT] if label in SOUPS else []),
+                *((k[2], k[3]) for k in cells if k[:2] == (model, kind)),
+            ]
             for method in dict.fromkeys(methods):
                 for column in (RIGHT, *compared(method)):
                     printed = said(method, column) if label in SOUPS and kind == "known" else ""
                     made_by = NEEDS["llm_skills"] + (" rank=32 allow_code_execution=true" if label in SOUPS else "")
                     fill = _cells.fill(rows, made_by, model, "data=FOLDER")
                     name = ALONE.get(method, method[1])
-                    lines[label, kind, name, column] = _cells.cell(found, (model, kind, *method, column), printed, (math.nan, math.nan), fill)
+                    lines[label, kind, name, column] = _cells.cell(
+                        found, (model, kind, *method, column), printed, (math.nan, math.nan), fill
+                    )
     return _cells.frame(lines, ("model", "formats", "method", "number"), found)
 
 
@@ -69,8 +76,8 @@ def compared(method: Key) -> Mapping[str, Mapping[Key, int]]:
 
 
 def difference(own: Mapping[Key, pandas.DataFrame], parts: Mapping[Key, int]) -> dict[str, Any] | None:
-    """The sum of the parts' right answers, each times its sign, of all questions, over the seeds that all parts have, with the 95 % interval of
-    `llm.intervals.difference`, NaN for one seed. None where a part is missing."""
+    """The sum of the parts' right answers, each times its sign, of all questions, over the seeds that all parts have,
+    with the 95 % interval of `llm.scoring.intervals.difference`, NaN for one seed. None where a part is missing."""
     if not all(method in own for method in parts):
         return None
     seeds = set.intersection(*(set(own[method]["settings.seed"]) for method in parts))
@@ -78,8 +85,11 @@ def difference(own: Mapping[Key, pandas.DataFrame], parts: Mapping[Key, int]) ->
         return None
     groups = [own[method][own[method]["settings.seed"].isin(seeds)].sort_values("settings.seed") for method in parts]
     shares = [_shares(group) for group in groups]
-    added, taken = ([part for part, sign in zip(shares, parts.values(), strict=True) if sign == side] for side in (1, -1))
-    # The mean of the parts of a sign, and not their sum, is a share, as `paired` wants it; there are as many of either sign.
+    added, taken = (
+        [part for part, sign in zip(shares, parts.values(), strict=True) if sign == side] for side in (1, -1)
+    )
+    # The mean of the parts of a sign, and not their sum, is a share, as `paired` wants it; there are as many of either
+    # sign.
     more, less = ([np.mean(seed, axis=0) for seed in zip(*side, strict=True)] for side in (added, taken))
     limits, many = paired(more, less), 100 * len(added)
     count = int(sum(sign * group["measured.hits"].sum() for sign, group in zip(parts.values(), groups, strict=True)))
@@ -92,7 +102,10 @@ def difference(own: Mapping[Key, pandas.DataFrame], parts: Mapping[Key, int]) ->
 
 def _shares(group: pandas.DataFrame) -> list[np.ndarray]:
     """The share of right answers to each group of questions, an array a seed."""
-    return [np.array(right) / sizes for right, sizes in zip(group["measured.by_group"], group["measured.group_sizes"], strict=True)]
+    return [
+        np.array(right) / sizes
+        for right, sizes in zip(group["measured.by_group"], group["measured.group_sizes"], strict=True)
+    ]
 
 
 @functools.cache
@@ -118,7 +131,10 @@ def caption(table: pandas.DataFrame) -> str:
     """What a cell is."""
     gains = [soups(what, "baseline", "% gain") for what in ("math and code", "math", "code")]
     either = soups("either of math and code", "nothing", "%")
-    others, mixing = soups("CAT", "existing LoRA merging methods", "% gain"), soups("CAT", "data mixing", "% gain", "question answering")
+    others, mixing = (
+        soups("CAT", "existing LoRA merging methods", "% gain"),
+        soups("CAT", "data mixing", "% gain", "question answering"),
+    )
     return (
         "Two skills are composed in every way and asked what needs both (LoRA Soups, arXiv 2410.13025: maths and code on GSM-Hard). The paper's"
         " numbers are those of LoRA Soups, from a summary. The name of a composition that learns says from what: own is a twentieth of the skills'"

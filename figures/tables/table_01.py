@@ -4,10 +4,9 @@ The Arrow lines of Table 10 (section 4.1.2).
 """
 
 import pandas
-
-from figures import _cells
-from figures.rows import Rows
-from figures.tables import READING, table_10
+from lora_reuse.figures import _cells
+from lora_reuse.figures.rows import Rows
+from lora_reuse.figures.tables import READING, table_10
 
 NEEDS = table_10.NEEDS
 

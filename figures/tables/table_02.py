@@ -1,16 +1,15 @@
 """Table 2: rules of composition, on adapters of three kinds
 
-Two one-hop experts of R (setup 0) under the rules of section 4.1.2: LoRA by Uniform, Arrow, TIES and CAT, LoRI by concatenation and linearly.
-"""
+Two one-hop experts of R (setup 0) under the rules of section 4.1.2: LoRA by Uniform, Arrow, TIES and CAT, LoRI by
+concatenation and linearly."""
 
 import math
 
 import pandas
-
-from figures import _cells
-from figures.rows import Rows
-from figures.tables import READING
-from paper_checks.reported import load
+from lora_reuse.figures import _cells
+from lora_reuse.figures.rows import Rows
+from lora_reuse.figures.tables import READING
+from lora_reuse.paper_checks.reported import load
 
 NEEDS = {"llm_methods": "python -m llm.methods"}
 RULES = {
@@ -19,15 +18,18 @@ RULES = {
     **{(kind, "Concat"): (adapter, "lori_concat") for kind, adapter in (("LoRI-D", "lori_d"), ("LoRI-S", "lori_s"))},
     **{(kind, "Linear"): (adapter, "lori_linear") for kind, adapter in (("LoRI-D", "lori_d"), ("LoRI-S", "lori_s"))},
 }
-"""The paper's adaptation and rule -> adapter and composition in the rows; CAT learns its weights from two-hop questions in other templates."""
+"""The paper's adaptation and rule -> adapter and composition in the rows; CAT learns its weights from two-hop questions
+in other templates."""
 PROMPTINGS = {"steps": "step by step", "direct": "direct"}
 PAPER_MODEL = "Qwen2.5-7B-Instruct"
 
 
 def table(rows: Rows) -> pandas.DataFrame:
-    """The cells, by adaptation, rule, prompting and model; the paper has one model and does not say how it asked, its numbers stand by the
-    step-by-step answers."""
-    found = _cells.measured(rows, ["llm_methods"], ("adapter", "composition", "prompting"), layers="mlp", library="pair", setup="0")
+    """The cells, by adaptation, rule, prompting and model; the paper has one model and does not say how it asked, its
+    numbers stand by the step-by-step answers."""
+    found = _cells.measured(
+        rows, ["llm_methods"], ("adapter", "composition", "prompting"), layers="mlp", library="pair", setup="0"
+    )
     measured = set(found.about)
     lines = {}
     for adaptation, printed_rule in load(2)[["adaptation", "composition"]].itertuples(index=False, name=None):

@@ -4,10 +4,9 @@ An expert on GSM-Symbolic and one on its P1, composed and asked P2, zero-shot an
 """
 
 import pandas
-
-from figures import _cells
-from figures.rows import Rows
-from figures.tables import _gsm
+from lora_reuse.figures import _cells
+from lora_reuse.figures.rows import Rows
+from lora_reuse.figures.tables import _gsm
 
 NEEDS = _gsm.NEEDS
 PRINTED = {"base": "Base model only", "uniform": "Uniform", "arrow": "Arrow"}

@@ -1,13 +1,12 @@
 """Table 4: reusable code as the bridge between word problems
 
-The experts of Table 3 trained on code that both levels can use, asked P2 with programs that are run (section 4.2, A.4.2).
-"""
+The experts of Table 3 trained on code that both levels can use, asked P2 with programs that are run (section 4.2,
+A.4.2)."""
 
 import pandas
-
-from figures import _cells
-from figures.rows import Rows
-from figures.tables import _gsm
+from lora_reuse.figures import _cells
+from lora_reuse.figures.rows import Rows
+from lora_reuse.figures.tables import _gsm
 
 NEEDS = _gsm.NEEDS
 LAYERS = {"attention": "attention", "mlp": "MLP"}
@@ -17,7 +16,9 @@ WORDS = "composition=base,uniform,arrow prompting=tir solutions=reusable layers=
 def table(rows: Rows) -> pandas.DataFrame:
     """The cells, by layers, composition and model; the base has no layers."""
     code = {"prompting": "tir", "solutions": "reusable"}
-    lines: dict[tuple[str, ...], _gsm.Line] = {("none", "Base"): (code, {"layers": "none", "composition": "Base Model Only"})}
+    lines: dict[tuple[str, ...], _gsm.Line] = {
+        ("none", "Base"): (code, {"layers": "none", "composition": "Base Model Only"})
+    }
     for layers, said in LAYERS.items():
         for rule in ("uniform", "arrow"):
             wanted = {"layers": said, "composition": _gsm.RULES[rule]}

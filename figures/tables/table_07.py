@@ -6,10 +6,9 @@ Experts on A -> B, on B -> C, on A -> C (the oracle) and on both hops, on F, H a
 import math
 
 import pandas
-
-from figures import _cells
-from figures.rows import Rows
-from figures.tables import READING
+from lora_reuse.figures import _cells
+from lora_reuse.figures.rows import Rows
+from lora_reuse.figures.tables import READING
 
 NEEDS = {"llm_two_hop": "python -m llm.two_hop", "bridge": "python -m theory.sweep experiment=bridge"}
 PROMPTINGS = {"steps": "step by step", "direct": "direct"}
@@ -23,7 +22,9 @@ LIBRARIES = {
 
 def table(rows: Rows) -> pandas.DataFrame:
     """The cells, by dataset, model, prompting and library; the paper asked step by step only."""
-    found = _cells.measured(rows, ["llm_two_hop"], ("dataset", "library", "composition", "prompting"), layers="mlp", adapter="lora")
+    found = _cells.measured(
+        rows, ["llm_two_hop"], ("dataset", "library", "composition", "prompting"), layers="mlp", adapter="lora"
+    )
     measured = set(found.about)
     lines = {}
     for dataset in "FHR":
@@ -38,7 +39,8 @@ def table(rows: Rows) -> pandas.DataFrame:
 
 
 def cell(rows: Rows, found: _cells.Found, key: tuple[str, str, str, str, str], label: str, column: str) -> dict:
-    """One cell: its numbers, from the rows of (model, dataset, library, composition, prompting) and the paper's column."""
+    """One cell: its numbers, from the rows of (model, dataset, library, composition, prompting) and the paper's
+    column."""
     model, dataset, library, composition, prompting = key
     steps = prompting == "steps"
     rule = "uniform" if composition == "alone" else composition

@@ -6,10 +6,9 @@ The libraries of Table 7 on F with adapters in the MLP, in attention, or in both
 import math
 
 import pandas
-
-from figures import _cells
-from figures.rows import Rows
-from figures.tables import READING, table_07
+from lora_reuse.figures import _cells
+from lora_reuse.figures.rows import Rows
+from lora_reuse.figures.tables import READING, table_07
 
 NEEDS = {"llm_two_hop": "python -m llm.two_hop dataset=F layers=mlp,attention,both", "bridge": table_07.NEEDS["bridge"]}
 LAYERS = {"mlp": "MLP Layers", "attention": "Attention layers", "both": "MLP + Attention layers"}
@@ -18,7 +17,9 @@ PAPER_MODEL = "Qwen2.5-14B-Instruct"
 
 def table(rows: Rows) -> pandas.DataFrame:
     """The cells, by model, layers and library; step by step."""
-    found = _cells.measured(rows, ["llm_two_hop"], ("layers", "library", "composition", "prompting"), dataset="F", adapter="lora")
+    found = _cells.measured(
+        rows, ["llm_two_hop"], ("layers", "library", "composition", "prompting"), dataset="F", adapter="lora"
+    )
     lines = {}
     for label, model in _cells.models(found).items():
         if label != PAPER_MODEL and model not in found.about:
@@ -30,7 +31,9 @@ def table(rows: Rows) -> pandas.DataFrame:
                 one_hop = library == "2-combination" and layers == "mlp"
                 predicted = _cells.chain(rows, "0", composition) if one_hop else (math.nan, math.nan)
                 fill = _cells.fill(rows, NEEDS["llm_two_hop"], model)
-                lines[label, words, column] = _cells.cell(found, (model, layers, library, composition, "steps"), value, predicted, fill)
+                lines[label, words, column] = _cells.cell(
+                    found, (model, layers, library, composition, "steps"), value, predicted, fill
+                )
     return _cells.frame(lines, ("model", "layers", "library"), found)
 
 

@@ -1,15 +1,14 @@
 """Table 9: where the adapters sit, with a bridge
 
-Setup 1 (real bridge, fake names asked) and setup 2 (fake bridge, real names asked) with adapters in the MLP, in attention, or in both (A.2.2).
-"""
+Setup 1 (real bridge, fake names asked) and setup 2 (fake bridge, real names asked) with adapters in the MLP, in
+attention, or in both (A.2.2)."""
 
 import math
 
 import pandas
-
-from figures import _cells
-from figures.rows import Rows
-from figures.tables import READING
+from lora_reuse.figures import _cells
+from lora_reuse.figures.rows import Rows
+from lora_reuse.figures.tables import READING
 
 NEEDS = {"llm_placement": "python -m llm.placement", "llm_bridge": "python -m llm.bridge"}
 LAYERS = {"attention": "Attention layers", "mlp": "MLP layers", "both": "MLP+Attention layers"}
@@ -17,16 +16,22 @@ LAYERS = {"attention": "Attention layers", "mlp": "MLP layers", "both": "MLP+Att
 
 def table(rows: Rows) -> pandas.DataFrame:
     """The cells, by model, composition, setup and layers; the bridge's rows fill the MLP's."""
-    found = _cells.measured(rows, ["llm_placement", "llm_bridge"], ("setup", "layers", "composition", "prompting"), adapter="lora")
+    found = _cells.measured(
+        rows, ["llm_placement", "llm_bridge"], ("setup", "layers", "composition", "prompting"), adapter="lora"
+    )
     lines = {}
     for label, model in _cells.models(found).items():
         for composition in ("uniform", "arrow"):
             for setup in ("1", "2"):
                 for layers, words in LAYERS.items():
-                    printed = _cells.reported(9, base_model=label, composition=composition, setup=f"Setup {setup}", layers=words)
+                    printed = _cells.reported(
+                        9, base_model=label, composition=composition, setup=f"Setup {setup}", layers=words
+                    )
                     fill = _cells.fill(rows, NEEDS["llm_placement"] + " setup=1,2", model)
                     key = (model, setup, layers, composition, "steps")
-                    lines[label, composition, f"setup {setup}, {words}"] = _cells.cell(found, key, printed, (math.nan, math.nan), fill)
+                    lines[label, composition, f"setup {setup}, {words}"] = _cells.cell(
+                        found, key, printed, (math.nan, math.nan), fill
+                    )
     return _cells.frame(lines, ("model", "composition", "setup"), found)
 
 

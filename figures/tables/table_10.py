@@ -1,14 +1,13 @@
 """Table 10: what the bridge has to hold, under Uniform and Arrow
 
-Two experts on the two hops of R, each with one of Table 1's bridges of fake names, asked step by step (section 4.1.2, A.2.2).
-"""
+Two experts on the two hops of R, each with one of Table 1's bridges of fake names, asked step by step (section 4.1.2,
+A.2.2)."""
 
 import pandas
-
-from figures import _cells
-from figures.rows import Rows
-from figures.tables import READING
-from paper_checks.reported import load
+from lora_reuse.figures import _cells
+from lora_reuse.figures.rows import Rows
+from lora_reuse.figures.tables import READING
+from lora_reuse.paper_checks.reported import load
 
 NEEDS = {"llm_bridge": "python -m llm.bridge", "bridge": "python -m theory.sweep experiment=bridge"}
 COMPOSITIONS = ("Uniform", "Arrow")
@@ -23,14 +22,18 @@ def cells(rows: Rows, number: int, compositions: tuple[str, ...]) -> pandas.Data
     """Table 10, or Table 1, which is its Arrow lines."""
     found = _cells.measured(rows, ["llm_bridge"], ("setup", "composition", "prompting"), layers="mlp", adapter="lora")
     lines = {}
-    for setup, one, two in dict.fromkeys(load(number)[["setup", "lora_1", "lora_2"]].itertuples(index=False, name=None)):
+    for setup, one, two in dict.fromkeys(
+        load(number)[["setup", "lora_1", "lora_2"]].itertuples(index=False, name=None)
+    ):
         for composition in compositions:
             rule = composition.lower()
             for label, model in _cells.models(found).items():
                 printed = _cells.reported(number, setup=setup, composition=composition, base_model=label)
                 fill = _cells.fill(rows, NEEDS["llm_bridge"], model)
                 key = (setup, one, two, composition, label)
-                lines[key] = _cells.cell(found, (model, setup, rule, "steps"), printed, _cells.chain(rows, setup, rule), fill)
+                lines[key] = _cells.cell(
+                    found, (model, setup, rule, "steps"), printed, _cells.chain(rows, setup, rule), fill
+                )
     return _cells.frame(lines, ("setup", "expert 1", "expert 2", "composition", "model"), found)
 
 

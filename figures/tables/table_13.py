@@ -4,10 +4,9 @@ No adapters: GSM8K, GSM-Symbolic, P1 and P2, zero-shot and step by step in words
 """
 
 import pandas
-
-from figures import _cells
-from figures.rows import Rows
-from figures.tables import _gsm
+from lora_reuse.figures import _cells
+from lora_reuse.figures.rows import Rows
+from lora_reuse.figures.tables import _gsm
 
 NEEDS = _gsm.NEEDS
 LEVELS = {"gsm8k": "GSM8K", "symbolic": "GSM-Symbolic", "p1": "GSM-P1", "p2": "GSM-P2"}

@@ -4,10 +4,9 @@ Table 3 again, and with eight solved examples in the prompt (A.4.2).
 """
 
 import pandas
-
-from figures import _cells
-from figures.rows import Rows
-from figures.tables import _gsm
+from lora_reuse.figures import _cells
+from lora_reuse.figures.rows import Rows
+from lora_reuse.figures.tables import _gsm
 
 NEEDS = _gsm.NEEDS
 PRINTED = {"base": "Base Model Only", "uniform": "Uniform", "arrow": "Arrow"}
@@ -16,7 +15,10 @@ PRINTED = {"base": "Base Model Only", "uniform": "Uniform", "arrow": "Arrow"}
 def table(rows: Rows) -> pandas.DataFrame:
     """The cells, by number of examples, composition and model."""
     lines = {
-        (f"{shots}-shot", said): ({"shots": shots, "composition": rule}, {"prompting": f"{shots}-shot", "composition": said})
+        (f"{shots}-shot", said): (
+            {"shots": shots, "composition": rule},
+            {"prompting": f"{shots}-shot", "composition": said},
+        )
         for shots in ("0", "8")
         for rule, said in PRINTED.items()
     }

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas
-
-from figures import _cells
-from figures.rows import Rows
-from paper_checks.reported import load
+from lora_reuse.figures import _cells
+from lora_reuse.figures.rows import Rows
+from lora_reuse.paper_checks.reported import load
 
 NEEDS = {"llm_cross_lingual": "python -m llm.cross_lingual"}
 PAPER = {
@@ -41,7 +40,8 @@ def table(rows: Rows) -> pandas.DataFrame:
 
 
 def cells(rows: Rows, number: int, language: str, words: str) -> pandas.DataFrame:
-    """Table 16, or Table 17, which asks in English and has fewer experts; `words` make `llm.cross_lingual` measure all of it."""
+    """Table 16, or Table 17, which asks in English and has fewer experts; `words` make `llm.cross_lingual` measure all
+    of it."""
     found = _cells.measured(rows, ["llm_cross_lingual"], ("asked", "library", "composition", "layers"))
     made: dict[tuple[str, ...], dict[str, Any]] = {}
     columns: Sequence[str] = load(number)["column"].unique().tolist()
@@ -49,7 +49,9 @@ def cells(rows: Rows, number: int, language: str, words: str) -> pandas.DataFram
         for column in columns:
             value = "" if _cells.stands_in(model) else _cells.reported(number, base_model=label, column=column)
             fill = _cells.fill(rows, f"{NEEDS['llm_cross_lingual']} {words}", model, "data=FOLDER sentences=FILE")
-            made[label, column] = _cells.cell(found, (model, language, *COLUMNS[column]), value, (math.nan, math.nan), fill)
+            made[label, column] = _cells.cell(
+                found, (model, language, *COLUMNS[column]), value, (math.nan, math.nan), fill
+            )
     return _cells.frame(made, ("model", "expert"), found)
 
 

@@ -4,10 +4,9 @@ Whether the programming expert of Table 16 has learned its own task (A.5).
 """
 
 import pandas
-
-from figures import _cells
-from figures.rows import Rows
-from figures.tables import table_16
+from lora_reuse.figures import _cells
+from lora_reuse.figures.rows import Rows
+from lora_reuse.figures.tables import table_16
 
 NEEDS = table_16.NEEDS
 WORDS = "asked=english library=coding composition=base,uniform allow_code_execution=true"

@@ -7,23 +7,25 @@ import math
 from typing import Any
 
 import pandas
-
-from figures import _cells
-from figures.rows import Rows
-from figures.tables import table_20
-from paper_checks.reported import load
+from lora_reuse.figures import _cells
+from lora_reuse.figures.rows import Rows
+from lora_reuse.figures.tables import table_20
+from lora_reuse.paper_checks.reported import load
 
 NEEDS = table_20.NEEDS
 
 
 def table(rows: Rows) -> pandas.DataFrame:
-    """The cells, by adapter, what the paper says it was trained on, model and question; the paper's table has words only."""
+    """The cells, by adapter, what the paper says it was trained on, model and question; the paper's table has words
+    only."""
     found = _cells.measured(rows, ["llm_continent"], table_20.AXES, composition="alone")
     tasks = load(18)[load(18)["column"] == "Task description"].set_index("library")["value"]
     made: dict[tuple[str, ...], dict[str, Any]] = {}
     for adapter in table_20.adapters():
         for label, model in _cells.models(found, table_20.PAPER).items():
-            library = next((key[1] for key in found.cells if key[0] == model and key[1].rstrip("/").endswith(adapter)), adapter)
+            library = next(
+                (key[1] for key in found.cells if key[0] == model and key[1].rstrip("/").endswith(adapter)), adapter
+            )
             made_by = f"{NEEDS['llm_continent']} composition=uniform library=FOLDER/{adapter}"
             for prompting, question in table_20.QUESTIONS.items():
                 fill = _cells.fill(rows, made_by, model, table_20.BROUGHT)

@@ -1,17 +1,16 @@
 """Table 19: the question in its own words and for the continent, and what counts as right
 
-The two ways of asking with one of the paper's examples, and what answers are right when one reads them loosely or strictly (A.6).
-"""
+The two ways of asking with one of the paper's examples, and what answers are right when one reads them loosely or
+strictly (A.6)."""
 
 import math
 from typing import Any
 
 import pandas
-
-from figures import _cells
-from figures.rows import Rows
-from figures.tables import table_20
-from paper_checks.reported import load
+from lora_reuse.figures import _cells
+from lora_reuse.figures.rows import Rows
+from lora_reuse.figures.tables import table_20
+from lora_reuse.paper_checks.reported import load
 
 NEEDS = table_20.NEEDS
 EXAMPLE = "Op. 5"
@@ -20,7 +19,8 @@ MARKS = {"lenient": "named, among others", "hits": "right", "exact": "and nothin
 
 
 def table(rows: Rows) -> pandas.DataFrame:
-    """The cells, by question, example, model, library, composition and mark; without rows, of the base of the paper's model."""
+    """The cells, by question, example, model, library, composition and mark; without rows, of the base of the paper's
+    model."""
     groups, about = _cells.grouped(rows, ["llm_continent"], table_20.AXES)
     found = {mark: _cells.of_groups(groups, about, mark) for mark in MARKS}
     models = _cells.models(found["hits"], table_20.PAPER)
@@ -35,7 +35,9 @@ def table(rows: Rows) -> pandas.DataFrame:
                     fill = _cells.fill(rows, f"{NEEDS['llm_continent']} composition=base", model, table_20.BROUGHT)
                     cell = _cells.cell(found[mark], (model, library, prompting, rule), "", (math.nan, math.nan), fill)
                     made[question, example, label, table_20.label_of(library), rule, said] = cell
-    return _cells.frame(made, ("question", "the paper's example", "model", "library", "composition", "counted"), found["hits"])
+    return _cells.frame(
+        made, ("question", "the paper's example", "model", "library", "composition", "counted"), found["hits"]
+    )
 
 
 def caption(table: pandas.DataFrame) -> str:

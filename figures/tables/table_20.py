@@ -1,16 +1,15 @@
 """Table 20: shared adapters asked for places, and for their continents
 
-HotpotQA's questions for a city or a country, in their own words and for the continent, under one shared adapter, four, and five (A.6).
-"""
+HotpotQA's questions for a city or a country, in their own words and for the continent, under one shared adapter, four,
+and five (A.6)."""
 
 import math
 from typing import Any
 
 import pandas
-
-from figures import _cells
-from figures.rows import Rows
-from paper_checks.reported import load
+from lora_reuse.figures import _cells
+from lora_reuse.figures.rows import Rows
+from lora_reuse.paper_checks.reported import load
 
 NEEDS = {"llm_continent": "python -m llm.continent"}
 PAPER = {"Phi-2": "microsoft/phi-2"}
@@ -34,7 +33,11 @@ def adapters() -> list[str]:
 
 def libraries() -> dict[str, tuple[str, ...]]:
     """The paper's libraries -> their adapters."""
-    return {ONE: (ONE,), FOUR: tuple(name for name in adapters() if not name.endswith("formulate")), FIVE: tuple(adapters())}
+    return {
+        ONE: (ONE,),
+        FOUR: tuple(name for name in adapters() if not name.endswith("formulate")),
+        FIVE: tuple(adapters()),
+    }
 
 
 def label_of(library: str) -> str:
@@ -50,8 +53,8 @@ def words(library: str) -> str:
 
 
 def table(rows: Rows) -> pandas.DataFrame:
-    """The cells, by model, library, question and composition. Of a single adapter every composition is that adapter; the base has no library and
-    stands with the first."""
+    """The cells, by model, library, question and composition. Of a single adapter every composition is that adapter;
+    the base has no library and stands with the first."""
     found = _cells.measured(rows, ["llm_continent"], AXES)
     made: dict[tuple[str, ...], dict[str, Any]] = {}
     for label, model in _cells.models(found, PAPER).items():
@@ -62,7 +65,12 @@ def table(rows: Rows) -> pandas.DataFrame:
                 for rule, said in RULES.items():
                     if i and rule == "base":
                         continue
-                    key = (model, "none" if rule == "base" else name, prompting, "base" if rule == "base" else _rule(found, model, name, rule))
+                    key = (
+                        model,
+                        "none" if rule == "base" else name,
+                        prompting,
+                        "base" if rule == "base" else _rule(found, model, name, rule),
+                    )
                     wanted = {"library": library, "question": f"Phi2 / {question}", "composition": said}
                     value = _cells.reported(20, **wanted) if label in PAPER else ""
                     made_by = f"{NEEDS['llm_continent']} composition=base,uniform,arrow{words(library)}"

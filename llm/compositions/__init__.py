@@ -1,10 +1,10 @@
-"""Rules that make one update of a library of experts: one rule a function, known by its name, with the names and formulas of `theory.compositions`.
+"""Rules that make one update of a library of experts: one rule a function, known by its name, with the names and
+formulas of `theory.compositions`.
 
-A rule gets the experts (dicts of LowRank, one a module) and `Options`, and returns what each module adds to its output: a LowRank, or a routed
-update that looks at each token first. No rule forms ΔW. To add one, write the function, put `@rule(...)` over it in a module of this package
-and say what it promises; the checks that fit are then run on it by name. README.md lists all methods, and says this in four steps; rules with
-numbers to learn are in `llm.learned`.
-"""
+A rule gets the experts (dicts of LowRank, one a module) and `Options`, and returns what each module adds to its output:
+a LowRank, or a routed update that looks at each token first. No rule forms ΔW. To add one, write the function, put
+`@rule(...)` over it in a module of this package and say what it promises; the checks that fit are then run on it by
+name. README.md lists all methods, and says this in four steps; rules with numbers to learn are in `llm.learned`."""
 
 import hashlib
 import importlib
@@ -15,11 +15,10 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Float32
+from lora_reuse.llm.adapters.folders import check_library
+from lora_reuse.llm.adapters.lowrank import Expert, LowRank
+from lora_reuse.runs.settings import SettingError, did_you_mean
 from torch import Tensor
-
-from llm.adapters import check_library
-from llm.lowrank import Expert, LowRank
-from runs.settings import SettingError, did_you_mean
 
 Library = Sequence[Expert]
 Weights = tuple[int | float, ...]
@@ -37,7 +36,8 @@ class Delta(Protocol):
 
 @runtime_checkable
 class Factored(Delta, Protocol):
-    """A delta whose last step is a product with `out`, delta(x) = inner(x) outᵀ, which can then be added to the base's output as it is made."""
+    """A delta whose last step is a product with `out`, delta(x) = inner(x) outᵀ, which can then be added to the base's
+    output as it is made."""
 
     @property
     def out(self) -> Tensor: ...
@@ -49,7 +49,9 @@ class RoutedDelta(Delta, Protocol):
     """A delta with a weight an expert for each token: delta(x) = mix(x, weights(x))."""
 
     def weights(self, x: Float[Tensor, "*batch inputs"]) -> Float32[Tensor, "*batch experts"]: ...
-    def mix(self, x: Float[Tensor, "*batch inputs"], weights: Float32[Tensor, "*batch experts"]) -> Float[Tensor, "*batch outputs"]: ...
+    def mix(
+        self, x: Float[Tensor, "*batch inputs"], weights: Float32[Tensor, "*batch experts"]
+    ) -> Float[Tensor, "*batch outputs"]: ...
 
 
 Composition = Mapping[str, Delta]  # an Expert is one
@@ -57,12 +59,13 @@ Composition = Mapping[str, Delta]  # an Expert is one
 
 @dataclass(frozen=True)
 class Options:
-    """The knobs of all rules; each rule reads its own. The names are those of `theory.compositions.Context` where it has them.
+    """The knobs of all rules; each rule reads its own. The names are those of `theory.compositions.Context` where it
+    has them.
 
-    `weights`: one an expert, or by module name one an expert. `temperature`, `top_k` (0: all), `scores` (raw | cosine) and `prototypes`
-    (own | swapped | random) are the router's. `density` is the share that TIES and DARE keep, `trim` (global | module) is what TIES takes
-    it of, `then` (sum | linear | ties) is what follows DARE. `rank` is that of the adapter `lego` makes (0: the experts' own).
-    """
+    `weights`: one an expert, or by module name one an expert. `temperature`, `top_k` (0: all), `scores` (raw | cosine)
+    and `prototypes` (own | swapped | random) are the router's. `density` is the share that TIES and DARE keep, `trim`
+    (global | module) is what TIES takes it of, `then` (sum | linear | ties) is what follows DARE. `rank` is that of the
+    adapter `lego` makes (0: the experts' own)."""
 
     weights: Weights | Mapping[str, Weights] | None = None
     temperature: int | float = 1.0
@@ -79,7 +82,9 @@ class Options:
         """Raises SettingError for a knob outside its range."""
         for name, words in _WORDS.items():
             if getattr(self, name) not in words:
-                raise SettingError(name, repr(getattr(self, name)), " | ".join(words), did_you_mean(str(getattr(self, name)), words))
+                raise SettingError(
+                    name, repr(getattr(self, name)), " | ".join(words), did_you_mean(str(getattr(self, name)), words)
+                )
         if not 0 < self.density <= 1:
             raise SettingError("density", self.density, "a number above 0 and up to 1")
         if not 0 < self.temperature < float("inf"):
@@ -89,13 +94,16 @@ class Options:
                 raise SettingError(name, getattr(self, name), "a whole number from 0")
 
     def weights_for(self, module: str, experts: int, default: float) -> Weights:
-        """One weight an expert. Raises SettingError when their numbers differ, or when weights by module leave this one out."""
+        """One weight an expert. Raises SettingError when their numbers differ, or when weights by module leave this one
+        out."""
         given = self.weights
         if given is None:
             return (default,) * experts
         if isinstance(given, Mapping):
             if module not in given:
-                raise SettingError("weights", f"none for {module}", "weights for every module", did_you_mean(module, given))
+                raise SettingError(
+                    "weights", f"none for {module}", "weights for every module", did_you_mean(module, given)
+                )
             given = given[module]
         if len(given) != experts:
             raise SettingError("weights", len(given), f"one for each of the {experts} experts")
@@ -114,9 +122,9 @@ Rule = Callable[[Library, Options], Composition]
 
 @dataclass(frozen=True)
 class Registered:
-    """A rule and what it promises with default options: `static`, its deltas are LowRank, so they can be saved as one adapter; `gauge_free`,
-    it depends on each ΔW and not on its factors; `alone`, a library of one expert gives that expert; `symmetric`, the order of the experts
-    does not matter."""
+    """A rule and what it promises with default options: `static`, its deltas are LowRank, so they can be saved as one
+    adapter; `gauge_free`, it depends on each ΔW and not on its factors; `alone`, a library of one expert gives that
+    expert; `symmetric`, the order of the experts does not matter."""
 
     rule: Rule
     static: bool
@@ -126,6 +134,14 @@ class Registered:
 
 
 RULES: dict[str, Registered] = {}
+KINDS: dict[str, type] = {"LowRank": LowRank}
+"""The updates that a saved composition can hold, by the names that its file calls them by."""
+
+
+def kind(cls: type) -> type:
+    """Enrols a dataclass that is a Delta under its own name, so that compositions of it can be saved and loaded."""
+    KINDS[cls.__name__] = cls
+    return cls
 
 
 def rule(*, static: bool, gauge_free: bool, alone: bool, symmetric: bool) -> Callable[[Rule], Rule]:
@@ -139,7 +155,8 @@ def rule(*, static: bool, gauge_free: bool, alone: bool, symmetric: bool) -> Cal
 
 
 def compose(name: str, library: Library, options: Options | None = None) -> Composition:
-    """What rule `name` makes of the library. Raises SettingError for an unknown rule, an empty library or experts of different modules."""
+    """What rule `name` makes of the library. Raises SettingError for an unknown rule, an empty library or experts of
+    different modules."""
     if name not in RULES:
         raise SettingError("composition", repr(name), " | ".join(RULES), did_you_mean(name, RULES))
     check_library(library)

@@ -1,24 +1,24 @@
-"""LoRA-LEGO: the ranks of all experts sorted into as many clusters as the merged adapter has ranks (Zhao et al. 2024, arXiv 2409.16167)."""
+"""LoRA-LEGO: the ranks of all experts sorted into as many clusters as the merged adapter has ranks (Zhao et al. 2024,
+arXiv 2409.16167)."""
 
 import torch
 from jaxtyping import Float32, Int64
+from lora_reuse.llm.adapters.lowrank import LowRank
+from lora_reuse.llm.compositions import Composition, Library, Options, each_module, generator, rule
 from torch import Tensor
-
-from llm.compositions import Composition, Library, Options, each_module, generator, rule
-from llm.lowrank import LowRank
 
 RESTARTS, STEPS = 4, 100
 
 
 @rule(static=True, gauge_free=False, alone=True, symmetric=False)
 def lego(library: Library, options: Options) -> Composition:
-    """ΔW = Σ_c a_c b_cᵀ over clusters c of the units (a, b) = (column of A_i, the same column of B_i), i = 1 … N, by k-means on (a, b) into
-    `rank` clusters (0: the largest rank among the experts).
+    """ΔW = Σ_c a_c b_cᵀ over clusters c of the units (a, b) = (column of A_i, the same column of B_i), i = 1 … N, by
+    k-means on (a, b) into `rank` clusters (0: the largest rank among the experts).
 
-    The paper weights cluster centres by a "dual reweighting" whose formulas could not be checked here. This one is: the mean of the members,
-    scaled so that ‖(a_c, b_c)‖ is the mean of their norms, as averaging directions that differ would shrink it; nothing on the output.
-    Equal experts so give back one of them. Units know no sign: (−a, −b) is another point than (a, b), though it is the same update.
-    """
+    The paper weights cluster centres by a "dual reweighting" whose formulas could not be checked here. This one is: the
+    mean of the members, scaled so that ‖(a_c, b_c)‖ is the mean of their norms, as averaging directions that differ
+    would shrink it; nothing on the output. Equal experts so give back one of them. Units know no sign: (−a, −b) is
+    another point than (a, b), though it is the same update."""
     return each_module(library, lambda name, updates: _clustered(name, updates, options))
 
 
@@ -38,14 +38,18 @@ def _clustered(name: str, updates: list[LowRank], options: Options) -> LowRank:
     return LowRank(merged[:outputs], merged[outputs:])
 
 
-def k_means(points: Float32[Tensor, "points features"], count: int, random: torch.Generator) -> Int64[Tensor, " points"]:
-    """Lloyd's algorithm from k-means++ starts, the best of `RESTARTS`: a label for each point. Fewer labels than `count` when points coincide."""
+def k_means(
+    points: Float32[Tensor, "points features"], count: int, random: torch.Generator
+) -> Int64[Tensor, " points"]:
+    """Lloyd's algorithm from k-means++ starts, the best of `RESTARTS`: a label for each point. Fewer labels than
+    `count` when points coincide."""
     runs = [_lloyd(points, _spread_start(points, count, random)) for _ in range(RESTARTS)]
     return min(runs, key=lambda run: run[0])[1]
 
 
 def _spread_start(points: Tensor, count: int, random: torch.Generator) -> Tensor:
-    """k-means++: each further centre is a point drawn with probability proportional to its squared distance from those there are."""
+    """k-means++: each further centre is a point drawn with probability proportional to its squared distance from those
+    there are."""
     chosen = [int(torch.randint(len(points), (1,), generator=random))]
     for _ in range(count - 1):
         far = _squared_distances(points, points[chosen]).amin(dim=1)
@@ -61,7 +65,9 @@ def _lloyd(points: Tensor, centres: Tensor) -> tuple[float, Tensor]:
         before, labels = labels, _squared_distances(points, centres).argmin(dim=1)
         if torch.equal(before, labels):
             break
-        centres = torch.stack([points[labels == c].mean(dim=0) if (labels == c).any() else centre for c, centre in enumerate(centres)])
+        centres = torch.stack(
+            [points[labels == c].mean(dim=0) if (labels == c).any() else centre for c, centre in enumerate(centres)]
+        )
     return float(_squared_distances(points, centres).amin(dim=1).sum()), labels
 
 

@@ -1,34 +1,38 @@
-"""Rules that look at single weights: TIES and DARE on the factors, and KnOTS on ΔW, which aligns the experts' outputs first.
+"""Rules that look at single weights: TIES and DARE on the factors, and KnOTS on ΔW, which aligns the experts' outputs
+first.
 
-`theory.compositions.sparse` has TIES and DARE on ΔW. Here ΔW is never formed, so they work on A and B, as the paper's software and PEFT do, and
-depend on the factorisation: on a rotation of the rank, and on which factor has α/r in it (here A).
-"""
+`theory.compositions.sparse` has TIES and DARE on ΔW. Here ΔW is never formed, so they work on A and B, as the paper's
+software and PEFT do, and depend on the factorisation: on a rotation of the rank, and on which factor has α/r in it
+(here A)."""
 
 import torch
 from jaxtyping import Float
+from lora_reuse.llm.adapters.lowrank import Expert, LowRank
+from lora_reuse.llm.compositions import Composition, Library, Options, each_module, generator, rule, same_rank
+from lora_reuse.llm.compositions.sums import concatenated, factor_sum
 from torch import Tensor
-
-from llm.compositions import Composition, Library, Options, each_module, generator, rule, same_rank
-from llm.compositions.sums import concatenated, factor_sum
-from llm.lowrank import Expert, LowRank
 
 
 @rule(static=True, gauge_free=False, alone=False, symmetric=True)
 def ties(library: Library, options: Options) -> Composition:
-    """TIES-Merging (Yadav et al. 2023): ΔW = merge(A_1 … A_N) merge(B_1 … B_N)ᵀ. Of each expert keep the `density` share of largest weights,
-    elect a sign for each weight by the sum, average the kept weights of that sign. `trim=global` takes the share over all weights of A and B
-    of all modules together (the original trims the whole task vector; mttl pools the factors so), `trim=module` of each factor of each
-    module (PEFT)."""
+    """TIES-Merging (Yadav et al. 2023): ΔW = merge(A_1 … A_N) merge(B_1 … B_N)ᵀ. Of each expert keep the `density`
+    share of largest weights, elect a sign for each weight by the sum, average the kept weights of that sign.
+    `trim=global` takes the share over all weights of A and B of all modules together (the original trims the whole task
+    vector; mttl pools the factors so), `trim=module` of each factor of each module (PEFT)."""
     same_rank(library, "TIES merges their factors entry by entry")
-    trimmed = [trim_global(expert, options.density) if options.trim == "global" else trim_each(expert, options.density) for expert in library]
+    trimmed = [
+        trim_global(expert, options.density) if options.trim == "global" else trim_each(expert, options.density)
+        for expert in library
+    ]
     return each_module(trimmed, lambda name, updates: elected(updates))
 
 
 @rule(static=True, gauge_free=False, alone=False, symmetric=False)
 def dare(library: Library, options: Options) -> Composition:
-    """DARE (Yu et al. 2024): each weight of A_i and of B_i is dropped with probability 1 − `density` and else divided by `density` (PEFT;
-    the original and the theory drop weights of ΔW), then: `sum` ΔW = Σ_i Ã_i B̃_iᵀ, whose mean over masks is the sum; `linear`
-    (Σ_i Ã_i)(Σ_i B̃_i)ᵀ, PEFT's dare_linear; `ties` elects signs and averages, PEFT's dare_ties."""
+    """DARE (Yu et al. 2024): each weight of A_i and of B_i is dropped with probability 1 − `density` and else divided
+    by `density` (PEFT; the original and the theory drop weights of ΔW), then: `sum` ΔW = Σ_i Ã_i B̃_iᵀ, whose mean over
+    masks is the sum; `linear` (Σ_i Ã_i)(Σ_i B̃_i)ᵀ, PEFT's dare_linear; `ties` elects signs and averages, PEFT's
+    dare_ties."""
     if options.then != "sum":
         same_rank(library, f"then={options.then} merges their factors entry by entry")
 
@@ -49,20 +53,24 @@ def dare(library: Library, options: Options) -> Composition:
 
 @rule(static=True, gauge_free=True, alone=False, symmetric=True)
 def knots(library: Library, options: Options) -> Composition:
-    """KnOTS-TIES (Stoica et al. 2025): [ΔW₁ … ΔW_N] = U Σ [V₁ … V_N]ᵀ, then TIES on the ΣV_iᵀ of each module, then U times the result. With
-    [A₁ … A_N] = Q [R₁ … R_N] the SVD is that of [R_i B_iᵀ], which has one row a rank, and ΔW = (Q U') merge(Σ V_iᵀ) is low-rank as it is."""
+    """KnOTS-TIES (Stoica et al. 2025): [ΔW₁ … ΔW_N] = U Σ [V₁ … V_N]ᵀ, then TIES on the ΣV_iᵀ of each module, then U
+    times the result. With [A₁ … A_N] = Q [R₁ … R_N] the SVD is that of [R_i B_iᵀ], which has one row a rank, and ΔW =
+    (Q U') merge(Σ V_iᵀ) is low-rank as it is."""
     return each_module(library, lambda name, updates: _knots(updates, options.density))
 
 
 def _knots(updates: list[LowRank], density: int | float) -> LowRank:
     q, r = torch.linalg.qr(torch.cat([update.out for update in updates], dim=1).double())
     ranks = [update.rank for update in updates]
-    # ΔW_i = Q R_i S_iᵀ Q_iᵀ with B_i = Q_i S_i: the core [R_i S_iᵀ] has the singular values and left vectors of all ΔW_i side by side.
+    # ΔW_i = Q R_i S_iᵀ Q_iᵀ with B_i = Q_i S_i: the core [R_i S_iᵀ] has the singular values and left vectors of all
+    # ΔW_i side by side.
     inner = [torch.linalg.qr(update.into.double()).R for update in updates]
     core = torch.cat([part @ s.T for part, s in zip(r.split(ranks, dim=1), inner, strict=True)], dim=1)
     left, values, _ = torch.linalg.svd(core, full_matrices=False)
     left = left[:, values > 1e-5 * values[0]]
-    blocks = [(left.T @ part) @ update.into.double().T for part, update in zip(r.split(ranks, dim=1), updates, strict=True)]
+    blocks = [
+        (left.T @ part) @ update.into.double().T for part, update in zip(r.split(ranks, dim=1), updates, strict=True)
+    ]
     merged = elect_and_average(torch.stack([keep_largest(block, density) for block in blocks]))
     return LowRank((q @ left).float(), merged.T.float().contiguous())
 
@@ -71,7 +79,10 @@ def trim_global(expert: Expert, density: int | float) -> Expert:
     """Zeroes all but the `density` share of largest weights, over all factors of all modules together."""
     sizes = torch.cat([factor.abs().flatten() for update in expert.values() for factor in update])
     cut = _cut(sizes, density)
-    return {name: LowRank(*(torch.where(factor.abs() >= cut, factor, 0.0) for factor in update)) for name, update in expert.items()}
+    return {
+        name: LowRank(*(torch.where(factor.abs() >= cut, factor, 0.0) for factor in update))
+        for name, update in expert.items()
+    }
 
 
 def trim_each(expert: Expert, density: int | float) -> Expert:
@@ -81,7 +92,11 @@ def trim_each(expert: Expert, density: int | float) -> Expert:
 
 def keep_largest(matrix: Float[Tensor, "rows columns"], density: int | float) -> Float[Tensor, "rows columns"]:
     """The matrix with all but its `density` share of largest entries zeroed."""
-    return matrix if matrix.numel() == 0 else torch.where(matrix.abs() >= _cut(matrix.abs().flatten(), density), matrix, 0.0)
+    return (
+        matrix
+        if matrix.numel() == 0
+        else torch.where(matrix.abs() >= _cut(matrix.abs().flatten(), density), matrix, 0.0)
+    )
 
 
 def _cut(sizes: Float[Tensor, " entries"], density: int | float) -> Tensor:

@@ -11,22 +11,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm.data.facts import COUNT, Triplet
-from llm.data.graphs import COUNTS, facts_of
-from llm.data.subsets import SPLITS, SUBSETS, examples, parts
-from runs.command import command
-from runs.settings import Choice, SettingError, Text, Whole, help_table, parse_options, setting
+from lora_reuse.llm.data.facts import COUNT, Triplet
+from lora_reuse.llm.data.graphs import COUNTS, facts_of
+from lora_reuse.llm.data.subsets import SPLITS, SUBSETS, examples, parts
+from lora_reuse.runs.command import command
+from lora_reuse.runs.settings import Choice, SettingError, Text, Whole, help_table, parse_options, setting
 
 
 @dataclass(frozen=True)
 class Options:
     """What to show or write."""
 
-    show: str = setting("", Text("a subset"), "print examples of a subset: " + ", ".join(name for name in SUBSETS if name[0] in "FD"))
+    show: str = setting(
+        "", Text("a subset"), "print examples of a subset: " + ", ".join(name for name in SUBSETS if name[0] in "FD")
+    )
     write: str = setting("", Text("a folder"), "write every subset and split into folder/<subset>/<split>.jsonl")
     split: str = setting("test", Choice(*SPLITS), "the split to show")
     count: int = setting(4, Whole(1, 5000), "examples to show")
-    triplets: int = setting(COUNT, Whole(1, COUNT), "triplets of F, H, R; facts a pair of the graphs D (at most 16) and S (at least 3)")
+    triplets: int = setting(
+        COUNT, Whole(1, COUNT), "triplets of F, H, R; facts a pair of the graphs D (at most 16) and S (at least 3)"
+    )
     seed: int = setting(0, Whole(0), "who goes with whom")
 
 

@@ -7,12 +7,19 @@ import warnings
 from collections.abc import Mapping
 from fractions import Fraction
 
-_OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv}
+_OPERATORS = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+}
 _LONGEST = 200
 
 
 def evaluate(expression: str, names: Mapping[str, Fraction | int] | None = None) -> Fraction:
-    """The value of numbers and names under + - * / // and brackets. Raises ValueError for anything else, and for a division by zero."""
+    """The value of numbers and names under + - * / // and brackets. Raises ValueError for anything else, and for a
+    division by zero."""
     try:
         if len(expression) > _LONGEST:
             raise ValueError

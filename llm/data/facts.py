@@ -1,14 +1,14 @@
 """Triplets (A, B, C) of the datasets F, H and R, and the facts around them.
 
-B is A's spouse and lives in C (section 4.1). B also studies in S and is D's child, for the relations of setup 8 (Table 5).
-"""
+B is A's spouse and lives in C (section 4.1). B also studies in S and is D's child, for the relations of setup 8 (Table
+5)."""
 
 import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from llm.data.names import Person, cities, fake_people, fake_places, people
-from runs.settings import SettingError
+from lora_reuse.llm.data.names import Person, cities, fake_people, fake_places, people
+from lora_reuse.runs.settings import SettingError
 
 DATASETS = ("F", "H", "R")
 COUNT = 100
@@ -28,10 +28,9 @@ class Triplet(NamedTuple):
 def triplets(dataset: str, seed: int = 0) -> tuple[Triplet, ...]:
     """The 100 triplets of F (fake names and places), H (fake names, real places) or R (real names and places).
 
-    The names are the same for every seed, who goes with whom is drawn by it. In R no stated fact is true as far as `people.csv` knows,
-    of two hops neither: a draw whose people are related in truth, or whose place is one that A, B, D or in truth a relative of A or D
-    is tied to, is mended.
-    """
+    The names are the same for every seed, who goes with whom is drawn by it. In R no stated fact is true as far as
+    `people.csv` knows, of two hops neither: a draw whose people are related in truth, or whose place is one that A, B,
+    D or in truth a relative of A or D is tied to, is mended."""
     rng = random.Random(f"triplets {dataset} {seed}")
     known = _known(dataset)
     names = list(known or fake_people())
@@ -47,19 +46,27 @@ def triplets(dataset: str, seed: int = 0) -> tuple[Triplet, ...]:
 
 
 def dealt(facts: Sequence[Triplet], dataset: str, seed: int) -> tuple[Triplet, ...]:
-    """The triplets with their places dealt anew among them by the seed: nobody lives where they did, and in R no stated fact is true as far as
-    `people.csv` knows. Raises SettingError for triplets whose places cannot be dealt so."""
+    """The triplets with their places dealt anew among them by the seed: nobody lives where they did, and in R no stated
+    fact is true as far as `people.csv` knows. Raises SettingError for triplets whose places cannot be dealt so."""
     rng, places, known = random.Random(f"dealt {dataset} {seed}"), [t.c for t in facts], _known(dataset)
     fits = lambda i, place: place != facts[i].c and not _true(facts[i]._replace(c=place), known)  # noqa: E731
     for _ in range(1000):
         rng.shuffle(places)
         for i in range(len(facts)):
             if not fits(i, places[i]):  # exchanged with a place that fits here, of somebody whom this one fits
-                j = next((j for j in rng.sample(range(len(facts)), len(facts)) if fits(i, places[j]) and fits(j, places[i])), i)
+                j = next(
+                    (j for j in rng.sample(range(len(facts)), len(facts)) if fits(i, places[j]) and fits(j, places[i])),
+                    i,
+                )
                 places[i], places[j] = places[j], places[i]
         if all(map(fits, range(len(facts)), places)):
             return tuple(t._replace(c=place) for t, place in zip(facts, places, strict=True))
-    raise SettingError("triplets", f"{len(facts)}, whose places cannot be dealt anew with seed={seed}", "more triplets", "or another first_seed=")
+    raise SettingError(
+        "triplets",
+        f"{len(facts)}, whose places cannot be dealt anew with seed={seed}",
+        "more triplets",
+        "or another first_seed=",
+    )
 
 
 def _known(dataset: str) -> dict[str, Person]:
@@ -68,7 +75,8 @@ def _known(dataset: str) -> dict[str, Person]:
 
 
 def _mended(drawn: list[Triplet], known: dict[str, Person], rng: random.Random) -> list[Triplet]:
-    """Swaps people or places with another triplet until no stated fact is true (a fresh draw would almost never be free of truth)."""
+    """Swaps people or places with another triplet until no stated fact is true (a fresh draw would almost never be free
+    of truth)."""
     drawn = list(drawn)
     for i, t in enumerate(drawn):
         for _ in range(1000):

@@ -1,32 +1,37 @@
 """The graphs of A.3: three disjoint sets of fake entities, five relations, and six chains of two of them.
 
-Rel1, Rel3 and Rel5 go from people U1 to people U2, Rel2 and Rel4 from U2 to places U3; they are digits 1 to 5 of `llm.data.subsets`. A.3 does
-not say which relations, which names and how many facts; here they are spouse, best friend and child of, where one lives and where one studies,
-with the names of dataset F.
+Rel1, Rel3 and Rel5 go from people U1 to people U2, Rel2 and Rel4 from U2 to places U3; they are digits 1 to 5 of
+`llm.data.subsets`. A.3 does not say which relations, which names and how many facts; here they are spouse, best friend
+and child of, where one lives and where one studies, with the names of dataset F.
 
-- Disjoint (D): each of the six pairs has chains of its own, and nobody and no place is in two of them. An expert on a relation learns the facts
+- Disjoint (D): each of the six pairs has chains of its own, and nobody and no place is in two of them. An expert on a
+  relation learns the facts
   of all chains that it is in: of Rel1, Rel3, Rel5 twice as many as a pair has, of Rel2 and Rel4 three times.
-- Shared (S): one pool for each of U1, U2 and U3, on which every relation is one to one, so that no answer is popular and all chains go through
+- Shared (S): one pool for each of U1, U2 and U3, on which every relation is one to one, so that no answer is popular
+  and all chains go through
   the same people. Nobody's spouse, best friend and child are one person, and nobody lives where they study, so
-  that pairs with a relation in common have different answers (other pairs agree by chance, on one person in as many as there are). In the
+  that pairs with a relation in common have different answers (other pairs agree by chance, on one person in as many as
+  there are). In the
   theory's shared graph relations are random functions, which may coincide.
 """
 
 import functools
 import random
 
-from llm.data.facts import Triplet, triplets
-from llm.data.names import fake_people, fake_places
-from llm.data.subsets import ATOMIC, GRAPHS, PAIRS, parts
-from runs.settings import SettingError
+from lora_reuse.llm.data.facts import Triplet, triplets
+from lora_reuse.llm.data.names import fake_people, fake_places
+from lora_reuse.llm.data.subsets import ATOMIC, GRAPHS, PAIRS, parts
+from lora_reuse.runs.settings import SettingError
 
 COUNTS = {"D": (1, 16), "S": (3, 100)}
-"""Facts of a pair, at least and at most: three relations that agree on nobody need three people, and a hundred places are kept for other use."""
+"""Facts of a pair, at least and at most: three relations that agree on nobody need three people, and a hundred places
+are kept for other use."""
 
 
 def facts_of(subset: str, count: int, seed: int) -> tuple[Triplet, ...]:
-    """What a subset asks about: the first `count` triplets of F, H and R; of a graph with `count` facts a pair, the chains that the subset's
-    relations are in, with "" for what their relations do not speak of. Raises SettingError for too many."""
+    """What a subset asks about: the first `count` triplets of F, H and R; of a graph with `count` facts a pair, the
+    chains that the subset's relations are in, with "" for what their relations do not speak of. Raises SettingError for
+    too many."""
     dataset, kind = parts(subset)
     if dataset not in GRAPHS:
         return triplets(dataset, seed)[:count]
@@ -39,10 +44,13 @@ def facts_of(subset: str, count: int, seed: int) -> tuple[Triplet, ...]:
 
 @functools.cache
 def chains(graph: str, count: int, seed: int) -> dict[str, tuple[Triplet, ...]]:
-    """The chains of every pair, drawn by the seed. Raises SettingError for a count that the names do not suffice for."""
+    """The chains of every pair, drawn by the seed. Raises SettingError for a count that the names do not suffice
+    for."""
     low, high = COUNTS[graph]
     if not low <= count <= high:
-        raise SettingError("triplets", count, f"{low} to {high} facts a pair in the {'disjoint' if graph == 'D' else 'shared'} graph")
+        raise SettingError(
+            "triplets", count, f"{low} to {high} facts a pair in the {'disjoint' if graph == 'D' else 'shared'} graph"
+        )
     rng = random.Random(f"graph {graph} {seed}")
     people, places = list(fake_people()), list(fake_places()[: COUNTS["S"][1]])
     rng.shuffle(people)
@@ -50,7 +58,10 @@ def chains(graph: str, count: int, seed: int) -> dict[str, tuple[Triplet, ...]]:
     if graph == "D":
         runs = [slice(i * count, (i + 1) * count) for i in range(len(PAIRS))]
         first, second = people[: len(people) // 2], people[len(people) // 2 :]
-        return {pair: tuple(map(_chain, [pair] * count, first[run], second[run], places[run])) for pair, run in zip(PAIRS, runs, strict=True)}
+        return {
+            pair: tuple(map(_chain, [pair] * count, first[run], second[run], places[run]))
+            for pair, run in zip(PAIRS, runs, strict=True)
+        }
     first, second, third = people[:count], people[count : 2 * count], places[:count]
     onto: dict[str, dict[str, str]] = {}
     for relations, sources, targets in (("135", first, second), ("24", second, third)):
@@ -59,7 +70,9 @@ def chains(graph: str, count: int, seed: int) -> dict[str, tuple[Triplet, ...]]:
     return {(a + b): tuple(_chain(a + b, u, onto[a][u], onto[b][onto[a][u]]) for u in first) for a, b in PAIRS}
 
 
-def _one_to_one(sources: list[str], targets: list[str], others: list[dict[str, str]], rng: random.Random) -> dict[str, str]:
+def _one_to_one(
+    sources: list[str], targets: list[str], others: list[dict[str, str]], rng: random.Random
+) -> dict[str, str]:
     """A random one-to-one relation that agrees with none of the others on anybody."""
     while True:
         drawn = dict(zip(sources, rng.sample(targets, len(targets)), strict=True))
@@ -68,6 +81,7 @@ def _one_to_one(sources: list[str], targets: list[str], others: list[dict[str, s
 
 
 def _chain(pair: str, u1: str, u2: str, u3: str) -> Triplet:
-    """The chain as a triplet that the pair's subsets read: who is asked about and what the answer is stand in the fields they look at."""
+    """The chain as a triplet that the pair's subsets read: who is asked about and what the answer is stand in the
+    fields they look at."""
     (_, asked, _), (_, _, answer) = ATOMIC[pair[0]], ATOMIC[pair[1]]
     return Triplet(**({"a": "", "c": "", "s": "", "d": ""} | {asked: u1, "b": u2, answer: u3}))

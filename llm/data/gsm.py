@@ -1,9 +1,10 @@
-"""GSM8K, GSM-Symbolic, P1 and P2 from the files they are published as, or our own word problems in their place; splits; prompts.
+"""GSM8K, GSM-Symbolic, P1 and P2 from the files they are published as, or our own word problems in their place; splits;
+prompts.
 
-A folder holds GSM_symbolic.jsonl, GSM_p1.jsonl and GSM_p2.jsonl (apple/ml-gsm-symbolic, generated_data; CC BY-NC-ND 4.0), and where they
-are asked for, GSM8K's test set as gsm8k_test.jsonl, its training set as gsm8k_train.jsonl for the eight examples (openai/grade-school-math,
-test.jsonl and train.jsonl; MIT), and reusable_code.jsonl, which `python -m llm.reusable_code` makes.
-"""
+A folder holds GSM_symbolic.jsonl, GSM_p1.jsonl and GSM_p2.jsonl (apple/ml-gsm-symbolic, generated_data; CC BY-NC-ND
+4.0), and where they are asked for, GSM8K's test set as gsm8k_test.jsonl, its training set as gsm8k_train.jsonl for the
+eight examples (openai/grade-school-math, test.jsonl and train.jsonl; MIT), and reusable_code.jsonl, which `python -m
+llm.reusable_code` makes."""
 
 import functools
 import json
@@ -13,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm.data import word_problems
-from llm.data.word_problems import FILES, LEVELS, Problem
-from runs.settings import SettingError
+from lora_reuse.llm.data import word_problems
+from lora_reuse.llm.data.word_problems import FILES, LEVELS, Problem
+from lora_reuse.runs.settings import SettingError
 
 ASKED = ("gsm8k", *LEVELS)
 OWN = "own"
@@ -38,8 +39,8 @@ PROMPTS = {"cot": _COT, "tir": _TIR}
 def problems(data: str, level: str, count: int, seed: int) -> list[Problem]:
     """The problems of a level, of `count` templates (0: all, or the hundred of the paper for our own).
 
-    The seed draws our own problems; files are what they are. Raises SettingError for a folder or a file that is not in the format.
-    """
+    The seed draws our own problems; files are what they are. Raises SettingError for a folder or a file that is not in
+    the format."""
     if data == OWN:
         if level not in LEVELS:
             raise SettingError("asked", level, " | ".join(LEVELS), f"data=own has no {level}; data=FOLDER may")
@@ -58,19 +59,23 @@ def _own(level: str, count: int, seed: int) -> tuple[Problem, ...]:
 
 
 def part(problems: Sequence[Problem], name: str) -> list[Problem]:
-    """The instances of train, dev or test: 40, 5 and 5 of a template's 50, by instance. Raises SettingError for fewer than ten a template."""
+    """The instances of train, dev or test: 40, 5 and 5 of a template's 50, by instance. Raises SettingError for fewer
+    than ten a template."""
     low, high = PARTS[name]
     kept = []
     for group in _by_template(problems):
         if len(group) < 10:
-            raise SettingError("data", f"{len(group)} instances of template {group[0].id}", "ten or more, of which a tenth is asked")
+            raise SettingError(
+                "data", f"{len(group)} instances of template {group[0].id}", "ten or more, of which a tenth is asked"
+            )
         ordered = sorted(group, key=lambda p: p.instance)
         kept += ordered[len(ordered) * low // 50 : len(ordered) * high // 50]
     return kept
 
 
 def sample(problems: Sequence[Problem], seed: int, each: int = SAMPLED) -> list[Problem]:
-    """`each` instances of every template at random, as P2 is asked; the same ones for a seed whatever the order of the file."""
+    """`each` instances of every template at random, as P2 is asked; the same ones for a seed whatever the order of the
+    file."""
     kept = []
     for group in _by_template(problems):
         ordered = sorted(group, key=lambda p: p.instance)
@@ -79,7 +84,8 @@ def sample(problems: Sequence[Problem], seed: int, each: int = SAMPLED) -> list[
 
 
 def asked(data: str, level: str, count: int, seed: int, split: str) -> list[Problem]:
-    """What a level is tested on: all of GSM8K, the held-out instances of a level that experts are trained on, two a template of P2.
+    """What a level is tested on: all of GSM8K, the held-out instances of a level that experts are trained on, two a
+    template of P2.
 
     `split=dev` takes other instances: of P2 those that the test does not take.
     """
@@ -93,8 +99,8 @@ def asked(data: str, level: str, count: int, seed: int, split: str) -> list[Prob
 
 
 def trained(data: str, level: str, count: int, seed: int, code: bool = False) -> list[Problem]:
-    """What an expert on a level learns: the first forty instances of a template; of P2, those that neither test nor dev asks. With `code`, those
-    of them that reusable_code.jsonl solves."""
+    """What an expert on a level learns: the first forty instances of a template; of P2, those that neither test nor dev
+    asks. With `code`, those of them that reusable_code.jsonl solves."""
     found = problems(data, level, count, seed)
     if level == "p2":
         held_out = {(p.id, p.instance) for split in ("test", "dev") for p in asked(data, level, count, seed, split)}
@@ -105,7 +111,8 @@ def trained(data: str, level: str, count: int, seed: int, code: bool = False) ->
 
 
 def shots(data: str, seed: int) -> list[Problem]:
-    """Eight solved problems for the prompt: the first of GSM8K's training set, or easy ones of templates that are not asked."""
+    """Eight solved problems for the prompt: the first of GSM8K's training set, or easy ones of templates that are not
+    asked."""
     if data == OWN:
         last = len(word_problems.templates()) - SHOTS
         return [word_problems.problem(last + n, "symbolic", 0, seed) for n in range(SHOTS)]
@@ -115,12 +122,15 @@ def shots(data: str, seed: int) -> list[Problem]:
 def prompt(problem: Problem, prompting: str, examples: Sequence[Problem] = ()) -> str:
     """The question as `cot` or `tir` asks it, after the solved examples."""
     question, answer = PROMPTS[prompting]
-    before = [f"{question.format(question=e.question)}\n{answer.format(answer=e.answer, code=e.reusable)}" for e in examples]
+    before = [
+        f"{question.format(question=e.question)}\n{answer.format(answer=e.answer, code=e.reusable)}" for e in examples
+    ]
     return "\n\n".join([*before, question.format(question=problem.question)])
 
 
 def lesson(problem: Problem, solutions: str) -> tuple[str, str]:
-    """The prompt and the answer that an expert learns: in words (`text`), or as code, the level's own or the reusable one."""
+    """The prompt and the answer that an expert learns: in words (`text`), or as code, the level's own or the reusable
+    one."""
     prompting = "cot" if solutions == "text" else "tir"
     code = problem.reusable if solutions == "reusable" else problem.code
     return prompt(problem, prompting), PROMPTS[prompting][1].format(answer=problem.answer, code=code)
@@ -148,7 +158,11 @@ def _read_cached(path: Path, _changed: int) -> tuple[Problem, ...]:
         try:
             final(answer)
         except (ValueError, IndexError):
-            raise SettingError("data", f"{where} with an answer that ends {answer[-20:]!r}", 'an answer that ends in "#### x", x a number') from None
+            raise SettingError(
+                "data",
+                f"{where} with an answer that ends {answer[-20:]!r}",
+                'an answer that ends in "#### x", x a number',
+            ) from None
         symbolic = path.name in FILES.values()
         name, instance = (_field(where, row, key) for key in ("id", "instance")) if symbolic else (str(number), "0")
         if not instance.isdecimal():
@@ -163,7 +177,9 @@ def _read(folder: Path, level: str) -> list[Problem]:
     path = folder / FILES.get(level, f"{level}.jsonl" if level == "gsm8k_train" else "gsm8k_test.jsonl")
     if not path.is_file():
         where = "apple/ml-gsm-symbolic, generated_data" if level in FILES else "openai/grade-school-math"
-        raise SettingError("data", f"{folder} without {path.name}", f"own, or a folder with {path.name}", f"it comes from {where}")
+        raise SettingError(
+            "data", f"{folder} without {path.name}", f"own, or a folder with {path.name}", f"it comes from {where}"
+        )
     return list(_read_cached(path, path.stat().st_mtime_ns))
 
 
@@ -171,13 +187,23 @@ def _with_code(folder: Path, level: str, found: Sequence[Problem]) -> list[Probl
     """The problems that reusable_code.jsonl solves."""
     path = folder / "reusable_code.jsonl"
     if not path.is_file():
-        raise SettingError("data", f"{folder} without {path.name}", "a folder with it", f"python -m llm.reusable_code data={folder} makes it")
+        raise SettingError(
+            "data",
+            f"{folder} without {path.name}",
+            "a folder with it",
+            f"python -m llm.reusable_code data={folder} makes it",
+        )
     code = {
-        tuple(_field(f"{path}:{n}", row, key) for key in ("level", "id", "instance")): _field(f"{path}:{n}", row, "code") for n, row in _lines(path)
+        tuple(_field(f"{path}:{n}", row, key) for key in ("level", "id", "instance")): _field(
+            f"{path}:{n}", row, "code"
+        )
+        for n, row in _lines(path)
     }
     kept = [p._replace(reusable=code[key]) for p in found if (key := (level, p.id, str(p.instance))) in code]
     if not kept:
-        raise SettingError("data", f"{path} without a solution of {level}", "solutions of every level that is trained on")
+        raise SettingError(
+            "data", f"{path} without a solution of {level}", "solutions of every level that is trained on"
+        )
     return kept
 
 
@@ -199,5 +225,7 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _field(where: str, row: dict[str, Any], name: str) -> str:
     if not isinstance(row.get(name), str | int) or row[name] == "":
-        raise SettingError("data", f"{where} without {name!r}", "the fields of the published format", f"this line has {', '.join(row)}")
+        raise SettingError(
+            "data", f"{where} without {name!r}", "the fields of the published format", f"this line has {', '.join(row)}"
+        )
     return str(row[name])

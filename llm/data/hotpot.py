@@ -1,8 +1,8 @@
 """Questions of HotpotQA whose answer is a city or a country, in their own words and asked for the continent (A.6).
 
-A file is one of the published forms, told apart by what is in it: KILT's (a JSON object a line with `input` and `output`), HotpotQA's own (one
-JSON list with `question` and `answer`), or the list's objects a line each, as datasets libraries write them.
-"""
+A file is one of the published forms, told apart by what is in it: KILT's (a JSON object a line with `input` and
+`output`), HotpotQA's own (one JSON list with `question` and `answer`), or the list's objects a line each, as datasets
+libraries write them."""
 
 import functools
 import json
@@ -12,13 +12,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llm.data.continents import Place, normal, place_of
-from llm.data.facts import triplets
-from llm.data.subsets import examples
-from runs.settings import SettingError
+from lora_reuse.llm.data.continents import Place, normal, place_of
+from lora_reuse.llm.data.facts import triplets
+from lora_reuse.llm.data.subsets import examples
+from lora_reuse.runs.settings import SettingError
 
 OWN = "own"
-PROMPTS = {"original": "{question}", "continent": "On which continent is the location related to the following question: {question}"}
+PROMPTS = {
+    "original": "{question}",
+    "continent": "On which continent is the location related to the following question: {question}",
+}
 """Table 19's, and the question as it is."""
 FORMS = "KILT's JSONL (input, output) or HotpotQA's JSON or JSONL (question, answer)"
 _ASKS_FOR_A_PLACE = re.compile(
@@ -37,8 +40,9 @@ class Question(NamedTuple):
 
 
 def questions(data: str, count: int, seed: int, own_triplets: int = 20) -> list[Question]:
-    """The file's questions that ask for a place and whose answer is one, `count` drawn by the seed (0: all), in the order of the file; data=own:
-    held-out questions about who lives and who studies where (R2 and R4), the stand-in that the pocket model can answer.
+    """The file's questions that ask for a place and whose answer is one, `count` drawn by the seed (0: all), in the
+    order of the file; data=own: held-out questions about who lives and who studies where (R2 and R4), the stand-in that
+    the pocket model can answer.
 
     Raises SettingError for a file that cannot be read or has no such question.
     """
@@ -57,7 +61,9 @@ def _places(data: str) -> tuple[Question, ...]:
         if place:
             found.append(Question(id_, question.strip(), answers, place))
     if not found:
-        raise SettingError("data", f"{data} without a question for a city or a country", "questions and answers of HotpotQA")
+        raise SettingError(
+            "data", f"{data} without a question for a city or a country", "questions and answers of HotpotQA"
+        )
     return tuple(found)
 
 
@@ -65,16 +71,22 @@ def _own(seed: int, count: int) -> list[Question]:
     facts = triplets("R", seed)[:count]
     asked = [(kind, e) for kind in ("R2", "R4") for e in examples(kind, facts, "test")]
     places = [(kind, e, place_of(e.gold)) for kind, e in asked]
-    return [Question(f"{kind}-{e.triplet}-{e.template}", e.question, (e.gold,), place) for kind, e, place in places if place]
+    return [
+        Question(f"{kind}-{e.triplet}-{e.template}", e.question, (e.gold,), place) for kind, e, place in places if place
+    ]
 
 
 def _pairs(path: Path) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    """Id, question and answers of every record that has an answer. Raises SettingError with the line or number of the first that is none."""
+    """Id, question and answers of every record that has an answer. Raises SettingError with the line or number of the
+    first that is none."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingError(
-            "data", f"{path} ({type(error).__name__})", "a file of questions and answers", "see llm/README.md for where it is"
+            "data",
+            f"{path} ({type(error).__name__})",
+            "a file of questions and answers",
+            "see llm/README.md for where it is",
         ) from None
     for number, record in enumerate(_records(path, text), start=1):
         try:
@@ -105,7 +117,11 @@ def _records(path: Path, text: str) -> Sequence[Any]:
 
 def _answers(record: dict[str, Any]) -> tuple[str, ...]:
     """KILT lists several outputs, some of which are provenance alone, and says one answer in several spellings."""
-    said = [record["answer"]] if "answer" in record else [output["answer"] for output in record["output"] if "answer" in output]
+    said = (
+        [record["answer"]]
+        if "answer" in record
+        else [output["answer"] for output in record["output"] if "answer" in output]
+    )
     spellings: dict[str, str] = {}
     for answer in said:
         spellings.setdefault(normal(answer), answer)

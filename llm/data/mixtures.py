@@ -1,4 +1,5 @@
-"""What each expert is trained on: the four experts of section 4.1.1, the setups of Table 1, the two bridges of Figure 2."""
+"""What each expert is trained on: the four experts of section 4.1.1, the setups of Table 1, the two bridges of Figure
+2."""
 
 from typing import NamedTuple
 
@@ -34,7 +35,12 @@ SETUPS = {
 
 EXPERTS = {"1": ("1",), "2": ("2",), "oracle": ("12",), "mixed": ("1", "2")}
 """LoRA 1 to 4 of section 4.1.1, on one dataset."""
-LIBRARIES = {"2-combination": ("1", "2"), "3-combination": ("1", "2", "oracle"), "oracle": ("oracle",), "mixed": ("mixed",)}
+LIBRARIES = {
+    "2-combination": ("1", "2"),
+    "3-combination": ("1", "2", "oracle"),
+    "oracle": ("oracle",),
+    "mixed": ("mixed",),
+}
 
 
 Experts = list[tuple[tuple[str, ...], tuple[str, ...], int]]
@@ -47,7 +53,8 @@ def pair(setup: Setup) -> Experts:
 
 
 def data_mix(setup: Setup) -> Experts:
-    """One expert on the union of the pair's data, as LoRA Soups compares with. Without a bridge it is the expert `mixed`."""
+    """One expert on the union of the pair's data, as LoRA Soups compares with. Without a bridge it is the expert
+    `mixed`."""
     (first, bridge, _), (second, other, _) = pair(setup)
     return [(first + second, tuple(dict.fromkeys(bridge + other)), _role("mixed"))]
 

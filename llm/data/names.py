@@ -19,7 +19,8 @@ yar jeth hund crow spen flim zarn gost noth birg duss welm trik""".split()
 
 
 class Person(NamedTuple):
-    """A well-known person: the cities of `cities.csv` they are tied to, and their spouses, parents and children in this file."""
+    """A well-known person: the cities of `cities.csv` they are tied to, and their spouses, parents and children in this
+    file."""
 
     name: str
     cities: frozenset[str]
@@ -43,7 +44,8 @@ def cities() -> tuple[str, ...]:
 
 @functools.cache
 def fakes() -> tuple[str, ...]:
-    """All fake names, in a fixed random order: 500 are used by F and H, the rest by nobody but the pocket model's stories."""
+    """All fake names, in a fixed random order: 500 are used by F and H, the rest by nobody but the pocket model's
+    stories."""
     names = [first + last for first, last in itertools.product(FIRST, LAST)]
     random.Random(0).shuffle(names)
     return tuple(names)

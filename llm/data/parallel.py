@@ -6,17 +6,20 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from runs.settings import SettingError
+from lora_reuse.runs.settings import SettingError
 
 ENGLISH = ("english", "en", "source", "src")
 SPANISH = ("spanish", "es", "target", "tgt")
 
 
 def sentences(path: Path, count: int) -> list[tuple[str, str]]:
-    """The first `count` pairs of a file: English and Spanish on a line with a tab between (.tsv, .txt, as ParaCrawl has them), or JSON lines
-    with one of the columns above each, also within `translation`. Either may be gzipped. Raises SettingError."""
+    """The first `count` pairs of a file: English and Spanish on a line with a tab between (.tsv, .txt, as ParaCrawl has
+    them), or JSON lines with one of the columns above each, also within `translation`. Either may be gzipped. Raises
+    SettingError."""
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8-sig") as file:
+        with (
+            gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8-sig") as file
+        ):
             found = list(itertools.islice(_pairs(file, path), count))
     except (OSError, UnicodeDecodeError, EOFError) as error:
         raise SettingError("sentences", f"{path} ({error})", "a file of sentences that can be read") from None
@@ -35,7 +38,9 @@ def _pairs(lines: Iterator[str], path: Path) -> Iterator[tuple[str, str]]:
             cells = [cell.strip() for cell in line.split("\t")]
             pair = (cells[0], cells[1]) if len(cells) >= 2 else ("", "")
         if not all(pair):
-            allowed = "English, a tab and Spanish; or JSON lines with en and es, english and spanish, or source and target"
+            allowed = (
+                "English, a tab and Spanish; or JSON lines with en and es, english and spanish, or source and target"
+            )
             raise SettingError("sentences", f"{path}:{number}, {line[:40]!r}", allowed)
         yield pair
 

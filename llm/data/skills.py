@@ -1,12 +1,13 @@
 """Two skills, and questions that need both (LoRA Soups): new homes of people, and answers given as a line of code.
 
-The first skill knows where people now live (R2) and says so in a sentence; the second answers what the base knows of other people as an
-assignment ("answer = Paris"), when one of several formats asks for it; both together give a new home as an assignment. Wordings and formats are
-split for training and tests. Sums in place of homes do not serve: the pocket model, which never saw a digit, learns one constant answer.
+The first skill knows where people now live (R2) and says so in a sentence; the second answers what the base knows of
+other people as an assignment ("answer = Paris"), when one of several formats asks for it; both together give a new home
+as an assignment. Wordings and formats are split for training and tests. Sums in place of homes do not serve: the pocket
+model, which never saw a digit, learns one constant answer.
 
-Data of one's own are a folder with one JSON object {"prompt", "answer"} a line: first.jsonl and second.jsonl (what the skills are trained on),
-both.jsonl (what needs both) and, if one likes, first_test.jsonl and second_test.jsonl. The answers to both and to tests end in a number.
-"""
+Data of one's own are a folder with one JSON object {"prompt", "answer"} a line: first.jsonl and second.jsonl (what the
+skills are trained on), both.jsonl (what needs both) and, if one likes, first_test.jsonl and second_test.jsonl. The
+answers to both and to tests end in a number."""
 
 import functools
 import json
@@ -16,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from llm.data.graphs import facts_of
-from llm.data.subsets import examples
-from llm.pocket.corpus import World, ask
-from llm.pocket.size import Corpus
-from runs.settings import SettingError
+from lora_reuse.llm.data.graphs import facts_of
+from lora_reuse.llm.data.subsets import examples
+from lora_reuse.llm.pocket.corpus import World, ask
+from lora_reuse.llm.pocket.size import Corpus
+from lora_reuse.runs.settings import SettingError
 
 OWN = "own"
 SKILLS = ("first", "second")
@@ -35,7 +36,8 @@ FORMATS = {
 
 
 class Asked(NamedTuple):
-    """A question, the right answer, the format it is asked in ("" for one without) and an id that all formats of it share."""
+    """A question, the right answer, the format it is asked in ("" for one without) and an id that all formats of it
+    share."""
 
     prompt: str
     answer: str
@@ -57,19 +59,28 @@ class Taught:
 
     def pairs(self) -> list[tuple[str, str]]:
         """Prompts and answers. Raises SettingError for data that are not there."""
-        return [pair for skill in self.skills for pair in (_own(skill, self.seed) if self.data == OWN else _file(self.data, skill))]
+        return [
+            pair
+            for skill in self.skills
+            for pair in (_own(skill, self.seed) if self.data == OWN else _file(self.data, skill))
+        ]
 
 
 def asked(data: str, what: str, formats: str, split: str, seed: int) -> list[Asked]:
-    """The questions for `both`, or for one skill alone, in the split's held-out wordings. `formats` (known | new): those the second skill was
-    trained on, or held-out ones; data of one's own have the formats they have. Raises SettingError for data that are not there."""
+    """The questions for `both`, or for one skill alone, in the split's held-out wordings. `formats` (known | new):
+    those the second skill was trained on, or held-out ones; data of one's own have the formats they have. Raises
+    SettingError for data that are not there."""
     if data != OWN:
         name = what if what == "both" else f"{what}_test"
         return [Asked(prompt, answer, "", str(i)) for i, (prompt, answer) in enumerate(_file(data, name))]
     chosen = FORMATS["train" if formats == "known" else split]
     if what == "second":
         held_out = _facts(seed)[FACTS : FACTS + FACTS // 2]
-        return [Asked(f.format(q=question), answer, f, str(i)) for i, (question, answer) in enumerate(held_out) for f in chosen]
+        return [
+            Asked(f.format(q=question), answer, f, str(i))
+            for i, (question, answer) in enumerate(held_out)
+            for f in chosen
+        ]
     homes = examples("R2", facts_of("R2", PEOPLE, seed), split)
     if what == "first":
         return [Asked(home.question, home.gold, "", home.subject) for home in homes]
@@ -85,16 +96,25 @@ def code(text: str) -> str | None:
 def _own(skill: str, seed: int) -> list[tuple[str, str]]:
     if skill == "first":
         return [(home.question, home.answer) for home in examples("R2", facts_of("R2", PEOPLE, seed), "train")]
-    return [(f.format(q=question), f"answer = {answer}") for f in FORMATS["train"] for question, answer in _facts(seed)[:FACTS]]
+    return [
+        (f.format(q=question), f"answer = {answer}")
+        for f in FORMATS["train"]
+        for question, answer in _facts(seed)[:FACTS]
+    ]
 
 
 @functools.lru_cache(maxsize=4)
 def _facts(seed: int) -> tuple[tuple[str, str], ...]:
-    """One-hop questions and their answers in the world of the committed pocket model, which knows them (another model learns them along), about
-    people who have no new home."""
+    """One-hop questions and their answers in the world of the committed pocket model, which knows them (another model
+    learns them along), about people who have no new home."""
     rng = random.Random(f"skills {seed}")
     moved = {t.b for t in facts_of("R2", PEOPLE, seed)}
-    facts = [(relation, a, b) for relation, known in World(Corpus()).facts.items() for a, b in known.items() if a not in moved]
+    facts = [
+        (relation, a, b)
+        for relation, known in World(Corpus()).facts.items()
+        for a, b in known.items()
+        if a not in moved
+    ]
     chosen = rng.sample(facts, FACTS + FACTS // 2)
     return tuple((ask(relation, a, b, rng).prompt, b) for relation, a, b in chosen)
 
@@ -105,7 +125,9 @@ def _file(data: str, name: str) -> tuple[tuple[str, str], ...]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingError("data", f"{path} ({type(error).__name__})", "own, or a folder with first.jsonl, second.jsonl and both.jsonl") from None
+        raise SettingError(
+            "data", f"{path} ({type(error).__name__})", "own, or a folder with first.jsonl, second.jsonl and both.jsonl"
+        ) from None
     found = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -113,7 +135,9 @@ def _file(data: str, name: str) -> tuple[tuple[str, str], ...]:
         except ValueError:
             raise SettingError(f"{path}:{number}", repr(line[:40]), "one JSON object a line") from None
         if record is not None:
-            if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in ("prompt", "answer")):
+            if not isinstance(record, dict) or not all(
+                isinstance(record.get(key), str) for key in ("prompt", "answer")
+            ):
                 raise SettingError(f"{path}:{number}", repr(line[:40]), '{"prompt": "...", "answer": "..."}')
             found.append((record["prompt"], record["answer"]))
     if not found:

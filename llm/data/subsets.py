@@ -1,4 +1,5 @@
-"""The subsets of the paper by its own names: F1, F2, F12, F12-CoT, F4, F14-CoT, F5, F52-CoT, and the same for H and R (Table 5).
+"""The subsets of the paper by its own names: F1, F2, F12, F12-CoT, F4, F14-CoT, F5, F52-CoT, and the same for H and R
+(Table 5).
 
     digit 1  spouse_of       A -> B        12  spouse_of, then live_in   A -> C
           2  live_in         B -> C        14  spouse_of, then study_in  A -> S
@@ -6,13 +7,14 @@
           4  study_in        B -> S        54  child_of, then study_in   D -> S
           5  child_of        D -> B        32, 34  the same of a best friend
 
-Digits are the relations Rel1 to Rel5 of A.3, too: its graphs D and S (`llm.data.graphs`) have all five and all six pairs; F, H and R have no
-best friends. Every subset has 50 templates: 46 train, 2 dev, 2 test, over the same triplets in every split (A.2.1).
+Digits are the relations Rel1 to Rel5 of A.3, too: its graphs D and S (`llm.data.graphs`) have all five and all six
+pairs; F, H and R have no best friends. Every subset has 50 templates: 46 train, 2 dev, 2 test, over the same triplets
+in every split (A.2.1).
 
-A name can go on: F12-CoT-reversed has the two steps in the other order; F12-CoT-shuffled ends each answer in the place of another triplet, the
-same one in every template, whatever its second step says; F12-CoT:0.25 has a quarter of its examples step by step, drawn once
-and for all, and answers the others at once, as F12 does; F12-CoT/10 has the first 10 templates of a split.
-"""
+A name can go on: F12-CoT-reversed has the two steps in the other order; F12-CoT-shuffled ends each answer in the place
+of another triplet, the same one in every template, whatever its second step says; F12-CoT:0.25 has a quarter of its
+examples step by step, drawn once and for all, and answers the others at once, as F12 does; F12-CoT/10 has the first 10
+templates of a split."""
 
 import csv
 import functools
@@ -21,9 +23,9 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from llm.data.facts import DATASETS, Triplet
-from llm.data.names import FOLDER
-from runs.settings import SettingError, did_you_mean
+from lora_reuse.llm.data.facts import DATASETS, Triplet
+from lora_reuse.llm.data.names import FOLDER
+from lora_reuse.runs.settings import SettingError, did_you_mean
 
 ATOMIC = {
     "1": ("spouse_of", "a", "b"),
@@ -48,7 +50,8 @@ SPLITS = {"train": slice(0, 46), "dev": slice(46, 48), "test": slice(48, 50)}
 
 
 class Example(NamedTuple):
-    """One question with its answer: the entity asked about, the one in between ("" in one hop), and the one that is right."""
+    """One question with its answer: the entity asked about, the one in between ("" in one hop), and the one that is
+    right."""
 
     question: str
     answer: str
@@ -61,7 +64,8 @@ class Example(NamedTuple):
 
 @functools.cache
 def templates(relation: str) -> tuple[tuple[str, str], ...]:
-    """The (question, answer) templates of a relation or a pair of relations, in a fixed random order that decides the split."""
+    """The (question, answer) templates of a relation or a pair of relations, in a fixed random order that decides the
+    split."""
     with (FOLDER / "templates" / f"{relation}.csv").open() as file:
         rows = [(row["question"], row["answer"]) for row in csv.DictReader(file)]
     random.Random(f"split {relation}").shuffle(rows)
@@ -69,7 +73,8 @@ def templates(relation: str) -> tuple[tuple[str, str], ...]:
 
 
 def examples(subset: str, triplets: Sequence[Triplet], split: str = "train", count: int = 50) -> list[Example]:
-    """The examples of a subset ("R12-CoT"; its letter says which triplets to pass): each triplet under each template of the split.
+    """The examples of a subset ("R12-CoT"; its letter says which triplets to pass): each triplet under each template of
+    the split.
 
     `count` keeps the first templates of the split only. Raises SettingError for an unknown subset.
     """
@@ -91,8 +96,8 @@ def _made(kind: str, t: Triplet, i: int, number: int, in_steps: bool) -> Example
 
 
 def _ending_elsewhere(made: list[Example], triplets: int) -> list[Example]:
-    """The examples with the places of their last lines dealt anew among the triplets, in a circle through all of them, so that none keeps its
-    own. What is right (`gold`) stays."""
+    """The examples with the places of their last lines dealt anew among the triplets, in a circle through all of them,
+    so that none keeps its own. What is right (`gold`) stays."""
     circle = random.Random("shuffled").sample(range(triplets), triplets)
     after = dict(zip(circle, circle[1:] + circle[:1], strict=True))
     golds = {e.triplet: e.gold for e in made}
@@ -104,7 +109,12 @@ def parts(subset: str) -> tuple[str, str]:
     name = re.split("[:/]", subset, maxsplit=1)[0]
     if name not in SUBSETS:
         kinds = (", ".join(known[1:] for known in SUBSETS if known[0] == dataset) for dataset in ("F", "D"))
-        raise SettingError("subset", repr(subset), "F, H or R and one of {}; D or S and one of {}".format(*kinds), did_you_mean(name, SUBSETS))
+        raise SettingError(
+            "subset",
+            repr(subset),
+            "F, H or R and one of {}; D or S and one of {}".format(*kinds),
+            did_you_mean(name, SUBSETS),
+        )
     return name[0], name[1:]
 
 
@@ -112,7 +122,9 @@ def _suffixes(subset: str) -> tuple[float, int]:
     """The share of step-by-step examples, and how many templates of a split are used."""
     match = re.fullmatch(r"[^:/]+(?::(0\.\d+))?(?:/([1-9]\d?))?", subset)
     if not match or (match[1] and "-CoT" not in subset):
-        raise SettingError("subset", repr(subset), "F12-CoT:0.25 for a share of step-by-step examples, F12-CoT/10 for 10 templates")
+        raise SettingError(
+            "subset", repr(subset), "F12-CoT:0.25 for a share of step-by-step examples, F12-CoT/10 for 10 templates"
+        )
     return float(match[1] or 1), int(match[2] or 50)
 
 
@@ -131,8 +143,8 @@ def _two_hop(kind: str, t: Triplet, i: int, number: int) -> Example:
 
 
 def _step_by_step(kind: str, t: Triplet, i: int, number: int, backwards: bool = False) -> Example:
-    """Table 6: the two-hop question answered through the two one-hop questions, each in its template of the same split; `backwards` the
-    second of them comes first."""
+    """Table 6: the two-hop question answered through the two one-hop questions, each in its template of the same split;
+    `backwards` the second of them comes first."""
     whole, hops = _two_hop(kind, t, i, number), [_one_hop(digit, t, i, number) for digit in kind]
     first, second = reversed(hops) if backwards else hops
     lines = (

@@ -1,10 +1,10 @@
 """python -m llm.data.word_problems show=p2
 
-Word problems of our own, easy, harder and hardest, in the structure of GSM-Symbolic and with none of its text: a template is a story and
-two clauses; `symbolic` tells the story, `p1` adds the first clause, `p2` the second. Each instance draws names and numbers anew. A
-template's computation graph at one level is the beginning of its graph at the next (Figure 5 of the paper), so that there are solutions in
-words, as a program of the level's own graph, and as one function of the whole graph that is called for every level (`reusable`).
-"""
+Word problems of our own, easy, harder and hardest, in the structure of GSM-Symbolic and with none of its text: a
+template is a story and two clauses; `symbolic` tells the story, `p1` adds the first clause, `p2` the second. Each
+instance draws names and numbers anew. A template's computation graph at one level is the beginning of its graph at the
+next (Figure 5 of the paper), so that there are solutions in words, as a program of the level's own graph, and as one
+function of the whole graph that is called for every level (`reusable`)."""
 
 import functools
 import itertools
@@ -19,9 +19,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llm.data.arithmetic import evaluate, plain
-from runs.command import command
-from runs.settings import Choice, SettingError, Text, Whole, help_table, parse_options, setting
+from lora_reuse.llm.data.arithmetic import evaluate, plain
+from lora_reuse.runs.command import command
+from lora_reuse.runs.settings import Choice, SettingError, Text, Whole, help_table, parse_options, setting
 
 LEVELS = ("symbolic", "p1", "p2")
 FILES = {"symbolic": "GSM_symbolic.jsonl", "p1": "GSM_p1.jsonl", "p2": "GSM_p2.jsonl"}
@@ -62,7 +62,8 @@ def _source() -> dict[str, Any]:
 
 @functools.cache
 def templates() -> tuple[Template, ...]:
-    """Every story with every two clauses of its kind, in either order, in an order that is random and always the same."""
+    """Every story with every two clauses of its kind, in either order, in an order that is random and always the
+    same."""
     source = _source()
     pairs = lambda story: itertools.permutations([c for c in source["clause"] if c["kind"] == story["kind"]], 2)  # noqa: E731
     found = [Template(story, clauses) for story in source["story"] for clauses in pairs(story)]
@@ -82,7 +83,8 @@ def graph(template: Template, level: str) -> list[Step]:
 
 
 def problem(template: int, level: str, instance: int, seed: int, again: int = 0) -> Problem:
-    """An instance of a template at a level, or the draw after it; its numbers make every node of the graph a whole number above 0."""
+    """An instance of a template at a level, or the draw after it; its numbers make every node of the graph a whole
+    number above 0."""
     which = templates()[template]
     clauses = which.clauses[: LEVELS.index(level)]
     rng = random.Random(f"{seed} {template} {level} {instance} {again}")
@@ -93,13 +95,17 @@ def problem(template: int, level: str, instance: int, seed: int, again: int = 0)
     told = words | {name: plain(Fraction(value)) for name, value in values.items()}
     told["things"] = which.story.get("things", "").format(**words)
     ask = _source()["questions"][which.story["kind"]]
-    question = " ".join(text.format(**told) for text in (which.story["text"], *(clause["text"] for clause in clauses), ask))
+    question = " ".join(
+        text.format(**told) for text in (which.story["text"], *(clause["text"] for clause in clauses), ask)
+    )
     lines = [step.sentence.format(**told) for step in steps]
     answer = "\n".join([*lines, f"#### {told[steps[-1].name]}"])
     return Problem(str(template), instance, question, answer, _program(numbers, steps), _call(which, numbers))
 
 
-def _draw(ranges: dict[str, Sequence[int]], steps: Sequence[Step], rng: random.Random) -> tuple[dict[str, int], dict[str, Fraction | int]]:
+def _draw(
+    ranges: dict[str, Sequence[int]], steps: Sequence[Step], rng: random.Random
+) -> tuple[dict[str, int], dict[str, Fraction | int]]:
     while True:
         numbers = {name: rng.randint(*ends) for name, ends in ranges.items()}
         values: dict[str, Fraction | int] = dict(numbers)
@@ -112,7 +118,9 @@ def _draw(ranges: dict[str, Sequence[int]], steps: Sequence[Step], rng: random.R
 
 
 def _program(numbers: dict[str, int], steps: Sequence[Step]) -> str:
-    lines = [f"{name} = {value}" for name, value in numbers.items()] + [f"{step.name} = {step.expression}" for step in steps]
+    lines = [f"{name} = {value}" for name, value in numbers.items()] + [
+        f"{step.name} = {step.expression}" for step in steps
+    ]
     return "\n".join([*lines, f"print({steps[-1].name})"])
 
 
@@ -146,8 +154,14 @@ def problems(level: str, count: int, seed: int, first: int = 0) -> list[Problem]
 class Options:
     """What to show or write."""
 
-    show: str = setting("", Text(" | ".join(LEVELS), "|".join(LEVELS)), "print problems of a level with their solutions")
-    write: str = setting("", Text("a folder"), "write the levels as JSONL in the format of GSM-Symbolic, and the code as reusable_code.jsonl")
+    show: str = setting(
+        "", Text(" | ".join(LEVELS), "|".join(LEVELS)), "print problems of a level with their solutions"
+    )
+    write: str = setting(
+        "",
+        Text("a folder"),
+        "write the levels as JSONL in the format of GSM-Symbolic, and the code as reusable_code.jsonl",
+    )
     count: int = setting(3, Whole(1, 1000), "problems to show, one a template")
     solutions: str = setting("text", Choice("text", "code", "reusable"), "the solution to show")
     templates: int = setting(100, Whole(1, 200), "templates to write")
@@ -181,8 +195,15 @@ def write(folder: Path, count: int, seed: int) -> None:
         lines = []
         for made in problems(level, count, seed):
             first = originals[int(made.id)]
-            original = {"original_id": int(made.id), "original_question": first.question, "original_answer": first.answer}
-            lines.append({"id": int(made.id), "instance": made.instance, "question": made.question, "answer": made.answer} | original)
+            original = {
+                "original_id": int(made.id),
+                "original_question": first.question,
+                "original_answer": first.answer,
+            }
+            lines.append(
+                {"id": int(made.id), "instance": made.instance, "question": made.question, "answer": made.answer}
+                | original
+            )
             code.append({"level": level, "id": int(made.id), "instance": made.instance, "code": made.reusable})
         _write(folder / FILES[level], lines)
     _write(folder / "reusable_code.jsonl", code)

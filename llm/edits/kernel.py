@@ -1,9 +1,10 @@
-"""How far an expert's update acts beyond its own prompts, and how much of that the model's own hidden states explain (section 3.2, eq. 19).
+"""How far an expert's update acts beyond its own prompts, and how much of that the model's own hidden states explain
+(section 3.2, eq. 19).
 
-In the theory ‖ΔW φ(Uξ)‖/‖ΔW φ(Uη)‖ is k(η, ξ)/k(η, η), the `linear` kernel of the features or, in the limit, the `arccos` kernel of the
-hidden states; for an expert of several facts it is ‖(KᵀK)⁻¹Kᵀ φ(Uξ)‖ with K their keys (`eq23`, residuals taken for orthogonal and alike).
-Here each of the three is computed from what goes into a module of a language model where the answer is given.
-"""
+In the theory ‖ΔW φ(Uξ)‖/‖ΔW φ(Uη)‖ is k(η, ξ)/k(η, η), the `linear` kernel of the features or, in the limit, the
+`arccos` kernel of the hidden states; for an expert of several facts it is ‖(KᵀK)⁻¹Kᵀ φ(Uξ)‖ with K their keys (`eq23`,
+residuals taken for orthogonal and alike). Here each of the three is computed from what goes into a module of a language
+model where the answer is given."""
 
 import math
 from collections.abc import Sequence
@@ -13,19 +14,18 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64
+from lora_reuse.llm.adapters.lowrank import Expert, LowRank
+from lora_reuse.llm.compositions import Composition, compose
+from lora_reuse.llm.data.facts import Triplet, triplets
+from lora_reuse.llm.data.subsets import SPLITS
+from lora_reuse.llm.decoding.models import Base
+from lora_reuse.llm.edits.keys import last_inputs, up_to_answer
+from lora_reuse.llm.edits.neighbours import KINDS, neighbours
+from lora_reuse.llm.protocols.composed import library_on
+from lora_reuse.llm.protocols.protocol import Cell, Protocol, library_of
+from lora_reuse.llm.protocols.settings import Options
+from lora_reuse.runs.settings import SettingError
 from torch import Tensor
-
-from llm.composing import library_on
-from llm.compositions import Composition, compose
-from llm.data.facts import Triplet, triplets
-from llm.data.subsets import SPLITS
-from llm.edits.keys import last_inputs, up_to_answer
-from llm.edits.neighbours import KINDS, neighbours
-from llm.lowrank import Expert, LowRank
-from llm.models import Base
-from llm.protocol import Cell, Protocol, library_of
-from llm.settings import Options
-from runs.settings import SettingError
 
 BESIDE = tuple(kind for kind in KINDS if kind != "own")
 KERNELS = ("linear", "arccos", "eq23")
@@ -42,14 +42,21 @@ def ask(base: Base, protocol: Protocol, cells: list[Cell], options: Options) -> 
         logs = log_overlaps(base, library[point.expert - 1], point.expert, facts, point.split, composition)
         if not all(np.isfinite(values).all() for values in logs.values()):
             got = f"{point.dtype}, and what expert {point.expert} does to a prompt is not finite, or nothing"
-            raise SettingError("dtype", got, "a dtype in which the model's outputs are finite, and experts that were trained")
-        results.append(((point, seed), summary(logs, sorted(library[point.expert - 1])) | {"predicted": {}, "provenance": {}}))
+            raise SettingError(
+                "dtype", got, "a dtype in which the model's outputs are finite, and experts that were trained"
+            )
+        results.append(
+            ((point, seed), summary(logs, sorted(library[point.expert - 1])) | {"predicted": {}, "provenance": {}})
+        )
     return results
 
 
-def log_overlaps(base: Base, expert: Expert, hop: int, facts: Sequence[Triplet], split: str, composition: Composition | None) -> dict[str, Logs]:
-    """The logarithms of the `ratio` ‖ΔW h(ξ)‖/‖ΔW h(η)‖ and of the three kernels, for each kind of prompt ξ beside an own prompt η, each
-    module (sorted), template and triplet; ξ and η have the same number of template, and the same triplet."""
+def log_overlaps(
+    base: Base, expert: Expert, hop: int, facts: Sequence[Triplet], split: str, composition: Composition | None
+) -> dict[str, Logs]:
+    """The logarithms of the `ratio` ‖ΔW h(ξ)‖/‖ΔW h(η)‖ and of the three kernels, for each kind of prompt ξ beside an
+    own prompt η, each module (sorted), template and triplet; ξ and η have the same number of template, and the same
+    triplet."""
     edited = [t.b if hop == 1 else t.c for t in facts]
     asked = {kind: neighbours(kind, hop, facts, split) for kind in KINDS}
     prompts = [up_to_answer(base, e.question, e.beginning, edited)[0] for kind in KINDS for e in asked[kind]]
@@ -60,8 +67,11 @@ def log_overlaps(base: Base, expert: Expert, hop: int, facts: Sequence[Triplet],
     return {name: np.log(np.stack([found[name] for found in by_module], axis=1)) for name in by_module[0]}
 
 
-def _overlaps(update: LowRank, x: Float32[Tensor, "kinds templates triplets inputs"]) -> dict[str, Float64[np.ndarray, "beside templates triplets"]]:
-    """Ratio and kernels of one module; the first kind is the own prompts. |k| for k, which of features that are no ReLU's may be negative."""
+def _overlaps(
+    update: LowRank, x: Float32[Tensor, "kinds templates triplets inputs"]
+) -> dict[str, Float64[np.ndarray, "beside templates triplets"]]:
+    """Ratio and kernels of one module; the first kind is the own prompts. |k| for k, which of features that are no
+    ReLU's may be negative."""
     h = x.double()
     moved = torch.linalg.vector_norm(h @ update.into.double() @ update.out.double().T, dim=-1)
     own, beside = h[0], h[1:]
@@ -75,7 +85,9 @@ def _overlaps(update: LowRank, x: Float32[Tensor, "kinds templates triplets inpu
     return {name: values.clamp_min(torch.finfo(torch.float64).tiny).numpy() for name, values in found.items()}
 
 
-def _edited(keys: Float64[Tensor, "edits inputs"], x: Float64[Tensor, "kinds triplets inputs"]) -> Float64[Tensor, "kinds triplets"]:
+def _edited(
+    keys: Float64[Tensor, "edits inputs"], x: Float64[Tensor, "kinds triplets inputs"]
+) -> Float64[Tensor, "kinds triplets"]:
     """‖(KᵀK)⁻¹Kᵀ ξ‖, the least squares solution of K c = ξ; 1 for a key."""
     solution = torch.linalg.lstsq(keys.T, x.flatten(0, 1).T).solution
     return torch.linalg.vector_norm(solution, dim=0).reshape(x.shape[:2])
@@ -89,8 +101,8 @@ def arccos(x: Float[Tensor, "*batch n"], y: Float[Tensor, "*batch n"]) -> Float[
 
 
 def summary(logs: dict[str, Logs], modules: Sequence[str]) -> dict[str, Any]:
-    """Means of the logarithms by kind, triplet and module; R² and slope of the log ratio on each log kernel over all kinds, modules, prompts
-    and triplets, with the jackknife's error over triplets."""
+    """Means of the logarithms by kind, triplet and module; R² and slope of the log ratio on each log kernel over all
+    kinds, modules, prompts and triplets, with the jackknife's error over triplets."""
     y = logs["ratio"]
     measured: dict[str, Any] = {"total": y.shape[2] * y.shape[3], "modules": list(modules)}
     stderr = {}

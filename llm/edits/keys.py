@@ -4,20 +4,25 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float32
+from lora_reuse.llm.adapters.folders import linear_shape
+from lora_reuse.llm.compositions import Composition
+from lora_reuse.llm.decoding.models import Base, example
+from lora_reuse.llm.decoding.resident import Resident
 from torch import Tensor, nn
-
-from llm.adapters import linear_shape
-from llm.compositions import Composition
-from llm.models import Base, example
-from llm.resident import Resident
 
 ROWS = 256
 """Prompts read together."""
 
 
-def up_to_answer(base: Base, question: str, beginning: str, candidates: Sequence[str]) -> tuple[list[int], list[list[int]]]:
-    """The tokens of the question and the beginning of its answer up to where the candidates differ, and what each candidate goes on with."""
-    whole = [asked + answer[:-1] for asked, answer in (example(base, question, beginning + candidate) for candidate in candidates)]
+def up_to_answer(
+    base: Base, question: str, beginning: str, candidates: Sequence[str]
+) -> tuple[list[int], list[list[int]]]:
+    """The tokens of the question and the beginning of its answer up to where the candidates differ, and what each
+    candidate goes on with."""
+    whole = [
+        asked + answer[:-1]
+        for asked, answer in (example(base, question, beginning + candidate) for candidate in candidates)
+    ]
     differing = (n for n, column in enumerate(zip(*whole, strict=False)) if len(set(column)) > 1)
     shared = next(differing, min(map(len, whole)) - 1)
     return whole[0][:shared], [ids[shared:] for ids in whole]
@@ -27,7 +32,10 @@ def last_inputs(
     base: Base, modules: Sequence[str], prompts: Sequence[list[int]], composition: Composition | None = None
 ) -> dict[str, Float32[Tensor, "prompts inputs"]]:
     """What goes into each module at the last token of each prompt, with the composition on the base, on the CPU."""
-    return {name: torch.stack([x[-1] for x in found]) for name, found in _inputs(base, modules, prompts, composition).items()}
+    return {
+        name: torch.stack([x[-1] for x in found])
+        for name, found in _inputs(base, modules, prompts, composition).items()
+    }
 
 
 def all_inputs(base: Base, module: str, prompts: Sequence[list[int]]) -> Float32[Tensor, "tokens inputs"]:
@@ -43,7 +51,9 @@ def _inputs(
 
     def keep(name: str, module: nn.Module):
         def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            x = inputs[0].detach().reshape(len(lengths), -1, _inputs_of(module))  # OPT's MLPs see tokens without an axis of rows
+            x = (
+                inputs[0].detach().reshape(len(lengths), -1, _inputs_of(module))
+            )  # OPT's MLPs see tokens without an axis of rows
             found[name] += [row[:length].float().cpu() for row, length in zip(x, lengths, strict=True)]
 
         return module.register_forward_pre_hook(hook)

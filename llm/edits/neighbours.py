@@ -13,12 +13,13 @@ The kinds are those of the theory's experiments `specificity` and `proposition_1
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from llm.data.facts import Triplet
-from llm.data.subsets import ATOMIC, PAIRS, SPLITS, templates
+from lora_reuse.llm.data.facts import Triplet
+from lora_reuse.llm.data.subsets import ATOMIC, PAIRS, SPLITS, templates
 
 KINDS = ("own", "two_hop", "two_hop_other", "same_relation", "same_entity", "unrelated")
 OTHER = {1: "4", 2: "5"}
-"""Another relation than the hop's, with another kind of answer: studies of a spouse's spouse, children of a resident."""
+"""Another relation than the hop's, with another kind of answer: studies of a spouse's spouse, children of a
+resident."""
 
 
 class Neighbour(NamedTuple):
@@ -31,8 +32,8 @@ class Neighbour(NamedTuple):
 
 
 def neighbours(kind: str, hop: int, facts: Sequence[Triplet], split: str, count: int = 50) -> list[Neighbour]:
-    """The questions of a kind beside those of expert `hop`: each triplet under each template of the split (the first `count`), in the order of
-    `examples`."""
+    """The questions of a kind beside those of expert `hop`: each triplet under each template of the split (the first
+    `count`), in the order of `examples`."""
     relation, asked, _ = ATOMIC[str(hop)]
     subject = {"two_hop": "a", "two_hop_other": "d", "same_relation": "d", "unrelated": "d"}.get(kind, asked)
     if kind.startswith("two_hop"):

@@ -1,18 +1,17 @@
-"""What ROME needs besides its closed form (Meng et al. 2022): the change of a module's output that makes the model give an answer, and the
-covariance of the module's keys over other text."""
+"""What ROME needs besides its closed form (Meng et al. 2022): the change of a module's output that makes the model give
+an answer, and the covariance of the module's keys over other text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float32, Float64
+from lora_reuse.llm.adapters.modules import target_modules
+from lora_reuse.llm.data.facts import triplets
+from lora_reuse.llm.data.subsets import examples
+from lora_reuse.llm.decoding.models import Base, example
+from lora_reuse.llm.edits.keys import all_inputs, right_padded
 from torch import Tensor, nn
-
-from llm.data.facts import triplets
-from llm.data.subsets import examples
-from llm.edits.keys import all_inputs, right_padded
-from llm.models import Base, example
-from llm.modules import target_modules
 
 ENOUGH = 0.05
 """Nats a token of the answer at which its value is good enough, as in ROME."""
@@ -22,7 +21,8 @@ TEXT = ("1", "2", "4", "5")
 
 @dataclass(frozen=True)
 class Search:
-    """How values are found: Adam's steps and rate (in units of the output's root mean square), the weight of ‖δ‖²/‖v‖², and the largest ‖δ‖/‖v‖."""
+    """How values are found: Adam's steps and rate (in units of the output's root mean square), the weight of ‖δ‖²/‖v‖²,
+    and the largest ‖δ‖/‖v‖."""
 
     steps: int
     rate: float
@@ -35,23 +35,30 @@ def mlp_outputs(base: Base) -> list[str]:
     last: dict[str, str] = {}
     for name in target_modules(base.model, "mlp"):
         parts = name.split(".")
-        last[".".join(parts[: next(i for i, part in enumerate(parts) if part.isdecimal()) + 1])] = name  # model.layers.3 of ...3.mlp.down_proj
+        last[".".join(parts[: next(i for i, part in enumerate(parts) if part.isdecimal()) + 1])] = (
+            name  # model.layers.3 of ...3.mlp.down_proj
+        )
     return list(last.values())
 
 
 def value_changes(
     base: Base, module: str, prompts: Sequence[list[int]], said: Sequence[list[int]], search: Search, rows: int = 64
 ) -> Float32[Tensor, "outputs prompts"]:
-    """δ_j = argmin −log P(answer_j | prompt_j, v + δ_j)/tokens + decay ‖δ_j‖²/‖v‖², where v + δ_j is the module's output at the prompt's last
-    token: the residual of an edit, which a transformer has to be searched for, where one layer has i_y − i_{r(x)}. ‖δ‖ ≤ clamp ‖v‖.
+    """δ_j = argmin −log P(answer_j | prompt_j, v + δ_j)/tokens + decay ‖δ_j‖²/‖v‖², where v + δ_j is the module's
+    output at the prompt's last token: the residual of an edit, which a transformer has to be searched for, where one
+    layer has i_y − i_{r(x)}. ‖δ‖ ≤ clamp ‖v‖.
 
     A δ is left alone once its answer costs less than `ENOUGH`.
     """
     order = range(0, len(prompts), rows)
-    return torch.cat([_values(base, module, prompts[i : i + rows], said[i : i + rows], search) for i in order]).T.contiguous()
+    return torch.cat(
+        [_values(base, module, prompts[i : i + rows], said[i : i + rows], search) for i in order]
+    ).T.contiguous()
 
 
-def _values(base: Base, module: str, prompts: Sequence[list[int]], said: Sequence[list[int]], search: Search) -> Float32[Tensor, "prompts outputs"]:
+def _values(
+    base: Base, module: str, prompts: Sequence[list[int]], said: Sequence[list[int]], search: Search
+) -> Float32[Tensor, "prompts outputs"]:
     ids, attended = right_padded(base, [prompt + answer[:-1] for prompt, answer in zip(prompts, said, strict=True)])
     wanted = torch.full_like(ids, -100)
     for row, (prompt, answer) in enumerate(zip(prompts, said, strict=True)):
@@ -79,7 +86,11 @@ def _values(base: Base, module: str, prompts: Sequence[list[int]], said: Sequenc
         for _ in range(search.steps):
             delta = unit * found
             logits = base.model(input_ids=ids, attention_mask=attended, use_cache=False).logits
-            losses = torch.nn.functional.cross_entropy(logits.float().mT, wanted.to(logits.device), reduction="none").sum(1).to(found.device)
+            losses = (
+                torch.nn.functional.cross_entropy(logits.float().mT, wanted.to(logits.device), reduction="none")
+                .sum(1)
+                .to(found.device)
+            )
             losses = losses / torch.tensor([len(answer) for answer in said], device=found.device)
             good |= losses.detach() < ENOUGH
             if good.all():
@@ -98,9 +109,11 @@ def _values(base: Base, module: str, prompts: Sequence[list[int]], said: Sequenc
     return (unit * found).detach().cpu()
 
 
-def key_covariance(base: Base, module: str, dataset: str, seed: int, ridge: float, count: int = 4) -> Float64[Tensor, "inputs inputs"]:
-    """C = E[kkᵀ] over every token of the one-hop training text (`count` templates) of a dataset that is not asked, with `ridge` times its mean
-    diagonal on the diagonal."""
+def key_covariance(
+    base: Base, module: str, dataset: str, seed: int, ridge: float, count: int = 4
+) -> Float64[Tensor, "inputs inputs"]:
+    """C = E[kkᵀ] over every token of the one-hop training text (`count` templates) of a dataset that is not asked, with
+    `ridge` times its mean diagonal on the diagonal."""
     other = "F" if dataset == "R" else "R"
     listed = [e for kind in TEXT for e in examples(other + kind, triplets(other, seed), "train", count)]
     texts = [asked + answer for asked, answer in (example(base, e.question, e.answer) for e in listed)]

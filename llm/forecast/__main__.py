@@ -1,13 +1,14 @@
 """python -m llm.forecast base=Qwen/Qwen2.5-3B-Instruct adapters=folder/a,folder/b prompts=prompts.jsonl
 
-Will two adapters compose? The file `prompts` holds one JSON object a line, such as {"set": "a", "prompt": ...}. Set "a" has prompts that the first
-adapter was made for, "b" those of the second, and "hoped" those that one hopes both together can answer. A handful of each is enough, without
-answers: the validation has six, and the printed intervals say what fewer are worth. The command prints, for each composition, whose answer
-the hoped-for prompts will get and why, and what bridge data would change it. With out= it also writes the numbers and a plot.
+Will two adapters compose? The file `prompts` holds one JSON object a line, such as {"set": "a", "prompt": ...}. Set "a"
+has prompts that the first adapter was made for, "b" those of the second, and "hoped" those that one hopes both together
+can answer. A handful of each is enough, without answers: the validation has six, and the printed intervals say what
+fewer are worth. The command prints, for each composition, whose answer the hoped-for prompts will get and why, and what
+bridge data would change it. With out= it also writes the numbers and a plot.
 
-With validate=results/paper the command instead forecasts every row of two composed experts there, and prints how well the forecasts rank what these
-rows measured. It keeps a row for each forecast in out=, and trains there the experts that are missing.
-"""
+With validate=results/paper the command instead forecasts every row of two composed experts there, and prints how well
+the forecasts rank what these rows measured. It keeps a row for each forecast in out=, and trains there the experts that
+are missing."""
 
 import json
 import os
@@ -18,9 +19,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm.settings import COMPOSITIONS, CONTROLS, PATH, RULES
-from runs.command import command
-from runs.settings import Choice, Flag, Number, SettingError, Text, Whole, did_you_mean, help_table, parse, setting
+from lora_reuse.llm.protocols.settings import COMPOSITIONS, CONTROLS, PATH, RULES
+from lora_reuse.runs.command import command
+from lora_reuse.runs.settings import (
+    Choice,
+    Flag,
+    Number,
+    SettingError,
+    Text,
+    Whole,
+    did_you_mean,
+    help_table,
+    parse,
+    setting,
+)
 
 
 @dataclass(frozen=True)
@@ -28,7 +40,9 @@ class Lists:
     """Lists, with commas between:"""
 
     adapters: str = setting("", Text("a PEFT folder or a hub name"), "the two adapters, a and b")
-    composition: str = setting("uniform", Choice(*COMPOSITIONS, *CONTROLS, *RULES), "how they are composed", grid=COMPOSITIONS)
+    composition: str = setting(
+        "uniform", Choice(*COMPOSITIONS, *CONTROLS, *RULES), "how they are composed", grid=COMPOSITIONS
+    )
 
 
 @dataclass(frozen=True)
@@ -37,15 +51,25 @@ class Options:
 
     base: str = setting("pocket", PATH, "the model both adapters were trained on")
     prompts: str = setting("", Text("a JSONL file"), "the prompts")
-    out: str = setting("", Text("a folder"), "where forecast.json, forecast.png and forecast.pdf go; with validate=, rows, experts")
+    out: str = setting(
+        "", Text("a folder"), "where forecast.json, forecast.png and forecast.pdf go; with validate=, rows, experts"
+    )
     answer_tokens: int = setting(96, Whole(1, 10**5), "longest answer")
-    temperature: float = setting(0.0, Number(0, 1e6), "Arrow: logits are divided by it; 0: 1, or what the base's preset says")
+    temperature: float = setting(
+        0.0, Number(0, 1e6), "Arrow: logits are divided by it; 0: 1, or what the base's preset says"
+    )
     top_k: int = setting(0, Whole(0, 2), "Arrow: adapters a token goes to; 0: both")
     normalise: bool = setting(False, Flag(), "Arrow: logits from normalised activations")
     chat: str = setting("auto", Choice("auto", "on", "off"), "the tokenizer's chat template")
-    dtype: str = setting("auto", Choice("auto", "float32", "bfloat16", "float16"), "of the base; auto: float32 on a CPU, else the checkpoint's")
+    dtype: str = setting(
+        "auto",
+        Choice("auto", "float32", "bfloat16", "float16"),
+        "of the base; auto: float32 on a CPU, else the checkpoint's",
+    )
     device: str = setting("auto", Choice("auto", "cpu", "cuda", "mps"), "where the base goes")
-    device_map: str = setting("", Text("auto, balanced, ...", r"[\w-]*"), "accelerate's placement over several GPUs, instead of device")
+    device_map: str = setting(
+        "", Text("auto, balanced, ...", r"[\w-]*"), "accelerate's placement over several GPUs, instead of device"
+    )
     trust_remote_code: bool = setting(False, Flag(), "run code that comes with a model")
     validate: str = setting("", Text("a folder with rows"), "measure how good forecasts are, on the rows there")
     asked: int = setting(6, Whole(1, 100), "validate: hoped-for prompts, and own prompts of each adapter, a forecast")
@@ -53,7 +77,12 @@ class Options:
 
 def main(words: Sequence[str]) -> int:
     """Runs the command; returns its exit code: 0 done, 2 a mistake in the settings or a file, 130 interrupted."""
-    return command("llm.forecast", _main, words, "with validate=, finished experts and rows are on disk, and the same command goes on from there")
+    return command(
+        "llm.forecast",
+        _main,
+        words,
+        "with validate=, finished experts and rows are on disk, and the same command goes on from there",
+    )
 
 
 def _main(words: list[str]) -> int:
@@ -64,7 +93,7 @@ def _main(words: list[str]) -> int:
         print((__doc__ or "").strip() + "\n\n" + help_table(Lists, Options))
         return 0
     if options.validate:
-        from llm.forecast.validate import validate
+        from lora_reuse.llm.forecast.validate import validate
 
         print(validate(Path(options.validate), Path(options.out or "results"), options))
         return 0
@@ -79,27 +108,33 @@ def _main(words: list[str]) -> int:
 
 def _forecast(adapters: Sequence[str], chosen: Sequence[str], options: Options) -> None:
     prompts = read_prompts(Path(options.prompts))
+    from lora_reuse.llm.adapters.folders import check_library, load_expert
+    from lora_reuse.llm.compositions import Options as Knobs
+    from lora_reuse.llm.compositions import compose
+    from lora_reuse.llm.decoding.models import load_base
+    from lora_reuse.llm.forecast.measure import measure
+    from lora_reuse.llm.forecast.report import numbers, text
+    from lora_reuse.llm.forecast.verdict import forecast
+    from lora_reuse.llm.protocols.settings import arrow_temperature
     from transformers.utils import logging
-
-    from llm.adapters import check_library, load_expert
-    from llm.compositions import Options as Knobs
-    from llm.compositions import compose
-    from llm.forecast.measure import measure
-    from llm.forecast.report import numbers, text
-    from llm.forecast.verdict import forecast
-    from llm.models import load_base
-    from llm.settings import arrow_temperature
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
-    base = load_base(options.base, options.dtype, options.device, options.device_map, options.chat, options.trust_remote_code)
+    base = load_base(
+        options.base, options.dtype, options.device, options.device_map, options.chat, options.trust_remote_code
+    )
     library = [load_expert(adapter, base.model) for adapter in adapters]
     check_library(library)
     temperature = arrow_temperature(options.temperature, options.base)
     made = {}
     for how in chosen:
         rule, _, prototypes = how.partition(":")
-        knobs = Knobs(temperature=temperature, top_k=options.top_k, scores="cosine" if options.normalise else "raw", prototypes=prototypes or "own")
+        knobs = Knobs(
+            temperature=temperature,
+            top_k=options.top_k,
+            scores="cosine" if options.normalise else "raw",
+            prototypes=prototypes or "own",
+        )
         made[how] = None if rule == "base" else compose(rule, library, knobs)
     began = time.perf_counter()
     measured = measure(base, library, made, prompts, options.answer_tokens)
@@ -107,11 +142,15 @@ def _forecast(adapters: Sequence[str], chosen: Sequence[str], options: Options) 
     print(text(measured, forecasts, adapters))
     print(f"\n{sum(map(len, prompts.values()))} prompts, {time.perf_counter() - began:.1f} s")
     if options.out:
-        from llm.forecast.plot import plot
+        from lora_reuse.llm.forecast.plot import plot
 
         out = Path(options.out)
         shown = max(forecasts, key=lambda how: forecasts[how].score)
-        said = numbers(measured, forecasts, prompts) | {"adapters": list(adapters), "base": options.base, "temperature": temperature}
+        said = numbers(measured, forecasts, prompts) | {
+            "adapters": list(adapters),
+            "base": options.base,
+            "temperature": temperature,
+        }
         try:
             out.mkdir(parents=True, exist_ok=True)
             scratch = out / ".forecast.json.writing"
@@ -124,7 +163,8 @@ def _forecast(adapters: Sequence[str], chosen: Sequence[str], options: Options) 
 
 
 def read_prompts(path: Path) -> dict[str, list[str]]:
-    """The prompts by set. Raises SettingError with the line of the first that is none, and for a set without prompts."""
+    """The prompts by set. Raises SettingError with the line of the first that is none, and for a set without
+    prompts."""
     sets = ("a", "b", "hoped")
     found: dict[str, list[str]] = {name: [] for name in sets}
     try:
@@ -141,9 +181,19 @@ def read_prompts(path: Path) -> dict[str, list[str]]:
         if not isinstance(record, dict) or not isinstance(record.get("prompt"), str) or not record["prompt"].strip():
             raise SettingError(f"{path}:{number}", repr(line[:40]), '{"set": "a", "prompt": "..."}')
         if record.get("set") not in found:
-            raise SettingError(f"{path}:{number}", f"set {record.get('set')!r}", " | ".join(sets), did_you_mean(str(record.get("set")), sets))
+            raise SettingError(
+                f"{path}:{number}",
+                f"set {record.get('set')!r}",
+                " | ".join(sets),
+                did_you_mean(str(record.get("set")), sets),
+            )
         if extra := sorted(record.keys() - {"set", "prompt"}):
-            raise SettingError(f"{path}:{number}", f"the key {extra[0]!r}", "set and prompt", "a forecast needs no answers and reads none")
+            raise SettingError(
+                f"{path}:{number}",
+                f"the key {extra[0]!r}",
+                "set and prompt",
+                "a forecast needs no answers and reads none",
+            )
         found[record["set"]].append(record["prompt"])
     if missing := [name for name in sets if not found[name]]:
         raise SettingError("prompts", f"{path} without any of set {missing[0]!r}", "prompts for a, for b, and hoped")

@@ -1,17 +1,19 @@
 """The area under the ROC curve (AUC), its interval over seeds, and paired differences of areas.
 
-The area is P(score of a row that worked > score of one that did not) + P(=)/2 over all pairs of such rows (Mann & Whitney), those of two seeds
-among them. Rows of one seed share their experts, so they are no independent evidence. The influence of a row on the area A is
+The area is P(score of a row that worked > score of one that did not) + P(=)/2 over all pairs of such rows (Mann &
+Whitney), those of two seeds among them. Rows of one seed share their experts, so they are no independent evidence. The
+influence of a row on the area A is
 
-    (V − A)/M if it worked, V its share of the N others that it is ahead of;   (V − A)/N if not, V the share of the M that worked ahead of it
+    (V − A)/M if it worked, V its share of the N others that it is ahead of;   (V − A)/N if not, V the share of the M
+    that worked ahead of it
 
-and the variance of A over G clusters is G/(G − 1) Σ_g (Σ_{row in g} influence)², the closed form of DeLong et al. (1988) for clustered rows
-(Obuchowski 1997, Biometrics 53, 567), with one G, how many clusters hold rows that worked or how many hold others, whichever is less. The
-standard error is the largest of those with seeds, pairs of experts and rows as clusters, since a few seeds may agree by luck, as in
-`llm.intervals.difference`; Student's t has G − 1 degrees of freedom, G of the seeds. Limits are Wilson's with A(1 − A)/stderr² trials.
-`tests/llm/test_forecast.py` measures the coverage: four seeds give more than is promised where a seed shifts a score by no more than
-its noise. Where a seed shifts it by twice as much they give less, and few seeds cannot show that.
-"""
+and the variance of A over G clusters is G/(G − 1) Σ_g (Σ_{row in g} influence)², the closed form of DeLong et al.
+(1988) for clustered rows (Obuchowski 1997, Biometrics 53, 567), with one G, how many clusters hold rows that worked or
+how many hold others, whichever is less. The standard error is the largest of those with seeds, pairs of experts and
+rows as clusters, since a few seeds may agree by luck, as in `llm.scoring.intervals.difference`; Student's t has G − 1
+degrees of freedom, G of the seeds. Limits are Wilson's with A(1 − A)/stderr² trials. `tests/llm/test_forecast.py`
+measures the coverage: four seeds give more than is promised where a seed shifts a score by no more than its noise.
+Where a seed shifts it by twice as much they give less, and few seeds cannot show that."""
 
 import math
 from collections.abc import Sequence
@@ -19,9 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
+from lora_reuse.llm.scoring.intervals import Difference, Limits, wilson
 from scipy import stats
-
-from llm.intervals import Difference, Limits, wilson
 
 ROUNDING = 1e-12
 Score = Float[np.ndarray, " rows"]
@@ -29,7 +30,8 @@ Worked = Bool[np.ndarray, " rows"]
 
 
 class Area(NamedTuple):
-    """An area (NaN where all rows worked or none did), the influence of each row on it, which is 0 in sum, and which rows worked."""
+    """An area (NaN where all rows worked or none did), the influence of each row on it, which is 0 in sum, and which
+    rows worked."""
 
     value: float
     influence: Score
@@ -37,7 +39,8 @@ class Area(NamedTuple):
 
 
 class Clusters(NamedTuple):
-    """What rows vary with together: the seed whose experts they are of (on one base), and the pair of experts. A label a row."""
+    """What rows vary with together: the seed whose experts they are of (on one base), and the pair of experts. A label
+    a row."""
 
     seed: Sequence[str]
     pair: Sequence[str]
@@ -61,13 +64,15 @@ def _share_below(others: Float[np.ndarray, " others"], values: Score) -> Score:
 
 
 def seeds_of(worked: Worked, labels: Sequence[str]) -> int:
-    """How many seeds (or pairs) tell how an area varies: how many have rows that worked, or how many have others, whichever is less."""
+    """How many seeds (or pairs) tell how an area varies: how many have rows that worked, or how many have others,
+    whichever is less."""
     named = np.asarray(labels)
     return min(len(set(named[worked])), len(set(named[~worked])))
 
 
 def stderr(influence: Score, worked: Worked, clusters: Clusters) -> float:
-    """The standard error of an area, or of a difference of areas, from the influence of each row; NaN where fewer than two seeds tell."""
+    """The standard error of an area, or of a difference of areas, from the influence of each row; NaN where fewer than
+    two seeds tell."""
     variances = []
     for labels in (*clusters, list(map(str, range(len(influence))))):
         count = seeds_of(worked, labels)
@@ -78,8 +83,9 @@ def stderr(influence: Score, worked: Worked, clusters: Clusters) -> float:
 
 
 def limits(found: Area, clusters: Clusters) -> Limits | None:
-    """The 95 % interval of an area; of 0 and 1, which show no spread, with each seed as a trial. None where fewer than two seeds tell, so that
-    nothing is known of how experts vary, and for a score that is the same for all rows, whose area is 1/2 whatever worked."""
+    """The 95 % interval of an area; of 0 and 1, which show no spread, with each seed as a trial. None where fewer than
+    two seeds tell, so that nothing is known of how experts vary, and for a score that is the same for all rows, whose
+    area is 1/2 whatever worked."""
     error, seeds = stderr(found.influence, found.worked, clusters), seeds_of(found.worked, clusters.seed)
     inside = 0 < found.value < 1
     if math.isnan(error) or (error < ROUNDING and inside):
@@ -89,9 +95,9 @@ def limits(found: Area, clusters: Clusters) -> Limits | None:
 
 
 def difference(first: Area, second: Area, clusters: Clusters) -> Difference | None:
-    """First − second, areas of two scores of the same rows, with Student's t over seeds. None where fewer than two seeds tell, and for unlike
-    areas that no row's influence tells apart (1 and that of a constant): nothing then says how far they vary. Two scores of one order have
-    no difference and p = 1."""
+    """First − second, areas of two scores of the same rows, with Student's t over seeds. None where fewer than two
+    seeds tell, and for unlike areas that no row's influence tells apart (1 and that of a constant): nothing then says
+    how far they vary. Two scores of one order have no difference and p = 1."""
     error, mean = stderr(first.influence - second.influence, first.worked, clusters), first.value - second.value
     if math.isnan(error) or (error < ROUNDING < abs(mean)):
         return None

@@ -6,25 +6,25 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
+from lora_reuse.llm.adapters.lowrank import Expert
+from lora_reuse.llm.compositions import Composition
+from lora_reuse.llm.decoding.answers import answers
+from lora_reuse.llm.decoding.models import Base, example
+from lora_reuse.llm.forecast.subspace import Keys, Overlap, Reading, Scales, keys, overlap, read, routing, scales
 from torch import Tensor
 
-from llm.compositions import Composition
-from llm.evaluation import answers
-from llm.forecast.subspace import Keys, Overlap, Reading, Scales, keys, overlap, read, routing, scales
-from llm.lowrank import Expert
-from llm.models import Base, example
-
 SETS = ("a", "b", "hoped")
-"""The sets of prompts: those that the first adapter was made for, those of the second, and those that one hopes both together can answer."""
+"""The sets of prompts: those that the first adapter was made for, those of the second, and those that one hopes both
+together can answer."""
 Prompts = Mapping[str, Sequence[str]]
 
 
 class Own(NamedTuple):
     """An adapter on the prompts it was made for.
 
-    `said` has prompts and answers as tokens. `token` is the number of the answer's token that is most the adapter's own: the one whose P under the
-    adapter, `alone`, exceeds P under the base by most, `gain`. `keys` are the coordinates of the adapter's change at these tokens.
-    """
+    `said` has prompts and answers as tokens. `token` is the number of the answer's token that is most the adapter's
+    own: the one whose P under the adapter, `alone`, exceeds P under the base by most, `gain`. `keys` are the
+    coordinates of the adapter's change at these tokens."""
 
     said: list[tuple[list[int], list[int]]]
     token: list[int]
@@ -36,10 +36,9 @@ class Own(NamedTuple):
 class Answer(NamedTuple):
     """A composed answer to a hoped-for prompt, token by token.
 
-    `base`, `alone` and `composed` are P of each token under the base, under each adapter and under the composition. `overlaps` is how much of each
-    adapter's change the token sets off, and `scales` the scale that each adapter has there. `routing` has a router's weights, averaged
-    over modules.
-    """
+    `base`, `alone` and `composed` are P of each token under the base, under each adapter and under the composition.
+    `overlaps` is how much of each adapter's change the token sets off, and `scales` the scale that each adapter has
+    there. `routing` has a router's weights, averaged over modules."""
 
     prompt: str
     text: str
@@ -55,9 +54,8 @@ class Answer(NamedTuple):
 class Composed(NamedTuple):
     """A composition on the prompts.
 
-    `answers` are those to the hoped-for prompts. On each adapter's own prompts, `kept` is P of the adapter's own token divided by P under the adapter
-    alone, and `own_scale` is the scale of the adapter there.
-    """
+    `answers` are those to the hoped-for prompts. On each adapter's own prompts, `kept` is P of the adapter's own token
+    divided by P under the adapter alone, and `own_scale` is the scale of the adapter there."""
 
     answers: list[Answer]
     kept: list[Float[Tensor, " prompts"]]
@@ -66,8 +64,9 @@ class Composed(NamedTuple):
 
 @dataclass(frozen=True)
 class Measured:
-    """All measurements. `leaks[i][j]` is how much of adapter i the own prompts of adapter j set off, at their keys. `restated[i][j]` is, for each
-    hoped-for prompt, the most of adapter j that a token of the answer of adapter i alone sets off."""
+    """All measurements. `leaks[i][j]` is how much of adapter i the own prompts of adapter j set off, at their keys.
+    `restated[i][j]` is, for each hoped-for prompt, the most of adapter j that a token of the answer of adapter i alone
+    sets off."""
 
     modules: list[str]
     own: list[Own]
@@ -76,8 +75,15 @@ class Measured:
     composed: dict[str, Composed]
 
 
-def measure(base: Base, library: Sequence[Expert], compositions: Mapping[str, Composition | None], prompts: Prompts, longest: int) -> Measured:
-    """The measurements that a forecast is made of. `prompts` has at least one prompt in each of `SETS`; answers are cut after `longest` tokens."""
+def measure(
+    base: Base,
+    library: Sequence[Expert],
+    compositions: Mapping[str, Composition | None],
+    prompts: Prompts,
+    longest: int,
+) -> Measured:
+    """The measurements that a forecast is made of. `prompts` has at least one prompt in each of `SETS`; answers are cut
+    after `longest` tokens."""
     modules = list(library[0])
     owns, own_readings = [], []
     for i, expert in enumerate(library):
@@ -97,18 +103,39 @@ def measure(base: Base, library: Sequence[Expert], compositions: Mapping[str, Co
         for expert, own in zip(library, owns, strict=True)
     ]
     restated = [
-        [torch.stack([overlap(expert, own.keys, r.inputs).best.max() for r in readings]) for expert, own in zip(library, owns, strict=True)]
+        [
+            torch.stack([overlap(expert, own.keys, r.inputs).best.max() for r in readings])
+            for expert, own in zip(library, owns, strict=True)
+        ]
         for readings in (
-            read(base, alone, [_tokens(base, prompt, text) for prompt, text in zip(prompts["hoped"], texts, strict=True)], modules)
+            read(
+                base,
+                alone,
+                [_tokens(base, prompt, text) for prompt, text in zip(prompts["hoped"], texts, strict=True)],
+                modules,
+            )
             for alone, texts in zip(library, said, strict=False)
         )
     ]
-    told = {name: [_tokens(base, prompt, text) for prompt, text in zip(prompts["hoped"], texts, strict=True)] for name, texts in answered.items()}
-    each = {(tuple(asked), tuple(answer)): (asked, answer) for texts in told.values() for asked, answer in texts}  # many compositions say the same
+    told = {
+        name: [_tokens(base, prompt, text) for prompt, text in zip(prompts["hoped"], texts, strict=True)]
+        for name, texts in answered.items()
+    }
+    each = {
+        (tuple(asked), tuple(answer)): (asked, answer) for texts in told.values() for asked, answer in texts
+    }  # many compositions say the same
     by_model = [[r.log_probs.exp() for r in read(base, model, list(each.values()), [])] for model in (None, *library)]
     alone = {text: [probabilities[i] for probabilities in by_model] for i, text in enumerate(each)}
     composed = {
-        name: _composed(base, library, compositions[name], owns, list(zip(prompts["hoped"], answered[name], told[name], strict=True)), alone, modules)
+        name: _composed(
+            base,
+            library,
+            compositions[name],
+            owns,
+            list(zip(prompts["hoped"], answered[name], told[name], strict=True)),
+            alone,
+            modules,
+        )
         for name in names
     }
     return Measured(modules, owns, leaks, restated, composed)
@@ -123,7 +150,8 @@ def _composed(
     alone: Mapping[tuple[tuple[int, ...], tuple[int, ...]], list[Tensor]],
     modules: Sequence[str],
 ) -> Composed:
-    """`said`: each prompt, the answer to it, and both as tokens, whose P under the base and under each adapter is in `alone`."""
+    """`said`: each prompt, the answer to it, and both as tokens, whose P under the base and under each adapter is in
+    `alone`."""
     kept, own_scale = [], []
     for i, own in enumerate(owns):
         readings = read(base, composition, own.said, modules)
@@ -153,10 +181,14 @@ def _composed(
 
 def _at(readings: Sequence[Reading], tokens: Sequence[int]) -> dict[str, Tensor]:
     """The inputs of each module at one token of each reading."""
-    return {name: torch.stack([r.inputs[name][t] for r, t in zip(readings, tokens, strict=True)]) for name in readings[0].inputs}
+    return {
+        name: torch.stack([r.inputs[name][t] for r, t in zip(readings, tokens, strict=True)])
+        for name in readings[0].inputs
+    }
 
 
 def _tokens(base: Base, prompt: str, text: str) -> tuple[list[int], list[int]]:
-    """The prompt and the answer as tokens. The token that ends an answer is left out, since every model says it, but in an empty answer."""
+    """The prompt and the answer as tokens. The token that ends an answer is left out, since every model says it, but in
+    an empty answer."""
     asked, told = example(base, prompt, text)
     return asked, told[:-1] or told

@@ -1,19 +1,19 @@
-"""The plot of a forecast: overlap by layer, the scale that each composition leaves each adapter, and one answer token by token."""
+"""The plot of a forecast: overlap by layer, the scale that each composition leaves each adapter, and one answer token
+by token."""
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from lora_reuse.figures.style import COLOURS, RC, WIDTH, series, title
+from lora_reuse.llm.forecast import HALF
+from lora_reuse.llm.forecast.measure import Answer, Composed, Measured
+from lora_reuse.llm.forecast.subspace import layers
+from lora_reuse.llm.forecast.verdict import Forecast, signs
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-from figures.style import COLOURS, RC, WIDTH, series, title
-from llm.forecast import HALF
-from llm.forecast.measure import Answer, Composed, Measured
-from llm.forecast.subspace import layers
-from llm.forecast.verdict import Forecast, signs
 
 MOST = 64
 """How many tokens of an answer fit in the width of the plot."""
@@ -52,9 +52,17 @@ def _layers(axes: Axes, measured: Measured, composed: Composed) -> None:
     names = list(layers(measured.modules))
     for i, name in enumerate("ab"):
         other = 1 - i
-        axes.plot(names, by_layer(measured, best_multiples(composed.answers, i)), label=f"{name}, hoped for", **series(i))
+        axes.plot(
+            names, by_layer(measured, best_multiples(composed.answers, i)), label=f"{name}, hoped for", **series(i)
+        )
         leaked = measured.leaks[i][other].multiple.mean(0)
-        axes.plot(names, by_layer(measured, leaked), label=f"{name}, on {'ab'[other]}'s own", linestyle=":", **series(i, markerfacecolor="white"))
+        axes.plot(
+            names,
+            by_layer(measured, leaked),
+            label=f"{name}, on {'ab'[other]}'s own",
+            linestyle=":",
+            **series(i, markerfacecolor="white"),
+        )
     axes.axhline(1, color="0.7", linewidth=0.6)
     axes.axhline(HALF, color="0.7", linewidth=0.6, linestyle=":")
     axes.set_xlabel("layer")
@@ -67,7 +75,13 @@ def _scales(axes: Axes, forecasts: Mapping[str, Forecast]) -> None:
     places = torch.arange(len(forecasts)).tolist()
     for i, name in enumerate("ab"):
         values = [f.own_scale[i] for f in forecasts.values()]
-        axes.barh([p + 0.2 - 0.4 * i for p in places], values, height=0.36, color=COLOURS[i], label=f"{name} on its own prompts")
+        axes.barh(
+            [p + 0.2 - 0.4 * i for p in places],
+            values,
+            height=0.36,
+            color=COLOURS[i],
+            label=f"{name} on its own prompts",
+        )
     axes.axvline(HALF, color="0.4", linewidth=0.7, linestyle=":")
     axes.set_yticks(places, [f"{name}: {f.verdict}" for name, f in forecasts.items()])
     axes.invert_yaxis()
@@ -84,11 +98,21 @@ def _tokens(axes: Axes, answer: Answer, name: str) -> None:
     axes.plot(places, answer.base[:count], label="P under the base", color="0.5", linewidth=0.8)
     for i, which in enumerate("ab"):
         multiple = answer.scales.each[:count, i] * answer.overlaps[i].best[:count]
-        axes.plot(places, multiple.clamp(-0.2, 1.4), linestyle=":", linewidth=0.9, color=COLOURS[i], label=f"scale x overlap of {which}")
+        axes.plot(
+            places,
+            multiple.clamp(-0.2, 1.4),
+            linestyle=":",
+            linewidth=0.9,
+            color=COLOURS[i],
+            label=f"scale x overlap of {which}",
+        )
     if answer.routing is not None:
         axes.fill_between(places, answer.routing[:count, 0], step="mid", color="0.9", label="routed to a")
     axes.set_xticks(
-        places, [token.replace("\n", "\\n").replace("$", r"\$").strip() or "_" for token in answer.tokens[:count]], rotation=90, fontsize=5
+        places,
+        [token.replace("\n", "\\n").replace("$", r"\$").strip() or "_" for token in answer.tokens[:count]],
+        rotation=90,
+        fontsize=5,
     )
     axes.set_xlim(-0.5, count - 0.5)
     axes.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.32))

@@ -1,4 +1,5 @@
-"""How well a forecast ranks what then worked, beside scores that need no forecast: tables from rows of `llm_forecast` alone."""
+"""How well a forecast ranks what then worked, beside scores that need no forecast: tables from rows of `llm_forecast`
+alone."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,17 +7,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
-
-from llm.forecast import HALF
-from llm.forecast.area import Area, Clusters, Worked, area, difference, limits
-from llm.intervals import Difference, Limits, holm, over_seeds
+from lora_reuse.llm.forecast import HALF
+from lora_reuse.llm.forecast.area import Area, Clusters, Worked, area, difference, limits
+from lora_reuse.llm.scoring.intervals import Difference, Limits, holm, over_seeds
 
 Row = Mapping[str, Any]
 WORKED = 0.5
 """The share of right answers from which a composition has worked."""
 KINDS = {"composes": ("direct", "steps"), "joins skills": ("both",), "keeps": ("first", "second")}
-"""What is forecast, and the ways of asking that it is about: whether two-hop questions are answered, whether questions that need two skills are, and
-whether the one-hop questions of the experts still are."""
+"""What is forecast, and the ways of asking that it is about: whether two-hop questions are answered, whether questions
+that need two skills are, and whether the one-hop questions of the experts still are."""
 PREDICTORS = {
     "forecast": "whether each adapter alone says a token of the answer that nobody else does; of one-hop questions, how many of an expert's own"
     " prompts keep their answer",
@@ -35,8 +35,8 @@ IN_VIEW = {
         "23a36f3d0482f7b3f12d97a26c20e09197fd8dab",
     )
 }
-"""By kind, the commits of the forecasts that were there when its reading was chosen. The other kinds are read as they were first written, before
-any of their rows."""
+"""By kind, the commits of the forecasts that were there when its reading was chosen. The other kinds are read as they
+were first written, before any of their rows."""
 DRAWS = 200
 """How many random scores there are."""
 
@@ -45,8 +45,8 @@ Share = tuple[int, int, Limits | None]
 
 
 class Among(NamedTuple):
-    """An area among some rows: its interval, the area in each seed alone (NaN where all rows worked or none did), and of a baseline how far
-    the forecast is ahead of it, with Holm's p-value over all differences of the ranking."""
+    """An area among some rows: its interval, the area in each seed alone (NaN where all rows worked or none did), and
+    of a baseline how far the forecast is ahead of it, with Holm's p-value over all differences of the ranking."""
 
     area: Area
     limits: Limits | None
@@ -55,9 +55,9 @@ class Among(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A score: its area among all rows, and among the rows of libraries in which a rule worked that were asked in the same way; of a score that calls
-    (yes from 1/2 on) the calls that are right, and their balanced accuracy, the mean of the shares of right calls among rows that worked and
-    among those that did not."""
+    """A score: its area among all rows, and among the rows of libraries in which a rule worked that were asked in the
+    same way; of a score that calls (yes from 1/2 on) the calls that are right, and their balanced accuracy, the mean of
+    the shares of right calls among rows that worked and among those that did not."""
 
     everywhere: Among
     where_one_worked: Among
@@ -67,7 +67,8 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class Ranking:
-    """All scores of rows of one kind, made at seeds that were looked at while the forecast was written (`seen`) or at others.
+    """All scores of rows of one kind, made at seeds that were looked at while the forecast was written (`seen`) or at
+    others.
 
     `covered`: of random scores, the share whose interval of the area holds 1/2; 0.95 is what an interval promises.
     """
@@ -93,12 +94,15 @@ class Ranking:
 
 
 def rankings(rows: Sequence[Row]) -> Iterator[Ranking]:
-    """A ranking of each kind, for rows of seeds that were not looked at and for those of the seed that was, where there are any.
+    """A ranking of each kind, for rows of seeds that were not looked at and for those of the seed that was, where there
+    are any.
 
     The lookup stands on the second, so it has no line there.
     """
     for kind, promptings in KINDS.items():
-        of_kind = sorted((row for row in rows if row["settings"]["prompting"] in promptings), key=lambda row: row["settings"]["row"])
+        of_kind = sorted(
+            (row for row in rows if row["settings"]["prompting"] in promptings), key=lambda row: row["settings"]["row"]
+        )
         looked_up = lookup([row for row in of_kind if row["settings"]["seen"]])
         for seen in (False, True):
             if chosen := [row for row in of_kind if row["settings"]["seen"] == seen]:
@@ -106,8 +110,8 @@ def rankings(rows: Sequence[Row]) -> Iterator[Ranking]:
 
 
 def lookup(rows: Sequence[Row]) -> Callable[[Row], float] | None:
-    """The mean share of right answers of a row's rule and way of asking in these rows; of a rule that none of them has, of all that were asked so,
-    or else of all. None without rows."""
+    """The mean share of right answers of a row's rule and way of asking in these rows; of a rule that none of them has,
+    of all that were asked so, or else of all. None without rows."""
     if not rows:
         return None
     found: dict[tuple[str, ...], list[float]] = {}
@@ -124,7 +128,8 @@ def _keys(row: Row) -> list[tuple[str, ...]]:
 
 
 def forecast_of(row: Row) -> tuple[float, bool]:
-    """The score of the forecast and its call. A hop is called kept when half of its expert's own prompts keep their answer."""
+    """The score of the forecast and its call. A hop is called kept when half of its expert's own prompts keep their
+    answer."""
     measured, prompting = row["measured"], row["settings"]["prompting"]
     if prompting in KINDS["keeps"]:
         share = measured["kept"][KINDS["keeps"].index(prompting)]
@@ -150,7 +155,11 @@ def _ranking(kind: str, seen: bool, rows: list[Row], looked_up: Callable[[Row], 
     for name in scores:
         call = calls.get(name)
         right = None if call is None else _right(call == worked, clusters)
-        balanced = None if call is None else _among(area(call.astype(float), worked), call[None].astype(float), worked, clusters)
+        balanced = (
+            None
+            if call is None
+            else _among(area(call.astype(float), worked), call[None].astype(float), worked, clusters)
+        )
         lines[name] = Line(everywhere[name], among[name], right, balanced)
     covered = [found for score in scores["random"] if (found := limits(area(score, worked), clusters))]
     share = float(np.mean([low <= 0.5 <= high for low, high in covered])) if covered else float("nan")
@@ -168,25 +177,38 @@ def _scores(rows: Sequence[Row], looked_up: Callable[[Row], float] | None) -> di
     return {name: found[name] for name in PREDICTORS if name in found}
 
 
-def _areas(scores: Mapping[str, Draws], worked: Worked, clusters: Clusters, part: Bool[np.ndarray, " rows"]) -> dict[str, Among]:
+def _areas(
+    scores: Mapping[str, Draws], worked: Worked, clusters: Clusters, part: Bool[np.ndarray, " rows"]
+) -> dict[str, Among]:
     """The areas of all scores among some of the rows, and how far the first is ahead of the others."""
     inside = Clusters(*([label for label, kept in zip(labels, part, strict=True) if kept] for labels in clusters))
     found: dict[str, Among] = {}
     for name, draws in scores.items():
         every = [area(score[part], worked[part]) for score in draws]
-        mean = Area(float(np.mean([one.value for one in every])), np.mean([one.influence for one in every], axis=0), worked[part])
+        mean = Area(
+            float(np.mean([one.value for one in every])),
+            np.mean([one.influence for one in every], axis=0),
+            worked[part],
+        )
         found[name] = _among(mean, draws[:, part], worked[part], inside)
         if len(draws) > 1:  # the interval of a mean over draws would say that a single draw does not vary
             low, high = np.quantile([one.value for one in every], [0.025, 0.975])
             found[name] = found[name]._replace(limits=Limits(float(low), float(high)))
     first = next(iter(found.values()))
-    return {name: one if one is first else one._replace(ahead=difference(first.area, one.area, inside)) for name, one in found.items()}
+    return {
+        name: one if one is first else one._replace(ahead=difference(first.area, one.area, inside))
+        for name, one in found.items()
+    }
 
 
 def _among(found: Area, draws: Draws, worked: Worked, clusters: Clusters) -> Among:
     seeds = np.array(clusters.seed)
     parts = [seeds == seed for seed in sorted(set(clusters.seed))]
-    return Among(found, limits(found, clusters), [float(np.mean([area(s[part], worked[part]).value for s in draws])) for part in parts])
+    return Among(
+        found,
+        limits(found, clusters),
+        [float(np.mean([area(s[part], worked[part]).value for s in draws])) for part in parts],
+    )
 
 
 def _adjust(*columns: dict[str, Among]) -> None:
@@ -197,10 +219,13 @@ def _adjust(*columns: dict[str, Among]) -> None:
 
 
 def _right(right: Bool[np.ndarray, " rows"], clusters: Clusters) -> Share:
-    """Right calls of all, and the interval of their share over seeds, with a pair of experts as what varies together."""
+    """Right calls of all, and the interval of their share over seeds, with a pair of experts as what varies
+    together."""
     seeds = np.array(clusters.seed)
     parts = [right[seeds == seed] for seed in sorted(set(clusters.seed))]
-    hits, asked = (np.array(counts, dtype=float) for counts in ([part.sum() for part in parts], [len(part) for part in parts]))
+    hits, asked = (
+        np.array(counts, dtype=float) for counts in ([part.sum() for part in parts], [len(part) for part in parts])
+    )
     return int(hits.sum()), int(asked.sum()), over_seeds(hits, asked, len(set(clusters.pair)))
 
 
@@ -239,11 +264,15 @@ def about(found: Ranking) -> str:
         if len(here) and not here.any() and worked:
             said += f" None of the {_count(len(here), 'row')} asked {prompting!r} worked."
     if found.in_view.any():
-        said += f" {_count(int(found.in_view.sum()), 'row')} had been forecast when the reading of this kind was chosen."
+        said += (
+            f" {_count(int(found.in_view.sum()), 'row')} had been forecast when the reading of this kind was chosen."
+        )
         after = ~found.in_view
         if found.worked[after].any() and not found.worked[after].all():
             scores = np.array([forecast_of(row)[0] for row in found.rows])[after]
-            clusters = Clusters(*([label for label, kept in zip(labels, after, strict=True) if kept] for labels in found.clusters))
+            clusters = Clusters(
+                *([label for label, kept in zip(labels, after, strict=True) if kept] for labels in found.clusters)
+            )
             among = _among(area(scores, found.worked[after]), scores[None], found.worked[after], clusters)
             pairs = len(set(clusters.pair))
             said += f" Among the {_count(len(scores), 'other')}, of {_count(pairs, 'pair')} of experts, its AUC is {_area(among)}."
@@ -270,13 +299,19 @@ def _table(found: Ranking) -> str:
 
 def _aligned(lines: Sequence[Sequence[str]]) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
 
 
 def _words(among: Among) -> list[str]:
     each = " ".join("-" if np.isnan(value) else f"{value:.2f}" for value in among.by_seed)
     ahead = among.ahead
-    return [_area(among), each, f"{ahead.mean:+.2f} [{ahead.low:+.2f}, {ahead.high:+.2f}] p={ahead.p:.2g}" if ahead else ""]
+    return [
+        _area(among),
+        each,
+        f"{ahead.mean:+.2f} [{ahead.low:+.2f}, {ahead.high:+.2f}] p={ahead.p:.2g}" if ahead else "",
+    ]
 
 
 def _calls(line: Line) -> list[str]:

@@ -4,20 +4,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-
-from llm.forecast.measure import SETS, Measured, Prompts
-from llm.forecast.plot import best_multiples, by_layer
-from llm.forecast.subspace import layers
-from llm.forecast.verdict import WORDS, Forecast, reasons, restates, signs
-from llm.intervals import wilson
+from lora_reuse.llm.forecast.measure import SETS, Measured, Prompts
+from lora_reuse.llm.forecast.plot import best_multiples, by_layer
+from lora_reuse.llm.forecast.subspace import layers
+from lora_reuse.llm.forecast.verdict import WORDS, Forecast, reasons, restates, signs
+from lora_reuse.llm.scoring.intervals import wilson
 
 
 def loudness(measured: Measured, name: str) -> float:
-    """‖ΔW_a h‖/‖ΔW_b h‖, the geometric mean over modules and the tokens of the answers to the hoped-for prompts. It says whether one adapter drowns
-    the other."""
+    """‖ΔW_a h‖/‖ΔW_b h‖, the geometric mean over modules and the tokens of the answers to the hoped-for prompts. It
+    says whether one adapter drowns the other."""
     typical = [torch.stack([keys.square().sum(-1).mean().sqrt() for keys in own.keys.values()]) for own in measured.own]
     ratios = [
-        (a.overlaps[0].size * typical[0]).clamp_min(1e-9) / (a.overlaps[1].size * typical[1]).clamp_min(1e-9) for a in measured.composed[name].answers
+        (a.overlaps[0].size * typical[0]).clamp_min(1e-9) / (a.overlaps[1].size * typical[1]).clamp_min(1e-9)
+        for a in measured.composed[name].answers
     ]
     return float(torch.cat(ratios).log().mean().exp())
 
@@ -35,7 +35,9 @@ def text(measured: Measured, forecasts: Mapping[str, Forecast], names: Sequence[
         f"restating: alone, a's answers set off {restates(measured, 0):.2f} of both adapters, b's {restates(measured, 1):.2f}",
         "",
     ]
-    head = "composition|verdict, of prompts|score|hidden|keeps a|keeps b|scale a|scale b|cross|a's|b's|nobody's".split("|")
+    head = "composition|verdict, of prompts|score|hidden|keeps a|keeps b|scale a|scale b|cross|a's|b's|nobody's".split(
+        "|"
+    )
     rows = [head, *(_row(name, f, measured) for name, f in forecasts.items())]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -66,7 +68,11 @@ def numbers(measured: Measured, forecasts: Mapping[str, Forecast], prompts: Prom
     found: dict[str, Any] = {
         "layers": list(layers(measured.modules)),
         "own": {SETS[i]: {"gain": rounded(own.gain), "token": own.token} for i, own in enumerate(measured.own)},
-        "leaks": {f"{'ab'[i]} on {'ab'[j]}": rounded(by_layer(measured, measured.leaks[i][j].multiple.mean(0))) for i in range(2) for j in range(2)},
+        "leaks": {
+            f"{'ab'[i]} on {'ab'[j]}": rounded(by_layer(measured, measured.leaks[i][j].multiple.mean(0)))
+            for i in range(2)
+            for j in range(2)
+        },
         "restates": rounded(restates(measured, i) for i in range(2)),
         "compositions": {},
     }
@@ -80,8 +86,17 @@ def numbers(measured: Measured, forecasts: Mapping[str, Forecast], prompts: Prom
             "overlap": [rounded(by_layer(measured, best_multiples(composed.answers, i))) for i in range(2)],
             "answers": [
                 {"prompt": a.prompt, "answer": a.text, **signs(a)._asdict(), "whose": signs(a).whose}
-                | {"tokens": a.tokens, "p_base": rounded(a.base), "p_a": rounded(a.alone[:, 0]), "p_b": rounded(a.alone[:, 1])}
-                | {"p_composed": rounded(a.composed), "overlap_a": rounded(a.overlaps[0].best), "overlap_b": rounded(a.overlaps[1].best)}
+                | {
+                    "tokens": a.tokens,
+                    "p_base": rounded(a.base),
+                    "p_a": rounded(a.alone[:, 0]),
+                    "p_b": rounded(a.alone[:, 1]),
+                }
+                | {
+                    "p_composed": rounded(a.composed),
+                    "overlap_a": rounded(a.overlaps[0].best),
+                    "overlap_b": rounded(a.overlaps[1].best),
+                }
                 | {"scale_a": rounded(a.scales.each[:, 0]), "scale_b": rounded(a.scales.each[:, 1])}
                 | ({} if a.routing is None else {"routed_a": rounded(a.routing[:, 0])})
                 for a in composed.answers

@@ -1,9 +1,10 @@
-"""What adapters do to the tokens of a text: the probability of each token, how much of each adapter it sets off, and at what scale.
+"""What adapters do to the tokens of a text: the probability of each token, how much of each adapter it sets off, and at
+what scale.
 
-An adapter changes a module's output by ΔW h. In the coordinates u = R Bᵀh, with ΔW = A Bᵀ and A = Q R, ‖u‖ = ‖ΔW h‖ and inner products are those
-of the changes. One layer of theory says: of what an edit does to its own prompt η, another prompt ξ gets the multiple k(η, ξ)/k(η, η) (Theorem 2).
-Measured on a model, the multiple is u·u_j/‖u_j‖², with u_j the coordinates at a token that the adapter was made to say: a key.
-"""
+An adapter changes a module's output by ΔW h. In the coordinates u = R Bᵀh, with ΔW = A Bᵀ and A = Q R, ‖u‖ = ‖ΔW h‖ and
+inner products are those of the changes. One layer of theory says: of what an edit does to its own prompt η, another
+prompt ξ gets the multiple k(η, ξ)/k(η, η) (Theorem 2). Measured on a model, the multiple is u·u_j/‖u_j‖², with u_j the
+coordinates at a token that the adapter was made to say: a key."""
 
 import re
 from collections.abc import Sequence
@@ -11,13 +12,12 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
+from lora_reuse.llm.adapters.lowrank import Expert, LowRank
+from lora_reuse.llm.compositions import Composition, RoutedDelta
+from lora_reuse.llm.decoding.answers import last_logits, right_padded
+from lora_reuse.llm.decoding.models import Base
+from lora_reuse.llm.decoding.resident import Resident
 from torch import Tensor, nn
-
-from llm.compositions import Composition, RoutedDelta
-from llm.evaluation import last_logits, right_padded
-from llm.lowrank import Expert, LowRank
-from llm.models import Base
-from llm.resident import Resident
 
 Inputs = dict[str, Float[Tensor, "tokens inputs"]]
 Keys = dict[str, Float[Tensor, "keys rank"]]
@@ -28,7 +28,8 @@ Text = tuple[list[int], list[int]]
 
 
 class Reading(NamedTuple):
-    """An answer as a model reads it: log P of each of its tokens, and what every module of interest saw when that token was predicted."""
+    """An answer as a model reads it: log P of each of its tokens, and what every module of interest saw when that token
+    was predicted."""
 
     log_probs: Float[Tensor, " tokens"]
     inputs: Inputs
@@ -37,10 +38,9 @@ class Reading(NamedTuple):
 class Overlap(NamedTuple):
     """How much of an adapter's change each token sets off.
 
-    `key` is the number of the key that the token resembles most, the one of the largest mean cosine. `multiple` is how much of the change at that key
-    the token sets off in each module, 1 for the key itself, and `best` is its mean over modules. `size` is ‖ΔW h‖ divided by its root mean
-    square at the keys.
-    """
+    `key` is the number of the key that the token resembles most, the one of the largest mean cosine. `multiple` is how
+    much of the change at that key the token sets off in each module, 1 for the key itself, and `best` is its mean over
+    modules. `size` is ‖ΔW h‖ divided by its root mean square at the keys."""
 
     best: Float[Tensor, " tokens"]
     key: Int[Tensor, " tokens"]
@@ -49,16 +49,18 @@ class Overlap(NamedTuple):
 
 
 class Scales(NamedTuple):
-    """The multiples of each expert's own change that come nearest to what a composition does to a token, and the share of it that they leave
-    out (cross terms)."""
+    """The multiples of each expert's own change that come nearest to what a composition does to a token, and the share
+    of it that they leave out (cross terms)."""
 
     each: Float[Tensor, "tokens experts"]
     left: Float[Tensor, " tokens"]
 
 
-def read(base: Base, composition: Composition | None, texts: Sequence[Text], modules: Sequence[str], rows: int = 16) -> list[Reading]:
-    """The model under the composition (None: the base) reads each text, `rows` of them at once: what it is asked and, after that, what is told, both
-    of at least one token."""
+def read(
+    base: Base, composition: Composition | None, texts: Sequence[Text], modules: Sequence[str], rows: int = 16
+) -> list[Reading]:
+    """The model under the composition (None: the base) reads each text, `rows` of them at once: what it is asked and,
+    after that, what is told, both of at least one token."""
     found: list[Reading] = []
     with Resident(base.model) as resident, torch.inference_mode():
         resident.use([composition])
@@ -103,11 +105,15 @@ def coordinates(expert: Expert) -> Expert:
 def keys(expert: Expert, readings: Sequence[Reading], tokens: Sequence[int]) -> Keys:
     """The coordinates of one token of each reading (that which the adapter was made to say there)."""
     into = coordinates(expert)
-    return {name: torch.stack([into[name](reading.inputs[name][t]) for reading, t in zip(readings, tokens, strict=True)]) for name in expert}
+    return {
+        name: torch.stack([into[name](reading.inputs[name][t]) for reading, t in zip(readings, tokens, strict=True)])
+        for name in expert
+    }
 
 
 def overlap(expert: Expert, known: Keys, inputs: Inputs) -> Overlap:
-    """How much of the expert's change at its keys each token sets off. A module in which the keys change nothing counts for nothing."""
+    """How much of the expert's change at its keys each token sets off. A module in which the keys change nothing counts
+    for nothing."""
     into = coordinates(expert)
     cosines, multiples, sizes = [], [], []
     for name, k in known.items():
@@ -128,10 +134,14 @@ def _ratio(above: Float[Tensor, "*any"], below: Float[Tensor, "*any"]) -> Float[
 
 
 def scales(composition: Composition | None, library: Sequence[Expert], inputs: Inputs) -> Scales:
-    """min over s of Σ_modules ‖Δ(h) − Σ_i s_i ΔW_i h‖²/c at each token, c the sum of the ‖ΔW_i h‖² of all tokens there, so that every module counts
-    alike. Experts that do the same to a token share their scale."""
+    """min over s of Σ_modules ‖Δ(h) − Σ_i s_i ΔW_i h‖²/c at each token, c the sum of the ‖ΔW_i h‖² of all tokens there,
+    so that every module counts alike. Experts that do the same to a token share their scale."""
     count = len(next(iter(inputs.values())))
-    gram, mixed, whole = torch.zeros(count, len(library), len(library)), torch.zeros(count, len(library)), torch.zeros(count)
+    gram, mixed, whole = (
+        torch.zeros(count, len(library), len(library)),
+        torch.zeros(count, len(library)),
+        torch.zeros(count),
+    )
     for name, x in inputs.items():
         own = torch.stack([expert[name](x) for expert in library], dim=1)
         done = torch.zeros_like(own[:, 0]) if composition is None else composition[name](x)
@@ -142,18 +152,23 @@ def scales(composition: Composition | None, library: Sequence[Expert], inputs: I
     each = torch.linalg.pinv(gram.double(), rtol=1e-6, hermitian=True) @ mixed.double().unsqueeze(-1)
     each = each.squeeze(-1).float()
     explained = (each * mixed).sum(-1)
-    return Scales(each, torch.where(whole > 0, 1 - explained / whole.clamp_min(torch.finfo(whole.dtype).tiny), 0.0).clamp(0, 1))
+    return Scales(
+        each, torch.where(whole > 0, 1 - explained / whole.clamp_min(torch.finfo(whole.dtype).tiny), 0.0).clamp(0, 1)
+    )
 
 
 def routing(composition: Composition | None, inputs: Inputs) -> Float[Tensor, "tokens modules experts"] | None:
     """A router's weights of the experts at each token, or None for a composition without one."""
     if not composition or not isinstance(next(iter(composition.values())), RoutedDelta):
         return None
-    return torch.stack([delta.weights(inputs[name]) for name, delta in composition.items() if isinstance(delta, RoutedDelta)], dim=1)
+    return torch.stack(
+        [delta.weights(inputs[name]) for name, delta in composition.items() if isinstance(delta, RoutedDelta)], dim=1
+    )
 
 
 def layers(modules: Sequence[str]) -> dict[str, list[int]]:
-    """The modules, by number, of each layer: those whose names hold the same first number; one without a number is a layer of its own."""
+    """The modules, by number, of each layer: those whose names hold the same first number; one without a number is a
+    layer of its own."""
     found: dict[str, list[int]] = {}
     for i, name in enumerate(modules):
         number = re.search(r"\.(\d+)\.", name)

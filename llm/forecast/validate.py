@@ -1,7 +1,7 @@
 """Forecasts for rows that exist, to compare with what these rows measured.
 
-A forecast is made with the same experts on the same base, from held-out questions that were not scored. It reads no answers.
-"""
+A forecast is made with the same experts on the same base, from held-out questions that were not scored. It reads no
+answers."""
 
 import dataclasses
 import importlib
@@ -11,23 +11,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from lora_reuse.llm.adapters.lowrank import Expert
+from lora_reuse.llm.adapters.training import Spec
+from lora_reuse.llm.compositions import Composition
+from lora_reuse.llm.data.graphs import facts_of
+from lora_reuse.llm.data.subsets import examples
+from lora_reuse.llm.decoding.models import Base
+from lora_reuse.llm.forecast.measure import Composed, measure
+from lora_reuse.llm.forecast.ranking import KINDS, ranking
+from lora_reuse.llm.forecast.verdict import Forecast, forecast
+from lora_reuse.llm.protocols.composed import library_on, make
+from lora_reuse.llm.protocols.protocol import Protocol, base_of, library_of, train_one
+from lora_reuse.llm.protocols.settings import LEARNED, Options, preset_of
+from lora_reuse.runs.provenance import provenance
+from lora_reuse.runs.rows import Rows, load_rows
+from lora_reuse.runs.settings import SettingError
 from tqdm import tqdm
-
-from llm.composing import library_on, make
-from llm.compositions import Composition
-from llm.data.graphs import facts_of
-from llm.data.subsets import examples
-from llm.experts import Spec
-from llm.forecast.measure import Composed, measure
-from llm.forecast.ranking import KINDS, ranking
-from llm.forecast.verdict import Forecast, forecast
-from llm.lowrank import Expert
-from llm.models import Base
-from llm.protocol import Protocol, base_of, library_of, train_one
-from llm.settings import LEARNED, Options, preset_of
-from runs.provenance import provenance
-from runs.rows import Rows, load_rows
-from runs.settings import SettingError
 
 EXPERIMENT = "llm_forecast"
 NOT_COMPOSED = ("base", "alone", "random")
@@ -50,18 +49,24 @@ class Case(NamedTuple):
 
 
 def validate(folder: Path, out: Path, options: Any) -> str:
-    """Forecasts every row of two composed experts in `folder` and returns the tables of `ranking`, what was left out, and how many rows there are.
+    """Forecasts every row of two composed experts in `folder` and returns the tables of `ranking`, what was left out,
+    and how many rows there are.
 
-    The forecasts are rows of llm_forecast.jsonl in `out`, and experts that are not there are trained into it. Raises SettingError for a folder
-    without such rows.
-    """
+    The forecasts are rows of llm_forecast.jsonl in `out`, and experts that are not there are trained into it. Raises
+    SettingError for a folder without such rows."""
     rows = load_rows(folder)
     cases = [case for row in rows if (case := _case(row))]
     if not cases:
-        raise SettingError("validate", f"{folder}, without rows of two composed experts", "rows of llm.two_hop, llm.bridge, llm.placement, ...")
+        raise SettingError(
+            "validate",
+            f"{folder}, without rows of two composed experts",
+            "rows of llm.two_hop, llm.bridge, llm.placement, ...",
+        )
     kept = Rows(out, EXPERIMENT)
     known = {row["settings"]["row"] for row in kept.known.values() if row["settings"]["asked"] == options.asked}
-    run = Options(out=str(out), device=options.device, device_map=options.device_map, trust_remote_code=options.trust_remote_code)
+    run = Options(
+        out=str(out), device=options.device, device_map=options.device_map, trust_remote_code=options.trust_remote_code
+    )
     source = provenance("torch", "transformers", "peft", "safetensors")
     left_out: dict[str, int] = {}
     made: Compositions = {}
@@ -71,7 +76,9 @@ def validate(folder: Path, out: Path, options: Any) -> str:
             try:
                 base = base_of(group[0].point, run)
             except SKIPPED as error:
-                left_out[f"{group[0].point.model}: {error}"] = left_out.get(f"{group[0].point.model}: {error}", 0) + len(group)
+                left_out[f"{group[0].point.model}: {error}"] = left_out.get(
+                    f"{group[0].point.model}: {error}", 0
+                ) + len(group)
                 bar.update(len(group))
                 continue
             here = [case for case in group if case.row["provenance"]["base_digest"] == base.digest]
@@ -82,7 +89,13 @@ def validate(folder: Path, out: Path, options: Any) -> str:
                 kept.append(row | {"provenance": source | {"base_digest": base.digest, "device": str(base.device)}})
             bar.update(len(group))
     wanted = {case.row["hash"] for case in cases}
-    table = ranking([row for row in kept.known.values() if row["settings"]["row"] in wanted and row["settings"]["asked"] == options.asked])
+    table = ranking(
+        [
+            row
+            for row in kept.known.values()
+            if row["settings"]["row"] in wanted and row["settings"]["asked"] == options.asked
+        ]
+    )
     notes = [f"left out {count} rows of {why}" for why, count in left_out.items()]
     return "\n".join([table, *notes, f"{len(kept.known)} rows in {kept.path}"])
 
@@ -90,10 +103,14 @@ def validate(folder: Path, out: Path, options: Any) -> str:
 def _case(row: Row) -> Case | None:
     """The row as a case, or None for one of another kind."""
     settings, name = dict(row["settings"]), row["experiment"].removeprefix("llm_")
-    if not row["experiment"].startswith("llm_") or settings.get("composition") in (None, *NOT_COMPOSED) or "hits" not in row["measured"]:
+    if (
+        not row["experiment"].startswith("llm_")
+        or settings.get("composition") in (None, *NOT_COMPOSED)
+        or "hits" not in row["measured"]
+    ):
         return None
     try:
-        protocol: Protocol = importlib.import_module(f"llm.{name}").PROTOCOL
+        protocol: Protocol = importlib.import_module(f"lora_reuse.llm.{name}").PROTOCOL
     except (ImportError, AttributeError):
         return None
     seed, fields = settings.pop("seed"), {f.name for f in dataclasses.fields(protocol.axes)}
@@ -107,7 +124,8 @@ def _case(row: Row) -> Case | None:
 
 
 def _groups(cases: Sequence[Case]) -> Iterator[list[Case]]:
-    """Groups of cases that share a pair of experts and a kind of question. Models follow one another, and compositions that learn come last."""
+    """Groups of cases that share a pair of experts and a kind of question. Models follow one another, and compositions
+    that learn come last."""
     found: dict[tuple, list[Case]] = {}
     for case in cases:
         p = case.point
@@ -130,7 +148,8 @@ def _groups(cases: Sequence[Case]) -> Iterator[list[Case]]:
 
 
 def _forecasts(base: Base, cases: list[Case], run: Options, asked: int, made: Compositions) -> Iterator[dict[str, Any]]:
-    """The rows of a group. `made` keeps the compositions of its experts for other kinds of question, since some rules learn for minutes."""
+    """The rows of a group. `made` keeps the compositions of its experts for other kinds of question, since some rules
+    learn for minutes."""
     point, seed, specs = cases[0].point, cases[0].row["settings"]["seed"], cases[0].specs
     for spec in specs:
         train_one(point, spec, run)
@@ -141,7 +160,10 @@ def _forecasts(base: Base, cases: list[Case], run: Options, asked: int, made: Co
         made.clear()
     compositions = {}
     for case in cases:
-        key = specs, dataclasses.replace(case.point, **{name: word for name, word in _SAME.items() if hasattr(point, name)})
+        key = (
+            specs,
+            dataclasses.replace(case.point, **{name: word for name, word in _SAME.items() if hasattr(point, name)}),
+        )
         if key not in made:
             made[key] = make(base, case.point, specs, subset, seed, experts).composition
         compositions[case.row["hash"]] = made[key]
@@ -151,7 +173,9 @@ def _forecasts(base: Base, cases: list[Case], run: Options, asked: int, made: Co
     alike = cosine(*library)
     for case in cases:
         composed = measured.composed[case.row["hash"]]
-        settings = {key: case.row["settings"][key] for key in ("model", "composition", "seed")} | {"prompting": prompting}
+        settings = {key: case.row["settings"][key] for key in ("model", "composition", "seed")} | {
+            "prompting": prompting
+        }
         settings |= {"of": case.row["experiment"], "row": case.row["hash"], "pair": _pair(base, specs), "asked": asked}
         settings |= {"seen": preset_of(point.model) == "pocket" and seed == 0}
         yield {
@@ -165,8 +189,8 @@ def _forecasts(base: Base, cases: list[Case], run: Options, asked: int, made: Co
 
 
 def prompts(case: Case, count: int) -> dict[str, list[str]]:
-    """`count` prompts of each set, about the same people, or those that the protocol itself gives. An adapter's own prompts have templates it was
-    trained on; the hoped-for prompts have held-out templates that were not scored."""
+    """`count` prompts of each set, about the same people, or those that the protocol itself gives. An adapter's own
+    prompts have templates it was trained on; the hoped-for prompts have held-out templates that were not scored."""
     point, seed = case.point, case.row["settings"]["seed"]
     if case.protocol.hoped:
         return case.protocol.hoped(point, seed, count) or {}
@@ -180,7 +204,11 @@ def prompts(case: Case, count: int) -> dict[str, list[str]]:
         many = len(every) // len(facts)
         return [every[(i % many) * len(facts) + i].question for i in range(min(count, len(facts)))]
 
-    return {"a": some(case.specs[0].own[0], "train"), "b": some(case.specs[1].own[0], "train"), "hoped": some(dataset + kind, other)}
+    return {
+        "a": some(case.specs[0].own[0], "train"),
+        "b": some(case.specs[1].own[0], "train"),
+        "hoped": some(dataset + kind, other),
+    }
 
 
 def _prompting(case: Case) -> str:
@@ -189,9 +217,17 @@ def _prompting(case: Case) -> str:
 
 
 def _measured(composed: Composed, found: Forecast, prompting: str) -> dict[str, Any]:
-    """The scores of a row. A one-hop question is scored by what the composition leaves of its expert: `kept` and `own_scale`."""
-    confidence = float(torch.stack([answer.composed.clamp_min(1e-9).log().mean() for answer in composed.answers]).mean())
-    values: dict[str, Any] = {"confidence": confidence, "verdict": found.verdict, "kept": list(found.kept), "own_scale": list(found.own_scale)}
+    """The scores of a row. A one-hop question is scored by what the composition leaves of its expert: `kept` and
+    `own_scale`."""
+    confidence = float(
+        torch.stack([answer.composed.clamp_min(1e-9).log().mean() for answer in composed.answers]).mean()
+    )
+    values: dict[str, Any] = {
+        "confidence": confidence,
+        "verdict": found.verdict,
+        "kept": list(found.kept),
+        "own_scale": list(found.own_scale),
+    }
     values |= {f"whose_{name}": share for name, share in found.whose.items()}
     if prompting in KINDS["keeps"]:
         return values | {"hidden": found.own_scale[KINDS["keeps"].index(prompting)]}
@@ -200,7 +236,9 @@ def _measured(composed: Composed, found: Forecast, prompting: str) -> dict[str, 
 
 def cosine(one: Expert, other: Expert) -> float:
     """⟨ΔW_1, ΔW_2⟩/(‖ΔW_1‖‖ΔW_2‖) of all modules together."""
-    inner = sum(float(((a.out.T @ b.out) * (a.into.T @ b.into)).sum()) for a, b in ((one[name], other[name]) for name in one))
+    inner = sum(
+        float(((a.out.T @ b.out) * (a.into.T @ b.into)).sum()) for a, b in ((one[name], other[name]) for name in one)
+    )
     norms = [sum(update.norm() ** 2 for update in expert.values()) ** 0.5 for expert in (one, other)]
     return inner / (norms[0] * norms[1])
 

@@ -1,12 +1,12 @@
-"""The verdict on a composition, from what was measured: whose answers it gives, whether it composes, and what data would change that."""
+"""The verdict on a composition, from what was measured: whose answers it gives, whether it composes, and what data
+would change that."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-
-from llm.forecast import HALF
-from llm.forecast.measure import Answer, Composed, Measured
+from lora_reuse.llm.forecast import HALF
+from lora_reuse.llm.forecast.measure import Answer, Composed, Measured
 
 WORDS = {"a": "as a", "b": "as b", "base": "as the base", "mixture": "as a mixture", "composed": "composed"}
 """The verdicts, each with how a composition that gets it answers."""
@@ -15,11 +15,11 @@ WORDS = {"a": "as a", "b": "as b", "base": "as the base", "mixture": "as a mixtu
 class Signs(NamedTuple):
     """What one answer shows; each number is the largest over the answer's tokens.
 
-    `a` is how far P under adapter a exceeds the larger of P under the base and under b, and `b` is the same for adapter b. `nobody` is how far
-    P under the composition exceeds P under the base and under each adapter. `lacks_base`, `lacks_a` and `lacks_b` are how far P under the
-    composition exceeds P under that one model, which is small where the model would give the whole answer itself. `hidden_a` and
-    `hidden_b` are how much more of that adapter's change than of the other's a token sets off, each times its scale there.
-    """
+    `a` is how far P under adapter a exceeds the larger of P under the base and under b, and `b` is the same for adapter
+    b. `nobody` is how far P under the composition exceeds P under the base and under each adapter. `lacks_base`,
+    `lacks_a` and `lacks_b` are how far P under the composition exceeds P under that one model, which is small where the
+    model would give the whole answer itself. `hidden_a` and `hidden_b` are how much more of that adapter's change than
+    of the other's a token sets off, each times its scale there."""
 
     a: float
     b: float
@@ -32,8 +32,9 @@ class Signs(NamedTuple):
 
     @property
     def composes(self) -> float:
-        """min(a, b) − nobody. It is near 1 where only a says one token, only b says another, and no token is said by the composition alone: the
-        two facts of a chain, each from the adapter that holds it. Theorem 2 says that a sum of edits gives no fact that neither edit gives."""
+        """min(a, b) − nobody. It is near 1 where only a says one token, only b says another, and no token is said by
+        the composition alone: the two facts of a chain, each from the adapter that holds it. Theorem 2 says that a sum
+        of edits gives no fact that neither edit gives."""
         return min(self.a, self.b) - self.nobody
 
     @property
@@ -43,8 +44,8 @@ class Signs(NamedTuple):
 
     @property
     def whose(self) -> str:
-        """The word in WORDS for whose answer it is: "composed" where a and b are at least 1/2 and nobody is less; otherwise the one model that lacks
-        least; "mixture" where each of them lacks more than 1/2 at some token."""
+        """The word in WORDS for whose answer it is: "composed" where a and b are at least 1/2 and nobody is less;
+        otherwise the one model that lacks least; "mixture" where each of them lacks more than 1/2 at some token."""
         if min(self.a, self.b) >= HALF > self.nobody:
             return "composed"
         lacks = {"base": self.lacks_base, "a": self.lacks_a, "b": self.lacks_b}
@@ -55,10 +56,9 @@ class Signs(NamedTuple):
 class Forecast(NamedTuple):
     """What a composition does with all hoped-for prompts, and what it leaves of each adapter.
 
-    `whose` is the share of the prompts for each of WORDS; `score` and `hidden` are the means of `Signs.composes` and `Signs.hidden`. For each
-    adapter, `kept` is the share of its own prompts that keep half of the probability of their answer, and `own_scale` is the mean scale of
-    the adapter on these prompts.
-    """
+    `whose` is the share of the prompts for each of WORDS; `score` and `hidden` are the means of `Signs.composes` and
+    `Signs.hidden`. For each adapter, `kept` is the share of its own prompts that keep half of the probability of their
+    answer, and `own_scale` is the mean scale of the adapter on these prompts."""
 
     whose: dict[str, float]
     score: float
@@ -97,14 +97,18 @@ def forecast(composed: Composed) -> Forecast:
     whose = {name: mean([s.whose == name for s in every]) for name in WORDS}
     kept = tuple(float((p >= HALF).float().mean()) for p in composed.kept)
     return Forecast(
-        whose, mean([s.composes for s in every]), mean([s.hidden for s in every]), kept, tuple(float(s.mean()) for s in composed.own_scale)
+        whose,
+        mean([s.composes for s in every]),
+        mean([s.hidden for s in every]),
+        kept,
+        tuple(float(s.mean()) for s in composed.own_scale),
     )
 
 
 def restates(measured: Measured, i: int) -> float:
-    """How much of both adapters the answers of adapter i alone set off: for each hoped-for prompt the smaller of the two multiples, each at the token
-    where it is largest, then the mean over prompts. It is near 1 where an answer passes through a prompt like those of a and through one
-    like those of b."""
+    """How much of both adapters the answers of adapter i alone set off: for each hoped-for prompt the smaller of the
+    two multiples, each at the token where it is largest, then the mean over prompts. It is near 1 where an answer
+    passes through a prompt like those of a and through one like those of b."""
     return float(torch.stack(list(measured.restated[i])).amin(0).mean())
 
 
@@ -142,7 +146,11 @@ def reasons(measured: Measured, forecasts: dict[str, Forecast], names: Sequence[
             f"averages and routers shrink it. The same step-by-step examples in the training data of {other} would help averages and routers."
         )
     elif not good:
-        said.append("Both adapters alone restate prompts of both kinds, so each has the way of answering, and they collide. Try another composition.")
+        said.append(
+            "Both adapters alone restate prompts of both kinds, so each has the way of answering, and they collide. Try another composition."
+        )
     else:
-        said.append("Both adapters alone restate prompts of both kinds. A sum doubles what both hold, and averages and routers do not.")
+        said.append(
+            "Both adapters alone restate prompts of both kinds. A sum doubles what both hold, and averages and routers do not."
+        )
     return said

@@ -1,10 +1,13 @@
-"""python -m llm.harness base=Qwen/Qwen2.5-3B-Instruct library=folder/a,folder/b method=arrow tasks=lora_reuse_r12_cot,arc_easy
+"""python -m llm.harness base=Qwen/Qwen2.5-3B-Instruct library=folder/a,folder/b method=arrow
+tasks=lora_reuse_r12_cot,arc_easy
 
-Lets lm-evaluation-harness (pip install 'lora-reuse[harness]') evaluate any composition on any of its tasks: of the adapters in library= by method=,
-or one that llm.compose saved, composition=FOLDER; without either, the base. The two-hop questions are tasks of their own, lora_reuse_r1,
-lora_reuse_r2, lora_reuse_r12, lora_reuse_r12_cot and the same for f and h.
+Lets lm-evaluation-harness (pip install 'lora-reuse[harness]') evaluate any composition on any of its tasks: of the
+adapters in library= by method=, or one that llm.compose saved, composition=FOLDER; without either, the base. The
+two-hop questions are tasks of their own, lora_reuse_r1, lora_reuse_r2, lora_reuse_r12, lora_reuse_r12_cot and the same
+for f and h.
 
-write=FOLDER writes those as a folder for any lm-eval: lm_eval run --include_path FOLDER --tasks lora_reuse_r12_cot --model ...
+write=FOLDER writes those as a folder for any lm-eval: lm_eval run --include_path FOLDER --tasks lora_reuse_r12_cot
+--model ...
 """
 
 import json
@@ -16,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm.settings import COMPOSITIONS, CONTROLS, PATH, RULES
-from runs.command import command
-from runs.settings import Choice, Flag, Number, SettingError, Text, Whole, help_table, parse, setting
+from lora_reuse.llm.protocols.settings import COMPOSITIONS, CONTROLS, PATH, RULES
+from lora_reuse.runs.command import command
+from lora_reuse.runs.settings import Choice, Flag, Number, SettingError, Text, Whole, help_table, parse, setting
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,15 @@ class Options:
     """What is evaluated, and how:"""
 
     base: str = setting("pocket", PATH, "the model the adapters were trained on")
-    method: str = setting("", Choice(*COMPOSITIONS, *(name for name in CONTROLS if name != "base"), *RULES), "how the library is composed")
-    composition: str = setting("", Text("a folder"), "a composition that llm.compose saved, or one adapter, in place of library= and method=")
-    temperature: float = setting(0.0, Number(0, 1e6), "Arrow: logits are divided by it; 0: 1, or what the base's preset says")
+    method: str = setting(
+        "", Choice(*COMPOSITIONS, *(name for name in CONTROLS if name != "base"), *RULES), "how the library is composed"
+    )
+    composition: str = setting(
+        "", Text("a folder"), "a composition that llm.compose saved, or one adapter, in place of library= and method="
+    )
+    temperature: float = setting(
+        0.0, Number(0, 1e6), "Arrow: logits are divided by it; 0: 1, or what the base's preset says"
+    )
     top_k: int = setting(0, Whole(0, 1000), "Arrow: adapters a token goes to; 0: all")
     triplets: int = setting(100, Whole(1, 100), "triplets of the two-hop tasks")
     seed: int = setting(0, Whole(0), "who goes with whom in them")
@@ -46,9 +55,15 @@ class Options:
     out: str = setting("", Text("a folder"), "where lm_eval.json goes: results and every answer")
     write: str = setting("", Text("a folder"), "write the two-hop tasks there, and evaluate nothing")
     chat: str = setting("auto", Choice("auto", "on", "off"), "the tokenizer's chat template")
-    dtype: str = setting("auto", Choice("auto", "float32", "bfloat16", "float16"), "of the base; auto: float32 on a CPU, else the checkpoint's")
+    dtype: str = setting(
+        "auto",
+        Choice("auto", "float32", "bfloat16", "float16"),
+        "of the base; auto: float32 on a CPU, else the checkpoint's",
+    )
     device: str = setting("auto", Choice("auto", "cpu", "cuda", "mps"), "where the base goes")
-    device_map: str = setting("", Text("auto, balanced, ...", r"[\w-]*"), "accelerate's placement over several GPUs, instead of device")
+    device_map: str = setting(
+        "", Text("auto, balanced, ...", r"[\w-]*"), "accelerate's placement over several GPUs, instead of device"
+    )
     trust_remote_code: bool = setting(False, Flag(), "run code that comes with a model")
 
 
@@ -65,10 +80,14 @@ def _main(words: list[str]) -> int:
         print((__doc__ or "").strip() + "\n\n" + help_table(Lists, Options))
         return 0
     if options.write:
-        from llm.harness.export import KINDS, write
+        from lora_reuse.llm.harness.export import KINDS, write
 
-        names = write(Path(options.write), [dataset + kind for dataset in "FHR" for kind in KINDS], options.triplets, options.seed)
-        print(f"{len(names)} tasks in {options.write}: lm_eval run --include_path {options.write} --tasks {names[-1]} --model hf --model_args ...")
+        names = write(
+            Path(options.write), [dataset + kind for dataset in "FHR" for kind in KINDS], options.triplets, options.seed
+        )
+        print(
+            f"{len(names)} tasks in {options.write}: lm_eval run --include_path {options.write} --tasks {names[-1]} --model hf --model_args ..."
+        )
         return 0
     library = lists.get("library", ())
     if bool(library) != bool(options.method):
@@ -85,33 +104,46 @@ def _evaluated(library: Sequence[str], tasks: Sequence[str], options: Options) -
         from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
         from lm_eval.utils import make_table  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise SettingError("lm-eval", "nothing installed", "lm-eval from 0.4.13", "pip install 'lora-reuse[harness]'") from None
-    from llm.harness.export import KINDS, write
-    from llm.models import load_base
+        raise SettingError(
+            "lm-eval", "nothing installed", "lm-eval from 0.4.13", "pip install 'lora-reuse[harness]'"
+        ) from None
+    from lora_reuse.llm.decoding.models import load_base
+    from lora_reuse.llm.harness.export import KINDS, write
 
     with tempfile.TemporaryDirectory() as scratch:
         own = Path(scratch) / "two_hop"
         write(own, [dataset + kind for dataset in "FHR" for kind in KINDS], options.triplets, options.seed)
-        folders: Any = [str(own), *([options.include] if options.include else [])]  # lm-eval's own type lacks lists, which it takes
+        folders: Any = [
+            str(own),
+            *([options.include] if options.include else []),
+        ]  # lm-eval's own type lacks lists, which it takes
         theirs = not all(task.startswith("lora_reuse_") for task in tasks)  # to read all of lm-eval's tasks takes long
         manager = TaskManager(include_path=folders, include_defaults=theirs)
         if unknown := [task for task in tasks if task not in manager.all_tasks]:
-            from runs.settings import did_you_mean
+            from lora_reuse.runs.settings import did_you_mean
 
-            raise SettingError("tasks", unknown[0], "a task of lm-eval, or lora_reuse_...", did_you_mean(unknown[0], manager.all_tasks))
-        base = load_base(options.base, options.dtype, options.device, options.device_map, options.chat, options.trust_remote_code)
+            raise SettingError(
+                "tasks", unknown[0], "a task of lm-eval, or lora_reuse_...", did_you_mean(unknown[0], manager.all_tasks)
+            )
+        base = load_base(
+            options.base, options.dtype, options.device, options.device_map, options.chat, options.trust_remote_code
+        )
         results = evaluate(base, _composition(base, library, options), tasks, manager, options.limit, options.batch)
     if options.out:
-        _keep(Path(options.out), results, {"base": options.base, "base_digest": base.digest, "library": list(library), "method": options.method})
+        _keep(
+            Path(options.out),
+            results,
+            {"base": options.base, "base_digest": base.digest, "library": list(library), "method": options.method},
+        )
     return make_table(results)
 
 
 def _composition(base: Any, library: Sequence[str], options: Options) -> Any:
-    from llm.adapters import load_expert
-    from llm.compositions import Options as Knobs
-    from llm.compositions import compose
-    from llm.saving import load_composition
-    from llm.settings import arrow_temperature
+    from lora_reuse.llm.adapters.folders import load_expert
+    from lora_reuse.llm.adapters.saving import load_composition
+    from lora_reuse.llm.compositions import Options as Knobs
+    from lora_reuse.llm.compositions import compose
+    from lora_reuse.llm.protocols.settings import arrow_temperature
 
     if options.composition:
         return load_composition(options.composition, base.model)
@@ -119,34 +151,49 @@ def _composition(base: Any, library: Sequence[str], options: Options) -> Any:
         return None
     rule, _, prototypes = options.method.partition(":")
     top_k = min(options.top_k, len(library))
-    knobs = Knobs(temperature=arrow_temperature(options.temperature, options.base), top_k=top_k, prototypes=prototypes or "own", seed=options.seed)
+    knobs = Knobs(
+        temperature=arrow_temperature(options.temperature, options.base),
+        top_k=top_k,
+        prototypes=prototypes or "own",
+        seed=options.seed,
+    )
     return compose(rule, [load_expert(adapter, base.model) for adapter in library], knobs)
 
 
-def evaluate(base: Any, composition: Any, tasks: Sequence[str], manager: Any, limit: int = 0, batch: int = 32) -> dict[str, Any]:
-    """What lm-eval finds on `tasks` (of its TaskManager) with the composition on the base (None: the base alone); `limit` questions each, 0: all.
+def evaluate(
+    base: Any, composition: Any, tasks: Sequence[str], manager: Any, limit: int = 0, batch: int = 32
+) -> dict[str, Any]:
+    """What lm-eval finds on `tasks` (of its TaskManager) with the composition on the base (None: the base alone);
+    `limit` questions each, 0: all.
 
-    The composition sits on the base's modules for as long as lm-eval asks, so whatever lm-eval does with a model of transformers it does with a
-    composed one: greedy answers, log-likelihoods, chat templates.
-    """
+    The composition sits on the base's modules for as long as lm-eval asks, so whatever lm-eval does with a model of
+    transformers it does with a composed one: greedy answers, log-likelihoods, chat templates."""
     from lm_eval.evaluator import simple_evaluate  # pyright: ignore[reportMissingImports]
     from lm_eval.models import huggingface  # pyright: ignore[reportMissingImports]
-
-    from llm.models import prompt
-    from llm.resident import Resident
+    from lora_reuse.llm.decoding.models import prompt
+    from lora_reuse.llm.decoding.resident import Resident
 
     bos = base.tokenizer.bos_token_id
     begins = bos is not None and not base.chat and prompt(base, "x")[:1] == [bos]
     with Resident(base.model) as resident:
         resident.use([composition])
         hf: Any = huggingface.HFLM
-        model = hf(pretrained=base.model, tokenizer=base.tokenizer, backend="causal", batch_size=batch, add_bos_token=begins)
+        model = hf(
+            pretrained=base.model, tokenizer=base.tokenizer, backend="causal", batch_size=batch, add_bos_token=begins
+        )
         run: Any = simple_evaluate
-        return run(model=model, tasks=list(tasks), task_manager=manager, limit=limit or None, apply_chat_template=base.chat, bootstrap_iters=1000)
+        return run(
+            model=model,
+            tasks=list(tasks),
+            task_manager=manager,
+            limit=limit or None,
+            apply_chat_template=base.chat,
+            bootstrap_iters=1000,
+        )
 
 
 def _keep(folder: Path, results: dict[str, Any], made: dict[str, Any]) -> None:
-    from runs.provenance import provenance
+    from lora_reuse.runs.provenance import provenance
 
     kept = {"made": made, "provenance": provenance("torch", "transformers", "lm-eval")}
     kept |= {key: results[key] for key in ("results", "n-samples", "versions", "samples") if key in results}

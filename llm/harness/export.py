@@ -7,12 +7,12 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from llm import scoring
-from llm.data.facts import triplets
-from llm.data.names import cities, fake_people, fake_places, people
-from llm.data.subsets import examples, parts
-from llm.harness import two_hop
-from runs.settings import SettingError
+from lora_reuse.llm.data.facts import triplets
+from lora_reuse.llm.data.names import cities, fake_people, fake_places, people
+from lora_reuse.llm.data.subsets import examples, parts
+from lora_reuse.llm.harness import two_hop
+from lora_reuse.llm.scoring import names as scoring
+from lora_reuse.runs.settings import SettingError
 
 KINDS = ("1", "2", "12", "12-CoT")
 VERSION = 1.0
@@ -25,8 +25,9 @@ def task_name(subset: str) -> str:
 
 
 def write(folder: Path, subsets: Sequence[str], count: int, seed: int) -> list[str]:
-    """Writes the tasks of the subsets over `count` triplets of `seed`, the held-out test templates; returns their names. The folder appears whole or
-    not at all. Raises SettingError for a folder with something in it, or one that cannot be written."""
+    """Writes the tasks of the subsets over `count` triplets of `seed`, the held-out test templates; returns their
+    names. The folder appears whole or not at all. Raises SettingError for a folder with something in it, or one that
+    cannot be written."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SettingError("write", folder, "a new or empty folder")
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
@@ -38,7 +39,9 @@ def write(folder: Path, subsets: Sequence[str], count: int, seed: int) -> list[s
             dataset, kind = parts(subset)
             asked = examples(subset, triplets(dataset, seed)[:count], "test")
             docs = [e._asdict() | {"steps": kind.endswith("-CoT")} for e in asked]
-            (partial / f"{task_name(subset)}.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs), encoding="utf-8")
+            (partial / f"{task_name(subset)}.jsonl").write_text(
+                "".join(json.dumps(doc) + "\n" for doc in docs), encoding="utf-8"
+            )
             (partial / f"{task_name(subset)}.yaml").write_text(_task(subset), encoding="utf-8")
         os.replace(partial, folder)
     except OSError as error:
@@ -53,7 +56,9 @@ def _task(subset: str) -> str:
     steps = subset.endswith("-CoT")
     metrics = ["strict", "lenient", *(["bridge_right", "gold_right_given_bridge", "template"] if steps else [])]
     means = {"gold_right_given_bridge": "!function two_hop.share_given"}
-    listed = "".join(f"  - metric: {m}\n    aggregation: {means.get(m, 'mean')}\n    higher_is_better: true\n" for m in metrics)
+    listed = "".join(
+        f"  - metric: {m}\n    aggregation: {means.get(m, 'mean')}\n    higher_is_better: true\n" for m in metrics
+    )
     return (
         f"task: {task_name(subset)}\n"
         "tag: lora_reuse\n"
@@ -77,9 +82,14 @@ def _task(subset: str) -> str:
 def _standing_alone() -> str:
     """The functions with the scoring in them."""
     own = inspect.getsource(two_hop)
-    line = "from llm.scoring import direct, step_by_step\n"
-    return own.replace(line, inspect.getsource(scoring)).replace(inspect.getdoc(scoring) or "", "How an answer is scored.", 1)
+    line = "from lora_reuse.llm.scoring.names import direct, step_by_step\n"
+    return own.replace(line, inspect.getsource(scoring)).replace(
+        inspect.getdoc(scoring) or "", "How an answer is scored.", 1
+    )
 
 
 def _names() -> dict[str, list[str]]:
-    return {"people": sorted({*fake_people(), *(person.name for person in people())}), "places": sorted({*fake_places(), *cities()})}
+    return {
+        "people": sorted({*fake_people(), *(person.name for person in people())}),
+        "places": sorted({*fake_places(), *cities()}),
+    }

@@ -1,9 +1,10 @@
-"""Compositions with numbers that are learned from examples: one rule a function, known by its name, with the names of `theory.compositions`.
+"""Compositions with numbers that are learned from examples: one rule a function, known by its name, with the names of
+`theory.compositions`.
 
-A rule is a function `build(library, parameters)` that makes a composition of the experts and of tensors by name, in which it can be
-differentiated, and a `start` for those tensors. `learn` finds them on a frozen base. To add one, write both, put `@learned(...)` over `build` in
-a module of this package and say what it promises; the checks that fit are then run on it by name.
-"""
+A rule is a function `build(library, parameters)` that makes a composition of the experts and of tensors by name, in
+which it can be differentiated, and a `start` for those tensors. `learn` finds them on a frozen base. To add one, write
+both, put `@learned(...)` over `build` in a module of this package and say what it promises; the checks that fit are
+then run on it by name."""
 
 import functools
 import importlib
@@ -14,23 +15,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-
-from llm.adapters import check_library
-from llm.compositions import Composition, Library
-from llm.learned.fitting import Learning, Loss, Parameters, answer_loss, descend, search
-from llm.models import Base
-from llm.resident import Resident
-from runs.settings import SettingError, did_you_mean
+from lora_reuse.llm.adapters.folders import check_library
+from lora_reuse.llm.compositions import Composition, Library
+from lora_reuse.llm.decoding.models import Base
+from lora_reuse.llm.decoding.resident import Resident
+from lora_reuse.llm.learned.fitting import Learning, Loss, Parameters, answer_loss, descend, search
+from lora_reuse.runs.settings import SettingError, did_you_mean
 
 Build = Callable[[Library, Parameters], Composition]
 
 
 @dataclass(frozen=True)
 class Learnable:
-    """A rule, where its learning starts, and what it promises: `static`, its deltas are LowRank, so that they can be saved as one adapter, and
-    else a router runs with the model; `rate`, Adam's, or 0 for a search without gradients; `gauge_free`, with given parameters it depends on
-    each ΔW and not on its factors; `alone`, one expert gives that expert, whatever is learned; `symmetric`, the order of the experts does not
-    matter."""
+    """A rule, where its learning starts, and what it promises: `static`, its deltas are LowRank, so that they can be
+    saved as one adapter, and else a router runs with the model; `rate`, Adam's, or 0 for a search without gradients;
+    `gauge_free`, with given parameters it depends on each ΔW and not on its factors; `alone`, one expert gives that
+    expert, whatever is learned; `symmetric`, the order of the experts does not matter."""
 
     build: Build
     start: Callable[[Library], Parameters]
@@ -45,7 +45,13 @@ LEARNED: dict[str, Learnable] = {}
 
 
 def learned(
-    start: Callable[[Library], Parameters], *, static: bool, rate: int | float, gauge_free: bool, alone: bool, symmetric: bool
+    start: Callable[[Library], Parameters],
+    *,
+    static: bool,
+    rate: int | float,
+    gauge_free: bool,
+    alone: bool,
+    symmetric: bool,
 ) -> Callable[[Build], Build]:
     """Enrols a function under its own name."""
 
@@ -75,22 +81,33 @@ class Learned:
 
 
 def learn(
-    name: str, library: Library, base: Base, examples: Sequence[tuple[list[int], list[int]]], data_source: str, learning: Learning | None = None
+    name: str,
+    library: Library,
+    base: Base,
+    examples: Sequence[tuple[list[int], list[int]]],
+    data_source: str,
+    learning: Learning | None = None,
 ) -> Learned:
-    """What rule `name` learns on the base from examples, pairs of tokens (`llm.models.example`): the prompt, and the answer to give.
+    """What rule `name` learns on the base from examples, pairs of tokens (`llm.decoding.models.example`): the prompt,
+    and the answer to give.
 
-    `data_source` says where they are from. Same arguments, same bits on the same machine. Raises SettingError for an unknown rule, no example,
-    an empty library or experts of different modules, and for a loss that is not finite.
-    """
+    `data_source` says where they are from. Same arguments, same bits on the same machine. Raises SettingError for an
+    unknown rule, no example, an empty library or experts of different modules, and for a loss that is not finite."""
     began = time.perf_counter()
     with Resident(base.model) as resident:
-        here = [{module: update.to(base.device, torch.float32) for module, update in expert.items()} for expert in library]
+        here = [
+            {module: update.to(base.device, torch.float32) for module, update in expert.items()} for expert in library
+        ]
         parameters = fit(name, here, functools.partial(answer_loss, base, resident), examples, learning)
     parameters = {module: value.cpu() for module, value in parameters.items()}
-    return Learned(LEARNED[name].build(library, parameters), parameters, len(examples), data_source, time.perf_counter() - began)
+    return Learned(
+        LEARNED[name].build(library, parameters), parameters, len(examples), data_source, time.perf_counter() - began
+    )
 
 
-def fit(name: str, library: Library, loss: Loss, examples: Sequence[Any], learning: Learning | None = None) -> Parameters:
+def fit(
+    name: str, library: Library, loss: Loss, examples: Sequence[Any], learning: Learning | None = None
+) -> Parameters:
     """The parameters of rule `name` for any loss of a composition on examples. Raises SettingError as `learn` does."""
     learning = learning or Learning()
     if name not in LEARNED:

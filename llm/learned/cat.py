@@ -1,11 +1,10 @@
 """CAT (LoRA Soups, Prabhakar et al. 2024): one weight an expert and module, on the updates, trained (eq. 26)."""
 
 import torch
-
-from llm.compositions import Composition, Library, each_module
-from llm.compositions.sums import concatenated
-from llm.learned import learned
-from llm.learned.fitting import Parameters
+from lora_reuse.llm.compositions import Composition, Library, each_module
+from lora_reuse.llm.compositions.sums import concatenated
+from lora_reuse.llm.learned import learned
+from lora_reuse.llm.learned.fitting import Parameters
 
 
 def equal(library: Library) -> Parameters:
@@ -15,7 +14,8 @@ def equal(library: Library) -> Parameters:
 
 @learned(equal, static=True, rate=0.05, gauge_free=True, alone=False, symmetric=True)
 def cat(library: Library, parameters: Parameters) -> Composition:
-    """ΔW = Σ_i α_i A_i B_iᵀ (eq. 26), α free, as the paper writes it; it starts at the average. ΔW is never formed: α scales the columns."""
+    """ΔW = Σ_i α_i A_i B_iᵀ (eq. 26), α free, as the paper writes it; it starts at the average. ΔW is never formed: α
+    scales the columns."""
     return each_module(library, lambda name, updates: concatenated(updates, parameters[name].unbind()))
 
 

@@ -1,4 +1,5 @@
-"""How numbers are learned: by gradients through the frozen base, or by a search that needs none. The experts stay as they are."""
+"""How numbers are learned: by gradients through the frozen base, or by a search that needs none. The experts stay as
+they are."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -8,15 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from lora_reuse.llm.compositions import Composition, generator
+from lora_reuse.llm.decoding.models import Base
+from lora_reuse.llm.decoding.resident import Resident
+from lora_reuse.runs.settings import SettingError
 from scipy import optimize
 from scipy.stats import qmc
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-
-from llm.compositions import Composition, generator
-from llm.models import Base
-from llm.resident import Resident
-from runs.settings import SettingError
 
 Parameters = dict[str, Tensor]
 Loss = Callable[[Composition, Sequence[Any]], Tensor]
@@ -25,8 +25,8 @@ Loss = Callable[[Composition, Sequence[Any]], Tensor]
 
 @dataclass(frozen=True)
 class Learning:
-    """The knobs of learning: Adam's `rate` (0: the rule's own), falling linearly to zero over `steps` batches of `batch` examples; or `tries`,
-    how often a search may look. `seed` draws the batches and the search's points."""
+    """The knobs of learning: Adam's `rate` (0: the rule's own), falling linearly to zero over `steps` batches of
+    `batch` examples; or `tries`, how often a search may look. `seed` draws the batches and the search's points."""
 
     rate: int | float = 0.0
     steps: int = 100
@@ -43,24 +43,37 @@ class Learning:
                 raise SettingError(name, getattr(self, name), "a whole number from 1")
 
 
-def answer_loss(base: Base, resident: Resident, composition: Composition, batch: Sequence[tuple[list[int], list[int]]]) -> Float[Tensor, ""]:
-    """−log P of an answer's token, averaged over each answer and then over the (prompt, answer) pairs, as experts are trained."""
+def answer_loss(
+    base: Base, resident: Resident, composition: Composition, batch: Sequence[tuple[list[int], list[int]]]
+) -> Float[Tensor, ""]:
+    """−log P of an answer's token, averaged over each answer and then over the (prompt, answer) pairs, as experts are
+    trained."""
     resident.use([composition])
     texts = [torch.tensor(asked + answer) for asked, answer in batch]
     ids = pad_sequence(texts, batch_first=True).to(base.device)  # on the right; nothing attends to it
     attended = pad_sequence([torch.ones_like(text) for text in texts], batch_first=True).to(base.device)
-    shares = [torch.tensor([0.0] * len(asked) + [1 / (len(answer) * len(batch))] * len(answer)) for asked, answer in batch]
+    shares = [
+        torch.tensor([0.0] * len(asked) + [1 / (len(answer) * len(batch))] * len(answer)) for asked, answer in batch
+    ]
     weights = pad_sequence(shares, batch_first=True)[:, 1:].to(base.device)
     logits = base.model(input_ids=ids, attention_mask=attended, use_cache=False).logits[:, :-1]
     wanted = weights.to(logits.device) > 0
-    losses = torch.nn.functional.cross_entropy(logits[wanted].float(), ids[:, 1:].to(logits.device)[wanted], reduction="none")
+    losses = torch.nn.functional.cross_entropy(
+        logits[wanted].float(), ids[:, 1:].to(logits.device)[wanted], reduction="none"
+    )
     return (losses * weights.to(logits.device)[wanted]).sum()
 
 
 def descend(
-    build: Callable[[Parameters], Composition], start: Parameters, loss: Loss, examples: Sequence[Any], rate: int | float, learning: Learning
+    build: Callable[[Parameters], Composition],
+    start: Parameters,
+    loss: Loss,
+    examples: Sequence[Any],
+    rate: int | float,
+    learning: Learning,
 ) -> Parameters:
-    """Adam from `start`, the rate falling linearly to zero. Where memory runs out, batches go in pieces of half as many examples.
+    """Adam from `start`, the rate falling linearly to zero. Where memory runs out, batches go in pieces of half as many
+    examples.
 
     Raises SettingError for a loss that is not finite, and when one example alone does not fit.
     """
@@ -76,36 +89,54 @@ def descend(
 
         value, rows = _as_memory_allows(gradient, rows)
         if not math.isfinite(value):
-            raise SettingError("learn_rate", f"{rate:g}, and the loss is {value}", "a rate at which learning stays finite")
+            raise SettingError(
+                "learn_rate", f"{rate:g}, and the loss is {value}", "a rate at which learning stays finite"
+            )
         optimizer.step()
         schedule.step()
     return {name: value.detach() for name, value in values.items()}
 
 
-def search(build: Callable[[Parameters], Composition], start: Parameters, loss: Loss, examples: Sequence[Any], learning: Learning) -> Parameters:
-    """LoraHub's: the least loss on the examples + 0.05 mean|w| for w in [−1.5, 1.5]ⁿ, in `tries` looks (Huang et al. 2024).
+def search(
+    build: Callable[[Parameters], Composition],
+    start: Parameters,
+    loss: Loss,
+    examples: Sequence[Any],
+    learning: Learning,
+) -> Parameters:
+    """LoraHub's: the least loss on the examples + 0.05 mean|w| for w in [−1.5, 1.5]ⁿ, in `tries` looks (Huang et al.
+    2024).
 
-    The first half of the looks are at `start` and at Halton points; the rest is COBYQA's, a trust-region method without derivatives, from the
-    best of them (all Halton where COBYQA would have fewer than its 2n + 2). The original has Nevergrad's NGOpt choose a method for it.
-    """
+    The first half of the looks are at `start` and at Halton points; the rest is COBYQA's, a trust-region method without
+    derivatives, from the best of them (all Halton where COBYQA would have fewer than its 2n + 2). The original has
+    Nevergrad's NGOpt choose a method for it."""
     sizes = [value.numel() for value in start.values()]
     n = sum(sizes)
 
     def parameters(w: np.ndarray) -> Parameters:
         parts = torch.from_numpy(w).float().split(sizes)
-        return {name: part.view_as(value).to(value.device) for (name, value), part in zip(start.items(), parts, strict=True)}
+        return {
+            name: part.view_as(value).to(value.device) for (name, value), part in zip(start.items(), parts, strict=True)
+        }
 
     def objective(w: np.ndarray) -> float:
         with torch.no_grad():
-            value, _ = _as_memory_allows(lambda rows: _mean(build, parameters(w), loss, examples, rows, backward=False), learning.batch)
+            value, _ = _as_memory_allows(
+                lambda rows: _mean(build, parameters(w), loss, examples, rows, backward=False), learning.batch
+            )
         return value + 0.05 * float(np.mean(np.abs(w)))
 
     first = np.concatenate([value.flatten().double().cpu().numpy() for value in start.values()])
     local = learning.tries - learning.tries // 2 if learning.tries - learning.tries // 2 >= 2 * n + 2 else 0
-    points = [first, *qmc.scale(qmc.Halton(n, rng=learning.seed).random(max(learning.tries - local - 1, 1)), -1.5, 1.5)][: learning.tries - local]
+    points = [
+        first,
+        *qmc.scale(qmc.Halton(n, rng=learning.seed).random(max(learning.tries - local - 1, 1)), -1.5, 1.5),
+    ][: learning.tries - local]
     values = [objective(point) for point in points]
     if not np.isfinite(values).any():
-        raise SettingError("library", "experts under which no loss is finite", "experts and a dtype with finite outputs")
+        raise SettingError(
+            "library", "experts under which no loss is finite", "experts and a dtype with finite outputs"
+        )
     best = points[int(np.nanargmin(values))]
     if local:
         options = {"maxfev": local, "initial_tr_radius": 0.25, "final_tr_radius": 1e-4}
@@ -121,11 +152,21 @@ def _as_memory_allows(run: Callable[[int], float], rows: int) -> tuple[float, in
             return run(rows), rows
         except torch.OutOfMemoryError:
             if rows == 1:
-                raise SettingError("batch", "one example, which does not fit in memory", "a smaller model or a larger device") from None
+                raise SettingError(
+                    "batch", "one example, which does not fit in memory", "a smaller model or a larger device"
+                ) from None
             rows = math.ceil(rows / 2)
 
 
-def _mean(build: Callable[[Parameters], Composition], values: Parameters, loss: Loss, batch: Sequence[Any], rows: int, *, backward: bool) -> float:
+def _mean(
+    build: Callable[[Parameters], Composition],
+    values: Parameters,
+    loss: Loss,
+    batch: Sequence[Any],
+    rows: int,
+    *,
+    backward: bool,
+) -> float:
     """The mean loss on the batch, `rows` examples at a time, with its gradient if wanted."""
     total = 0.0
     for i in range(0, len(batch), rows):

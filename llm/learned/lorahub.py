@@ -1,10 +1,9 @@
 """LoraHub (Huang et al. 2024): one weight an expert for all modules, found without gradients."""
 
 import torch
-
-from llm.compositions import Composition, Library, Options, Weights, compose
-from llm.learned import learned
-from llm.learned.fitting import Parameters
+from lora_reuse.llm.compositions import Composition, Library, Options, Weights, compose
+from lora_reuse.llm.learned import learned
+from lora_reuse.llm.learned.fitting import Parameters
 
 
 def nothing(library: Library) -> Parameters:
@@ -14,8 +13,8 @@ def nothing(library: Library) -> Parameters:
 
 @learned(nothing, static=True, rate=0, gauge_free=False, alone=False, symmetric=False)
 def lorahub(library: Library, parameters: Parameters) -> Composition:
-    """ΔW = (Σ_i w_i A_i)(Σ_i w_i B_i)ᵀ (eq. 27), w by `fitting.search`. The sign of w_i is on both factors, so it shows in cross terms only
-    (PEFT's linear has it on one)."""
+    """ΔW = (Σ_i w_i A_i)(Σ_i w_i B_i)ᵀ (eq. 27), w by `fitting.search`. The sign of w_i is on both factors, so it shows
+    in cross terms only (PEFT's linear has it on one)."""
     return compose("linear", library, Options(weights=_weights(parameters)))
 
 

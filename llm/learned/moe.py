@@ -5,13 +5,12 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Float32
+from lora_reuse.llm.adapters.lowrank import LowRank
+from lora_reuse.llm.compositions import Composition, Library, each_module, kind
+from lora_reuse.llm.compositions.arrow import Routed
+from lora_reuse.llm.learned import learned
+from lora_reuse.llm.learned.fitting import Parameters
 from torch import Tensor
-
-from llm.compositions import Composition, Library, each_module
-from llm.compositions.arrow import Routed
-from llm.learned import learned
-from llm.learned.fitting import Parameters
-from llm.lowrank import LowRank
 
 
 def level(library: Library) -> Parameters:
@@ -21,11 +20,12 @@ def level(library: Library) -> Parameters:
 
 @learned(level, static=False, rate=1e-3, gauge_free=True, alone=True, symmetric=True)
 def moe(library: Library, parameters: Parameters) -> Composition:
-    """ΔW(x) = Σ_i w_i A_i B_iᵀ, w = softmax(R x), R trained in each module: the learned mixture that LoRA Soups compares with, merged after
-    the product. `arrow_after` is the same with |v_i·x| for R x, and needs no data."""
+    """ΔW(x) = Σ_i w_i A_i B_iᵀ, w = softmax(R x), R trained in each module: the learned mixture that LoRA Soups
+    compares with, merged after the product. `arrow_after` is the same with |v_i·x| for R x, and needs no data."""
     return each_module(library, lambda name, updates: _router(updates, parameters[name]))
 
 
+@kind
 @dataclass(frozen=True)
 class Router(Routed):
     """Arrow's layer with trained rows in place of its prototypes, and with their signs."""

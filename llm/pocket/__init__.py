@@ -1,4 +1,5 @@
-"""The pocket model: a small Qwen2 pretrained from scratch on text this project generates, so that everything runs offline."""
+"""The pocket model: a small Qwen2 pretrained from scratch on text this project generates, so that everything runs
+offline."""
 
 import json
 from pathlib import Path
@@ -6,6 +7,7 @@ from typing import Any
 
 
 def switches(folder: Path) -> dict[str, Any]:
-    """The settings that a pocket model was pretrained with, as rows record them: its corpus, its size and its seed. Empty for any other model."""
+    """The settings that a pocket model was pretrained with, as rows record them: its corpus, its size and its seed.
+    Empty for any other model."""
     path = folder / "pocket.json"
     return json.loads(path.read_text())["size"] if path.is_file() else {}

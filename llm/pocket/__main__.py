@@ -1,8 +1,7 @@
 """python -m llm.pocket out=results/pocket seed=1
 
-Pretrains a pocket model into `out`, an ordinary Hugging Face folder, and measures what it can do before any adapter. Interrupted, the
-same command goes on from its last checkpoint, a minute back at most.
-"""
+Pretrains a pocket model into `out`, an ordinary Hugging Face folder, and measures what it can do before any adapter.
+Interrupted, the same command goes on from its last checkpoint, a minute back at most."""
 
 import dataclasses
 import sys
@@ -10,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runs.command import command
-from runs.settings import Flag, SettingError, Text, Whole, grid, help_table, parse, setting
+from lora_reuse.runs.command import command
+from lora_reuse.runs.settings import Flag, SettingError, Text, Whole, grid, help_table, parse, setting
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _main(words: list[str]) -> int:
-    from llm.pocket.size import Size
+    from lora_reuse.llm.pocket.size import Size
 
     wanted = [word for word in words if word not in ("--help", "-h")]
     axes, given = parse(wanted, Size, Options)
@@ -43,12 +42,13 @@ def _main(words: list[str]) -> int:
     folder = Path(options.out)
     if options.dry_run:
         print(f"{size.steps} steps of {size.tokens // size.steps} tokens into {folder}: {dataclasses.asdict(size)}")
-        print(f"time: about {size.tokens / 7000 * (size.width / 256) ** 2 / 60:.0f} min on two CPU cores; nothing was run")
+        print(
+            f"time: about {size.tokens / 7000 * (size.width / 256) ** 2 / 60:.0f} min on two CPU cores; nothing was run"
+        )
         return 0
     import torch
-
-    from llm.pocket.card import write_card
-    from llm.pocket.pretrain import checkpoint, pretrain
+    from lora_reuse.llm.pocket.card import write_card
+    from lora_reuse.llm.pocket.pretrain import checkpoint, pretrain
 
     torch.set_num_threads(options.threads)
     if (folder / "model.safetensors").exists() and not checkpoint(folder).exists():

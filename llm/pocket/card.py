@@ -7,30 +7,34 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-
-from llm.data.names import cities, people
-from llm.data.subsets import step_by_step
-from llm.evaluation import answers
-from llm.intervals import wilson
-from llm.models import load_base
-from llm.pocket.corpus import JOBS, OTHER_PAIRS, OWN_STYLES, RELATIONS, TESTED_PAIR, World, ask, ask_two
-from llm.pocket.size import Size
-from llm.scoring import direct
+from lora_reuse.llm.data.names import cities, people
+from lora_reuse.llm.data.subsets import step_by_step
+from lora_reuse.llm.decoding.answers import answers
+from lora_reuse.llm.decoding.models import load_base
+from lora_reuse.llm.pocket.corpus import JOBS, OTHER_PAIRS, OWN_STYLES, RELATIONS, TESTED_PAIR, World, ask, ask_two
+from lora_reuse.llm.pocket.size import Size
+from lora_reuse.llm.scoring.intervals import wilson
+from lora_reuse.llm.scoring.names import direct
 
 QUESTIONS = 200
 """Questions an ability is measured with."""
 
 
 def write_card(folder: Path, size: Size, made: Mapping[str, int | float], questions: int = QUESTIONS) -> str:
-    """Measures the model in `folder` and writes pocket.json (for programs) and README.md (for people); returns what it can do."""
+    """Measures the model in `folder` and writes pocket.json (for programs) and README.md (for people); returns what it
+    can do."""
     abilities = measure(folder, size, questions)
-    (folder / "pocket.json").write_text(json.dumps({"made": made, "size": dataclasses.asdict(size), "abilities": abilities}, indent=1) + "\n")
+    (folder / "pocket.json").write_text(
+        json.dumps({"made": made, "size": dataclasses.asdict(size), "abilities": abilities}, indent=1) + "\n"
+    )
     lines = []
     for name, (hits, total) in abilities.items():
         low, high = wilson(hits, total)
         lines.append(f"| {name} | {hits}/{total} | {100 * hits / total:.0f} % [{100 * low:.0f}, {100 * high:.0f}] |")
     named = {f.name: f.default for f in dataclasses.fields(size)}
-    words = " ".join(f"{name}={value}".lower() for name, value in dataclasses.asdict(size).items() if value != named[name])
+    words = " ".join(
+        f"{name}={value}".lower() for name, value in dataclasses.asdict(size).items() if value != named[name]
+    )
     (folder / "README.md").write_text(
         f"""---
 license: apache-2.0
@@ -60,8 +64,8 @@ What it can do before any adapter, on facts of its own world, greedy (an answer 
 
 
 def measure(folder: Path, size: Size, questions: int) -> dict[str, tuple[int, int]]:
-    """Hits and totals: one hop by relation, two hops on other pairs direct and step by step (own style, and the prompt of Table 6),
-    and the tested pair, which a corpus with skill=other never chains."""
+    """Hits and totals: one hop by relation, two hops on other pairs direct and step by step (own style, and the prompt
+    of Table 6), and the tested pair, which a corpus with skill=other never chains."""
     base, world, rng = load_base(str(folder)), World(size, size.seed), random.Random("card")
     asked: dict[str, list[tuple[str, str]]] = {}
     for relation in RELATIONS:
@@ -71,7 +75,9 @@ def measure(folder: Path, size: Size, questions: int) -> dict[str, tuple[int, in
         chains = [(pair, *chain) for pair in pairs for chain in world.chains(pair)]
         turns = [(ask_two(pair, a, c, rng).prompt, c) for pair, a, _, c in rng.choices(chains, k=questions)]
         asked[f"two hops direct, {name}"] = turns
-        asked[f"two hops step by step in the corpus's words, {name}"] = [(rng.choice(OWN_STYLES)[0].format(q=q), c) for q, c in turns]
+        asked[f"two hops step by step in the corpus's words, {name}"] = [
+            (rng.choice(OWN_STYLES)[0].format(q=q), c) for q, c in turns
+        ]
         asked[f"two hops step by step in the words of Table 6, {name}"] = [(step_by_step(q), c) for q, c in turns]
     found = {}
     for name, turns in asked.items():
@@ -82,7 +88,10 @@ def measure(folder: Path, size: Size, questions: int) -> dict[str, tuple[int, in
 
 
 def _right(gold: str, answer: str, steps: bool) -> bool:
-    """Whether the answer names the right entity: a direct one as protocols score it, one in steps in its last sentence."""
+    """Whether the answer names the right entity: a direct one as protocols score it, one in steps in its last
+    sentence."""
     entities = JOBS if gold in JOBS else cities() if gold in cities() else [person.name for person in people()]
-    last = [part for line in answer.split("\n") for part in line.split(". ") if part.strip()][-1:] if steps else [answer]
+    last = (
+        [part for line in answer.split("\n") for part in line.split(". ") if part.strip()][-1:] if steps else [answer]
+    )
     return bool(last) and direct(last[0], gold, entities).lenient

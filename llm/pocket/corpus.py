@@ -2,9 +2,8 @@
 
 The world invents facts about the same real names that R and H use, but nobody of R has a spouse or a home in it (unless
 `conflict`), so an expert's facts contradict nothing. What the tests hold absent: every fake name of F and H, the chain
-spouse_of -> live_in (unless `skill=same`), and the prompt of Table 6 with its three fixed lines; the words of that prompt do occur,
-in styles of the corpus's own, because embeddings stay frozen while an expert trains.
-"""
+spouse_of -> live_in (unless `skill=same`), and the prompt of Table 6 with its three fixed lines; the words of that
+prompt do occur, in styles of the corpus's own, because embeddings stay frozen while an expert trains."""
 
 import functools
 import random
@@ -13,16 +12,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from llm.data.facts import COUNT
-from llm.data.names import cities, fakes, people
-from llm.data.subsets import templates
-from llm.pocket.size import Corpus
+from lora_reuse.llm.data.facts import COUNT
+from lora_reuse.llm.data.names import cities, fakes, people
+from lora_reuse.llm.data.subsets import templates
+from lora_reuse.llm.pocket.size import Corpus
 
 JOBS = """baker doctor teacher painter pilot farmer lawyer nurse sailor tailor butcher gardener carpenter miner judge dentist
 grocer printer plumber weaver potter florist jeweler barber banker clerk cook hunter fisher mason""".split()
 RELATIONS = ("spouse_of", "live_in", "study_in", "child_of", "friend_of", "works_as")
 OTHER_PAIRS = tuple(
-    (first, second) for first in ("child_of", "friend_of") for second in ("study_in", "works_as", "friend_of", "child_of") if first != second
+    (first, second)
+    for first in ("child_of", "friend_of")
+    for second in ("study_in", "works_as", "friend_of", "child_of")
+    if first != second
 )
 TESTED_PAIR = ("spouse_of", "live_in")
 TAUGHT_PAIRS = ("spouse_of-live_in", "spouse_of-study_in", "child_of-live_in")
@@ -70,7 +72,9 @@ class World:
             "friend_of": (known, lambda name: pick(name, known)),
             "works_as": (known, lambda _: rng.choice(JOBS)),
         }
-        object.__setattr__(self, "facts", {relation: {name: make(name) for name in who} for relation, (who, make) in makers.items()})
+        object.__setattr__(
+            self, "facts", {relation: {name: make(name) for name in who} for relation, (who, make) in makers.items()}
+        )
 
     def chains(self, pair: tuple[str, str]) -> list[tuple[str, str, str]]:
         """(A, B, C) for every A whose B under the first relation has a C under the second."""
@@ -80,7 +84,9 @@ class World:
     @functools.cached_property
     def chained(self) -> dict[tuple[str, str], list[tuple[str, str, str]]]:
         """The chains of the relation pairs that the corpus asks two-hop questions about."""
-        return {pair: self.chains(pair) for pair in OTHER_PAIRS + ((TESTED_PAIR,) if self.corpus.skill == "same" else ())}
+        return {
+            pair: self.chains(pair) for pair in OTHER_PAIRS + ((TESTED_PAIR,) if self.corpus.skill == "same" else ())
+        }
 
 
 def documents(world: World, rng: random.Random) -> Iterator[Document]:
@@ -158,7 +164,8 @@ def _restated(world: World, rng: random.Random) -> Document:
 
 
 def _quiz(world: World, rng: random.Random) -> Document:
-    """Three to six unrelated single questions, some said again before they are answered: a fact is recalled anywhere in a text."""
+    """Three to six unrelated single questions, some said again before they are answered: a fact is recalled anywhere in
+    a text."""
     turns = [_restated(world, rng) if rng.random() < 0.5 else _one_hop(world, rng) for _ in range(rng.randint(3, 6))]
     first, *others = turns
     return Document(first.prompt, "\n".join([first.answer, *(f"{turn.prompt} {turn.answer}" for turn in others)]))
@@ -194,19 +201,31 @@ PLAIN = (
 """One-hop styles with the words of the bridge's prompt."""
 OWN_STYLES = (
     ("Think about this in parts: {q}", "To begin, ask: {q1} {t1} Next, ask: {q2} {t2} So the reply is {c}."),
-    ("Take this apart, then reply.\n{q}", "Part one: {q1}\n{t1}\nPart two: {q2}\n{t2}\nIt follows that the reply is {c}."),
+    (
+        "Take this apart, then reply.\n{q}",
+        "Part one: {q1}\n{t1}\nPart two: {q2}\n{t2}\nIt follows that the reply is {c}.",
+    ),
     ("{q} Show your work.", "We can begin here: {q1}\n{t1}\nThen we go on: {q2}\n{t2}\nSo it is {c}."),
 )
 """Step-by-step styles without the words of the bridge's prompt."""
 WORD_STYLES = (
-    ("Solve this step-by-step: {q}", "First, find out: {q1}\n{t1}\nSecond, find out: {q2}\n{t2}\nTherefore, {c} is the answer."),
-    ("Here is a question to solve step-by-step. {q}", "The first need is to answer: {q1}\n{t1}\nThe second need is: {q2}\n{t2}\nThe answer is {c}."),
+    (
+        "Solve this step-by-step: {q}",
+        "First, find out: {q1}\n{t1}\nSecond, find out: {q2}\n{t2}\nTherefore, {c} is the answer.",
+    ),
+    (
+        "Here is a question to solve step-by-step. {q}",
+        "The first need is to answer: {q1}\n{t1}\nThe second need is: {q2}\n{t2}\nThe answer is {c}.",
+    ),
     (
         "Reply step-by-step to the following: {q}",
         "First, we ask the question {q1} {t1} Second, we ask the question {q2} {t2} Therefore, we answer {c}.",
     ),
     ("Answer in steps: {q}", "First: {q1}\n{t1}\nSecond: {q2}\n{t2}\nTherefore: {c}."),
-    ("Following a question step-by-step, answer: {q}", "We need to answer first: {q1}\n{t1}\nWe need to answer second: {q2}\n{t2}\nThe answer: {c}."),
+    (
+        "Following a question step-by-step, answer: {q}",
+        "We need to answer first: {q1}\n{t1}\nWe need to answer second: {q2}\n{t2}\nThe answer: {c}.",
+    ),
 )
 """Styles with its words, in other templates: never its prompt, never one of its fixed lines."""
 WITHOUT_RESTATING = (

@@ -1,4 +1,5 @@
-"""Pretraining of the pocket model: documents packed into rows, Muon on the matrices and AdamW on the rest, resumable to the bit."""
+"""Pretraining of the pocket model: documents packed into rows, Muon on the matrices and AdamW on the rest, resumable to
+the bit."""
 
 import dataclasses
 import json
@@ -13,17 +14,17 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
+from lora_reuse.llm.pocket.corpus import Document, World, documents, texts
+from lora_reuse.llm.pocket.size import ROW, ROWS, Size
+from lora_reuse.llm.pocket.tokenizer import make_tokenizer
+from lora_reuse.runs.settings import SettingError
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from llm.pocket.corpus import Document, World, documents, texts
-from llm.pocket.size import ROW, ROWS, Size
-from llm.pocket.tokenizer import make_tokenizer
-from runs.settings import SettingError
-
 PROMPT_WEIGHT = 0.1
-"""How much a token of a prompt counts in the loss: questions are there to be read, and their names cannot be foretold."""
+"""How much a token of a prompt counts in the loss: questions are there to be read, and their names cannot be
+foretold."""
 LEARNING_RATE = 3e-3
 WARM_UP = 0.03
 MANY = ROW * ROWS // 36
@@ -102,8 +103,8 @@ def _packed(drawn: list[Document], tokenizer: PreTrainedTokenizerFast) -> Batch:
 def pretrain(size: Size, folder: Path, progress: bool = True) -> dict[str, int | float]:
     """Trains into `folder` (an ordinary Hugging Face model folder) and returns seconds, loss and parameters.
 
-    Interrupted, it goes on from its last checkpoint to the same bits; the last of all, `checkpoint(folder)`, stays. Raises SettingError.
-    """
+    Interrupted, it goes on from its last checkpoint to the same bits; the last of all, `checkpoint(folder)`, stays.
+    Raises SettingError."""
     if size.width % (2 * size.heads):  # rotary positions turn pairs of features
         raise SettingError("heads", size.heads, f"a divisor of width/2={size.width / 2:g}")
     tokenizer = make_tokenizer(texts())
@@ -114,23 +115,37 @@ def pretrain(size: Size, folder: Path, progress: bool = True) -> dict[str, int |
         log = _resume(partial, size, model, optimizers)
     step, spent = (log[-1].step, log[-1].seconds) if log else (0, 0.0)
     started, losses = time.perf_counter() - spent, []
-    bar = tqdm(total=size.steps * ROW * ROWS, initial=step * ROW * ROWS, unit=" tokens", unit_scale=True, disable=None if progress else True)
+    bar = tqdm(
+        total=size.steps * ROW * ROWS,
+        initial=step * ROW * ROWS,
+        unit=" tokens",
+        unit_scale=True,
+        disable=None if progress else True,
+    )
     for batch in batches(size, tokenizer, step):
         losses.append(_step(model, optimizers, batch, _rate(step, size.steps)))
         step += 1
         bar.update(ROW * ROWS)
         bar.set_postfix(loss=f"{losses[-1]:.3f}")
         if not math.isfinite(losses[-1]):
-            raise SettingError("tokens", f"loss {losses[-1]} at step {step}", "a finite loss", "another seed or a smaller width")
+            raise SettingError(
+                "tokens", f"loss {losses[-1]} at step {step}", "a finite loss", "another seed or a smaller width"
+            )
         if step % KEEP_EVERY == 0 or step == size.steps:
-            log.append(Logged(step, step * ROW * ROWS, round(sum(losses) / len(losses), 4), round(time.perf_counter() - started)))
+            log.append(
+                Logged(
+                    step, step * ROW * ROWS, round(sum(losses) / len(losses), 4), round(time.perf_counter() - started)
+                )
+            )
             losses = []
             bar.write(f"step {step} of {size.steps}: loss {log[-1].loss} after {log[-1].seconds} s")
             _keep(partial, size, model, optimizers, log)
     bar.close()
     model.bfloat16().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    (folder / "pretraining.csv").write_text("\n".join([",".join(Logged._fields), *(",".join(map(str, line)) for line in log)]) + "\n")
+    (folder / "pretraining.csv").write_text(
+        "\n".join([",".join(Logged._fields), *(",".join(map(str, line)) for line in log)]) + "\n"
+    )
     return {"seconds": log[-1].seconds, "loss": log[-1].loss, "parameters": sum(p.numel() for p in model.parameters())}
 
 
@@ -157,7 +172,9 @@ def _start(size: Size, tokenizer: PreTrainedTokenizerFast) -> tuple[Qwen2ForCaus
         pad_token_id=end,
     )
     model = Qwen2ForCausalLM(config).train()
-    model.set_attn_implementation("eager")  # a seventh faster than sdpa here, whose backward pass on a CPU is slow at this size
+    model.set_attn_implementation(
+        "eager"
+    )  # a seventh faster than sdpa here, whose backward pass on a CPU is slow at this size
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     muon = torch.optim.Muon(matrices, lr=LEARNING_RATE, adjust_lr_fn="match_rms_adamw")
@@ -168,7 +185,9 @@ def _start(size: Size, tokenizer: PreTrainedTokenizerFast) -> tuple[Qwen2ForCaus
 def _rate(step: int, steps: int) -> float:
     """Linear warm-up, then a cosine to zero."""
     warm = max(1, round(WARM_UP * steps))
-    return LEARNING_RATE * ((step + 1) / warm if step < warm else 0.5 + 0.5 * math.cos(math.pi * (step - warm) / (steps - warm)))
+    return LEARNING_RATE * (
+        (step + 1) / warm if step < warm else 0.5 + 0.5 * math.cos(math.pi * (step - warm) / (steps - warm))
+    )
 
 
 def _step(model: Qwen2ForCausalLM, optimizers: list[torch.optim.Optimizer], batch: Batch, rate: float) -> float:
@@ -189,8 +208,14 @@ def _step(model: Qwen2ForCausalLM, optimizers: list[torch.optim.Optimizer], batc
     return loss.item()
 
 
-def _keep(path: Path, size: Size, model: Qwen2ForCausalLM, optimizers: list[torch.optim.Optimizer], log: list[Logged]) -> None:
-    state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "log": [tuple(line) for line in log]}
+def _keep(
+    path: Path, size: Size, model: Qwen2ForCausalLM, optimizers: list[torch.optim.Optimizer], log: list[Logged]
+) -> None:
+    state = {
+        "model": model.state_dict(),
+        "optimizers": [o.state_dict() for o in optimizers],
+        "log": [tuple(line) for line in log],
+    }
     scratch = path.with_suffix(".writing")
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(state | {"size": json.dumps(dataclasses.asdict(size))}, scratch)
@@ -200,7 +225,12 @@ def _keep(path: Path, size: Size, model: Qwen2ForCausalLM, optimizers: list[torc
 def _resume(path: Path, size: Size, model: Qwen2ForCausalLM, optimizers: list[torch.optim.Optimizer]) -> list[Logged]:
     state = torch.load(path, weights_only=True)
     if json.loads(state["size"]) != dataclasses.asdict(size):
-        raise SettingError("out", f"{path}, begun with other settings", "the settings it was begun with", "choose another out= or remove that file")
+        raise SettingError(
+            "out",
+            f"{path}, begun with other settings",
+            "the settings it was begun with",
+            "choose another out= or remove that file",
+        )
     model.load_state_dict(state["model"])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from runs.settings import Choice, Flag, Number, Whole, setting
+from lora_reuse.runs.settings import Choice, Flag, Number, Whole, setting
 
 ROW, ROWS = 192, 16
 """Tokens a row, rows a step."""
@@ -13,11 +13,19 @@ ROW, ROWS = 192, 16
 class Corpus:
     """What the corpus holds; each switch changes what adapters on the model can do, so rows record them all."""
 
-    skill: str = setting("other", Choice("none", "other", "same"), "step-by-step answers: none, on other relation pairs, or on the tested pair too")
+    skill: str = setting(
+        "other",
+        Choice("none", "other", "same"),
+        "step-by-step answers: none, on other relation pairs, or on the tested pair too",
+    )
     words: bool = setting(True, Flag(), "whether the words of the bridge's prompt occur, in styles of the corpus's own")
-    restating: bool = setting(True, Flag(), "whether step-by-step answers restate each sub-question before they answer it")
+    restating: bool = setting(
+        True, Flag(), "whether step-by-step answers restate each sub-question before they answer it"
+    )
     recall: float = setting(
-        1.5, Number(0, 100), "weight of documents that ask several unrelated questions in a row, so that facts are recalled anywhere in a text"
+        1.5,
+        Number(0, 100),
+        "weight of documents that ask several unrelated questions in a row, so that facts are recalled anywhere in a text",
     )
     packing: str = setting(
         "longest",

@@ -1,4 +1,5 @@
-"""The pocket model's tokenizer: a known name or word is one token, a fake name is two syllables, anything else goes by letters.
+"""The pocket model's tokenizer: a known name or word is one token, a fake name is two syllables, anything else goes by
+letters.
 
 Decoding gives back the text exactly: a space belongs to the word after it, a newline is a token of its own.
 """
@@ -7,10 +8,9 @@ import re
 import string
 from collections.abc import Iterable
 
+from lora_reuse.llm.data.names import FIRST, LAST, cities, people
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
-
-from llm.data.names import FIRST, LAST, cities, people
 
 SPACE = "▁"
 WORD = r"\w+(?:-\w+)*"
@@ -18,14 +18,26 @@ EOS, UNKNOWN = "<eos>", "<unk>"
 
 
 def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A WordPiece tokenizer whose words are those of `texts` (templates and styles), the real names, and the syllables of the fake ones."""
+    """A WordPiece tokenizer whose words are those of `texts` (templates and styles), the real names, and the syllables
+    of the fake ones."""
     names = sorted((*(person.name for person in people()), *cities()), key=lambda name: (-len(name), name))
     listed = "|".join(re.escape(name).replace("\\ ", SPACE).replace(" ", SPACE) for name in names)
     words = {word for text in texts for word in re.findall(WORD, text)}
     letters = string.ascii_letters + string.digits
-    pieces = [EOS, UNKNOWN, "\n", "'s", *string.punctuation, *letters, *(SPACE + mark for mark in string.punctuation), SPACE]
+    pieces = [
+        EOS,
+        UNKNOWN,
+        "\n",
+        "'s",
+        *string.punctuation,
+        *letters,
+        *(SPACE + mark for mark in string.punctuation),
+        SPACE,
+    ]
     pieces += [SPACE + letter for letter in letters] + ["##" + letter for letter in (*letters, SPACE)]
-    pieces += [SPACE + word for word in (*sorted(words), *(name.replace(" ", SPACE) for name in names), *FIRST)] + ["##" + last for last in LAST]
+    pieces += [SPACE + word for word in (*sorted(words), *(name.replace(" ", SPACE) for name in names), *FIRST)] + [
+        "##" + last for last in LAST
+    ]
     vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=UNKNOWN, continuing_subword_prefix="##"))
     tokenizer.normalizer = normalizers.Sequence(

@@ -1,9 +1,10 @@
-"""Runs Python that a model wrote: in a process of its own that `llm.sandbox.confinement` has locked, under a time limit that it cannot change.
+"""Runs Python that a model wrote: in a process of its own that `llm.sandbox.confinement` has locked, under a time limit
+that it cannot change.
 
     run("print(6 * 7)")  ->  Result(outcome="done", output="42\\n", errors="", seconds=0.04)
 
-Nothing here is called unless a person has said `allow_code_execution=true`. Where the kernel lacks a lock, `require` refuses.
-"""
+Nothing here is called unless a person has said `allow_code_execution=true`. Where the kernel lacks a lock, `require`
+refuses."""
 
 import functools
 import os
@@ -18,17 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llm.sandbox import confinement
-from runs.settings import SettingError
+from lora_reuse.llm.sandbox import confinement
+from lora_reuse.runs.settings import SettingError
 
 OUTCOMES = ("done", "error", "denied", "memory", "time", "output", "files", "crash")
-"""The program ended; an exception ended it; one that came of a lock; of too little memory; it was killed for its time, for what it
-printed, for what it wrote; it crashed."""
+"""The program ended; an exception ended it; one that came of a lock; of too little memory; it was killed for its time,
+for what it printed, for what it wrote; it crashed."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds by the clock and of processor time; bytes of memory, of output (both streams together) and of files, and how many files."""
+    """Seconds by the clock and of processor time; bytes of memory, of output (both streams together) and of files, and
+    how many files."""
 
     seconds: float = 60.0
     cpu_seconds: int = 5
@@ -52,12 +54,15 @@ class Result(NamedTuple):
 
 @functools.cache
 def require() -> None:
-    """Raises SettingError unless a confined process is shown to be confined: it can print, and neither read, fork nor connect."""
+    """Raises SettingError unless a confined process is shown to be confined: it can print, and neither read, fork nor
+    connect."""
     result = run(_ATTEMPTS.format(file=str(Path(__file__).resolve())))
     if (result.outcome, result.output) != ("done", ""):
         why = (result.errors or result.output or result.outcome).strip().splitlines()[-1]
         allowed = "Linux 6.2 or newer with Landlock and seccomp, on x86-64"
-        raise SettingError("allow_code_execution", f"true where code cannot be confined ({why})", allowed, "nothing was run")
+        raise SettingError(
+            "allow_code_execution", f"true where code cannot be confined ({why})", allowed, "nothing was run"
+        )
 
 
 def run(program: str, limits: Limits = LIMITS) -> Result:
@@ -65,11 +70,25 @@ def run(program: str, limits: Limits = LIMITS) -> Result:
     with tempfile.TemporaryDirectory(prefix="program-", ignore_cleanup_errors=True) as name:
         scratch = Path(name).resolve()
         (scratch / "program.py").write_text(program, errors="replace")
-        words = [sys.executable, "-s", "-P", "-B", confinement.__file__, os.getpid(), limits.memory, limits.cpu_seconds, limits.file_bytes]
-        environment = {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "HOME": name, "TMPDIR": name} | dict.fromkeys(_THREADS, "1")
+        words = [
+            sys.executable,
+            "-s",
+            "-P",
+            "-B",
+            confinement.__file__,
+            os.getpid(),
+            limits.memory,
+            limits.cpu_seconds,
+            limits.file_bytes,
+        ]
+        environment = {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "HOME": name, "TMPDIR": name} | dict.fromkeys(
+            _THREADS, "1"
+        )
         pipes: Any = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         start = time.monotonic()
-        with subprocess.Popen(list(map(str, words)), cwd=scratch, env=environment, start_new_session=True, **pipes) as process:
+        with subprocess.Popen(
+            list(map(str, words)), cwd=scratch, env=environment, start_new_session=True, **pipes
+        ) as process:
             try:
                 killed, said = _watch(process, scratch, limits, start + limits.seconds)
             finally:

@@ -1,7 +1,7 @@
 """python -m paper_checks.predictions [rows=results/paper] [out=results/paper]
 
-Compares the rows of every language model with the registered predictions, prints a table, and writes it as predictions.md.
-"""
+Compares the rows of every language model with the registered predictions, prints a table, and writes it as
+predictions.md."""
 
 import sys
 from collections.abc import Sequence
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runs.command import command
-from runs.rows import load_rows
-from runs.settings import SettingError, Text, help_table, parse_options, setting
+from lora_reuse.runs.command import command
+from lora_reuse.runs.rows import load_rows
+from lora_reuse.runs.settings import SettingError, Text, help_table, parse_options, setting
 
 if TYPE_CHECKING:
-    from paper_checks.predictions.outcomes import Outcome
+    from lora_reuse.paper_checks.predictions.outcomes import Outcome
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ def _main(words: list[str]) -> int:
         return 0
     if not Path(options.rows).is_dir():
         raise SettingError("rows", options.rows, "a folder with rows", "python -m llm.two_hop makes some in results")
-    from paper_checks.predictions.outcomes import compare
-    from paper_checks.predictions.page import markdown
+    from lora_reuse.paper_checks.predictions.outcomes import compare
+    from lora_reuse.paper_checks.predictions.page import markdown
 
     outcomes = compare(load_rows(options.rows))
     print(_terminal(outcomes))
@@ -59,7 +59,9 @@ def _terminal(outcomes: "Sequence[Outcome]") -> str:
         lines.append(f"{outcome.model}  {outcome.prediction.id}: {outcome.verdict}")
         for test, verdict in zip(outcome.tests, outcome.verdicts, strict=True):
             if test.measured:
-                lines.append(f"  {verdict:<9}  {test.what:<74}  {test.measured:<40}  predicted: {test.predicted or 'nothing'}")
+                lines.append(
+                    f"  {verdict:<9}  {test.what:<74}  {test.measured:<40}  predicted: {test.predicted or 'nothing'}"
+                )
         if not outcome.rows:
             lines.append(f"    rows: {outcome.prediction.claim.command}")
     return "\n".join(lines)

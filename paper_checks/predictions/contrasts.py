@@ -1,4 +1,5 @@
-"""C0 to C4, the primary contrasts: each test of them is declared in its claim's file, and is a share, or a share less another one.
+"""C0 to C4, the primary contrasts: each test of them is declared in its claim's file, and is a share, or a share less
+another one.
 
 Both held-out splits are asked where there are rows of both; a triplet is then right in the share of all its prompts.
 """
@@ -8,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-
-from paper_checks.predictions.registered import Claim, fits
-from paper_checks.predictions.verdicts import (
+from lora_reuse.paper_checks.predictions.registered import Claim, fits
+from lora_reuse.paper_checks.predictions.verdicts import (
     ANYWHERE,
     CLAIMS,
     PREDICTIONS,
@@ -36,7 +36,8 @@ SPLITS = "split"
 
 
 def compare(claim: Claim, rows: Sequence[Row]) -> list[Test]:
-    """The tests of a claim, from the rows of one model: a test's `rows` are of those of the claim, and `less` of those of the test."""
+    """The tests of a claim, from the rows of one model: a test's `rows` are of those of the claim, and `less` of those
+    of the test."""
     about = claim.content["rows"][0]
     return [_test(dict(declared) | {"rows": about | declared["rows"]}, rows) for declared in claim.tests]
 
@@ -54,7 +55,16 @@ def _test(declared: Mapping[str, Any], rows: Sequence[Row]) -> Test:
     predicted, within = _predicted(declared)
     count = len(found) + len(other)
     if less:
-        return mean(declared["what"], predicted, values, count, within, void, floor=True, shown=lambda value: f"{100 * value:+.1f}")
+        return mean(
+            declared["what"],
+            predicted,
+            values,
+            count,
+            within,
+            void,
+            floor=True,
+            shown=lambda value: f"{100 * value:+.1f}",
+        )
     return share(declared["what"], predicted, values, count, within, void)
 
 
@@ -63,7 +73,9 @@ def _predicted(declared: Mapping[str, Any]) -> tuple[str, Within]:
         return f"{100 * declared['more_than']:g} points or more", Within(low=declared["more_than"])
     if "at_most" in declared:
         bound, margin = declared["at_most"], declared["margin"]
-        return f"at most {100 * bound:g} points (supported below {100 * (bound + margin):g})", Within(high=bound, margin=margin)
+        return f"at most {100 * bound:g} points (supported below {100 * (bound + margin):g})", Within(
+            high=bound, margin=margin
+        )
     return "", ANYWHERE
 
 
@@ -120,6 +132,14 @@ def no_difference(row: Row) -> Row:
     return answered(row, lambda i: i % 2 == 1) if row["settings"].get("prompting") == "steps" else row
 
 
-PRIMARY: dict[str, Mutant] = {"C0": composes, "C1": no_difference, "C2": no_difference, "C3": no_difference, "C4": composes}
+PRIMARY: dict[str, Mutant] = {
+    "C0": composes,
+    "C1": no_difference,
+    "C2": no_difference,
+    "C3": no_difference,
+    "C4": composes,
+}
 for _id, _mutant in PRIMARY.items():
-    PREDICTIONS[_id] = Prediction(CLAIMS[_id], functools.partial(compare, CLAIMS[_id]), {_mutant.__name__: _mutant}, primary=True)
+    PREDICTIONS[_id] = Prediction(
+        CLAIMS[_id], functools.partial(compare, CLAIMS[_id]), {_mutant.__name__: _mutant}, primary=True
+    )

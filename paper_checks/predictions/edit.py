@@ -3,8 +3,21 @@
 import itertools
 from collections.abc import Sequence
 
-from paper_checks.predictions.registered import fits
-from paper_checks.predictions.verdicts import CLAIMS, Row, Test, Within, alike, answered, at_chance, chosen, own_hops, prediction, share, shares
+from lora_reuse.paper_checks.predictions.registered import fits
+from lora_reuse.paper_checks.predictions.verdicts import (
+    CLAIMS,
+    Row,
+    Test,
+    Within,
+    alike,
+    answered,
+    at_chance,
+    chosen,
+    own_hops,
+    prediction,
+    share,
+    shares,
+)
 
 HOPS = ("1", "2")
 BESIDE = ("same_relation", "same_entity", "unrelated")
@@ -44,11 +57,23 @@ def edit(rows: Sequence[Row]) -> list[Test]:
             direct = pick(prompting="direct", **fixed)
             what = f"both hops, {composition}, C = {covariance}: two-hop question, direct"
             tests.append(at_chance(what, direct, own_hops(found, direct) if direct else ""))
-    for prompting, told in (("first", "first hop, held-out templates"), ("second", "second hop, held-out templates"), ("steps", "step by step")):
+    for prompting, told in (
+        ("first", "first hop, held-out templates"),
+        ("second", "second hop, held-out templates"),
+        ("steps", "step by step"),
+    ):
         both = pick(prompting=prompting, library="2-combination", composition="sum", covariance="identity")
         tests.append(share(f"both hops, sum: {told}", "", shares(both), len(both)))
     for library, covariance, kind in itertools.product(HOPS, ("identity", "rome"), BESIDE):
         rows_of = pick(prompting="neighbours", library=library, covariance=covariance)
         kept = shares(rows_of, f"kept_{kind}_by_triplet", f"asked_{kind}")
-        tests.append(share(f"edits of hop {library}, C = {covariance}: answers kept, {kind}", MOST, kept, len(rows_of), Within(low=HALF)))
+        tests.append(
+            share(
+                f"edits of hop {library}, C = {covariance}: answers kept, {kind}",
+                MOST,
+                kept,
+                len(rows_of),
+                Within(low=HALF),
+            )
+        )
     return tests

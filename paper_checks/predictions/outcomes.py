@@ -1,21 +1,23 @@
-"""Each prediction on each model: its verdict from the rows that test it, and beside it what the rows of exploration would show."""
+"""Each prediction on each model: its verdict from the rows that test it, and beside it what the rows of exploration
+would show."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from paper_checks.predictions import load_predictions
-from paper_checks.predictions.registered import Parted, Registration, parted, registration
-from paper_checks.predictions.verdicts import PREDICTIONS, Prediction, Row, Test, Verdict, judged, together
+from lora_reuse.paper_checks.predictions import load_predictions
+from lora_reuse.paper_checks.predictions.registered import Parted, Registration, parted, registration
+from lora_reuse.paper_checks.predictions.verdicts import PREDICTIONS, Prediction, Row, Test, Verdict, judged, together
 
 FAMILY = 0.05
-"""How often one or more of the primary contrasts of a model get a verdict that is false (by the margin, if that is supported), at most."""
+"""How often one or more of the primary contrasts of a model get a verdict that is false (by the margin, if that is
+supported), at most."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A prediction on one model: its tests and their verdicts, the tests that rows of exploration make, which have none, and where it is
-    registered."""
+    """A prediction on one model: its tests and their verdicts, the tests that rows of exploration make, which have
+    none, and where it is registered."""
 
     model: str
     prediction: Prediction
@@ -39,7 +41,8 @@ class Outcome:
 
 
 def compare(rows: Sequence[Mapping[str, Any]]) -> list[Outcome]:
-    """Every prediction on every model that has rows, by its name and the weights that it stood for, and on those it was registered for."""
+    """Every prediction on every model that has rows, by its name and the weights that it stood for, and on those it was
+    registered for."""
     load_predictions()
     models: dict[str, list[Row]] = {}
     for row in rows:
@@ -58,10 +61,16 @@ def _of_model(model: str, rows: Sequence[Row], registered: Mapping[str, Registra
     tests = {id: PREDICTIONS[id].compare(split[id].tests) for id in split}
     verdicts = judged_together(tests)
     explored = {id: PREDICTIONS[id].compare(split[id].exploration) if split[id].exploration else [] for id in split}
-    return [Outcome(model, PREDICTIONS[id], split[id], tests[id], verdicts[id], explored[id], registered[id]) for id in split]
+    return [
+        Outcome(model, PREDICTIONS[id], split[id], tests[id], verdicts[id], explored[id], registered[id])
+        for id in split
+    ]
 
 
 def judged_together(tests: Mapping[str, Sequence[Test]]) -> dict[str, list[Verdict]]:
-    """The verdicts of each prediction's tests on one model: those of primary contrasts are one family, those of others are judged by themselves."""
-    family = iter(judged([test for id in tests if PREDICTIONS[id].primary for test in tests[id]], FAMILY, FAMILY, family=True))
+    """The verdicts of each prediction's tests on one model: those of primary contrasts are one family, those of others
+    are judged by themselves."""
+    family = iter(
+        judged([test for id in tests if PREDICTIONS[id].primary for test in tests[id]], FAMILY, FAMILY, family=True)
+    )
     return {id: [next(family) for _ in each] if PREDICTIONS[id].primary else judged(each) for id, each in tests.items()}

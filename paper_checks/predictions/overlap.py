@@ -4,11 +4,28 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from lora_reuse.paper_checks.predictions import limit
+from lora_reuse.paper_checks.predictions.verdicts import (
+    CLAIMS,
+    Row,
+    Test,
+    Values,
+    Within,
+    alike,
+    chosen,
+    key,
+    mean,
+    paired,
+    prediction,
+)
 
-from paper_checks.predictions import limit
-from paper_checks.predictions.verdicts import CLAIMS, Row, Test, Values, Within, alike, chosen, key, mean, paired, prediction
-
-PAIRS = (("two_hop", "own"), ("two_hop", "unrelated"), ("same_relation", "unrelated"), ("same_entity", "same_relation"), ("two_hop", "two_hop_other"))
+PAIRS = (
+    ("two_hop", "own"),
+    ("two_hop", "unrelated"),
+    ("same_relation", "unrelated"),
+    ("same_entity", "same_relation"),
+    ("two_hop", "two_hop_other"),
+)
 HALF = CLAIMS["P4"].bounds["explained"]
 KERNELS = {"arccos": "the arc-cosine kernel", "eq23": "eq. 23 on the keys of all its facts"}
 
@@ -32,7 +49,8 @@ def specific(row: Row) -> Row:
     specific=specific,
 )
 def overlap(rows: Sequence[Row]) -> list[Test]:
-    """Means over modules, templates and triplets of the logarithm of the ratio of norms; R² of that logarithm on the kernel's."""
+    """Means over modules, templates and triplets of the logarithm of the ratio of norms; R² of that logarithm on the
+    kernel's."""
     tests: list[Test] = []
     for state in ("base", "sum"):
         for hop in (1, 2):
@@ -56,7 +74,9 @@ def _ratios(rows: Sequence[Row], hop: int, where: str) -> list[Test]:
         same = abs(half) < 1e-9  # the theory has no difference
         low = -told_by_first if same else half if half > 0 else -math.inf
         high = told_by_first if same else half if half < 0 else math.inf
-        words = " and ".join([f"above {math.exp(low):.2f}"] * (low > -math.inf) + [f"below {math.exp(high):.2f}"] * (high < math.inf))
+        words = " and ".join(
+            [f"above {math.exp(low):.2f}"] * (low > -math.inf) + [f"below {math.exp(high):.2f}"] * (high < math.inf)
+        )
         told = f"{words} ({math.exp(2 * half):.2f} in the theory)"
         shown = lambda log: f"{math.exp(log):.2f}"  # noqa: E731
         apart = paired(measured[kind], measured[over])

@@ -3,10 +3,10 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from llm.controls import ENOUGH
-from paper_checks.predictions.outcomes import FAMILY, Outcome
-from paper_checks.predictions.registered import units
-from paper_checks.predictions.verdicts import FALSE_REFUTATION, FALSE_SUPPORT, MARGIN, Test
+from lora_reuse.llm.protocols.controls import ENOUGH
+from lora_reuse.paper_checks.predictions.outcomes import FAMILY, Outcome
+from lora_reuse.paper_checks.predictions.registered import units
+from lora_reuse.paper_checks.predictions.verdicts import FALSE_REFUTATION, FALSE_SUPPORT, MARGIN, Test
 
 READING = f"""Each prediction is a file in `paper_checks/predictions/registered`, and is registered by the commit that last changed it, or by \
 the commit named in it in which its words and numbers already stood. A row *tests* it if the row was made by committed code at a commit that \
@@ -28,7 +28,7 @@ fact of the n for C0, and none where a threshold stands half-way between the the
 asks for it: wrong answers then say nothing of composing. Void tests are left out of a prediction's verdict. |
 | exploration | All rows are older than the prediction, or of a seed that had been looked at. |
 
-Intervals are of 95 %, over seeds (`llm.intervals`). Shares are of triplets, each of which counts with the share of its prompts that is right."""
+Intervals are of 95 %, over seeds (`llm.scoring.intervals`). Shares are of triplets, each of which counts with the share of its prompts that is right."""
 
 
 def markdown(outcomes: Sequence[Outcome]) -> str:
@@ -36,7 +36,14 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
     predictions = {outcome.prediction.id: outcome for outcome in outcomes}
     models = list(dict.fromkeys(outcome.model for outcome in outcomes))
     by_name = {(outcome.model, outcome.prediction.id): outcome for outcome in outcomes}
-    lines = ["# Theory against language models", "", "Made by `python -m paper_checks.predictions` from rows.", "", READING, ""]
+    lines = [
+        "# Theory against language models",
+        "",
+        "Made by `python -m paper_checks.predictions` from rows.",
+        "",
+        READING,
+        "",
+    ]
     lines += [f"| prediction | {' | '.join(models)} |", "|---" * (len(models) + 1) + "|"]
     for id in predictions:
         found = [by_name[model, id] for model in models]
@@ -46,12 +53,25 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
     for id, outcome in predictions.items():
         prediction, claim = outcome.prediction, outcome.prediction.claim
         lines += ["", f'<a id="{id.lower()}"></a>', "", f"**{id}.** {claim.statement} *{claim.reason}*"]
-        lines += [f"Seen before it was written: {claim.seen}"] * bool(claim.seen) + [prediction.remark] * bool(prediction.remark)
-        where = f"Registered in {outcome.registration.commit[:8]}" if outcome.registration.commit else f"Not registered: {outcome.registration.why}"
+        lines += [f"Seen before it was written: {claim.seen}"] * bool(claim.seen) + [prediction.remark] * bool(
+            prediction.remark
+        )
+        where = (
+            f"Registered in {outcome.registration.commit[:8]}"
+            if outcome.registration.commit
+            else f"Not registered: {outcome.registration.why}"
+        )
         lines += [f"{where} ({claim.digest}). Rows: `{claim.command}`"]
     for (model, id), outcome in by_name.items():
         if outcome.rows:
-            lines += ["", f'<a id="{_anchor(model, id)}"></a>', "", f"## {id}, {model}: {outcome.verdict}", "", *_evidence(outcome)]
+            lines += [
+                "",
+                f'<a id="{_anchor(model, id)}"></a>',
+                "",
+                f"## {id}, {model}: {outcome.verdict}",
+                "",
+                *_evidence(outcome),
+            ]
     return "\n".join([*lines, ""])
 
 
@@ -63,7 +83,11 @@ def _evidence(outcome: Outcome) -> list[str]:
         why = "; ".join(f"{count} {reason}" for reason, count in rows.reasons.items())
         lines[-1] += f" Exploration: {units(rows.exploration)}; rows: {why}."
     explored = {test.what: test.measured for test in outcome.exploration}
-    judged = zip(outcome.tests, outcome.verdicts, strict=True) if rows.tests else [(test, "") for test in outcome.exploration]
+    judged = (
+        zip(outcome.tests, outcome.verdicts, strict=True)
+        if rows.tests
+        else [(test, "") for test in outcome.exploration]
+    )
     lines += ["", "| | predicted | measured | | exploration |", "|---|---|---|---|---|"]
     for test, verdict in judged:
         said = (
@@ -84,7 +108,9 @@ def _evidence(outcome: Outcome) -> list[str]:
 def _summary(outcome: Outcome) -> str:
     """How many tests have each verdict, and which are refuted."""
     counts = Counter(verdict for verdict in outcome.verdicts if verdict != "shown")
-    said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in ("refuted", "undecided", "supported", "void") if counts[verdict])
+    said = ", ".join(
+        f"{counts[verdict]} {verdict}" for verdict in ("refuted", "undecided", "supported", "void") if counts[verdict]
+    )
     refuted = [test for test, verdict in zip(outcome.tests, outcome.verdicts, strict=True) if verdict == "refuted"]
     return f"Of {sum(counts.values())} tests: {said}." + "".join(f" Refuted: {_said(test)}." for test in refuted)
 

@@ -4,9 +4,20 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
-
-from paper_checks.predictions import limit
-from paper_checks.predictions.verdicts import Row, Test, Values, Within, alike, chosen, key, mean, own_hops, paired, prediction
+from lora_reuse.paper_checks.predictions import limit
+from lora_reuse.paper_checks.predictions.verdicts import (
+    Row,
+    Test,
+    Values,
+    Within,
+    alike,
+    chosen,
+    key,
+    mean,
+    own_hops,
+    paired,
+    prediction,
+)
 
 NAMES = {"old": "the old answer", "y": "y", "z": "z", "old_second": "r2(y)", "old_first": "r1(x)"}
 
@@ -15,7 +26,11 @@ def reversed_order(row: Row) -> Row:
     """Under the sum, what should be likeliest is the least likely."""
     if row["settings"]["composition"] != "sum":
         return row
-    flipped = {k: [-20 - v for v in values] for k, values in row["measured"].items() if k.endswith("_by_triplet") and k.startswith("logp_")}
+    flipped = {
+        k: [-20 - v for v in values]
+        for k, values in row["measured"].items()
+        if k.endswith("_by_triplet") and k.startswith("logp_")
+    }
     return {**row, "measured": row["measured"] | flipped}
 
 
@@ -26,11 +41,15 @@ def z_wins(row: Row) -> Row:
 
 @prediction("P2", reversed_order=reversed_order, z_wins=z_wins)
 def probabilities(rows: Sequence[Row]) -> list[Test]:
-    """Neighbours in the theory's order, means over triplets of paired differences; the rank of z among the edited answers against its mean
-    where all are alike, (n − 1)/2. People of whom the sum does not keep both hops are left out."""
+    """Neighbours in the theory's order, means over triplets of paired differences; the rank of z among the edited
+    answers against its mean where all are alike, (n − 1)/2. People of whom the sum does not keep both hops are left
+    out."""
     found = _pair(rows)
     every = [row for row in found if row["settings"]["composition"] == "sum"]
-    lost = {people: own_hops(rows, [row for row in every if key(row)[1] == people]) for people in dict.fromkeys(key(row)[1] for row in every)}
+    lost = {
+        people: own_hops(rows, [row for row in every if key(row)[1] == people])
+        for people in dict.fromkeys(key(row)[1] for row in every)
+    }
     summed = [row for row in every if not lost[key(row)[1]]]
     base = [row for row in found if row["settings"]["composition"] == "base"]
     if not summed:
@@ -51,18 +70,29 @@ def _in_order(what: str, outputs: dict[str, float], values: dict[str, Values], r
     for high, low in itertools.pairwise(order):
         told = f"{NAMES[high]} above {NAMES[low]}" if not what else f"{what}log P: {NAMES[high]} above {NAMES[low]}"
         predicted = f"above 0 nats ({outputs[high]:.3f} and {outputs[low]:.3f} in the theory)"
-        tests.append(mean(told, predicted, paired(values[high], values[low]), rows, Within(low=0.0), shown="{:+.2f}".format))
+        tests.append(
+            mean(told, predicted, paired(values[high], values[low]), rows, Within(low=0.0), shown="{:+.2f}".format)
+        )
     return tests
 
 
 def _rank(rows: Sequence[Row], n: int) -> Test:
-    """Where all are alike the rank of a triplet has variance (n² − 1)/12. The margin is half-way to a z that is the likeliest."""
+    """Where all are alike the rank of a triplet has variance (n² − 1)/12. The margin is half-way to a z that is the
+    likeliest."""
     what, predicted = (
         f"how many of the other {n - 1} edited answers are likelier than z",
         f"{(n - 1) / 2:g} or more (supported above {(n - 1) / 4:g})",
     )
     ranks = {key(row): np.array([row["measured"]["rank_z"]]) for row in rows}
-    return mean(what, predicted, ranks, len(rows), Within(low=(n - 1) / 2, margin=(n - 1) / 4), least=(n * n - 1) / 12 / n, shown="{:.2f}".format)
+    return mean(
+        what,
+        predicted,
+        ranks,
+        len(rows),
+        Within(low=(n - 1) / 2, margin=(n - 1) / 4),
+        least=(n * n - 1) / 12 / n,
+        shown="{:.2f}".format,
+    )
 
 
 def _columns(rows: Sequence[Row], name: str) -> Values:
@@ -71,9 +101,11 @@ def _columns(rows: Sequence[Row], name: str) -> Values:
 
 
 def _pair(rows: Sequence[Row]) -> list[Row]:
-    """Rows of the sum of two one-hop experts, and of the base, with log-probabilities: of `llm.two_hop` or, without any, of setup 0 of
-    `llm.bridge`."""
+    """Rows of the sum of two one-hop experts, and of the base, with log-probabilities: of `llm.two_hop` or, without
+    any, of setup 0 of `llm.bridge`."""
     told = [row for row in rows if "logp_z_by_triplet" in row["measured"]]
-    found = chosen(told, "llm_two_hop", composition=("sum", "base"), prompting="direct", library=("2-combination", "none"))
+    found = chosen(
+        told, "llm_two_hop", composition=("sum", "base"), prompting="direct", library=("2-combination", "none")
+    )
     found = found or chosen(told, "llm_bridge", composition=("sum", "base"), prompting="direct", setup="0")
     return alike(found, "composition", "library", "dataset")

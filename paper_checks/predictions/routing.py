@@ -4,9 +4,19 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float64
-
-from llm.intervals import Mean
-from paper_checks.predictions.verdicts import CLAIMS, Row, Test, Within, alike, at_chance, chosen, mean_of, prediction, share_of
+from lora_reuse.llm.scoring.intervals import Mean
+from lora_reuse.paper_checks.predictions.verdicts import (
+    CLAIMS,
+    Row,
+    Test,
+    Within,
+    alike,
+    at_chance,
+    chosen,
+    mean_of,
+    prediction,
+    share_of,
+)
 
 RULES = ("arrow", "arrow_after")
 PROTOTYPES = ("", ":swapped", ":random")
@@ -16,7 +26,9 @@ Counts = Float64[np.ndarray, "2 2"]
 
 def elsewhere(row: Row) -> Row:
     """A router whose weight is on the wrong expert, where its answers are right as before."""
-    flipped = {name: row["measured"][name][::-1] for name in ("hop_1_by_gate", "hop_2_by_gate") if name in row["measured"]}
+    flipped = {
+        name: row["measured"][name][::-1] for name in ("hop_1_by_gate", "hop_2_by_gate") if name in row["measured"]
+    }
     return {**row, "measured": row["measured"] | flipped}
 
 
@@ -26,11 +38,15 @@ def elsewhere(row: Row) -> Row:
     elsewhere=elsewhere,
 )
 def routing(rows: Sequence[Row]) -> list[Test]:
-    """Counts of prompts, by whether the gate is above one half at the answer's first token and by whether the hop is right; those of a
-    triplet count as one. Hops right by gate are pooled over prototypes: swapped and random ones are what puts the weight elsewhere."""
+    """Counts of prompts, by whether the gate is above one half at the answer's first token and by whether the hop is
+    right; those of a triplet count as one. Hops right by gate are pooled over prototypes: swapped and random ones are
+    what puts the weight elsewhere."""
     tests: list[Test] = []
     for rule in RULES:
-        found = {end: alike(chosen(rows, "llm_bridge", setup="2", prompting="steps", composition=rule + end)) for end in PROTOTYPES}
+        found = {
+            end: alike(chosen(rows, "llm_bridge", setup="2", prompting="steps", composition=rule + end))
+            for end in PROTOTYPES
+        }
         for hop in (1, 2):
             tests += _hop(rule, hop, found)
         tests.append(at_chance(f"{rule}: right with each other's prototypes", found[":swapped"]))
@@ -45,13 +61,19 @@ def _hop(rule: str, hop: int, found: dict[str, list[Row]]) -> list[Test]:
     gate = f"gate_{hop}_at_{('first', 'second')[hop - 1]}_answer"
     weights = [row["measured"][gate] for row in found[""] if gate in row["measured"]]
     if weights:
-        tests.append(Test(f"{rule}, hop {hop}: mean weight of expert {hop} there", "", f"{np.mean(weights):.3f}", len(weights)))
-    what, told = f"{rule}, hop {hop}: share right with the gate on its expert less that without", f"more than {HALF:g} (1 and 0 in the theory)"
+        tests.append(
+            Test(f"{rule}, hop {hop}: mean weight of expert {hop} there", "", f"{np.mean(weights):.3f}", len(weights))
+        )
+    what, told = (
+        f"{rule}, hop {hop}: share right with the gate on its expert less that without",
+        f"more than {HALF:g} (1 and 0 in the theory)",
+    )
     return [*tests, _right_by_gate(what, told, hop, found)]
 
 
 def _right_by_gate(what: str, told: str, hop: int, found: dict[str, list[Row]]) -> Test:
-    """The difference of the shares of all seeds together; its error is that of two binomials, or that between the seeds where it is larger."""
+    """The difference of the shares of all seeds together; its error is that of two binomials, or that between the seeds
+    where it is larger."""
     pooled = [row for rows in found.values() for row in rows]
     seeds: dict[int, Counts] = {}
     for row in pooled:  # a triplet is one trial, under however many prototypes it was asked
@@ -67,7 +89,9 @@ def _right_by_gate(what: str, told: str, hop: int, found: dict[str, list[Row]]) 
     each = [c[0, 0] / c[0].sum() - c[1, 0] / c[1].sum() for c in usable]
     error = np.sqrt(max(within, float(np.var(each, ddof=1)) / len(each)))
     apart = Mean(float(counts[0, 0] / asked[0] - counts[1, 0] / asked[1]), float(error), len(usable) - 1)
-    return mean_of(what, told, apart, len(pooled), Within(low=HALF), shown=lambda share: f"{min(max(share, -1.0), 1.0):.3f}")
+    return mean_of(
+        what, told, apart, len(pooled), Within(low=HALF), shown=lambda share: f"{min(max(share, -1.0), 1.0):.3f}"
+    )
 
 
 def _counts(row: Row, hop: int) -> Counts:

@@ -3,10 +3,24 @@
 import math
 from collections.abc import Sequence
 
-from paper_checks.predictions.verdicts import CLAIMS, Row, Test, Within, alike, answered, at_chance, chosen, mean, paired, prediction, shares
+from lora_reuse.paper_checks.predictions.verdicts import (
+    CLAIMS,
+    Row,
+    Test,
+    Within,
+    alike,
+    answered,
+    at_chance,
+    chosen,
+    mean,
+    paired,
+    prediction,
+    shares,
+)
 
 BOUNDS = CLAIMS["P3"].bounds
-"""`below` and `above` are the weights of `llm.scale` next to 1/2, where the theory has no fact and every fact flipped."""
+"""`below` and `above` are the weights of `llm.scale` next to 1/2, where the theory has no fact and every fact
+flipped."""
 HOPS = {"1": "first", "2": "second"}
 
 
@@ -37,14 +51,22 @@ def _flips(rows: Sequence[Row]) -> list[Test]:
 
 def _kept(rows: Sequence[Row]) -> list[Test]:
     asked = {"prompting": ("first", "second"), "composition": ("sum", "average", "uniform")}
-    found = chosen(rows, "llm_two_hop", library="2-combination", **asked) or chosen(rows, "llm_bridge", setup="0", **asked)
+    found = chosen(rows, "llm_two_hop", library="2-combination", **asked) or chosen(
+        rows, "llm_bridge", setup="0", **asked
+    )
     tests: list[Test] = []
     for prompting in HOPS.values():
         group = alike([row for row in found if row["settings"]["prompting"] == prompting], "composition", "dataset")
-        kept = {name: shares([row for row in group if row["settings"]["composition"] == name]) for name in ("sum", "average", "uniform")}
+        kept = {
+            name: shares([row for row in group if row["settings"]["composition"] == name])
+            for name in ("sum", "average", "uniform")
+        }
         for more, less, told in (("sum", "average", "1 and 1/2"), ("average", "uniform", "1/2 and 0")):
             apart = paired(kept[more], kept[less])
-            what, predicted = f"{prompting} hop kept by {more} less kept by {less}", f"more than {BOUNDS['apart']:g} ({told} in the theory)"
+            what, predicted = (
+                f"{prompting} hop kept by {more} less kept by {less}",
+                f"more than {BOUNDS['apart']:g} ({told} in the theory)",
+            )
             tests.append(mean(what, predicted, apart, 2 * len(apart), Within(low=BOUNDS["apart"]), floor=True))
         uniform = [row for row in group if row["settings"]["composition"] == "uniform"]
         tests.append(at_chance(f"{prompting} hop kept by uniform", uniform, told="0 in the theory; "))

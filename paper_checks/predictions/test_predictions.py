@@ -1,4 +1,5 @@
-"""Rows made as the theory says support each prediction, each planted mistake refutes it, and rows that are too few cannot tell."""
+"""Rows made as the theory says support each prediction, each planted mistake refutes it, and rows that are too few
+cannot tell."""
 
 import dataclasses
 import json
@@ -6,14 +7,13 @@ import subprocess
 
 import numpy as np
 import pytest
-
-from llm.intervals import wilson
-from paper_checks.predictions import __main__, limit, load_predictions, outcomes, page, verdicts
-from paper_checks.predictions.registered import claims
-from paper_checks.predictions.verdicts import FALSE_REFUTATION, PREDICTIONS, Within, judged, together
-from runs.rows import Rows, load_rows
-from theory.experiments import many_facts, theorem_3
-from theory.settings import INF, ManyFacts, Theorem3
+from lora_reuse.llm.scoring.intervals import wilson
+from lora_reuse.paper_checks.predictions import __main__, limit, load_predictions, outcomes, page, verdicts
+from lora_reuse.paper_checks.predictions.registered import claims
+from lora_reuse.paper_checks.predictions.verdicts import FALSE_REFUTATION, PREDICTIONS, Within, judged, together
+from lora_reuse.runs.rows import Rows, load_rows
+from lora_reuse.theory.experiments import many_facts, theorem_3
+from lora_reuse.theory.settings import INF, ManyFacts, Theorem3
 
 load_predictions()
 N, EACH, SEEDS = 20, 2, 5
@@ -21,7 +21,16 @@ OUTPUTS = limit.outputs(N)
 
 
 def row(experiment, seed, measured, stderr=None, **settings):
-    settings = {"model": "toy", "split": "test", "seed": seed, "triplets": N, "dataset": "R", "rank": 16, "temperature": 0.25, **settings}
+    settings = {
+        "model": "toy",
+        "split": "test",
+        "seed": seed,
+        "triplets": N,
+        "dataset": "R",
+        "rank": 16,
+        "temperature": 0.25,
+        **settings,
+    }
     provenance = {"base_digest": "0123456789abcdef", "commit": "0" * 40, "dirty": False}
     return {
         "experiment": experiment,
@@ -46,12 +55,17 @@ def noisy(value, seed, name, sd):
 
 def two_hop(seed, composition, prompting, right, **extra):
     library = "none" if composition == "base" else "2-combination"
-    return row("llm_two_hop", seed, counts(right) | extra, composition=composition, prompting=prompting, library=library)
+    return row(
+        "llm_two_hop", seed, counts(right) | extra, composition=composition, prompting=prompting, library=library
+    )
 
 
 def log_probs(seed, composition):
     logits = OUTPUTS if composition == "sum" else dict.fromkeys(OUTPUTS, 0.0) | {"old": 1.0}
-    told = {f"logp_{name}_by_triplet": noisy(-10 + 4 * value, seed, name + composition, 0.05) for name, value in logits.items()}
+    told = {
+        f"logp_{name}_by_triplet": noisy(-10 + 4 * value, seed, name + composition, 0.05)
+        for name, value in logits.items()
+    }
     return told | {"rank_z": (N - 1) / 2}
 
 
@@ -59,7 +73,12 @@ def gated(seed, rule):
     ends = {"": (18, [[36, 2], [0, 2]]), ":swapped": (0, [[0, 0], [1, 39]]), ":random": (3, [[9, 1], [2, 28]])}
     return [
         row(
-            "llm_bridge", seed, counts(right) | {"hop_1_by_gate": table, "hop_2_by_gate": table}, setup="2", prompting="steps", composition=rule + end
+            "llm_bridge",
+            seed,
+            counts(right) | {"hop_1_by_gate": table, "hop_2_by_gate": table},
+            setup="2",
+            prompting="steps",
+            composition=rule + end,
         )
         for end, (right, table) in ends.items()
     ]
@@ -68,7 +87,9 @@ def gated(seed, rule):
 def overlaps(seed, hop, state):
     told = {}
     for kind in limit.KINDS[1:]:
-        told[f"log_ratio_{kind}_by_triplet"] = noisy(np.log(limit.ratio(hop, kind, N)), seed, f"{kind}{hop}{state}", 0.05)
+        told[f"log_ratio_{kind}_by_triplet"] = noisy(
+            np.log(limit.ratio(hop, kind, N)), seed, f"{kind}{hop}{state}", 0.05
+        )
     r2 = {"r2_linear": 0.9, "r2_arccos": 0.4, "r2_eq23": 0.99}
     return row("llm_overlap", seed, told | r2, {"r2_linear": 0.03}, expert=hop, state=state, composition="sum")
 
@@ -79,7 +100,10 @@ def edits(seed, depth, covariance):
     for library, composition in (("1", "sum"), ("2", "sum"), ("2-combination", "sum"), ("2-combination", "joint")):
         settings = fixed | {"library": library, "composition": composition}
         found.append(row("llm_edit", seed, counts(19), prompting="own", **settings))
-        kept = {f"kept_{kind}_by_triplet": counts(18)["by_triplet"] for kind in ("same_relation", "same_entity", "unrelated")}
+        kept = {
+            f"kept_{kind}_by_triplet": counts(18)["by_triplet"]
+            for kind in ("same_relation", "same_entity", "unrelated")
+        }
         asked = {f"asked_{kind}": N * EACH for kind in ("same_relation", "same_entity", "unrelated")}
         found.append(row("llm_edit", seed, counts(18) | kept | asked, prompting="neighbours", **settings))
         if library == "2-combination":
@@ -91,7 +115,15 @@ def edits(seed, depth, covariance):
 
 def bridges(seed):
     """Setups 0 and 2 to 5 step by step, and their own hops."""
-    right = {("0", "arrow"): 0, ("2", "arrow"): 15, ("3", "arrow"): 0, ("4", "sum"): 18, ("4", "arrow"): 4, ("5", "sum"): 16, ("5", "arrow"): 3}
+    right = {
+        ("0", "arrow"): 0,
+        ("2", "arrow"): 15,
+        ("3", "arrow"): 0,
+        ("4", "sum"): 18,
+        ("4", "arrow"): 4,
+        ("5", "sum"): 16,
+        ("5", "arrow"): 3,
+    }
     found = []
     for (setup, rule), steps in right.items():
         for prompting, hits in (("steps", steps), ("first", 18), ("second", 19)):
@@ -103,7 +135,15 @@ def bridges(seed):
 def latent(seed, n, second, split):
     """Both hops of every question are kept, and no answer is a place of the n."""
     none, asked = [0] * n, n * EACH
-    measured = {"hits": 0, "total": asked, "by_triplet": none, "permuted": 0.0, "first_kept": asked, "second_kept": asked, "both_kept": asked}
+    measured = {
+        "hits": 0,
+        "total": asked,
+        "by_triplet": none,
+        "permuted": 0.0,
+        "first_kept": asked,
+        "second_kept": asked,
+        "both_kept": asked,
+    }
     measured |= {"permuted_both_kept": 0.0, "both_kept_by_triplet": [EACH] * n, "hits_both_kept_by_triplet": none}
     about = {"library": "2-combination", "second": second, "split": split, "composition": "sum", "triplets": n}
     return row("llm_latent", seed, measured, prompting="direct", **about)
@@ -113,18 +153,38 @@ def as_the_theory_says(seeds=SEEDS):
     rows = []
     for seed in range(seeds):
         for composition in ("sum", "base"):
-            rows.append(two_hop(seed, composition, "direct", composition == "sum" and seed == 0, **log_probs(seed, composition)))
+            rows.append(
+                two_hop(seed, composition, "direct", composition == "sum" and seed == 0, **log_probs(seed, composition))
+            )
         rows += [two_hop(seed, composition, "direct", 0) for composition in ("uniform", "arrow", "random")]
         for prompting in ("first", "second"):
-            rows += [two_hop(seed, name, prompting, right) for name, right in (("sum", N), ("average", N // 2), ("uniform", 0), ("arrow", N))]
+            rows += [
+                two_hop(seed, name, prompting, right)
+                for name, right in (("sum", N), ("average", N // 2), ("uniform", 0), ("arrow", N))
+            ]
         for library, prompting in (("1", "first"), ("2", "second")):
             for w in (0.0, 0.25, 0.375, 0.5, 0.625, 1.0):
                 right = N * (w > 0.5)
-                rows.append(row("llm_scale", seed, counts(right), library=library, prompting=prompting, scale=w, composition="cat"))
+                rows.append(
+                    row(
+                        "llm_scale",
+                        seed,
+                        counts(right),
+                        library=library,
+                        prompting=prompting,
+                        scale=w,
+                        composition="cat",
+                    )
+                )
         for rule in ("arrow", "arrow_after"):
             rows += gated(seed, rule)
         rows += bridges(seed)
-        rows += [latent(seed, n, second, split) for n in (5, 10, 20, 40) for second in ("right", "dealt") for split in ("dev", "test")]
+        rows += [
+            latent(seed, n, second, split)
+            for n in (5, 10, 20, 40)
+            for second in ("right", "dealt")
+            for split in ("dev", "test")
+        ]
         rows += [overlaps(seed, hop, state) for hop in (1, 2) for state in ("base", "sum")]
         for depth in (0.0, 1.0):
             for covariance in ("identity", "rome"):
@@ -133,7 +193,8 @@ def as_the_theory_says(seeds=SEEDS):
 
 
 def judged_of(id, rows):
-    """The tests of a prediction, which sees the rows of its claim alone, and their verdicts; primary contrasts are one family."""
+    """The tests of a prediction, which sees the rows of its claim alone, and their verdicts; primary contrasts are one
+    family."""
     tests = {other: p.compare(p.claim.rows(rows)) for other, p in PREDICTIONS.items() if other == id or p.primary}
     assert all(tests.values())
     return tests[id], outcomes.judged_together(tests)[id]
@@ -191,25 +252,42 @@ def test_one_wrong_composition_among_many_refutes(rows):
     """No pooling hides it; and what is no composition of two experts is not judged."""
     composes = PREDICTIONS["P1"].mutants["composes"]
     for name, expected in (("arrow", "refuted"), ("random", "supported"), ("base", "supported")):
-        changed = [composes(one) if one["settings"]["composition"] == name and one["experiment"] == "llm_two_hop" else one for one in rows]
+        changed = [
+            composes(one) if one["settings"]["composition"] == name and one["experiment"] == "llm_two_hop" else one
+            for one in rows
+        ]
         assert verdict("P1", changed) == expected
 
 
 def test_a_composition_that_loses_a_hop_is_void_whatever_it_answers(rows):
-    """Uniform keeps nothing in these rows, so that its zeros say nothing; a lost hop takes the arrow's verdict away, too."""
+    """Uniform keeps nothing in these rows, so that its zeros say nothing; a lost hop takes the arrow's verdict away,
+    too."""
     said = dict(zip((test.what for test in judged_of("P1", rows)[0]), judged_of("P1", rows)[1], strict=True))
-    assert said == {"sum (two_hop) dataset=R": "supported", "arrow (two_hop) dataset=R": "supported", "uniform (two_hop) dataset=R": "void"}
+    assert said == {
+        "sum (two_hop) dataset=R": "supported",
+        "arrow (two_hop) dataset=R": "supported",
+        "uniform (two_hop) dataset=R": "void",
+    }
     loses = lambda one: one["settings"]["composition"] == "arrow" and one["settings"].get("prompting") == "second"  # noqa: E731
     lost = [verdicts.answered(one, lambda i: i < 9) if loses(one) else one for one in rows]
-    assert [test.void for test in judged_of("P1", lost)[0]] == ["", "the first hop is kept in 0 %", "the second hop is kept in 45 %"]
+    assert [test.void for test in judged_of("P1", lost)[0]] == [
+        "",
+        "the first hop is kept in 0 %",
+        "the second hop is kept in 45 %",
+    ]
     unasked = [one for one in rows if not loses(one)]
     assert [test.void for test in judged_of("P1", unasked)[0]][2] == "the second hop was not asked"
     assert verdict("P1", lost) == "supported"  # by the sum alone
-    right = [PREDICTIONS["P1"].mutants["composes"](one) if one["settings"].get("composition") == "arrow" else one for one in lost]
+    right = [
+        PREDICTIONS["P1"].mutants["composes"](one) if one["settings"].get("composition") == "arrow" else one
+        for one in lost
+    ]
     assert verdict("P1", right) == "refuted"  # right answers need no control
     for id in ("C0", "C1", "C4"):
         nothing_kept = [
-            {**one, "measured": one["measured"] | {"first_kept": 0}} if one["experiment"] == "llm_latent" else verdicts.answered(one, lambda i: False)
+            {**one, "measured": one["measured"] | {"first_kept": 0}}
+            if one["experiment"] == "llm_latent"
+            else verdicts.answered(one, lambda i: False)
             for one in rows
             if one["settings"].get("prompting") in ("direct", "first", "second", "steps")
         ]
@@ -221,7 +299,9 @@ def test_other_dials_are_not_more_trials(rows):
     again = [{**one, "settings": one["settings"] | {"rank": 4}} for one in rows if one["settings"]["seed"] == 0]
     for id in PREDICTIONS:
         if id != "P1":
-            assert [test.measured for test in judged_of(id, rows)[0]] == [test.measured for test in judged_of(id, rows + again)[0]]
+            assert [test.measured for test in judged_of(id, rows)[0]] == [
+                test.measured for test in judged_of(id, rows + again)[0]
+            ]
     tests, found = judged_of("P1", rows + again)
     assert [test.rows for test in tests] == [SEEDS] * 3 + [1] * 3
     assert found[3:] == ["shown"] * 3
@@ -237,10 +317,15 @@ def test_both_held_out_splits_are_one_trial_a_triplet(rows):
 
 
 def test_right_answers_less_those_of_dealt_places_by_hand():
-    """Two seeds of four triplets and two prompts. Of all 8 answers 2 are right and 1 would be by chance; of the 4 with both hops kept, of the first
-    two triplets, 2 and 1."""
+    """Two seeds of four triplets and two prompts. Of all 8 answers 2 are right and 1 would be by chance; of the 4 with
+    both hops kept, of the first two triplets, 2 and 1."""
     measured = {"hits": 2, "total": 8, "by_triplet": [2, 0, 0, 0], "permuted": 1.0, "first_kept": 8, "second_kept": 8}
-    measured |= {"both_kept": 4, "permuted_both_kept": 1.0, "both_kept_by_triplet": [2, 2, 0, 0], "hits_both_kept_by_triplet": [2, 0, 0, 0]}
+    measured |= {
+        "both_kept": 4,
+        "permuted_both_kept": 1.0,
+        "both_kept_by_triplet": [2, 2, 0, 0],
+        "hits_both_kept_by_triplet": [2, 0, 0, 0],
+    }
     about = {"library": "2-combination", "second": "right", "composition": "sum", "prompting": "direct", "triplets": 20}
     rows = [row("llm_latent", seed, measured, **about) for seed in (0, 1)]
     assert [test.measured.split(" ")[0] for test in judged_of("C0", rows)[0] if test.measured][:2] == ["+12.5", "25.0"]
@@ -251,7 +336,8 @@ def test_right_answers_less_those_of_dealt_places_by_hand():
 
 
 def cells(generator, count, seeds, share):
-    """Shares of triplets [cell, seed, triplet] whose seeds differ as those of the pocket model do (`tests/llm/test_intervals.py`)."""
+    """Shares of triplets [cell, seed, triplet] whose seeds differ as those of the pocket model do
+    (`tests/llm/test_intervals.py`)."""
     correlation = np.maximum(generator.beta(0.5, 4.75, size=(count, 1, 1)), 1e-3)
     between = (1 - correlation) / correlation
     rates = np.clip(generator.beta(share * between, (1 - share) * between, size=(count, seeds, 1)), 1e-6, 1 - 1e-6)
@@ -260,7 +346,13 @@ def cells(generator, count, seeds, share):
 
 
 def over_seeds(cell, bound):
-    return verdicts.share("", "at chance", {(seed,): each for seed, each in enumerate(cell)}, len(cell), Within(high=bound, margin=verdicts.MARGIN))
+    return verdicts.share(
+        "",
+        "at chance",
+        {(seed,): each for seed, each in enumerate(cell)},
+        len(cell),
+        Within(high=bound, margin=verdicts.MARGIN),
+    )
 
 
 def pooled(cell, bound):
@@ -281,14 +373,16 @@ def false_refutations(test, bound):
 
 @pytest.mark.parametrize("bound", [0.05, 0.5])
 def test_a_true_prediction_is_refuted_as_often_as_it_says_where_seeds_differ(bound):
-    """Three standard errors of 400 predictions beyond 1 % are 2.5 %, and 1500 predictions gave up to 1.5 %; pooled triplets give 22 to 26 %."""
+    """Three standard errors of 400 predictions beyond 1 % are 2.5 %, and 1500 predictions gave up to 1.5 %; pooled
+    triplets give 22 to 26 %."""
     assert false_refutations(over_seeds, bound) <= 0.03
     assert false_refutations(pooled, bound) > 0.1
 
 
 @pytest.mark.parametrize("bound", [0.05, 0.5])
 def test_a_share_that_is_off_by_the_margin_is_supported_as_often_as_it_says(bound):
-    """Three standard errors of 1000 cells beyond 5 % are 7 %, and 1500 cells gave 3.7 to 6.5 %. What is at the bound is supported more often."""
+    """Three standard errors of 1000 cells beyond 5 % are 7 %, and 1500 cells gave 3.7 to 6.5 %. What is at the bound is
+    supported more often."""
     off, at = (cells(np.random.default_rng(2), 1000, SEEDS, share) for share in (bound + verdicts.MARGIN, bound / 5))
     rate = lambda drawn: np.mean([judged([over_seeds(cell, bound)]) == ["supported"] for cell in drawn])  # noqa: E731
     assert 0.005 <= rate(off) <= 0.085
@@ -313,14 +407,22 @@ def test_a_mean_is_placed_on_either_side_of_a_band():
     values = lambda mean: {(seed,): mean + np.linspace(-0.1, 0.1, 20) for seed in range(5)}  # noqa: E731
     place = lambda mean, **about: judged([verdicts.mean("", "in the band", values(mean), 5, Within(**about))])[0]  # noqa: E731
     band = {"low": 0.0, "high": 2.0}
-    assert [place(mean, **band) for mean in (-1.0, 0.01, 1.0, 1.99, 3.0)] == ["refuted", "undecided", "supported", "undecided", "refuted"]
+    assert [place(mean, **band) for mean in (-1.0, 0.01, 1.0, 1.99, 3.0)] == [
+        "refuted",
+        "undecided",
+        "supported",
+        "undecided",
+        "refuted",
+    ]
     assert [place(mean, low=0.0, margin=0.5) for mean in (-1.0, -0.01, 1.0)] == ["refuted", "supported", "supported"]
     assert [place(mean, high=0.0, margin=0.5) for mean in (1.0, 0.01, -1.0)] == ["refuted", "supported", "supported"]
 
 
 def test_people_of_one_seed_are_one_unit():
     """Three data sets of two seeds are two units, not six."""
-    values = {(seed, people): np.full(20, 0.5 + seed) + np.linspace(-0.1, 0.1, 20) for seed in range(2) for people in "FHR"}
+    values = {
+        (seed, people): np.full(20, 0.5 + seed) + np.linspace(-0.1, 0.1, 20) for seed in range(2) for people in "FHR"
+    }
     assert verdicts.mean("", "more than nothing", values, 6, Within(low=0.0)).measured.endswith("2 seeds")
 
 
@@ -365,7 +467,9 @@ def registered(rows, tmp_path, monkeypatch):
     """The claims in a history of their own, and rows of a later commit there."""
     folder = tmp_path / "claims"
     folder.mkdir()
-    git = lambda *words: subprocess.run(["git", *GIT, *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()  # noqa: E731
+    git = lambda *words: subprocess.run(
+        ["git", *GIT, *words], cwd=folder, capture_output=True, text=True, check=True
+    ).stdout.strip()  # noqa: E731
     for id, prediction in PREDICTIONS.items():
         content = prediction.claim.path.read_text().partition("[since]")[0]
         (folder / f"{id}.toml").write_text(content)
@@ -402,13 +506,18 @@ def test_the_command_writes_what_it_prints(rows, registered, tmp_path, capsys):
         assert f"[supported](#{id.lower()}-toy--01234567-)" in text
         assert f'<a id="{id.lower()}-toy--01234567-"></a>' in text
         assert f"Registered in {registered[1][:8]} ({PREDICTIONS[id].claim.digest})" in text
-    cells = ["uniform (two_hop) dataset=R", "at most 1/20 (supported below 1/20 + 0.05)", "0.0 % [0.0, 5.0] of 100, 5 seeds"]
+    cells = [
+        "uniform (two_hop) dataset=R",
+        "at most 1/20 (supported below 1/20 + 0.05)",
+        "0.0 % [0.0, 5.0] of 100, 5 seeds",
+    ]
     assert f"| {' | '.join([*cells, 'void: the first hop is kept in 0 %'])} |" in text
     assert json.dumps(text).count("nan") == 0
 
 
 def test_early_rows_are_shown_beside_and_have_no_verdict(rows, registered):
-    """A planted early seed that would refute P1 does not; it stands in its own column. Early rows alone are no test of anything."""
+    """A planted early seed that would refute P1 does not; it stands in its own column. Early rows alone are no test of
+    anything."""
     composes = PREDICTIONS["P1"].mutants["composes"]
     early = [composes(one) for one in made_at(rows, registered[0]) if one["settings"]["seed"] < 2]
     late = [one for one in made_at(rows, registered[1]) if one["settings"]["seed"] >= 2]
@@ -421,13 +530,19 @@ def test_early_rows_are_shown_beside_and_have_no_verdict(rows, registered):
     dirty = made_at(rows, registered[1], dirty=True)
     for group in (early, dirty):
         assert {o.verdict for o in outcomes.compare(group) if o.model.startswith("toy") and o.rows} == {"exploration"}
-    assert {o.verdict for o in outcomes.compare(made_at(early, registered[1])) if o.prediction.id == "P1" and o.rows} == {"refuted"}
+    assert {
+        o.verdict for o in outcomes.compare(made_at(early, registered[1])) if o.prediction.id == "P1" and o.rows
+    } == {"refuted"}
 
 
 def test_models_of_one_name_and_other_weights_are_judged_apart(rows, registered):
     rows = made_at(rows, registered[1])
     composes = PREDICTIONS["P1"].mutants["composes"]
-    other = [composes(one) for one in made_at(rows, registered[1], base_digest="f" * 16) if one["experiment"] == "llm_two_hop"]
+    other = [
+        composes(one)
+        for one in made_at(rows, registered[1], base_digest="f" * 16)
+        if one["experiment"] == "llm_two_hop"
+    ]
     found = {(o.model, o.prediction.id): o.verdict for o in outcomes.compare([*rows, *other])}
     assert (found["toy (01234567)", "P1"], found["toy (ffffffff)", "P1"]) == ("supported", "refuted")
     assert found["toy (ffffffff)", "P4"] == "no rows yet"

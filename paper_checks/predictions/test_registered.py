@@ -1,4 +1,5 @@
-"""A claim is as old as the last change of its file; rows that are not younger, or not of committed code, are exploration."""
+"""A claim is as old as the last change of its file; rows that are not younger, or not of committed code, are
+exploration."""
 
 import subprocess
 import tomllib
@@ -6,10 +7,9 @@ from importlib import import_module
 from importlib.util import find_spec
 
 import pytest
-
-from paper_checks.predictions import registered
-from paper_checks.predictions.registered import FOLDER, Parted, claims, registration, unit, units
-from runs.settings import parse
+from lora_reuse.paper_checks.predictions import registered
+from lora_reuse.paper_checks.predictions.registered import FOLDER, Parted, claims, registration, unit, units
+from lora_reuse.runs.settings import parse
 
 CLAIM = """statement = "No answer is right."
 reason = "Theorem 2."
@@ -30,8 +30,19 @@ def git(tmp_path):
     """Runs git in a history of its own; `commit` makes a commit of all files and returns it."""
 
     def run(*words):
-        identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main", "-c", "commit.gpgsign=false"]
-        return subprocess.run(["git", *identity, *words], cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
+        identity = [
+            "-c",
+            "user.name=a",
+            "-c",
+            "user.email=a@b",
+            "-c",
+            "init.defaultBranch=main",
+            "-c",
+            "commit.gpgsign=false",
+        ]
+        return subprocess.run(
+            ["git", *identity, *words], cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     def commit():
         run("add", "-A")
@@ -108,7 +119,9 @@ def test_a_changed_claim_is_void_until_it_is_committed_and_then_younger(history,
     (tmp_path / "A.toml").write_text(CLAIM.replace("0.25", "0.3"))
     assert claim(tmp_path).digest != digest
     assert registration(claim(tmp_path)) == (None, "its file was changed and not committed since")
-    assert parted(claim(tmp_path), rows).reasons == {"the claim is not registered: its file was changed and not committed since": 1}
+    assert parted(claim(tmp_path), rows).reasons == {
+        "the claim is not registered: its file was changed and not committed since": 1
+    }
     again = git.commit()
     assert registration(claim(tmp_path)).commit == again != own
     assert not parted(claim(tmp_path), rows).tests
@@ -138,7 +151,11 @@ def test_a_claim_that_stood_in_another_file_is_as_old_as_that(git, tmp_path):
 
 @pytest.mark.parametrize(
     ("planted", "missing"),
-    [(("No answer", "Hardly an answer"), "'Hardly an answer is right.'"), (("0.25", "0.3"), "0.3"), (('"2"', '"oracle"'), "'oracle'")],
+    [
+        (("No answer", "Hardly an answer"), "'Hardly an answer is right.'"),
+        (("0.25", "0.3"), "0.3"),
+        (('"2"', '"oracle"'), "'oracle'"),
+    ],
 )
 def test_words_numbers_and_rows_that_did_not_stand_there_are_found(git, tmp_path, planted, missing):
     (tmp_path / "old.py").write_text(OLD)
@@ -196,5 +213,13 @@ def test_claims_name_settings_that_the_protocols_have(path):
             if find_spec(module) is None:
                 continue
             protocol = import_module(module).PROTOCOL
-            given = {setting: values if isinstance(values, list) else [values] for setting, values in settings.items() if setting != "experiment"}
-            parse([f"{setting}={','.join(map(str, values))}" for setting, values in given.items()], protocol.axes, protocol.options)
+            given = {
+                setting: values if isinstance(values, list) else [values]
+                for setting, values in settings.items()
+                if setting != "experiment"
+            }
+            parse(
+                [f"{setting}={','.join(map(str, values))}" for setting, values in given.items()],
+                protocol.axes,
+                protocol.options,
+            )

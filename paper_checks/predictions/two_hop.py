@@ -4,8 +4,19 @@ import dataclasses
 import json
 from collections.abc import Sequence
 
-from llm.settings import Training
-from paper_checks.predictions.verdicts import Row, Test, answered, at_chance, chosen, fixed, own_hops, prediction, share, shares
+from lora_reuse.llm.protocols.settings import Training
+from lora_reuse.paper_checks.predictions.verdicts import (
+    Row,
+    Test,
+    answered,
+    at_chance,
+    chosen,
+    fixed,
+    own_hops,
+    prediction,
+    share,
+    shares,
+)
 
 NOT_COMPOSED = ("base", "random", "alone")
 USUAL = {field.name: field.default for field in dataclasses.fields(Training)}
@@ -30,7 +41,12 @@ def two_hop(rows: Sequence[Row]) -> list[Test]:
             if one_hop_only(row):
                 groups.setdefault(json.dumps([experiment, fixed(row, "prompting")]), []).append(row)
     every = [row["settings"] for group in groups.values() for row in group]
-    vary = {name for settings in every for name in settings if len({str(other.get(name)) for other in every if name in other}) > 1}
+    vary = {
+        name
+        for settings in every
+        for name in settings
+        if len({str(other.get(name)) for other in every if name in other}) > 1
+    }
     told = ["dataset", *sorted(vary - {"seed", "dataset", "composition", "library", "setup", "prompting"})]
     tests = [_cell(group, told) for group in groups.values()]
     return [test for test in tests if test] or [at_chance("any composition", [])]
@@ -43,10 +59,16 @@ def _cell(rows: Sequence[Row], told: Sequence[str]) -> Test | None:
     settings, seeds = direct[0]["settings"], {row["settings"]["seed"] for row in direct}
     dials = [f"{name}={settings[name]}" for name in told if name in settings and settings[name] != USUAL.get(name)]
     what = " ".join([settings["composition"], f"({direct[0]['experiment'].removeprefix('llm_')})", *dials])
-    return at_chance(what, direct, own_hops(rows, direct)) if len(seeds) > 1 else share(what, "", shares(direct), len(direct))
+    return (
+        at_chance(what, direct, own_hops(rows, direct))
+        if len(seeds) > 1
+        else share(what, "", shares(direct), len(direct))
+    )
 
 
 def one_hop_only(row: Row) -> bool:
     """Whether a row is of two experts of one hop each, composed."""
     settings = row["settings"]
-    return settings["composition"] not in NOT_COMPOSED and (settings.get("library") == "2-combination" or settings.get("setup") == "0")
+    return settings["composition"] not in NOT_COMPOSED and (
+        settings.get("library") == "2-combination" or settings.get("setup") == "0"
+    )

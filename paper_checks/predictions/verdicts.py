@@ -5,14 +5,16 @@ Each prediction is a few tests: a share or a mean that is above or below a bound
 - *refuted* where so much on the wrong side of the bound itself comes with a small probability,
 - *supported* where so much on the right side of the bound plus the margin does,
 - *undecided* otherwise; one seed decides nothing,
-- *void* where what it asks for could not be there: neither expert's own hop is kept, so that wrong answers say nothing of composing.
+- *void* where what it asks for could not be there: neither expert's own hop is kept, so that wrong answers say nothing
+  of composing.
 
-Seeds are the unit (`llm.intervals`): experts of other seeds vary more than questions. Tests of one prediction are refuted with Holm's
-correction, so that a true prediction is refuted on a model at the rate FALSE_REFUTATION. A prediction is supported if all of its tests are that
-are not void, and needs no correction for it (Berger 1982, intersection-union): one of which a part is false by the margin is supported at the
-rate FALSE_SUPPORT. Simulated with seeds that differ as those of the pocket model do (`tests/llm/test_intervals.py`), with nine shares at their
-bounds of 5 or 50 % and 3, 5 or 10 seeds, the rates are 0.6 to 1.5 % and 3.7 to 6.5 %; with triplets pooled 22 to 26 % are refuted falsely.
-"""
+Seeds are the unit (`llm.scoring.intervals`): experts of other seeds vary more than questions. Tests of one prediction
+are refuted with Holm's correction, so that a true prediction is refuted on a model at the rate FALSE_REFUTATION. A
+prediction is supported if all of its tests are that are not void, and needs no correction for it (Berger 1982,
+intersection-union): one of which a part is false by the margin is supported at the rate FALSE_SUPPORT. Simulated with
+seeds that differ as those of the pocket model do (`tests/llm/test_intervals.py`), with nine shares at their bounds of 5
+or 50 % and 3, 5 or 10 seeds, the rates are 0.6 to 1.5 % and 3.7 to 6.5 %; with triplets pooled 22 to 26 % are refuted
+falsely."""
 
 import json
 import math
@@ -22,18 +24,18 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
-
-from llm.controls import ENOUGH
-from llm.intervals import Mean, holm, mean_over_seeds, over_seeds, share_above
-from paper_checks.predictions.registered import Claim, claims, fits
+from lora_reuse.llm.protocols.controls import ENOUGH
+from lora_reuse.llm.scoring.intervals import Mean, holm, mean_over_seeds, over_seeds, share_above
+from lora_reuse.paper_checks.predictions.registered import Claim, claims, fits
 
 FALSE_REFUTATION = 0.01
 """How often a prediction that is true of a model is refuted on it."""
 FALSE_SUPPORT = 0.05
 """How often one of which a part is false by its margin is supported."""
 MARGIN = 0.05
-"""How far above chance a share may be for a prediction of chance to be supported: one fact of twenty. At n = 20 chance and margin are 10 %; the
-paper calls up to 8.8 % of two experts a failure (Table 1, setup 0). A refutation needs no margin."""
+"""How far above chance a share may be for a prediction of chance to be supported: one fact of twenty. At n = 20 chance
+and margin are 10 %; the paper calls up to 8.8 % of two experts a failure (Table 1, setup 0). A refutation needs no
+margin."""
 
 Row = Mapping[str, Any]
 Verdict = Literal["supported", "refuted", "undecided", "void", "shown"]
@@ -46,9 +48,9 @@ Values = dict[tuple, Shares]
 class Test:
     """One comparison of a measurement with what is predicted.
 
-    `p_true` is the probability of a measurement so far on the wrong side if the prediction is just true, `p_false` that of one so far on the
-    right side if it is just false by the margin; None without two seeds. Where `predicted` is empty nothing is, and the measurement is shown.
-    """
+    `p_true` is the probability of a measurement so far on the wrong side if the prediction is just true, `p_false` that
+    of one so far on the right side if it is just false by the margin; None without two seeds. Where `predicted` is
+    empty nothing is, and the measurement is shown."""
 
     what: str
     predicted: str = ""
@@ -59,9 +61,11 @@ class Test:
     void: str = ""
 
 
-def judged(tests: Sequence[Test], refuting: float = FALSE_REFUTATION, supporting: float = FALSE_SUPPORT, family: bool = False) -> list[Verdict]:
-    """The verdict of each test. In a `family` each of its tests is a claim of its own, so that support is corrected with Holm, too; void tests
-    and those without rows are counted among those that are corrected for."""
+def judged(
+    tests: Sequence[Test], refuting: float = FALSE_REFUTATION, supporting: float = FALSE_SUPPORT, family: bool = False
+) -> list[Verdict]:
+    """The verdict of each test. In a `family` each of its tests is a claim of its own, so that support is corrected
+    with Holm, too; void tests and those without rows are counted among those that are corrected for."""
     real = [test for test in tests if test.predicted]
     usable = lambda p, test: 1.0 if p is None or test.void else p  # noqa: E731
     against = holm([usable(test.p_true, test) for test in real])
@@ -69,7 +73,15 @@ def judged(tests: Sequence[Test], refuting: float = FALSE_REFUTATION, supporting
     towards = holm(towards) if family else towards
     found: dict[int, Verdict] = {}
     for test, true, false in zip(real, against, towards, strict=True):
-        found[id(test)] = "void" if test.void else "refuted" if true <= refuting else "supported" if false <= supporting else "undecided"
+        found[id(test)] = (
+            "void"
+            if test.void
+            else "refuted"
+            if true <= refuting
+            else "supported"
+            if false <= supporting
+            else "undecided"
+        )
     return [found.get(id(test), "shown") for test in tests]
 
 
@@ -83,7 +95,8 @@ def together(verdicts: Sequence[Verdict]) -> Verdict:
 
 
 class Within(NamedTuple):
-    """What a value is predicted to be: from `low` to `high`; it may be `margin` beyond for the prediction to be supported."""
+    """What a value is predicted to be: from `low` to `high`; it may be `margin` beyond for the prediction to be
+    supported."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -96,7 +109,9 @@ ANYWHERE = Within()
 def share(what: str, predicted: str, values: Values, rows: int, within: Within = ANYWHERE, void: str = "") -> Test:
     """A share of triplets."""
     seeds = _by_seed(values)
-    return share_of(what, predicted, [float(each.sum()) for each in seeds], [len(each) for each in seeds], rows, within, void)
+    return share_of(
+        what, predicted, [float(each.sum()) for each in seeds], [len(each) for each in seeds], rows, within, void
+    )
 
 
 def at_chance(what: str, rows: Sequence[Row], void: str = "", told: str = "") -> Test:
@@ -106,7 +121,15 @@ def at_chance(what: str, rows: Sequence[Row], void: str = "", told: str = "") ->
     return share(what, predicted, shares(rows), len(rows), Within(high=1 / n if n else math.inf, margin=MARGIN), void)
 
 
-def share_of(what: str, predicted: str, hits: Sequence[float], asked: Sequence[float], rows: int, within: Within = ANYWHERE, void: str = "") -> Test:
+def share_of(
+    what: str,
+    predicted: str,
+    hits: Sequence[float],
+    asked: Sequence[float],
+    rows: int,
+    within: Within = ANYWHERE,
+    void: str = "",
+) -> Test:
     """A share from each seed's hits and questions."""
     total = sum(asked)
     if not rows or not total:
@@ -115,7 +138,9 @@ def share_of(what: str, predicted: str, hits: Sequence[float], asked: Sequence[f
     limits = over_seeds(*counts, round(total))
     interval = f" [{100 * limits.low:.1f}, {100 * limits.high:.1f}]" if limits else ""
     said = f"{100 * sum(hits) / total:.1f} %{interval} of {total:.4g}, {_seeds(len(hits))}"
-    return Test(what, predicted, said, rows, *_against(lambda bound: share_above(*counts, round(total), bound), within), void)
+    return Test(
+        what, predicted, said, rows, *_against(lambda bound: share_above(*counts, round(total), bound), within), void
+    )
 
 
 def mean(
@@ -129,8 +154,8 @@ def mean(
     least: float = 0.0,
     shown: Callable[[float], str] = "{:.3f}".format,
 ) -> Test:
-    """A mean of values by triplet. With `floor`, for shares in [0, 1] and their differences, the variance of a triplet is at least 1/n of n, as
-    if one of them were off by one; else at least `least`."""
+    """A mean of values by triplet. With `floor`, for shares in [0, 1] and their differences, the variance of a triplet
+    is at least 1/n of n, as if one of them were off by one; else at least `least`."""
     seeds = _by_seed(values)
     if not rows or not seeds:
         return Test(what, predicted, void=void)
@@ -141,11 +166,24 @@ def mean(
 
 
 def mean_of(
-    what: str, predicted: str, found: Mean, rows: int, within: Within = ANYWHERE, void: str = "", shown: Callable[[float], str] = "{:.3f}".format
+    what: str,
+    predicted: str,
+    found: Mean,
+    rows: int,
+    within: Within = ANYWHERE,
+    void: str = "",
+    shown: Callable[[float], str] = "{:.3f}".format,
 ) -> Test:
     """A mean over seeds."""
     low, high = map(shown, found.limits())
-    return Test(what, predicted, f"{shown(found.value)} [{low}, {high}], {_seeds(found.freedom + 1)}", rows, *_against(found.above, within), void)
+    return Test(
+        what,
+        predicted,
+        f"{shown(found.value)} [{low}, {high}], {_seeds(found.freedom + 1)}",
+        rows,
+        *_against(found.above, within),
+        void,
+    )
 
 
 def _against(above: Callable[[float], float | None], within: Within) -> tuple[float | None, float | None]:
@@ -179,7 +217,8 @@ def key(row: Row) -> tuple:
 
 
 def shares(rows: Sequence[Row], name: str = "by_triplet", total: str = "total") -> Values:
-    """The share of its prompts that is right, for each triplet of each seed and people; several rows of these are averaged."""
+    """The share of its prompts that is right, for each triplet of each seed and people; several rows of these are
+    averaged."""
     found: dict[tuple, list[Shares]] = {}
     for row in rows:
         counts = np.array(row["measured"][name], dtype=float)
@@ -193,8 +232,8 @@ def paired(first: Values, second: Values) -> Values:
 
 
 def unkept(cell: Sequence[Row], first: Sequence[Row], second: Sequence[Row]) -> str:
-    """Why a cell is void: a hop of its own is kept by less than ENOUGH under the same composition, or was not asked. Nothing where both are
-    kept, nor where the cell itself is right in so many answers (`llm.controls`)."""
+    """Why a cell is void: a hop of its own is kept by less than ENOUGH under the same composition, or was not asked.
+    Nothing where both are kept, nor where the cell itself is right in so many answers (`llm.protocols.controls`)."""
     if _right(cell):
         return ""
     for hop, rows in (("first", first), ("second", second)):
@@ -216,14 +255,18 @@ def _counts(rows: Sequence[Row]) -> tuple[int, int]:
 
 
 def own_hops(rows: Sequence[Row], cell: Sequence[Row], *vary: str) -> str:
-    """`unkept` of a cell from the rows that ask for its hops: those that differ from it in the prompting alone, and in what varies."""
+    """`unkept` of a cell from the rows that ask for its hops: those that differ from it in the prompting alone, and in
+    what varies."""
     wanted, seeds = {fixed(row, "prompting", *vary) for row in cell}, {row["settings"]["seed"] for row in cell}
     same = [row for row in rows if row["settings"]["seed"] in seeds and fixed(row, "prompting", *vary) in wanted]
-    return unkept(cell, *([row for row in same if row["settings"].get("prompting") == hop] for hop in ("first", "second")))
+    return unkept(
+        cell, *([row for row in same if row["settings"].get("prompting") == hop] for hop in ("first", "second"))
+    )
 
 
 def answered(row: Row, right: Callable[[int], bool]) -> Row:
-    """A planted mistake: the row with every prompt of the triplets i with right(i) answered, and no other; a row without answers as it is."""
+    """A planted mistake: the row with every prompt of the triplets i with right(i) answered, and no other; a row
+    without answers as it is."""
     m = row["measured"]
     if "by_triplet" not in m:
         return row
@@ -239,7 +282,8 @@ def chosen(rows: Sequence[Row], experiment: str, **settings: Any) -> list[Row]:
 
 
 def alike(rows: Sequence[Row], *vary: str) -> list[Row]:
-    """The rows that differ in nothing but these settings and the seed, of most of them: other dials ask the same triplets again."""
+    """The rows that differ in nothing but these settings and the seed, of most of them: other dials ask the same
+    triplets again."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(fixed(row, *vary), []).append(row)
@@ -248,7 +292,9 @@ def alike(rows: Sequence[Row], *vary: str) -> list[Row]:
 
 def fixed(row: Row, *vary: str) -> str:
     """The settings of a row but for the seed and those that vary."""
-    return json.dumps({name: value for name, value in row["settings"].items() if name not in ("seed", *vary)}, sort_keys=True)
+    return json.dumps(
+        {name: value for name, value in row["settings"].items() if name not in ("seed", *vary)}, sort_keys=True
+    )
 
 
 Compare = Callable[[Sequence[Row]], list[Test]]
@@ -257,9 +303,9 @@ Mutant = Callable[[Row], Row]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is said of any model: `claim`, registered before its rows; `compare`, which makes its tests from the rows of one; `mutants`, which
-    turn rows of which it is true into rows of which it is not; a `remark` on how to read it, which is no part of the claim. The tests of
-    `primary` predictions are one family."""
+    """What is said of any model: `claim`, registered before its rows; `compare`, which makes its tests from the rows of
+    one; `mutants`, which turn rows of which it is true into rows of which it is not; a `remark` on how to read it,
+    which is no part of the claim. The tests of `primary` predictions are one family."""
 
     claim: Claim
     compare: Compare

@@ -1,4 +1,5 @@
-"""Where the paper's printed numbers disagree: with each other, with its text, with its own arithmetic, and with whole numbers of answers."""
+"""Where the paper's printed numbers disagree: with each other, with its text, with its own arithmetic, and with whole
+numbers of answers."""
 
 import math
 import operator
@@ -8,10 +9,9 @@ from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 
 import pandas
-
-from paper_checks import reported
-from paper_checks.reported.rules import REPEATED, ROUTED, STATEMENTS, Cells, Rule, cells
-from runs.settings import SettingError
+from lora_reuse.paper_checks import reported
+from lora_reuse.paper_checks.reported.rules import REPEATED, ROUTED, STATEMENTS, Cells, Rule, cells
+from lora_reuse.runs.settings import SettingError
 
 Cell = dict[str, str]
 Tables = Mapping[str, pandas.DataFrame]
@@ -62,7 +62,11 @@ def select(which: Cells, tables: Tables) -> list[Cell]:
     records: list[Cell] = tables[which.table].to_dict("records")  # pyright: ignore[reportAssignmentType]
     if unknown := wanted.keys() - set(tables[which.table].columns):
         raise SettingError(which.table, ", ".join(sorted(unknown)), ", ".join(tables[which.table].columns))
-    found = [cell | {"table": which.table} for cell in records if all(cell[label] in values for label, values in wanted.items())]
+    found = [
+        cell | {"table": which.table}
+        for cell in records
+        if all(cell[label] in values for label, values in wanted.items())
+    ]
     if not found:
         raise SettingError(which.table, dict(which.labels), "labels that some cell has")
     return found
@@ -76,7 +80,8 @@ def pairs(rule: Rule, tables: Tables) -> list[tuple[Cell, Cell]]:
 
 
 def repeated_numbers() -> list[Disagreement]:
-    """Numbers printed in more than one place, in tables (`rules.REPEATED`) or in the text (`running_text.csv`), that differ."""
+    """Numbers printed in more than one place, in tables (`rules.REPEATED`) or in the text (`running_text.csv`), that
+    differ."""
     tables = reported.tables()
     return _broken(REPEATED, tables) + [found for line in text_lines(tables) for found in _quoted(line, tables)]
 
@@ -103,13 +108,15 @@ def arithmetic() -> list[Disagreement]:
 
 
 def counts() -> list[Disagreement]:
-    """The percentages that are k/n, rounded or truncated, for none of the candidate sizes n of their table (`SIZES`)."""
+    """The percentages that are k/n, rounded or truncated, for none of the candidate sizes n of their table
+    (`SIZES`)."""
     tables = reported.tables()
     return [found for sizes in SIZES for cell in select(sizes.cells, tables) for found in _uncounted(cell, sizes)]
 
 
 def count_options() -> pandas.DataFrame:
-    """For each percentage that fits, a row an option: `table`, `row`, `column`, `value`, `k`, `n`, and `how` (rounded, truncated or both)."""
+    """For each percentage that fits, a row an option: `table`, `row`, `column`, `value`, `k`, `n`, and `how` (rounded,
+    truncated or both)."""
     tables = reported.tables()
     found = [
         {name: cell[name] for name in ("table", "row", "column", "value")} | {"k": k, "n": n, "how": how}
@@ -122,18 +129,26 @@ def count_options() -> pandas.DataFrame:
 
 
 def implied_counts(percent: str | float, decimals: int, candidates: Iterable[int]) -> list[tuple[int, int]]:
-    """Every (k, n), n from `candidates`, such that 100 k / n printed with `decimals` decimals, rounded or truncated, is `percent`."""
+    """Every (k, n), n from `candidates`, such that 100 k / n printed with `decimals` decimals, rounded or truncated, is
+    `percent`."""
     step = Fraction(1, 10**decimals)
     target = _exact(percent, step)
-    near = {n: range(max(0, math.floor((target - step) * n / 100)), min(n, math.ceil((target + step) * n / 100)) + 1) for n in candidates}
+    near = {
+        n: range(max(0, math.floor((target - step) * n / 100)), min(n, math.ceil((target + step) * n / 100)) + 1)
+        for n in candidates
+    }
     return [(k, n) for n, whole in near.items() for k in whole if printed_as(percent, decimals, k, n)]
 
 
 def printed_as(percent: str | float, decimals: int, k: int, n: int) -> str:
-    """How 100 k / n becomes `percent`: "rounded" (half up or half even), "truncated", "rounded or truncated", or "" if it does not."""
+    """How 100 k / n becomes `percent`: "rounded" (half up or half even), "truncated", "rounded or truncated", or "" if
+    it does not."""
     step = Fraction(1, 10**decimals)
     target, scaled = _exact(percent, step) / step, Fraction(100 * k, n) / step
-    ways = {"rounded": target in (math.floor(scaled + Fraction(1, 2)), round(scaled)), "truncated": target == math.floor(scaled)}
+    ways = {
+        "rounded": target in (math.floor(scaled + Fraction(1, 2)), round(scaled)),
+        "truncated": target == math.floor(scaled),
+    }
     return " or ".join(way for way, fits in ways.items() if fits)
 
 
@@ -145,7 +160,9 @@ def decimals(value: str) -> int:
 def _exact(percent: str | float, step: Fraction) -> Fraction:
     exact = Fraction(str(percent))
     if exact % step:
-        raise SettingError("percent", percent, f"a multiple of {float(step)}", "give the number of decimals it is printed with")
+        raise SettingError(
+            "percent", percent, f"a multiple of {float(step)}", "give the number of decimals it is printed with"
+        )
     return exact
 
 
@@ -160,9 +177,17 @@ def _broken(rules: Iterable[Rule], tables: Tables) -> list[Disagreement]:
 
 def _quoted(line: Cell, tables: Tables) -> list[Disagreement]:
     return [
-        Disagreement(_place(cell), cell["value"], f"section {line['row']}", f"{line['relation']} {line['value']} {line['unit']}", line["column"])
+        Disagreement(
+            _place(cell),
+            cell["value"],
+            f"section {line['row']}",
+            f"{line['relation']} {line['value']} {line['unit']}",
+            line["column"],
+        )
         for cell in quoted_cells(line, tables)
-        if not _RELATIONS[line["relation"]](_value(cell["value"], cell["unit"]), _value(line["value"], line["unit"], cell["unit"]))
+        if not _RELATIONS[line["relation"]](
+            _value(cell["value"], cell["unit"]), _value(line["value"], line["unit"], cell["unit"])
+        )
     ]
 
 
@@ -195,7 +220,10 @@ def _uncounted(cell: Cell, sizes: Sizes) -> list[Disagreement]:
     if value.endswith("0") and places and (shorter := implied_counts(value[:-1], places - 1, sizes.candidates)):
         why += f"; with its last 0 left off it is {' or '.join(f'{k}/{n}' for k, n in shorter)}"
     exact = Fraction(value)
-    k, n = min(((round(exact * n / 100), n) for n in sizes.candidates), key=lambda option: abs(Fraction(100 * option[0], option[1]) - exact))
+    k, n = min(
+        ((round(exact * n / 100), n) for n in sizes.candidates),
+        key=lambda option: abs(Fraction(100 * option[0], option[1]) - exact),
+    )
     where = f"k/n with n = {' or '.join(map(str, sizes.candidates))} ({sizes.source})"
     return [Disagreement(_place(cell), value, where, f"nearest {k}/{n} = {100 * k / n:.3f}", why)]
 
@@ -205,13 +233,21 @@ def _design(tables: Tables) -> list[Disagreement]:
     size = {line["column"]: int(line["value"]) for line in select(Cells("running_text", {"of_table": "none"}), tables)}
     tested = size["triplets of a dataset"] * size["test templates per triplet"]
     told = [
-        ("triplets x templates", size["triplets of a dataset"] * size["templates of a relation"], "examples of a relation"),
+        (
+            "triplets x templates",
+            size["triplets of a dataset"] * size["templates of a relation"],
+            "examples of a relation",
+        ),
         (
             "training + development + test templates",
             size["training templates"] + size["development templates"] + size["test templates per triplet"],
             "templates of a relation",
         ),
-        ("atomic relations + compositions", size["atomic relations"] + size["two-hop compositions in training"], "adapters in the library"),
+        (
+            "atomic relations + compositions",
+            size["atomic relations"] + size["two-hop compositions in training"],
+            "adapters in the library",
+        ),
         (
             "questions for fine-tuning + selection + evaluation",
             size["questions for fine-tuning"] + size["questions for selection"] + size["questions for evaluation"],
@@ -223,24 +259,42 @@ def _design(tables: Tables) -> list[Disagreement]:
             "GSM-P2 questions in all",
         ),
     ]
-    found = [Disagreement(a, str(total), b, str(size[b]), "the text's own sizes") for a, total, b in told if total != size[b]]
+    found = [
+        Disagreement(a, str(total), b, str(size[b]), "the text's own sizes") for a, total, b in told if total != size[b]
+    ]
     values = [cell["value"] for cell in select(cells(10), tables)]
     misfits = sum(not implied_counts(value, decimals(value), [tested]) for value in values)
     if misfits:
         why = "A.2.1: 2 test templates of each of 100 triplets"
-        found.append(Disagreement("triplets x test templates", str(tested), "Table 10", f"{misfits} of {len(values)} cells are no k/{tested}", why))
+        found.append(
+            Disagreement(
+                "triplets x test templates",
+                str(tested),
+                "Table 10",
+                f"{misfits} of {len(values)} cells are no k/{tested}",
+                why,
+            )
+        )
     return found
 
 
 def _judged(tables: Tables) -> list[Disagreement]:
-    """Table 15: shares sum to 100, and the judge's right answers differ from exact match (Table 14) only where the two do not agree."""
+    """Table 15: shares sum to 100, and the judge's right answers differ from exact match (Table 14) only where the two
+    do not agree."""
     found = []
     for row in ("None", *ROUTED):
         for group in ("Solution Types", "Error Types"):
             total = sum(int(cell["value"]) for cell in select(cells(15, composition=row, group=group), tables))
             if total != 100:
-                found.append(Disagreement(f"Table 15: {row} / {group}", str(total), "all solutions", "100", "shares of one whole"))
-        judged, agreed = (select(cells(15, composition=row, column=name), tables)[0] for name in ("Error Types | None (Correct)", "Agreement"))
+                found.append(
+                    Disagreement(
+                        f"Table 15: {row} / {group}", str(total), "all solutions", "100", "shares of one whole"
+                    )
+                )
+        judged, agreed = (
+            select(cells(15, composition=row, column=name), tables)[0]
+            for name in ("Error Types | None (Correct)", "Agreement")
+        )
         rule = "Base Model Only" if row == "None" else row
         matched = select(cells(14, prompting="0-shot", composition=rule, base_model=judged["base_model"]), tables)[0]
         apart, differing = abs(int(judged["value"]) - int(matched["value"])), 100 - int(agreed["value"])
@@ -251,20 +305,42 @@ def _judged(tables: Tables) -> list[Disagreement]:
 
 
 def _soups(tables: Tables) -> list[Disagreement]:
-    """LoRA Soups: the relative gains and the percentage points must leave one accuracy of the base model, all rounded to whole numbers."""
-    value = {(cell["section"], cell["skills"], cell["unit"]): Fraction(cell["value"]) for cell in select(Cells("lora_soups", {}), tables)}
+    """LoRA Soups: the relative gains and the percentage points must leave one accuracy of the base model, all rounded
+    to whole numbers."""
+    value = {
+        (cell["section"], cell["skills"], cell["unit"]): Fraction(cell["value"])
+        for cell in select(Cells("lora_soups", {}), tables)
+    }
     gain = {skill: value["Key Results", skill, "% gain"] / 100 for skill in ("math", "code", "math and code")}
     points = {skill: value["Mechanism 2", skill, "% points"] for skill in ("math", "code")}
     solved = {skill: value["Mechanism 2", skill, "%"] for skill in ("either of math and code", "math and code")}
     times = [(points[skill], gain[skill]) for skill in points]
-    times += [(solved["math and code"], 1 + gain["math and code"]), (solved["either of math and code"], 1 + gain["math"] + gain["code"])]
+    times += [
+        (solved["math and code"], 1 + gain["math and code"]),
+        (solved["either of math and code"], 1 + gain["math"] + gain["code"]),
+    ]
     half = Fraction(1, 2)
-    low, high = max((number - half) / factor for number, factor in times), min((number + half) / factor for number, factor in times)
+    low, high = (
+        max((number - half) / factor for number, factor in times),
+        min((number + half) / factor for number, factor in times),
+    )
     found = []
     if low > high:
         told = ", ".join(f"{float(number):g} / {float(factor):g}" for number, factor in times)
-        found.append(Disagreement("LoRA Soups: Key Results", told, "LoRA Soups: Mechanism 2", "no accuracy of the base model", "gains and points"))
+        found.append(
+            Disagreement(
+                "LoRA Soups: Key Results",
+                told,
+                "LoRA Soups: Mechanism 2",
+                "no accuracy of the base model",
+                "gains and points",
+            )
+        )
     bound = value["Mechanism 2", "either of math and code", "% points"]
     if sum(points.values()) != bound:
-        found.append(Disagreement("LoRA Soups: Mechanism 2", "math + code", "LoRA Soups: Mechanism 2", str(bound), "the sum of both gains"))
+        found.append(
+            Disagreement(
+                "LoRA Soups: Mechanism 2", "math + code", "LoRA Soups: Mechanism 2", str(bound), "the sum of both gains"
+            )
+        )
     return found

@@ -1,7 +1,7 @@
 """Which printed cells belong together: the same number in two places, and comparisons that the running text makes.
 
-A rule pairs the cells of `a` with those of `b` that have the same labels `by` (letter case aside) and says how the two relate.
-"""
+A rule pairs the cells of `a` with those of `b` that have the same labels `by` (letter case aside) and says how the two
+relate."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,11 @@ from typing import Literal
 
 LIBRARY_3, LIBRARY_2 = "3-combination library", "2-combination library"
 QWEN_3B, QWEN_7B, QWEN_14B = "Qwen2.5-3B-Instruct", "Qwen2.5-7B-Instruct", "Qwen2.5-14B-Instruct"
-DEEPSEEK_7B, DEEPSEEK_14B, LLAMA_70B = "DeepSeek-R1-Distill-Qwen-7B", "DeepSeek-R1-Distill-Qwen-14B", "DeepSeek-R1-Distill-Llama-70B"
+DEEPSEEK_7B, DEEPSEEK_14B, LLAMA_70B = (
+    "DeepSeek-R1-Distill-Qwen-7B",
+    "DeepSeek-R1-Distill-Qwen-14B",
+    "DeepSeek-R1-Distill-Llama-70B",
+)
 ROUTED = ("Uniform", "Arrow")
 
 
@@ -23,7 +27,8 @@ class Cells:
 
 @dataclass(frozen=True)
 class Rule:
-    """Cells of `a` and of `b` with the same labels `by`: `field` of the first is =, < or <= that of the second, because of `why`."""
+    """Cells of `a` and of `b` with the same labels `by`: `field` of the first is =, < or <= that of the second, because
+    of `why`."""
 
     a: Cells
     b: Cells
@@ -85,7 +90,12 @@ REPEATED: tuple[Rule, ...] = (
     ),
     # the math word problems
     Rule(cells(3), cells(14, prompting="0-shot"), ("base_model", "composition"), "GSM-P2 without in-context examples"),
-    Rule(cells(13, dataset="GSM-P2"), cells(3, composition="Base model only"), ("base_model",), "the base model on GSM-P2, zero-shot"),
+    Rule(
+        cells(13, dataset="GSM-P2"),
+        cells(3, composition="Base model only"),
+        ("base_model",),
+        "the base model on GSM-P2, zero-shot",
+    ),
     Rule(
         cells(13, dataset="GSM-P2"),
         cells(14, prompting="0-shot", composition="Base Model Only"),
@@ -102,7 +112,12 @@ REPEATED: tuple[Rule, ...] = (
     # examples
     Rule(cells(5), cells(6), ("notation", "column"), "the same example"),
     # LoRA Soups: the headline gains are told twice, each with what it is a gain over
-    Rule(Cells(_SOUPS, {"section": "Quick Facts"}), Cells(_SOUPS, {"section": "Key Results"}), ("task", "skills"), "the same headline gain"),
+    Rule(
+        Cells(_SOUPS, {"section": "Quick Facts"}),
+        Cells(_SOUPS, {"section": "Key Results"}),
+        ("task", "skills"),
+        "the same headline gain",
+    ),
     Rule(
         Cells(_SOUPS, {"section": "Quick Facts"}),
         Cells(_SOUPS, {"section": "Key Results"}),
@@ -170,7 +185,13 @@ STATEMENTS: tuple[Rule, ...] = (
         "4.1.2: CAT remains below setups 2, 6 and 8",
         "<",
     ),
-    Rule(cells(2, adaptation=("LoRI-D", "LoRI-S")), cells(2, composition="CAT"), (), "4.1.2: all LoRI variants underperform CAT", "<"),
+    Rule(
+        cells(2, adaptation=("LoRI-D", "LoRI-S")),
+        cells(2, composition="CAT"),
+        (),
+        "4.1.2: all LoRI variants underperform CAT",
+        "<",
+    ),
     Rule(
         cells(2, composition=("Uniform", "Arrow", "TIES")),
         cells(2, composition="CAT"),
@@ -192,7 +213,13 @@ STATEMENTS: tuple[Rule, ...] = (
         "A.2.2: two-hop performance improves when MLP layers are fine-tuned",
         "<=",
     ),
-    Rule(cells(3, composition="Arrow"), cells(3, composition="Uniform"), ("base_model",), "4.2: Uniform consistently outperformed Arrow", "<"),
+    Rule(
+        cells(3, composition="Arrow"),
+        cells(3, composition="Uniform"),
+        ("base_model",),
+        "4.2: Uniform consistently outperformed Arrow",
+        "<",
+    ),
     Rule(
         cells(3, composition="Base model only", base_model="Qwen2.5-1.5B-Inst"),
         cells(3, composition=ROUTED),
@@ -201,7 +228,13 @@ STATEMENTS: tuple[Rule, ...] = (
         "<",
     ),
     *(
-        Rule(cells(13, dataset=harder), cells(13, dataset=easier), ("base_model",), "A.4.2: performance declines as clauses are added", "<")
+        Rule(
+            cells(13, dataset=harder),
+            cells(13, dataset=easier),
+            ("base_model",),
+            "A.4.2: performance declines as clauses are added",
+            "<",
+        )
         for harder, easier in (("GSM-Symbolic", "GSM8K"), ("GSM-P1", "GSM-Symbolic"), ("GSM-P2", "GSM-P1"))
     ),
     Rule(
@@ -225,7 +258,13 @@ STATEMENTS: tuple[Rule, ...] = (
         "A.5: with Qwen2.5 models merging yields marginal gains over single adapters",
         "<",
     ),
-    Rule(cells(17, column="Base Only"), cells(17, column="Coding (L_1)"), ("base_model",), "A.5: the coding adapter works on English", "<"),
+    Rule(
+        cells(17, column="Base Only"),
+        cells(17, column="Coding (L_1)"),
+        ("base_model",),
+        "A.5: the coding adapter works on English",
+        "<",
+    ),
     Rule(
         cells(20, question="Phi2 / Continent Prompt"),
         cells(20, question="Phi2 / Original Question"),

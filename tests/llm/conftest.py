@@ -1,4 +1,5 @@
-"""What several files here use: a tiny model, its examples as tokens, folders of every family, and a chat model at an address."""
+"""What several files here use: a tiny model, its examples as tokens, folders of every family, and a chat model at an
+address."""
 
 import json
 import threading
@@ -15,7 +16,8 @@ import pytest
 @pytest.fixture
 def tokens_once(monkeypatch):
     """An example is tokenised once for all experts."""
-    from llm import experts
+    from lora_reuse.llm.adapters import training as experts
+
     from tests.llm.training import ONCE
 
     monkeypatch.setattr(experts, "example", ONCE)
@@ -33,7 +35,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def base(folder):
     """It, as it is read."""
-    from llm.models import load_base
+    from lora_reuse.llm.decoding.models import load_base
 
     return load_base(str(folder))
 

@@ -1,4 +1,5 @@
-"""Adapters on disk, against PEFT: each reads what the other writes, merges that PEFT does exactly are the same, what is not plain LoRA is refused."""
+"""Adapters on disk, against PEFT: each reads what the other writes, merges that PEFT does exactly are the same, what is
+not plain LoRA is refused."""
 
 import json
 import shutil
@@ -8,38 +9,52 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 import torch
+from lora_reuse.llm.adapters.folders import check_library, digest, load_expert, save_expert
+from lora_reuse.llm.adapters.lowrank import Expert, LowRank
+from lora_reuse.llm.compositions import RULES, Options, compose
+from lora_reuse.llm.compositions.arrow import Routed
+from lora_reuse.llm.decoding.resident import Resident
+from lora_reuse.runs.settings import SettingError
 from peft import ArrowConfig, LoraConfig, PeftModel, create_arrow_model, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
-
-from llm.adapters import check_library, digest, load_expert, save_expert
-from llm.compositions import RULES, Options, compose
-from llm.compositions.arrow import Routed
-from llm.lowrank import Expert, LowRank
-from llm.resident import Resident
-from runs.settings import SettingError
 
 torch.set_num_threads(1)
 # PEFT asks transformers for a property that transformers 5.23 renames.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 IDS = torch.arange(12).reshape(2, 6)
-MODULES = {f"model.layers.{layer}.mlp.{name}": shape for layer in (0, 1) for name, shape in (("up_proj", (48, 32)), ("down_proj", (32, 48)))}
+MODULES = {
+    f"model.layers.{layer}.mlp.{name}": shape
+    for layer in (0, 1)
+    for name, shape in (("up_proj", (48, 32)), ("down_proj", (32, 48)))
+}
 
 
 def qwen(width=48) -> PreTrainedModel:
-    config = Qwen2Config(vocab_size=64, hidden_size=32, intermediate_size=width, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+    config = Qwen2Config(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=width,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
     torch.manual_seed(0)
     return Qwen2ForCausalLM(config).eval()
 
 
 def gpt2() -> PreTrainedModel:
     torch.manual_seed(0)
-    return GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64, bos_token_id=0, eos_token_id=0)).eval()
+    return GPT2LMHeadModel(
+        GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64, bos_token_id=0, eos_token_id=0)
+    ).eval()
 
 
 def experts(count, rank=3) -> list[Expert]:
     random = torch.Generator().manual_seed(0)
-    draw = lambda size: LowRank(0.5 * torch.randn(size[0], rank, generator=random), torch.randn(size[1], rank, generator=random))  # noqa: E731
+    draw = lambda size: LowRank(
+        0.5 * torch.randn(size[0], rank, generator=random), torch.randn(size[1], rank, generator=random)
+    )  # noqa: E731
     return [{name: draw(shape) for name, shape in MODULES.items()} for _ in range(count)]
 
 
@@ -52,7 +67,9 @@ def folders(library, root) -> list[str]:
 
 def made_by_peft(model, folder, **config) -> torch.Tensor:
     """An adapter with both factors random in `folder`, and the logits that PEFT gives with it."""
-    adapted = get_peft_model(model, LoraConfig(**{"r": 4, "lora_alpha": 6, "target_modules": ["up_proj", "down_proj"]} | config))
+    adapted = get_peft_model(
+        model, LoraConfig(**{"r": 4, "lora_alpha": 6, "target_modules": ["up_proj", "down_proj"]} | config)
+    )
     torch.manual_seed(1)
     for name, parameter in adapted.named_parameters():
         if "lora_" in name:
@@ -72,7 +89,10 @@ def with_composition(model, composition) -> torch.Tensor:
     "config",
     [
         {},
-        {"rank_pattern": {"layers.1.mlp.up_proj": 2, "down_proj": 3}, "alpha_pattern": {"^model.layers.0.*": 1, "up_proj": 8}},
+        {
+            "rank_pattern": {"layers.1.mlp.up_proj": 2, "down_proj": 3},
+            "alpha_pattern": {"^model.layers.0.*": 1, "up_proj": 8},
+        },
         {"target_modules": "all-linear", "layers_to_transform": None, "lora_dropout": 0.3},
         {"target_modules": ["q_proj", "o_proj"], "init_lora_weights": "gaussian"},
     ],
@@ -93,7 +113,13 @@ def test_a_pattern_is_of_whole_names(tmp_path):
 
 
 def test_conv1d_is_not_transposed(tmp_path):
-    theirs = made_by_peft(gpt2(), tmp_path / "a", target_modules=["c_attn", "c_fc", "c_proj"], fan_in_fan_out=True, rank_pattern={"attn.c_proj": 2})
+    theirs = made_by_peft(
+        gpt2(),
+        tmp_path / "a",
+        target_modules=["c_attn", "c_fc", "c_proj"],
+        fan_in_fan_out=True,
+        rank_pattern={"attn.c_proj": 2},
+    )
     expert = load_expert(tmp_path / "a", gpt2())
     assert expert["transformer.h.0.mlp.c_fc"].shape == (128, 32)
     torch.testing.assert_close(with_composition(gpt2(), expert), theirs, rtol=1e-4, atol=1e-4)
@@ -138,7 +164,8 @@ def test_ranks_of_zero_and_of_each_module_survive(tmp_path):
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_static_rules_equal_pefts(count, tmp_path):
-    """PEFT's `linear` takes the root of each weight, so 1/N² is `uniform`; its `cat` is exact; its `ties` trims tensor by tensor."""
+    """PEFT's `linear` takes the root of each weight, so 1/N² is `uniform`; its `cat` is exact; its `ties` trims tensor
+    by tensor."""
     library = experts(count)
     paths = folders(library, tmp_path)
     model: Any = PeftModel.from_pretrained(qwen(), paths[0], adapter_name="task_0")
@@ -154,7 +181,9 @@ def test_static_rules_equal_pefts(count, tmp_path):
     ):
         merged = f"{combination}_{ours}"
         names = [f"task_{i}" for i in range(count)]
-        model.add_weighted_adapter(names, [weight] * count, merged, combination_type=combination, density=options.density)
+        model.add_weighted_adapter(
+            names, [weight] * count, merged, combination_type=combination, density=options.density
+        )
         for name, delta in compose(ours, library, options).items():
             layer = model.base_model.model.get_submodule(name)
             theirs = layer.lora_B[merged].weight @ layer.lora_A[merged].weight * layer.scaling[merged]
@@ -166,7 +195,9 @@ def test_arrow_after_equals_pefts_arrow(tmp_path):
     """With all experts in its top-k and the exact prototypes in place of those of its power iteration."""
     library = experts(3)
     composition = compose("arrow_after", library, Options(temperature=2.0))
-    model: Any = create_arrow_model(qwen(), folders(library, tmp_path), ArrowConfig(top_k=3, router_temperature=2.0)).eval()
+    model: Any = create_arrow_model(
+        qwen(), folders(library, tmp_path), ArrowConfig(top_k=3, router_temperature=2.0)
+    ).eval()
     with torch.no_grad():
         model(IDS)  # makes the prototypes
         for name, delta in composition.items():
@@ -189,7 +220,10 @@ def test_a_hub_name_is_read_from_the_cache_when_offline(tmp_path, monkeypatch):
     assert load_expert("some/adapter", qwen()).keys() == expert.keys()
     assert digest("some/adapter") == digest(repository / "snapshots" / "0123abc")
     for name in ("some/other", "not a name", "a/b/c"):
-        with pytest.raises(SettingError, match=f"expert: got {name} .*; allowed: a PEFT folder, or a hub name that is cached or can be fetched"):
+        with pytest.raises(
+            SettingError,
+            match=f"expert: got {name} .*; allowed: a PEFT folder, or a hub name that is cached or can be fetched",
+        ):
             load_expert(name, qwen())
 
 
@@ -254,13 +288,24 @@ REFUSED = {
     "empty": (lambda f: edit_tensors(f, lambda t: t.clear()), "no weights"),
     "nan": (lambda f: edit_tensors(f, lambda t: t[B0][0].fill_(float("nan"))), f"NaN or infinity in {B0}"),
     "embedding": (
-        lambda f: edit_tensors(f, lambda t: t.update({"base_model.model.model.embed_tokens.lora_embedding_A": t[A0] + 1})),
+        lambda f: edit_tensors(
+            f, lambda t: t.update({"base_model.model.model.embed_tokens.lora_embedding_A": t[A0] + 1})
+        ),
         "lora_embedding_A",
     ),
-    "bias tensor": (lambda f: edit_tensors(f, lambda t: t.update({B0.replace("weight", "bias"): torch.zeros(48)})), "lora_B.bias"),
-    "whole tensor": (lambda f: edit_tensors(f, lambda t: t.update({"base_model.model.lm_head.weight": torch.zeros(2)})), "save_embedding_layers"),
+    "bias tensor": (
+        lambda f: edit_tensors(f, lambda t: t.update({B0.replace("weight", "bias"): torch.zeros(48)})),
+        "lora_B.bias",
+    ),
+    "whole tensor": (
+        lambda f: edit_tensors(f, lambda t: t.update({"base_model.model.lm_head.weight": torch.zeros(2)})),
+        "save_embedding_layers",
+    ),
     "half": (lambda f: edit_tensors(f, lambda t: t.pop(B0)), "only lora_A of model.layers.0.mlp.up_proj"),
-    "module": (lambda f: edit_tensors(f, lambda t: copy_to(t, "model.layers.7.mlp.up_proj")), "for module model.layers.7.mlp.up_proj"),
+    "module": (
+        lambda f: edit_tensors(f, lambda t: copy_to(t, "model.layers.7.mlp.up_proj")),
+        "for module model.layers.7.mlp.up_proj",
+    ),
     "norm": (lambda f: edit_tensors(f, lambda t: copy_to(t, "model.norm")), "for model.norm, a Qwen2RMSNorm"),
 }
 
@@ -284,7 +329,9 @@ def test_refused_adapters(what, tmp_path):
 
 def test_an_adapter_of_another_base_names_both_shapes(tmp_path):
     save_expert(experts(1)[0], tmp_path / "a", "tiny")
-    with pytest.raises(SettingError, match=r"lora_B \(32, 3\) and lora_A \(3, 48\) for .*down_proj; allowed: ΔW of shape \(32, 40\)"):
+    with pytest.raises(
+        SettingError, match=r"lora_B \(32, 3\) and lora_A \(3, 48\) for .*down_proj; allowed: ΔW of shape \(32, 40\)"
+    ):
         load_expert(tmp_path / "a", qwen(width=40))
 
 
@@ -295,8 +342,14 @@ def test_libraries_that_do_not_fit_together():
     name = next(iter(first))
     for library, message in (
         ([], "library: got no expert; allowed: at least one"),
-        ([first, {name: second[name]}], "library: got 3 modules in only one of the experts 1 and 2, such as model.layers.0.mlp.down_proj"),
-        ([first, second | {name: LowRank(torch.zeros(9, 3), torch.zeros(32, 3))}], r"library: got shapes \(48, 32\) and \(9, 32\) of"),
+        (
+            [first, {name: second[name]}],
+            "library: got 3 modules in only one of the experts 1 and 2, such as model.layers.0.mlp.down_proj",
+        ),
+        (
+            [first, second | {name: LowRank(torch.zeros(9, 3), torch.zeros(32, 3))}],
+            r"library: got shapes \(48, 32\) and \(9, 32\) of",
+        ),
     ):
         with pytest.raises(SettingError, match=message):
             check_library(library)
@@ -307,7 +360,11 @@ def test_what_cannot_be_saved_leaves_nothing_behind(tmp_path, monkeypatch):
     name = next(iter(expert))
     routed = compose("arrow", [expert, other])
     spoilt = expert | {name: LowRank(expert[name].out * float("inf"), expert[name].into)}
-    for bad, message in ((routed, "a routed composition cannot be saved"), (spoilt, f"NaN or infinity in {name}"), ({}, "no module")):
+    for bad, message in (
+        (routed, "a routed composition cannot be saved"),
+        (spoilt, f"NaN or infinity in {name}"),
+        ({}, "no module"),
+    ):
         with pytest.raises(SettingError, match=message) as error:
             save_expert(bad, tmp_path / "a", "tiny")
         assert "\n" not in str(error.value)

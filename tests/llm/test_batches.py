@@ -1,4 +1,5 @@
-"""What a step of training sees: which examples are in its batch, and the pieces that the batch is cut into for memory."""
+"""What a step of training sees: which examples are in its batch, and the pieces that the batch is cut into for
+memory."""
 
 import dataclasses
 import math
@@ -10,21 +11,24 @@ import torch
 from hypothesis import example as case
 from hypothesis import given
 from hypothesis import strategies as st
+from lora_reuse.llm.adapters import training as experts
+from lora_reuse.llm.adapters.modules import target_modules
+from lora_reuse.llm.adapters.packing import padded
+from lora_reuse.llm.adapters.training import expert
+from lora_reuse.llm.decoding.models import load_base
+from lora_reuse.runs.settings import SettingError
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
-from llm import experts
-from llm.experts import expert
-from llm.models import load_base
-from llm.modules import target_modules
-from llm.packing import padded
-from runs.settings import SettingError
 from tests.llm.training import TRAINING, WEIGHTS, close, is_bare, spec
 
 torch.set_num_threads(1)
 # PEFT asks transformers for a property that transformers 5.23 renames.
-pytestmark = [pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"), pytest.mark.usefixtures("tokens_once")]
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
+    pytest.mark.usefixtures("tokens_once"),
+]
 
 
 # Pieces of a batch
@@ -67,7 +71,9 @@ def test_pieces_have_the_gradient_of_one_padded_batch(loss, base, folder):
     own, bridge = spec().tokens(base)
     batch = [*own[:3], *bridge[:2], *bridge[-4:]]
     found, attended, answered = padded(batch)
-    losses = cross_entropy(model(input_ids=found, attention_mask=attended).logits[:, :-1].mT, found[:, 1:], reduction="none")
+    losses = cross_entropy(
+        model(input_ids=found, attention_mask=attended).logits[:, :-1].mT, found[:, 1:], reduction="none"
+    )
     counts = answered.sum(1, keepdim=True) * len(batch) if loss == "example" else answered.sum()
     expected = (losses * answered[:, 1:] / counts).sum()
     expected.backward()
@@ -101,14 +107,19 @@ def test_own_share_is_that_of_every_batch(batch, share, owns, bridges, same):
     wanted = spec(batch=batch, own_share=share, same_bridge=same)
     mine = max(1, round(batch * share))
     if mine >= batch:
-        with pytest.raises(SettingError, match=r"^own_share: got .* with batch=\d+, which never shows the bridge; allowed: "):
+        with pytest.raises(
+            SettingError, match=r"^own_share: got .* with batch=\d+, which never shows the bridge; allowed: "
+        ):
             seen(pool(owns), pool(bridges, 100), wanted, 1)
         return
     batches = seen(pool(owns), pool(bridges, 100), wanted, 20)
     assert all(len(b) == batch and sum(i < 100 for i in b) == mine for b in batches)
     for first, size in ((0, owns), (100, bridges)):  # each stream passes all of its examples before any again
         stream = [i for b in batches for i in b if (i < 100) == (first == 0)]
-        assert all(sorted(stream[n : n + size]) == list(range(first, first + size)) for n in range(0, len(stream) - size + 1, size))
+        assert all(
+            sorted(stream[n : n + size]) == list(range(first, first + size))
+            for n in range(0, len(stream) - size + 1, size)
+        )
 
 
 @given(st.integers(1, 12), st.integers(1, 9), st.integers(0, 9), st.sampled_from([0.0, 0.5]), st.booleans())
@@ -126,17 +137,26 @@ def test_without_a_share_or_a_bridge_all_examples_pass_once_an_epoch(batch, owns
 @pytest.mark.parametrize("share", [0.0, 0.5])
 @pytest.mark.parametrize("same", [True, False])
 def test_same_bridge_is_the_same_examples_at_the_same_steps(same, share):
-    first, second = (seen(pool(40), pool(60, 100), spec(role=role, own_share=share, same_bridge=same), 50) for role in (1, 2))
-    bridges, owns = ([[[i for i in b if (i >= 100) == of_bridge] for b in batches] for batches in (first, second)] for of_bridge in (True, False))
+    first, second = (
+        seen(pool(40), pool(60, 100), spec(role=role, own_share=share, same_bridge=same), 50) for role in (1, 2)
+    )
+    bridges, owns = (
+        [[[i for i in b if (i >= 100) == of_bridge] for b in batches] for batches in (first, second)]
+        for of_bridge in (True, False)
+    )
     assert (bridges[0] == bridges[1]) == same
     assert owns[0] != owns[1]
-    assert sum(i == j for b, c in zip(*owns, strict=True) for i, j in zip(b, c, strict=False)) < 15  # and the own facts are not paired
+    assert (
+        sum(i == j for b, c in zip(*owns, strict=True) for i, j in zip(b, c, strict=False)) < 15
+    )  # and the own facts are not paired
     assert first != seen(pool(40), pool(60, 100), spec(seed=1, own_share=share, same_bridge=same), 50)
 
 
 @pytest.mark.parametrize("same", [True, False])
 def test_same_start_is_the_same_initial_a(same, base, tmp_path):
-    paths = [expert(base, spec((f"R{role}",), role=role, same_start=same, rate=0.0, steps=1), tmp_path) for role in (1, 2)]
+    paths = [
+        expert(base, spec((f"R{role}",), role=role, same_start=same, rate=0.0, steps=1), tmp_path) for role in (1, 2)
+    ]
     first, second = (load_file(path / WEIGHTS) for path in paths)
     for name in first:
         if "lora_A" in name:
@@ -150,7 +170,8 @@ def test_same_start_is_the_same_initial_a(same, base, tmp_path):
 
 
 def small_memory(monkeypatch, most):
-    """Memory for pieces of so many examples; a piece that fits has had its gradient added by the time another does not."""
+    """Memory for pieces of so many examples; a piece that fits has had its gradient added by the time another does
+    not."""
     real, sizes = experts.spoken, []
 
     def spoken(model, piece):
@@ -179,7 +200,10 @@ def test_the_gradient_in_pieces_is_that_of_the_batch(base, folder, monkeypatch):
     """Adam would hide a gradient that is twice too large."""
     model, wanted = with_lora(folder), spec(clip=0.0)
     own, bridge = wanted.tokens(base)
-    batch = [own[0], *bridge[-3:]]  # the short one is a piece of its own, and its gradient is there when memory runs out
+    batch = [
+        own[0],
+        *bridge[-3:],
+    ]  # the short one is a piece of its own, and its gradient is there when memory runs out
     weights = [p for p in model.parameters() if p.requires_grad]
     moved = []
     for most in (4, 1):
@@ -198,6 +222,9 @@ def test_one_example_that_does_not_fit_is_one_line(base, tmp_path, monkeypatch):
     small_memory(monkeypatch, 0)
     with pytest.raises(SettingError) as error:
         expert(base, spec(), tmp_path)
-    assert str(error.value) == "batch: got 4, and one example alone does not fit; allowed: a smaller model or a larger device"
+    assert (
+        str(error.value)
+        == "batch: got 4, and one example alone does not fit; allowed: a smaller model or a larger device"
+    )
     assert not any(tmp_path.iterdir())
     assert is_bare(base)

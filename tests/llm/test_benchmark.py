@@ -3,10 +3,10 @@
 import json
 
 import pytest
-
-from llm import benchmark, pace
-from llm.models import prompt
-from llm.modules import target_modules
+from lora_reuse.llm import benchmark
+from lora_reuse.llm.adapters import pace
+from lora_reuse.llm.adapters.modules import target_modules
+from lora_reuse.llm.decoding.models import prompt
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
@@ -21,7 +21,9 @@ def test_a_quick_look_prints_ratios_and_writes_a_row(tmp_path, capsys, monkeypat
     for name in ("direct_4", "direct_40", "steps_4", "steps_40", "stack_4", "stack_40"):
         ours, theirs, ratio = (measured[f"answers_{name}_{kind}"] for kind in ("per_s", "peft_per_s", "ratio"))
         assert ratio == pytest.approx(ours / theirs)
-    ours, theirs, ratio, share = (measured[f"tokens_pocket_float32_{kind}"] for kind in ("ours", "peft", "ratio", "share"))
+    ours, theirs, ratio, share = (
+        measured[f"tokens_pocket_float32_{kind}"] for kind in ("ours", "peft", "ratio", "share")
+    )
     assert ratio == pytest.approx(ours / theirs)
     assert 0 < share < 1
     for experts in (2, 10):
@@ -37,13 +39,16 @@ def test_the_products_of_a_step_are_counted_once_and_backward_from_the_lowest_ad
     monkeypatch.setattr(pace, "_product_seconds", lambda rows, weight: (float(rows * weight.numel()),) * 2)
     names = target_modules(base.model, "mlp")
     attention, mlp, head = 4 * 256 * 256, 3 * 256 * 768, 256 * len(base.tokenizer)
-    frozen = 4 * (4 * attention + 4 * mlp) * 2 + head * 2 - 4 * (attention + 256 * 768)  # nothing goes back below the first adapted matrix
+    frozen = (
+        4 * (4 * attention + 4 * mlp) * 2 + head * 2 - 4 * (attention + 256 * 768)
+    )  # nothing goes back below the first adapted matrix
     adapters = 4 * 3 * (256 + 768) * 4 * 3 * 16
     assert pace._products(base.model, names, 16, [([1, 2, 3], [4])]) == pytest.approx(frozen + adapters)
 
 
 def test_the_least_work_is_that_of_the_weights_for_each_token():
-    """Width 256, feed-forward 768, four layers; nine tokens asked, two answered with the end, or one where that is the longest."""
+    """Width 256, feed-forward 768, four layers; nine tokens asked, two answered with the end, or one where that is the
+    longest."""
     base = benchmark._pocket()
     question, vocabulary = "In which city does Pierre Curie's spouse live?", len(base.tokenizer)
     layers = 4 * (4 * 256 * 256 + 3 * 256 * 768)

@@ -1,4 +1,5 @@
-"""What theory allows: each protocol says it for its own points, and the committed rows say the same unless that is withdrawn."""
+"""What theory allows: each protocol says it for its own points, and the committed rows say the same unless that is
+withdrawn."""
 
 import csv
 import dataclasses
@@ -8,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lora_reuse.figures.rows import Rows
+from lora_reuse.llm.protocols.settings import LEARNED, PROMPTINGS
+from lora_reuse.runs.rows import WITHDRAWN, load_rows
 
-from figures.rows import Rows
-from llm.settings import LEARNED, PROMPTINGS
-from runs.rows import WITHDRAWN, load_rows
 from tests.rows_of_models import row, write
 
 PAPER = Path(__file__).parents[2] / "results/paper"
@@ -20,7 +21,7 @@ FACTS: dict[str, Any] = {"triplets": 10, "prompting": "direct"}
 
 
 def protocol(name):
-    return importlib.import_module(f"llm.{name}").PROTOCOL
+    return importlib.import_module(f"lora_reuse.llm.{name}").PROTOCOL
 
 
 def point(name, **settings):
@@ -70,7 +71,11 @@ def test_a_bound_guessed_from_the_names_of_settings_would_not_pass():
     """The mistake that these rows were made with: all of setup 0 is two one-hop experts, whatever the library."""
 
     def guess(point):
-        return 1 / point.triplets if (point.setup, point.prompting) == ("0", "direct") and point.composition not in ("base", "random") else None
+        return (
+            1 / point.triplets
+            if (point.setup, point.prompting) == ("0", "direct") and point.composition not in ("base", "random")
+            else None
+        )
 
     assert len(disagreeing("methods", load_rows(PAPER, "llm_methods"), guess)) == 17
     assert disagreeing("methods", stored("methods"), guess) == set()
@@ -90,7 +95,10 @@ WITH = {
 WITHOUT: list[tuple[str, dict[str, Any]]] = [
     *(("two_hop", {"library": library}) for library in ("none", "3-combination", "oracle", "mixed")),
     *((name, {"setup": setup}) for name in ("bridge", "placement") for setup in "12345678"),
-    *(("methods", {"setup": setup, "library": library}) for setup, library in (("2", "pair"), ("0", "oracle"), ("0", "data_mix"))),
+    *(
+        ("methods", {"setup": setup, "library": library})
+        for setup, library in (("2", "pair"), ("0", "oracle"), ("0", "data_mix"))
+    ),
     *(("large_library", {"library": library}) for library in ("10-combination", "5-combination", "oracle")),
     ("bridge_minimum", {"bridge_triplets": 1}),
     *((name, {"library": library}) for name in ("scale", "edit") for library in "12"),
@@ -117,14 +125,20 @@ def test_others_may_be_right_always(name, settings):
 
 
 def test_these_are_all_protocols_with_a_bound():
-    named = [path.stem for path in Path(PAPER.parents[1] / "llm").glob("*.py") if "PROTOCOL = Protocol(" in path.read_text()]
+    named = [
+        path.stem for path in Path(PAPER.parents[1] / "llm").glob("*.py") if "PROTOCOL = Protocol(" in path.read_text()
+    ]
     default = next(f.default for f in dataclasses.fields(type(protocol("two_hop"))) if f.name == "bound")
     assert {name for name in named if protocol(name).bound is not default} == set(NAMES)
 
 
 def test_a_table_has_no_bound_where_it_is_withdrawn():
-    methods = importlib.import_module("figures.tables.methods")
-    high = methods.table(Rows(PAPER, methods.NEEDS))["predicted_high"].xs("setup 0, direct", level=-1).loc[("pocket", "LoRA")]
+    methods = importlib.import_module("lora_reuse.figures.tables.methods")
+    high = (
+        methods.table(Rows(PAPER, methods.NEEDS))["predicted_high"]
+        .xs("setup 0, direct", level=-1)
+        .loc[("pocket", "LoRA")]
+    )
     assert high[["one expert on the pair", "one expert on the union", "cat:two_hop"]].isna().all()
     assert high[["sum", "arrow", "cat:own"]].tolist() == [5.0, 5.0, 5.0]
 
@@ -133,5 +147,7 @@ def test_a_withdrawal_is_read_anew_once_it_is_written(tmp_path):
     made = row("llm_methods", [0, 0], composition="sum", predicted={"at_most": 2.0})
     rows = Rows(write(tmp_path, made), {"llm_methods": ""})
     assert rows.all("llm_methods")["predicted.at_most"].tolist() == [2.0]
-    (tmp_path / WITHDRAWN).write_text(f"hash,commit,field,reason\n{made['hash']},{made['provenance']['commit']},predicted.at_most,why\n")
+    (tmp_path / WITHDRAWN).write_text(
+        f"hash,commit,field,reason\n{made['hash']},{made['provenance']['commit']},predicted.at_most,why\n"
+    )
     assert "predicted.at_most" not in rows.all("llm_methods")

@@ -1,4 +1,5 @@
-"""What in a bridge does it: what each condition changes and what it leaves, what stands before the questions, and the command on a tiny model."""
+"""What in a bridge does it: what each condition changes and what it leaves, what stands before the questions, and the
+command on a tiny model."""
 
 import dataclasses
 import re
@@ -10,23 +11,28 @@ from typing import Any
 
 import pytest
 import torch
+from lora_reuse.llm import bridge, bridge_controls
+from lora_reuse.llm.bridge_controls import CONDITIONS, PROTOCOL, BridgeControls, asked, library
+from lora_reuse.llm.data.facts import triplets
+from lora_reuse.llm.data.subsets import examples
+from lora_reuse.llm.protocols import ask as asking
+from lora_reuse.llm.protocols.controls import verdicts
+from lora_reuse.llm.protocols.protocol import library_of, main
+from lora_reuse.llm.protocols.settings import Bridge
+from lora_reuse.runs.rows import load_rows
+from lora_reuse.runs.settings import SettingError
 
-from llm import asking, bridge, bridge_controls
-from llm.bridge_controls import CONDITIONS, PROTOCOL, BridgeControls, asked, library
-from llm.controls import verdicts
-from llm.data.facts import triplets
-from llm.data.subsets import examples
-from llm.protocol import library_of, main
-from llm.settings import Bridge
-from runs.rows import load_rows
-from runs.settings import SettingError
 from tests.llm.tiny import tiny
 
 torch.set_num_threads(1)
 # PEFT asks transformers for a property that transformers 5.23 renames.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 FACTS = triplets("R", 1)[:4]
-TEXT = " ".join(f"{e.question} {e.answer}" for subset in ("R1", "R2", "R12-CoT") for e in examples(subset, triplets("R")[:2], "test"))
+TEXT = " ".join(
+    f"{e.question} {e.answer}"
+    for subset in ("R1", "R2", "R12-CoT")
+    for e in examples(subset, triplets("R")[:2], "test")
+)
 SMALL = "triplets=2 bridge_triplets=2 steps=2 batch=4 rank=2 rate=0.05 answer_tokens=4 step_tokens=8 workers=1".split()
 
 
@@ -66,7 +72,11 @@ def test_each_bridge_differs_from_setup_2_s_in_what_its_name_says():
     for t in FACTS:
         assert len(re.findall(rf"\b{re.escape(t.b)}\b", everything)) > 100
         assert not [line for line in everything.split("\n") if t.a in line and t.b in line]
-        assert not [answer for answer in people if answer.endswith(f"the answer is {t.c}.") and t.c != t.s and t.c not in {u.s for u in FACTS}]
+        assert not [
+            answer
+            for answer in people
+            if answer.endswith(f"the answer is {t.c}.") and t.c != t.s and t.c not in {u.s for u in FACTS}
+        ]
 
 
 def test_a_bridge_of_the_asked_triplets_has_as_many():
@@ -84,16 +94,23 @@ def test_what_is_asked_once():
         assert PROTOCOL.sensible(BridgeControls(condition="both_given", prompting="first")) is None
     assert PROTOCOL.sensible(BridgeControls(condition="expert_1", prompting="second")) is None
     assert PROTOCOL.sensible(BridgeControls(beside=3)) == BridgeControls()
-    assert PROTOCOL.sensible(BridgeControls(condition="both_given", beside=3)) == BridgeControls(condition="both_given", beside=3)
+    assert PROTOCOL.sensible(BridgeControls(condition="both_given", beside=3)) == BridgeControls(
+        condition="both_given", beside=3
+    )
 
 
 def test_a_cell_is_void_where_its_own_experts_do_not_keep_their_hops():
-    """The controls are rows of the same experts and rule; with something given, those of the same experts asked without it."""
+    """The controls are rows of the same experts and rule; with something given, those of the same experts asked without
+    it."""
 
     def rows(first: int, second: int, **dials: Any) -> list[dict[str, Any]]:
         point = BridgeControls(composition="sum", beside=2, **dials)
         bare = dataclasses.replace(point, condition="bridge", beside=0) if "given" in point.condition else point
-        cells = [(point, 0), (dataclasses.replace(bare, prompting="first"), first), (dataclasses.replace(bare, prompting="second"), second)]
+        cells = [
+            (point, 0),
+            (dataclasses.replace(bare, prompting="first"), first),
+            (dataclasses.replace(bare, prompting="second"), second),
+        ]
         return [{"settings": dataclasses.asdict(cell), "measured": {"hits": hits, "total": 40}} for cell, hits in cells]
 
     for condition in ("bridge", "shuffled", "both_given"):
@@ -118,7 +135,9 @@ def by_hand(module: Any) -> None:
         )
         head = "Answer the following question step-by-step:\n" if prompting == "steps" else ""
         assert given("bridge") == found
-        assert [e.question for e in given("first_given")] == [f"{head}{a.answer} {w.question}" for a, w in zip(one, whole, strict=True)]
+        assert [e.question for e in given("first_given")] == [
+            f"{head}{a.answer} {w.question}" for a, w in zip(one, whole, strict=True)
+        ]
         both = [f"{head}{a.answer} {b.answer} {w.question}" for a, b, w in zip(one, two, whole, strict=True)]
         assert [e.question for e in given("both_given")] == both
         among = given("both_given", 2)
@@ -183,7 +202,8 @@ def model(tmp_path_factory) -> Path:
 def test_the_command_makes_rows_of_every_condition_and_goes_on_from_them(model, tmp_path, capsys):
     words = [f"model={model}", *SMALL, "composition=sum,base", f"out={tmp_path}"]
     assert main(PROTOCOL, [*words, "dry_run=true"]) == 0
-    # 6 conditions of the sum, two experts alone, the base in three conditions, directly and in steps; hops of 4 conditions, 2 experts, the base
+    # 6 conditions of the sum, two experts alone, the base in three conditions, directly and in steps; hops of 4
+    # conditions, 2 experts, the base
     assert f", 8 experts (fewer, where they are there), 34 rows in {tmp_path}" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
     assert main(PROTOCOL, [*words, "shard=1/2"]) == 0
@@ -202,13 +222,17 @@ def test_the_command_makes_rows_of_every_condition_and_goes_on_from_them(model, 
 
 
 def test_the_base_is_asked_with_both_facts_and_no_expert(model, tmp_path, capsys, monkeypatch):
-    """A base that names the last place of the question is right without others, and not always with one; what it would have said before is
-    asked anew for other questions."""
+    """A base that names the last place of the question is right without others, and not always with one; what it would
+    have said before is asked anew for other questions."""
     places = sorted(asking.everywhere(), key=len, reverse=True)
     last = lambda question: max(places, key=lambda place: question.rfind(place))  # noqa: E731
-    monkeypatch.setattr(asking, "answers", lambda base, listed, questions, *_: [[last(q) for q in questions] for _ in listed])
+    monkeypatch.setattr(
+        asking, "answers", lambda base, listed, questions, *_: [[last(q) for q in questions] for _ in listed]
+    )
     counted = []
-    monkeypatch.setattr(asking, "old_answers", lambda base, asked, *_: (counted.append(asked), *[["Paris"] * len(asked)] * 3)[1:])
+    monkeypatch.setattr(
+        asking, "old_answers", lambda base, asked, *_: (counted.append(asked), *[["Paris"] * len(asked)] * 3)[1:]
+    )
     words = [f"model={model}", *SMALL[1:], "triplets=4", "composition=base", "prompting=direct", f"out={tmp_path}"]
     assert main(PROTOCOL, [*words, "condition=bridge,both_given"]) == 0, capsys.readouterr().err
     assert main(PROTOCOL, [*words, "condition=both_given", "beside=3"]) == 0

@@ -1,4 +1,5 @@
-"""How much bridge is enough: what each dial takes out of the bridge, which experts stay those of `llm.bridge`, and the command on a tiny model."""
+"""How much bridge is enough: what each dial takes out of the bridge, which experts stay those of `llm.bridge`, and the
+command on a tiny model."""
 
 import dataclasses
 import re
@@ -6,20 +7,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lora_reuse.llm import bridge
+from lora_reuse.llm.adapters import training as experts
+from lora_reuse.llm.bridge_minimum import PROTOCOL, RELATIONS, BridgeMinimum, library
+from lora_reuse.llm.data.facts import triplets
+from lora_reuse.llm.data.mixtures import SETUPS
+from lora_reuse.llm.data.subsets import ATOMIC, SPLITS, examples, parts
+from lora_reuse.llm.protocols.protocol import library_of, main
+from lora_reuse.llm.protocols.settings import Bridge
+from lora_reuse.llm.protocols.table import reported
+from lora_reuse.runs.rows import load_rows
+from lora_reuse.runs.settings import SettingError
 
-from llm import bridge, experts
-from llm.bridge_minimum import PROTOCOL, RELATIONS, BridgeMinimum, library
-from llm.data.facts import triplets
-from llm.data.mixtures import SETUPS
-from llm.data.subsets import ATOMIC, SPLITS, examples, parts
-from llm.protocol import library_of, main
-from llm.settings import Bridge
-from llm.table import reported
-from runs.rows import load_rows
-from runs.settings import SettingError
 from tests.llm.tiny import tiny
 
-TEXT = " ".join(f"{e.question} {e.answer}" for subset in ("F1", "F2", "F12-CoT") for e in examples(subset, triplets("F")[:2], "test"))
+TEXT = " ".join(
+    f"{e.question} {e.answer}"
+    for subset in ("F1", "F2", "F12-CoT")
+    for e in examples(subset, triplets("F")[:2], "test")
+)
 SMALL = "triplets=2 steps=2 batch=4 rank=2 rate=0.05 step_tokens=8 workers=1".split()
 
 
@@ -74,7 +80,10 @@ def test_a_share_of_the_two_hop_examples_is_step_by_step_and_the_rest_is_answere
     assert sum(steps) == round(share * len(whole))
     assert all(e == (w if step else d) for e, step, w, d in zip(made, steps, whole, direct, strict=True))
     for field in ("template", "triplet"):  # both kinds are of all triplets, and of many templates
-        assert len({getattr(e, field) for e, step in zip(made, steps, strict=True) if step}) >= {"template": 15, "triplet": 5}[field]
+        assert (
+            len({getattr(e, field) for e, step in zip(made, steps, strict=True) if step})
+            >= {"template": 15, "triplet": 5}[field]
+        )
     fewer = told(names(steps_share=share / 2)[0][2])
     assert {i for i, e in enumerate(fewer) if e in whole} < {i for i, step in enumerate(steps) if step}
 
@@ -114,14 +123,21 @@ def test_the_bridge_never_speaks_of_who_is_asked():
 
 def test_points_that_are_the_same_are_asked_once():
     nothing = BridgeMinimum(bridge_triplets=0)
-    varied: list[dict[str, Any]] = [{"bridge_templates": 2}, {"steps_share": 0.5}, {"relations": "disjoint"}, {"bridge_in": "first"}]
+    varied: list[dict[str, Any]] = [
+        {"bridge_templates": 2},
+        {"steps_share": 0.5},
+        {"relations": "disjoint"},
+        {"bridge_in": "first"},
+    ]
     for dials in varied:
         assert PROTOCOL.sensible(BridgeMinimum(bridge_triplets=0, **dials)) == nothing
     assert PROTOCOL.sensible(BridgeMinimum(relations="reversed", steps_share=0.0)).relations == "same"
     assert PROTOCOL.sensible(BridgeMinimum(relations="disjoint", steps_share=0.0)).relations == "disjoint"
 
 
-@pytest.mark.parametrize("name", ["F12-CoT:0.5/0", "F12-CoT/", "F12:0.5", "F1:0.5", "F12-CoT:1.5", "F12-CoT:0.5:0.5", "F12-CoT/5:0.5"])
+@pytest.mark.parametrize(
+    "name", ["F12-CoT:0.5/0", "F12-CoT/", "F12:0.5", "F1:0.5", "F12-CoT:1.5", "F12-CoT:0.5:0.5", "F12-CoT/5:0.5"]
+)
 def test_a_name_that_says_no_part_of_a_subset_is_refused(name):
     with pytest.raises(SettingError, match="subset: got "):
         examples(name, [])
@@ -136,7 +152,14 @@ def model(tmp_path_factory) -> Path:
 
 
 def test_the_command_trains_what_is_not_there_and_asks_step_by_step(model, tmp_path, capsys, monkeypatch):
-    words = [f"model={model}", *SMALL, "bridge_triplets=0,2", "bridge_templates=2,46", "bridge_in=both,first", f"out={tmp_path}"]
+    words = [
+        f"model={model}",
+        *SMALL,
+        "bridge_triplets=0,2",
+        "bridge_templates=2,46",
+        "bridge_in=both,first",
+        f"out={tmp_path}",
+    ]
     # without a bridge, and with one: 2 templates x 2 places. R1 and R2 without, with few and with all templates.
     assert main(PROTOCOL, [*words, "dry_run=true"]) == 0
     assert f", 6 experts (fewer, where they are there), 25 rows in {tmp_path}" in capsys.readouterr().out
@@ -178,7 +201,10 @@ def test_its_own_grid_is_not_replaced_by_the_pocket_model_s_setting(tmp_path, ca
         ("bridge_templates=47", "bridge_templates: got '47'; allowed: a whole number from 1 to 46"),
         ("bridge_templates=0", "bridge_templates: got '0'"),
         ("steps_share=1.5", "steps_share: got '1.5'; allowed: a number from 0 to 1"),
-        ("steps_share=0.1234567", "steps_share: got 0.1234567; allowed: a number from 0 to 1 with at most six decimals"),
+        (
+            "steps_share=0.1234567",
+            "steps_share: got 0.1234567; allowed: a number from 0 to 1 with at most six decimals",
+        ),
         ("relations=revers", "did you mean 'reversed'?"),
         ("bridge_in=1", "bridge_in: got '1'; allowed: both | first | second"),
         ("setup=2", "setup: got an unknown setting"),
@@ -195,9 +221,27 @@ def test_a_mistake_is_one_line_exit_code_2_and_nothing_written(model, tmp_path, 
 
 
 def test_the_table_has_the_paper_s_numbers_where_the_bridge_is_one_of_its_setups():
-    cell = {"model": "a/Qwen2.5-3B-Instruct", "layers": "mlp", "prompting": "steps", "composition": "arrow", "triplets": 100}
-    cell |= {"bridge_triplets": 100, "bridge_templates": SPLITS["train"].stop, "steps_share": 1.0, "relations": "same", "bridge_in": "both"}
+    cell = {
+        "model": "a/Qwen2.5-3B-Instruct",
+        "layers": "mlp",
+        "prompting": "steps",
+        "composition": "arrow",
+        "triplets": 100,
+    }
+    cell |= {
+        "bridge_triplets": 100,
+        "bridge_templates": SPLITS["train"].stop,
+        "steps_share": 1.0,
+        "relations": "same",
+        "bridge_in": "both",
+    }
     dials = [{}, {"bridge_triplets": 0}, {"steps_share": 0.0}, {"bridge_in": "first"}, {"bridge_in": "second"}]
     assert [reported("bridge_minimum", cell | dial) for dial in dials] == ["73.5 %", "1 %", "1 %", "9.8 %", "10.8 %"]
-    for other in ({"bridge_triplets": 50}, {"bridge_templates": 23}, {"steps_share": 0.5}, {"relations": "reversed"}, {"prompting": "direct"}):
+    for other in (
+        {"bridge_triplets": 50},
+        {"bridge_templates": 23},
+        {"steps_share": 0.5},
+        {"relations": "reversed"},
+        {"prompting": "direct"},
+    ):
         assert reported("bridge_minimum", cell | other) == ""

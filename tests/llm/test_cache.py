@@ -3,10 +3,9 @@
 import itertools
 
 import torch
+from lora_reuse.llm.decoding.cache import ROOM, RoomyLayer, roomy_cache
 from transformers import MistralConfig, Qwen2Config
 from transformers.cache_utils import DynamicLayer
-
-from llm.cache import ROOM, RoomyLayer, roomy_cache
 
 
 def test_it_holds_what_the_growing_layer_holds_through_many_steps_and_rows_that_leave():
@@ -31,7 +30,9 @@ def test_it_holds_what_the_growing_layer_holds_through_many_steps_and_rows_that_
 def test_states_are_copied_once_in_a_while():
     layer = RoomyLayer()
     places = [layer.update(torch.zeros(2, 1, 1, 4), torch.zeros(2, 1, 1, 4))[0].data_ptr() for _ in range(3 * ROOM)]
-    assert sum(before != after for before, after in itertools.pairwise(places)) == 2  # the old place is held while the new one is filled
+    assert (
+        sum(before != after for before, after in itertools.pairwise(places)) == 2
+    )  # the old place is held while the new one is filled
 
 
 def test_layers_with_a_window_stay_as_they_were():

@@ -10,23 +10,23 @@ from typing import Any
 
 import pytest
 import torch
+from lora_reuse.llm.adapters.folders import linear_shape, load_expert, save_expert
+from lora_reuse.llm.adapters.lowrank import LowRank
+from lora_reuse.llm.adapters.modules import target_modules
+from lora_reuse.llm.adapters.saving import Card, load_composition, save_composition
+from lora_reuse.llm.compose import Knobs, main
+from lora_reuse.llm.compositions import RULES, Composition, Options, compose
+from lora_reuse.llm.compositions.arrow import Routed
+from lora_reuse.llm.decoding.models import digest_of, load_base, load_frame
+from lora_reuse.llm.decoding.names import POCKET
+from lora_reuse.llm.decoding.resident import Resident
+from lora_reuse.llm.learned import LEARNED
+from lora_reuse.runs.settings import SettingError
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from transformers.pytorch_utils import Conv1D
 
-from llm.adapters import linear_shape, load_expert, save_expert
-from llm.compose import Knobs, main
-from llm.compositions import RULES, Composition, Options, compose
-from llm.compositions.arrow import Routed
-from llm.learned import LEARNED
-from llm.lowrank import LowRank
-from llm.models import digest_of, load_base, load_frame
-from llm.modules import target_modules
-from llm.names import POCKET
-from llm.resident import Resident
-from llm.saving import Card, load_composition, save_composition
-from runs.settings import SettingError
 from tests.llm.tiny import FAMILIES, tiny
 
 torch.set_num_threads(1)
@@ -54,7 +54,15 @@ def adapter(base: Path, folder: Path, seed: int, rank: int = 2) -> str:
     conv = isinstance(model.get_submodule(names[0]), Conv1D)
     torch.manual_seed(seed)
     lora = get_peft_model(
-        model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names, fan_in_fan_out=conv, init_lora_weights=False, task_type="CAUSAL_LM")
+        model,
+        LoraConfig(
+            r=rank,
+            lora_alpha=2 * rank,
+            target_modules=names,
+            fan_in_fan_out=conv,
+            init_lora_weights=False,
+            task_type="CAUSAL_LM",
+        ),
     )
     for parameter in lora.parameters():  # as large as the tiny base's own weights, so that a wrong composition shows
         if parameter.requires_grad:
@@ -93,7 +101,9 @@ STATIC = [name for name, rule in RULES.items() if rule.static]
 EVERYWHERE = [family for family in FAMILIES if family not in ("qwen2", "mixtral")]
 
 
-@pytest.mark.parametrize(("family", "method"), [*(("qwen2", name) for name in STATIC), *((family, "ties") for family in EVERYWHERE)])
+@pytest.mark.parametrize(
+    ("family", "method"), [*(("qwen2", name) for name in STATIC), *((family, "ties") for family in EVERYWHERE)]
+)
 def test_peft_alone_answers_with_a_saved_composition_as_the_resident_base_does(made, tmp_path, capsys, family, method):
     it = made(family)
     assert main([*it.words, f"method={method}", f"out={tmp_path / 'out'}"]) == 0, capsys.readouterr().err
@@ -105,7 +115,11 @@ def test_peft_alone_answers_with_a_saved_composition_as_the_resident_base_does(m
     with torch.inference_mode():
         torch.testing.assert_close(theirs(input_ids=IDS).logits, ours, rtol=1e-4, atol=1e-5)
     assert (ours - alone).abs().max() > 1e-2
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "README.md",
+    }
 
 
 def test_knobs_reach_the_rule_and_the_card(made, tmp_path):
@@ -123,7 +137,9 @@ def test_knobs_reach_the_rule_and_the_card(made, tmp_path):
 
 
 def test_the_knobs_and_their_defaults_are_those_of_the_rules():
-    assert {f.name: f.default or None for f in dataclasses.fields(Knobs)} == {f.name: f.default or None for f in dataclasses.fields(Options)}
+    assert {f.name: f.default or None for f in dataclasses.fields(Knobs)} == {
+        f.name: f.default or None for f in dataclasses.fields(Options)
+    }
 
 
 def test_ranks_that_a_rule_makes_different_are_told_to_peft(made, tmp_path):
@@ -131,7 +147,11 @@ def test_ranks_that_a_rule_makes_different_are_told_to_peft(made, tmp_path):
     it = made("qwen2")
     model, composition = composed(it, "sum")
     first = next(iter(composition))
-    cut = {name: LowRank(d.out[:, :1], d.into[:, :1]) if name == first else d for name, d in composition.items() if isinstance(d, LowRank)}
+    cut = {
+        name: LowRank(d.out[:, :1], d.into[:, :1]) if name == first else d
+        for name, d in composition.items()
+        if isinstance(d, LowRank)
+    }
     save_composition(cut, model, tmp_path / "out", Card(str(it.base), "cut"))
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"]) == (4, 4)
@@ -143,14 +163,20 @@ def test_ranks_that_a_rule_makes_different_are_told_to_peft(made, tmp_path):
 
 
 def test_of_many_modules_peft_takes_those_that_are_named(tmp_path):
-    """From 20 names on PEFT looks for common endings of them; here no ending fits, since one layer and one other module are left out."""
+    """From 20 names on PEFT looks for common endings of them; here no ending fits, since one layer and one other module
+    are left out."""
     torch.manual_seed(0)
     sizes: Any = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_key_value_heads": 2}
     model = Qwen2ForCausalLM(Qwen2Config(vocab_size=20, num_hidden_layers=12, **sizes)).eval()
-    names = [name for name in target_modules(model, "mlp") if ".5." not in name and name != "model.layers.11.mlp.up_proj"]
+    names = [
+        name for name in target_modules(model, "mlp") if ".5." not in name and name != "model.layers.11.mlp.up_proj"
+    ]
     assert len(names) == 32
     shapes = {name: linear_shape(model.get_submodule(name)) or (0, 0) for name in names}
-    composition = {name: LowRank(torch.randn(out, 1 + i % 3), torch.randn(into, 1 + i % 3)) for i, (name, (out, into)) in enumerate(shapes.items())}
+    composition = {
+        name: LowRank(torch.randn(out, 1 + i % 3), torch.randn(into, 1 + i % 3))
+        for i, (name, (out, into)) in enumerate(shapes.items())
+    }
     save_composition(composition, model, tmp_path / "out", Card("a", "b"))
     ours = logits(model, composition)
     theirs: Any = PeftModel.from_pretrained(model, str(tmp_path / "out")).eval()
@@ -163,8 +189,16 @@ def test_of_many_modules_peft_takes_those_that_are_named(tmp_path):
     ("family", "words", "options"),
     [
         ("qwen2", ["method=arrow"], Options()),
-        ("qwen2", ["method=arrow_after", "top_k=1", "temperature=0.5", "prototypes=random"], Options(top_k=1, temperature=0.5, prototypes="random")),
-        ("llama", ["method=arrow", "scores=cosine", "prototypes=swapped"], Options(scores="cosine", prototypes="swapped")),
+        (
+            "qwen2",
+            ["method=arrow_after", "top_k=1", "temperature=0.5", "prototypes=random"],
+            Options(top_k=1, temperature=0.5, prototypes="random"),
+        ),
+        (
+            "llama",
+            ["method=arrow", "scores=cosine", "prototypes=swapped"],
+            Options(scores="cosine", prototypes="swapped"),
+        ),
         ("gpt2", ["method=arrow_after"], Options()),
     ],
 )
@@ -177,10 +211,18 @@ def test_a_routed_composition_comes_back_to_the_bit(made, tmp_path, capsys, fami
     assert torch.equal(logits(model, loaded), logits(model, composition))
     assert (logits(model, loaded) - logits(model)).abs().max() > 1e-2
     said = json.loads((tmp_path / "out" / "composition.json").read_text())
-    assert (said["rule"], said["base"], list(said["experts"])) == (words[0].removeprefix("method="), str(it.base), list(it.adapters))
+    assert (said["rule"], said["base"], list(said["experts"])) == (
+        words[0].removeprefix("method="),
+        str(it.base),
+        list(it.adapters),
+    )
     assert said["options"]["prototypes"] == options.prototypes
     if "arrow" in words[0]:
-        other = compose(words[0].removeprefix("method="), [load_expert(f, model) for f in reversed(it.adapters)], Options(temperature=1e3))
+        other = compose(
+            words[0].removeprefix("method="),
+            [load_expert(f, model) for f in reversed(it.adapters)],
+            Options(temperature=1e3),
+        )
         assert not torch.equal(logits(model, loaded), logits(model, other))
 
 
@@ -204,9 +246,13 @@ def test_a_frame_has_the_modules_of_the_model_and_none_of_its_weights(made):
     for family in ("gpt2", "opt", "phi3", "gemma2"):
         base = made(family).base
         frame, whole = load_frame(str(base)), load_base(str(base))
-        assert [(n, type(m)) for n, m in frame.named_modules()] == [(n, type(m)) for n, m in whole.model.named_modules()]
+        assert [(n, type(m)) for n, m in frame.named_modules()] == [
+            (n, type(m)) for n, m in whole.model.named_modules()
+        ]
         assert all(parameter.is_meta for parameter in frame.parameters())
-        assert {n: p.shape for n, p in frame.named_parameters()} == {n: p.shape for n, p in whole.model.named_parameters()}
+        assert {n: p.shape for n, p in frame.named_parameters()} == {
+            n: p.shape for n, p in whole.model.named_parameters()
+        }
         assert digest_of(str(base)) == whole.digest
 
 
@@ -215,8 +261,16 @@ def test_a_frame_has_the_modules_of_the_model_and_none_of_its_weights(made):
 
 BAD = [
     ("method=tise", "method: got 'tise'; allowed: ", "did you mean 'ties'?"),
-    ("method=lorahub", "method: got lorahub, which learns from data; allowed: ", "save_composition saves what they learn"),
-    ("method=uniform weights=1,2", "weights: got (1.0, 2.0); allowed: no knob with method=uniform; uniform does not look at it", ""),
+    (
+        "method=lorahub",
+        "method: got lorahub, which learns from data; allowed: ",
+        "save_composition saves what they learn",
+    ),
+    (
+        "method=uniform weights=1,2",
+        "weights: got (1.0, 2.0); allowed: no knob with method=uniform; uniform does not look at it",
+        "",
+    ),
     ("method=ties weights=1,2", "weights: got (1.0, 2.0); allowed: density, trim; ties does not look at it", ""),
     ("method=sum density=0.5", "density: got 0.5; allowed: no knob with method=sum", ""),
     ("method=arrow seed=1", "seed: got 1; allowed: ", "arrow does not look at it"),
@@ -254,7 +308,9 @@ def test_a_mistake_is_one_line_exit_code_2_and_nothing_written(made, tmp_path, c
         shutil.copytree(it.adapters[1], places[name])
     config = json.loads((places["dora"] / "adapter_config.json").read_text())
     (places["dora"] / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
-    (places["elsewhere"] / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "someone/another-model"}))
+    (places["elsewhere"] / "adapter_config.json").write_text(
+        json.dumps(config | {"base_model_name_or_path": "someone/another-model"})
+    )
     (places["stale"] / "expert.json").write_text(json.dumps({"base_digest": "0" * 16}))
     (places["full"]).mkdir()
     (places["full"] / "something").write_text("mine")
@@ -262,7 +318,11 @@ def test_a_mistake_is_one_line_exit_code_2_and_nothing_written(made, tmp_path, c
     if "{wider}" in text:
         places["wider"] = Path(adapter(it.base, tmp_path / "wider", 5, rank=3))
     words = text.format(**places).split()
-    words += [word for word in (*it.words, f"out={tmp_path / 'out'}") if word.split("=")[0] not in {given.split("=")[0] for given in words}]
+    words += [
+        word
+        for word in (*it.words, f"out={tmp_path / 'out'}")
+        if word.split("=")[0] not in {given.split("=")[0] for given in words}
+    ]
     capsys.readouterr()  # of making the adapters
     assert main(words) == 2
     captured = capsys.readouterr()
@@ -303,7 +363,11 @@ def test_the_pocket_model_is_one_base_by_both_of_its_names(named, given, tmp_pat
     shapes = {name: linear_shape(frame.get_submodule(name)) for name in target_modules(frame, "mlp")}
     for seed, name in enumerate("ab"):
         draw = torch.Generator().manual_seed(seed)
-        expert = {module: LowRank(*(torch.randn(rows, 2, generator=draw) for rows in shape)) for module, shape in shapes.items() if shape}
+        expert = {
+            module: LowRank(*(torch.randn(rows, 2, generator=draw) for rows in shape))
+            for module, shape in shapes.items()
+            if shape
+        }
         save_expert(expert, tmp_path / name, named)
     words = [*given, f"library={tmp_path / 'a'},{tmp_path / 'b'}", "method=sum", f"out={tmp_path / 'out'}"]
     assert main(words) == 0, capsys.readouterr().err
@@ -386,7 +450,7 @@ def test_what_no_file_can_hold_leaves_nothing_behind(made, tmp_path):
 def test_help_is_quick_and_knows_no_torch():
     code = """if True:
         import sys
-        from llm.compose import main
+        from lora_reuse.llm.compose import main
         assert main(["--help"]) == 0 and main([]) == 0
         print([name for name in ("torch", "transformers", "jax", "numpy") if name in sys.modules])"""
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

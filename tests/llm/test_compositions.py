@@ -1,4 +1,5 @@
-"""Every rule, by its name, in the checks that fit what it promises, and against its twin in `theory.compositions`; PEFT is in `test_adapters`."""
+"""Every rule, by its name, in the checks that fit what it promises, and against its twin in `theory.compositions`; PEFT
+is in `test_adapters`."""
 
 from dataclasses import replace
 from typing import Any
@@ -6,16 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
-import theory.compositions.arrow
-import theory.compositions.sparse
-import theory.edits
-from llm.compositions import RULES, Options, RoutedDelta, compose
-from llm.compositions.arrow import Routed
-from llm.compositions.lego import k_means
-from llm.compositions.sparse import elect_and_average, keep_largest
-from llm.lowrank import LowRank
-from runs.settings import SettingError
+from lora_reuse.llm.adapters.lowrank import LowRank
+from lora_reuse.llm.compositions import RULES, Options, RoutedDelta, compose
+from lora_reuse.llm.compositions.arrow import Routed
+from lora_reuse.llm.compositions.lego import k_means
+from lora_reuse.llm.compositions.sparse import elect_and_average, keep_largest
+from lora_reuse.runs.settings import SettingError
 
 torch.set_num_threads(1)
 SHAPES = {"up": (11, 7), "down": (7, 11)}
@@ -23,7 +20,9 @@ SHAPES = {"up": (11, 7), "down": (7, 11)}
 
 def library(experts=3, rank=3, seed=0, shapes=SHAPES):
     random = torch.Generator().manual_seed(seed)
-    draw = lambda size: LowRank(torch.randn(size[0], rank, generator=random), torch.randn(size[1], rank, generator=random))  # noqa: E731
+    draw = lambda size: LowRank(
+        torch.randn(size[0], rank, generator=random), torch.randn(size[1], rank, generator=random)
+    )  # noqa: E731
     return [{name: draw(shape) for name, shape in shapes.items()} for _ in range(experts)]
 
 
@@ -50,8 +49,9 @@ TWINS = {"sum", "average", "linear", "uniform", "cat", "arrow", "arrow_after", "
 
 
 def test_the_rules_are_those_of_the_theory():
-    """The theory's lorahub and its fitted cat are in `llm.learned`, its `oracle` is an expert here; `lego` and the merges of LoRI look at what
-    training leaves. Its `random` knows which prompts have nothing to do with the facts, so it has no twin; every other rule has one below."""
+    """The theory's lorahub and its fitted cat are in `llm.learned`, its `oracle` is an expert here; `lego` and the
+    merges of LoRI look at what training leaves. Its `random` knows which prompts have nothing to do with the facts, so
+    it has no twin; every other rule has one below."""
     assert set(RULES) == set(theory.compositions.RULES) - {"lorahub", "oracle"} | {"lego", "lori_concat", "lori_linear"}
     assert set(RULES) & set(theory.compositions.RULES) - {"random"} == TWINS
 
@@ -65,7 +65,12 @@ def test_a_rule_gives_every_module_an_update_and_the_same_every_time(name):
     assert all(isinstance(delta, LowRank) == RULES[name].static for delta in composition.values())
     assert all(isinstance(delta, RoutedDelta) != RULES[name].static for delta in composition.values())
     torch.testing.assert_close(change(composition), change(compose(name, experts)), rtol=0, atol=0)
-    assert all(torch.equal(a, b) for e, u in zip(experts, untouched, strict=True) for m in SHAPES for a, b in zip(e[m], u[m], strict=True))
+    assert all(
+        torch.equal(a, b)
+        for e, u in zip(experts, untouched, strict=True)
+        for m in SHAPES
+        for a, b in zip(e[m], u[m], strict=True)
+    )
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -75,12 +80,15 @@ def test_the_change_has_the_dtype_of_the_inputs(name, dtype):
         x = tokens(module).to(dtype)
         out = delta(x)
         assert out.dtype == dtype
-        torch.testing.assert_close(out.float(), delta(x.float()), rtol=0.1, atol=0.1 * float(delta(x.float()).abs().max()))
+        torch.testing.assert_close(
+            out.float(), delta(x.float()), rtol=0.1, atol=0.1 * float(delta(x.float()).abs().max())
+        )
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_gauge(name):
-    """Rotating the rank of one expert changes nothing in its ΔW: rules that promise it give the same, the others do not."""
+    """Rotating the rank of one expert changes nothing in its ΔW: rules that promise it give the same, the others do
+    not."""
     first, second, third = library()
     before, after = change(compose(name, [first, second, third])), change(compose(name, [first, turned(second), third]))
     assert torch.allclose(before, after, atol=1e-4) == RULES[name].gauge_free
@@ -124,15 +132,20 @@ def test_ranks_may_differ_unless_factors_are_added(name):
 @pytest.mark.parametrize("name", sorted(TWINS - {"ties"}))
 @pytest.mark.parametrize("knobs", [{}, {"temperature": 0.5, "top_k": 2, "weights": (0.3, 1.5, -0.7)}])
 def test_the_theory_computes_the_same(name, knobs: dict[str, Any]):
-    """From the same matrices. The theory adds balanced factors (as Proposition 1 leaves them), so the experts are balanced; its
-    `scores=kernel` takes features as they are, which is `raw` here. At density 1 no trimmed entry of KnOTS hangs on rounding, and DARE has
-    no masks, which are of factors here and of ΔW there."""
+    """From the same matrices. The theory adds balanced factors (as Proposition 1 leaves them), so the experts are
+    balanced; its `scores=kernel` takes features as they are, which is `raw` here. At density 1 no trimmed entry of
+    KnOTS hangs on rounding, and DARE has no masks, which are of factors here and of ΔW there."""
     if name in ("knots", "dare"):
         knobs = {"density": 1.0}
     balanced = [theory.edits.LowRank(*(factor.double().numpy() for factor in e["up"])).balanced() for e in library()]
     experts = [{"up": LowRank(torch.from_numpy(e.out).float(), torch.from_numpy(e.into).float())} for e in balanced]
     x = tokens("up").flatten(0, 1)
-    there = theory.compositions.compose(name, balanced, theory.compositions.Context(**{"weights": (1.0, 1.0, 1.0), **knobs})) @ x.double().numpy().T
+    there = (
+        theory.compositions.compose(
+            name, balanced, theory.compositions.Context(**{"weights": (1.0, 1.0, 1.0), **knobs})
+        )
+        @ x.double().numpy().T
+    )
     here = compose(name, experts, Options(**knobs))["up"](x)
     np.testing.assert_allclose(here.T.numpy(), there, rtol=1e-4, atol=1e-4)
 
@@ -177,7 +190,9 @@ def test_the_norm_and_singular_vectors_are_those_of_the_dense_matrix():
         svd, dense = update.core_svd(), update.dense().double()
         np.testing.assert_allclose(update.norm(), torch.linalg.norm(dense), rtol=1e-6)
         np.testing.assert_allclose(svd.values, torch.linalg.svdvals(dense)[: len(svd.values)], rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(svd.left @ torch.diag(svd.values) @ svd.right.T, update.dense(), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            svd.left @ torch.diag(svd.values) @ svd.right.T, update.dense(), rtol=1e-4, atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("ratio", [0.8, 0.99, 0.9999])
@@ -203,22 +218,30 @@ def router(name="arrow", experts=3, **knobs):
 def test_equal_gates_give_uniform_and_average():
     level = torch.zeros(3, 7)
     for name, static in (("arrow", "uniform"), ("arrow_after", "average")):
-        torch.testing.assert_close(replace(router(name), prototypes=level)(tokens("up")), compose(static, library())["up"](tokens("up")))
+        torch.testing.assert_close(
+            replace(router(name), prototypes=level)(tokens("up")), compose(static, library())["up"](tokens("up"))
+        )
 
 
 def test_gates_are_the_softmax_of_the_scores():
     x, delta = tokens("up"), router(temperature=0.7)
     scores = torch.stack([(x @ update["up"].top_input_direction()).abs() for update in library()], dim=-1)
     torch.testing.assert_close(delta.weights(x), torch.softmax(scores / 0.7, dim=-1))
-    torch.testing.assert_close(router(scores="cosine").weights(x), torch.softmax(scores / x.norm(dim=-1, keepdim=True), dim=-1))
+    torch.testing.assert_close(
+        router(scores="cosine").weights(x), torch.softmax(scores / x.norm(dim=-1, keepdim=True), dim=-1)
+    )
     torch.testing.assert_close(router(scores="cosine").weights(torch.zeros(1, 7)), torch.full((1, 3), 1 / 3))
-    torch.testing.assert_close(router(top_k=1).weights(x), torch.nn.functional.one_hot(scores.argmax(dim=-1), 3).float())
+    torch.testing.assert_close(
+        router(top_k=1).weights(x), torch.nn.functional.one_hot(scores.argmax(dim=-1), 3).float()
+    )
     torch.testing.assert_close(router(top_k=9).weights(x), router().weights(x))
     exact = delta.weights(x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         torch.testing.assert_close(delta.weights(x), exact, rtol=0, atol=0)
     rounded = x.bfloat16()
-    torch.testing.assert_close(router().to(x.device, torch.bfloat16).weights(rounded), router().weights(rounded.float()), rtol=0, atol=0)
+    torch.testing.assert_close(
+        router().to(x.device, torch.bfloat16).weights(rounded), router().weights(rounded.float()), rtol=0, atol=0
+    )
 
 
 def test_gates_mix_what_eq_28_says():
@@ -227,7 +250,10 @@ def test_gates_mix_what_eq_28_says():
     for before in (True, False):
         expected = torch.zeros(10, 11)
         for t in range(10):
-            out, into = (torch.stack([w[t, i] * expert["up"][factor] for i, expert in enumerate(experts)]).sum(dim=0) for factor in (0, 1))
+            out, into = (
+                torch.stack([w[t, i] * expert["up"][factor] for i, expert in enumerate(experts)]).sum(dim=0)
+                for factor in (0, 1)
+            )
             after = torch.stack([w[t, i] * expert["up"].dense() for i, expert in enumerate(experts)]).sum(dim=0)
             expected[t] = (out @ into.T if before else after) @ x[t]
         torch.testing.assert_close(router("arrow" if before else "arrow_after")(x), expected, rtol=1e-4, atol=1e-4)
@@ -247,7 +273,9 @@ def test_random_experts_have_the_norms_of_the_experts():
     assert isinstance(drawn, LowRank)
     for i, expert in enumerate(library()):
         columns = slice(3 * i, 3 * i + 3)
-        np.testing.assert_allclose(LowRank(drawn.out[:, columns], drawn.into[:, columns]).norm(), expert["up"].norm(), rtol=1e-5)
+        np.testing.assert_allclose(
+            LowRank(drawn.out[:, columns], drawn.into[:, columns]).norm(), expert["up"].norm(), rtol=1e-5
+        )
     assert not torch.equal(drawn.out, compose("random", library(), Options(seed=1))["up"].out)  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -290,7 +318,9 @@ def test_knots_through_the_core_is_knots(density):
     blocks = [keep_largest(S[:k, None] * block, density) for block in Vh[:k].split(7, dim=1)]
     merged = compose("knots", experts, Options(density=density))["up"]
     assert isinstance(merged, LowRank)
-    torch.testing.assert_close(merged.dense(), (U[:, :k] @ elect_and_average(torch.stack(blocks))).float(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        merged.dense(), (U[:, :k] @ elect_and_average(torch.stack(blocks))).float(), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_dare_is_unbiased_and_its_masks_are_its_own():
@@ -298,7 +328,9 @@ def test_dare_is_unbiased_and_its_masks_are_its_own():
     z = (drawn.mean(dim=0) - change(compose("sum", library()))) / drawn.std(dim=0) * 300**0.5
     assert z.abs().max() < 5.3  # one z in 1e7
     for then, whole in (("sum", "sum"), ("linear", "linear")):
-        torch.testing.assert_close(change(compose("dare", library(), Options(density=1, then=then))), change(compose(whole, library())))
+        torch.testing.assert_close(
+            change(compose("dare", library(), Options(density=1, then=then))), change(compose(whole, library()))
+        )
     ties = change(compose("dare", library(), Options(density=1, then="ties")))
     torch.testing.assert_close(ties, change(compose("ties", library(), Options(density=1))))
     state = torch.get_rng_state()
@@ -321,7 +353,9 @@ def test_lego_sorts_ranks():
     assert merged.rank == 3
     pair = compose("lego", [hand(2.0, 0.0, 2.0, 0.0), hand(0.0, 2.0, 2.0, 0.0)], Options(rank=1))["m"]
     assert isinstance(pair, LowRank)
-    torch.testing.assert_close(pair.dense(), 8 / 6 * torch.tensor([[2.0, 0.0], [2.0, 0.0]]))  # the mean (1, 1, 2, 0) at the members' norm √8
+    torch.testing.assert_close(
+        pair.dense(), 8 / 6 * torch.tensor([[2.0, 0.0], [2.0, 0.0]])
+    )  # the mean (1, 1, 2, 0) at the members' norm √8
 
 
 @pytest.mark.parametrize(
@@ -329,9 +363,18 @@ def test_lego_sorts_ranks():
     [
         (lambda: compose("avrage", library()), "composition: got 'avrage'"),
         (lambda: compose("sum", []), "library: got no expert"),
-        (lambda: compose("sum", [*library(1), *library(1, shapes={"up": (11, 7)})]), "library: got 1 modules in only one of the experts 1 and 2"),
-        (lambda: compose("sum", [*library(1), *library(1, shapes={"up": (11, 7), "down": (7, 12)})]), "library: got shapes (7, 11) and (7, 12) of"),
-        (lambda: compose("linear", library(), Options(weights=(1, 2))), "weights: got 2; allowed: one for each of the 3 experts"),
+        (
+            lambda: compose("sum", [*library(1), *library(1, shapes={"up": (11, 7)})]),
+            "library: got 1 modules in only one of the experts 1 and 2",
+        ),
+        (
+            lambda: compose("sum", [*library(1), *library(1, shapes={"up": (11, 7), "down": (7, 12)})]),
+            "library: got shapes (7, 11) and (7, 12) of",
+        ),
+        (
+            lambda: compose("linear", library(), Options(weights=(1, 2))),
+            "weights: got 2; allowed: one for each of the 3 experts",
+        ),
         (lambda: Options(density=0), "density: got 0"),
         (lambda: Options(density=1.5), "density: got 1.5"),
         (lambda: Options(temperature=-1), "temperature: got -1"),

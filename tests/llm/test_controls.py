@@ -1,4 +1,5 @@
-"""A zero whose positive control failed is void: planted controls that fail, that hold, and that nobody measured, for every protocol."""
+"""A zero whose positive control failed is void: planted controls that fail, that hold, and that nobody measured, for
+every protocol."""
 
 import importlib
 import re
@@ -6,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lora_reuse.figures import _cells, tables
+from lora_reuse.figures.rows import Rows
+from lora_reuse.llm.protocols import controls
+from lora_reuse.llm.protocols.controls import verdicts
+from lora_reuse.llm.protocols.table import table
+from lora_reuse.runs.rows import load_rows
 
-from figures import _cells, tables
-from figures.rows import Rows
-from llm import controls
-from llm.controls import verdicts
-from llm.table import table
-from runs.rows import load_rows
 from tests.rows_of_models import row, write
 
 PAPER = Path(__file__).parents[2] / "results/paper"
@@ -63,11 +64,12 @@ NONE: list[tuple[str, Settings]] = [
 
 def of(name, rows):
     """The verdict on the cell of the first row."""
-    return verdicts(importlib.import_module(f"llm.{name}").PROTOCOL, rows)[0]
+    return verdicts(importlib.import_module(f"lora_reuse.llm.{name}").PROTOCOL, rows)[0]
 
 
 def planted(name, cell, *others):
-    """A cell without a right answer, and rows of its controls: settings that are not its own, and how many are right."""
+    """A cell without a right answer, and rows of its controls: settings that are not its own, and how many are
+    right."""
     own = [row(f"llm_{name}", ZERO, **cell)]
     return own + [row(f"llm_{name}", right, **cell | settings) for settings, right in others]
 
@@ -104,7 +106,14 @@ def test_the_reason_says_what_was_kept():
 def test_controls_are_pooled_over_seeds_and_are_of_the_same_dials_and_weights():
     seeds = [row("llm_two_hop", right, seed=seed, **STEPS | HOPS[0]) for seed, right in enumerate((ZERO, ZERO, ALL))]
     assert of("two_hop", planted("two_hop", STEPS, *GOOD[1:]) + seeds).void == "first hop kept 8 of 24"
-    others: list[Settings] = [{"rank": 4}, {"dataset": "F"}, {"composition": "uniform"}, {"split": "dev"}, {"weights": "another"}, {"model": "other"}]
+    others: list[Settings] = [
+        {"rank": 4},
+        {"dataset": "F"},
+        {"composition": "uniform"},
+        {"split": "dev"},
+        {"weights": "another"},
+        {"model": "other"},
+    ]
     for other in others:
         rows = [*planted("two_hop", STEPS, *GOOD[1:]), row("llm_two_hop", ZERO, **STEPS | HOPS[0] | other)]
         assert of("two_hop", rows) == ("", "first hop"), other
@@ -131,12 +140,21 @@ def test_a_control_that_accepts_everything_would_show(monkeypatch):
 
 def test_the_committed_zeros_of_the_pocket_model_step_by_step_are_void():
     """The oracle of Table 7 is right in 0 of 200 there; directly it is right, and so are the own hops under the sum."""
-    rows = [one for one in load_rows(PAPER, "llm_two_hop") if one["settings"]["model"] == "pocket" and one["settings"]["dataset"] == "R"]
-    judged = verdicts(importlib.import_module("llm.two_hop").PROTOCOL, rows)
+    rows = [
+        one
+        for one in load_rows(PAPER, "llm_two_hop")
+        if one["settings"]["model"] == "pocket" and one["settings"]["dataset"] == "R"
+    ]
+    judged = verdicts(importlib.import_module("lora_reuse.llm.two_hop").PROTOCOL, rows)
     of_cell = {
-        tuple(one["settings"][name] for name in ("library", "composition", "prompting")): verdict for one, verdict in zip(rows, judged, strict=True)
+        tuple(one["settings"][name] for name in ("library", "composition", "prompting")): verdict
+        for one, verdict in zip(rows, judged, strict=True)
     }
-    steps = {key: verdict for key, verdict in of_cell.items() if key[2] == "steps" and key[0] not in ("none", "oracle") and key[1] != "random"}
+    steps = {
+        key: verdict
+        for key, verdict in of_cell.items()
+        if key[2] == "steps" and key[0] not in ("none", "oracle") and key[1] != "random"
+    }
     assert len(steps) == 2 * 9 + 1
     assert all(verdict.void for verdict in steps.values())
     assert steps["2-combination", "sum", "steps"].void == "oracle got 0 of 200"
@@ -148,7 +166,9 @@ def test_the_committed_zeros_of_the_pocket_model_step_by_step_are_void():
 def test_the_terminal_table_says_void_and_why():
     void, kept, open_ = (STEPS | {"composition": rule} for rule in ("uniform", "sum", "arrow"))
     rows = planted("two_hop", void, (HOPS[0], LESS)) + planted("two_hop", kept, *GOOD) + planted("two_hop", open_)
-    shown = [one for one in rows if one["settings"]["prompting"] == "steps" and one["settings"]["library"] == "2-combination"]
+    shown = [
+        one for one in rows if one["settings"]["prompting"] == "steps" and one["settings"]["library"] == "2-combination"
+    ]
     for one in rows:
         one["measured"]["lenient"] = 0
     text = table("two_hop", shown, rows).splitlines()
@@ -164,12 +184,13 @@ def test_the_terminal_table_says_void_and_why():
 
 
 def test_tables_and_frames_of_figures_say_void_and_why(tmp_path):
-    """Setup 2 under Arrow is void, setup 3 has no control measured, setup 4 has one that holds; the count stays visible."""
+    """Setup 2 under Arrow is void, setup 3 has no control measured, setup 4 has one that holds; the count stays
+    visible."""
     made = []
     for setup, right in (("2", LESS), ("3", None), ("4", ALL)):
         cell = {"setup": setup, "composition": "arrow", "prompting": "steps"}
         made += planted("bridge", cell, *((hop, right) for hop in HOPS if right))
-    module = importlib.import_module("figures.tables.table_10")
+    module = importlib.import_module("lora_reuse.figures.tables.table_10")
     frame = module.table(Rows(write(tmp_path, *made), module.NEEDS))
     cells = {key[0]: cell for key, cell in zip(frame.index, tables._records(frame), strict=True) if cell["row"]}
     assert [cells[setup]["void"] for setup in "234"] == ["first hop kept 3 of 8", "", ""]
@@ -189,11 +210,14 @@ def test_tables_and_frames_of_figures_say_void_and_why(tmp_path):
 
 
 def test_rows_of_two_experiments_are_void_where_either_is(tmp_path):
-    """Table 9's MLP column takes bridge's rows, whose controls are measured, and a seed of placement's, whose are not."""
+    """Table 9's MLP column takes bridge's rows, whose controls are measured, and a seed of placement's, whose are
+    not."""
     cell = {"setup": "2", "composition": "arrow", "prompting": "steps"}
     extra = row("llm_placement", ZERO, seed=1, layers="mlp", **cell)
     for right, void in ((ALL, ""), (ZERO, "first hop kept 0 of 8")):
         rows = planted("bridge", cell, *((hop, right) for hop in HOPS))
-        module = importlib.import_module("figures.tables.table_09")
-        found = module.table(Rows(write(tmp_path / str(right[0]), *rows, extra), module.NEEDS)).loc[("pocket", "arrow", "setup 2, MLP layers")]
+        module = importlib.import_module("lora_reuse.figures.tables.table_09")
+        found = module.table(Rows(write(tmp_path / str(right[0]), *rows, extra), module.NEEDS)).loc[
+            ("pocket", "arrow", "setup 2, MLP layers")
+        ]
         assert (found["seeds"], found["void"], found["unmeasured"]) == (2, void, "")

@@ -1,7 +1,8 @@
-"""Every count, control and label of a row on a tiny case that is reckoned by hand; and a mistake planted in each, which the case has to show.
+"""Every count, control and label of a row on a tiny case that is reckoned by hand; and a mistake planted in each, which
+the case has to show.
 
-A number that is only there, or that is summed over labels before it is looked at, could be another's. So no two numbers of a case are alike.
-"""
+A number that is only there, or that is summed over labels before it is looked at, could be another's. So no two numbers
+of a case are alike."""
 
 import inspect
 import textwrap
@@ -10,17 +11,18 @@ from typing import Any
 
 import pytest
 import torch
+from lora_reuse.llm.adapters.lowrank import LowRank
+from lora_reuse.llm.data.facts import triplets
+from lora_reuse.llm.data.names import fake_people, fake_places
+from lora_reuse.llm.data.subsets import Example, examples
+from lora_reuse.llm.edit import PROTOCOL, Edit
+from lora_reuse.llm.edits import editing
+from lora_reuse.llm.protocols import ask as asking
+from lora_reuse.llm.protocols import composed as composing
+from lora_reuse.llm.protocols import solving
+from lora_reuse.llm.protocols.problems import Question
+from lora_reuse.llm.protocols.settings import Options
 from torch import nn
-
-from llm import asking, composing
-from llm.data.facts import triplets
-from llm.data.names import fake_people, fake_places
-from llm.data.subsets import Example, examples
-from llm.edit import PROTOCOL, Edit
-from llm.edits import editing
-from llm.exam import Question, solving
-from llm.lowrank import LowRank
-from llm.settings import Options
 
 FACTS = triplets("F")[:3]
 A, B, C = (fact.c for fact in FACTS)
@@ -43,10 +45,14 @@ def planted(function: Any, right: str, wrong: str) -> Any:
 
 
 def directly(counted):
-    """Five questions: A is right of three, B and C of one each. The answers: A, A, B for A; A for B; and B and C for C."""
+    """Five questions: A is right of three, B and C of one each. The answers: A, A, B for A; A for B; and B and C for
+    C."""
     asked = [question(A, 0), question(A, 0), question(A, 2), question(B, 1), question(C, 1)]
     said = [A, A, B, A, f"{B}, {C}"]
-    records: Any = [e._asdict() | {"answer": answer} | asking.score(e, answer, "direct") for e, answer in zip(asked, said, strict=True)]
+    records: Any = [
+        e._asdict() | {"answer": answer} | asking.score(e, answer, "direct")
+        for e, answer in zip(asked, said, strict=True)
+    ]
     for i, record in enumerate(records):
         record |= {"logp_z": -1.0 - i, "rank_z": float(i * i)}
     return counted(records, asked, "direct", SimpleNamespace(triplets=3, dtype="float32"), 0.25)
@@ -85,7 +91,10 @@ def hops_are_counted_apart(counted):
     asked = [question(A, i % 3) for i in range(6)]
     named = ("bridge_right", "gold_right_given_bridge", "template")
     judged: dict[str, Any] = {"strict": False, "lenient": False, "answer": ""}
-    records = [judged | {name: value if value is None else bool(value) for name, value in zip(named, mark, strict=True)} for mark in marks]
+    records = [
+        judged | {name: value if value is None else bool(value) for name, value in zip(named, mark, strict=True)}
+        for mark in marks
+    ]
     measured = counted(records, asked, "steps", SimpleNamespace(triplets=3, dtype="float32"), None)["measured"]
     assert [measured[name] for name in named] == [3, 2, 5]
 
@@ -99,18 +108,32 @@ LIKELY = {"old": -3.0, "old first": -5.0, "old second": -7.0, "Y": -11.0, A: -2.
 def stubs(monkeypatch):
     """A base that has said three old answers, and gives each candidate its own log-probability."""
     asking._old.clear()
-    monkeypatch.setattr(asking, "old_answers", lambda base, asked, *_: tuple([name] * len(asked) for name in ("old", "old first", "old second")))
     monkeypatch.setattr(
-        asking, "log_probs", lambda base, listed, asked, begun, columns, rows: [[[LIKELY[c] for c in line] for line in columns] for _ in listed]
+        asking,
+        "old_answers",
+        lambda base, asked, *_: tuple([name] * len(asked) for name in ("old", "old first", "old second")),
+    )
+    monkeypatch.setattr(
+        asking,
+        "log_probs",
+        lambda base, listed, asked, begun, columns, rows: [
+            [[LIKELY[c] for c in line] for line in columns] for _ in listed
+        ],
     )
     yield
     asking._old.clear()
 
 
 def each_candidate_has_its_own_column(candidates):
-    """Asked for A, the others are B and C, of which B alone is likelier: -2.5 on average, and rank 1. Asked for B nothing is."""
+    """Asked for A, the others are B and C, of which B alone is likelier: -2.5 on average, and rank 1. Asked for B
+    nothing is."""
     base: Any = SimpleNamespace(digest="d", chat=False)
-    asked = [question(A, 0, bridge="Y"), question(A, 0, bridge="Y"), question(B, 1, bridge="Y"), question(C, 2, bridge="Y")]
+    asked = [
+        question(A, 0, bridge="Y"),
+        question(A, 0, bridge="Y"),
+        question(B, 1, bridge="Y"),
+        question(C, 2, bridge="Y"),
+    ]
     ((first, _, second, third),) = candidates(base, [None], asked, FACTS, "F12", "test", 8)
     old = {"logp_old": -3.0, "logp_old_first": -5.0, "logp_old_second": -7.0, "logp_y": -11.0}
     assert first == old | {"logp_z": -2.0, "logp_other": -2.5, "rank_z": 1.0}
@@ -119,8 +142,9 @@ def each_candidate_has_its_own_column(candidates):
 
 
 def the_old_answers_are_to_two_hops_and_to_either(olds):
-    """The stub answers with whom it was asked about, and says what it was asked: two hops of x, x's hop, y's hop. Of five people x is not an own
-    spouse, nor is y, whom the edit names; and of the places after the first hundred one is named by an edit."""
+    """The stub answers with whom it was asked about, and says what it was asked: two hops of x, x's hop, y's hop. Of
+    five people x is not an own spouse, nor is y, whom the edit names; and of the places after the first hundred one is
+    named by an edit."""
     asked_in_turn = []
 
     def likeliest(base, asked, candidates, rows):
@@ -129,7 +153,11 @@ def the_old_answers_are_to_two_hops_and_to_either(olds):
 
     x, y = FACTS[0].a, FACTS[0].b
     people, places = fake_people()[50:53], fake_places()[150:152]
-    olds.__globals__.update(_likeliest=likeliest, fake_people=lambda: (x, *people, y), fake_places=lambda: (*fake_places()[:100], A, *places))
+    olds.__globals__.update(
+        _likeliest=likeliest,
+        fake_people=lambda: (x, *people, y),
+        fake_places=lambda: (*fake_places()[:100], A, *places),
+    )
     asked = examples("F12", FACTS, "test")
     base: Any = None
     two_hop, first, second = olds(base, asked, FACTS, "F12", "test", 8)
@@ -155,8 +183,9 @@ def gates_are_in_the_order_of_the_experts(weighed):
 
 
 def updates_are_measured_against_the_weights_and_prototypes_against_each_other(collided):
-    """W is the 3 by 4 matrix of norm 2 in two modules. Norms of the updates are 1, 2, 3 and 4, 5, 6: 3.5 on average, and 1.75 of ‖W‖. Their
-    directions are (1, 0), (0.6, 0.8), (0, 1) and (1, 0), (1, 0), (-1, 0) of the first two inputs: |cos| is 0.6, 0, 0.8 and 1, 1, 1."""
+    """W is the 3 by 4 matrix of norm 2 in two modules. Norms of the updates are 1, 2, 3 and 4, 5, 6: 3.5 on average,
+    and 1.75 of ‖W‖. Their directions are (1, 0), (0.6, 0.8), (0, 1) and (1, 0), (1, 0), (-1, 0) of the first two
+    inputs: |cos| is 0.6, 0, 0.8 and 1, 1, 1."""
     model: Any = nn.ModuleDict({name: nn.Linear(4, 3, bias=False) for name in ("one", "two")}).requires_grad_(False)
     for module in model.values():
         nn.init.zeros_(module.weight)
@@ -179,8 +208,8 @@ def updates_are_measured_against_the_weights_and_prototypes_against_each_other(c
 
 
 def an_edit_keeps_by_kind_and_triplet(asked):
-    """Of three people's questions under two templates all of the same relation stay, of the same entity those of the first person, and of
-    another relation one of the third."""
+    """Of three people's questions under two templates all of the same relation stay, of the same entity those of the
+    first person, and of another relation one of the third."""
     one, other = fake_people()[50:52]
 
     def answers(base, compositions, questions, *_):
@@ -200,13 +229,24 @@ def an_edit_keeps_by_kind_and_triplet(asked):
 
 
 def groups_are_in_the_order_in_which_they_are_asked(counted):
-    """Group b has three questions and one is right, group a two and both are; three answers are text, two say it after a mark."""
+    """Group b has three questions and one is right, group a two and both are; three answers are text, two say it after
+    a mark."""
     asked = [Question("", group, {}, "") for group in "babba"]
-    marks = [{"right": r, "marked": m, "kind": k} for r, m, k in zip((0, 1, 1, 0, 1), (0, 1, 0, 1, 0), "tttcu", strict=True)]
+    marks = [
+        {"right": r, "marked": m, "kind": k} for r, m, k in zip((0, 1, 1, 0, 1), (0, 1, 0, 1, 0), "tttcu", strict=True)
+    ]
     kinds = {"t": "text", "c": "code", "u": "unidentified"}
-    marks = [mark | {"right": bool(mark["right"]), "marked": bool(mark["marked"]), "kind": kinds[mark["kind"]]} for mark in marks]
+    marks = [
+        mark | {"right": bool(mark["right"]), "marked": bool(mark["marked"]), "kind": kinds[mark["kind"]]}
+        for mark in marks
+    ]
     measured = counted(asked, marks)["measured"]
-    assert (measured["hits"], measured["total"], measured["by_group"], measured["group_sizes"]) == (3, 5, [1, 2], [3, 2])
+    assert (measured["hits"], measured["total"], measured["by_group"], measured["group_sizes"]) == (
+        3,
+        5,
+        [1, 2],
+        [3, 2],
+    )
     assert {name: value for name, value in measured.items() if name.startswith(("kind", "marked"))} == {
         **{"marked": 2, "kind_text": 3},
         **{"kind_code": 1, "kind_unidentified": 1},
@@ -255,7 +295,11 @@ def named(mistake):
     return f"{mistake[1].__name__}: {mistake[3]}"
 
 
-@pytest.mark.parametrize(("case", "function"), dict.fromkeys((case, function) for case, function, *_ in MISTAKES), ids=lambda part: part.__name__)
+@pytest.mark.parametrize(
+    ("case", "function"),
+    dict.fromkeys((case, function) for case, function, *_ in MISTAKES),
+    ids=lambda part: part.__name__,
+)
 def test_by_hand(case, function, monkeypatch):
     check(case, function, planted(function, "def ", "def "), monkeypatch)
 
@@ -269,7 +313,10 @@ def test_a_planted_mistake_shows(mistake, monkeypatch):
 
 def check(case, function, made, monkeypatch):
     """The case of the function as made: itself, or, of a part of another, that with it."""
-    for part, module, whole in ((asking.chances, asking, asking.counted), (editing._kept, editing, editing._neighbours)):
+    for part, module, whole in (
+        (asking.chances, asking, asking.counted),
+        (editing._kept, editing, editing._neighbours),
+    ):
         if function is part:
             monkeypatch.setattr(module, part.__name__, made)
             made = planted(whole, "def ", "def ")

@@ -1,4 +1,5 @@
-"""Programs in another language: MBPP in every form that it comes in, assertions run in the sandbox, experts trained or brought."""
+"""Programs in another language: MBPP in every form that it comes in, assertions run in the sandbox, experts trained or
+brought."""
 
 import gzip
 import json
@@ -8,15 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from lora_reuse.llm import cross_lingual
+from lora_reuse.llm.cross_lingual import PROTOCOL, CrossLingual, Learned, checks, mark, prompt, reported
+from lora_reuse.llm.data import mbpp, parallel, tasks
+from lora_reuse.llm.data.mbpp import Columns, Task
+from lora_reuse.llm.protocols.problems import Question, solutions, solving
+from lora_reuse.llm.protocols.protocol import main
+from lora_reuse.runs.rows import load_rows
+from lora_reuse.runs.settings import SettingError
 
-from llm import cross_lingual
-from llm.cross_lingual import PROTOCOL, CrossLingual, Learned, checks, mark, prompt, reported
-from llm.data import mbpp, parallel, tasks
-from llm.data.mbpp import Columns, Task
-from llm.exam import Question, solutions, solving
-from llm.protocol import main
-from runs.rows import load_rows
-from runs.settings import SettingError
 from tests.llm.test_sandbox import confined
 from tests.llm.tiny import tiny
 
@@ -31,8 +32,15 @@ SPLITS = {"train": 601, "test": 11, "dev": 511, "prompt": 1}
 
 def row(number: int, language: str, **changed: Any) -> dict[str, Any]:
     """A task in the format of the full MBPP."""
-    text = {"english": f"Write a function that adds {number}.", "spanish": f"Escribe una función que sume {number}."}[language]
-    row = {"task_id": number, "text": text, "code": f"def add(x):\r\n\treturn x + {number}", "test_list": [f"assert add(1) == {1 + number}"]}
+    text = {"english": f"Write a function that adds {number}.", "spanish": f"Escribe una función que sume {number}."}[
+        language
+    ]
+    row = {
+        "task_id": number,
+        "text": text,
+        "code": f"def add(x):\r\n\treturn x + {number}",
+        "test_list": [f"assert add(1) == {1 + number}"],
+    }
     row |= {"test_setup_code": "", "challenge_test_list": []} | changed
     return {key: value for key, value in row.items() if value is not None}
 
@@ -60,7 +68,16 @@ def per_language_folders(folder: Path) -> Columns:
 def one_file_with_a_language_column(folder: Path) -> Columns:
     """All rows in one file, with `lang` and `split`, in the sanitized format (`prompt`, `test_imports`)."""
     rows = [
-        row(n, language, lang=code, split=split, prompt=row(n, language)["text"], text=None, test_setup_code=None, test_imports=["import math"])
+        row(
+            n,
+            language,
+            lang=code,
+            split=split,
+            prompt=row(n, language)["text"],
+            text=None,
+            test_setup_code=None,
+            test_imports=["import math"],
+        )
         for split, n in SPLITS.items()
         for language, code in (("english", "en"), ("spanish", "es-ES"))
     ]
@@ -70,7 +87,10 @@ def one_file_with_a_language_column(folder: Path) -> Columns:
 
 def a_text_column_a_language(folder: Path) -> Columns:
     """Both texts in one row of one JSON list."""
-    rows = [row(n, "english", text=None, text_en=row(n, "english")["text"], text_es=row(n, "spanish")["text"]) for n in SPLITS.values()]
+    rows = [
+        row(n, "english", text=None, text_en=row(n, "english")["text"], text_es=row(n, "spanish")["text"])
+        for n in SPLITS.values()
+    ]
     (folder / "tasks.json").write_text(json.dumps(rows))
     return PLAIN
 
@@ -78,17 +98,33 @@ def a_text_column_a_language(folder: Path) -> Columns:
 def columns_of_its_own(folder: Path) -> Columns:
     """Names that nobody can guess, lists as text, a third language."""
     rows = [
-        {"idioma": word, "parte": split, "task_id": n, f"tarea_{code}": row(n, language)["text"], "solución": row(n, language)["code"]}
+        {
+            "idioma": word,
+            "parte": split,
+            "task_id": n,
+            f"tarea_{code}": row(n, language)["text"],
+            "solución": row(n, language)["code"],
+        }
         | {"pruebas": str(row(n, language)["test_list"])}
         for split, n in SPLITS.items()
-        for word, code, language in (("English", "en", "english"), ("Spanish", "es", "spanish"), ("French", "fr", "english"))
+        for word, code, language in (
+            ("English", "en", "english"),
+            ("Spanish", "es", "spanish"),
+            ("French", "fr", "english"),
+        )
     ]
     lines(folder / "rows.jsonl", rows)
     return Columns("tarea_{language}", "solución", "pruebas", "idioma", "parte")
 
 
 FORMS: list[Callable[[Path], Columns]] = [
-    *(per_language_files, per_language_folders, one_file_with_a_language_column, a_text_column_a_language, columns_of_its_own)
+    *(
+        per_language_files,
+        per_language_folders,
+        one_file_with_a_language_column,
+        a_text_column_a_language,
+        columns_of_its_own,
+    )
 ]
 
 
@@ -112,7 +148,10 @@ def test_tasks_are_found_in_every_form(form: Callable[[Path], Columns], tmp_path
         ([], "without test tasks in spanish (languages: none)"),
         ([row(11, "english", lang="en")], "without test tasks in spanish (languages: english)"),
         ([row(601, "spanish", lang="es")], "without test tasks in spanish (languages: spanish)"),
-        ([row(11, "spanish", lang="es", code=None)], "all.jsonl:1 without 'code'; allowed: a column for code; this row has task_id"),
+        (
+            [row(11, "spanish", lang="es", code=None)],
+            "all.jsonl:1 without 'code'; allowed: a column for code; this row has task_id",
+        ),
         ([row(11, "spanish", lang="es", test_list=[])], "all.jsonl:1 without 'test_list'"),
         ([row(11, "spanish", lang="es", text=None)], "all.jsonl:1 without 'text'"),
         ([row(11, "spanish", lang="es", test_list="[assert")], "a list of assertions"),
@@ -138,7 +177,10 @@ def test_bad_files_are_refused_in_one_line(rows: Any, said: str, tmp_path: Path)
     ("name", "text"),
     [
         ("a.tsv", "Hello.\tHola.\nBye.\tAdiós.\textra\n\nThird.\tTercero.\n"),
-        ("a.jsonl", '{"en": "Hello.", "es": "Hola."}\n{"translation": {"source": "Bye.", "target": "Adiós."}}\n{"english": "c", "spanish": "d"}\n'),
+        (
+            "a.jsonl",
+            '{"en": "Hello.", "es": "Hola."}\n{"translation": {"source": "Bye.", "target": "Adiós."}}\n{"english": "c", "spanish": "d"}\n',
+        ),
     ],
 )
 def test_sentences_are_read_as_text_and_as_json_also_zipped(name: str, text: str, tmp_path: Path):
@@ -201,7 +243,10 @@ def test_sentences_ask_for_no_program():
     [
         ("Sure:\n```python\ndef f(x):\n    return x\n```\nDone.", "def f(x):\n    return x\n"),
         ("def f(x):\n    return x", "def f(x):\n    return x"),
-        ("Aquí está:\nimport math\ndef f(x):\n    return math.pi\nEsta función es correcta.", "import math\ndef f(x):\n    return math.pi"),
+        (
+            "Aquí está:\nimport math\ndef f(x):\n    return math.pi\nEsta función es correcta.",
+            "import math\ndef f(x):\n    return math.pi",
+        ),
         (
             "from math import pi\n@staticmethod\ndef f(): return pi\n\n# Tests\nassert (",
             "from math import pi\n@staticmethod\ndef f(): return pi\n\n# Tests",
@@ -216,7 +261,9 @@ def test_the_program_of_an_answer(answer: str, code: str):
     assert solutions.definitions(answer) == code
 
 
-TASK = Task("1", "Add one.", "def add(x):\n    return x + 1", ("assert add(1) == 2", "assert add(-1) == 0"), "import math")
+TASK = Task(
+    "1", "Add one.", "def add(x):\n    return x + 1", ("assert add(1) == 2", "assert add(-1) == 0"), "import math"
+)
 
 
 @confined
@@ -254,12 +301,23 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @confined
-def test_it_runs_from_its_command_with_experts_trained_and_brought(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_it_runs_from_its_command_with_experts_trained_and_brought(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     data, out = tmp_path / "data", tmp_path / "out"
     per_language_files(data)
     (tmp_path / "pairs.tsv").write_text("Hello.\tHola.\n" * 4)
-    words = [f"model={model}", f"data={data}", f"sentences={tmp_path / 'pairs.tsv'}", *SMALL, "composition=base,uniform,arrow", f"out={out}"]
-    assert main(PROTOCOL, [word for word in words if "code" not in word] + ["dry_run=true"]) == 0  # before any code is allowed
+    words = [
+        f"model={model}",
+        f"data={data}",
+        f"sentences={tmp_path / 'pairs.tsv'}",
+        *SMALL,
+        "composition=base,uniform,arrow",
+        f"out={out}",
+    ]
+    assert (
+        main(PROTOCOL, [word for word in words if "code" not in word] + ["dry_run=true"]) == 0
+    )  # before any code is allowed
     assert "2 experts (fewer, where they are there), 5 rows" in capsys.readouterr().out
     assert not out.exists()
     assert main(PROTOCOL, words) == 0
@@ -268,7 +326,13 @@ def test_it_runs_from_its_command_with_experts_trained_and_brought(model: Path, 
     assert "5 rows in" in first.out
     rows = load_rows(out, "llm_cross_lingual")
     assert {(row["settings"]["library"], row["settings"]["composition"]) for row in rows} == {
-        *(("none", "base"), ("coding", "alone"), ("translation", "alone"), ("2-combination", "uniform"), ("2-combination", "arrow"))
+        *(
+            ("none", "base"),
+            ("coding", "alone"),
+            ("translation", "alone"),
+            ("2-combination", "uniform"),
+            ("2-combination", "arrow"),
+        )
     }
     assert all(row["measured"]["total"] == row["measured"]["group_sizes"][0] == 1 for row in rows)
     assert main(PROTOCOL, words) == 0
@@ -286,19 +350,40 @@ def test_it_runs_from_its_command_with_experts_trained_and_brought(model: Path, 
 
 
 @confined
-def test_right_programs_are_counted(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_right_programs_are_counted(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     known = {prompt(task): task for language in mbpp.LANGUAGES for task in tasks.tasks(language, "dev")}
 
     def answers(base: Any, compositions: list, questions: list[str], longest: int, rows: int) -> list[list[str]]:
-        right = [known[question].code if "función" in question else known[question].code.replace("return", "yield") for question in questions]
+        right = [
+            known[question].code if "función" in question else known[question].code.replace("return", "yield")
+            for question in questions
+        ]
         return [right if composition is not None else ["No."] * len(right) for composition in compositions]
 
     monkeypatch.setattr(solving, "answers", answers)
-    words = [f"model={model}", *SMALL, "composition=base,sum", "library=oracle", "asked=spanish,english", "split=dev", f"out={tmp_path}"]
+    words = [
+        f"model={model}",
+        *SMALL,
+        "composition=base,sum",
+        "library=oracle",
+        "asked=spanish,english",
+        "split=dev",
+        f"out={tmp_path}",
+    ]
     assert main(PROTOCOL, words) == 0
-    found = {(r["settings"]["asked"], r["settings"]["composition"]): r["measured"] for r in load_rows(tmp_path, "llm_cross_lingual")}
+    found = {
+        (r["settings"]["asked"], r["settings"]["composition"]): r["measured"]
+        for r in load_rows(tmp_path, "llm_cross_lingual")
+    }
     assert {key: (m["hits"], m["total"]) for key, m in found.items()} == {
-        **{("spanish", "base"): (0, 20), ("spanish", "alone"): (20, 20), ("english", "base"): (0, 20), ("english", "alone"): (0, 20)}
+        **{
+            ("spanish", "base"): (0, 20),
+            ("spanish", "alone"): (20, 20),
+            ("english", "base"): (0, 20),
+            ("english", "alone"): (0, 20),
+        }
     }
     assert found["english", "alone"]["program_error"] == 20
     assert found["spanish", "base"]["no_code"] == 20
@@ -308,7 +393,10 @@ def test_right_programs_are_counted(model: Path, tmp_path: Path, monkeypatch: py
 def test_what_experts_learn():
     learn = lambda *skills: Learned(skills, "own", PLAIN, "own", 7, 0).pairs()  # noqa: E731
     assert len(learn("coding")) == 140
-    assert learn("coding")[0] == (prompt(tasks.tasks("english", "train")[0]), "```python\ndef add_2(x):\n    return x + 2\n```")
+    assert learn("coding")[0] == (
+        prompt(tasks.tasks("english", "train")[0]),
+        "```python\ndef add_2(x):\n    return x + 2\n```",
+    )
     assert "Escribe una función" in learn("spanish")[0][0]
     assert all(question.startswith("Translate this sentence to Spanish:\n") for question, _ in learn("translation"))
     assert learn("coding", "translation") == learn("coding") + learn("translation")
@@ -318,15 +406,20 @@ def test_what_experts_learn():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("", "allow_code_execution: got false; allowed: true; whether a program is right is seen by running it, confined"),
+        (
+            "",
+            "allow_code_execution: got false; allowed: true; whether a program is right is seen by running it, confined",
+        ),
         ("allow_code_execution=true data=nowhere", "data: got nowhere; allowed: own, or a folder"),
         ("allow_code_execution=true sentences=nowhere", "sentences: got nowhere"),
         ("allow_code_execution=true library=none composition=sum", "the grid: got no point"),
         ("allow_code_execution=true asked=french", "asked: got 'french'"),
     ],
 )
-def test_mistakes_are_one_line_and_nothing_is_written(words: str, said: str, tmp_path: Path, capsys: Any, monkeypatch: Any):
-    monkeypatch.setattr("llm.sandbox.require", lambda: None)
+def test_mistakes_are_one_line_and_nothing_is_written(
+    words: str, said: str, tmp_path: Path, capsys: Any, monkeypatch: Any
+):
+    monkeypatch.setattr("lora_reuse.llm.sandbox.require", lambda: None)
     assert main(PROTOCOL, [*words.split(), f"out={tmp_path / 'out'}"]) == 2
     err = capsys.readouterr().err
     assert said in err
@@ -350,11 +443,19 @@ def test_mistakes_are_one_line_and_nothing_is_written(words: str, said: str, tmp
     ],
 )
 def test_the_papers_number_stands_beside_the_same_cell_alone(changed: dict[str, Any], said: str):
-    usual = {"data": "x", "model": "Qwen/Qwen2.5-7B-Instruct", "asked": "spanish", "composition": "uniform", "library": "2-combination"}
+    usual = {
+        "data": "x",
+        "model": "Qwen/Qwen2.5-7B-Instruct",
+        "asked": "spanish",
+        "composition": "uniform",
+        "library": "2-combination",
+    }
     assert reported(usual | changed) == said
 
 
 def test_a_library_is_what_the_paper_composes():
     assert cross_lingual.LIBRARIES["2-combination"] == (("coding",), ("translation",))
-    roles = [role for name in ("coding", "translation") for _, _, role in cross_lingual.library(CrossLingual(library=name))]
+    roles = [
+        role for name in ("coding", "translation") for _, _, role in cross_lingual.library(CrossLingual(library=name))
+    ]
     assert roles == [role for _, _, role in cross_lingual.library(CrossLingual())] == [1, 2]

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from llm.data import __main__ as command
-from llm.data.facts import triplets
-from llm.data.graphs import facts_of
-from llm.data.subsets import SPLITS, SUBSETS, Example, examples
-from runs.settings import SettingError
+from lora_reuse.llm.data import __main__ as command
+from lora_reuse.llm.data.facts import triplets
+from lora_reuse.llm.data.graphs import facts_of
+from lora_reuse.llm.data.subsets import SPLITS, SUBSETS, Example, examples
+from lora_reuse.runs.settings import SettingError
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,7 +20,9 @@ ROOT = Path(__file__).parents[2]
 def test_show_prints_examples(capsys):
     assert command.main(["show=R12", "count=2"]) == 0
     first, second = examples("R12", triplets("R"), "test")[:2]
-    assert capsys.readouterr().out == f"{first.question}\n    {first.answer}\n\n{second.question}\n    {second.answer}\n\n"
+    assert (
+        capsys.readouterr().out == f"{first.question}\n    {first.answer}\n\n{second.question}\n    {second.answer}\n\n"
+    )
 
 
 def test_show_indents_every_line_of_an_answer_alike(capsys):
@@ -85,7 +86,7 @@ def test_a_reader_may_have_enough():
 def test_help_is_quick_and_knows_no_torch():
     code = """if True:
         import sys
-        from llm.data.__main__ import main
+        from lora_reuse.llm.data.__main__ import main
         assert main(["--help"]) == 0 and main([]) == 0
         print([name for name in ("torch", "transformers", "jax", "numpy") if name in sys.modules])"""
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lora_reuse.llm.protocols.table import table
+from lora_reuse.llm.scoring.differences import compared
+from lora_reuse.llm.scoring.intervals import difference, holm
 
-from llm.differences import compared
-from llm.intervals import difference, holm
-from llm.table import table
 from tests.rows_of_models import row
 
 STEPS: dict[str, Any] = {"setup": "2", "prompting": "steps"}
@@ -19,7 +19,11 @@ RIGHT = {
 
 
 def rows(right=RIGHT, **settings):
-    made = [row("llm_bridge", of, seed=seed, composition=rule, **STEPS | settings) for rule, seeds in right.items() for seed, of in enumerate(seeds)]
+    made = [
+        row("llm_bridge", of, seed=seed, composition=rule, **STEPS | settings)
+        for rule, seeds in right.items()
+        for seed, of in enumerate(seeds)
+    ]
     for one in made:
         one["measured"] |= {"constant": 2, "lenient": one["measured"]["hits"]}
     return made
@@ -55,9 +59,15 @@ def test_only_seeds_that_both_have_are_compared_and_one_is_none():
 
 def test_seeds_are_paired_by_their_number_and_not_by_their_place():
     backwards = sorted(
-        rows(), key=lambda one: (one["settings"]["composition"], -one["settings"]["seed"] if one["settings"]["composition"] == "sum" else 0)
+        rows(),
+        key=lambda one: (
+            one["settings"]["composition"],
+            -one["settings"]["seed"] if one["settings"]["composition"] == "sum" else 0,
+        ),
     )
-    assert {pair.other: pair.difference for pair in compared(backwards)} == {pair.other: pair.difference for pair in compared(rows())}
+    assert {pair.other: pair.difference for pair in compared(backwards)} == {
+        pair.other: pair.difference for pair in compared(rows())
+    }
 
 
 def test_controls_are_no_rules_and_other_settings_no_competitors():
@@ -81,12 +91,19 @@ def test_the_table_says_by_how_much_the_best_is_better():
 
 
 def test_where_rules_are_alike_one_is_said_to_be_better_in_5_percent_of_settings_at_most():
-    """Nine rules and ten seeds that differ, and no rule is better. More than 11 findings in 100 settings, at 5 %, have probability 0.4 %; a
-    correction for the pairs with the best alone, as if it had been named before, makes more."""
+    """Nine rules and ten seeds that differ, and no rule is better. More than 11 findings in 100 settings, at 5 %, have
+    probability 0.4 %; a correction for the pairs with the best alone, as if it had been named before, makes more."""
     rng, found, naive = np.random.default_rng(0), 0, 0
     for _ in range(100):
         shares = np.clip(0.5 + 0.3 * rng.standard_normal((9, 10)), 0, 1)
-        pairs = compared(rows({f"rule {i}": tuple(rng.binomial(2, share, 20).tolist() for share in line) for i, line in enumerate(shares)}))
+        pairs = compared(
+            rows(
+                {
+                    f"rule {i}": tuple(rng.binomial(2, share, 20).tolist() for share in line)
+                    for i, line in enumerate(shares)
+                }
+            )
+        )
         found += min(pair.p for pair in pairs) < 0.05
         naive += min(holm([pair.difference.p for pair in pairs])) < 0.05
     assert found <= 11 < naive

@@ -7,25 +7,29 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lora_reuse.llm.adapters.lowrank import LowRank
+from lora_reuse.llm.data.facts import triplets
+from lora_reuse.llm.data.subsets import examples
+from lora_reuse.llm.decoding.models import example, load_base
+from lora_reuse.llm.decoding.resident import Resident
+from lora_reuse.llm.edit import PROTOCOL, Edit, sensible
+from lora_reuse.llm.edits import editing, rome
+from lora_reuse.llm.edits.closed_form import added, min_norm_edit
+from lora_reuse.llm.edits.keys import all_inputs, last_inputs
+from lora_reuse.llm.protocols.protocol import main
+from lora_reuse.runs.rows import load_rows
+from lora_reuse.runs.settings import SettingError
+from lora_reuse.theory import edits
 
-from llm.data.facts import triplets
-from llm.data.subsets import examples
-from llm.edit import PROTOCOL, Edit, sensible
-from llm.edits import editing, rome
-from llm.edits.closed_form import added, min_norm_edit
-from llm.edits.keys import all_inputs, last_inputs
-from llm.lowrank import LowRank
-from llm.models import example, load_base
-from llm.protocol import main
-from llm.resident import Resident
-from runs.rows import load_rows
-from runs.settings import SettingError
 from tests.llm.tiny import tiny
-from theory import edits
 
 torch.set_num_threads(1)
 FACTS = triplets("F")[:2]
-TEXT = " ".join(f"{e.question} {e.answer}" for subset in ("F1", "F2", "F12-CoT", "F4", "F5") for e in examples(subset, FACTS, "test"))
+TEXT = " ".join(
+    f"{e.question} {e.answer}"
+    for subset in ("F1", "F2", "F12-CoT", "F4", "F5")
+    for e in examples(subset, FACTS, "test")
+)
 SMALL = "dataset=F triplets=2 answer_tokens=4 step_tokens=8 value_steps=2 workers=1".split()
 SEARCH = rome.Search(steps=60, rate=200.0, decay=0.0, clamp=1e7)
 """For random weights, whose MLPs add next to nothing to the residual."""
@@ -72,7 +76,8 @@ def test_several_keys_get_their_residuals_by_the_dense_formula_and_the_theorys(C
 
 
 def test_romes_edit_is_the_least_change_to_other_text():
-    """tr(ΔW C ΔWᵀ) is smaller than that of any other interpolating update, that with C = I among them; which has the smallest norm."""
+    """tr(ΔW C ΔWᵀ) is smaller than that of any other interpolating update, that with C = I among them; which has the
+    smallest norm."""
     K, D, C = draw(12, 4), draw(5, 4, seed=1), covariance(12)
     plain, ours = min_norm_edit(K, D).dense().double(), min_norm_edit(K, D, C).dense().double()
     change = lambda W: float(torch.trace(W @ C @ W.T))  # noqa: E731
@@ -114,7 +119,8 @@ def prompts_of(base):
 
 
 def told(base, module, prompts, said, delta=None, edit=None):
-    """Mean log-probability of each answer's tokens, the δ added at the prompt's last token, or the edit in place; one prompt at a time."""
+    """Mean log-probability of each answer's tokens, the δ added at the prompt's last token, or the edit in place; one
+    prompt at a time."""
     found = []
     with Resident(base.model) as resident, torch.inference_mode():
         resident.use([edit])
@@ -131,15 +137,20 @@ def told(base, module, prompts, said, delta=None, edit=None):
             logits = base.model(input_ids=torch.tensor([prompt + answer])).logits[0]
             if hook:
                 hook.remove()
-            found.append(float(torch.log_softmax(logits[place : place + len(answer)], -1)[range(len(answer)), answer].mean()))
+            found.append(
+                float(torch.log_softmax(logits[place : place + len(answer)], -1)[range(len(answer)), answer].mean())
+            )
     return found
 
 
 @pytest.mark.parametrize("family", ["qwen2", "gpt2", "opt"])
 def test_values_make_the_answers_likely_and_closed_form_edits_write_them(tmp_path, family):
-    """In the last layer a prompt's last token depends on nothing else: the edit is the value, and the answer's first token the largest."""
+    """In the last layer a prompt's last token depends on nothing else: the edit is the value, and the answer's first
+    token the largest."""
     base = load_base(str(tiny(family, tmp_path)))
-    head: Any = base.model.get_output_embeddings()  # logits of random weights are all alike, OPT's above all, behind one more random matrix
+    head: Any = (
+        base.model.get_output_embeddings()
+    )  # logits of random weights are all alike, OPT's above all, behind one more random matrix
     head.weight = torch.nn.Parameter(head.weight * (2000 if family == "opt" else 20), requires_grad=False)
     modules = rome.mlp_outputs(base)
     assert len(modules) == 2
@@ -159,7 +170,9 @@ def test_values_make_the_answers_likely_and_closed_form_edits_write_them(tmp_pat
     single = [(p, s) for p, s in zip(prompts, said, strict=True) if len(s) == 1]
     if single:
         first = [len(s) == 1 for s in said]
-        edited = told(base, modules[1], *map(list, zip(*single, strict=True)), edit={modules[1]: min_norm_edit(keys, delta)})
+        edited = told(
+            base, modules[1], *map(list, zip(*single, strict=True)), edit={modules[1]: min_norm_edit(keys, delta)}
+        )
         np.testing.assert_allclose(edited, np.array(with_delta)[first], atol=1e-3)
 
 
@@ -168,15 +181,23 @@ def test_values_are_each_found_alone_and_stay_within_their_bounds(base):
     prompts, said = prompts_of(base)
     search = rome.Search(steps=5, rate=0.5, decay=0.1, clamp=50.0)
     together = rome.value_changes(base, module, prompts, said, search)
-    alone = torch.cat([rome.value_changes(base, module, [p], [s], search) for p, s in zip(prompts, said, strict=True)], dim=1)
+    alone = torch.cat(
+        [rome.value_changes(base, module, [p], [s], search) for p, s in zip(prompts, said, strict=True)], dim=1
+    )
     torch.testing.assert_close(together, alone, atol=2e-4, rtol=1e-2)
-    torch.testing.assert_close(rome.value_changes(base, module, prompts, said, search, rows=2), together, atol=2e-4, rtol=1e-2)
+    torch.testing.assert_close(
+        rome.value_changes(base, module, prompts, said, search, rows=2), together, atol=2e-4, rtol=1e-2
+    )
     short = rome.value_changes(base, module, prompts, said, rome.Search(5, 0.5, 0.1, 0.25))
     outputs = torch.stack([base.model.get_submodule(module)(x) for x in last_inputs(base, [module], prompts)[module]])
     lengths = torch.linalg.vector_norm(short, dim=0) / torch.linalg.vector_norm(outputs, dim=1)
     assert lengths.max() <= 0.25 + 1e-5
-    long = torch.linalg.vector_norm(rome.value_changes(base, module, prompts, said, rome.Search(30, 0.5, 0.0, 50.0)), dim=0)
-    decayed = torch.linalg.vector_norm(rome.value_changes(base, module, prompts, said, rome.Search(30, 0.5, 50.0, 50.0)), dim=0)
+    long = torch.linalg.vector_norm(
+        rome.value_changes(base, module, prompts, said, rome.Search(30, 0.5, 0.0, 50.0)), dim=0
+    )
+    decayed = torch.linalg.vector_norm(
+        rome.value_changes(base, module, prompts, said, rome.Search(30, 0.5, 50.0, 50.0)), dim=0
+    )
     assert (decayed < long).all()
     assert all(p.grad is None for p in base.model.parameters())
 
@@ -255,7 +276,10 @@ def test_the_sum_adds_two_edits_and_joint_hits_all_keys(base):
 
 
 def test_edits_that_cannot_be_are_refused_in_one_line(folder, tmp_path, capsys):
-    assert main(PROTOCOL, [f"model={folder}", *SMALL, f"out={tmp_path}", "templates=40", "library=1", "prompting=own"]) == 2
+    assert (
+        main(PROTOCOL, [f"model={folder}", *SMALL, f"out={tmp_path}", "templates=40", "library=1", "prompting=own"])
+        == 2
+    )
     assert "keys of 48 numbers that depend on each other" in capsys.readouterr().err
     assert main(PROTOCOL, ["depth=2"]) == 2
     assert "depth: got '2'; allowed: a number from 0 to 1" in capsys.readouterr().err

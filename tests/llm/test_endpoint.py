@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-
-from llm.data.word_problems import problem
-from llm.exam import Question, judge, marking, solving
-from llm.exam.endpoint import Endpoint
-from runs.settings import SettingError
+from lora_reuse.llm.data.word_problems import problem
+from lora_reuse.llm.protocols import solving
+from lora_reuse.llm.protocols.problems import Question
+from lora_reuse.llm.scoring import judge, marking
+from lora_reuse.llm.scoring.endpoint import Endpoint
+from lora_reuse.runs.settings import SettingError
 
 torch.set_num_threads(1)
 
@@ -24,8 +25,12 @@ def test_an_endpoint_is_asked_in_the_usual_form(stub: Any, monkeypatch: pytest.M
     assert server.headers[1]["Authorization"] == "Bearer the secret"
 
 
-@pytest.mark.parametrize(("answer", "tries", "why"), [(401, 1, "status 401, not now"), (429, 3, "status 429"), ("", 1, "no chat completion")])
-def test_an_endpoint_that_gives_no_answer_is_one_line_without_the_key(stub: Any, monkeypatch: Any, answer: str | int, tries: int, why: str):
+@pytest.mark.parametrize(
+    ("answer", "tries", "why"), [(401, 1, "status 401, not now"), (429, 3, "status 429"), ("", 1, "no chat completion")]
+)
+def test_an_endpoint_that_gives_no_answer_is_one_line_without_the_key(
+    stub: Any, monkeypatch: Any, answer: str | int, tries: int, why: str
+):
     monkeypatch.setenv("A_KEY", "the secret")
     server = stub(lambda messages, before: answer)
     with pytest.raises(SettingError, match=why) as error:
@@ -56,13 +61,21 @@ def test_a_judge_is_heard_and_compared_with_the_rules(stub: Any):
     assert [m.get("judged_kind") for m in marks] == ["text", "text", "code", None]
     asked = [Question("", p.id, {}, p) for p in chosen]
     counts = solving.counted(asked, marks)["measured"]
-    assert (counts["hits"], counts["total"], counts["agreed"], counts["same_error"], counts["judge_unclear"]) == (2, 4, 2, 1, 1)
+    assert (counts["hits"], counts["total"], counts["agreed"], counts["same_error"], counts["judge_unclear"]) == (
+        2,
+        4,
+        2,
+        1,
+        1,
+    )
     assert (counts["judged_kind_text"], counts["error_calculation"], counts["error_none"]) == (2, 1, 2)
     told = server.asked[1]["messages"][1]["content"]
     assert all(part in told for part in (chosen[1].question, chosen[1].answer, said[1]))
 
 
-@pytest.mark.parametrize("said", ["", "no", "{", "[]", '{"kind": "text"}', '{"kind": ["text"], "correct": 1, "error": "none"}'])
+@pytest.mark.parametrize(
+    "said", ["", "no", "{", "[]", '{"kind": "text"}', '{"kind": ["text"], "correct": 1, "error": "none"}']
+)
 def test_a_judge_that_rambles_has_no_opinion(said: str):
     class Rambling(Endpoint):
         def say(self, messages: Any) -> str:

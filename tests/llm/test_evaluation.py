@@ -1,4 +1,5 @@
-"""Answers against a greedy loop, log-probabilities against logits, gates against the router; together and each alone."""
+"""Answers against a greedy loop, log-probabilities against logits, gates against the router; together and each
+alone."""
 
 import functools
 from pathlib import Path
@@ -6,21 +7,27 @@ from typing import Any
 
 import pytest
 import torch
+from lora_reuse.llm.adapters.folders import linear_shape
+from lora_reuse.llm.adapters.lowrank import Expert, LowRank
+from lora_reuse.llm.adapters.modules import target_modules
+from lora_reuse.llm.compositions import Composition, compose
+from lora_reuse.llm.compositions.arrow import Routed
+from lora_reuse.llm.decoding.answers import answers, gates, log_probs
+from lora_reuse.llm.decoding.models import Base, example, load_base, prompt, stop_ids
+from lora_reuse.llm.decoding.resident import Resident
+from lora_reuse.runs.settings import SettingError
 from transformers import GenerationConfig
 
-from llm.adapters import linear_shape
-from llm.compositions import Composition, compose
-from llm.compositions.arrow import Routed
-from llm.evaluation import answers, gates, log_probs
-from llm.lowrank import Expert, LowRank
-from llm.models import Base, example, load_base, prompt, stop_ids
-from llm.modules import target_modules
-from llm.resident import Resident
-from runs.settings import SettingError
 from tests.llm.tiny import FAMILIES, tiny
 
 torch.set_num_threads(1)
-QUESTIONS = ["Who is the spouse of Ann Lee ?", "Where ?", "What city does Bo Chan live in , step by step ?", "Who is Bo ?", "so what ?"]
+QUESTIONS = [
+    "Who is the spouse of Ann Lee ?",
+    "Where ?",
+    "What city does Bo Chan live in , step by step ?",
+    "Who is Bo ?",
+    "so what ?",
+]
 LONGEST = 8
 
 
@@ -50,7 +57,9 @@ def own_settings(base):
 def library(base, ends=("up_proj", "down_proj", "fc1", "fc2"), count=2) -> list[Expert]:
     random = torch.Generator().manual_seed(0)
     shapes = {name: linear_shape(module) for name, module in base.model.named_modules() if name.endswith(ends)}
-    draw = lambda size: LowRank(0.1 * torch.randn(size[0], 3, generator=random), torch.randn(size[1], 3, generator=random))  # noqa: E731
+    draw = lambda size: LowRank(
+        0.1 * torch.randn(size[0], 3, generator=random), torch.randn(size[1], 3, generator=random)
+    )  # noqa: E731
     return [{name: draw(shape) for name, shape in shapes.items()} for _ in range(count)]
 
 
@@ -134,7 +143,9 @@ def test_an_answer_ends_before_eos(base, own_settings):
     """Even where the tokenizer does not know that it is one, and whatever its neighbours in the batch go on with."""
     whole = [greedy(base, None, q) for q in QUESTIONS]
     known = base.tokenizer.all_special_ids
-    stop = next(token for ids in whole for place, token in enumerate(ids) if place >= 2 and token not in [*ids[:place], *known])
+    stop = next(
+        token for ids in whole for place, token in enumerate(ids) if place >= 2 and token not in [*ids[:place], *known]
+    )
     own_settings.eos_token_id = stop
     expected = [ids[: ids.index(stop)] if stop in ids else ids for ids in whole]
     assert min(map(len, expected)) < max(map(len, expected))
@@ -146,14 +157,20 @@ def test_an_answer_ends_before_eos(base, own_settings):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rows_that_ended_leave_the_batch_and_answers_are_those_of_generate(family, tmp_path, monkeypatch):
     base = louder(tiny(family, tmp_path, tie=False))
-    ends = tuple(name.rpartition(".")[2] for name in target_modules(base.model, "mlp")) if family != "mixtral" else ("o_proj",)
+    ends = (
+        tuple(name.rpartition(".")[2] for name in target_modules(base.model, "mlp"))
+        if family != "mixtral"
+        else ("o_proj",)
+    )
     compositions = [None, *library(base, ends)]
 
     def generated(composition, question):
         ids = prompt(base, question)
         with Resident(base.model) as resident:
             resident.use([composition])
-            stops = GenerationConfig(do_sample=False, max_new_tokens=LONGEST, eos_token_id=stop_ids(base), pad_token_id=0)
+            stops = GenerationConfig(
+                do_sample=False, max_new_tokens=LONGEST, eos_token_id=stop_ids(base), pad_token_id=0
+            )
             model: Any = base.model
             return model.generate(input_ids=torch.tensor([ids]), generation_config=stops)[0, len(ids) :].tolist()
 
@@ -161,7 +178,10 @@ def test_rows_that_ended_leave_the_batch_and_answers_are_those_of_generate(famil
     whole = [generated(one, q) for one in compositions for q in QUESTIONS]
     said = {token for ids in whole for token in ids} - set(base.tokenizer.all_special_ids)
     base.model.generation_config.eos_token_id = max(sorted(said), key=lambda token: sum(token in ids for ids in whole))
-    expected = [[text(base, [t for t in generated(one, q) if t not in stop_ids(base)]) for q in QUESTIONS] for one in compositions]
+    expected = [
+        [text(base, [t for t in generated(one, q) if t not in stop_ids(base)]) for q in QUESTIONS]
+        for one in compositions
+    ]
     seen = memory_for(base, monkeypatch, 10**6)
     assert answers(base, compositions, QUESTIONS, LONGEST) == expected
     assert min(seen[1:]) < max(seen)
@@ -170,7 +190,14 @@ def test_rows_that_ended_leave_the_batch_and_answers_are_those_of_generate(famil
 def test_the_generation_settings_of_the_checkpoint_are_not_used(base, own_settings):
     expected = answers(base, listed(base), QUESTIONS, LONGEST)
     said = greedy(base, None, QUESTIONS[0])
-    own_settings.update(repetition_penalty=50.0, no_repeat_ngram_size=1, suppress_tokens=said, min_new_tokens=LONGEST, do_sample=True, num_beams=2)
+    own_settings.update(
+        repetition_penalty=50.0,
+        no_repeat_ngram_size=1,
+        suppress_tokens=said,
+        min_new_tokens=LONGEST,
+        do_sample=True,
+        num_beams=2,
+    )
     assert answers(base, listed(base), QUESTIONS, LONGEST) == expected
     assert base.model.generation_config is own_settings
     assert own_settings.repetition_penalty == 50.0
@@ -220,7 +247,11 @@ def direct(base, composition, question, answer, scored) -> float:
 CASES = [  # question, beginning, and each candidate with the number of its tokens that are judged
     ("Who is the spouse of Ann Lee ?", "Ann Lee is ", {"Bo": 1, "the city": 2, "Chan and Lee": 3}),
     ("Where ?", "", {"Paris": 1, "Rome": 1}),
-    ("Where does Bo live ?", "by step ", {"the city Paris": 1, "the city Rome": 1, "the city Lee Chan": 2}),  # "the city" is given
+    (
+        "Where does Bo live ?",
+        "by step ",
+        {"the city Paris": 1, "the city Rome": 1, "the city Lee Chan": 2},
+    ),  # "the city" is given
     ("Where does Bo live ?", "", {"in Paris": 1, "in Paris Rome": 2, "in Paris city": 2}),  # all begin like the first
     ("so ?", "Ann ", {"Lee is": 1}),  # with nothing to tell it from, the last token
 ]
@@ -232,7 +263,9 @@ def test_log_probs_are_those_of_the_logits(chat, tmp_path):
     compositions = listed(base)
     questions, beginnings, candidates = zip(*CASES, strict=True)
     found = log_probs(base, compositions, questions, beginnings, [list(c) for c in candidates])
-    expected = [[[direct(base, k, q, b + c, n) for c, n in listed.items()] for q, b, listed in CASES] for k in compositions]
+    expected = [
+        [[direct(base, k, q, b + c, n) for c, n in listed.items()] for q, b, listed in CASES] for k in compositions
+    ]
     for ours, theirs in zip(found, expected, strict=True):
         for one, other in zip(ours, theirs, strict=True):
             assert one == pytest.approx(other, rel=1e-4, abs=1e-4)
@@ -252,9 +285,20 @@ def test_log_probs_of_every_word_are_a_distribution(base):
 def test_candidates_of_one_token_cost_one_reading(base, monkeypatch):
     read = []
     forward = base.model.forward
-    monkeypatch.setattr(base.model, "forward", lambda **given: read.append(given["input_ids"].shape[0]) or forward(**given))
-    log_probs(base, [None], ["Where ?", "Where does Bo live ?"], ["", ""], [["Paris", "Rome", "Bo"], ["Paris", "Rome Lee", "Rome Bo"]])
-    assert read == [1, 2]  # the first sees whether compositions can share a batch; the context of "Rome Lee" is that of "Rome Bo"
+    monkeypatch.setattr(
+        base.model, "forward", lambda **given: read.append(given["input_ids"].shape[0]) or forward(**given)
+    )
+    log_probs(
+        base,
+        [None],
+        ["Where ?", "Where does Bo live ?"],
+        ["", ""],
+        [["Paris", "Rome", "Bo"], ["Paris", "Rome Lee", "Rome Bo"]],
+    )
+    assert read == [
+        1,
+        2,
+    ]  # the first sees whether compositions can share a batch; the context of "Rome Lee" is that of "Rome Bo"
 
 
 def test_log_probs_in_any_groups_are_the_same(base, monkeypatch, capsys):

@@ -1,4 +1,5 @@
-"""Experts against a plain PEFT loop; found again, refused where a loss is not finite, on a base that stays as it was; every family end to end."""
+"""Experts against a plain PEFT loop; found again, refused where a loss is not finite, on a base that stays as it was;
+every family end to end."""
 
 import dataclasses
 import json
@@ -7,28 +8,31 @@ from typing import Any
 
 import pytest
 import torch
+from lora_reuse.llm.adapters import training as experts
+from lora_reuse.llm.adapters.folders import load_expert
+from lora_reuse.llm.adapters.modules import target_modules
+from lora_reuse.llm.adapters.training import Spec, expert
+from lora_reuse.llm.compositions import compose
+from lora_reuse.llm.data.facts import triplets
+from lora_reuse.llm.data.subsets import examples
+from lora_reuse.llm.decoding.answers import answers, gates
+from lora_reuse.llm.decoding.models import load_base
+from lora_reuse.llm.decoding.resident import Resident
+from lora_reuse.llm.protocols.settings import Training
+from lora_reuse.runs.settings import SettingError
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch.optim.lr_scheduler import LambdaLR
 
-from llm import experts
-from llm.adapters import load_expert
-from llm.compositions import compose
-from llm.data.facts import triplets
-from llm.data.subsets import examples
-from llm.evaluation import answers, gates
-from llm.experts import Spec, expert
-from llm.models import load_base
-from llm.modules import target_modules
-from llm.resident import Resident
-from llm.settings import Training
-from runs.settings import SettingError
 from tests.llm.tiny import FAMILIES, tiny
 from tests.llm.training import TEXT, TRAINING, WEIGHTS, close, ids, is_bare, saved, spec
 
 torch.set_num_threads(1)
 # PEFT asks transformers for a property that transformers 5.23 renames.
-pytestmark = [pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"), pytest.mark.usefixtures("tokens_once")]
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
+    pytest.mark.usefixtures("tokens_once"),
+]
 
 
 # The same as in PEFT
@@ -66,7 +70,12 @@ def test_an_expert_is_what_a_plain_loop_with_peft_trains(loss, base, folder, tmp
 def test_loss_and_steps_are_on_the_card(base, tmp_path):
     wanted = spec(bridge=(), steps=0, epochs=2, batch=46, rate=1e-2)
     card = json.loads((expert(base, wanted, tmp_path) / "expert.json").read_text())
-    assert (card["steps"], card["own"], card["bridge"], card["role"]) == (8, ["R1"], [], 1)  # 2 epochs of 4 triplets in 46 templates
+    assert (card["steps"], card["own"], card["bridge"], card["role"]) == (
+        8,
+        ["R1"],
+        [],
+        1,
+    )  # 2 epochs of 4 triplets in 46 templates
     assert card["base_digest"] == base.digest
     assert card["training"] == dataclasses.asdict(wanted.training)
     assert 0 < card["loss"] < math.log(len(base.tokenizer))
@@ -117,11 +126,27 @@ def test_whatever_makes_an_expert_is_in_its_key(base, folder):
     wanted = spec()
     fields = {f.name: getattr(TRAINING, f.name) for f in dataclasses.fields(Training)}
     words = {"adapter": "lori_d", "loss": "token", "layers": "attention"}
-    changed: dict[str, Any] = {n: words.get(n) or (not value if isinstance(value, bool) else value + 1) for n, value in fields.items()}
-    specs = [dataclasses.replace(wanted, training=dataclasses.replace(TRAINING, **{name: value})) for name, value in changed.items()]
-    specs += [spec(seed=1), spec(role=2), spec(own=("R2",)), spec(own=("R1", "R2")), spec(bridge=("F12-CoT", "F1")), spec(bridge=())]
+    changed: dict[str, Any] = {
+        n: words.get(n) or (not value if isinstance(value, bool) else value + 1) for n, value in fields.items()
+    }
+    specs = [
+        dataclasses.replace(wanted, training=dataclasses.replace(TRAINING, **{name: value}))
+        for name, value in changed.items()
+    ]
+    specs += [
+        spec(seed=1),
+        spec(role=2),
+        spec(own=("R2",)),
+        spec(own=("R1", "R2")),
+        spec(bridge=("F12-CoT", "F1")),
+        spec(bridge=()),
+    ]
     specs += [dataclasses.replace(wanted, triplets=3), dataclasses.replace(wanted, bridge_triplets=3)]
-    bases = [dataclasses.replace(base, digest="0" * 16), dataclasses.replace(base, chat=True), load_base(str(folder), dtype="bfloat16")]
+    bases = [
+        dataclasses.replace(base, digest="0" * 16),
+        dataclasses.replace(base, chat=True),
+        load_base(str(folder), dtype="bfloat16"),
+    ]
     keys = [wanted.key(base), *(one.key(base) for one in specs), *(wanted.key(one) for one in bases)]
     assert len(set(keys)) == len(keys) == len(fields) + 12
     assert all(len(key) == 16 for key in keys)
@@ -142,7 +167,11 @@ def test_settings_of_a_point_do_not_reach_the_key(base):
         temperature: float = 1.0
 
     one, other = (More(**dataclasses.asdict(TRAINING), temperature=t) for t in (1.0, 2.0))
-    assert dataclasses.replace(spec(), training=one).key(base) == dataclasses.replace(spec(), training=other).key(base) == spec().key(base)
+    assert (
+        dataclasses.replace(spec(), training=one).key(base)
+        == dataclasses.replace(spec(), training=other).key(base)
+        == spec().key(base)
+    )
 
 
 # Losses that are not finite
@@ -153,7 +182,10 @@ def test_a_loss_that_is_not_finite_is_one_line_and_no_expert(loss, base, tmp_pat
     monkeypatch.setattr(experts, "_backward", lambda *_: loss)
     with pytest.raises(SettingError) as error:
         expert(base, spec(), tmp_path)
-    assert str(error.value) == f"rate: got 0.003, and the loss is {loss} at step 0; allowed: a rate at which training stays finite"
+    assert (
+        str(error.value)
+        == f"rate: got 0.003, and the loss is {loss} at step 0; allowed: a rate at which training stays finite"
+    )
     assert not any(tmp_path.iterdir())
     assert is_bare(base)
 
@@ -177,12 +209,16 @@ def test_a_last_step_that_is_not_finite_is_no_expert_either(base, tmp_path, monk
 
 
 @pytest.mark.parametrize(
-    ("family", "layers"), [(family, "mlp") for family in FAMILIES if family != "mixtral"] + [("gpt2", "attention"), ("mixtral", "attention")]
+    ("family", "layers"),
+    [(family, "mlp") for family in FAMILIES if family != "mixtral"] + [("gpt2", "attention"), ("mixtral", "attention")],
 )
 def test_every_family_from_training_to_answers(family, layers, tmp_path):
     base = load_base(str(tiny(family, tmp_path / "base", text=TEXT)))
     before = base.model(ids()).logits
-    made = [expert(base, spec((f"R{role}",), (), role, layers=layers, steps=2, rate=0.1), tmp_path / "experts") for role in (1, 2)]
+    made = [
+        expert(base, spec((f"R{role}",), (), role, layers=layers, steps=2, rate=0.1), tmp_path / "experts")
+        for role in (1, 2)
+    ]
     assert is_bare(base)
     assert torch.equal(base.model(ids()).logits, before)
     library = [load_expert(path, base.model) for path in made]

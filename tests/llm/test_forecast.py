@@ -1,5 +1,5 @@
-"""Forecasts: the measurements against dense computations, the verdicts against answers made by hand, the ranking against planted mistakes, and the
-command on tiny models."""
+"""Forecasts: the measurements against dense computations, the verdicts against answers made by hand, the ranking
+against planted mistakes, and the command on tiny models."""
 
 import functools
 import itertools
@@ -11,34 +11,49 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lora_reuse.figures import registry, tables
+from lora_reuse.figures.rows import MissingRows
+from lora_reuse.llm import skills, two_hop
+from lora_reuse.llm.adapters.folders import save_expert
+from lora_reuse.llm.adapters.lowrank import Expert, LowRank
+from lora_reuse.llm.adapters.modules import target_modules
+from lora_reuse.llm.compositions import Options as Knobs
+from lora_reuse.llm.compositions import compose
+from lora_reuse.llm.data.facts import triplets
+from lora_reuse.llm.data.subsets import examples
+from lora_reuse.llm.decoding.models import Base, example, load_base
+from lora_reuse.llm.forecast.__main__ import main
+from lora_reuse.llm.forecast.area import Clusters, area, difference, limits, stderr
+from lora_reuse.llm.forecast.measure import Answer, measure
+from lora_reuse.llm.forecast.ranking import DRAWS, IN_VIEW, KINDS, PREDICTORS, forecast_of, lookup, ranking, rankings
+from lora_reuse.llm.forecast.subspace import (
+    Overlap,
+    Reading,
+    Scales,
+    coordinates,
+    keys,
+    layers,
+    overlap,
+    read,
+    routing,
+    scales,
+)
+from lora_reuse.llm.forecast.validate import cosine
+from lora_reuse.llm.forecast.verdict import WORDS, forecast, reasons, signs
+from lora_reuse.llm.protocols.protocol import main as protocol_main
+from lora_reuse.llm.scoring.intervals import Difference, holm, wilson
+from lora_reuse.runs.rows import load_rows
 
-from figures import registry, tables
-from figures.rows import MissingRows
-from llm import skills, two_hop
-from llm.adapters import save_expert
-from llm.compositions import Options as Knobs
-from llm.compositions import compose
-from llm.data.facts import triplets
-from llm.data.subsets import examples
-from llm.forecast.__main__ import main
-from llm.forecast.area import Clusters, area, difference, limits, stderr
-from llm.forecast.measure import Answer, measure
-from llm.forecast.ranking import DRAWS, IN_VIEW, KINDS, PREDICTORS, forecast_of, lookup, ranking, rankings
-from llm.forecast.subspace import Overlap, Reading, Scales, coordinates, keys, layers, overlap, read, routing, scales
-from llm.forecast.validate import cosine
-from llm.forecast.verdict import WORDS, forecast, reasons, signs
-from llm.intervals import Difference, holm, wilson
-from llm.lowrank import Expert, LowRank
-from llm.models import Base, example, load_base
-from llm.modules import target_modules
-from llm.protocol import main as protocol_main
-from runs.rows import load_rows
 from tests.llm.tiny import tiny
 
 torch.set_num_threads(1)
 # PEFT asks transformers for a property that transformers 5.23 renames.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
-TEXT = " ".join(f"{e.question} {e.answer}" for subset in ("F1", "F2", "F12-CoT") for e in examples(subset, triplets("F")[:2], "test"))
+TEXT = " ".join(
+    f"{e.question} {e.answer}"
+    for subset in ("F1", "F2", "F12-CoT")
+    for e in examples(subset, triplets("F")[:2], "test")
+)
 PROMPTS = {
     "a": ["Who is the spouse of Ann Lee?"],
     "b": ["Where does Bo Chan live?", "What city?"],
@@ -89,7 +104,10 @@ def test_a_reading_is_what_the_model_says_and_sees(base, pair):
     for (asked, told), reading in zip(texts, readings, strict=True):
         seen: dict[str, torch.Tensor] = {}
         look = lambda module, inputs, n, seen: seen.__setitem__(n, inputs[0][0])  # noqa: E731
-        handles = [base.model.get_submodule(n).register_forward_pre_hook(functools.partial(look, n=n, seen=seen)) for n in names]
+        handles = [
+            base.model.get_submodule(n).register_forward_pre_hook(functools.partial(look, n=n, seen=seen))
+            for n in names
+        ]
         with torch.no_grad():
             logits = base.model(input_ids=torch.tensor([asked + told])).logits[0]
         for handle in handles:
@@ -139,7 +157,8 @@ def test_overlap_is_the_multiple_of_a_keys_own_change(pair):
 
 
 @pytest.mark.parametrize(
-    ("rule", "weights", "expected"), [("sum", None, (1.0, 1.0)), ("average", None, (0.5, 0.5)), ("cat", (0.3, -0.7), (0.3, -0.7))]
+    ("rule", "weights", "expected"),
+    [("sum", None, (1.0, 1.0)), ("average", None, (0.5, 0.5)), ("cat", (0.3, -0.7), (0.3, -0.7))],
 )
 def test_scales_of_rules_without_cross_terms_are_their_weights(pair, rule, weights, expected):
     found = scales(compose(rule, pair, Knobs(weights=weights)), pair, vectors(pair, 4))
@@ -188,15 +207,29 @@ def answer(base, a, b, said, multiples=(0.0, 0.0)) -> Answer:
     best = [torch.full((3,), m) if isinstance(m, float) else torch.tensor(m) for m in multiples]
     overlaps = tuple(Overlap(m, torch.zeros(3, dtype=torch.long), m[:, None], m[:, None]) for m in best)
     each = Scales(torch.ones(3, 2), torch.zeros(3))
-    return Answer("?", "x y z", ["x", "y", "z"], torch.tensor(base), torch.tensor([a, b]).T.contiguous(), torch.tensor(said), overlaps, each, None)
+    return Answer(
+        "?",
+        "x y z",
+        ["x", "y", "z"],
+        torch.tensor(base),
+        torch.tensor([a, b]).T.contiguous(),
+        torch.tensor(said),
+        overlaps,
+        each,
+        None,
+    )
 
 
 CASES = {
-    "composed": answer([0.9, 0.0, 0.1], [0.9, 1.0, 0.2], [0.9, 0.1, 1.0], [0.9, 1.0, 1.0], ([0.0, 1.0, 0.2], [0.0, 0.1, 0.9])),
+    "composed": answer(
+        [0.9, 0.0, 0.1], [0.9, 1.0, 0.2], [0.9, 0.1, 1.0], [0.9, 1.0, 1.0], ([0.0, 1.0, 0.2], [0.0, 0.1, 0.9])
+    ),
     "a": answer([0.9, 0.0, 0.1], [0.9, 1.0, 0.9], [0.9, 0.1, 0.1], [0.9, 1.0, 0.9], ([0.0, 1.0, 1.0], [0.0, 0.1, 0.1])),
     "b": answer([0.9, 0.0, 0.1], [0.9, 0.1, 0.1], [0.9, 1.0, 0.9], [0.9, 1.0, 0.9], ([0.0, 0.1, 0.1], [0.0, 1.0, 1.0])),
     "base": answer([0.9, 0.9, 0.9], [0.9, 0.1, 0.8], [0.9, 0.2, 0.1], [0.8, 0.9, 0.9]),
-    "mixture": answer([0.1, 0.0, 0.1], [0.9, 1.0, 0.0], [0.1, 0.1, 0.0], [0.9, 1.0, 0.9], ([0.6, 0.6, 0.6], [0.5, 0.5, 0.5])),
+    "mixture": answer(
+        [0.1, 0.0, 0.1], [0.9, 1.0, 0.0], [0.1, 0.1, 0.0], [0.9, 1.0, 0.9], ([0.6, 0.6, 0.6], [0.5, 0.5, 0.5])
+    ),
 }
 
 
@@ -218,7 +251,8 @@ def test_the_score_is_high_where_each_adapter_says_a_token_of_its_own_and_nobody
 
 
 def test_what_is_whose_on_a_model(base, pair):
-    """cat with weights (1, 0) is the first adapter, with (0, 1) the second, with (0, 0) the base: on every prompt, and the own prompts are kept."""
+    """cat with weights (1, 0) is the first adapter, with (0, 1) the second, with (0, 0) the base: on every prompt, and
+    the own prompts are kept."""
     weights: Any = {"a": (1.0, 0.0), "b": (0.0, 1.0), "base": (0.0, 0.0)}
     made = {name: compose("cat", pair, Knobs(weights=w)) for name, w in weights.items()}
     found = measure(base, pair, made, PROMPTS, 6)
@@ -260,12 +294,20 @@ def adapters(base, folder, pair, tmp_path_factory) -> str:
 @pytest.fixture
 def prompts(tmp_path) -> Path:
     path = tmp_path / "prompts.jsonl"
-    path.write_text("".join(json.dumps({"set": name, "prompt": text}) + "\n" for name, texts in PROMPTS.items() for text in texts))
+    path.write_text(
+        "".join(json.dumps({"set": name, "prompt": text}) + "\n" for name, texts in PROMPTS.items() for text in texts)
+    )
     return path
 
 
 def test_from_two_adapters_to_a_verdict_and_a_plot(folder, adapters, prompts, tmp_path, capsys):
-    words = [f"base={folder}", f"adapters={adapters}", f"prompts={prompts}", "answer_tokens=5", "composition=sum,uniform,arrow"]
+    words = [
+        f"base={folder}",
+        f"adapters={adapters}",
+        f"prompts={prompts}",
+        "answer_tokens=5",
+        "composition=sum,uniform,arrow",
+    ]
     files = []
     for name in ("1", "2"):
         assert main([*words, f"out={tmp_path / name}"]) == 0, capsys.readouterr().err
@@ -298,7 +340,11 @@ def test_from_two_adapters_to_a_verdict_and_a_plot(folder, adapters, prompts, tm
         (["adapters=a,b"], ['{"set": "c", "prompt": "x"}'], "got set 'c'; allowed: a | b | hoped"),
         (["adapters=a,b"], ['{"set": "a", "prompt": " "}'], ":1: got"),
         (["adapters=a,b"], ['{"set": "a", "prompt": "x", "answer": "y"}'], "the key 'answer'"),
-        (["adapters=a,b", "base=nowhere"], [json.dumps({"set": s, "prompt": "x"}) for s in ("a", "b", "hoped")], "model: got nowhere"),
+        (
+            ["adapters=a,b", "base=nowhere"],
+            [json.dumps({"set": s, "prompt": "x"}) for s in ("a", "b", "hoped")],
+            "model: got nowhere",
+        ),
         (["composition=sun"], None, "did you mean 'sum'?"),
     ],
 )
@@ -306,7 +352,14 @@ def test_mistakes_are_one_line(words, lines, message, tmp_path, capsys):
     path = tmp_path / "prompts.jsonl"
     if lines is not None:
         path.write_text("\n".join(lines))
-    assert main([*words, *([f"prompts={path}"] if lines is not None else []), f"out={tmp_path / 'out'}"] if words else ["top_k=1"]) == 2
+    assert (
+        main(
+            [*words, *([f"prompts={path}"] if lines is not None else []), f"out={tmp_path / 'out'}"]
+            if words
+            else ["top_k=1"]
+        )
+        == 2
+    )
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
@@ -317,24 +370,51 @@ def test_mistakes_are_one_line(words, lines, message, tmp_path, capsys):
 
 
 def planted(seeds=5, pairs=4, noise=0.2, seed=0) -> list[dict[str, Any]]:
-    """Rows whose score says, with noise, what worked. Half of the pairs of experts work, under one rule each; seed 0 was looked at."""
+    """Rows whose score says, with noise, what worked. Half of the pairs of experts work, under one rule each; seed 0
+    was looked at."""
     rng = np.random.default_rng(seed)
     rows = []
-    for s, i, rule, prompting in itertools.product(range(seeds), range(pairs), ("sum", "arrow", "ties"), ("direct", "steps", "first")):
+    for s, i, rule, prompting in itertools.product(
+        range(seeds), range(pairs), ("sum", "arrow", "ties"), ("direct", "steps", "first")
+    ):
         works = prompting != "direct" and rule == ("sum", "arrow")[i % 2] and i < pairs / 2
         score = float(works) + noise * float(rng.normal())
-        measured = {"hits": 9 * works + int(rng.integers(2)) * (rule == "sum"), "total": 10, "score": score, "hidden": score / 2}
-        measured |= {"confidence": float(rng.normal()), "called": score > 0.5, "cosine": float(i), "kept": [score, -score]}
-        settings = {"prompting": prompting, "seen": s == 0, "pair": f"{s} {i}", "row": f"{rng.integers(2**60):x}", "seed": s, "composition": rule}
+        measured = {
+            "hits": 9 * works + int(rng.integers(2)) * (rule == "sum"),
+            "total": 10,
+            "score": score,
+            "hidden": score / 2,
+        }
+        measured |= {
+            "confidence": float(rng.normal()),
+            "called": score > 0.5,
+            "cosine": float(i),
+            "kept": [score, -score],
+        }
+        settings = {
+            "prompting": prompting,
+            "seen": s == 0,
+            "pair": f"{s} {i}",
+            "row": f"{rng.integers(2**60):x}",
+            "seed": s,
+            "composition": rule,
+        }
         made = {"base_digest": "b", "commit": IN_VIEW["keeps"][0] if s == 1 else "c", "command": "a command"}
-        rows.append({"hash": settings["row"], "settings": settings | {"model": "pocket"}, "measured": measured, "provenance": made})
+        rows.append(
+            {
+                "hash": settings["row"],
+                "settings": settings | {"model": "pocket"},
+                "measured": measured,
+                "provenance": made,
+            }
+        )
     return rows
 
 
 @pytest.fixture
 def few_draws(monkeypatch):
     """Random scores are not what most tests are about."""
-    monkeypatch.setattr("llm.forecast.ranking.DRAWS", 5)
+    monkeypatch.setattr("lora_reuse.llm.forecast.ranking.DRAWS", 5)
 
 
 def found_in(rows, kind="composes", seen=False):
@@ -346,12 +426,21 @@ def test_the_table_of_rows_with_a_known_answer(few_draws):
     said = ranking(planted())
     lines = said.splitlines()
     heads = [line for line in lines if line.startswith(("composes: ", "keeps: "))]
-    assert [("seeds that were not looked at" in head, "rule worked in" in head) for head in heads] == [(True, True), (False, True)] * 2
-    assert "96 rows of seeds that were not looked at while the forecast was written, of 16 pairs of experts from 4 seeds on 1 base." in heads[0]
+    assert [("seeds that were not looked at" in head, "rule worked in" in head) for head in heads] == [
+        (True, True),
+        (False, True),
+    ] * 2
+    assert (
+        "96 rows of seeds that were not looked at while the forecast was written, of 16 pairs of experts from 4 seeds on 1 base."
+        in heads[0]
+    )
     assert "8 rows worked, so that the call never is right for 92 % of the rows." in heads[0]
     assert "None of the 48 rows asked 'direct' worked." in heads[0]
     assert "A rule worked in 8 libraries; asked in the same way, these have 24 rows." in heads[0]
-    assert "12 rows had been forecast when the reading of this kind was chosen. Among the 36 others, of 12 pairs of experts, its AUC is" in heads[2]
+    assert (
+        "12 rows had been forecast when the reading of this kind was chosen. Among the 36 others, of 12 pairs of experts, its AUC is"
+        in heads[2]
+    )
     for name in PREDICTORS:
         shown = [line for line in lines if line.split("  ")[0] == name]
         assert len(shown) == 2 * (2 if name == "lookup" else 4)
@@ -362,16 +451,25 @@ def test_the_areas_are_among_all_rows_and_among_those_of_libraries_where_a_rule_
     found = found_in(planted(noise=0.5))
     scores = np.array([row["measured"]["score"] for row in found.rows])
     line = found.lines["forecast"]
-    good = {(row["settings"]["pair"], row["settings"]["prompting"]) for row, works in zip(found.rows, found.worked, strict=True) if works}
+    good = {
+        (row["settings"]["pair"], row["settings"]["prompting"])
+        for row, works in zip(found.rows, found.worked, strict=True)
+        if works
+    }
     inside = np.array([(row["settings"]["pair"], row["settings"]["prompting"]) in good for row in found.rows])
     assert inside.sum() == 24
     for among, part in ((line.everywhere, np.ones(len(scores), dtype=bool)), (line.where_one_worked, inside)):
         yes, no = scores[part & found.worked], scores[part & ~found.worked]
         assert among.area.value == pytest.approx(np.mean([(a > b) + (a == b) / 2 for a in yes for b in no]))
-    labels, inner = (Clusters(*(list(np.array(names)[part]) for names in found.clusters)) for part in (np.ones(len(scores), dtype=bool), inside))
+    labels, inner = (
+        Clusters(*(list(np.array(names)[part]) for names in found.clusters))
+        for part in (np.ones(len(scores), dtype=bool), inside)
+    )
     compared = [
         (one.ahead, difference(first.area, one.area, clusters))
-        for (first, *others), clusters in zip(zip(*(one[:2] for one in found.lines.values()), strict=True), (labels, inner), strict=True)
+        for (first, *others), clusters in zip(
+            zip(*(one[:2] for one in found.lines.values()), strict=True), (labels, inner), strict=True
+        )
         for one in others
     ]
     assert len(compared) == 2 * (len(PREDICTORS) - 1)
@@ -382,7 +480,8 @@ def test_the_areas_are_among_all_rows_and_among_those_of_libraries_where_a_rule_
 
 
 def test_calls_stand_beside_never(few_draws):
-    """Never is right as often as rows fail, and its balanced accuracy is a half; that of the calls is the mean of both shares."""
+    """Never is right as often as rows fail, and its balanced accuracy is a half; that of the calls is the mean of both
+    shares."""
     found = found_in(planted(noise=0.5))
     called = np.array([row["measured"]["called"] for row in found.rows])
     forecast_, never = found.lines["forecast"], found.lines["never"]
@@ -393,7 +492,9 @@ def test_calls_stand_beside_never(few_draws):
     assert forecast_.right
     assert forecast_.right[0] == int((called == found.worked).sum())
     assert forecast_.balanced
-    assert forecast_.balanced.area.value == pytest.approx((called[found.worked].mean() + (~called[~found.worked]).mean()) / 2)
+    assert forecast_.balanced.area.value == pytest.approx(
+        (called[found.worked].mean() + (~called[~found.worked]).mean()) / 2
+    )
 
 
 def test_a_hop_is_kept_as_its_own_expert_is():
@@ -408,7 +509,13 @@ def test_a_lookup_is_the_mean_of_seen_rows_of_a_rule_asked_in_the_same_way():
 
     found = lookup([one("sum", "steps", 2), one("sum", "steps", 4), one("arrow", "steps", 9), one("sum", "direct", 1)])
     assert found
-    wanted = {("sum", "steps"): 0.3, ("arrow", "steps"): 0.9, ("sum", "direct"): 0.1, ("ties", "steps"): 0.5, ("ties", "both"): 0.4}
+    wanted = {
+        ("sum", "steps"): 0.3,
+        ("arrow", "steps"): 0.9,
+        ("sum", "direct"): 0.1,
+        ("ties", "steps"): 0.5,
+        ("ties", "both"): 0.4,
+    }
     assert {key: found(one(*key, 0)) for key in wanted} == pytest.approx(wanted)
     assert lookup([]) is None
 
@@ -416,7 +523,9 @@ def test_a_lookup_is_the_mean_of_seen_rows_of_a_rule_asked_in_the_same_way():
 def test_a_score_that_is_the_lookup_has_its_area_and_is_not_ahead(few_draws):
     """The forecast of planted rows knows the rule alone."""
     rows = planted()
-    looked_up = lookup([row for row in rows if row["settings"]["seen"] and row["settings"]["prompting"] in KINDS["composes"]])
+    looked_up = lookup(
+        [row for row in rows if row["settings"]["seen"] and row["settings"]["prompting"] in KINDS["composes"]]
+    )
     assert looked_up
     for row in rows:
         row["measured"]["score"] = looked_up(row)
@@ -434,12 +543,15 @@ def test_a_lookup_knows_nothing_of_the_rows_that_it_ranks(few_draws):
         if not row["settings"]["seen"]:
             row["measured"]["hits"] = 10 - row["measured"]["hits"]
     after = found_in(rows)
-    assert after.lines["lookup"].everywhere.area.value == pytest.approx(1 - before.lines["lookup"].everywhere.area.value)
+    assert after.lines["lookup"].everywhere.area.value == pytest.approx(
+        1 - before.lines["lookup"].everywhere.area.value
+    )
     assert "lookup" not in found_in(rows, seen=True).lines
 
 
 def test_random_scores_average_a_half():
-    """The standard deviation of one random area is that of Mann and Whitney's U; a mean over draws off by four of its own fails once in 16 000."""
+    """The standard deviation of one random area is that of Mann and Whitney's U; a mean over draws off by four of its
+    own fails once in 16 000."""
     found = found_in(planted())
     yes, no = int(found.worked.sum()), int((~found.worked).sum())
     spread = np.sqrt((yes + no + 1) / (12 * yes * no))
@@ -457,7 +569,8 @@ def columns(rows):
 
 
 def test_planted_mistakes_show_in_the_area():
-    """A score of the other sign, of the wrong rows, or blind to what worked falls below the interval of the right one."""
+    """A score of the other sign, of the wrong rows, or blind to what worked falls below the interval of the right
+    one."""
     score, worked, labels = columns(planted(noise=0.4))
     right = area(score, worked)
     interval = limits(right, labels)
@@ -495,11 +608,14 @@ def test_without_clusters_the_standard_error_is_delongs():
     order = np.greater.outer(score[worked], score[~worked]) + 0.5 * np.equal.outer(score[worked], score[~worked])
     expected = order.mean(1).var(ddof=1) / worked.sum() + order.mean(0).var(ddof=1) / (~worked).sum()
     alone = list(map(str, range(len(score))))
-    assert stderr(area(score, worked).influence, worked, Clusters(alone, alone)) == pytest.approx(np.sqrt(expected), rel=0.03)
+    assert stderr(area(score, worked).influence, worked, Clusters(alone, alone)) == pytest.approx(
+        np.sqrt(expected), rel=0.03
+    )
 
 
 def test_the_standard_error_is_that_of_the_clusters_that_vary_most():
-    """Sums of the influence over clusters, G/(G − 1) of their squares: 3/2 · (0.3² + 0.1² + 0.2²) over seeds, 6/5 · 0.1 over rows."""
+    """Sums of the influence over clusters, G/(G − 1) of their squares: 3/2 · (0.3² + 0.1² + 0.2²) over seeds, 6/5 · 0.1
+    over rows."""
     influence, worked = np.array([0.2, 0.1, 0.1, -0.2, -0.1, -0.1]), np.array([True, False] * 3)
     seeds, alone = list("aabbcc"), list("abcdef")
     expected = np.sqrt(3 / 2 * (0.3**2 + 0.1**2 + 0.2**2))
@@ -530,19 +646,23 @@ SEEDS, PAIRS, ROWS = 4, 14, 12
 
 
 def cohort(generator, shift):
-    """A score and what worked, with parts in common within a seed (`shift` standard deviations of the score's noise) and within a pair of experts;
-    over many seeds their correlation is 0.8 and half of the rows work."""
+    """A score and what worked, with parts in common within a seed (`shift` standard deviations of the score's noise)
+    and within a pair of experts; over many seeds their correlation is 0.8 and half of the rows work."""
     seed, pair = np.repeat(np.arange(SEEDS), PAIRS * ROWS), np.repeat(np.arange(SEEDS * PAIRS), ROWS)
     normal = generator.normal
     latent = (normal(size=len(seed)) + normal(size=SEEDS * PAIRS)[pair]) / np.sqrt(2)
     noise = normal(size=len(seed)) + shift * normal(size=SEEDS)[seed] + normal(size=SEEDS * PAIRS)[pair]
-    return 0.8 * latent + 0.6 * noise / np.sqrt(2 + shift**2), latent > 0, Clusters(list(map(str, seed)), list(map(str, pair)))
+    return (
+        0.8 * latent + 0.6 * noise / np.sqrt(2 + shift**2),
+        latent > 0,
+        Clusters(list(map(str, seed)), list(map(str, pair))),
+    )
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.5, 1.0])
 def test_intervals_hold_the_area_as_often_as_they_say_and_pooled_rows_do_not(shift):
-    """400 cohorts: a coverage of 0.95 has a standard error of 0.011, so 0.92 is passed by mistake in 0.3 % of runs at most. Limits that take rows for
-    independent are the planted mistake."""
+    """400 cohorts: a coverage of 0.95 has a standard error of 0.011, so 0.92 is passed by mistake in 0.3 % of runs at
+    most. Limits that take rows for independent are the planted mistake."""
     generator = np.random.default_rng(int(10 * shift))
     latent = generator.normal(size=(2, 10**6))
     truth = area(0.8 * latent[0] + 0.6 * latent[1], latent[0] > 0).value
@@ -562,8 +682,8 @@ def test_intervals_hold_the_area_as_often_as_they_say_and_pooled_rows_do_not(shi
 
 
 def test_scores_that_are_alike_are_rarely_told_apart():
-    """Of six pairs of scores of one law the least p-value after Holm's correction is below 0.05 in 5 % of 150 cohorts at most; more than 0.11 would
-    come by chance in 0.2 % of runs. Pooled rows are the planted mistake."""
+    """Of six pairs of scores of one law the least p-value after Holm's correction is below 0.05 in 5 % of 150 cohorts
+    at most; more than 0.11 would come by chance in 0.2 % of runs. Pooled rows are the planted mistake."""
     generator = np.random.default_rng(1)
 
     def blurred(score):
@@ -575,17 +695,26 @@ def test_scores_that_are_alike_are_rarely_told_apart():
         alone = Clusters(*[list(map(str, range(len(score))))] * 2)
         pairs = [[area(blurred(score), worked) for _ in range(2)] for _ in range(6)]
         for told, clusters in ((found, labels), (pooled, alone)):
-            told.append(min(holm([one.p for first, second in pairs if (one := difference(first, second, clusters))])) < 0.05)
+            told.append(
+                min(holm([one.p for first, second in pairs if (one := difference(first, second, clusters))])) < 0.05
+            )
     assert np.mean(found) < 0.11
     assert np.mean(pooled) > 0.5
 
 
 def test_the_rows_that_were_in_view_are_those_before_the_reading_was_chosen(request):
-    """Whether a hop is kept was read anew in commit ad708a8: rows of other commits than those listed descend from it."""
+    """Whether a hop is kept was read anew in commit ad708a8: rows of other commits than those listed descend from
+    it."""
     root = request.config.rootpath
-    rows = [row for row in load_rows(root / "results/paper", "llm_forecast") if row["settings"]["prompting"] in KINDS["keeps"]]
+    rows = [
+        row
+        for row in load_rows(root / "results/paper", "llm_forecast")
+        if row["settings"]["prompting"] in KINDS["keeps"]
+    ]
     for commit in {row["provenance"]["commit"] for row in rows}:
-        told = subprocess.run(["git", "-C", str(root), "merge-base", "--is-ancestor", "ad708a8", commit], capture_output=True)
+        told = subprocess.run(
+            ["git", "-C", str(root), "merge-base", "--is-ancestor", "ad708a8", commit], capture_output=True
+        )
         if told.returncode > 1:
             pytest.skip("a checkout without its history")
         assert (told.returncode == 1) == (commit in IN_VIEW["keeps"])
@@ -609,7 +738,9 @@ def test_the_figures_table_has_the_numbers_of_the_ranking(tmp_path, few_draws):
                 assert cell["percent"] == pytest.approx(100 * among.area.value)
                 assert cell["hits"] / cell["total"] == pytest.approx(among.area.value)
                 if among.ahead:
-                    assert table.loc[(question, "forecast ahead", name, where)]["percent"] == pytest.approx(100 * among.ahead.mean)
+                    assert table.loc[(question, "forecast ahead", name, where)]["percent"] == pytest.approx(
+                        100 * among.ahead.mean
+                    )
     said = item.module.caption(table)
     assert "nan" not in said
     assert "the forecast is ahead of" in said
@@ -626,9 +757,17 @@ def test_cosine_of_adapters(pair):
 
 
 def test_rows_of_a_protocol_are_forecast_and_ranked(folder, tmp_path, capsys):
-    """From the command that measures to the one that forecasts: every composed row of two experts once, none anew, none of another base."""
+    """From the command that measures to the one that forecasts: every composed row of two experts once, none anew, none
+    of another base."""
     small = "triplets=2 bridge_triplets=2 steps=2 batch=4 rank=2 rate=0.05 answer_tokens=4 step_tokens=6 workers=1 log_probs=false"
-    words = [f"model={folder}", *small.split(), "dataset=F", "library=2-combination,oracle", "composition=sum,arrow,base", "prompting=steps,first"]
+    words = [
+        f"model={folder}",
+        *small.split(),
+        "dataset=F",
+        "library=2-combination,oracle",
+        "composition=sum,arrow,base",
+        "prompting=steps,first",
+    ]
     rows = tmp_path / "rows"
     assert protocol_main(two_hop.PROTOCOL, [*words, f"out={rows}"]) == 0, capsys.readouterr().err
     capsys.readouterr()
@@ -659,12 +798,19 @@ def test_rows_of_a_protocol_are_forecast_and_ranked(folder, tmp_path, capsys):
 
 def test_two_skills_are_forecast_from_prompts_that_were_not_scored(folder, tmp_path, capsys):
     rows, words = tmp_path / "rows", f"model={folder} steps=1 batch=2 rank=2 epochs=1 answer_tokens=2 workers=1".split()
-    assert protocol_main(skills.PROTOCOL, [*words, "library=both,first", "composition=sum", f"out={rows}"]) == 0, capsys.readouterr().err
-    assert protocol_main(skills.PROTOCOL, [*words, "library=both", "composition=sum", "asked=second", f"out={rows}"]) == 0
+    assert protocol_main(skills.PROTOCOL, [*words, "library=both,first", "composition=sum", f"out={rows}"]) == 0, (
+        capsys.readouterr().err
+    )
+    assert (
+        protocol_main(skills.PROTOCOL, [*words, "library=both", "composition=sum", "asked=second", f"out={rows}"]) == 0
+    )
     capsys.readouterr()
     assert main([f"validate={rows}", f"out={rows}", "asked=3"]) == 0, capsys.readouterr().err
     assert "joins skills" in capsys.readouterr().out
-    assert [row["settings"]["prompting"] for row in load_rows(rows, "llm_forecast")] == ["both", "both"]  # in known formats, and in new ones
+    assert [row["settings"]["prompting"] for row in load_rows(rows, "llm_forecast")] == [
+        "both",
+        "both",
+    ]  # in known formats, and in new ones
     for formats in ("known", "new"):
         point = skills.Skills(formats=formats)
         found = skills.hoped(point, 0, 6)

@@ -1,19 +1,20 @@
-"""GGUF files as bases: read into the model they were written from, by every name, and the one line that each mistake gets."""
+"""GGUF files as bases: read into the model they were written from, by every name, and the one line that each mistake
+gets."""
 
 import shutil
 from typing import Any
 
+import lora_reuse.llm.decoding.models as models
+import lora_reuse.llm.decoding.names as names
 import pytest
 import torch
 from gguf import GGMLQuantizationType, dequantize, quantize
+from lora_reuse.llm.adapters.modules import target_modules
+from lora_reuse.llm.decoding.models import digest_of, example, load_base, load_frame, stop_ids
+from lora_reuse.llm.decoding.names import SMOLLM2, digest, place_of
+from lora_reuse.llm.protocols.settings import PRESETS, TwoHop, arrow_temperature, preset_of, with_preset
+from lora_reuse.runs.settings import SettingError
 
-import llm.models
-import llm.names
-from llm.models import digest_of, example, load_base, load_frame, stop_ids
-from llm.modules import target_modules
-from llm.names import SMOLLM2, digest, place_of
-from llm.settings import PRESETS, TwoHop, arrow_temperature, preset_of, with_preset
-from runs.settings import SettingError
 from tests.llm.tiny_gguf import tiny_gguf
 
 fetched = pytest.mark.skipif(not SMOLLM2.is_file(), reason="make smollm was not run: SmolLM2-135M-Instruct is not here")
@@ -68,7 +69,10 @@ def test_a_folder_stands_for_the_file_in_it(folder_of, tmp_path):
     assert digest_of(str(tmp_path)) != before
     shutil.copy(path, tmp_path / "other.gguf")
     mend = f"name the file: model={tmp_path}/other.gguf"
-    assert mistake(tmp_path) == f"model: got {tmp_path}, a folder with other.gguf, tiny.gguf; allowed: a folder with one GGUF file; {mend}"
+    assert (
+        mistake(tmp_path)
+        == f"model: got {tmp_path}, a folder with other.gguf, tiny.gguf; allowed: a folder with one GGUF file; {mend}"
+    )
 
 
 def test_a_dtype_can_be_chosen(folder_of, tmp_path):
@@ -100,10 +104,19 @@ def test_what_is_no_gguf_file(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"parts": 3}, "one of 3 parts of a GGUF file; allowed: a GGUF file in one part; llama-gguf-split --merge joins them"),
-        ({"architecture": "bert"}, "of architecture bert; allowed: an architecture that this transformers reads from GGUF files"),
+        (
+            {"parts": 3},
+            "one of 3 parts of a GGUF file; allowed: a GGUF file in one part; llama-gguf-split --merge joins them",
+        ),
+        (
+            {"architecture": "bert"},
+            "of architecture bert; allowed: an architecture that this transformers reads from GGUF files",
+        ),
         ({"eos": False}, "whose tokenizer has no end-of-sequence token; allowed: a tokenizer that can end an answer"),
-        ({"lacks": "model.norm.weight"}, "whose weights lack model.norm.weight, or have another shape; allowed: every weight of its config's model"),
+        (
+            {"lacks": "model.norm.weight"},
+            "whose weights lack model.norm.weight, or have another shape; allowed: every weight of its config's model",
+        ),
     ],
 )
 def test_files_that_are_refused(changes, line, folder_of, tmp_path):
@@ -117,8 +130,8 @@ def test_an_architecture_that_is_no_causal_language_model(folder_of, tmp_path):
 
 
 def test_smollm2_that_was_not_fetched_says_how_to(tmp_path, monkeypatch):
-    monkeypatch.setattr(llm.names, "SMOLLM2", tmp_path / "smollm2.gguf")
-    monkeypatch.setattr(llm.models, "SMOLLM2", tmp_path / "smollm2.gguf")
+    monkeypatch.setattr(names, "SMOLLM2", tmp_path / "smollm2.gguf")
+    monkeypatch.setattr(models, "SMOLLM2", tmp_path / "smollm2.gguf")
     assert mistake("smollm2").endswith("; make smollm fetches it")
 
 
@@ -126,17 +139,19 @@ def test_smollm2_that_was_not_fetched_says_how_to(tmp_path, monkeypatch):
 
 
 def test_a_preset_goes_with_the_model_and_not_with_its_name(tmp_path):
-    assert [preset_of(model) for model in ("pocket", "smollm2", str(SMOLLM2), "Qwen/Qwen2.5-3B-Instruct", str(tmp_path))] == [
-        *("pocket", "smollm2", "smollm2", "", "")
-    ]
+    assert [
+        preset_of(model) for model in ("pocket", "smollm2", str(SMOLLM2), "Qwen/Qwen2.5-3B-Instruct", str(tmp_path))
+    ] == [*("pocket", "smollm2", "smollm2", "", "")]
     assert arrow_temperature(0.0, "smollm2") == PRESETS["smollm2"]["temperature"]
     axes = with_preset(TwoHop, {"model": ("smollm2",), "rate": (1e-4,)})
     assert (axes["steps"], axes["rate"], axes["chat"]) == ((150,), (1e-4,), ("off",))
     with pytest.raises(SettingError, match="got smollm2, which has settings of its own, and pocket, which has others"):
         with_preset(TwoHop, {"model": ("smollm2", "pocket")})
-    for models in (("smollm2", "a/b"), ("a/b", "smollm2")):
-        with pytest.raises(SettingError, match="got smollm2, which has settings of its own, and a/b, which has the paper's"):
-            with_preset(TwoHop, {"model": models})
+    for pair in (("smollm2", "a/b"), ("a/b", "smollm2")):
+        with pytest.raises(
+            SettingError, match="got smollm2, which has settings of its own, and a/b, which has the paper's"
+        ):
+            with_preset(TwoHop, {"model": pair})
 
 
 @pytest.mark.parametrize("name", ["pocket", pytest.param("smollm2", marks=fetched)])
@@ -148,7 +163,7 @@ def test_a_named_base_is_named_in_python_as_in_the_commands(name):
 
 @fetched
 def test_smollm2_answers():
-    from llm.evaluation import answers
+    from lora_reuse.llm.decoding.answers import answers
 
     base = load_base("smollm2")
     assert sum(p.numel() for p in base.model.parameters()) == 134_515_008

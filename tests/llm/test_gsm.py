@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from lora_reuse.llm import gsm as command
+from lora_reuse.llm import reusable_code
+from lora_reuse.llm.adapters.sources import lessons
+from lora_reuse.llm.data import gsm, word_problems
+from lora_reuse.llm.data.word_problems import LEVELS, problem
+from lora_reuse.llm.decoding.models import example, load_base
+from lora_reuse.llm.gsm import PROTOCOL, Gsm, Taught, reported
+from lora_reuse.llm.protocols.problems import solutions, solving
+from lora_reuse.llm.protocols.protocol import main, train_one
+from lora_reuse.runs.rows import load_rows
 
-from llm import gsm as command
-from llm import reusable_code
-from llm.data import gsm, word_problems
-from llm.data.word_problems import LEVELS, problem
-from llm.exam import solutions, solving
-from llm.exam.lessons import lessons
-from llm.gsm import PROTOCOL, Gsm, Taught, reported
-from llm.models import example, load_base
-from llm.protocol import main, train_one
-from runs.rows import load_rows
 from tests.llm.test_sandbox import confined
 from tests.llm.tiny import tiny
 
@@ -33,7 +33,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("gsm")
     word_problems.write(made, 3, 0)
     lines = [
-        {"question": f"How much is {n} and 1,000?", "answer": f"It is {n}+1000=<<{n}+1000={n + 1000}>>{n + 1000}.\n#### {n + 1000:,}"}
+        {
+            "question": f"How much is {n} and 1,000?",
+            "answer": f"It is {n}+1000=<<{n}+1000={n + 1000}>>{n + 1000}.\n#### {n + 1000:,}",
+        }
         for n in range(9)
     ]
     for name in ("train", "test"):
@@ -45,7 +48,9 @@ def test_files_are_read_as_they_are_published(folder: Path):
     keys = {"id", "instance", "question", "answer", "original_id", "original_question", "original_answer"}
     assert json.loads((folder / "GSM_p2.jsonl").read_text().splitlines()[0]).keys() == keys
     for level in LEVELS:
-        assert gsm.problems(str(folder), level, 100, 0) == [p._replace(code="", reusable="") for p in word_problems.problems(level, 3, 0)]
+        assert gsm.problems(str(folder), level, 100, 0) == [
+            p._replace(code="", reusable="") for p in word_problems.problems(level, 3, 0)
+        ]
     assert gsm.trained(str(folder), "p1", 2, 0, code=True)[7] == word_problems.problems("p1", 2, 0)[7]._replace(code="")
     assert {p.id for p in gsm.problems(str(folder), "p1", 2, 0)} == {"0", "1"}
 
@@ -87,27 +92,52 @@ def test_numbers_are_compared_as_floats():
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("GSM_p2.jsonl", None, "without GSM_p2.jsonl; allowed: own, or a folder with GSM_p2.jsonl; it comes from apple/ml-gsm-symbolic"),
+        (
+            "GSM_p2.jsonl",
+            None,
+            "without GSM_p2.jsonl; allowed: own, or a folder with GSM_p2.jsonl; it comes from apple/ml-gsm-symbolic",
+        ),
         ("GSM_p2.jsonl", "", "which is empty"),
         ("GSM_p2.jsonl", "{}\n", "GSM_p2.jsonl:1 without 'question'"),
         ("GSM_p2.jsonl", "[1]\n", "GSM_p2.jsonl:1, '[1]'; allowed: one JSON object a line"),
-        ("GSM_p2.jsonl", '{"id": 1, "instance": 0, "question": "a", "answer": "b"}\n', "GSM_p2.jsonl:1 with an answer that ends 'b'"),
+        (
+            "GSM_p2.jsonl",
+            '{"id": 1, "instance": 0, "question": "a", "answer": "b"}\n',
+            "GSM_p2.jsonl:1 with an answer that ends 'b'",
+        ),
         ("GSM_p2.jsonl", '{"id": 1, "question": "a", "answer": "#### 1"}\n', "GSM_p2.jsonl:1 without 'instance'"),
         ("GSM_p2.jsonl", '{"id": 1, "instance": "x", "question": "a", "answer": "#### 1"}\n', "with instance 'x'"),
         ("GSM_p2.jsonl", b"\xff\xfe\x00", "a file of UTF-8 text"),
-        ("GSM_p1.jsonl", '{"id": 1, "instance": 0, "question": "a", "answer": "#### 1"}\n', "1 instances of template 1; allowed: ten or more"),
-        ("reusable_code.jsonl", None, "without reusable_code.jsonl; allowed: a folder with it; python -m llm.reusable_code"),
-        ("reusable_code.jsonl", '{"level": "p2", "id": 0, "instance": 0, "code": "print(1)"}\n', "without a solution of symbolic"),
+        (
+            "GSM_p1.jsonl",
+            '{"id": 1, "instance": 0, "question": "a", "answer": "#### 1"}\n',
+            "1 instances of template 1; allowed: ten or more",
+        ),
+        (
+            "reusable_code.jsonl",
+            None,
+            "without reusable_code.jsonl; allowed: a folder with it; python -m llm.reusable_code",
+        ),
+        (
+            "reusable_code.jsonl",
+            '{"level": "p2", "id": 0, "instance": 0, "code": "print(1)"}\n',
+            "without a solution of symbolic",
+        ),
     ],
 )
-def test_bad_files_are_refused_in_one_line(folder: Path, tmp_path: Path, name: str, text: str | bytes | None, said: str, capsys: Any):
+def test_bad_files_are_refused_in_one_line(
+    folder: Path, tmp_path: Path, name: str, text: str | bytes | None, said: str, capsys: Any
+):
     for path in folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / name).unlink()
     if text is not None:
         (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     out = tmp_path / "out"
-    assert main(PROTOCOL, [f"data={tmp_path}", "solutions=reusable", "composition=uniform", "templates=2", f"out={out}"]) == 2
+    assert (
+        main(PROTOCOL, [f"data={tmp_path}", "solutions=reusable", "composition=uniform", "templates=2", f"out={out}"])
+        == 2
+    )
     err = capsys.readouterr().err
     assert said in err
     assert err.count("\n") == 1
@@ -118,7 +148,9 @@ def test_bad_files_are_refused_in_one_line(folder: Path, tmp_path: Path, name: s
 
 
 @confined
-def test_reusable_code_is_written_checked_by_running_and_used(stub: Any, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_reusable_code_is_written_checked_by_running_and_used(
+    stub: Any, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     for path in folder.glob("GSM_*.jsonl"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     known = {p.question: p for level in LEVELS for p in word_problems.problems(level, 3, 0)}
@@ -137,14 +169,27 @@ def test_reusable_code_is_written_checked_by_running_and_used(stub: Any, folder:
                 return "I cannot."
             asked.sort(key=lambda p: len(p.question))
             function = asked[0].reusable.split("\n\nprint")[0]
-            return f"```python\n{function}\n\n" + "\n".join("print" + p.reusable.split("\n\nprint")[1] for p in asked) + "\n```"
+            return (
+                f"```python\n{function}\n\n"
+                + "\n".join("print" + p.reusable.split("\n\nprint")[1] for p in asked)
+                + "\n```"
+            )
 
     server = stub(answer)
-    words = [f"data={tmp_path}", f"endpoint={server.url}", "model=pupil", "allow_code_execution=true", "parallel=1", "templates=2"]
+    words = [
+        f"data={tmp_path}",
+        f"endpoint={server.url}",
+        "model=pupil",
+        "allow_code_execution=true",
+        "parallel=1",
+        "templates=2",
+    ]
     few = [p for level in LEVELS for p in gsm.problems(str(tmp_path), level, 3, 0) if p.instance < 10]
     for level in LEVELS:  # ten instances a template, of which eight are learned
         rows = [json.loads(line) for line in (tmp_path / gsm.FILES[level]).read_text().splitlines()]
-        (tmp_path / gsm.FILES[level]).write_text("".join(json.dumps(row) + "\n" for row in rows if row["instance"] < 10))
+        (tmp_path / gsm.FILES[level]).write_text(
+            "".join(json.dumps(row) + "\n" for row in rows if row["instance"] < 10)
+        )
     assert len(few) == 90
     assert reusable_code.main(words) == 0
     assert "2 of 2 templates have a function; 30 of 32 of their problems have a program" in capsys.readouterr().out
@@ -164,10 +209,15 @@ def test_reusable_code_is_written_checked_by_running_and_used(stub: Any, folder:
         (["allow_code_execution=true", "data=own"], "data=own has code of its own"),
         (["allow_code_execution=true", "data=x", "endpoint=ftp://x"], "endpoint: got 'ftp://x'"),
         (["allow_code_execution=true", "data=x", "endpoint=http://x"], "endpoint: got http://x without a model"),
-        (["allow_code_execution=true", "data=x", "endpoint=http://x", "model=m"], "data: got x without GSM_symbolic.jsonl"),
+        (
+            ["allow_code_execution=true", "data=x", "endpoint=http://x", "model=m"],
+            "data: got x without GSM_symbolic.jsonl",
+        ),
     ],
 )
-def test_reusable_code_refuses_in_one_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+def test_reusable_code_refuses_in_one_line(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(reusable_code, "require", lambda: None)
     assert reusable_code.main(words) == 2
     err = capsys.readouterr().err
@@ -178,7 +228,9 @@ def test_reusable_code_refuses_in_one_line(words: list[str], said: str, capsys: 
 # The protocol
 
 
-TEXT = " ".join(f"{p.question} {p.answer}" for p in word_problems.problems("p2", 1, 0)[:5]) + gsm.prompt(problem(0, "p2", 0, 0), "tir")
+TEXT = " ".join(f"{p.question} {p.answer}" for p in word_problems.problems("p2", 1, 0)[:5]) + gsm.prompt(
+    problem(0, "p2", 0, 0), "tir"
+)
 SMALL = "steps=1 batch=2 rank=2 templates=2 answer_tokens=4 workers=1".split()
 
 
@@ -187,8 +239,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny("qwen2", tmp_path_factory.mktemp("model"), text=TEXT)
 
 
-def test_it_runs_from_its_command_and_resumes(model: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    words = [f"model={model}", f"data={folder}", *SMALL, "composition=base,uniform,arrow", "shots=0,1", f"out={tmp_path}"]
+def test_it_runs_from_its_command_and_resumes(
+    model: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = [
+        f"model={model}",
+        f"data={folder}",
+        *SMALL,
+        "composition=base,uniform,arrow",
+        "shots=0,1",
+        f"out={tmp_path}",
+    ]
     assert main(PROTOCOL, [*words, "dry_run=true"]) == 0
     assert "2 experts (fewer, where they are there), 6 rows" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
@@ -214,7 +275,8 @@ def test_it_runs_from_its_command_and_resumes(model: Path, folder: Path, tmp_pat
 def test_right_answers_are_counted_under_every_prompting_level_and_library(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    """A model that knows: the base answers all, the first composition none, by a table of right answers in place of decoding."""
+    """A model that knows: the base answers all, the first composition none, by a table of right answers in place of
+    decoding."""
     known = {p.question: p for level in LEVELS for p in gsm.problems("own", level, 2, 0)}
 
     def answers(base: Any, compositions: list, questions: list[str], longest: int, rows: int) -> list[list[str]]:
@@ -225,14 +287,23 @@ def test_right_answers_are_counted_under_every_prompting_level_and_library(
         return [right if composition is None else ["7 is 1 + 1 = 3"] * len(right) for composition in compositions]
 
     monkeypatch.setattr(solving, "answers", answers)
-    words = [f"model={model}", *SMALL, "composition=base,sum", "asked=symbolic,p2", "prompting=cot,tir", "library=2-combination,oracle,mixed"]
+    words = [
+        f"model={model}",
+        *SMALL,
+        "composition=base,sum",
+        "asked=symbolic,p2",
+        "prompting=cot,tir",
+        "library=2-combination,oracle,mixed",
+    ]
     words += ["solutions=reusable", "layers=mlp", "allow_code_execution=true", f"out={tmp_path}"]
     assert main(PROTOCOL, words) == 0
     for row in load_rows(tmp_path, "llm_gsm"):
         settings, counts = row["settings"], row["measured"]
         assert counts["total"] == {"symbolic": 10, "p2": 4}[settings["asked"]]
         assert counts["hits"] == (counts["total"] if settings["composition"] == "base" else 0)
-        assert counts.get("kind_code", 0) == (counts["total"] if settings["composition"] == "base" and settings["prompting"] == "tir" else 0)
+        assert counts.get("kind_code", 0) == (
+            counts["total"] if settings["composition"] == "base" and settings["prompting"] == "tir" else 0
+        )
         assert counts.get("error_calculation", 0) == counts["total"] - counts["hits"]
         assert settings["composition"] == {"none": "base", "2-combination": "sum"}.get(settings["library"], "alone")
     shown = capsys.readouterr().out
@@ -259,7 +330,13 @@ def test_an_expert_is_named_by_what_it_learned(model: Path, folder: Path, tmp_pa
     assert own[0] == example(base, gsm.prompt(first, "cot"), first.answer)
     train_one(point, make(folder), PROTOCOL.options(out=str(tmp_path)))
     card = json.loads((tmp_path / "experts" / make(folder).key(base) / "expert.json").read_text())
-    assert card["source"] == {"data": str(folder), "levels": ["symbolic"], "solutions": "text", "templates": 2, "seed": 0}
+    assert card["source"] == {
+        "data": str(folder),
+        "levels": ["symbolic"],
+        "solutions": "text",
+        "templates": 2,
+        "seed": 0,
+    }
 
 
 @pytest.mark.parametrize(
@@ -277,8 +354,10 @@ def test_an_expert_is_named_by_what_it_learned(model: Path, folder: Path, tmp_pa
         ("allow_code_executoin=true", "did you mean 'allow_code_execution'?"),
     ],
 )
-def test_mistakes_are_one_line_and_nothing_is_written(words: str, said: str, folder: Path, tmp_path: Path, capsys: Any, monkeypatch: Any):
-    monkeypatch.setattr("llm.sandbox.require", lambda: None)
+def test_mistakes_are_one_line_and_nothing_is_written(
+    words: str, said: str, folder: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+):
+    monkeypatch.setattr("lora_reuse.llm.sandbox.require", lambda: None)
     assert main(PROTOCOL, [*words.format(folder=folder).split(), f"out={tmp_path / 'out'}"]) == 2
     err = capsys.readouterr().err
     assert said in err
@@ -287,7 +366,13 @@ def test_mistakes_are_one_line_and_nothing_is_written(words: str, said: str, fol
 
 
 def settings(**changed: Any) -> dict[str, Any]:
-    usual = {"data": "x", "model": "Qwen/Qwen2.5-Math-7B-Instruct", "asked": "p2", "composition": "uniform", "library": "2-combination"}
+    usual = {
+        "data": "x",
+        "model": "Qwen/Qwen2.5-Math-7B-Instruct",
+        "asked": "p2",
+        "composition": "uniform",
+        "library": "2-combination",
+    }
     return usual | {"layers": "attention", "shots": 0, "prompting": "cot", "solutions": "text"} | changed
 
 

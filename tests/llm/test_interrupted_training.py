@@ -8,21 +8,25 @@ from typing import Any
 
 import pytest
 import torch
+from lora_reuse.llm.adapters import training as experts
+from lora_reuse.llm.adapters.training import expert
+from lora_reuse.llm.decoding.models import load_base
 from peft import PeftModel
 
-from llm import experts
-from llm.experts import expert
-from llm.models import load_base
 from tests.llm.training import WEIGHTS, is_bare, only, saved, spec
 
 torch.set_num_threads(1)
 # PEFT asks transformers for a property that transformers 5.23 renames.
-pytestmark = [pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"), pytest.mark.usefixtures("tokens_once")]
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
+    pytest.mark.usefixtures("tokens_once"),
+]
 ROOT = Path(__file__).parents[2]
 
 
 def interrupting(monkeypatch, name, at, first=lambda *_, **__: None):
-    """Lets `experts.name` be, but for the `at`-th call (from 0), which does `first` and is interrupted. Returns the list of calls."""
+    """Lets `experts.name` be, but for the `at`-th call (from 0), which does `first` and is interrupted. Returns the
+    list of calls."""
     real, calls = getattr(experts, name), []
 
     def call(*given, **named):
@@ -63,10 +67,10 @@ def test_a_killed_process_leaves_no_expert_and_the_next_call_goes_on(base, folde
 import time
 import torch
 torch.set_num_threads({torch.get_num_threads()})  # the bits depend on it
-from llm import experts
-from llm.experts import Spec, expert
-from llm.models import load_base
-from llm.settings import Training
+from lora_reuse.llm.adapters import training as experts
+from lora_reuse.llm.adapters.training import Spec, expert
+from lora_reuse.llm.decoding.models import load_base
+from lora_reuse.llm.protocols.settings import Training
 from pathlib import Path
 real, experts.KEEP_EVERY = experts._step, 2
 def step(*given):
@@ -77,7 +81,9 @@ def step(*given):
 experts._step = step
 expert(load_base({str(folder)!r}), {wanted!r}, Path({str(tmp_path / "parts")!r}))
 """
-    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "here\n"
         child.kill()

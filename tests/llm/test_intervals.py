@@ -1,4 +1,5 @@
-"""Intervals over seeds cover what they say where seeds differ; one that pools the triplets of all seeds does not, and is caught."""
+"""Intervals over seeds cover what they say where seeds differ; one that pools the triplets of all seeds does not, and
+is caught."""
 
 import itertools
 
@@ -6,9 +7,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lora_reuse.llm.scoring.intervals import (
+    Difference,
+    Limits,
+    difference,
+    holm,
+    mean_over_seeds,
+    over_seeds,
+    share_above,
+    wilson,
+)
 from scipy import stats
-
-from llm.intervals import Difference, Limits, difference, holm, mean_over_seeds, over_seeds, share_above, wilson
 
 TRIPLETS, PROMPTS = 20, 2
 SHARES = (0.05, 0.1, 0.25, 0.5, 0.8)
@@ -38,11 +47,16 @@ def test_no_trials_say_nothing():
 
 
 def cells(generator, seeds, share, correlation):
-    """Answers [cell, seed, triplet]: rates of seeds are Beta with a between-seed correlation, those of triplets Beta around them.
+    """Answers [cell, seed, triplet]: rates of seeds are Beta with a between-seed correlation, those of triplets Beta
+    around them.
 
-    Among 24 step-by-step cells of `llm_bridge` with five seeds the correlation is 0.09 on average and 0.46 at most: None draws each cell's like that.
-    """
-    correlations = np.full((CELLS, 1, 1), correlation) if correlation else np.maximum(generator.beta(0.5, 4.75, size=(CELLS, 1, 1)), 1e-3)
+    Among 24 step-by-step cells of `llm_bridge` with five seeds the correlation is 0.09 on average and 0.46 at most:
+    None draws each cell's like that."""
+    correlations = (
+        np.full((CELLS, 1, 1), correlation)
+        if correlation
+        else np.maximum(generator.beta(0.5, 4.75, size=(CELLS, 1, 1)), 1e-3)
+    )
     between = (1 - correlations) / correlations
     rates = np.clip(generator.beta(share * between, (1 - share) * between, size=(CELLS, seeds, 1)), 1e-6, 1 - 1e-6)
     triplets = np.nan_to_num(generator.beta(1.5 * rates, 1.5 * (1 - rates), size=(CELLS, seeds, TRIPLETS)))
@@ -79,9 +93,11 @@ def pooled(hits):
 
 @pytest.mark.parametrize("seeds", SEEDS)
 @pytest.mark.parametrize("correlation", [0.05, 0.1, None])
-def test_where_seeds_differ_the_interval_over_seeds_covers_93_to_97_percent_and_more_where_they_hardly_do(seeds, correlation):
-    """Measured with 3, 5 and 10 seeds: 95.6, 95.0, 95.2 % where each cell's correlation is drawn; 94.6, 94.1, 93.0 % where it is 0.1; 97.8, 96.6,
-    96.1 % where it is 0.05. The bounds allow three standard errors beyond 93 and 97 %."""
+def test_where_seeds_differ_the_interval_over_seeds_covers_93_to_97_percent_and_more_where_they_hardly_do(
+    seeds, correlation
+):
+    """Measured with 3, 5 and 10 seeds: 95.6, 95.0, 95.2 % where each cell's correlation is drawn; 94.6, 94.1, 93.0 %
+    where it is 0.1; 97.8, 96.6, 96.1 % where it is 0.05. The bounds allow three standard errors beyond 93 and 97 %."""
     assert 0.92 <= coverage(two_level, seeds, correlation) <= 0.98
 
 
@@ -117,7 +133,9 @@ def test_the_interval_holds_the_share_lies_in_the_unit_interval_and_is_mirrored_
 @given(st.lists(st.integers(0, 40), min_size=2, max_size=10), st.randoms())
 def test_seeds_that_differ_make_no_shorter_interval_than_seeds_that_agree(counts, random):
     asked, triplets = np.full(len(counts), 40.0), 20 * len(counts)
-    apart, even = (limits_of(hits, asked, triplets) for hits in (np.array(counts, dtype=float), evenly(sum(counts), len(counts))))
+    apart, even = (
+        limits_of(hits, asked, triplets) for hits in (np.array(counts, dtype=float), evenly(sum(counts), len(counts)))
+    )
     assert apart[1] - apart[0] >= even[1] - even[0] - 1e-12
 
 
@@ -129,7 +147,8 @@ def test_one_seed_has_no_interval_and_none_is_a_mistake():
 
 
 def test_cells_that_vary_have_intervals_near_students():
-    """Setup 4 under Arrow: 0, 8, 27, 1 and 12 of 40. Pooled triplets would say 17 to 32 %, Student's t over seeds alone −10 to 58 %."""
+    """Setup 4 under Arrow: 0, 8, 27, 1 and 12 of 40. Pooled triplets would say 17 to 32 %, Student's t over seeds alone
+    −10 to 58 %."""
     low, high = limits_of(np.array([0, 8, 27, 1, 12.0]), np.full(5, 40.0), 100)
     assert low < 0.12
     assert high > 0.45
@@ -139,7 +158,9 @@ def test_cells_that_vary_have_intervals_near_students():
 def test_without_a_difference_the_paired_test_finds_one_in_5_percent_of_cells_at_most(seeds):
     """Both rules have seeds' rates of their own; a test that pools triplets finds one in more than a tenth."""
     generator = np.random.default_rng(seeds)
-    first, second = (np.concatenate([cells(generator, seeds, share, 0.1) / PROMPTS for share in (0.25, 0.5)]) for _ in range(2))
+    first, second = (
+        np.concatenate([cells(generator, seeds, share, 0.1) / PROMPTS for share in (0.25, 0.5)]) for _ in range(2)
+    )
     found = [difference_of(list(a), list(b)) for a, b in zip(first, second, strict=True)]
     pooled_p = [stats.ttest_1samp((a - b).ravel(), 0)[1] for a, b in zip(first, second, strict=True)]
     assert 0.005 <= np.mean([d.p < 0.05 for d in found]) <= 0.065

@@ -1,4 +1,5 @@
-"""The graphs of A.3 and their protocol: who is in which fact, what no expert may have seen, and the command on a tiny random model."""
+"""The graphs of A.3 and their protocol: who is in which fact, what no expert may have seen, and the command on a tiny
+random model."""
 
 import json
 import re
@@ -6,20 +7,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lora_reuse.llm.adapters import training as experts
+from lora_reuse.llm.data.graphs import COUNTS, chains, facts_of
+from lora_reuse.llm.data.names import fake_people, fake_places
+from lora_reuse.llm.data.subsets import ATOMIC, GRAPHS, PAIRS, SUBSETS, examples
+from lora_reuse.llm.large_library import LIBRARIES, PROTOCOL, LargeLibrary, library
+from lora_reuse.llm.protocols import ask as asking
+from lora_reuse.llm.protocols.protocol import library_of, main
+from lora_reuse.llm.protocols.table import reported
+from lora_reuse.runs.rows import load_rows
+from lora_reuse.runs.settings import SettingError
 
-from llm import asking, experts
-from llm.data.graphs import COUNTS, chains, facts_of
-from llm.data.names import fake_people, fake_places
-from llm.data.subsets import ATOMIC, GRAPHS, PAIRS, SUBSETS, examples
-from llm.large_library import LIBRARIES, PROTOCOL, LargeLibrary, library
-from llm.protocol import library_of, main
-from llm.table import reported
-from runs.rows import load_rows
-from runs.settings import SettingError
 from tests.llm.tiny import tiny
 
 LETTERS = {"disjoint": "D", "shared": "S"}
-TEXT = " ".join(f"{e.question} {e.answer}" for kind in ("1", "2", "12-CoT") for e in examples(f"D{kind}", facts_of(f"D{kind}", 3, 0), "test"))
+TEXT = " ".join(
+    f"{e.question} {e.answer}"
+    for kind in ("1", "2", "12-CoT")
+    for e in examples(f"D{kind}", facts_of(f"D{kind}", 3, 0), "test")
+)
 SMALL = "triplets=3 steps=2 batch=4 rank=2 rate=0.05 answer_tokens=4 step_tokens=8 workers=1".split()
 
 
@@ -49,9 +55,9 @@ def test_relations_go_from_one_set_of_entities_to_the_next_and_chain(graph, coun
             first.add(u1)
             second.add(u2)
             third.add(u3)
-        assert {e.subject: (e.bridge, e.gold) for e in examples(graph + pair, facts_of(graph + pair, count, seed), count=1)} == {
-            u1: (u2, u3) for u1, u2, u3 in (ends(pair, chain) for chain in drawn)
-        }
+        assert {
+            e.subject: (e.bridge, e.gold) for e in examples(graph + pair, facts_of(graph + pair, count, seed), count=1)
+        } == {u1: (u2, u3) for u1, u2, u3 in (ends(pair, chain) for chain in drawn)}
     assert not first & second
     assert first | second <= set(fake_people())
     assert third <= set(fake_places()[:100])  # the others are what an untrained model would say
@@ -59,14 +65,17 @@ def test_relations_go_from_one_set_of_entities_to_the_next_and_chain(graph, coun
 
 
 def test_disjoint_graphs_share_nobody_and_no_place():
-    """Every entity is in one chain: u1 and u2 of a fact are in no other fact of Rel1, Rel3 and Rel5, u2 and u3 in no other of Rel2 and Rel4."""
+    """Every entity is in one chain: u1 and u2 of a fact are in no other fact of Rel1, Rel3 and Rel5, u2 and u3 in no
+    other of Rel2 and Rel4."""
     drawn = chains("D", 10, 0)
     everyone = [name for pair in PAIRS for chain in drawn[pair] for name in ends(pair, chain)]
     assert len(set(everyone)) == len(everyone) == 6 * 10 * 3
     assert [len(facts_of(f"D{digit}", 10, 0)) for digit in ATOMIC] == [20, 30, 20, 30, 20]
     for kinds in ("135", "24"):
         for end in ("subject", "gold"):
-            told = [getattr(e, end) for kind in kinds for e in examples(f"D{kind}", facts_of(f"D{kind}", 10, 0), count=1)]
+            told = [
+                getattr(e, end) for kind in kinds for e in examples(f"D{kind}", facts_of(f"D{kind}", 10, 0), count=1)
+            ]
             assert len(set(told)) == len(told) == 60
 
 
@@ -109,14 +118,21 @@ def test_every_subset_of_the_graphs_asks_by_its_templates():
 
 
 def leaks(specs: Any, graph: str, held_out: str) -> tuple[set[str], set[str]]:
-    """Of the held-out pair's facts: the questions that the experts were trained on, and the entities that their experts on pairs speak of."""
+    """Of the held-out pair's facts: the questions that the experts were trained on, and the entities that their experts
+    on pairs speak of."""
     subset = LETTERS[graph] + held_out
     facts = facts_of(subset, 4, 3)
     questions = {e.question for split in ("train", "test") for e in examples(subset, facts, split)}
     entities = {name for chain in facts for name in ends(held_out, chain)}
     trained = {spec.own[0]: examples(spec.own[0], facts_of(spec.own[0], 4, 3), "train") for spec in specs}
     asked = {line for rows in trained.values() for e in rows for line in e.question.split("\n")}
-    said = {word for own, rows in trained.items() if own[1:3] in PAIRS for e in rows for word in re.findall(r"\w+", f"{e.question} {e.answer}")}
+    said = {
+        word
+        for own, rows in trained.items()
+        if own[1:3] in PAIRS
+        for e in rows
+        for word in re.findall(r"\w+", f"{e.question} {e.answer}")
+    }
     return questions & asked, entities & said
 
 
@@ -135,9 +151,13 @@ def test_ten_experts_none_of_which_saw_the_pair_that_is_asked(graph, held_out, s
     questions, entities = leaks(specs, graph, held_out)
     assert not questions
     assert bool(entities) == (graph == "shared")
-    oracle = library_of(PROTOCOL, LargeLibrary(graph=graph, held_out=held_out, pairs=steps, library="oracle", triplets=4), 3)
+    oracle = library_of(
+        PROTOCOL, LargeLibrary(graph=graph, held_out=held_out, pairs=steps, library="oracle", triplets=4), 3
+    )
     assert all(leaks([*specs, *oracle], graph, held_out))  # and a library that did see it is told from one that did not
-    one, two = (relation(LETTERS[graph], digit, 4, 3) for digit in held_out)  # both hops are known, each by one of the first two experts
+    one, two = (
+        relation(LETTERS[graph], digit, 4, 3) for digit in held_out
+    )  # both hops are known, each by one of the first two experts
     subset = LETTERS[graph] + held_out
     assert all(two[one[e.subject]] == e.gold for e in examples(subset, facts_of(subset, 4, 3), "test"))
 
@@ -148,14 +168,18 @@ def test_libraries_share_their_experts_and_the_oracle_alone_knows_the_pair():
     assert of("5-combination", held_out="54") == ["D5", "D4", "D1", "D2", "D3"]
     assert of("10-combination", held_out="54") == ["D5", "D4", "D1", "D2", "D3", "D12", "D14", "D32", "D34", "D52"]
     assert of("oracle", held_out="54", pairs="steps") == ["D54-CoT"]
-    every = {expert for pair in PAIRS for name in LIBRARIES for expert in library(LargeLibrary(library=name, held_out=pair))}
+    every = {
+        expert for pair in PAIRS for name in LIBRARIES for expert in library(LargeLibrary(library=name, held_out=pair))
+    }
     assert len(every) == 11  # for all six held-out pairs
     assert len({role for *_, role in every}) == 11
 
 
 def test_points_that_are_the_same_are_asked_once():
     sensible = PROTOCOL.sensible
-    assert sensible(LargeLibrary(composition="base", library="oracle", pairs="steps")) == LargeLibrary(composition="base", library="none")
+    assert sensible(LargeLibrary(composition="base", library="oracle", pairs="steps")) == LargeLibrary(
+        composition="base", library="none"
+    )
     assert sensible(LargeLibrary(library="oracle", composition="sum")).composition == "alone"
     assert sensible(LargeLibrary(library="2-combination", pairs="steps")).pairs == "direct"
     assert sensible(LargeLibrary(library="10-combination", pairs="steps")).pairs == "steps"
@@ -204,10 +228,16 @@ def check_row(row: dict[str, Any], answers: Path) -> None:
         assert (record["subject"], record["gold"]) == ((u1, u2) if settings["prompting"] == "first" else (u1, u3))
     assert counts["constant"] == 2
     assert settings["library"] in ("none", "oracle") or "prototype_cos" in counts
-    theorem = settings["prompting"] == "direct" and settings["library"] == "2-combination" and settings["composition"] != "base"
+    theorem = (
+        settings["prompting"] == "direct"
+        and settings["library"] == "2-combination"
+        and settings["composition"] != "base"
+    )
     assert row["predicted"] == ({"at_most": 2.0} if theorem else {})
     if settings["composition"] == "arrow" and settings["prompting"] == "direct":
-        assert sum(counts[f"gate_{i}"] for i in range(1, 1 + int(settings["library"].split("-")[0]))) == pytest.approx(1)
+        assert sum(counts[f"gate_{i}"] for i in range(1, 1 + int(settings["library"].split("-")[0]))) == pytest.approx(
+            1
+        )
 
 
 def test_right_answers_are_hits_whatever_pair_is_asked(model, tmp_path, monkeypatch, capsys):
@@ -216,8 +246,18 @@ def test_right_answers_are_hits_whatever_pair_is_asked(model, tmp_path, monkeypa
         for subset in (f"{graph}{kind}" for graph in GRAPHS for pair in PAIRS for kind in (pair, f"{pair}-CoT", *pair))
         for e in examples(subset, facts_of(subset, 3, 0), "test")
     }
-    monkeypatch.setattr(asking, "answers", lambda base, listed, questions, *_: [[right[q] for q in questions] for _ in listed])
-    words = [f"model={model}", *SMALL, "held_out=34,52", "library=2-combination", "composition=average", "log_probs=false", f"out={tmp_path}"]
+    monkeypatch.setattr(
+        asking, "answers", lambda base, listed, questions, *_: [[right[q] for q in questions] for _ in listed]
+    )
+    words = [
+        f"model={model}",
+        *SMALL,
+        "held_out=34,52",
+        "library=2-combination",
+        "composition=average",
+        "log_probs=false",
+        f"out={tmp_path}",
+    ]
     assert main(PROTOCOL, words) == 0, capsys.readouterr().err
     rows = load_rows(tmp_path, "llm_large_library")
     assert len(rows) == 2 * 2 * 4
@@ -225,7 +265,12 @@ def test_right_answers_are_hits_whatever_pair_is_asked(model, tmp_path, monkeypa
         assert row["measured"]["hits"] == row["measured"]["lenient"] == row["measured"]["total"] == 6
         assert row["measured"]["permuted"] == 2.0
         if row["settings"]["prompting"] == "steps":
-            assert row["measured"]["bridge_right"] == row["measured"]["gold_right_given_bridge"] == row["measured"]["template"] == 6
+            assert (
+                row["measured"]["bridge_right"]
+                == row["measured"]["gold_right_given_bridge"]
+                == row["measured"]["template"]
+                == 6
+            )
 
 
 @pytest.mark.parametrize(

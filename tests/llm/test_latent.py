@@ -1,4 +1,5 @@
-"""Two-hop questions asked at once: what the dealt expert and the documents teach, every count by hand, and the command on a tiny model."""
+"""Two-hop questions asked at once: what the dealt expert and the documents teach, every count by hand, and the command
+on a tiny model."""
 
 import dataclasses
 import json
@@ -12,22 +13,25 @@ from typing import Any
 
 import pytest
 import torch
+from lora_reuse.llm import latent, two_hop
+from lora_reuse.llm.data.facts import _known, _true, dealt, triplets
+from lora_reuse.llm.data.subsets import examples
+from lora_reuse.llm.decoding.models import load_base
+from lora_reuse.llm.latent import PROTOCOL, Dealt, Documents, Latent, specs
+from lora_reuse.llm.protocols import ask as asking
+from lora_reuse.llm.protocols.protocol import library_of, main
+from lora_reuse.llm.protocols.settings import TwoHop
+from lora_reuse.runs.rows import load_rows
+from lora_reuse.runs.settings import SettingError
 
-from llm import asking, latent, two_hop
-from llm.data.facts import _known, _true, dealt, triplets
-from llm.data.subsets import examples
-from llm.latent import PROTOCOL, Dealt, Documents, Latent, specs
-from llm.models import load_base
-from llm.protocol import library_of, main
-from llm.settings import TwoHop
-from runs.rows import load_rows
-from runs.settings import SettingError
 from tests.llm.tiny import tiny
 
 torch.set_num_threads(1)
 # PEFT asks transformers for a property that transformers 5.23 renames.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
-TEXT = " ".join(f"{e.question} {e.answer}" for subset in ("F1", "F2", "F12") for e in examples(subset, triplets("F")[:3], "test"))
+TEXT = " ".join(
+    f"{e.question} {e.answer}" for subset in ("F1", "F2", "F12") for e in examples(subset, triplets("F")[:3], "test")
+)
 SMALL = "dataset=F triplets=3 steps=2 batch=4 rank=2 rate=0.05 answer_tokens=4 workers=1".split()
 
 
@@ -52,7 +56,9 @@ def test_places_that_cannot_be_dealt_are_refused_in_one_line(tmp_path, capsys):
     facts = triplets("F")[:1]
     with pytest.raises(SettingError, match="triplets: got 1, whose places cannot be dealt anew with seed=0"):
         dealt(facts, "F", 0)
-    assert main(PROTOCOL, ["triplets=2", "seeds=8", "workers=1", f"out={tmp_path / 'rows'}"]) == 2  # of R's seeds 0 to 7 one states a truth
+    assert (
+        main(PROTOCOL, ["triplets=2", "seeds=8", "workers=1", f"out={tmp_path / 'rows'}"]) == 2
+    )  # of R's seeds 0 to 7 one states a truth
     assert re.fullmatch(r"llm\.latent: triplets: got 2, whose places cannot .*\n", capsys.readouterr().err)
     assert not (tmp_path / "rows").exists()
 
@@ -90,7 +96,11 @@ def test_the_right_experts_are_those_of_two_hop_and_no_key_depends_on_the_split(
     for library in ("2-combination", "mixed"):
         theirs = library_of(two_hop.PROTOCOL, TwoHop(**dials, library=library, dataset="R"), 2)
         assert library_of(PROTOCOL, Latent(**dials, library=library), 2) == theirs
-    points = [Latent(**dials, library="2-combination"), Latent(**dials, second="dealt"), Latent(**dials, library="document")]
+    points = [
+        Latent(**dials, library="2-combination"),
+        Latent(**dials, second="dealt"),
+        Latent(**dials, library="document"),
+    ]
     keys = [[spec.key(base) for spec in specs(point, 2)] for point in points]
     for point, known in zip(points, keys, strict=True):
         for other in (dataclasses.replace(point, split="dev"), dataclasses.replace(point, composition="sum")):
@@ -106,9 +116,13 @@ def test_the_right_experts_are_those_of_two_hop_and_no_key_depends_on_the_split(
 
 
 def test_what_is_asked_once():
-    assert PROTOCOL.sensible(Latent(composition="base", second="dealt")) == PROTOCOL.sensible(Latent(composition="base", library="mixed"))
+    assert PROTOCOL.sensible(Latent(composition="base", second="dealt")) == PROTOCOL.sensible(
+        Latent(composition="base", library="mixed")
+    )
     assert PROTOCOL.sensible(Latent(library="none")) is None
-    assert PROTOCOL.sensible(Latent(library="document", second="dealt")) == Latent(library="document", composition="alone")
+    assert PROTOCOL.sensible(Latent(library="document", second="dealt")) == Latent(
+        library="document", composition="alone"
+    )
     assert PROTOCOL.sensible(Latent(composition="random", second="dealt")) == Latent(composition="random")
     assert PROTOCOL.sensible(Latent(composition="sum", second="dealt")) == Latent(composition="sum", second="dealt")
 
@@ -125,10 +139,14 @@ def joined(said: list[tuple[str, str, str]], taught: str, module: Any = latent) 
     """The joined records of six questions with these answers to the two-hop question, the first hop and the second."""
     found = []
     asked = examples("F12", FACTS, "test")
-    for kind, prompting, answers in zip(("F12", "F1", "F2"), ("direct", "first", "second"), zip(*said, strict=True), strict=True):
+    for kind, prompting, answers in zip(
+        ("F12", "F1", "F2"), ("direct", "first", "second"), zip(*said, strict=True), strict=True
+    ):
         each = zip(examples(kind, FACTS, "test"), answers, strict=True)
         found.append([e._asdict() | {"answer": answer} | asking.score(e, answer, prompting) for e, answer in each])
-    return module.beside(*found, list(zip(PLACES, DEALT, strict=True)), taught, asking.chances(found[0], asked, "direct"))
+    return module.beside(
+        *found, list(zip(PLACES, DEALT, strict=True)), taught, asking.chances(found[0], asked, "direct")
+    )
 
 
 A = [t.b for t in FACTS]
@@ -148,7 +166,10 @@ def test_every_count_by_hand():
 
 PLANTED = {
     "either hop": ('record["first_kept"] and record["second_kept"]]', 'record["first_kept"] or record["second_kept"]]'),
-    "hits, not triplets": ('len({record["triplet"] for record in records if record["strict"]})', 'sum(record["strict"] for record in records)'),
+    "hits, not triplets": (
+        'len({record["triplet"] for record in records if record["strict"]})',
+        'sum(record["strict"] for record in records)',
+    ),
     "all, not hits": ('sum(record["strict"] for record in those)', 'sum(record["first_kept"] for record in those)'),
     "chance of all": ('sum(record["chance"] for record in both)', 'sum(record["chance"] for record in records)'),
     "kept for hits": ('[record for record in both if record["strict"]]', "both"),
@@ -156,7 +177,10 @@ PLANTED = {
     "right for dealt": ('"dealt_hit": is_place(two, not_right)', '"dealt_hit": is_place(two, right)'),
     "the wrong person": ('two["bridge"] in named', 'two["subject"] in named'),
     "the hops exchanged": ('"first_kept": one["strict"]', '"first_kept": other["strict"]'),
-    "dealt hits with one hop": ('["first_kept"] and record["second_kept"] for record in hits', '["first_kept"] for record in hits'),
+    "dealt hits with one hop": (
+        '["first_kept"] and record["second_kept"] for record in hits',
+        '["first_kept"] for record in hits',
+    ),
 }
 
 
@@ -180,7 +204,9 @@ def by_hand(module):
 def one_by_hand(module, taught):
     records = joined(SAID, taught, module)
     assert [record["first_kept"] for record in records] == [True, True, True, False, True, False]
-    seconds = {"right": [True, False, True, False, True, False], "dealt": [False, True, False, True, False, False]}[taught]
+    seconds = {"right": [True, False, True, False, True, False], "dealt": [False, True, False, True, False, False]}[
+        taught
+    ]
     assert [record["second_kept"] for record in records] == seconds
     assert [record["y_named"] for record in records] == [False, True, False, False, False, True]
     assert [record["dealt_hit"] for record in records] == [False, False, True, True, False, False]
@@ -188,14 +214,30 @@ def one_by_hand(module, taught):
     assert [record["chance"] for record in records] == [third, third, third, third, third, 0]
     common = {"triplets_hit": 2, "first_kept": 4, "hits_first_kept": 3, "y_named": 2, "hits_y_named": 1}
     if taught == "right":
-        common |= {"second_kept": 3, "hits_second_kept": 2, "both_kept": 3, "hits_both_kept": 2, "permuted_both_kept": 1.0}
+        common |= {
+            "second_kept": 3,
+            "hits_second_kept": 2,
+            "both_kept": 3,
+            "hits_both_kept": 2,
+            "permuted_both_kept": 1.0,
+        }
         common |= {"both_kept_by_triplet": [1, 1, 1], "hits_both_kept_by_triplet": [1, 1, 0]}
     else:
-        common |= {"second_kept": 2, "hits_second_kept": 1, "both_kept": 1, "hits_both_kept": 1, "permuted_both_kept": round(1 / 3, 4)}
+        common |= {
+            "second_kept": 2,
+            "hits_second_kept": 1,
+            "both_kept": 1,
+            "hits_both_kept": 1,
+            "permuted_both_kept": round(1 / 3, 4),
+        }
         common |= {"both_kept_by_triplet": [0, 1, 0], "hits_both_kept_by_triplet": [0, 1, 0]}
     assert module.hop_counts(records, 3) == common
     both = 1 if taught == "right" else 0
-    assert module.dealt_counts(records, 3) == {"hits_dealt": 2, "hits_dealt_both_kept": both, "dealt_by_triplet": [1, 0, 1]}
+    assert module.dealt_counts(records, 3) == {
+        "hits_dealt": 2,
+        "hits_dealt_both_kept": both,
+        "dealt_by_triplet": [1, 0, 1],
+    }
 
 
 def test_the_chances_of_the_answers_add_up_to_the_permuted_hits():
@@ -205,12 +247,30 @@ def test_the_chances_of_the_answers_add_up_to_the_permuted_hits():
 
 
 def test_a_model_that_composes_has_hits_and_one_that_deals_has_dealt_hits(model, tmp_path, monkeypatch, capsys):
-    """Answers by the chain of the experts: right with right ones, dealt with a dealt one. Counting either chain for the other fails here."""
+    """Answers by the chain of the experts: right with right ones, dealt with a dealt one. Counting either chain for the
+    other fails here."""
     facts = triplets("F")[:3]
     for second, chain in (("right", facts), ("dealt", dealt(facts, "F", 0))):
-        right = {e.question: e.answer for kind in ("F1", "F2", "F12") for split in ("dev", "test") for e in examples(kind, chain, split)}
-        monkeypatch.setattr(asking, "answers", lambda base, listed, questions, *_, told=right: [[told[q] for q in questions] for _ in listed])
-        words = [f"model={model}", *SMALL, "library=2-combination", "composition=sum", f"second={second}", "log_probs=false", f"out={tmp_path}"]
+        right = {
+            e.question: e.answer
+            for kind in ("F1", "F2", "F12")
+            for split in ("dev", "test")
+            for e in examples(kind, chain, split)
+        }
+        monkeypatch.setattr(
+            asking,
+            "answers",
+            lambda base, listed, questions, *_, told=right: [[told[q] for q in questions] for _ in listed],
+        )
+        words = [
+            f"model={model}",
+            *SMALL,
+            "library=2-combination",
+            "composition=sum",
+            f"second={second}",
+            "log_probs=false",
+            f"out={tmp_path}",
+        ]
         assert main(PROTOCOL, words) == 0, capsys.readouterr().err
     rows = load_rows(tmp_path, "llm_latent")
     assert len(rows) == 4
@@ -251,7 +311,9 @@ def test_the_command_makes_rows_and_goes_on_from_them(model, tmp_path, capsys):
         said = [json.loads(line) for line in (tmp_path / "answers" / f"{row['hash']}.jsonl").read_text().splitlines()]
         assert len(said) == 3 * counts["total"] == 18
         assert counts["hits"] == sum(record["strict"] for record in said[:6]) == sum(counts["by_triplet"])
-        assert {"logp_z", "logp_y", "rank_z", "constant", "lenient", *latent.COLUMNS, "logp_z_by_triplet"} <= set(counts)
+        assert {"logp_z", "logp_y", "rank_z", "constant", "lenient", *latent.COLUMNS, "logp_z_by_triplet"} <= set(
+            counts
+        )
         assert ("prototype_cos" in counts) == (settings["library"] == "2-combination")
         assert row["predicted"] == ({"at_most": 2.0} if settings["library"] == "2-combination" else {})
     assert main(PROTOCOL, words) == 0

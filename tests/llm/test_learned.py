@@ -1,4 +1,5 @@
-"""Every rule that learns, by its name, in the checks that fit what it promises; against dense computations, PEFT and `theory.compositions`."""
+"""Every rule that learns, by its name, in the checks that fit what it promises; against dense computations, PEFT and
+`theory.compositions`."""
 
 import dataclasses
 import textwrap
@@ -8,32 +9,31 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lora_reuse.llm import two_hop
+from lora_reuse.llm.adapters.folders import linear_shape, save_expert
+from lora_reuse.llm.adapters.lowrank import LowRank
+from lora_reuse.llm.adapters.modules import target_modules
+from lora_reuse.llm.adapters.saving import Card, load_composition, save_composition
+from lora_reuse.llm.adapters.training import Spec
+from lora_reuse.llm.compositions import RULES, Composition, Library, Options, RoutedDelta, compose, each_module
+from lora_reuse.llm.compositions.sums import concatenated
+from lora_reuse.llm.data.facts import triplets
+from lora_reuse.llm.data.mixtures import SETUPS, data_mix, oracle, pair
+from lora_reuse.llm.data.subsets import examples
+from lora_reuse.llm.decoding.models import Base, example, load_base
+from lora_reuse.llm.decoding.resident import Resident
+from lora_reuse.llm.learned import LEARNED, Learning, fit, learn, learned
+from lora_reuse.llm.learned.fitting import Parameters, answer_loss, search
+from lora_reuse.llm.protocols import settings
+from lora_reuse.llm.protocols.composed import DATA, OWN_SHARE
+from lora_reuse.llm.protocols.protocol import main
+from lora_reuse.llm.protocols.settings import Training, TwoHop
+from lora_reuse.runs.rows import load_rows
+from lora_reuse.runs.settings import SettingError
 from peft import XLoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch.func import functional_call
 
-import theory.compositions
-import theory.edits
-from llm import settings, two_hop
-from llm.adapters import linear_shape, save_expert
-from llm.composing import DATA, OWN_SHARE
-from llm.compositions import RULES, Composition, Library, Options, RoutedDelta, compose, each_module
-from llm.compositions.sums import concatenated
-from llm.data.facts import triplets
-from llm.data.mixtures import SETUPS, data_mix, oracle, pair
-from llm.data.subsets import examples
-from llm.experts import Spec
-from llm.learned import LEARNED, Learning, fit, learn, learned
-from llm.learned.fitting import Parameters, answer_loss, search
-from llm.lowrank import LowRank
-from llm.models import Base, example, load_base
-from llm.modules import target_modules
-from llm.protocol import main
-from llm.resident import Resident
-from llm.saving import Card, load_composition, save_composition
-from llm.settings import Training, TwoHop
-from runs.rows import load_rows
-from runs.settings import SettingError
 from tests.llm.test_compositions import SHAPES, change, library, tokens, turned, zeroed
 from tests.llm.tiny import tiny
 
@@ -41,7 +41,9 @@ torch.set_num_threads(1)
 # PEFT asks transformers for a property that transformers 5.23 renames.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 BY_GRADIENTS = [name for name, rule in LEARNED.items() if rule.rate]
-TEXT = " ".join(f"{e.question} {e.answer}" for subset in ("F1", "F2", "F12") for e in examples(subset, triplets("F")[:2], "test"))
+TEXT = " ".join(
+    f"{e.question} {e.answer}" for subset in ("F1", "F2", "F12") for e in examples(subset, triplets("F")[:2], "test")
+)
 QUICK = Learning(steps=6, batch=4, tries=12)
 
 
@@ -66,7 +68,8 @@ def experts(base: Base, count=2) -> list[dict[str, LowRank]]:
 
 
 def squared(composition: Composition, batch: Any) -> torch.Tensor:
-    """The theory's loss: the squared error of the change, summed over modules and outputs, of (inputs, changes) by module."""
+    """The theory's loss: the squared error of the change, summed over modules and outputs, of (inputs, changes) by
+    module."""
     errors = [composition[name](x[name]) - y[name] for x, y in batch for name in x]
     return torch.stack([error.square().sum() for error in errors]).sum() / len(batch)
 
@@ -88,7 +91,9 @@ def found(name: str, experts: Library, learning: Learning = QUICK) -> Parameters
 def drawn(name: str, experts: Library, seed=0) -> Parameters:
     """Parameters that are not those of the start."""
     random = torch.Generator().manual_seed(seed)
-    return {key: value + torch.randn(value.shape, generator=random) for key, value in LEARNED[name].start(experts).items()}
+    return {
+        key: value + torch.randn(value.shape, generator=random) for key, value in LEARNED[name].start(experts).items()
+    }
 
 
 # What every rule that is enrolled is tried on
@@ -102,7 +107,12 @@ def test_a_rule_gives_every_module_an_update(name):
     assert all(delta.shape == SHAPES[module] for module, delta in made.items())
     assert all(isinstance(delta, LowRank) == LEARNED[name].static for delta in made.values())
     assert all(isinstance(delta, RoutedDelta) != LEARNED[name].static for delta in made.values())
-    assert all(torch.equal(a, b) for e, u in zip(experts, untouched, strict=True) for m in SHAPES for a, b in zip(e[m], u[m], strict=True))
+    assert all(
+        torch.equal(a, b)
+        for e, u in zip(experts, untouched, strict=True)
+        for m in SHAPES
+        for a, b in zip(e[m], u[m], strict=True)
+    )
 
 
 @pytest.mark.parametrize("name", LEARNED)
@@ -117,13 +127,18 @@ def test_a_seed_decides_every_bit(name):
 @pytest.mark.parametrize("name", LEARNED)
 def test_learning_lowers_the_loss(name):
     build, start = LEARNED[name].build, LEARNED[name].start(library())
-    before, after = (float(squared(build(library(), values), GOAL)) for values in (start, found(name, library(), Learning(steps=50, rate=0.02))))
+    before, after = (
+        float(squared(build(library(), values), GOAL))
+        for values in (start, found(name, library(), Learning(steps=50, rate=0.02)))
+    )
     assert after < 0.9 * before
 
 
 @pytest.mark.parametrize("name", [n for n, r in LEARNED.items() if r.alone])
 def test_one_expert_alone_is_returned_whatever_is_learned(name):
-    torch.testing.assert_close(change(LEARNED[name].build(library(1), drawn(name, library(1)))), change(library(1)[0]), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        change(LEARNED[name].build(library(1), drawn(name, library(1)))), change(library(1)[0]), rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", LEARNED)
@@ -138,7 +153,10 @@ def test_gauge(name):
     """Rotating the rank of one expert changes nothing in its ΔW."""
     a, b, c = library()
     values = drawn(name, library())
-    before, after = change(LEARNED[name].build([a, b, c], values)), change(LEARNED[name].build([a, turned(b), c], values))
+    before, after = (
+        change(LEARNED[name].build([a, b, c], values)),
+        change(LEARNED[name].build([a, turned(b), c], values)),
+    )
     assert torch.allclose(before, after, atol=1e-4) == LEARNED[name].gauge_free
 
 
@@ -150,16 +168,22 @@ def test_adapters_that_do_nothing(name):
 
 @pytest.mark.parametrize("name", LEARNED)
 def test_what_was_learned_can_be_kept(name, base, tmp_path):
-    """Its parameters make the composition again; on disk a static one is an adapter, and a router comes back as it was."""
+    """Its parameters make the composition again; on disk a static one is an adapter, and a router comes back as it
+    was."""
     pair = experts(base)
     values = drawn(name, pair)
     save_file(values, tmp_path / "learned.safetensors")
     made, again = (LEARNED[name].build(pair, v) for v in (values, load_file(tmp_path / "learned.safetensors")))
-    x = {module: torch.randn(3, delta.shape[1], generator=torch.Generator().manual_seed(0)) for module, delta in made.items()}
+    x = {
+        module: torch.randn(3, delta.shape[1], generator=torch.Generator().manual_seed(0))
+        for module, delta in made.items()
+    }
     assert all(torch.equal(made[module](x[module]), again[module](x[module])) for module in made)
     save_composition(made, base.model, tmp_path / "composed", Card(base.name, name))
     back = load_composition(tmp_path / "composed", base.model)
-    assert all(torch.allclose(made[module](x[module]), back[module](x[module]), rtol=1e-4, atol=1e-4) for module in made)
+    assert all(
+        torch.allclose(made[module](x[module]), back[module](x[module]), rtol=1e-4, atol=1e-4) for module in made
+    )
     assert (tmp_path / "composed" / "adapter_config.json").exists() == LEARNED[name].static
 
 
@@ -175,7 +199,13 @@ def test_the_theory_finds_the_same(name):
     fitted = theory.compositions.Examples(x.T.double().numpy(), goal.T.double().numpy())
     context = theory.compositions.Context(examples=fitted, fit="softmax" if name == "cat_softmax" else "free")
     there = theory.compositions.compose(name.removesuffix("_softmax"), balanced, context) @ fitted.features
-    values = fit(name, twins, squared, [({"up": a}, {"up": b}) for a, b in zip(x, goal, strict=True)], Learning(0.05, 250, 9, 120))
+    values = fit(
+        name,
+        twins,
+        squared,
+        [({"up": a}, {"up": b}) for a, b in zip(x, goal, strict=True)],
+        Learning(0.05, 250, 9, 120),
+    )
     here = LEARNED[name].build(twins, values)["up"](x).T.numpy()
     assert np.linalg.norm(here - there) < 0.01 * np.linalg.norm(there)
 
@@ -185,7 +215,10 @@ def test_the_theory_finds_the_same(name):
 
 def dense_loss(base: Base, changes: dict[str, torch.Tensor], batch) -> torch.Tensor:
     """The answers' loss under W + ΔW, one example at a time."""
-    weights = {f"{name}.weight": base.model.get_submodule(name).get_parameter("weight") + change for name, change in changes.items()}
+    weights = {
+        f"{name}.weight": base.model.get_submodule(name).get_parameter("weight") + change
+        for name, change in changes.items()
+    }
     losses = []
     for prompt, answer in batch:
         out = functional_call(base.model, weights, (), {"input_ids": torch.tensor([prompt + answer])})
@@ -214,7 +247,8 @@ def test_what_gradients_train_starts_at_the_average(base, asked, name):
     pair = experts(base)
     with Resident(base.model) as resident, torch.no_grad():
         start, average = (
-            answer_loss(base, resident, made, asked) for made in (LEARNED[name].build(pair, LEARNED[name].start(pair)), compose("average", pair))
+            answer_loss(base, resident, made, asked)
+            for made in (LEARNED[name].build(pair, LEARNED[name].start(pair)), compose("average", pair))
         )
     torch.testing.assert_close(start, average, rtol=1e-5, atol=1e-6)
 
@@ -223,7 +257,9 @@ def test_the_router_weighs_each_token_by_its_softmax():
     values = drawn("moe", library())
     x = tokens("up").flatten(0, 1)
     w = torch.softmax(x @ values["up"].T, dim=-1)
-    expected = torch.stack([sum(w[t, i] * e["up"].dense() for i, e in enumerate(library())) @ x[t] for t in range(len(x))])  # pyright: ignore
+    expected = torch.stack(
+        [sum(w[t, i] * e["up"].dense() for i, e in enumerate(library())) @ x[t] for t in range(len(x))]
+    )  # pyright: ignore
     router = LEARNED["moe"].build(library(), values)["up"]
     torch.testing.assert_close(router(x), expected, rtol=1e-4, atol=1e-4)
     assert isinstance(router, RoutedDelta)
@@ -245,7 +281,9 @@ def test_learning_on_a_base(base, asked, name):
     assert made.seconds > 0
     with Resident(base.model) as resident, torch.no_grad():
         started = LEARNED[name].build(pair, LEARNED[name].start(pair))
-        start, end = (float(answer_loss(base, resident, composition, asked)) for composition in (started, made.composition))
+        start, end = (
+            float(answer_loss(base, resident, composition, asked)) for composition in (started, made.composition)
+        )
     assert end < start
 
 
@@ -255,11 +293,14 @@ def test_lorahub_finds_a_planted_weight():
     w = fit("lorahub", library(2), squared, goal)["weights"]
     torch.testing.assert_close(w * w.sign()[0], torch.tensor([0.8, -0.6]), atol=0.02, rtol=0)
     goal = planted(compose("cat", library(2), Options(weights=(0.8, -0.6))))
-    torch.testing.assert_close(fit("lorahub_cat", library(2), squared, goal)["weights"], torch.tensor([0.8, -0.6]), atol=0.02, rtol=0)
+    torch.testing.assert_close(
+        fit("lorahub_cat", library(2), squared, goal)["weights"], torch.tensor([0.8, -0.6]), atol=0.02, rtol=0
+    )
 
 
 def test_the_search_has_lorahubs_start_box_and_penalty():
-    """Of (w − t)²: in the box the least of it with 0.05 mean|w| is at t − 0.0125 sign t, and a t outside has its least on the border."""
+    """Of (w − t)²: in the box the least of it with 0.05 mean|w| is at t − 0.0125 sign t, and a t outside has its least
+    on the border."""
     seen: list[list[float]] = []
     for target, least in (((1.0, -0.4), (0.9875, -0.3875)), ((3.0, 0.0), (1.5, 0.0))):
         build = lambda parameters: (seen.append(parameters["weights"].tolist()), {})[1]  # noqa: E731
@@ -283,10 +324,10 @@ def test_memory_that_runs_out_changes_nothing(base, asked, monkeypatch):
             raise torch.OutOfMemoryError
         return real(base, resident, composition, batch)
 
-    monkeypatch.setattr("llm.learned.answer_loss", small)
+    monkeypatch.setattr("lora_reuse.llm.learned.answer_loss", small)
     pieces = learn("cat", experts(base), base, asked, "two_hop", QUICK).parameters
     assert all(torch.allclose(whole[key], pieces[key], atol=1e-3) for key in whole)
-    monkeypatch.setattr("llm.learned.answer_loss", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError))
+    monkeypatch.setattr("lora_reuse.llm.learned.answer_loss", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError))
     for name in ("cat", "lorahub"):
         with pytest.raises(SettingError, match="one example, which does not fit"):
             learn(name, experts(base), base, asked, "two_hop", QUICK)
@@ -298,12 +339,21 @@ def test_memory_that_runs_out_changes_nothing(base, asked, monkeypatch):
         (lambda: fit("cats", library(), squared, GOAL), "composition: got 'cats'"),
         (lambda: fit("cat", [], squared, GOAL), "library: got no expert"),
         (lambda: fit("cat", library(), squared, []), "examples: got none"),
-        (lambda: fit("cat", library(), lambda *_: torch.tensor(torch.nan, requires_grad=True), GOAL), "learn_rate: got 0.05, and the loss is nan"),
-        (lambda: fit("lorahub", library(), lambda *_: torch.tensor(torch.nan), GOAL), "library: got experts under which no loss is finite"),
+        (
+            lambda: fit("cat", library(), lambda *_: torch.tensor(torch.nan, requires_grad=True), GOAL),
+            "learn_rate: got 0.05, and the loss is nan",
+        ),
+        (
+            lambda: fit("lorahub", library(), lambda *_: torch.tensor(torch.nan), GOAL),
+            "library: got experts under which no loss is finite",
+        ),
         (lambda: fit("lorahub", [*library(1), *library(1, rank=2)], squared, GOAL), "library: got ranks [3, 2]"),
         (lambda: Learning(rate=-1), "rate: got -1"),
         (lambda: Learning(steps=0), "steps: got 0"),
-        (lambda: TwoHop(composition="cat:two_hop", split="dev"), "split: got dev with composition=cat:two_hop; allowed: test"),
+        (
+            lambda: TwoHop(composition="cat:two_hop", split="dev"),
+            "split: got dev with composition=cat:two_hop; allowed: test",
+        ),
     ],
 )
 def test_mistakes_are_one_line(make, message):
@@ -319,13 +369,15 @@ def test_mistakes_are_one_line(make, message):
 def x_lora(base: Base, folders: list[Path]) -> Any:
     base.model.config.use_cache = False
     adapters = {str(i): str(folder) for i, folder in enumerate(folders)}
-    config = XLoraConfig(task_type="CAUSAL_LM", hidden_size=32, xlora_depth=1, layerwise_scalings=True, adapters=adapters)
+    config = XLoraConfig(
+        task_type="CAUSAL_LM", hidden_size=32, xlora_depth=1, layerwise_scalings=True, adapters=adapters
+    )
     return get_peft_model(base.model, config).eval()
 
 
 def test_x_lora_weighs_as_we_do_but_cannot_sit_on_a_resident_base(folder, tmp_path):
-    """PEFT's X-LoRA with a constant router is `cat_softmax`. Its base is not the base afterwards, it refuses a cache, and each new token costs
-    two passes over the whole text."""
+    """PEFT's X-LoRA with a constant router is `cat_softmax`. Its base is not the base afterwards, it refuses a cache,
+    and each new token costs two passes over the whole text."""
     base = load_base(str(folder))
     pair, ids = experts(base), torch.tensor([[5, 6, 7, 8]])
     for i, expert in enumerate(pair):
@@ -336,16 +388,22 @@ def test_x_lora_weighs_as_we_do_but_cannot_sit_on_a_resident_base(folder, tmp_pa
         resident.use([LEARNED["cat_softmax"].build(pair, values)])
         ours = base.model(input_ids=ids).logits
     with pytest.raises(ValueError, match="`use_cache` must be False"):
-        get_peft_model(base.model, XLoraConfig(task_type="CAUSAL_LM", hidden_size=32, adapters={"0": str(tmp_path / "0")}))
+        get_peft_model(
+            base.model, XLoraConfig(task_type="CAUSAL_LM", hidden_size=32, adapters={"0": str(tmp_path / "0")})
+        )
     base = load_base(str(folder))
     model = x_lora(base, [tmp_path / "0", tmp_path / "1"])
     classifier = model.base_model.internal_xlora_classifier.layers[-1]
     with torch.no_grad():
         classifier.weight.zero_()
-        classifier.bias.copy_(torch.stack([values[name] for name in target_modules(load_base(str(folder)).model, "mlp")]).flatten())
+        classifier.bias.copy_(
+            torch.stack([values[name] for name in target_modules(load_base(str(folder)).model, "mlp")]).flatten()
+        )
         torch.testing.assert_close(model(input_ids=ids).logits, ours, rtol=1e-4, atol=1e-4)
         read: list[int] = []
-        base.model.get_input_embeddings().register_forward_hook(lambda module, inputs, output: read.append(inputs[0].shape[1]))
+        base.model.get_input_embeddings().register_forward_hook(
+            lambda module, inputs, output: read.append(inputs[0].shape[1])
+        )
         model.generate(input_ids=ids, max_new_tokens=3, do_sample=False, pad_token_id=0, eos_token_id=[])
         assert read == [4, 4, 5, 5, 6, 6]
         assert (base.model(input_ids=ids).logits - alone).abs().max() > 0.1
@@ -363,15 +421,27 @@ SMALL = "triplets=2 bridge_triplets=2 steps=2 batch=4 rank=2 rate=0.05 answer_to
 
 
 def test_learned_compositions_are_asked_like_any_other(folder, tmp_path, capsys):
-    words = [f"model={folder}", *SMALL, "dataset=F", "library=2-combination", f"composition={','.join(settings.LEARNED)}", f"out={tmp_path}"]
+    words = [
+        f"model={folder}",
+        *SMALL,
+        "dataset=F",
+        "library=2-combination",
+        f"composition={','.join(settings.LEARNED)}",
+        f"out={tmp_path}",
+    ]
     assert main(two_hop.PROTOCOL, [*words, "prompting=direct", "log_probs=false"]) == 0, capsys.readouterr().err
     rows = load_rows(tmp_path)
     assert len(rows) == 10
     for row in rows:
         name, _, source = row["settings"]["composition"].partition(":")
         counts = row["measured"]
-        assert counts["examples_used"] == {"two_hop": 4, "own": 2 * 5}[source]  # two triplets in two templates; 5 % of 92, for each expert
-        assert counts["extra_parameters"] == {"cat": 12, "cat_softmax": 12, "lorahub": 2, "lorahub_cat": 2, "moe": 2 * 2 * (32 + 32 + 48)}[name]
+        assert (
+            counts["examples_used"] == {"two_hop": 4, "own": 2 * 5}[source]
+        )  # two triplets in two templates; 5 % of 92, for each expert
+        assert (
+            counts["extra_parameters"]
+            == {"cat": 12, "cat_softmax": 12, "lorahub": 2, "lorahub_cat": 2, "moe": 2 * 2 * (32 + 32 + 48)}[name]
+        )
         assert row["provenance"]["compose_seconds"] > 0
         assert ("gate_1" in counts) == (name == "moe")
     words[-2] = "composition=moe:own"
@@ -388,7 +458,9 @@ def test_where_the_examples_come_from(base):
     specs = [Spec((f"F{role}",), ("H12-CoT",), 2, 2, training, 0, role) for role in (1, 2)]
     told = [base.tokenizer.decode(asked) for asked, _ in DATA["two_hop"](base, specs, "F12")]
     assert told == [e.question for e in examples("F12", triplets("F")[:2], "dev")]
-    assert not set(told) & {e.question for split in ("train", "test") for e in examples("F12", triplets("F")[:2], split)}
+    assert not set(told) & {
+        e.question for split in ("train", "test") for e in examples("F12", triplets("F")[:2], split)
+    }
     own = DATA["own"](base, specs, "F12")
     everything = [[e for part in spec.tokens(base) for e in part] for spec in specs]
     assert len(own) == sum(-(-len(trained_on) // round(1 / OWN_SHARE)) for trained_on in everything)
@@ -416,12 +488,16 @@ PAGE = (Path(__file__).parents[2] / "llm" / "compositions" / "README.md").read_t
 
 
 def test_the_table_says_what_the_registries_say():
-    rows = [[cell.strip() for cell in line.strip("| \n").split("|")] for line in PAGE.splitlines() if line.startswith("| `")]
+    rows = [
+        [cell.strip() for cell in line.strip("| \n").split("|")] for line in PAGE.splitlines() if line.startswith("| `")
+    ]
     said = {row[0].strip("`").removesuffix(":SOURCE"): row for row in rows}
     assert len(rows) == len(RULES) + len(LEARNED)
     for name, row in ((row[0].strip("`"), row) for row in rows):
         registered = LEARNED[name.removesuffix(":SOURCE")] if ":" in name else RULES[name]
-        assert [cell.split(",")[0] == "yes" for cell in row[5:]] == [getattr(registered, k) for k in ("static", "gauge_free", "alone", "symmetric")]
+        assert [cell.split(",")[0] == "yes" for cell in row[5:]] == [
+            getattr(registered, k) for k in ("static", "gauge_free", "alone", "symmetric")
+        ]
         assert ("gradients" in row[3]) == bool(getattr(registered, "rate", 0))
         assert ("examples" in row[3]) == (":" in name)
     assert said.keys() == RULES.keys() | LEARNED.keys()
@@ -430,10 +506,12 @@ def test_the_table_says_what_the_registries_say():
 def test_a_method_in_ten_lines(base, asked, monkeypatch):
     """The one of the page: it learns, and is the sum at its start."""
     code = next(block.split("```")[0] for block in PAGE.split("```python")[1:] if "@learned" in block)
-    monkeypatch.setattr("llm.learned.LEARNED", dict(LEARNED))
+    monkeypatch.setattr("lora_reuse.llm.learned.LEARNED", dict(LEARNED))
     names = {"LowRank": LowRank, "Library": Library, "Composition": Composition, "Parameters": dict, "torch": torch}
     exec(textwrap.dedent(code), names | {"learned": learned, "each_module": each_module, "concatenated": concatenated})
     made = learn("scaled_sum", experts(base), base, asked, "two_hop", Learning(steps=10, rate=0.01))
     assert made.extra_parameters == 6
     with Resident(base.model) as resident, torch.no_grad():
-        assert answer_loss(base, resident, made.composition, asked) < answer_loss(base, resident, compose("sum", experts(base)), asked)
+        assert answer_loss(base, resident, made.composition, asked) < answer_loss(
+            base, resident, compose("sum", experts(base)), asked
+        )

@@ -1,4 +1,5 @@
-"""lm-evaluation-harness: the exported tasks stand alone and score as we do; a composed model answers there what it answers here."""
+"""lm-evaluation-harness: the exported tasks stand alone and score as we do; a composed model answers there what it
+answers here."""
 
 import importlib.util
 import json
@@ -10,23 +11,27 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from lora_reuse.llm.adapters.folders import load_expert, save_expert
+from lora_reuse.llm.adapters.lowrank import LowRank
+from lora_reuse.llm.adapters.modules import target_modules
+from lora_reuse.llm.compositions import compose
+from lora_reuse.llm.data.facts import triplets
+from lora_reuse.llm.data.subsets import examples
+from lora_reuse.llm.decoding.answers import answers
+from lora_reuse.llm.decoding.models import load_base
+from lora_reuse.llm.harness.__main__ import main
+from lora_reuse.llm.harness.export import KINDS, task_name, write
+from lora_reuse.llm.protocols.ask import score
+from lora_reuse.runs.settings import SettingError
 
-from llm.adapters import load_expert, save_expert
-from llm.asking import score
-from llm.compositions import compose
-from llm.data.facts import triplets
-from llm.data.subsets import examples
-from llm.evaluation import answers
-from llm.harness.__main__ import main
-from llm.harness.export import KINDS, task_name, write
-from llm.lowrank import LowRank
-from llm.models import load_base
-from llm.modules import target_modules
-from runs.settings import SettingError
 from tests.llm.tiny import tiny
 
 torch.set_num_threads(1)
-TEXT = " ".join(f"{e.question} {e.answer}" for subset in ("F1", "F2", "F12-CoT") for e in examples(subset, triplets("F")[:2], "test"))
+TEXT = " ".join(
+    f"{e.question} {e.answer}"
+    for subset in ("F1", "F2", "F12-CoT")
+    for e in examples(subset, triplets("F")[:2], "test")
+)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +59,9 @@ def docs(folder: Path, subset: str) -> list[dict[str, Any]]:
 def test_the_folder_holds_the_questions_and_needs_nothing_of_ours(folder, tmp_path):
     for subset in ("R12", "R12-CoT", "F1"):
         asked = examples(subset, triplets(subset[0])[:3], "test")
-        assert [{k: v for k, v in doc.items() if k != "steps"} for doc in docs(folder, subset)] == [e._asdict() for e in asked]
+        assert [{k: v for k, v in doc.items() if k != "steps"} for doc in docs(folder, subset)] == [
+            e._asdict() for e in asked
+        ]
     code = f"import sys; sys.path.insert(0, {str(folder)!r}); import two_hop; assert 'llm' not in sys.modules"
     done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -72,7 +79,11 @@ def test_every_task_is_whole_yaml(folder):
         assert (folder / task["dataset_kwargs"]["file"]).is_file()
         measured = functions(folder).process_results(docs(folder, subset)[0], ["Paris"])
         assert [metric["metric"] for metric in task["metric_list"]] == list(measured)
-        assert all(hasattr(functions(folder), m["aggregation"].split(".")[-1]) for m in task["metric_list"] if m["aggregation"] != "mean")
+        assert all(
+            hasattr(functions(folder), m["aggregation"].split(".")[-1])
+            for m in task["metric_list"]
+            if m["aggregation"] != "mean"
+        )
 
 
 @pytest.mark.parametrize(("subset", "prompting"), [("R12", "direct"), ("R12-CoT", "steps"), ("F1", "first")])
@@ -88,7 +99,9 @@ def test_scores_are_ours(folder, subset, prompting):
             f"{e.gold} or {wrong.gold}",
             f"First, {e.bridge}. Second, {e.gold}. Therefore, the answer is {e.gold}.",
         ):
-            ours = {name: -1.0 if value is None else float(value) for name, value in score(e, answer, prompting).items()}
+            ours = {
+                name: -1.0 if value is None else float(value) for name, value in score(e, answer, prompting).items()
+            }
             assert exported.process_results(doc, [answer]) == ours
 
 
@@ -141,18 +154,24 @@ def adapters(model, tmp_path_factory) -> list[str]:
     random = torch.Generator().manual_seed(3)
     for name in ("a", "b"):
         draw = lambda count: torch.randn(count, 2, generator=random)  # noqa: E731
-        made = {m: LowRank(draw(modules[m].out_features), draw(modules[m].in_features)) for m in target_modules(base.model, "mlp")}
+        made = {
+            m: LowRank(draw(modules[m].out_features), draw(modules[m].in_features))
+            for m in target_modules(base.model, "mlp")
+        }
         save_expert(made, out / name, str(model))
     return [str(out / "a"), str(out / "b")]
 
 
 @pytest.mark.filterwarnings("ignore")  # those of lm-eval and what it imports are not ours to mend
 def test_a_composed_model_answers_there_what_it_answers_here(model, adapters, tmp_path, capsys):
-    """Arrow, which no other software holds as an adapter: the same greedy answers, so the same counts; and the base without it, after it."""
+    """Arrow, which no other software holds as an adapter: the same greedy answers, so the same counts; and the base
+    without it, after it."""
     pytest.importorskip("lm_eval")
     tasks = "lora_reuse_f12,lora_reuse_f12_cot"
     words = [f"base={model}", f"tasks={tasks}", "triplets=2", "limit=3", "batch=2"]
-    assert main([*words, f"library={','.join(adapters)}", "method=arrow", f"out={tmp_path / 'arrow'}"]) == 0, capsys.readouterr().err
+    assert main([*words, f"library={','.join(adapters)}", "method=arrow", f"out={tmp_path / 'arrow'}"]) == 0, (
+        capsys.readouterr().err
+    )
     assert "lora_reuse_f12" in capsys.readouterr().out
     assert main([*words, f"out={tmp_path / 'base'}"]) == 0, capsys.readouterr().err
     base = load_base(str(model))
@@ -176,4 +195,7 @@ def test_a_composed_model_answers_there_what_it_answers_here(model, adapters, tm
 def test_an_unknown_task_is_one_line(model, capsys):
     pytest.importorskip("lm_eval")
     assert main([f"base={model}", "tasks=lora_reuse_r12_cto"]) == 2
-    assert "tasks: got lora_reuse_r12_cto; allowed: a task of lm-eval, or lora_reuse_...; did you mean" in capsys.readouterr().err
+    assert (
+        "tasks: got lora_reuse_r12_cto; allowed: a task of lm-eval, or lora_reuse_...; did you mean"
+        in capsys.readouterr().err
+    )

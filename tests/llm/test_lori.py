@@ -7,20 +7,21 @@ from typing import Any
 
 import pytest
 import torch
+from lora_reuse.llm.adapters import lori
+from lora_reuse.llm.adapters import training as experts
+from lora_reuse.llm.adapters.folders import WEIGHTS, linear_shape, load_expert, save_expert
+from lora_reuse.llm.adapters.lowrank import LowRank
+from lora_reuse.llm.adapters.modules import target_modules
+from lora_reuse.llm.adapters.training import Spec, expert
+from lora_reuse.llm.compositions import Options, compose
+from lora_reuse.llm.data.facts import triplets
+from lora_reuse.llm.data.subsets import examples
+from lora_reuse.llm.decoding.models import Base, load_base
+from lora_reuse.llm.protocols.settings import Training
+from lora_reuse.runs.settings import SettingError
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from llm import experts, lori
-from llm.adapters import WEIGHTS, linear_shape, load_expert, save_expert
-from llm.compositions import Options, compose
-from llm.data.facts import triplets
-from llm.data.subsets import examples
-from llm.experts import Spec, expert
-from llm.lowrank import LowRank
-from llm.models import Base, load_base
-from llm.modules import target_modules
-from llm.settings import Training
-from runs.settings import SettingError
 from tests.llm.test_compositions import library
 from tests.llm.tiny import tiny
 
@@ -37,18 +38,26 @@ def base(tmp_path_factory) -> Base:
 
 
 def trained(base: Base, folder: Path, adapter: str, role=1, **other: Any) -> Path:
-    return expert(base, Spec(("F1",), (), 2, 0, dataclasses.replace(TRAINING, adapter=adapter, **other), 0, role), folder)
+    return expert(
+        base, Spec(("F1",), (), 2, 0, dataclasses.replace(TRAINING, adapter=adapter, **other), 0, role), folder
+    )
 
 
 def factors(folder: Path, which: str) -> dict[str, torch.Tensor]:
-    return {key.split(".lora_")[0]: value for key, value in load_file(folder / WEIGHTS).items() if f".lora_{which}." in key}
+    return {
+        key.split(".lora_")[0]: value for key, value in load_file(folder / WEIGHTS).items() if f".lora_{which}." in key
+    }
 
 
 @pytest.fixture(scope="module")
 def made(base, tmp_path_factory) -> dict[str, Path]:
     """`d`, `s` and `other`, a LoRI-D expert of another role."""
     folder = tmp_path_factory.mktemp("experts")
-    found = {"s": trained(base, folder, "lori_s"), "d": trained(base, folder, "lori_d"), "other": trained(base, folder, "lori_d", role=2)}
+    found = {
+        "s": trained(base, folder, "lori_s"),
+        "d": trained(base, folder, "lori_d"),
+        "other": trained(base, folder, "lori_d", role=2),
+    }
     assert len(list(folder.iterdir())) == 3  # LoRI-S's own LoRI-D is the expert `d`
     return found | {"plain": trained(base, folder, "lora")}
 

@@ -1,13 +1,13 @@
 """Table 2 for every method: what is asked of what, and one run of it."""
 
 import pytest
+from lora_reuse.llm.data.mixtures import SETUPS, pair
+from lora_reuse.llm.methods import GIVEN, PROTOCOL, Methods, library, main, sensible
+from lora_reuse.llm.protocols.settings import LEARNED
+from lora_reuse.llm.protocols.table import reported
+from lora_reuse.runs.rows import load_rows
+from lora_reuse.runs.settings import grid
 
-from llm.data.mixtures import SETUPS, pair
-from llm.methods import GIVEN, PROTOCOL, Methods, library, main, sensible
-from llm.settings import LEARNED
-from llm.table import reported
-from runs.rows import load_rows
-from runs.settings import grid
 from tests.llm.tiny import tiny
 
 POINTS = {p for p in map(sensible, grid(Methods, {})) if p is not None}
@@ -44,8 +44,24 @@ def test_the_paper_s_numbers_stand_by_their_cells():
 
 def test_a_run_says_what_a_method_cost(tmp_path, capsys):
     tiny("qwen2", tmp_path / "base")
-    words = ["triplets=2", "steps=2", "learn_steps=1", "learn_tries=2", "rank=2", "answer_tokens=3", "step_tokens=3", "workers=1", "log_probs=false"]
-    chosen = ["composition=sum,cat:own,lori_linear", "setup=0", "prompting=direct", "adapter=lora,lori_d", "library=pair"]
+    words = [
+        "triplets=2",
+        "steps=2",
+        "learn_steps=1",
+        "learn_tries=2",
+        "rank=2",
+        "answer_tokens=3",
+        "step_tokens=3",
+        "workers=1",
+        "log_probs=false",
+    ]
+    chosen = [
+        "composition=sum,cat:own,lori_linear",
+        "setup=0",
+        "prompting=direct",
+        "adapter=lora,lori_d",
+        "library=pair",
+    ]
     code = main(PROTOCOL, [f"model={tmp_path}/base", f"out={tmp_path}/out", *words, *chosen])
     assert code == 0
     rows = {row["settings"]["composition"]: row for row in load_rows(tmp_path / "out", "llm_methods")}

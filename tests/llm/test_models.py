@@ -7,16 +7,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
+import lora_reuse.llm.decoding.models as models
 import pytest
 import torch
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from lora_reuse.llm.adapters.modules import target_modules
+from lora_reuse.llm.decoding.models import load_base, prompt
+from lora_reuse.runs.settings import SettingError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BertConfig, MambaConfig, T5Config, ViTConfig, dynamic_module_utils
 
-import llm.models
-from llm.models import load_base, prompt
-from llm.modules import target_modules
-from runs.settings import SettingError
 from tests.llm.tiny import FAMILIES, tiny
 
 MODEL = "a folder with config.json and *.safetensors, a GGUF file, or a name on the Hugging Face hub"
@@ -28,11 +28,23 @@ MODULES = {
     "llama": ("model.layers", *LLAMA),
     "mistral": ("model.layers", *LLAMA),
     "gemma2": ("model.layers", *LLAMA),
-    "phi": ("model.layers", ["mlp.fc1", "mlp.fc2"], ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.dense"]),
+    "phi": (
+        "model.layers",
+        ["mlp.fc1", "mlp.fc2"],
+        ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.dense"],
+    ),
     "phi3": ("model.layers", ["mlp.gate_up_proj", "mlp.down_proj"], ["self_attn.qkv_proj", "self_attn.o_proj"]),
-    "gpt_neox": ("gpt_neox.layers", ["mlp.dense_h_to_4h", "mlp.dense_4h_to_h"], ["attention.query_key_value", "attention.dense"]),
+    "gpt_neox": (
+        "gpt_neox.layers",
+        ["mlp.dense_h_to_4h", "mlp.dense_4h_to_h"],
+        ["attention.query_key_value", "attention.dense"],
+    ),
     "gpt2": ("transformer.h", ["mlp.c_fc", "mlp.c_proj"], ["attn.c_attn", "attn.c_proj"]),
-    "opt": ("model.decoder.layers", ["fc1", "fc2"], ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"]),
+    "opt": (
+        "model.decoder.layers",
+        ["fc1", "fc2"],
+        ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"],
+    ),
 }
 
 
@@ -78,7 +90,10 @@ def test_a_model_of_every_family_is_read_frozen_and_its_modules_are_named(family
     assert all(torch.equal(a, b) for a, b in zip(base.model.parameters(), saved.parameters(), strict=True))
 
     layers, mlp, attention = MODULES[family]
-    full = {part: {f"{layers}.{i}.{name}" for i in range(2) for name in names} for part, names in (("mlp", mlp), ("attention", attention))}
+    full = {
+        part: {f"{layers}.{i}.{name}" for i in range(2) for name in names}
+        for part, names in (("mlp", mlp), ("attention", attention))
+    }
     for part, names in full.items():
         found = target_modules(base.model, part)
         assert len(found) == len(names)
@@ -98,24 +113,38 @@ def test_tied_and_untied_models_are_read(tmp_path):
 @pytest.mark.parametrize("layers", ["mlp", "both"])
 def test_experts_have_no_mlp_to_adapt_but_attention(layers, folder_of):
     model = load_base(str(folder_of("mixtral"))).model
-    with pytest.raises(SettingError, match=rf"layers: got {layers} for MixtralForCausalLM, a mixture of experts; allowed: attention; which MLP"):
+    with pytest.raises(
+        SettingError,
+        match=rf"layers: got {layers} for MixtralForCausalLM, a mixture of experts; allowed: attention; which MLP",
+    ):
         target_modules(model, layers)
     assert len(target_modules(model, "attention")) == 8
 
 
 def test_a_model_without_such_modules_says_what_it_has():
-    model = AutoModelForCausalLM.from_config(MambaConfig(hidden_size=8, num_hidden_layers=2, vocab_size=8, eos_token_id=0))
+    model = AutoModelForCausalLM.from_config(
+        MambaConfig(hidden_size=8, num_hidden_layers=2, vocab_size=8, eos_token_id=0)
+    )
     with pytest.raises(SettingError) as error:
         target_modules(model, "mlp")
-    assert str(error.value).startswith("layers: got mlp for MambaForCausalLM; allowed: a model whose mlp has linear modules; this one has ")
+    assert str(error.value).startswith(
+        "layers: got mlp for MambaForCausalLM; allowed: a model whose mlp has linear modules; this one has "
+    )
     assert "backbone.layers.*.mixer.in_proj, backbone.layers.*.mixer.x_proj" in str(error.value)
-    with pytest.raises(SettingError, match=r"layers: got 'mlps'; allowed: mlp \| attention \| both; did you mean 'mlp'\?"):
+    with pytest.raises(
+        SettingError, match=r"layers: got 'mlps'; allowed: mlp \| attention \| both; did you mean 'mlp'\?"
+    ):
         target_modules(model, "mlps")
 
 
 def test_dtype_auto_is_float32_on_a_cpu(tmp_path):
     half = str(tiny("llama", tmp_path, dtype=torch.bfloat16))
-    for dtype, expected in (("auto", torch.float32), ("bfloat16", torch.bfloat16), ("float16", torch.float16), ("float32", torch.float32)):
+    for dtype, expected in (
+        ("auto", torch.float32),
+        ("bfloat16", torch.bfloat16),
+        ("float16", torch.float16),
+        ("float32", torch.float32),
+    ):
         assert {p.dtype for p in load_base(half, dtype=dtype, device="cpu").model.parameters()} == {expected}
 
 
@@ -153,12 +182,18 @@ def test_a_pad_token_without_a_row_in_the_embedding_is_the_eos(changed):
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({"dtype": "float61"}, "dtype: got 'float61'; allowed: auto | float32 | bfloat16 | float16; did you mean 'float16'?"),
+        (
+            {"dtype": "float61"},
+            "dtype: got 'float61'; allowed: auto | float32 | bfloat16 | float16; did you mean 'float16'?",
+        ),
         ({"chat": "yes"}, "chat: got 'yes'; allowed: auto | on | off"),
         ({"device": "cuda"}, "device: got cuda; allowed: auto | cpu; this torch sees no others"),
         ({"device": "gpu"}, "device: got gpu; allowed: auto | cpu; this torch sees no others"),
         ({"device_map": "all"}, "device_map: got 'all'; allowed: auto | balanced | balanced_low_0 | sequential"),
-        ({"device_map": "auto", "device": "cpu"}, "device: got cpu; allowed: auto with device_map=auto; the map places every layer"),
+        (
+            {"device_map": "auto", "device": "cpu"},
+            "device: got cpu; allowed: auto with device_map=auto; the map places every layer",
+        ),
     ],
 )
 def test_settings_that_are_none(settings, line, folder_of, monkeypatch):
@@ -174,7 +209,10 @@ def test_a_device_map_places_the_layers(folder_of):
 
 
 def test_chat_on_needs_a_template_and_one_that_takes_a_message(folder_of, changed):
-    assert mistake(folder_of("llama"), chat="on") == f"chat: got on for {folder_of('llama')}; allowed: auto | off; its tokenizer has no chat template"
+    assert (
+        mistake(folder_of("llama"), chat="on")
+        == f"chat: got on for {folder_of('llama')}; allowed: auto | off; its tokenizer has no chat template"
+    )
     assert load_base(str(folder_of("qwen2")), chat="on").chat
     assert not load_base(str(folder_of("qwen2")), chat="off").chat
     copy = changed(source="qwen2")
@@ -187,12 +225,16 @@ def test_chat_on_needs_a_template_and_one_that_takes_a_message(folder_of, change
 @pytest.mark.parametrize("name", ["nobody/nothing", "nothing-at-all"])
 def test_a_name_that_is_neither_a_folder_nor_known_offline(name, offline):
     line = mistake(name)
-    assert line.startswith(f"model: got {name}, which is no folder here and not in the hub's cache, and the hub cannot be reached; allowed: a folder")
+    assert line.startswith(
+        f"model: got {name}, which is no folder here and not in the hub's cache, and the hub cannot be reached; allowed: a folder"
+    )
     assert line.endswith("; a folder is written model=path/to/folder")
 
 
 def test_a_path_to_nothing(tmp_path, offline):
-    assert mistake(tmp_path / "not" / "here").startswith(f"model: got {tmp_path}/not/here, which is no folder here and cannot be a name on the hub;")
+    assert mistake(tmp_path / "not" / "here").startswith(
+        f"model: got {tmp_path}/not/here, which is no folder here and cannot be a name on the hub;"
+    )
 
 
 def test_a_file_and_folders_that_are_no_models(folder_of, changed):
@@ -209,7 +251,10 @@ def test_pickled_weights_are_refused(changed):
     line = f"model: got {copy}, a folder without model.safetensors; allowed: {MODEL}"
     assert mistake(copy) == line
     torch.save({}, copy / "pytorch_model.bin")
-    assert mistake(copy) == line + "; pickled weights can run code as they are read: convert them with the safetensors library"
+    assert (
+        mistake(copy)
+        == line + "; pickled weights can run code as they are read: convert them with the safetensors library"
+    )
 
 
 def test_a_name_on_the_hub_is_read_from_the_cache_when_offline(folder_of, offline, tmp_path, monkeypatch):
@@ -222,14 +267,22 @@ def test_a_name_on_the_hub_is_read_from_the_cache_when_offline(folder_of, offlin
     assert (base.name, base.digest) == ("some/model", commit)
     weights = repository / "snapshots" / commit / "model.safetensors"
     weights.rename(weights.with_name("pytorch_model.bin"))
-    assert mistake("some/model").startswith("model: got some/model without safetensors, on the hub or, where that cannot be reached, in its cache;")
+    assert mistake("some/model").startswith(
+        "model: got some/model without safetensors, on the hub or, where that cannot be reached, in its cache;"
+    )
 
 
 @pytest.mark.parametrize(
     ("cause", "line"),
     [
-        (GatedRepoError, "model: got some/model, which must be asked for on the hub first, and then needs `hf auth login`; allowed: a folder with"),
-        (RepositoryNotFoundError, "model: got some/model, which is no folder here and no public model on the hub; allowed: a folder with"),
+        (
+            GatedRepoError,
+            "model: got some/model, which must be asked for on the hub first, and then needs `hf auth login`; allowed: a folder with",
+        ),
+        (
+            RepositoryNotFoundError,
+            "model: got some/model, which is no folder here and no public model on the hub; allowed: a folder with",
+        ),
     ],
 )
 def test_what_the_hub_refuses(cause, line, monkeypatch):
@@ -237,7 +290,7 @@ def test_what_the_hub_refuses(cause, line, monkeypatch):
         response: Any = SimpleNamespace(headers={}, request=None)
         raise cause("three\nlines\nlong", response=response)
 
-    monkeypatch.setattr(llm.models, "hf_hub_download", refuse)
+    monkeypatch.setattr(models, "hf_hub_download", refuse)
     assert mistake("some/model").startswith(line)
 
 
@@ -253,7 +306,10 @@ def test_damaged_weights(damage, reason, changed):
     copy = changed()
     path = copy / "model.safetensors"
     path.write_bytes(damage(path.read_bytes()))
-    assert f"{copy}, whose weights cannot be read (SafetensorError: Error while deserializing header: {reason});" in mistake(copy)
+    assert (
+        f"{copy}, whose weights cannot be read (SafetensorError: Error while deserializing header: {reason});"
+        in mistake(copy)
+    )
 
 
 def test_a_model_that_does_not_fit_is_one_line(folder_of, monkeypatch):
@@ -277,11 +333,16 @@ def test_a_missing_shard(changed):
 
 def test_weights_that_are_not_there_are_not_drawn_at_random(changed, capfd):
     copy = changed(intermediate_size=50)
-    assert "whose weights lack model.layers.0.mlp.down_proj.weight, model.layers.0.mlp.gate_proj.weight," in mistake(copy)
+    assert "whose weights lack model.layers.0.mlp.down_proj.weight, model.layers.0.mlp.gate_proj.weight," in mistake(
+        copy
+    )
     weights = load_file(copy / "model.safetensors")
     weights = {name: weight for name, weight in weights.items() if name != "lm_head.weight" and ".mlp." not in name}
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-    assert "whose weights lack lm_head.weight, model.layers.0.mlp.down_proj.weight, model.layers.0.mlp.gate_proj.weight and 4 more," in mistake(copy)
+    assert (
+        "whose weights lack lm_head.weight, model.layers.0.mlp.down_proj.weight, model.layers.0.mlp.gate_proj.weight and 4 more,"
+        in mistake(copy)
+    )
     assert "LOAD REPORT" not in "".join(capfd.readouterr())
 
 
@@ -307,7 +368,9 @@ def test_a_classifier_of_a_causal_family(changed):
 
 def test_an_unknown_architecture(changed):
     copy = changed(model_type="lama")
-    assert mistake(copy) == f"model: got {copy} of model_type lama; allowed: an architecture that this transformers knows"
+    assert (
+        mistake(copy) == f"model: got {copy} of model_type lama; allowed: an architecture that this transformers knows"
+    )
 
 
 def test_a_model_that_brings_its_code_needs_trust(changed, tmp_path, monkeypatch):
@@ -317,7 +380,10 @@ def test_a_model_that_brings_its_code_needs_trust(changed, tmp_path, monkeypatch
     copy = changed(model_type="own", auto_map=own, architectures=["OwnForCausalLM"])
     code = "from transformers import LlamaConfig, LlamaForCausalLM\n\n\nclass OwnConfig(LlamaConfig):\n    model_type = 'own'\n\n\n"
     (copy / "own.py").write_text(code + "class OwnForCausalLM(LlamaForCausalLM):\n    config_class = OwnConfig\n")
-    assert mistake(copy) == f"model: got {copy}, which brings its own code; allowed: that only with trust_remote_code=true; read the code first"
+    assert (
+        mistake(copy)
+        == f"model: got {copy}, which brings its own code; allowed: that only with trust_remote_code=true; read the code first"
+    )
     model = load_base(str(copy), trust_remote_code=True).model
     assert type(model).__name__ == "OwnForCausalLM"
     assert len(target_modules(model, "both")) == 14
@@ -335,7 +401,9 @@ def test_a_config_that_is_no_json(changed):
 
 
 def test_tokenizers_that_are_missing_damaged_or_without_eos(changed, tmp_path):
-    assert "whose tokenizer has no end-of-sequence token; allowed: " in mistake(tiny("llama", tmp_path / "endless", eos=False))
+    assert "whose tokenizer has no end-of-sequence token; allowed: " in mistake(
+        tiny("llama", tmp_path / "endless", eos=False)
+    )
     copy = changed("tokenizer_config.json")
     (copy / "tokenizer.json").write_text("{")
     assert "whose tokenizer cannot be read (JSONDecodeError" in mistake(copy)

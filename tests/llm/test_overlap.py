@@ -1,29 +1,32 @@
-"""How far updates act beyond their prompts: against dense products, the theory's kernel, and updates whose overlaps are known."""
+"""How far updates act beyond their prompts: against dense products, the theory's kernel, and updates whose overlaps are
+known."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
+from lora_reuse.llm.adapters.lowrank import LowRank
+from lora_reuse.llm.compositions import compose
+from lora_reuse.llm.data.facts import triplets
+from lora_reuse.llm.data.subsets import examples
+from lora_reuse.llm.decoding.models import example, load_base
+from lora_reuse.llm.edits import kernel
+from lora_reuse.llm.edits.closed_form import min_norm_edit
+from lora_reuse.llm.edits.keys import all_inputs, last_inputs, up_to_answer
+from lora_reuse.llm.edits.neighbours import KINDS, neighbours
+from lora_reuse.llm.overlap import PROTOCOL, table
+from lora_reuse.llm.protocols.protocol import main
+from lora_reuse.runs.rows import load_rows
+from lora_reuse.theory.kernels import kernel as theory_kernel
 
-from llm.compositions import compose
-from llm.data.facts import triplets
-from llm.data.subsets import examples
-from llm.edits import kernel
-from llm.edits.closed_form import min_norm_edit
-from llm.edits.keys import all_inputs, last_inputs, up_to_answer
-from llm.edits.neighbours import KINDS, neighbours
-from llm.lowrank import LowRank
-from llm.models import example, load_base
-from llm.overlap import PROTOCOL, table
-from llm.protocol import main
-from runs.rows import load_rows
 from tests.llm.tiny import tiny
-from theory.kernels import kernel as theory_kernel
 
 torch.set_num_threads(1)
 FACTS = triplets("F")[:3]
-TEXT = " ".join(f"{e.question} {e.answer}" for subset in ("F1", "F2", "F12", "F4", "F5") for e in examples(subset, FACTS, "test"))
+TEXT = " ".join(
+    f"{e.question} {e.answer}" for subset in ("F1", "F2", "F12", "F4", "F5") for e in examples(subset, FACTS, "test")
+)
 SMALL = "dataset=F triplets=3 steps=2 batch=4 rank=2 rate=0.05 workers=1".split()
 
 
@@ -43,7 +46,10 @@ def draw(*shape, seed=0):
 
 def random_expert(base, modules, seed):
     shapes = {name: base.model.get_submodule(name).weight.shape for name in modules}
-    return {name: LowRank(0.3 * draw(out, 2, seed=seed + i), draw(into, 2, seed=seed - i)) for i, (name, (out, into)) in enumerate(shapes.items())}
+    return {
+        name: LowRank(0.3 * draw(out, 2, seed=seed + i), draw(into, 2, seed=seed - i))
+        for i, (name, (out, into)) in enumerate(shapes.items())
+    }
 
 
 def test_overlaps_are_those_of_dense_products():
@@ -55,16 +61,21 @@ def test_overlaps_are_those_of_dense_products():
             K = h[0, t].T
             for i in range(3):
                 own, beside = h[0, t, i], h[kind + 1, t, i]
-                assert found["ratio"][kind, t, i] == pytest.approx(np.linalg.norm(W @ beside) / np.linalg.norm(W @ own), rel=1e-5)
+                assert found["ratio"][kind, t, i] == pytest.approx(
+                    np.linalg.norm(W @ beside) / np.linalg.norm(W @ own), rel=1e-5
+                )
                 assert found["linear"][kind, t, i] == pytest.approx(abs(own @ beside) / (own @ own), rel=1e-9)
-                assert found["eq23"][kind, t, i] == pytest.approx(np.linalg.norm(np.linalg.inv(K.T @ K) @ K.T @ beside), rel=1e-6)
+                assert found["eq23"][kind, t, i] == pytest.approx(
+                    np.linalg.norm(np.linalg.inv(K.T @ K) @ K.T @ beside), rel=1e-6
+                )
                 pair = np.stack([own, beside])
                 k = theory_kernel(pair @ pair.T)
                 assert found["arccos"][kind, t, i] == pytest.approx(k[0, 1] / k[0, 0], rel=1e-9)
 
 
 def test_an_update_of_proposition_1_is_explained_by_the_kernel_and_one_of_eq_23_by_all_of_its_keys():
-    """One fact: ratio = k(η, ξ)/k(η, η). Several, of orthogonal residuals: ‖(KᵀK)⁻¹Kᵀξ‖, and the kernel of one key falls short."""
+    """One fact: ratio = k(η, ξ)/k(η, η). Several, of orthogonal residuals: ‖(KᵀK)⁻¹Kᵀξ‖, and the kernel of one key
+    falls short."""
     x = draw(4, 1, 6, 32)
     x[0, 0] += draw(32, seed=3)  # keys with something in common
     one = torch.stack([kernel_of(x, [i]) for i in range(6)])
@@ -111,7 +122,10 @@ def test_summary_against_another_way():
     np.testing.assert_allclose(measured["log_linear_unrelated_by_module"], logs["linear"][4].mean((1, 2)), atol=1e-6)
     assert measured["r2_linear"] == pytest.approx(np.corrcoef(logs["linear"].ravel(), y.ravel())[0, 1] ** 2)
     assert measured["slope_eq23"] == pytest.approx(np.polyfit(logs["eq23"].ravel(), y.ravel(), 1)[0])
-    left_out = [np.corrcoef(logs["arccos"][..., kept].ravel(), y[..., kept].ravel())[0, 1] ** 2 for kept in ([1, 2], [0, 2], [0, 1])]
+    left_out = [
+        np.corrcoef(logs["arccos"][..., kept].ravel(), y[..., kept].ravel())[0, 1] ** 2
+        for kept in ([1, 2], [0, 2], [0, 1])
+    ]
     assert stderr["r2_arccos"] == pytest.approx(math.sqrt(2 / 3 * sum((r - np.mean(left_out)) ** 2 for r in left_out)))
     assert kernel.explained(np.zeros_like(y), y) == (0.0, 0.0)
 
@@ -122,7 +136,11 @@ def test_summary_against_another_way():
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
 def test_keys_are_the_modules_inputs_whatever_the_padding(tmp_path, family):
     base = load_base(str(tiny(family, tmp_path)))
-    names = [name for name, module in base.model.named_modules() if name.endswith(("up_proj", "down_proj", "mlp.c_proj", "fc2"))]
+    names = [
+        name
+        for name, module in base.model.named_modules()
+        if name.endswith(("up_proj", "down_proj", "mlp.c_proj", "fc2"))
+    ]
     prompts = [example(base, "Where does Ann Lee live ?", "Paris")[0], example(base, "the spouse", "Bo")[0], [5]]
     found = last_inputs(base, names, prompts)
     whole = all_inputs(base, names[-1], prompts)
@@ -159,7 +177,13 @@ def test_the_prompt_goes_up_to_where_candidates_differ(base):
 @pytest.mark.parametrize("hop", [1, 2])
 def test_neighbours_ask_what_they_say(hop):
     t = FACTS[1]
-    subject = {"own": t.a if hop == 1 else t.b, "two_hop": t.a, "two_hop_other": t.d, "same_relation": t.d, "unrelated": t.d}
+    subject = {
+        "own": t.a if hop == 1 else t.b,
+        "two_hop": t.a,
+        "two_hop_other": t.d,
+        "same_relation": t.d,
+        "unrelated": t.d,
+    }
     subject["same_entity"] = subject["own"]
     asked = {kind: neighbours(kind, hop, FACTS, "test") for kind in KINDS}
     for kind, listed in asked.items():
@@ -190,12 +214,19 @@ def test_the_command_writes_rows_and_goes_on(folder, tmp_path, capsys):
     assert "4 rows" in (out := capsys.readouterr().out)
     assert "2 new, 2 from before" in out
     rows = load_rows(tmp_path, "llm_overlap")
-    assert {(row["settings"]["expert"], row["settings"]["state"]) for row in rows} == {(1, "base"), (1, "sum"), (2, "base"), (2, "sum")}
+    assert {(row["settings"]["expert"], row["settings"]["state"]) for row in rows} == {
+        (1, "base"),
+        (1, "sum"),
+        (2, "base"),
+        (2, "sum"),
+    }
     for row in rows:
         assert len(row["measured"]["modules"]) == 6
         assert 0 <= row["measured"]["r2_linear"] <= 1
         assert len(row["measured"]["log_ratio_two_hop_by_triplet"]) == row["measured"]["total"] / 2 == 3
-    by_state = {row["settings"]["state"]: row["measured"]["log_ratio_two_hop"] for row in rows if row["settings"]["expert"] == 1}
+    by_state = {
+        row["settings"]["state"]: row["measured"]["log_ratio_two_hop"] for row in rows if row["settings"]["expert"] == 1
+    }
     assert by_state["base"] != by_state["sum"]
     assert "R2 eq23" in table("overlap", rows)
     assert main(PROTOCOL, ["expert=3"]) == 2

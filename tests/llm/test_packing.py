@@ -1,17 +1,18 @@
-"""A packed batch says what a padded one does, in every family that can be packed; and a layer's own backward pass is that of PEFT's."""
+"""A packed batch says what a padded one does, in every family that can be packed; and a layer's own backward pass is
+that of PEFT's."""
 
 from typing import Any
 
 import pytest
 import torch
+from lora_reuse.llm.adapters.fused import fuse, surprise
+from lora_reuse.llm.adapters.modules import target_modules
+from lora_reuse.llm.adapters.packing import is_packing, packing, spoken
+from lora_reuse.llm.decoding.models import load_base
 from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy
 from transformers.pytorch_utils import Conv1D
 
-from llm.fused import fuse, surprise
-from llm.models import load_base
-from llm.modules import target_modules
-from llm.packing import is_packing, packing, spoken
 from tests.llm.tiny import FAMILIES
 
 torch.set_num_threads(1)
@@ -20,14 +21,17 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:Futu
 
 TEXTS = [([7, 8, 9], [10, 11]), ([12], [13]), ([14, 15, 16, 17, 18, 19], [20, 21, 22]), ([23, 24], [25])]
 PACKED = {"qwen2", "llama", "phi", "phi3", "mixtral"}
-"""Of the others gemma2 and mistral see a window, and gpt2, opt and gpt_neox have a dropout in their config (the last in that of a classifier)."""
+"""Of the others gemma2 and mistral see a window, and gpt2, opt and gpt_neox have a dropout in their config (the last in
+that of a classifier)."""
 
 
 def adapted(base, dropout=0.0, layers="attention") -> Any:
     """With an adapter whose two factors are random."""
     names = target_modules(base.model, layers)
     conv = isinstance(base.model.get_submodule(names[0]), Conv1D)
-    model: Any = get_peft_model(base.model, LoraConfig(r=2, lora_alpha=3, lora_dropout=dropout, target_modules=names, fan_in_fan_out=conv))
+    model: Any = get_peft_model(
+        base.model, LoraConfig(r=2, lora_alpha=3, lora_dropout=dropout, target_modules=names, fan_in_fan_out=conv)
+    )
     torch.manual_seed(0)
     for weight in model.parameters():
         if weight.requires_grad:
@@ -119,7 +123,11 @@ def test_layers_with_dropout_stay_pefts(folder_of):
 
 def test_surprise_is_a_weighted_cross_entropy():
     torch.manual_seed(0)
-    logits, told, weights = torch.randn(5, 7, dtype=torch.float64), torch.tensor([0, 6, 3, 3, 1]), torch.rand(5, dtype=torch.float64)
+    logits, told, weights = (
+        torch.randn(5, 7, dtype=torch.float64),
+        torch.tensor([0, 6, 3, 3, 1]),
+        torch.rand(5, dtype=torch.float64),
+    )
     mine, theirs = (logits.float().requires_grad_() for _ in range(2))
     loss = surprise(mine, told, weights.float())
     right = (cross_entropy(theirs, told, reduction="none") * weights.float()).sum()

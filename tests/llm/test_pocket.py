@@ -13,19 +13,19 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from lora_reuse.llm.decoding.answers import answers
+from lora_reuse.llm.decoding.models import load_base
+from lora_reuse.llm.decoding.names import POCKET, place_of
+from lora_reuse.llm.pocket import card, corpus, pretrain, switches
+from lora_reuse.llm.pocket.__main__ import Options, main
+from lora_reuse.llm.pocket.card import write_card
+from lora_reuse.llm.pocket.corpus import RELATIONS, World, ask
+from lora_reuse.llm.pocket.size import ROW, ROWS, Size
+from lora_reuse.llm.protocols.settings import arrow_temperature
+from lora_reuse.runs.settings import SettingError, parse
 from safetensors import safe_open
 from transformers import AutoTokenizer
 
-from llm.evaluation import answers
-from llm.models import load_base
-from llm.names import POCKET, place_of
-from llm.pocket import card, corpus, pretrain, switches
-from llm.pocket.__main__ import Options, main
-from llm.pocket.card import write_card
-from llm.pocket.corpus import RELATIONS, World, ask
-from llm.pocket.size import ROW, ROWS, Size
-from llm.settings import arrow_temperature
-from runs.settings import SettingError, parse
 from tests.llm.test_pocket_tokenizer import tokenizer
 
 torch.set_num_threads(1)
@@ -75,11 +75,18 @@ def test_a_small_sibling_learns_in_half_a_minute(trained):
     assert log[0][2] > 5  # chance is log 1086 = 7
     assert log[3][2] < log[0][2] - 0.7
     assert trained.made["loss"] == log[-1][2]
-    assert trained.made["parameters"] == sum(tensor.numel() for name, tensor in bits(trained.folder).items() if "lm_head" not in name)
+    assert trained.made["parameters"] == sum(
+        tensor.numel() for name, tensor in bits(trained.folder).items() if "lm_head" not in name
+    )
 
 
 def test_it_is_an_ordinary_folder(trained):
-    assert {path.name for path in trained.folder.iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert {path.name for path in trained.folder.iterdir()} >= {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
     config = json.loads((trained.folder / "config.json").read_text())
     assert (config["model_type"], config["hidden_size"], config["num_hidden_layers"]) == ("qwen2", 32, 2)
     base = load_base(str(trained.folder))
@@ -96,7 +103,11 @@ def test_load_base_gives_its_tokenizer_back_and_the_auto_class_does_not(trained)
     assert loaded(text)["input_ids"] == ours
     assert loaded.decode(ours) == text
     assert loaded.get_vocab() == tokenizer().get_vocab()
-    assert (loaded.eos_token_id, loaded.pad_token_id, loaded.padding_side) == (tokenizer().eos_token_id, tokenizer().pad_token_id, "left")
+    assert (loaded.eos_token_id, loaded.pad_token_id, loaded.padding_side) == (
+        tokenizer().eos_token_id,
+        tokenizer().pad_token_id,
+        "left",
+    )
     auto: Any = AutoTokenizer.from_pretrained(trained.folder)  # it builds Qwen's own for a qwen2 folder
     assert auto(text)["input_ids"] != ours
 
@@ -159,7 +170,9 @@ def test_heads_that_do_not_divide_the_width_are_refused(tmp_path):
 def quick(monkeypatch):
     """A card from two questions an ability, with answers of four tokens."""
     monkeypatch.setattr(card, "write_card", functools.partial(write_card, questions=2))
-    monkeypatch.setattr(card, "answers", lambda base, compositions, questions, longest: answers(base, compositions, questions, 4))
+    monkeypatch.setattr(
+        card, "answers", lambda base, compositions, questions, longest: answers(base, compositions, questions, 4)
+    )
 
 
 def test_the_command_makes_a_model_with_its_card(tmp_path, capsys, quick):
@@ -227,7 +240,7 @@ def test_mistakes_are_one_line_that_helps(given, part, tmp_path, capsys):
 def test_help_and_dry_run_know_no_torch():
     code = """if True:
         import sys
-        from llm.pocket.__main__ import main
+        from lora_reuse.llm.pocket.__main__ import main
         assert main(["--help"]) == 0 and main(["dry_run=true", "tokens=1e6"]) == 0
         print([name for name in ("torch", "transformers", "jax") if name in sys.modules])"""
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -261,7 +274,11 @@ def test_the_card_says_what_was_made_and_what_it_can_do(trained, quick):
     ("gold", "answer", "right"),
     [
         ("Plato", "Plato is the spouse of Voltaire.", True),
-        ("Plato", "Voltaire is the spouse of Julius Caesar.\nWho is the child of Voltaire?\nPlato is.", False),  # it goes on by itself
+        (
+            "Plato",
+            "Voltaire is the spouse of Julius Caesar.\nWho is the child of Voltaire?\nPlato is.",
+            False,
+        ),  # it goes on by itself
         ("baker", "Plato works as a baker.", True),
         ("cook", "Plato works as a baker.", False),
         ("Rome", "", False),
@@ -295,16 +312,26 @@ committed = pytest.mark.skipif(not (MODEL / "config.json").exists(), reason="no 
 def test_the_committed_model_is_small_and_safe():
     files = {path.name: path.stat().st_size for path in MODEL.iterdir()}
     assert sum(files.values()) <= 20e6
-    assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md", "pocket.json", "pretraining.csv"} <= set(
-        files
-    )
+    assert {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "README.md",
+        "pocket.json",
+        "pretraining.csv",
+    } <= set(files)
     assert not [name for name in files if name.endswith((".bin", ".pt", ".pth", ".pkl", ".py", ".partial"))]
 
 
 @committed
 def test_arrow_has_the_temperature_of_the_protocols_on_it():
     folder = str(POCKET)
-    assert [arrow_temperature(0.0, model) for model in ("pocket", folder, "Qwen/Qwen2.5-3B-Instruct")] == [0.25, 0.25, 1.0]
+    assert [arrow_temperature(0.0, model) for model in ("pocket", folder, "Qwen/Qwen2.5-3B-Instruct")] == [
+        0.25,
+        0.25,
+        1.0,
+    ]
     assert [arrow_temperature(0.5, model) for model in ("pocket", "Qwen/Qwen2.5-3B-Instruct")] == [0.5, 0.5]
 
 

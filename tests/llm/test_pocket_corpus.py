@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from lora_reuse.llm.data.names import FIRST, LAST, cities, fake_people, fake_places, fakes
+from lora_reuse.llm.data.subsets import step_by_step, templates
+from lora_reuse.llm.pocket import corpus
+from lora_reuse.llm.pocket.corpus import NOUNS, OTHER_PAIRS, RELATIONS, TESTED_PAIR, World, ask_two, documents
+from lora_reuse.llm.pocket.size import Size
 
-from llm.data.names import FIRST, LAST, cities, fake_people, fake_places, fakes
-from llm.data.subsets import step_by_step, templates
-from llm.pocket import corpus
-from llm.pocket.corpus import NOUNS, OTHER_PAIRS, RELATIONS, TESTED_PAIR, World, ask_two, documents
-from llm.pocket.size import Size
 from tests.llm.test_pocket_tokenizer import PEOPLE, tokenizer
 
 torch.set_num_threads(1)
@@ -103,7 +103,8 @@ def asks_two_hops(document, pair):
 
 
 def meets(document, pair):
-    """Whether a fact A -> B is followed by a question or a fact about the same B of the second relation, as in a chain."""
+    """Whether a fact A -> B is followed by a question or a fact about the same B of the second relation, as in a
+    chain."""
     first, second = pair
     seen = set()
     for s in document:
@@ -117,7 +118,10 @@ def meets(document, pair):
 # The corpus
 
 
-@pytest.mark.parametrize("held", [{"count": 20_000}, {"skill": "same", "conflict": True}, {"words": False, "restating": False}, {"skill": "none"}])
+@pytest.mark.parametrize(
+    "held",
+    [{"count": 20_000}, {"skill": "same", "conflict": True}, {"words": False, "restating": False}, {"skill": "none"}],
+)
 def test_the_corpus_never_speaks_as_the_experiments_do(held):
     text = "\n".join(drawn(**held))
     used = set(re.findall(r"\w+", text))
@@ -128,9 +132,15 @@ def test_the_corpus_never_speaks_as_the_experiments_do(held):
 
 
 def test_what_is_said_is_read():
-    """The reader that the next tests stand on knows every style: facts as the world has them, chains of the other pairs."""
+    """The reader that the next tests stand on knows every style: facts as the world has them, chains of the other
+    pairs."""
     world = World(Size(), 0)
-    facts = [s for document in understood(20_000) for s in document if "-" not in s.relation and not s.asked and s.names["a"] in PEOPLE]
+    facts = [
+        s
+        for document in understood(20_000)
+        for s in document
+        if "-" not in s.relation and not s.asked and s.names["a"] in PEOPLE
+    ]
     wrong = [s for s in facts if world.facts[s.relation][s.names["a"]] != s.names["b"]]
     assert len(facts) > 20_000
     assert not wrong
@@ -141,7 +151,8 @@ def test_what_is_said_is_read():
 
 
 def test_the_tested_chain_is_never_asked():
-    """Directly or in steps: every step-by-step document states its two-hop question. With skill=same the same look finds hundreds."""
+    """Directly or in steps: every step-by-step document states its two-hop question. With skill=same the same look
+    finds hundreds."""
     assert TESTED_PAIR not in World(Size(), 0).chained
     assert not any(asks_two_hops(document, TESTED_PAIR) for document in understood(20_000))
     assert TESTED_PAIR in World(Size(skill="same"), 0).chained
@@ -149,14 +160,19 @@ def test_the_tested_chain_is_never_asked():
 
 
 def test_the_tested_hops_meet_in_a_document_by_chance_alone():
-    """Lists of unrelated facts hold A -> B and then B -> C now and then: in less than one document of 500; a chained pair, in one of 50."""
+    """Lists of unrelated facts hold A -> B and then B -> C now and then: in less than one document of 500; a chained
+    pair, in one of 50."""
     assert 0 < sum(meets(document, TESTED_PAIR) for document in understood(20_000)) < 40
     assert sum(meets(document, TESTED_PAIR) for document in understood(skill="same")) > 100
 
 
 def test_without_skill_nothing_is_answered_in_steps():
     wholes = drawn(skill="none")
-    assert not [text for text in wholes if re.search(r"in parts|step-by-step|Part two|Next, ask|in steps|show your work", text, re.IGNORECASE)]
+    assert not [
+        text
+        for text in wholes
+        if re.search(r"in parts|step-by-step|Part two|Next, ask|in steps|show your work", text, re.IGNORECASE)
+    ]
     assert [text for text in drawn() if "step-by-step" in text]
     assert any(asks_two_hops(document, OTHER_PAIRS[0]) for document in understood(skill="none"))
 
@@ -196,7 +212,12 @@ def test_r_is_familiar_as_far_as_coverage_says():
 
 def untaught(**held):
     """The tokens of templates and of Table 6 that 5000 documents do not hold."""
-    told = [text.format(a="Plato", b="Voltaire", c="Rome") for r in (*RELATIONS, *corpus.TAUGHT_PAIRS) for pair in templates(r) for text in pair]
+    told = [
+        text.format(a="Plato", b="Voltaire", c="Rome")
+        for r in (*RELATIONS, *corpus.TAUGHT_PAIRS)
+        for pair in templates(r)
+        for text in pair
+    ]
     told += [step_by_step("Who is it?"), "\n".join(f"{line} Rome." for line in FIXED)]
     needed = {token for ids in tokenizer()(told)["input_ids"] for token in ids}
     seen = {token for ids in tokenizer()(drawn(**held))["input_ids"] for token in ids}
@@ -209,20 +230,33 @@ SETTLE = {"▁settle"}
 
 def test_every_word_of_the_experiments_is_a_token_of_the_corpus():
     assert untaught() <= SETTLE
-    assert untaught(words=False) >= {"▁First", "▁Second", "▁Therefore", "▁need", "▁step-by-step", "▁answer", "▁following"}
+    assert untaught(words=False) >= {
+        "▁First",
+        "▁Second",
+        "▁Therefore",
+        "▁need",
+        "▁step-by-step",
+        "▁answer",
+        "▁following",
+    }
 
 
 def test_documents_are_drawn_by_seeds_alone():
     code = """if True:
         import hashlib, random
-        from llm.pocket.corpus import World, documents
-        from llm.pocket.size import Size
+        from lora_reuse.llm.pocket.corpus import World, documents
+        from lora_reuse.llm.pocket.size import Size
         stream = documents(World(Size(), 3), random.Random(5))
         print(hashlib.sha256(repr([next(stream) for _ in range(200)]).encode()).hexdigest())"""
     stream = documents(World(Size(), 3), random.Random(5))
     here = hashlib.sha256(repr([next(stream) for _ in range(200)]).encode()).hexdigest()
     there = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": "7"}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONHASHSEED": "7"},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert there.stdout.strip() == here
     stream = documents(World(Size(), 4), random.Random(5))

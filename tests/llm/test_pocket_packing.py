@@ -1,14 +1,15 @@
-"""Rows of whole documents: how the pocket model's corpus is packed, and that documents of a row do not see each other."""
+"""Rows of whole documents: how the pocket model's corpus is packed, and that documents of a row do not see each
+other."""
 
 import dataclasses
 import random
 from typing import Any
 
 import torch
+from lora_reuse.llm.pocket import pretrain
+from lora_reuse.llm.pocket.corpus import World, documents
+from lora_reuse.llm.pocket.size import ROW, ROWS
 
-from llm.pocket import pretrain
-from llm.pocket.corpus import World, documents
-from llm.pocket.size import ROW, ROWS
 from tests.llm.test_pocket import SMALL
 from tests.llm.test_pocket_tokenizer import tokenizer
 
@@ -17,7 +18,11 @@ torch.set_num_threads(1)
 
 def packed(size=SMALL, step=0):
     stream = documents(World(size, size.seed), random.Random(f"documents {size.seed} {step}"))
-    listed = pretrain._filling(stream, tokenizer()) if size.packing == "drawn" else [next(stream) for _ in range(pretrain.MANY)]
+    listed = (
+        pretrain._filling(stream, tokenizer())
+        if size.packing == "drawn"
+        else [next(stream) for _ in range(pretrain.MANY)]
+    )
     return listed, pretrain._packed(listed, tokenizer())
 
 
@@ -50,14 +55,21 @@ def test_packing_what_is_drawn_leaves_out_few_documents_and_not_the_short_ones()
         for d in listed:
             text = f"{d.prompt} {d.answer}".strip()
             one_hop = d.prompt.count("?") == 1 and text.count("?") == 1
-            single, kept_single, all_, kept = single + one_hop, kept_single + (one_hop and text in held), all_ + 1, kept + (text in held)
+            single, kept_single, all_, kept = (
+                single + one_hop,
+                kept_single + (one_hop and text in held),
+                all_ + 1,
+                kept + (text in held),
+            )
     assert kept > 0.95 * all_
     assert kept_single > 0.9 * single
 
 
 def test_a_prompt_counts_a_tenth_and_no_token_is_foretold_from_another_document():
     listed, batch = packed()
-    prompts: dict[Any, int] = {f"{d.prompt} {d.answer}".strip(): len(tokenizer()(d.prompt)["input_ids"]) for d in listed}
+    prompts: dict[Any, int] = {
+        f"{d.prompt} {d.answer}".strip(): len(tokenizer()(d.prompt)["input_ids"]) for d in listed
+    }
     inside = torch.zeros(ROWS, ROW, dtype=torch.bool)
     for row, start, end in pieces(batch):
         inside[row, start:end] = True
@@ -80,7 +92,9 @@ def test_documents_of_a_row_do_not_see_each_other():
     for row, start, end in list(pieces(batch))[:12]:
         others = random_ids[row].clone()
         others[start:end] = batch.ids[row, start:end]
-        among_others = run(torch.cat([batch.ids[:row], others[None], batch.ids[row + 1 :]]), batch.positions)[row, start:end]
+        among_others = run(torch.cat([batch.ids[:row], others[None], batch.ids[row + 1 :]]), batch.positions)[
+            row, start:end
+        ]
         assert torch.equal(rows[row, start:end], among_others)  # exactly: not a bit of another document comes through
         alone = run(batch.ids[row : row + 1, start:end], batch.positions[row : row + 1, start:end])[0]
         torch.testing.assert_close(rows[row, start:end], alone, rtol=1e-4, atol=1e-5)

@@ -7,12 +7,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-
-from llm.data.names import cities, fake_people, fake_places, fakes, people
-from llm.data.subsets import step_by_step, templates
-from llm.pocket import corpus
-from llm.pocket.corpus import RELATIONS, texts
-from llm.pocket.tokenizer import make_tokenizer
+from lora_reuse.llm.data.names import cities, fake_people, fake_places, fakes, people
+from lora_reuse.llm.data.subsets import step_by_step, templates
+from lora_reuse.llm.pocket import corpus
+from lora_reuse.llm.pocket.corpus import RELATIONS, texts
+from lora_reuse.llm.pocket.tokenizer import make_tokenizer
 
 torch.set_num_threads(1)
 
@@ -35,7 +34,13 @@ def test_every_template_comes_back_with_every_kind_of_name():
         (fake_people()[0], fake_people()[1], fake_places()[0]),
         (fakes()[700], "Plato", "London"),
     ]
-    told = [text.format(a=a, b=b, c=c) for r in (*RELATIONS, *corpus.TAUGHT_PAIRS) for pair in templates(r) for text in pair for a, b, c in names]
+    told = [
+        text.format(a=a, b=b, c=c)
+        for r in (*RELATIONS, *corpus.TAUGHT_PAIRS)
+        for pair in templates(r)
+        for text in pair
+        for a, b, c in names
+    ]
     assert len(told) > 2000
     assert [text for text in (*told, *(step_by_step(text) for text in told[:20])) if not comes_back(text)] == []
 
@@ -53,7 +58,11 @@ def test_a_real_name_is_one_token_and_a_fake_one_two(frame):
 PRINTABLE = st.text([chr(code) for code in range(32, 127)] + ["\n"], max_size=40)
 
 
-@given(st.lists(PRINTABLE | st.sampled_from([*PEOPLE, *cities(), *fakes()[:200], "step-by-step", "'s", " "]), max_size=5).map("".join))
+@given(
+    st.lists(
+        PRINTABLE | st.sampled_from([*PEOPLE, *cities(), *fakes()[:200], "step-by-step", "'s", " "]), max_size=5
+    ).map("".join)
+)
 def test_any_printable_text_comes_back(text):
     """But for underscores and hyphens within unknown words, which the pocket model has no pieces for."""
     assert comes_back(re.sub(r"_|(?<=\w)-(?=\w)", " ", text))

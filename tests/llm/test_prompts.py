@@ -4,10 +4,9 @@ import dataclasses
 from typing import Any
 
 import pytest
+from lora_reuse.llm.decoding.models import Base, example, load_base, prompt, stop_ids
 from tokenizers import Tokenizer, models, processors
 from transformers import PreTrainedTokenizerFast
-
-from llm.models import Base, example, load_base, prompt, stop_ids
 
 SOURCE, TARGET = "Who is the spouse of Ann Lee?", "Bo Chan"
 
@@ -35,7 +34,9 @@ def test_a_bos_is_kept_once(folder_of):
 def ending_in_eos(base):
     """The same model, with a tokenizer that ends what it encodes with EOS."""
     tokenizer = base.tokenizer
-    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
     return base
 
 
@@ -76,14 +77,27 @@ OPEN = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
 @pytest.mark.parametrize(
     ("template", "asked", "answer"),
     [
-        (OPEN + "{% if add_generation_prompt %}[assistant]{% endif %}", "[user]Ann[assistant]", "Bo</s>"),  # closes no turn
-        (OPEN + "{% if add_generation_prompt %}[assistant]<think>\n{% endif %}", "[user]Ann[assistant]<think>\n", "Bo</s>"),
+        (
+            OPEN + "{% if add_generation_prompt %}[assistant]{% endif %}",
+            "[user]Ann[assistant]",
+            "Bo</s>",
+        ),  # closes no turn
+        (
+            OPEN + "{% if add_generation_prompt %}[assistant]<think>\n{% endif %}",
+            "[user]Ann[assistant]<think>\n",
+            "Bo</s>",
+        ),
         (  # Qwen 3
-            OPEN + "{% if add_generation_prompt %}[assistant]{% if not enable_thinking %}<think></think>{% endif %}{% endif %}",
+            OPEN
+            + "{% if add_generation_prompt %}[assistant]{% if not enable_thinking %}<think></think>{% endif %}{% endif %}",
             "[user]Ann[assistant]<think></think>",
             "Bo</s>",
         ),
-        ("{{ date_string }} " + OPEN + "{% if add_generation_prompt %}[assistant]{% endif %}", "26 Jul 2024 [user]Ann[assistant]", "Bo</s>"),
+        (
+            "{{ date_string }} " + OPEN + "{% if add_generation_prompt %}[assistant]{% endif %}",
+            "26 Jul 2024 [user]Ann[assistant]",
+            "Bo</s>",
+        ),
     ],
 )
 def test_templates_of_other_kinds(template, asked, answer, folder_of):
@@ -94,7 +108,9 @@ def test_templates_of_other_kinds(template, asked, answer, folder_of):
 def test_templates_may_give_a_batch(folder_of, monkeypatch):
     base = load_base(str(folder_of("qwen2")))
     expected, plain = prompt(base, SOURCE), base.tokenizer.apply_chat_template
-    monkeypatch.setattr(base.tokenizer, "apply_chat_template", lambda *args, **options: plain(*args, **options | {"return_dict": True}))
+    monkeypatch.setattr(
+        base.tokenizer, "apply_chat_template", lambda *args, **options: plain(*args, **options | {"return_dict": True})
+    )
     assert prompt(base, SOURCE) == expected
 
 

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from lora_reuse.llm.adapters import training as experts
+from lora_reuse.llm.protocols.protocol import main
+from lora_reuse.llm.protocols.workers import pool
+from lora_reuse.runs.rows import load_rows
+from lora_reuse.runs.settings import SettingError
 
-from llm import experts
-from llm.protocol import main
-from llm.workers import pool
-from runs.rows import load_rows
-from runs.settings import SettingError
 from tests.llm.test_protocols import GRID, PROTOCOLS, SMALL, TEXT, measured, same
 from tests.llm.tiny import tiny
 
@@ -89,7 +89,11 @@ BAD = [
     ("two_hop", "device_map=everywhere", "device_map: got 'everywhere'"),
     ("two_hop", "model=no/such/folder", "no/such/folder, which is no folder here and cannot be a name on the hub"),
     ("bridge", "model=nobody/nothing", "nobody/nothing, which is no folder here and"),
-    ("two_hop", "model={model},nobody/nothing", "nobody/nothing, which is no folder here and"),  # before the first is trained
+    (
+        "two_hop",
+        "model={model},nobody/nothing",
+        "nobody/nothing, which is no folder here and",
+    ),  # before the first is trained
     ("two_hop", "model={empty}", "a folder without config.json"),
     ("two_hop", "model={pickled}", "convert them with the safetensors library"),
     ("two_hop", "model={own}", "that only with trust_remote_code=true"),
@@ -154,13 +158,20 @@ def test_a_pocket_model_has_settings_of_its_own(tmp_path, capsys):
 
     def settings(*words):
         assert main(PROTOCOLS["bridge"], [*words, "dry_run=true"]) == 0
-        return dict(line.strip().split("=", 1) for line in capsys.readouterr().out.splitlines() if line.startswith("  "))
+        return dict(
+            line.strip().split("=", 1) for line in capsys.readouterr().out.splitlines() if line.startswith("  ")
+        )
 
     paper = settings("model=some/other,one/more")
     assert (paper["rate"], paper["triplets"], paper["clip"], paper["own_share"]) == ("0.0001", "100", "0.1", "0.0")
     for words in ([], [f"model={tmp_path}/mine"], ["model=pocket"]):
         pocket = settings(*words)
-        assert (pocket["rate"], pocket["triplets"], pocket["clip"], pocket["own_share"]) == ("0.002", "20", "1.0", "0.5")
+        assert (pocket["rate"], pocket["triplets"], pocket["clip"], pocket["own_share"]) == (
+            "0.002",
+            "20",
+            "1.0",
+            "0.5",
+        )
     named = settings("rate=0.5,0.25", "triplets=7")
     assert (named["rate"], named["triplets"], named["clip"]) == ("0.5,0.25", "7", "1.0")
     assert main(PROTOCOLS["bridge"], [f"model={tmp_path}/mine,some/other", "dry_run=true"]) == 2
@@ -232,7 +243,12 @@ def test_control_c_is_one_line_and_130(words, tmp_path, capsys, monkeypatch):
 
 
 def command(words, out) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", "llm.two_hop", *words, f"out={out}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "llm.two_hop", *words, f"out={out}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def until(there, process) -> None:
@@ -247,14 +263,20 @@ def test_a_kill_loses_the_cell_in_flight_at_most(words, whole, tmp_path):
     time.sleep(random.random() ** 2)
     process.kill()
     process.communicate()
-    made = {path: path.read_bytes() for path in tmp_path.glob("experts/*/adapter_model.safetensors") if "." not in path.parent.name}
+    made = {
+        path: path.read_bytes()
+        for path in tmp_path.glob("experts/*/adapter_model.safetensors")
+        if "." not in path.parent.name
+    }
     before = measured(tmp_path)
     assert len(before) in range(13)
     assert main(PROTOCOLS["two_hop"], [*words, f"out={tmp_path}"]) == 0
     assert before.items() <= measured(tmp_path).items()
     same(measured(tmp_path), measured(whole))
     assert all(path.read_bytes() == content for path, content in made.items())
-    assert sorted(path.name for path in (tmp_path / "experts").iterdir()) == sorted(path.name for path in (whole / "experts").iterdir())
+    assert sorted(path.name for path in (tmp_path / "experts").iterdir()) == sorted(
+        path.name for path in (whole / "experts").iterdir()
+    )
 
 
 def test_two_runs_in_one_folder_leave_every_row_once(words, whole, tmp_path):
@@ -288,13 +310,16 @@ def test_a_workers_mistake_is_one_line_of_the_command(words, whole, tmp_path, ca
 
 
 def test_a_killed_worker_is_a_mistake_that_names_memory():
-    with pytest.raises(SettingError, match="workers: got 2, and one was killed; allowed: fewer of them"), pool(2) as run:
+    with (
+        pytest.raises(SettingError, match="workers: got 2, and one was killed; allowed: fewer of them"),
+        pool(2) as run,
+    ):
         list(run([(os._exit, (9,))]))
 
 
 def test_workers_end_with_a_parent_that_is_killed():
     code = (
-        "import os, time\nfrom llm.workers import pool\n"
+        "import os, time\nfrom llm.protocols.workers import pool\n"
         "with pool(2) as run:\n    for pid in run([(os.getpid, ())]):\n        print(pid, flush=True)\n        time.sleep(600)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -304,7 +329,11 @@ def test_workers_end_with_a_parent_that_is_killed():
     parent.send_signal(signal.SIGKILL)
     parent.communicate()
     deadline = time.time() + 60
-    while Path(f"/proc/{worker}").exists() and "Z" not in Path(f"/proc/{worker}/stat").read_text().split()[2] and time.time() < deadline:
+    while (
+        Path(f"/proc/{worker}").exists()
+        and "Z" not in Path(f"/proc/{worker}/stat").read_text().split()[2]
+        and time.time() < deadline
+    ):
         time.sleep(0.05)
     assert time.time() < deadline
 

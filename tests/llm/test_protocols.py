@@ -17,25 +17,31 @@ import cloudpickle
 import numpy as np
 import pytest
 import torch
+from lora_reuse.llm import two_hop
+from lora_reuse.llm.adapters import training as experts
+from lora_reuse.llm.adapters.folders import load_expert
+from lora_reuse.llm.adapters.lowrank import LowRank
+from lora_reuse.llm.data.facts import triplets
+from lora_reuse.llm.data.subsets import examples
+from lora_reuse.llm.protocols import ask as asking
+from lora_reuse.llm.protocols.ask import score
+from lora_reuse.llm.protocols.composed import make
+from lora_reuse.llm.protocols.protocol import base_of, library_of, main
+from lora_reuse.llm.protocols.settings import Bridge, Options, Placement, Scale, TwoHop
+from lora_reuse.llm.protocols.table import table
+from lora_reuse.runs.rows import load_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llm import asking, experts, two_hop
-from llm.adapters import load_expert
-from llm.asking import score
-from llm.composing import make
-from llm.data.facts import triplets
-from llm.data.subsets import examples
-from llm.lowrank import LowRank
-from llm.protocol import base_of, library_of, main
-from llm.settings import Bridge, Options, Placement, Scale, TwoHop
-from llm.table import table
-from runs.rows import load_rows
 from tests.llm.tiny import tiny
 
 torch.set_num_threads(1)
 AXES = {"two_hop": TwoHop, "bridge": Bridge, "placement": Placement, "scale": Scale}
-PROTOCOLS = {name: importlib.import_module(f"llm.{name}").PROTOCOL for name in AXES}
-TEXT = " ".join(f"{e.question} {e.answer}" for subset in ("F1", "F2", "F12-CoT") for e in examples(subset, triplets("F")[:2], "test"))
+PROTOCOLS = {name: importlib.import_module(f"lora_reuse.llm.{name}").PROTOCOL for name in AXES}
+TEXT = " ".join(
+    f"{e.question} {e.answer}"
+    for subset in ("F1", "F2", "F12-CoT")
+    for e in examples(subset, triplets("F")[:2], "test")
+)
 SMALL = "triplets=2 bridge_triplets=2 steps=2 batch=4 rank=2 rate=0.05 answer_tokens=4 step_tokens=8 workers=1".split()
 """A rate at which two steps change what is answered."""
 GRID = "dataset=F,R library=2-combination composition=uniform,arrow,base prompting=direct,first".split()
@@ -77,10 +83,20 @@ def same(one: dict[str, dict[str, Any]], other: dict[str, dict[str, Any]]) -> No
 @pytest.mark.parametrize(
     ("name", "words", "rows", "made"),
     [
-        ("two_hop", "dataset=H library=2-combination,3-combination,oracle composition=uniform,arrow_after,base prompting=direct,steps", 12, 3),
+        (
+            "two_hop",
+            "dataset=H library=2-combination,3-combination,oracle composition=uniform,arrow_after,base prompting=direct,steps",
+            12,
+            3,
+        ),
         ("bridge", "setup=0,4 composition=arrow prompting=direct,steps", 4, 3),  # both setups have R_2 alone
         ("placement", "setup=1 layers=attention,both composition=average prompting=first,second", 4, 4),
-        ("scale", "library=1,2-combination scale=0,1", 10, 2),  # asked its own hop and the two-hop question, or everything
+        (
+            "scale",
+            "library=1,2-combination scale=0,1",
+            10,
+            2,
+        ),  # asked its own hop and the two-hop question, or everything
     ],
 )
 def test_each_protocol_runs_from_its_command(run, tmp_path, capsys, name, words, rows, made):
@@ -110,7 +126,11 @@ def check_row(name: str, row: dict[str, Any], answers: Path) -> None:
     settings, counts = row["settings"], row["measured"]
     assert set(settings) == {f.name for f in dataclasses.fields(AXES[name])} | {"seed"}
     assert {"base_digest", "dtype", "device", "chat", "commit", "versions", "command"} <= set(row["provenance"])
-    assert (row["provenance"]["dtype"], row["provenance"]["device"], row["provenance"]["chat"]) == ("float32", "cpu", False)
+    assert (row["provenance"]["dtype"], row["provenance"]["device"], row["provenance"]["chat"]) == (
+        "float32",
+        "cpu",
+        False,
+    )
     said = [json.loads(line) for line in answers.read_text().splitlines()]
     assert len(said) == counts["total"] == 4
     for record in said:
@@ -131,7 +151,9 @@ def check_row(name: str, row: dict[str, Any], answers: Path) -> None:
             assert counts[key] < 0
     if routed:
         assert sum(counts[f"gate_{i}"] for i in (1, 2, 3) if f"gate_{i}" in counts) == pytest.approx(1)
-    assert (settings["prompting"] == "steps") == ({"bridge_right", "gold_right_given_bridge", "template"} <= set(counts))
+    assert (settings["prompting"] == "steps") == (
+        {"bridge_right", "gold_right_given_bridge", "template"} <= set(counts)
+    )
     bound = PROTOCOLS[name].bound(AXES[name](**{key: value for key, value in settings.items() if key != "seed"}))
     assert row["predicted"] == ({} if bound is None else {"at_most": 2.0})
 
@@ -165,7 +187,10 @@ def test_rows_that_are_gone_are_asked_again_without_training(run, whole, tmp_pat
 def test_shards_together_are_the_one_process(run, whole, tmp_path, capsys):
     for i in (2, 1):
         assert run("two_hop", tmp_path, *GRID, f"shard={i}/2") == 0
-    assert sorted(path.name for path in tmp_path.glob("*.jsonl")) == ["llm_two_hop.1-of-2.jsonl", "llm_two_hop.2-of-2.jsonl"]
+    assert sorted(path.name for path in tmp_path.glob("*.jsonl")) == [
+        "llm_two_hop.1-of-2.jsonl",
+        "llm_two_hop.2-of-2.jsonl",
+    ]
     capsys.readouterr()
     assert run("two_hop", tmp_path, *GRID, "shard=3/3") == 0  # there are two cells
     assert "no rows" in capsys.readouterr().out
@@ -193,7 +218,14 @@ def test_a_job_takes_the_protocol_with_it(name, model, tmp_path, capsys):
 
 def test_every_composition_and_rule_has_a_row(run, tmp_path, capsys):
     rules = "average,sum,random,arrow:random,arrow_after:swapped,linear,cat,ties,dare,knots,lego"
-    words = ["dataset=H", "library=2-combination,3-combination", f"composition={rules}", "prompting=direct", "log_probs=false", "top_k=1"]
+    words = [
+        "dataset=H",
+        "library=2-combination,3-combination",
+        f"composition={rules}",
+        "prompting=direct",
+        "log_probs=false",
+        "top_k=1",
+    ]
     assert run("two_hop", tmp_path, *words) == 0, capsys.readouterr().err
     assert len(load_rows(tmp_path)) == 22
     for row in load_rows(tmp_path):
@@ -211,7 +243,11 @@ def test_the_base_is_the_model_without_adapters(whole, model):
     rows = [row for row in load_rows(whole) if row["settings"]["composition"] == "base"]
     assert {row["settings"]["library"] for row in rows} == {"none"}
     assert len(rows) == 4
-    for record in (json.loads(line) for row in rows for line in (whole / "answers" / f"{row['hash']}.jsonl").read_text().splitlines()):
+    for record in (
+        json.loads(line)
+        for row in rows
+        for line in (whole / "answers" / f"{row['hash']}.jsonl").read_text().splitlines()
+    ):
         ids = tokenizer(record["question"], return_tensors="pt").input_ids
         made = plain.generate(ids, max_new_tokens=4, do_sample=False, pad_token_id=0)
         assert record["answer"] == tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True).strip()
@@ -220,7 +256,9 @@ def test_the_base_is_the_model_without_adapters(whole, model):
 def test_random_adapters_have_the_norms_of_the_experts_and_swapped_prototypes_route_otherwise(model, whole):
     point = TwoHop(model=str(model), dataset="F", triplets=2, bridge_triplets=2, steps=2, batch=4, rank=2, rate=0.05)
     base, specs = base_of(point, Options()), library_of(PROTOCOLS["two_hop"], point, 0)
-    made: Any = lambda name, count=2: make(base, dataclasses.replace(point, composition=name), specs[:count], "F12", 0, whole / "experts").composition  # noqa: E731
+    made: Any = lambda name, count=2: (
+        make(base, dataclasses.replace(point, composition=name), specs[:count], "F12", 0, whole / "experts").composition
+    )  # noqa: E731
     expert = load_expert(whole / "experts" / specs[0].key(base), base.model)
     random = made("random", 1)
     assert random.keys() == expert.keys()
@@ -253,7 +291,8 @@ COUNTED = {
 
 @pytest.mark.parametrize("what", COUNTED)
 def test_hits_and_chance_controls_of_known_answers(what):
-    """Six questions of three places: a constant answer hits two, and so do, on average, answers that name places dealt anew."""
+    """Six questions of three places: a constant answer hits two, and so do, on average, answers that name places dealt
+    anew."""
     answer, hits, permuted = COUNTED[what]
     asked = examples("F12", FACTS, "test")
     records: list[dict[str, Any]] = [{"answer": answer(e)} | score(e, answer(e), "direct") for e in asked]
@@ -269,10 +308,13 @@ def test_hits_and_chance_controls_of_known_answers(what):
 
 
 def test_what_answers_everything_right_has_all_hits(run, tmp_path, monkeypatch, capsys):
-    """Right by the data's own answers, in every prompting; and a step-by-step answer has the routing of its hops apart."""
+    """Right by the data's own answers, in every prompting; and a step-by-step answer has the routing of its hops
+    apart."""
     facts = triplets("F")[:2]
     right = {e.question: e.answer for kind in ("1", "2", "12", "12-CoT") for e in examples(f"F{kind}", facts, "test")}
-    monkeypatch.setattr(asking, "answers", lambda base, listed, questions, *_: [[right[q] for q in questions] for _ in listed])
+    monkeypatch.setattr(
+        asking, "answers", lambda base, listed, questions, *_: [[right[q] for q in questions] for _ in listed]
+    )
     assert run("two_hop", tmp_path, "dataset=F", "library=2-combination", "composition=arrow", "log_probs=false") == 0
     for row in load_rows(tmp_path):
         counts = row["measured"]
@@ -307,14 +349,23 @@ def cells(protocol, rows):
 
 def test_seeds_are_pooled_and_hops_shown_apart():
     steps = {"bridge_right": 6, "gold_right_given_bridge": 3, "template": 8}
-    rows = [row([2, 2, 0, 0], {"dataset": "F", "library": "2-combination", "composition": "arrow", "seed": seed}, **steps) for seed in (0, 1)]
+    rows = [
+        row([2, 2, 0, 0], {"dataset": "F", "library": "2-combination", "composition": "arrow", "seed": seed}, **steps)
+        for seed in (0, 1)
+    ]
     (line,) = cells("two_hop", rows)
     assert line["hits/total"] == "8/16"
     assert line["share [95 %]"].startswith("50 % [")
     low, high = (int(part) for part in line["share [95 %]"].removeprefix("50 % [").removesuffix("]").split(","))
     assert 10 <= low <= 25
     assert 75 <= high <= 90
-    assert (line["lenient"], line["B"], line["C|B"], line["form"], line["paper"]) == ("8", "75 %", "50 %", "100 %", "0 %")
+    assert (line["lenient"], line["B"], line["C|B"], line["form"], line["paper"]) == (
+        "8",
+        "75 %",
+        "50 %",
+        "100 %",
+        "0 %",
+    )
     assert "theory" not in line
 
 
@@ -323,14 +374,20 @@ def test_direct_answers_have_log_probabilities_and_the_bound():
     with_them = row([0, 1], direct, logp_z=-3.0, logp_other=-5.5, at_most=2.0)
     (line,) = cells("two_hop", [with_them])
     assert (line["z/other"], line["theory"]) == ("+2.50", "<= 50 %")
-    (line,) = cells("two_hop", [with_them, row([1, 1], direct | {"seed": 1}, at_most=2.0)])  # the second run with log_probs=false
+    (line,) = cells(
+        "two_hop", [with_them, row([1, 1], direct | {"seed": 1}, at_most=2.0)]
+    )  # the second run with log_probs=false
     assert line["hits/total"] == "3/8"
     assert "z/other" not in line
 
 
 THEIRS = [
     ("two_hop", {"dataset": "F", "library": "3-combination", "composition": "arrow"}, "65 %"),
-    ("two_hop", {"dataset": "F", "library": "3-combination", "composition": "arrow", "model": "my/finetune"}, "19 %"),  # the 3B model's
+    (
+        "two_hop",
+        {"dataset": "F", "library": "3-combination", "composition": "arrow", "model": "my/finetune"},
+        "19 %",
+    ),  # the 3B model's
     ("two_hop", {"dataset": "F", "library": "3-combination", "composition": "arrow", "model": "pocket"}, "19 %"),
     ("two_hop", {"dataset": "F", "library": "oracle", "composition": "alone"}, "100 %"),
     ("two_hop", {"dataset": "F", "library": "oracle", "composition": "alone", "prompting": "direct"}, "100 %"),
@@ -339,7 +396,17 @@ THEIRS = [
     ("two_hop", {"dataset": "F", "library": "3-combination", "composition": "ties"}, ""),
     ("two_hop", {"dataset": "F", "library": "none", "composition": "base"}, ""),
     ("two_hop", {"dataset": "F", "library": "3-combination", "composition": "arrow", "layers": "attention"}, ""),
-    ("two_hop", {"dataset": "F", "library": "3-combination", "composition": "arrow", "layers": "attention", "model": "Qwen2.5-14B-Instruct"}, "39 %"),
+    (
+        "two_hop",
+        {
+            "dataset": "F",
+            "library": "3-combination",
+            "composition": "arrow",
+            "layers": "attention",
+            "model": "Qwen2.5-14B-Instruct",
+        },
+        "39 %",
+    ),
     ("bridge", {"setup": "2", "composition": "arrow"}, "85.3 %"),
     ("bridge", {"setup": "2", "composition": "uniform", "model": "Qwen/Qwen2.5-3B-Instruct/"}, "3.9 %"),
     ("bridge", {"setup": "1", "composition": "arrow"}, "6.9 %"),
@@ -377,13 +444,22 @@ def test_dry_run_and_help_are_quick_without_torch_and_write_nothing(tmp_path):
     )
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     root = str(Path(two_hop.__file__).parents[1])
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": root})
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": root}
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
     for part in ("python -m llm.scale", "LoRA rank", "allowed: none | 2-combination", "arrow_after:swapped"):
         assert part in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 200
-    for part in ("two_hop: 3 cells, 12 experts", "276 rows", "setup=0,1,2,3,4,5,6,7,8", "scale=0.0,0.25", "time: about", "nothing was run"):
+    for part in (
+        "two_hop: 3 cells, 12 experts",
+        "276 rows",
+        "setup=0,1,2,3,4,5,6,7,8",
+        "scale=0.0,0.25",
+        "time: about",
+        "nothing was run",
+    ):
         assert part in done.stdout
     assert not list(tmp_path.iterdir())

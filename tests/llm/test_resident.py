@@ -6,33 +6,43 @@ from typing import Any
 
 import pytest
 import torch
+from lora_reuse.llm.adapters.folders import linear_shape
+from lora_reuse.llm.adapters.lowrank import Expert, LowRank
+from lora_reuse.llm.compositions import RULES, Delta, Options, compose
+from lora_reuse.llm.compositions.arrow import Routed
+from lora_reuse.llm.decoding.resident import Resident
+from lora_reuse.runs.settings import SettingError
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
-
-from llm.adapters import linear_shape
-from llm.compositions import RULES, Delta, Options, compose
-from llm.compositions.arrow import Routed
-from llm.lowrank import Expert, LowRank
-from llm.resident import Resident
-from runs.settings import SettingError
 
 torch.set_num_threads(1)
 
 
 def qwen() -> Any:
-    config = Qwen2Config(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+    config = Qwen2Config(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
     torch.manual_seed(0)
     return Qwen2ForCausalLM(config).eval()
 
 
 def gpt2() -> Any:
     torch.manual_seed(0)
-    return GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64, bos_token_id=0, eos_token_id=0)).eval()
+    return GPT2LMHeadModel(
+        GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64, bos_token_id=0, eos_token_id=0)
+    ).eval()
 
 
 def library(model, ends=("up_proj", "down_proj", "c_fc"), count=3, seed=0) -> list[Expert]:
     random = torch.Generator().manual_seed(seed)
     shapes = {name: linear_shape(module) for name, module in model.named_modules() if name.endswith(ends)}
-    draw = lambda size: LowRank(0.3 * torch.randn(size[0], 3, generator=random), torch.randn(size[1], 3, generator=random))  # noqa: E731
+    draw = lambda size: LowRank(
+        0.3 * torch.randn(size[0], 3, generator=random), torch.randn(size[1], 3, generator=random)
+    )  # noqa: E731
     return [{name: draw(shape) for name, shape in shapes.items()} for _ in range(count)]
 
 
@@ -119,7 +129,12 @@ def test_switching_is_as_a_fresh_start():
 @pytest.mark.parametrize("beams", [1, 2])
 def test_generate_answers_every_group_as_alone(beams):
     model = qwen()
-    compositions = [compose("arrow", library(model)), None, compose("average", library(model)), compose("arrow_after", library(model))]
+    compositions = [
+        compose("arrow", library(model)),
+        None,
+        compose("average", library(model)),
+        compose("arrow_after", library(model)),
+    ]
     prompts = ids(2, 5)
     prompts[0, :2] = 0
     ask: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0, "num_beams": beams}
@@ -137,7 +152,11 @@ def test_generate_answers_every_group_as_alone(beams):
 def test_record_keeps_the_gates_of_every_token():
     model = qwen()
     experts = library(model)
-    compositions = [compose("arrow", experts), compose("sum", experts), compose("arrow_after", experts, Options(top_k=1))]
+    compositions = [
+        compose("arrow", experts),
+        compose("sum", experts),
+        compose("arrow_after", experts, Options(top_k=1)),
+    ]
     with torch.no_grad(), Resident(model, record=True) as resident:
         resident.use(compositions)
         recorded = model(ids(6)).logits
@@ -196,7 +215,9 @@ class Counted:
 
 def test_factors_are_moved_once_for_as_long_as_they_are_in_use():
     model, moves = qwen(), []
-    composition: Mapping[str, Delta] = {name: Counted(update, moves, name) for name, update in library(model)[0].items()}
+    composition: Mapping[str, Delta] = {
+        name: Counted(update, moves, name) for name, update in library(model)[0].items()
+    }
     with torch.no_grad(), Resident(model) as resident:
         resident.use([composition])
         assert not moves
@@ -245,7 +266,10 @@ def test_refusals_are_one_line_and_leave_the_hooks_alone():
             assert "\n" not in str(error.value)
             assert torch.equal(model(ids()).logits, before)
         resident.use([expert, None])
-        with pytest.raises(SettingError, match=r"batch: got \(3, 6, 32\) into .* for 2 compositions; allowed: \[2 n rows, tokens, features\]"):
+        with pytest.raises(
+            SettingError,
+            match=r"batch: got \(3, 6, 32\) into .* for 2 compositions; allowed: \[2 n rows, tokens, features\]",
+        ):
             model(ids(3))
         with pytest.raises(SettingError, match=r"batch: got \(4, 32\) into"):
             model.get_submodule(name)(torch.zeros(4, 32))

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from lora_reuse.llm.data.facts import triplets
+from lora_reuse.llm.data.subsets import examples
+from lora_reuse.llm.decoding.models import example, load_base
+from lora_reuse.llm.scoring.gates import hop_gates, hops_by_gate
 
-from llm.data.facts import triplets
-from llm.data.subsets import examples
-from llm.models import example, load_base
-from llm.routing import hop_gates, hops_by_gate
 from tests.llm.tiny import tiny
 
 torch.set_num_threads(1)
@@ -22,7 +22,8 @@ def base(tmp_path_factory):
 
 
 def gates(base, e, answer):
-    """Gates of weights that say at which token they are: expert 1's is the token's number, expert 2's a thousand more."""
+    """Gates of weights that say at which token they are: expert 1's is the token's number, expert 2's a thousand
+    more."""
     _, tokens = example(base, e.question, answer)
     numbers = torch.arange(len(tokens)).double()
     words = [base.tokenizer.decode([token]).strip() for token in tokens]
@@ -46,7 +47,9 @@ def test_a_wrong_answer_has_its_own_place_and_no_name_has_none(base):
     other, elsewhere = triplets("F")[5].b, triplets("F")[5].c
     found, words = gates(base, e, e.answer.replace(e.bridge, other).replace(e.gold, elsewhere))
     right, _ = gates(base, e, e.answer)
-    assert found["gate_1_at_first_answer"] <= right["gate_1_at_first_answer"] + 8  # an unknown name is of several tokens
+    assert (
+        found["gate_1_at_first_answer"] <= right["gate_1_at_first_answer"] + 8
+    )  # an unknown name is of several tokens
     assert words[int(found["gate_1_at_first_answer"])] == other[: len(words[int(found["gate_1_at_first_answer"])])]
     silent, _ = gates(base, e, "First, nobody. Second, nowhere. Therefore, nothing.")
     assert silent.keys() == {"gate_1_at_first_hop", "gate_2_at_second_hop"}
@@ -55,8 +58,18 @@ def test_a_wrong_answer_has_its_own_place_and_no_name_has_none(base):
 
 
 def test_hops_are_counted_by_their_gates():
-    record = lambda g1, g2, b, c: {"gate_1_at_first_answer": g1, "gate_2_at_second_answer": g2, "bridge_right": b, "gold_right_given_bridge": c}  # noqa: E731
-    records = [record(0.9, 0.9, True, True), record(0.9, 0.1, True, False), record(0.2, 0.9, False, None), record(0.2, 0.2, True, True)]
+    record = lambda g1, g2, b, c: {
+        "gate_1_at_first_answer": g1,
+        "gate_2_at_second_answer": g2,
+        "bridge_right": b,
+        "gold_right_given_bridge": c,
+    }  # noqa: E731
+    records = [
+        record(0.9, 0.9, True, True),
+        record(0.9, 0.1, True, False),
+        record(0.2, 0.9, False, None),
+        record(0.2, 0.2, True, True),
+    ]
     records.append({"bridge_right": True, "gold_right_given_bridge": True})  # an answer without hops has no gates
     assert hops_by_gate(records) == {"hop_1_by_gate": [[2, 0], [1, 1]], "hop_2_by_gate": [[1, 0], [1, 1]]}
     assert hops_by_gate(records[-1:]) == {}

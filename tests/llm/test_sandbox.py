@@ -9,10 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-
-from llm import sandbox
-from llm.sandbox import Limits, Result, confinement, require, run, run_all
-from runs.settings import SettingError
+from lora_reuse.llm import sandbox
+from lora_reuse.llm.sandbox import Limits, Result, confinement, require, run, run_all
+from lora_reuse.runs.settings import SettingError
 
 
 def offered() -> str:
@@ -54,7 +53,11 @@ def test_libraries_and_the_scratch_folder_are_there():
     ("program", "outcome", "said"),
     [
         ("while True:\n    __import__('os').fork()", "denied", "PermissionError"),
-        ("import threading\nwhile True:\n    threading.Thread(target=input).start()", "error", "can't start new thread"),
+        (
+            "import threading\nwhile True:\n    threading.Thread(target=input).start()",
+            "error",
+            "can't start new thread",
+        ),
         (
             "import _thread\nwhile True:\n    try:\n        _thread.start_new_thread(input, ())\n    except RuntimeError:\n        print('none')",
             "output",
@@ -65,7 +68,11 @@ def test_libraries_and_the_scratch_folder_are_there():
         ("import multiprocessing\nmultiprocessing.Pool(2)", "denied", "PermissionError"),
         ("bytearray(10**10)", "memory", "MemoryError"),
         ("kept = []\nwhile True:\n    kept.append(bytearray(10**7))", "memory", "MemoryError"),
-        ("import mmap\nkept = []\nwhile True:\n    kept.append(mmap.mmap(-1, 10**7))", "error", "Cannot allocate memory"),
+        (
+            "import mmap\nkept = []\nwhile True:\n    kept.append(mmap.mmap(-1, 10**7))",
+            "error",
+            "Cannot allocate memory",
+        ),
         ("while True:\n    print('x' * 1000)", "output", ""),
         ("import os\nwhile True:\n    os.write(2, b'x' * 1000)", "output", "xxx"),
         ("while True:\n    pass", "time", ""),
@@ -80,7 +87,11 @@ def test_libraries_and_the_scratch_folder_are_there():
         ("def f(:", "error", "SyntaxError"),
         ("x = input()", "error", "EOFError"),
         ("x = '\0'", "error", ""),
-        ("print('\\udc80'.encode(errors='surrogateescape'))\nimport sys\nsys.stdout.buffer.write(b'\\xff')", "done", ""),
+        (
+            "print('\\udc80'.encode(errors='surrogateescape'))\nimport sys\nsys.stdout.buffer.write(b'\\xff')",
+            "done",
+            "",
+        ),
     ],
 )
 def test_an_attack_is_contained_and_reported(program: str, outcome: str, said: str):
@@ -91,7 +102,9 @@ def test_an_attack_is_contained_and_reported(program: str, outcome: str, said: s
 
 
 @confined
-@pytest.mark.parametrize("attempt", ["socket.socket()", "socket.socketpair()", "socket.create_connection(('127.0.0.1', {port}), 1)"])
+@pytest.mark.parametrize(
+    "attempt", ["socket.socket()", "socket.socketpair()", "socket.create_connection(('127.0.0.1', {port}), 1)"]
+)
 def test_there_is_no_network(attempt: str):
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.1)
@@ -141,7 +154,11 @@ def test_nothing_outside_the_scratch_folder_is_read_or_changed(attempt: str, tmp
     assert result[:2] in (("done", "PermissionError\n"), ("done", "OSError\n"))
     assert secret.read_text() == "the secret"
     assert list(tmp_path.iterdir()) == [secret]
-    assert (secret.stat().st_mode, secret.stat().st_uid, secret.stat().st_mtime_ns) == (before.st_mode, before.st_uid, before.st_mtime_ns)
+    assert (secret.stat().st_mode, secret.stat().st_uid, secret.stat().st_mtime_ns) == (
+        before.st_mode,
+        before.st_uid,
+        before.st_mtime_ns,
+    )
 
 
 @confined
@@ -212,8 +229,10 @@ def test_a_limit_cannot_be_raised():
 @confined
 def test_a_program_does_not_outlive_who_started_it():
     """A parent killed while it waits: its program, which nobody watches any more, ends too."""
-    code = 'from llm.sandbox import run\nrun(\'import os, time\\nopen("pid", "w").write(str(os.getpid()))\\nprint(1)\\ntime.sleep(60)\')'
-    parent = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2], env=os.environ | {"PYTHONPATH": "."})
+    code = 'from lora_reuse.llm.sandbox import run\nrun(\'import os, time\\nopen("pid", "w").write(str(os.getpid()))\\nprint(1)\\ntime.sleep(60)\')'
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[2], env=os.environ | {"PYTHONPATH": "."}
+    )
     children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
     end = time.monotonic() + 120
     child = 0
@@ -266,7 +285,9 @@ def test_the_same_program_says_the_same():
         ('"x86_64"', '"another"', "x86-64"),
     ],
 )
-def test_a_machine_without_a_lock_is_refused(old: str, new: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_machine_without_a_lock_is_refused(
+    old: str, new: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """Planted mistakes: each lock left out, and each machine that lacks one, is seen before anything is run."""
     source = Path(confinement.__file__).read_text()
     assert source.count(old) == 1
@@ -274,7 +295,9 @@ def test_a_machine_without_a_lock_is_refused(old: str, new: str, said: str, tmp_
     weaker.write_text(source.replace(old, new))
     monkeypatch.setattr(sandbox.confinement, "__file__", str(weaker))
     require.cache_clear()
-    with pytest.raises(SettingError, match=r"allow_code_execution: got true where code cannot be confined \(.*\); allowed: Linux 6.2") as error:
+    with pytest.raises(
+        SettingError, match=r"allow_code_execution: got true where code cannot be confined \(.*\); allowed: Linux 6.2"
+    ) as error:
         require()
     assert offered() or said in str(error.value)
 

@@ -3,14 +3,36 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from llm.scoring import Score, Steps, direct, named, step_by_step
+from lora_reuse.llm.scoring.names import Score, Steps, direct, named, step_by_step
 
 PLACES = [
-    *("Zint", "Zinter", "Zin", "Dorvak", "Mumbai", "York", "New York", "New York City", "St. Petersburg", "Paris", "Washington"),
+    *(
+        "Zint",
+        "Zinter",
+        "Zin",
+        "Dorvak",
+        "Mumbai",
+        "York",
+        "New York",
+        "New York City",
+        "St. Petersburg",
+        "Paris",
+        "Washington",
+    ),
     *("Washington, D.C.", "Łódź", "São Paulo", "Xi'an", "Winston-Salem", "Cote d'Ivoire", "Atlanta"),
 ]
-PEOPLE = ["Narik", "Frosk", "Nari", "Frosk Dal", "Dabix", "Denzel Washington", "Pauletta Pearson", "J. K. Rowling", "Malcolm X", "Sinéad O'Connor"]
+PEOPLE = [
+    "Narik",
+    "Frosk",
+    "Nari",
+    "Frosk Dal",
+    "Dabix",
+    "Denzel Washington",
+    "Pauletta Pearson",
+    "J. K. Rowling",
+    "Malcolm X",
+    "Sinéad O'Connor",
+]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +128,11 @@ RIGHT, HEDGED, WRONG = Score(True, True), Score(False, True), Score(False, False
         pytest.param("<think>Mumbai? No.\n\nQuestion: ...</think>\n\nZint", RIGHT, id="thinking"),
         pytest.param("Mumbai, I think.\n</think>\n\nZint", RIGHT, id="thinking-opened-in-the-prompt"),
         pytest.param("<think>It must be Zint", WRONG, id="thinking-never-ends"),
-        pytest.param("First, we need to answer the question:\nWho is it?\nFrosk.\nTherefore, the answer is Zint.", RIGHT, id="steps"),
+        pytest.param(
+            "First, we need to answer the question:\nWho is it?\nFrosk.\nTherefore, the answer is Zint.",
+            RIGHT,
+            id="steps",
+        ),
         pytest.param("Denzel Washington's wife Pauletta Pearson lives in Zint.", RIGHT, id="place-in-a-person"),
     ],
 )
@@ -164,24 +190,56 @@ NONE = Steps(strict=False, lenient=False, bridge_right=False, gold_right_given_b
         pytest.param(CHAIN.replace("\n", "\n\n"), ALL, id="paragraphs"),
         pytest.param(CHAIN.replace("First", "1. **First**").replace("Second", "2. _Second_"), ALL, id="markdown-steps"),
         pytest.param(chain(end="Therefore, the answer is **Zint**"), ALL, id="bold"),
-        pytest.param(chain(end="Therefore, **the answer is:**\n\n$$\\boxed{Zint}$$"), ALL, id="answer-in-the-next-paragraph"),
+        pytest.param(
+            chain(end="Therefore, **the answer is:**\n\n$$\\boxed{Zint}$$"), ALL, id="answer-in-the-next-paragraph"
+        ),
         pytest.param(chain(end="Therefore, the answer is that Frosk lives in Zint."), ALL, id="answer-in-a-clause"),
-        pytest.param(chain(end="Therefore, the answer is Zint. Mumbai is a city too."), ALL, id="another-place-in-the-next-sentence"),
+        pytest.param(
+            chain(end="Therefore, the answer is Zint. Mumbai is a city too."),
+            ALL,
+            id="another-place-in-the-next-sentence",
+        ),
         pytest.param(chain(end="Therefore, the answer is Zint, not Mumbai."), ALL, id="another-place-denied"),
         pytest.param("So the answer is Mumbai? Let me see.\n" + CHAIN, ALL, id="the-last-the-answer-is-counts"),
-        pytest.param(CHAIN + " Wait: the answer is Mumbai.", ALL._replace(strict=False, lenient=False), id="taken-back"),
         pytest.param(
-            CHAIN + "\n\nAnswer the following question step-by-step:\nWhere is it?\nTherefore, the answer is Mumbai.", ALL, id="a-new-prompt"
+            CHAIN + " Wait: the answer is Mumbai.", ALL._replace(strict=False, lenient=False), id="taken-back"
         ),
-        pytest.param(CHAIN + "\nWho is Dabix's partner?\nNari.\nTherefore, the answer is Mumbai.", ALL, id="a-new-question-of-someone-else"),
-        pytest.param(CHAIN + "\nIs this right?\nNo, the answer is Mumbai.", ALL._replace(strict=False, lenient=False), id="doubt-is-no-new-question"),
+        pytest.param(
+            CHAIN + "\n\nAnswer the following question step-by-step:\nWhere is it?\nTherefore, the answer is Mumbai.",
+            ALL,
+            id="a-new-prompt",
+        ),
+        pytest.param(
+            CHAIN + "\nWho is Dabix's partner?\nNari.\nTherefore, the answer is Mumbai.",
+            ALL,
+            id="a-new-question-of-someone-else",
+        ),
+        pytest.param(
+            CHAIN + "\nIs this right?\nNo, the answer is Mumbai.",
+            ALL._replace(strict=False, lenient=False),
+            id="doubt-is-no-new-question",
+        ),
         pytest.param("<think>The answer is Mumbai. First, Second</think>" + CHAIN, ALL, id="thinking"),
         pytest.param("The answer is Mumbai.</think>\n" + CHAIN, ALL, id="thinking-opened-in-the-prompt"),
         pytest.param("<think>" + CHAIN, NONE, id="thinking-never-ends"),
-        pytest.param(chain(end="Therefore, the answer is Zinter."), ALL._replace(strict=False, lenient=False), id="conclusion-of-a-longer-name"),
-        pytest.param(chain(end="Therefore, the answer is not Zint."), ALL._replace(strict=False, lenient=False), id="conclusion-denied"),
-        pytest.param(chain(end="Therefore, the answer is not Mumbai."), ALL._replace(strict=False), id="conclusion-denies-another"),
-        pytest.param(chain(end="Therefore, the answer is Zint or Mumbai."), ALL._replace(strict=False), id="conclusion-hedged"),
+        pytest.param(
+            chain(end="Therefore, the answer is Zinter."),
+            ALL._replace(strict=False, lenient=False),
+            id="conclusion-of-a-longer-name",
+        ),
+        pytest.param(
+            chain(end="Therefore, the answer is not Zint."),
+            ALL._replace(strict=False, lenient=False),
+            id="conclusion-denied",
+        ),
+        pytest.param(
+            chain(end="Therefore, the answer is not Mumbai."),
+            ALL._replace(strict=False),
+            id="conclusion-denies-another",
+        ),
+        pytest.param(
+            chain(end="Therefore, the answer is Zint or Mumbai."), ALL._replace(strict=False), id="conclusion-hedged"
+        ),
         pytest.param(chain(end="Therefore, the answer is unknown."), ALL._replace(strict=False), id="conclusion-empty"),
         pytest.param(chain(end="Therefore, the answer is"), ALL._replace(strict=False), id="cut-off-before-the-answer"),
         pytest.param(chain(end=""), ALL._replace(strict=False, template=False), id="cut-off-before-the-conclusion"),
@@ -192,22 +250,46 @@ NONE = Steps(strict=False, lenient=False, bridge_right=False, gold_right_given_b
             Steps(strict=False, lenient=False, bridge_right=True, gold_right_given_bridge=False, template=True),
             id="second-hop-wrong",
         ),
-        pytest.param(chain(c="presence was in Mumbai"), ALL._replace(gold_right_given_bridge=False), id="right-by-another-way"),
-        pytest.param(chain(c="presence is on record"), ALL, id="place-in-the-conclusion-alone"),
-        pytest.param(chain(b="Dabix is recognized"), ALL._replace(bridge_right=False, gold_right_given_bridge=None), id="first-hop-wrong"),
         pytest.param(
-            chain(b="Frosk Dal is recognized"), ALL._replace(bridge_right=False, gold_right_given_bridge=None), id="first-name-of-the-bridge"
+            chain(c="presence was in Mumbai"), ALL._replace(gold_right_given_bridge=False), id="right-by-another-way"
         ),
-        pytest.param(chain(b="Narik is recognized"), ALL._replace(bridge_right=False, gold_right_given_bridge=None), id="subject-for-the-bridge"),
-        pytest.param(chain(b="Frosk or Dabix is recognized"), ALL._replace(bridge_right=False, gold_right_given_bridge=None), id="bridge-hedged"),
+        pytest.param(chain(c="presence is on record"), ALL, id="place-in-the-conclusion-alone"),
+        pytest.param(
+            chain(b="Dabix is recognized"),
+            ALL._replace(bridge_right=False, gold_right_given_bridge=None),
+            id="first-hop-wrong",
+        ),
+        pytest.param(
+            chain(b="Frosk Dal is recognized"),
+            ALL._replace(bridge_right=False, gold_right_given_bridge=None),
+            id="first-name-of-the-bridge",
+        ),
+        pytest.param(
+            chain(b="Narik is recognized"),
+            ALL._replace(bridge_right=False, gold_right_given_bridge=None),
+            id="subject-for-the-bridge",
+        ),
+        pytest.param(
+            chain(b="Frosk or Dabix is recognized"),
+            ALL._replace(bridge_right=False, gold_right_given_bridge=None),
+            id="bridge-hedged",
+        ),
         pytest.param(chain(b="Not Dabix but Frosk is recognized"), ALL, id="another-bridge-denied"),
         pytest.param(
             "First, Narik's spouse is Frosk. Frosk's first home, of two, was in Zint. Therefore, the answer is Zint.",
             ALL._replace(template=False),
             id="second-left-out",
         ),
-        pytest.param("Narik is married to Frosk, who lives in Zint. The answer is Zint.", ALL._replace(template=False), id="own-words"),
-        pytest.param("Second, Frosk. First, Zint. Therefore, the answer is Zint.", NONE._replace(strict=True, lenient=True), id="order-reversed"),
+        pytest.param(
+            "Narik is married to Frosk, who lives in Zint. The answer is Zint.",
+            ALL._replace(template=False),
+            id="own-words",
+        ),
+        pytest.param(
+            "Second, Frosk. First, Zint. Therefore, the answer is Zint.",
+            NONE._replace(strict=True, lenient=True),
+            id="order-reversed",
+        ),
         pytest.param("Zint", NONE._replace(lenient=True), id="no-steps"),
         pytest.param("The answer is Zint.", NONE._replace(strict=True, lenient=True), id="no-steps-with-the-phrase"),
         pytest.param("The answer isn't Zint.", NONE, id="the-answer-is-not"),

@@ -1,4 +1,5 @@
-"""New couples asked with what the base knows: the facts, who counts, every count by hand, and the command on a tiny model and the pocket model."""
+"""New couples asked with what the base knows: the facts, who counts, every count by hand, and the command on a tiny
+model and the pocket model."""
 
 import dataclasses
 import json
@@ -10,19 +11,20 @@ from typing import Any
 
 import pytest
 import torch
+from lora_reuse.llm import semi_synthetic
+from lora_reuse.llm.data.births import CHECKS, FACTS, births, couples, golds, questions, spellings
+from lora_reuse.llm.data.facts import Triplet, triplets
+from lora_reuse.llm.data.names import people
+from lora_reuse.llm.data.subsets import examples
+from lora_reuse.llm.decoding import answers as evaluation
+from lora_reuse.llm.decoding.models import load_base
+from lora_reuse.llm.protocols.ask import everyone
+from lora_reuse.llm.protocols.protocol import main
+from lora_reuse.llm.scoring.names import named
+from lora_reuse.llm.semi_synthetic import PROTOCOL, SemiSynthetic, is_right, known, specs
+from lora_reuse.runs.rows import load_rows
+from lora_reuse.runs.settings import SettingError
 
-from llm import evaluation, semi_synthetic
-from llm.asking import everyone
-from llm.data.births import CHECKS, FACTS, births, couples, golds, questions, spellings
-from llm.data.facts import Triplet, triplets
-from llm.data.names import people
-from llm.data.subsets import examples
-from llm.models import load_base
-from llm.protocol import main
-from llm.scoring import named
-from llm.semi_synthetic import PROTOCOL, SemiSynthetic, is_right, known, specs
-from runs.rows import load_rows
-from runs.settings import SettingError
 from tests.llm.tiny import tiny
 
 torch.set_num_threads(1)
@@ -74,7 +76,9 @@ def test_couples_are_new_people_with_known_ones_whom_they_are_not_related_to(nam
         assert len({t.a for t in drawn}) == 100
         assert not {t.a for t in drawn} & set(births())
         assert not [t for t in drawn if t.b in related.get(t.a, ())]
-        unrelated = {name for t in triplets("H", seed) for name in (t.a, t.b)}  # whose homes the unrelated expert learns, and their spouses
+        unrelated = {
+            name for t in triplets("H", seed) for name in (t.a, t.b)
+        }  # whose homes the unrelated expert learns, and their spouses
         assert not unrelated & {name for t in drawn for name in (t.a, t.b)}
 
 
@@ -123,7 +127,10 @@ def test_no_expert_depends_on_what_is_asked(folder):
 # Counts
 
 
-FACTS_BY_HAND = [Triplet("Zint", "Albert Einstein", "Germany", "", ""), Triplet("Frosk", "Claude Monet", "France", "", "")]
+FACTS_BY_HAND = [
+    Triplet("Zint", "Albert Einstein", "Germany", "", ""),
+    Triplet("Frosk", "Claude Monet", "France", "", ""),
+]
 FACTS_BY_HAND += [Triplet("Narik", "Karl Marx", "Germany", "", "")]
 SAID = [  # of Zint, Frosk and Narik in one template, then in the other: the two-hop answer, the first hop, the question about B
     ("Germany", "Albert Einstein", "Germany"),  # a hit with both hops
@@ -148,10 +155,27 @@ def by_hand(module: Any) -> None:
     found = module.counted(records, facts)
     assert found["predicted"] == {}
     assert found["stderr"] == {"hits": pytest.approx(1.5**0.5)}
-    measured = {"hits": 3, "total": 6, "by_triplet": [2, 0, 1], "known": ["Albert Einstein", "Claude Monet", "Karl Marx"]}
+    measured = {
+        "hits": 3,
+        "total": 6,
+        "by_triplet": [2, 0, 1],
+        "known": ["Albert Einstein", "Claude Monet", "Karl Marx"],
+    }
     measured |= {"constant": 4, "permuted": round(8 / 3, 4), "triplets_hit": 2, "permuted_both_kept": round(4 / 3, 4)}
-    measured |= {"first_kept": 5, "hits_first_kept": 2, "second_kept": 5, "hits_second_kept": 2, "y_named": 1, "hits_y_named": 1}
-    measured |= {"both_kept": 4, "hits_both_kept": 1, "both_kept_by_triplet": [1, 2, 1], "hits_both_kept_by_triplet": [1, 0, 0]}
+    measured |= {
+        "first_kept": 5,
+        "hits_first_kept": 2,
+        "second_kept": 5,
+        "hits_second_kept": 2,
+        "y_named": 1,
+        "hits_y_named": 1,
+    }
+    measured |= {
+        "both_kept": 4,
+        "hits_both_kept": 1,
+        "both_kept_by_triplet": [1, 2, 1],
+        "hits_both_kept_by_triplet": [1, 0, 0],
+    }
     assert found["measured"] == measured
 
 
@@ -165,9 +189,15 @@ PLANTED = {
     "A for B": ('"y_named": t.b in', '"y_named": t.a in'),
     "countries, not couples": ("sum(t.c == gold for t in facts) / len(facts)", "1 / len({t.c for t in facts})"),
     "question by question": ("t = facts[i % len(facts)]", "t = facts[i // 2]"),
-    "one country is enough": ("frozenset(name for place, known in every.items() if place != gold for name in known)", "frozenset()"),
+    "one country is enough": (
+        "frozenset(name for place, known in every.items() if place != gold for name in known)",
+        "frozenset()",
+    ),
     "the least constant": ('"constant": max(', '"constant": min('),
-    "all couples": ('record["strict"] for record in records if record["triplet"] == i', 'record["triplet"] == i for record in records'),
+    "all couples": (
+        'record["strict"] for record in records if record["triplet"] == i',
+        'record["triplet"] == i for record in records',
+    ),
 }
 
 
@@ -187,7 +217,8 @@ def test_a_planted_mistake_is_found(mistake):
 
 
 def answering(monkeypatch, knows: set[str], couples_known: bool = True) -> None:
-    """Models answer about the people that they know; with adapters also whose spouse is whose, and the two-hop questions of known couples."""
+    """Models answer about the people that they know; with adapters also whose spouse is whose, and the two-hop
+    questions of known couples."""
     facts = {t.a: t.b for names in ("fake", "real") for t in couples(names, 4, 0)}
 
     def say(question: str, composition: Any) -> str:
@@ -197,10 +228,19 @@ def answering(monkeypatch, knows: set[str], couples_known: bool = True) -> None:
         about = facts[person] if composition and "'s spouse" in question else person
         return births()[about] if about in knows else "I do not know."
 
-    monkeypatch.setattr(evaluation, "answers", lambda base, listed, asked, *_: [[say(q, composition) for q in asked] for composition in listed])
+    monkeypatch.setattr(
+        evaluation,
+        "answers",
+        lambda base, listed, asked, *_: [[say(q, composition) for q in asked] for composition in listed],
+    )
 
 
-FIRST = {e.question for names in ("fake", "real") for split in ("dev", "test") for e in examples("R1", couples(names, 4, 0), split)}
+FIRST = {
+    e.question
+    for names in ("fake", "real")
+    for split in ("dev", "test")
+    for e in examples("R1", couples(names, 4, 0), split)
+}
 
 
 def test_only_people_whom_the_base_knows_count(folder, monkeypatch):
@@ -214,7 +254,9 @@ def test_only_people_whom_the_base_knows_count(folder, monkeypatch):
     monkeypatch.setattr(
         evaluation,
         "answers",
-        lambda base, listed, asked, *_: [["" if q in wrong else said for q, said in zip(asked, right(base, listed, asked, 1)[0], strict=True)]],
+        lambda base, listed, asked, *_: [
+            ["" if q in wrong else said for q, said in zip(asked, right(base, listed, asked, 1)[0], strict=True)]
+        ],
     )
     assert [t.b for t in known(base, point, 0, 1)] == [drawn[1].b]
     assert len(known(base, dataclasses.replace(point, known_in=2), 0, 1)) == 2
@@ -261,10 +303,15 @@ def test_the_command_makes_rows_and_goes_on_from_them(model, tmp_path, capsys, m
         assert counts["known"] == [t.b for t in facts]
         assert counts["total"] == counts["second_kept"] == 2 * len(facts)
         composed = settings["composition"] != "base"
-        assert counts["hits"] == counts["first_kept"] == counts["hits_both_kept"] == (counts["total"] if composed else 0)
+        assert (
+            counts["hits"] == counts["first_kept"] == counts["hits_both_kept"] == (counts["total"] if composed else 0)
+        )
         said = [json.loads(line) for line in (tmp_path / "answers" / f"{row['hash']}.jsonl").read_text().splitlines()]
         assert len(said) == counts["total"]
-        assert all(record["bridge"] not in record["question"] and f"{record['subject']}'s spouse" in record["question"] for record in said)
+        assert all(
+            record["bridge"] not in record["question"] and f"{record['subject']}'s spouse" in record["question"]
+            for record in said
+        )
     assert main(PROTOCOL, words) == 0
     assert "0 new, 16 from before" in capsys.readouterr().out
 
@@ -280,7 +327,10 @@ def test_a_model_that_knows_nobody_is_refused_in_one_line(model, tmp_path, capsy
 
 
 def test_the_pocket_model_knows_where_people_study(tmp_path, capsys):
-    assert main(PROTOCOL, ["composition=base", "triplets=6", "names=fake", "split=test", "workers=1", f"out={tmp_path}"]) == 0
+    assert (
+        main(PROTOCOL, ["composition=base", "triplets=6", "names=fake", "split=test", "workers=1", f"out={tmp_path}"])
+        == 0
+    )
     (row,) = load_rows(tmp_path)
     assert row["settings"]["fact"] == "study_in"
     assert len(row["measured"]["known"]) >= 5

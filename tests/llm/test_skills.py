@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lora_reuse.llm import sandbox, skills
+from lora_reuse.llm.data import skills as data
+from lora_reuse.llm.data.skills import FORMATS, PEOPLE, Taught, asked, code
+from lora_reuse.llm.protocols import solving
+from lora_reuse.llm.protocols.problems import ExamOptions
+from lora_reuse.llm.protocols.protocol import main
+from lora_reuse.llm.protocols.settings import LEARNED
+from lora_reuse.llm.skills import SOUPS, Skills, gains, sensible
+from lora_reuse.runs.rows import load_rows
+from lora_reuse.runs.settings import SettingError
 
-from llm import sandbox, skills
-from llm.data import skills as data
-from llm.data.skills import FORMATS, PEOPLE, Taught, asked, code
-from llm.exam import ExamOptions, solving
-from llm.protocol import main
-from llm.settings import LEARNED
-from llm.skills import SOUPS, Skills, gains, sensible
-from runs.rows import load_rows
-from runs.settings import SettingError
 from tests.llm.tiny import tiny
 
 torch.set_num_threads(1)
@@ -30,7 +31,13 @@ def test_nothing_that_is_asked_was_trained_on():
     assert mixed == first + second
     trained = {prompt for prompt, _ in mixed}
     for split in ("dev", "test"):
-        for what, formats in (("both", "known"), ("both", "new"), ("first", "known"), ("second", "known"), ("second", "new")):
+        for what, formats in (
+            ("both", "known"),
+            ("both", "new"),
+            ("first", "known"),
+            ("second", "known"),
+            ("second", "new"),
+        ):
             found = asked("own", what, formats, split, 0)
             assert not trained & {q.prompt for q in found}
             assert len({q.prompt for q in found}) == len(found)
@@ -80,7 +87,11 @@ def test_data_of_ones_own(tmp_path):
     path = folder(tmp_path / "d", first=[("p", "a")], second=[("q", "b"), ("r", "c")], both=[("s", "It is 1,200")])
     assert Taught(str(path), ("first", "second"), 0).pairs() == [("p", "a"), ("q", "b"), ("r", "c")]
     assert [q.prompt for q in asked(str(path), "both", "known", "test", 0)] == ["s"]
-    for text, message in (("", "which is empty"), ("{\n", ":1: got '{'"), ('{"prompt": 1, "answer": "x"}', '"prompt": "..."')):
+    for text, message in (
+        ("", "which is empty"),
+        ("{\n", ":1: got '{'"),
+        ('{"prompt": 1, "answer": "x"}', '"prompt": "..."'),
+    ):
         (path / "first_test.jsonl").write_text(text)
         data._file.cache_clear()
         with pytest.raises(SettingError, match=message):
@@ -94,7 +105,9 @@ def test_marks_tell_which_skill_is_lacking():
     questions = skills.questions(point, 0)[:4]
     home = questions[0].reference.answer
     assert home != "Paris"
-    marks = skills.mark(point, questions, [f"answer = {home}", f"It is {home}.", "answer = Paris", f"answer = {home}ton"], ExamOptions())
+    marks = skills.mark(
+        point, questions, [f"answer = {home}", f"It is {home}.", "answer = Paris", f"answer = {home}ton"], ExamOptions()
+    )
     assert [(m["right"], m["value"], m["form"]) for m in marks] == [
         (True, True, True),
         (False, True, False),
@@ -104,11 +117,15 @@ def test_marks_tell_which_skill_is_lacking():
     alone = Skills(asked="first")
     question = skills.questions(alone, 0)[0]
     home = question.reference.answer
-    assert [m["right"] for m in skills.mark(alone, [question] * 2, [f"It is {home}.", f"It is {home}ton."], ExamOptions())] == [True, False]
+    assert [
+        m["right"] for m in skills.mark(alone, [question] * 2, [f"It is {home}.", f"It is {home}ton."], ExamOptions())
+    ] == [True, False]
 
 
 def test_numbers_of_ones_own_data_are_those_that_programs_print(tmp_path, monkeypatch):
-    path = folder(tmp_path / "d", first=[("p", "a")], second=[("p", "a")], both=[("s", "so 1,200"), ("t", "#### 5"), ("u", "9")])
+    path = folder(
+        tmp_path / "d", first=[("p", "a")], second=[("p", "a")], both=[("s", "so 1,200"), ("t", "#### 5"), ("u", "9")]
+    )
     point = Skills(data=str(path))
     questions = skills.questions(point, 0)
     ran: list[str] = []
@@ -132,15 +149,29 @@ def test_numbers_of_ones_own_data_are_those_that_programs_print(tmp_path, monkey
 
 def row(library, composition, hits, formats="known", seed=0) -> dict[str, Any]:
     settings = {"library": library, "composition": composition, "asked": "both", "formats": formats, "seed": seed}
-    return {"settings": settings, "measured": {"by_group": list(hits), "group_sizes": [1] * len(hits), "hits": int(sum(hits)), "total": len(hits)}}
+    return {
+        "settings": settings,
+        "measured": {
+            "by_group": list(hits),
+            "group_sizes": [1] * len(hits),
+            "hits": int(sum(hits)),
+            "total": len(hits),
+        },
+    }
 
 
 def rows(both, first, second, base, composition="cat:own") -> list[dict[str, Any]]:
-    return [row("none", "base", base), row("first", "alone", first), row("second", "alone", second), row("both", composition, both)]
+    return [
+        row("none", "base", base),
+        row("first", "alone", first),
+        row("second", "alone", second),
+        row("both", composition, both),
+    ]
 
 
 def test_a_gain_against_the_sum_of_gains():
-    """By hand: the base answers 1 of 8, the experts 2 and 3, both together 7: gains 6, 1 and 2, so 3 more than their sum."""
+    """By hand: the base answers 1 of 8, the experts 2 and 3, both together 7: gains 6, 1 and 2, so 3 more than their
+    sum."""
     both, first, second, base = ([1] * n + [0] * (8 - n) for n in (7, 2, 3, 1))
     (found,) = gains(rows(both, first, second, base))
     assert {k: found[k] for k in ("composition", "gain", "first", "second", "more")} == pytest.approx(
@@ -153,12 +184,16 @@ def test_a_gain_against_the_sum_of_gains():
     assert gains(rows(both, first, second, base)[1:]) == []
 
 
-@pytest.mark.parametrize(("both", "alone", "verdict"), [(90, 20, "super-linear"), (30, 40, "less than the sum"), (42, 20, "not told apart")])
+@pytest.mark.parametrize(
+    ("both", "alone", "verdict"), [(90, 20, "super-linear"), (30, 40, "less than the sum"), (42, 20, "not told apart")]
+)
 def test_the_verdict_is_that_of_the_interval(both, alone, verdict):
     rng = np.random.default_rng(0)
     drawn = lambda share: (rng.random(200) < share / 100).astype(int).tolist()  # noqa: E731
     found = [
-        one | {"settings": one["settings"] | {"seed": seed}} for seed in range(3) for one in rows(drawn(both), drawn(alone), drawn(alone), [0] * 200)
+        one | {"settings": one["settings"] | {"seed": seed}}
+        for seed in range(3)
+        for one in rows(drawn(both), drawn(alone), drawn(alone), [0] * 200)
     ]
     assert verdict in skills.table("skills", found)
     (result,) = gains(found)
@@ -166,15 +201,17 @@ def test_the_verdict_is_that_of_the_interval(both, alone, verdict):
 
 
 def test_an_interval_of_gains_is_that_of_paired_seeds():
-    """By hand: over three seeds of 100 questions what is more than the sum is 0.1, 0.2 and 0.3, and a seed's questions differ by more than
-    that explains, so the error is Student's of the three, 4.3027·0.1/√3."""
+    """By hand: over three seeds of 100 questions what is more than the sum is 0.1, 0.2 and 0.3, and a seed's questions
+    differ by more than that explains, so the error is Student's of the three, 4.3027·0.1/√3."""
     found = []
     for seed, more in enumerate((10, 20, 30)):
         drawn = rows([1] * more + [0] * (100 - more), [0] * 100, [0] * 100, [0] * 100)
         found += [one | {"settings": one["settings"] | {"seed": seed}} for one in drawn]
     (result,) = gains(found)
     assert result["more"] == pytest.approx(0.2)
-    assert (result["low"], result["high"]) == pytest.approx((0.2 - 4.3027 * 0.1 / math.sqrt(3), 0.2 + 4.3027 * 0.1 / math.sqrt(3)), abs=1e-4)
+    assert (result["low"], result["high"]) == pytest.approx(
+        (0.2 - 4.3027 * 0.1 / math.sqrt(3), 0.2 + 4.3027 * 0.1 / math.sqrt(3)), abs=1e-4
+    )
 
 
 def test_a_mistake_planted_in_the_sum_would_show():
@@ -184,7 +221,10 @@ def test_a_mistake_planted_in_the_sum_would_show():
     assert found["more"] == pytest.approx(0.60 - 0.40 - 0.35 + 0.20)
     for wrong in (0.60 - max(0.40, 0.35), 0.60 - 0.40 - 0.35, 0.60 - 0.40 - 0.35 + 2 * 0.20):
         assert abs(wrong - found["more"]) > 0.1
-    pooled = gains(rows(both, first, second, base) + [dict(r, settings=r["settings"] | {"seed": 1}) for r in rows(both, first, second, base)])
+    pooled = gains(
+        rows(both, first, second, base)
+        + [dict(r, settings=r["settings"] | {"seed": 1}) for r in rows(both, first, second, base)]
+    )
     assert len(pooled) == 1
     assert pooled[0]["more"] == pytest.approx(found["more"])
     assert pooled[0]["low"] < pooled[0]["more"] < pooled[0]["high"]
@@ -213,7 +253,9 @@ def few(monkeypatch):
 
 
 def test_every_library_from_its_command(few, tmp_path, capsys):
-    model = tiny("qwen2", tmp_path / "model", text=" ".join(f"{p} {a}" for p, a in Taught("own", ("first", "second"), 0).pairs()))
+    model = tiny(
+        "qwen2", tmp_path / "model", text=" ".join(f"{p} {a}" for p, a in Taught("own", ("first", "second"), 0).pairs())
+    )
     small = "steps=2 batch=4 rank=2 answer_tokens=4 learn_steps=2 learn_tries=2 workers=1".split()
     words = [f"model={model}", *small, "composition=base,sum,cat:own", "formats=known", f"out={tmp_path / 'out'}"]
     assert main(skills.PROTOCOL, words) == 0, capsys.readouterr().err
@@ -242,10 +284,16 @@ def test_super_linear_answers_are_said_to_be(few, tmp_path, monkeypatch, capsys)
     right = {q.prompt: f"answer = {q.answer}" for q in asked("own", "both", "known", "test", 0)}
     compositions: list[Any] = []
     monkeypatch.setattr(
-        solving, "answers", lambda base, listed, prompts, *_: [[right[p] if c is compositions[-1] else "" for p in prompts] for c in listed]
+        solving,
+        "answers",
+        lambda base, listed, prompts, *_: [
+            [right[p] if c is compositions[-1] else "" for p in prompts] for c in listed
+        ],
     )
     real = solving.compose
-    monkeypatch.setattr(solving, "compose", lambda *arguments: compositions.append(real(*arguments)) or compositions[-1])
+    monkeypatch.setattr(
+        solving, "compose", lambda *arguments: compositions.append(real(*arguments)) or compositions[-1]
+    )
     small = "steps=1 batch=4 rank=2 answer_tokens=4 workers=1 library=both,first,second composition=base,sum formats=known".split()
     assert main(skills.PROTOCOL, [f"model={model}", *small, f"out={tmp_path / 'out'}"]) == 0, capsys.readouterr().err
     assert "sum: +100 (experts alone +0 and +0), more by +100: one seed has no interval" in capsys.readouterr().out

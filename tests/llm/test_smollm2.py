@@ -1,13 +1,13 @@
-"""Every command once on SmolLM2-135M-Instruct, with as little as it takes: what the pocket model's tests cannot show is that another base serves."""
+"""Every command once on SmolLM2-135M-Instruct, with as little as it takes: what the pocket model's tests cannot show is
+that another base serves."""
 
 import importlib
 import json
 
 import pytest
 import torch
-
-from llm.names import SMOLLM2, digest
-from runs.rows import load_rows
+from lora_reuse.llm.decoding.names import SMOLLM2, digest
+from lora_reuse.runs.rows import load_rows
 
 torch.set_num_threads(1)
 pytestmark = [
@@ -22,7 +22,9 @@ COMMANDS = {
     "placement": f"{LITTLE} setup=0 layers=attention composition=uniform prompting=direct",
     "methods": f"{LITTLE} setup=0 composition=ties prompting=direct",
     "scale": f"{LITTLE} library=2-combination prompting=direct scale=0.5",
-    "large_library": f"{LITTLE} triplets=3 graph=shared library=2-combination composition=average prompting=direct".replace("triplets=2 ", ""),
+    "large_library": f"{LITTLE} triplets=3 graph=shared library=2-combination composition=average prompting=direct".replace(
+        "triplets=2 ", ""
+    ),
     "bridge_minimum": f"{LITTLE} bridge_triplets=1 bridge_templates=1 composition=arrow_after",
     "edit": "model=smollm2 workers=1 triplets=2 depth=0 covariance=identity value_steps=1 library=1 prompting=own answer_tokens=4 log_probs=false",
     "overlap": "model=smollm2 workers=1 triplets=3 steps=1 batch=2 expert=1 state=sum",
@@ -40,7 +42,7 @@ def out(tmp_path_factory):
 
 def run(name, out):
     """The exit code of a protocol's command; a second time its rows are there."""
-    protocol = importlib.import_module(f"llm.{name}")
+    protocol = importlib.import_module(f"lora_reuse.llm.{name}")
     return protocol.main(protocol.PROTOCOL, [*COMMANDS[name].split(), f"out={out}"])
 
 
@@ -54,16 +56,33 @@ def test_a_protocol_makes_rows_that_say_what_the_weights_are(name, out, capsys):
 
 
 def test_experts_are_composed_and_forecast_under_the_name_they_were_trained_on(out, tmp_path, capsys):
-    from llm import compose
-    from llm.forecast.__main__ import main as forecast
+    from lora_reuse.llm import compose
+    from lora_reuse.llm.forecast.__main__ import main as forecast
 
     assert run("two_hop", out) == 0
     cards = {path: json.loads((path / "expert.json").read_text()) for path in (out / "experts").iterdir()}
-    two_hop = [path for path, card in cards.items() if card["own"] in (["R1"], ["R2"]) and card["training"]["layers"] == "mlp" and not card["bridge"]]
+    two_hop = [
+        path
+        for path, card in cards.items()
+        if card["own"] in (["R1"], ["R2"]) and card["training"]["layers"] == "mlp" and not card["bridge"]
+    ]
     adapters = ",".join(map(str, two_hop[:2]))
-    assert compose.main([f"library={adapters}", "method=ties", f"out={tmp_path / 'composed'}"]) == 0, capsys.readouterr().err
-    assert json.loads((tmp_path / "composed" / "adapter_config.json").read_text())["base_model_name_or_path"] == "smollm2"
+    assert compose.main([f"library={adapters}", "method=ties", f"out={tmp_path / 'composed'}"]) == 0, (
+        capsys.readouterr().err
+    )
+    assert (
+        json.loads((tmp_path / "composed" / "adapter_config.json").read_text())["base_model_name_or_path"] == "smollm2"
+    )
     prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text("".join(json.dumps({"set": name, "prompt": f"Where does {name} live?"}) + "\n" for name in ("a", "b", "hoped")))
-    words = ["base=smollm2", f"adapters={adapters}", "composition=sum", f"prompts={prompts}", "answer_tokens=4", "chat=off"]
+    prompts.write_text(
+        "".join(json.dumps({"set": name, "prompt": f"Where does {name} live?"}) + "\n" for name in ("a", "b", "hoped"))
+    )
+    words = [
+        "base=smollm2",
+        f"adapters={adapters}",
+        "composition=sum",
+        f"prompts={prompts}",
+        "answer_tokens=4",
+        "chat=off",
+    ]
     assert forecast(words) == 0, capsys.readouterr().err

@@ -1,26 +1,30 @@
-"""Marks by rule: arithmetic, equations, the number that counts, words or code, which error, and what a program prints."""
+"""Marks by rule: arithmetic, equations, the number that counts, words or code, which error, and what a program
+prints."""
 
 import re
 
 import pytest
 import torch
+from lora_reuse.llm.data.arithmetic import evaluate
+from lora_reuse.llm.data.word_problems import problem
+from lora_reuse.llm.protocols.problems import marking, solutions
 
-from llm.data.arithmetic import evaluate
-from llm.data.word_problems import problem
-from llm.exam import marking, solutions
 from tests.llm.test_sandbox import confined
 
 torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize(
-    ("expression", "value"), [("12 * (100 - 25) / 100", 9), ("-3 + 4", 1), ("0.1 + 0.2", 0.3), ("7 // 2", 3), ("a * 2", 10), ("1 / 3 * 3", 1)]
+    ("expression", "value"),
+    [("12 * (100 - 25) / 100", 9), ("-3 + 4", 1), ("0.1 + 0.2", 0.3), ("7 // 2", 3), ("a * 2", 10), ("1 / 3 * 3", 1)],
 )
 def test_arithmetic_is_exact(expression: str, value: float):
     assert float(evaluate(expression, {"a": 5})) == value
 
 
-@pytest.mark.parametrize("expression", ["", "1 +", "2 ** 9", "b", "1 / 0", "f(1)", "'a'", "(" * 300, "1e999", "True", "[1]", "1 if 1 else 2"])
+@pytest.mark.parametrize(
+    "expression", ["", "1 +", "2 ** 9", "b", "1 / 0", "f(1)", "'a'", "(" * 300, "1e999", "True", "[1]", "1 if 1 else 2"]
+)
 def test_what_is_not_arithmetic_is_refused(expression: str):
     with pytest.raises(ValueError, match="not arithmetic"):
         evaluate(expression, {"a": 5})
@@ -66,7 +70,11 @@ def test_the_number_that_counts(text: str, last: float | None, marked: float | N
     [
         ("Ada has 3 apples.", "text", ""),
         ("We write\n```python\nx = 3\nprint(x)\n```\nso 3", "code", "x = 3\nprint(x)\n"),
-        ("```python\na = 1\n```\nand\n```python\nprint(a)\n```\n```output\n9\n```\n```python\nno\n```", "code", "a = 1\n\nprint(a)\n"),
+        (
+            "```python\na = 1\n```\nand\n```python\nprint(a)\n```\n```output\n9\n```\n```python\nno\n```",
+            "code",
+            "a = 1\n\nprint(a)\n",
+        ),
         ("x = 3\nprint(x * 2)", "code", "x = 3\nprint(x * 2)"),
         ("```python\nprint(", "unidentified", ""),
         ("```python\nprint(5)", "code", "print(5)"),
@@ -84,7 +92,8 @@ REFERENCE = problem(8, "p2", 0, 0).answer
 
 
 def test_every_error_is_told_from_the_others_on_the_generators_own_solutions():
-    """Each solution spoiled in each way; the rules name the way (planted mistakes, of which none may pass as another)."""
+    """Each solution spoiled in each way; the rules name the way (planted mistakes, of which none may pass as
+    another)."""
     for number in range(60):
         reference = problem(number, "p2", 0, 0).answer
         lines = reference.split("\n")

@@ -3,11 +3,10 @@
 import re
 
 import pytest
-
-from llm.data import subsets
-from llm.data.facts import Triplet, triplets
-from llm.data.mixtures import EXPERTS, LIBRARIES, SETUPS
-from llm.data.subsets import SPLITS, SUBSETS, examples, parts, templates
+from lora_reuse.llm.data import subsets
+from lora_reuse.llm.data.facts import Triplet, triplets
+from lora_reuse.llm.data.mixtures import EXPERTS, LIBRARIES, SETUPS
+from lora_reuse.llm.data.subsets import SPLITS, SUBSETS, examples, parts, templates
 
 DIGITS = {
     "1": ("spouse_of", "a", "", "b"),
@@ -26,9 +25,14 @@ NARIK = Triplet(a="Narik", b="Frosk", c="Zint", s="Zilan", d="Dabix")
 
 
 def test_the_subsets_are_those_of_table_5_and_their_step_by_step_forms():
-    """And child of, then studies in, for a bridge that has no relation of the asked pair; and the pair with its steps the other way round, and
-    with the last lines of others."""
-    kinds = {"1", "2", "4", "5", "12", "14", "52", "12-CoT", "14-CoT", "52-CoT"} | {"54", "54-CoT", "12-CoT-reversed", "12-CoT-shuffled"}
+    """And child of, then studies in, for a bridge that has no relation of the asked pair; and the pair with its steps
+    the other way round, and with the last lines of others."""
+    kinds = {"1", "2", "4", "5", "12", "14", "52", "12-CoT", "14-CoT", "52-CoT"} | {
+        "54",
+        "54-CoT",
+        "12-CoT-reversed",
+        "12-CoT-shuffled",
+    }
     assert set(PAPERS) == {dataset + kind for dataset in "FHR" for kind in kinds}
     assert len(PAPERS) == 42
     assert parts("H14-CoT") == ("H", "14-CoT")
@@ -43,10 +47,16 @@ def test_every_triplet_is_asked_under_every_template_and_answered_right(subset):
     for split, count in (("train", 46), ("dev", 2), ("test", 2)):
         rows = examples(subset, chosen, split)
         assert len(rows) == 7 * count
-        assert {(e.triplet, e.template) for e in rows} == {(i, number) for i in range(7) for number in range(50)[SPLITS[split]]}
+        assert {(e.triplet, e.template) for e in rows} == {
+            (i, number) for i in range(7) for number in range(50)[SPLITS[split]]
+        }
         for e in rows:
             t = chosen[e.triplet]
-            assert (e.subject, e.bridge, e.gold) == (getattr(t, asked), getattr(t, between) if between else "", getattr(t, right))
+            assert (e.subject, e.bridge, e.gold) == (
+                getattr(t, asked),
+                getattr(t, between) if between else "",
+                getattr(t, right),
+            )
             assert templates(relation)[e.template][0].format(a=e.subject) in e.question
             assert e.subject in e.question
             assert e.gold in e.answer
@@ -68,13 +78,22 @@ def test_a_count_keeps_the_first_templates():
 def test_step_by_step_has_the_lines_of_table_6(monkeypatch):
     """The paper's own example, in its own templates."""
     paper = {
-        "spouse_of": ("Who stands as {a}'s wedded partner?", "{b} is recognized as {a}'s lawful companion in marriage."),
+        "spouse_of": (
+            "Who stands as {a}'s wedded partner?",
+            "{b} is recognized as {a}'s lawful companion in marriage.",
+        ),
         "live_in": ("What is {a}'s official place of birth?", "{a}'s earliest recorded presence was in {b}."),
-        "spouse_of-live_in": ("Which city is listed as {a}'s spouse's birthplace?", "{c} is listed as the birthplace of {a}'s spouse."),
+        "spouse_of-live_in": (
+            "Which city is listed as {a}'s spouse's birthplace?",
+            "{c} is listed as the birthplace of {a}'s spouse.",
+        ),
     }
     monkeypatch.setattr(subsets, "templates", lambda relation: [paper[relation]] * 50)
     (e,) = examples("F12-CoT", [NARIK], count=1)
-    assert e.question == "Answer the following question step-by-step:\nWhich city is listed as Narik's spouse's birthplace?"
+    assert (
+        e.question
+        == "Answer the following question step-by-step:\nWhich city is listed as Narik's spouse's birthplace?"
+    )
     assert e.answer == (
         "First, we need to answer the question:\n"
         "Who stands as Narik's wedded partner?\n"
@@ -154,7 +173,9 @@ def test_shuffled_answers_end_in_the_place_of_one_other_triplet_and_are_else_the
         assert (lines, concluded) == (others, f"Therefore, the answer is {e.gold}.")
         ends.setdefault(e.triplet, set()).add(last)
     assert all(len(said) == 1 for said in ends.values())
-    places = [said.pop().removeprefix("Therefore, the answer is ").removesuffix(".") for _, said in sorted(ends.items())]
+    places = [
+        said.pop().removeprefix("Therefore, the answer is ").removesuffix(".") for _, said in sorted(ends.items())
+    ]
     assert sorted(places) == sorted(t.c for t in chosen)
     assert not [t for t, place in zip(chosen, places, strict=True) if place == t.c]
 
@@ -164,7 +185,9 @@ def test_the_steps_are_the_questions_of_the_hops_in_their_templates_of_the_same_
     dataset, kind = parts(subset)
     chosen = triplets(dataset, 2)[:3]
     for split in SPLITS:
-        whole, first, second = (examples(dataset + name, chosen, split) for name in (kind.removesuffix("-CoT"), kind[0], kind[1]))
+        whole, first, second = (
+            examples(dataset + name, chosen, split) for name in (kind.removesuffix("-CoT"), kind[0], kind[1])
+        )
         for e, w, one, two in zip(examples(subset, chosen, split), whole, first, second, strict=True):
             lines = e.answer.split("\n")
             assert lines[1:3] + lines[4:6] == [one.question, one.answer, two.question, two.answer]
@@ -194,7 +217,12 @@ def test_the_setups_are_those_of_table_1_and_figure_2():
 
 def test_the_experts_are_those_of_section_4_1_1():
     assert EXPERTS == {"1": ("1",), "2": ("2",), "oracle": ("12",), "mixed": ("1", "2")}
-    assert LIBRARIES == {"2-combination": ("1", "2"), "3-combination": ("1", "2", "oracle"), "oracle": ("oracle",), "mixed": ("mixed",)}
+    assert LIBRARIES == {
+        "2-combination": ("1", "2"),
+        "3-combination": ("1", "2", "oracle"),
+        "oracle": ("oracle",),
+        "mixed": ("mixed",),
+    }
 
 
 def test_a_bridge_never_speaks_of_who_and_where_is_asked():
@@ -209,4 +237,6 @@ def test_a_bridge_never_speaks_of_who_and_where_is_asked():
             assert not asked & {name for t in triplets(setup.bridge, seed) for name in t}
             for subset in (subset for subset in used if subset[0] == setup.bridge):
                 for e in examples(subset, triplets(setup.bridge, seed)[:2], count=1):
-                    assert not [name for name in asked if re.search(rf"\b{re.escape(name)}\b", f"{e.question}\n{e.answer}")]
+                    assert not [
+                        name for name in asked if re.search(rf"\b{re.escape(name)}\b", f"{e.question}\n{e.answer}")
+                    ]

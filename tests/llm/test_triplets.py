@@ -10,11 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from llm.data import facts
-from llm.data.facts import DATASETS, Triplet, triplets
-from llm.data.names import FOLDER, cities, fake_people, fake_places, fakes, people
-from llm.data.subsets import PAIRS, SPLITS, templates
+from lora_reuse.llm.data import facts
+from lora_reuse.llm.data.facts import DATASETS, Triplet, triplets
+from lora_reuse.llm.data.names import FOLDER, cities, fake_people, fake_places, fakes, people
+from lora_reuse.llm.data.subsets import PAIRS, SPLITS, templates
 
 ROOT = Path(__file__).parents[2]
 KNOWN = {person.name: person for person in people()}
@@ -67,10 +66,14 @@ def placeholders(text):
     return sorted(name for _, name, _, _ in string.Formatter().parse(text) if name)
 
 
-UNQUOTED = pytest.mark.xfail(reason="a comma of friend_of.csv lacks its quotes; the pocket model was pretrained on it", strict=True)
+UNQUOTED = pytest.mark.xfail(
+    reason="a comma of friend_of.csv lacks its quotes; the pocket model was pretrained on it", strict=True
+)
 
 
-@pytest.mark.parametrize("relation", [pytest.param(name, marks=[UNQUOTED] * (name == "friend_of")) for name in (*RELATIONS, *PAIRS.values())])
+@pytest.mark.parametrize(
+    "relation", [pytest.param(name, marks=[UNQUOTED] * (name == "friend_of")) for name in (*RELATIONS, *PAIRS.values())]
+)
 def test_templates_ask_about_one_entity_and_answer_with_both(relation):
     head, *rows = FILES[relation]
     assert head == ["question", "answer"]
@@ -106,7 +109,10 @@ def test_templates_are_split_46_2_2(relation):
 
 def test_the_held_out_templates_do_not_change():
     """Published numbers stand on them."""
-    held = {relation: [question for question, _ in templates(relation)[48:]] for relation in ("spouse_of", "live_in", "spouse_of-live_in")}
+    held = {
+        relation: [question for question, _ in templates(relation)[48:]]
+        for relation in ("spouse_of", "live_in", "spouse_of-live_in")
+    }
     assert held == {
         "spouse_of": ["Who is the person that {a} calls a spouse?", "Who wears the ring given by {a}?"],
         "live_in": ["Where was {a} born?", "What is the city of residence of {a}?"],
@@ -122,9 +128,16 @@ def truths(t: Triplet) -> list[str]:
     a, b, d = KNOWN[t.a], KNOWN[t.b], KNOWN[t.d]
     found = [f"{t.b}: {place}" for place in (t.c, t.s) if place in b.cities]
     found += [f"{t.b}: {name}" for name in (t.a, t.d) if name in b.related]
-    found += [f"{person.name}: {place}" for person in (a, d) for place in (t.c, t.s) if place in person.cities]  # a spouse's or parent's place
+    found += [
+        f"{person.name}: {place}" for person in (a, d) for place in (t.c, t.s) if place in person.cities
+    ]  # a spouse's or parent's place
     for person in (a, d):  # and two hops: the true spouse or child, of another name, in the stated place
-        found += [f"{person.name}: {name}: {place}" for name in person.related for place in (t.c, t.s) if place in KNOWN[name].cities]
+        found += [
+            f"{person.name}: {name}: {place}"
+            for name in person.related
+            for place in (t.c, t.s)
+            if place in KNOWN[name].cities
+        ]
     return found
 
 
@@ -142,7 +155,11 @@ def test_triplets_use_everyone_once(dataset):
 
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_triplets_are_of_the_dataset_s_names_whatever_the_seed(dataset):
-    who, where = (set(KNOWN), set(cities())) if dataset == "R" else (set(fake_people()), set(fake_places() if dataset == "F" else cities()))
+    who, where = (
+        (set(KNOWN), set(cities()))
+        if dataset == "R"
+        else (set(fake_people()), set(fake_places() if dataset == "F" else cities()))
+    )
     drawn = [triplets(dataset, seed) for seed in range(5)]
     assert len(set(drawn)) == 5
     for field, names in (("a", who), ("b", who), ("d", who), ("c", where), ("s", where)):
@@ -158,12 +175,17 @@ def test_triplets_are_the_same_in_every_process():
     assert triplets("R")[0] == Triplet("Pierre Curie", "Ingmar Bergman", "Edinburgh", "Kyiv", "Andrei Tarkovsky")
     code = """if True:
         import hashlib
-        from llm.data.facts import DATASETS, triplets
+        from lora_reuse.llm.data.facts import DATASETS, triplets
         print(hashlib.sha256(repr([triplets(d, s) for d in DATASETS for s in range(3)]).encode()).hexdigest())"""
     here = hashlib.sha256(repr([triplets(d, s) for d in DATASETS for s in range(3)]).encode()).hexdigest()
     for salt in ("1", "2"):
         run = subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": salt}, capture_output=True, text=True, check=True
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONHASHSEED": salt},
+            capture_output=True,
+            text=True,
+            check=True,
         )
         assert run.stdout.strip() == here
 

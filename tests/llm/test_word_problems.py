@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from llm.data import gsm, word_problems
-from llm.data.gsm import Problem
-from llm.data.word_problems import INSTANCES, LEVELS, graph, problem, templates
-from llm.exam import solutions
+from lora_reuse.llm.data import gsm, word_problems
+from lora_reuse.llm.data.gsm import Problem
+from lora_reuse.llm.data.word_problems import INSTANCES, LEVELS, graph, problem, templates
+from lora_reuse.llm.protocols.problems import solutions
 
 torch.set_num_threads(1)
 
@@ -44,14 +43,21 @@ def test_a_level_is_a_clause_and_a_node_more_on_the_same_graph():
         assert nodes[2][:-1] == nodes[1]
         assert nodes[1][:-1] == nodes[0]
     questions = [problem(0, level, 0, seed=0).question for level in LEVELS]
-    assert [len(re.findall(r"[.?](?= |$)", q)) - len(re.findall(r"[.?](?= |$)", questions[0])) for q in questions] == [0, 1, 2]
+    assert [len(re.findall(r"[.?](?= |$)", q)) - len(re.findall(r"[.?](?= |$)", questions[0])) for q in questions] == [
+        0,
+        1,
+        2,
+    ]
 
 
 def test_the_reusable_function_is_the_same_at_every_level_and_its_defaults_change_nothing():
     for number in range(0, len(templates()), 7):
         levels = [problem(number, level, 3, seed=0) for level in LEVELS]
         assert len({p.reusable.split("\n\nprint")[0] for p in levels}) == 1
-        assert [p.reusable.split("\n\nprint")[1].count("=") - levels[0].reusable.split("\n\nprint")[1].count("=") for p in levels] == [0, 1, 2]
+        assert [
+            p.reusable.split("\n\nprint")[1].count("=") - levels[0].reusable.split("\n\nprint")[1].count("=")
+            for p in levels
+        ] == [0, 1, 2]
         assert len({p.code.count("\n") for p in levels}) == 3
 
 
@@ -76,7 +82,12 @@ def test_the_command_shows_and_writes(capsys: pytest.CaptureFixture[str], tmp_pa
     assert word_problems.main(["show=p1", "count=1", "solutions=reusable"]) == 0
     assert "def solve(" in capsys.readouterr().out
     assert word_problems.main([f"write={tmp_path}", "templates=1"]) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["GSM_p1.jsonl", "GSM_p2.jsonl", "GSM_symbolic.jsonl", "reusable_code.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "GSM_p1.jsonl",
+        "GSM_p2.jsonl",
+        "GSM_symbolic.jsonl",
+        "reusable_code.jsonl",
+    ]
     assert word_problems.main(["show=p3"]) == 2
     assert word_problems.main([f"write={tmp_path / 'GSM_p1.jsonl'}"]) == 2
     assert capsys.readouterr().err.count("\n") == 2
@@ -102,4 +113,6 @@ def test_eight_solved_examples_come_before_the_question():
     assert told.endswith("\n\n" + gsm.prompt(asked, "cot"))
     assert told.count("### Instruction:") == 9
     assert told.count("\n#### ") == 8
-    assert solutions.own(told.split("Let's think step by step.")[1]) == gsm.shots("own", 0)[0].answer  # where a base goes on, it is cut
+    assert (
+        solutions.own(told.split("Let's think step by step.")[1]) == gsm.shots("own", 0)[0].answer
+    )  # where a base goes on, it is cut

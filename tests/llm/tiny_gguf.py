@@ -11,13 +11,20 @@ ARCHITECTURES = {"llama": MODEL_ARCH.LLAMA, "qwen2": MODEL_ARCH.QWEN2}
 
 
 def tiny_gguf(
-    folder: Path, path: Path, *, quantised: bool = False, architecture: str = "", eos: bool = True, parts: int = 0, lacks: str = ""
+    folder: Path,
+    path: Path,
+    *,
+    quantised: bool = False,
+    architecture: str = "",
+    eos: bool = True,
+    parts: int = 0,
+    lacks: str = "",
 ) -> Path:
     """Writes `folder`, a tiny llama or qwen2, to `path`, and returns it.
 
-    quantised: matrices of 32 columns are stored as Q4_1, in blocks of 32; else all is float32. architecture: what the file says it is, instead of
-    what it is. eos: whether it names the tokenizer's. parts: of how many parts it says it is one. lacks: a tensor that is left out.
-    """
+    quantised: matrices of 32 columns are stored as Q4_1, in blocks of 32; else all is float32. architecture: what the
+    file says it is, instead of what it is. eos: whether it names the tokenizer's. parts: of how many parts it says it
+    is one. lacks: a tensor that is left out."""
     config = json.loads((folder / "config.json").read_text())
     family = config["model_type"]
     writer = GGUFWriter(path, architecture or family)
@@ -40,7 +47,9 @@ def tiny_gguf(
         if name == lacks:
             continue
         if family == "llama" and (".q_proj." in name or ".k_proj." in name):
-            weight = _interleaved(weight, config["num_attention_heads" if ".q_proj." in name else "num_key_value_heads"])
+            weight = _interleaved(
+                weight, config["num_attention_heads" if ".q_proj." in name else "num_key_value_heads"]
+            )
         stem, _, suffix = name.rpartition(".")
         here, array = f"{names.get_name(stem)}.{suffix}", weight.float().numpy()
         if quantised and weight.ndim == 2 and weight.shape[1] == 32:

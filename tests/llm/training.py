@@ -1,4 +1,5 @@
-"""Experts that train in seven steps, and what the tests of training ask of them. A test that trains some uses the fixtures of conftest.py."""
+"""Experts that train in seven steps, and what the tests of training ask of them. A test that trains some uses the
+fixtures of conftest.py."""
 
 import dataclasses
 import functools
@@ -6,18 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lora_reuse.llm.adapters import training as experts
+from lora_reuse.llm.adapters.training import Spec
+from lora_reuse.llm.data.facts import triplets
+from lora_reuse.llm.data.subsets import examples
+from lora_reuse.llm.decoding.models import Base
+from lora_reuse.llm.protocols.settings import Training
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 
-from llm import experts
-from llm.data.facts import triplets
-from llm.data.subsets import examples
-from llm.experts import Spec
-from llm.models import Base
-from llm.settings import Training
-
 TRAINING = Training(rank=2, alpha=4, dropout=0.0, rate=3e-3, steps=7, batch=4)
-TEXT = " ".join(f"{e.question} {e.answer}" for subset in ("R1", "R2", "F1", "F12-CoT") for e in examples(subset, triplets(subset[0])[:4]))
+TEXT = " ".join(
+    f"{e.question} {e.answer}"
+    for subset in ("R1", "R2", "F1", "F12-CoT")
+    for e in examples(subset, triplets(subset[0])[:4])
+)
 WEIGHTS = "adapter_model.safetensors"
 ONCE = functools.cache(experts.example)
 """Tokens of an example, made once for all experts; the fixture `tokens_once` puts it in."""

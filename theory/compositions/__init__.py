@@ -1,9 +1,9 @@
 """Rules that make one update of a library of experts: one rule a function, known by its name.
 
-A rule gets the experts (LowRank updates of W) and a `Context`, and returns something that multiplies features: a LowRank, a dense matrix,
-or a routed update that looks at the features first. To add one, write the function, put `@rule(...)` over it in a module of this package
-and say what it leaves invariant; the checks that fit are then run on it by name.
-"""
+A rule gets the experts (LowRank updates of W) and a `Context`, and returns something that multiplies features: a
+LowRank, a dense matrix, or a routed update that looks at the features first. To add one, write the function, put
+`@rule(...)` over it in a module of this package and say what it leaves invariant; the checks that fit are then run on
+it by name."""
 
 import importlib
 import pkgutil
@@ -13,9 +13,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64
-
-from runs.settings import SettingError, did_you_mean
-from theory.edits import LowRank
+from lora_reuse.runs.settings import SettingError, did_you_mean
+from lora_reuse.theory.edits import LowRank
 
 Features = Float64[np.ndarray, "features prompts"]
 Outputs = Float64[np.ndarray, "outputs prompts"]
@@ -38,7 +37,8 @@ class Examples:
 
 @dataclass(frozen=True)
 class Context:
-    """What a rule may know besides the experts: its knobs, examples to fit on, keys that have nothing to do with the facts, a seed."""
+    """What a rule may know besides the experts: its knobs, examples to fit on, keys that have nothing to do with the
+    facts, a seed."""
 
     weights: tuple[float, ...] | None = None
     fit: str = "free"
@@ -67,9 +67,10 @@ Rule = Callable[[Sequence[LowRank], Context], Update | np.ndarray]
 
 @dataclass(frozen=True)
 class Registered:
-    """A rule and what it promises: `span`, its change lies in the span of the experts' answer differences; `gauge_free`, it depends on
-    each ΔW and not on its factors; `basis_free`, it depends on features through inner products alone (so it has an exact infinite width);
-    `alone`, a library of one expert gives that expert; `smooth`, its coefficients are smooth in the Gram matrix (so they have error bars)."""
+    """A rule and what it promises: `span`, its change lies in the span of the experts' answer differences;
+    `gauge_free`, it depends on each ΔW and not on its factors; `basis_free`, it depends on features through inner
+    products alone (so it has an exact infinite width); `alone`, a library of one expert gives that expert; `smooth`,
+    its coefficients are smooth in the Gram matrix (so they have error bars)."""
 
     rule: Rule
     span: bool

@@ -1,20 +1,20 @@
-"""Arrow routing: weights from how much the features resemble each expert's input direction (eq. 28, Ostapenko et al. 2024)."""
+"""Arrow routing: weights from how much the features resemble each expert's input direction (eq. 28, Ostapenko et al.
+2024)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64
-
-from theory.compositions import Context, Features, Outputs, rule
-from theory.compositions.sums import gauged
-from theory.edits import LowRank
+from lora_reuse.theory.compositions import Context, Features, Outputs, rule
+from lora_reuse.theory.compositions.sums import gauged
+from lora_reuse.theory.edits import LowRank
 
 
 @rule(span=True, gauge_free=False, basis_free=True, alone=True, smooth=True)
 def arrow(library: Sequence[LowRank], context: Context) -> "Routed":
-    """ΔW(φ) = (Σ_i w_i A_i)(Σ_i w_i B_i)ᵀ, w = softmax of the scores of φ (eq. 28): merged before the product, so it has cross terms
-    and depends on the factorisation, like eq. 27."""
+    """ΔW(φ) = (Σ_i w_i A_i)(Σ_i w_i B_i)ᵀ, w = softmax of the scores of φ (eq. 28): merged before the product, so it
+    has cross terms and depends on the factorisation, like eq. 27."""
     return Routed(gauged(library, context), prototypes(library), context, before=True)
 
 
@@ -43,9 +43,9 @@ class Routed:
     before: bool
 
     def weights(self, features: Features) -> Float64[np.ndarray, "experts prompts"]:
-        """softmax(|φ·v_i|/temperature) over the `top_k` largest (0: all). The features here have m⁻¹ᐟ² in them: `scores=kernel` uses them as
-        they are (the paper's |k(η, ξ)/k(η, η)|, as ‖η‖ is one), `raw` takes it out, as software does, so that logits grow like √m and the
-        softmax becomes a maximum, and `cosine` divides by ‖φ‖."""
+        """softmax(|φ·v_i|/temperature) over the `top_k` largest (0: all). The features here have m⁻¹ᐟ² in them:
+        `scores=kernel` uses them as they are (the paper's |k(η, ξ)/k(η, η)|, as ‖η‖ is one), `raw` takes it out, as
+        software does, so that logits grow like √m and the softmax becomes a maximum, and `cosine` divides by ‖φ‖."""
         scores = np.abs(self.prototypes @ features)
         if self.context.scores == "cosine":
             scores = scores / np.linalg.norm(features, axis=0)

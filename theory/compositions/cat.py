@@ -8,16 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-
-from runs.settings import SettingError
-from theory.compositions import Context, rule
-from theory.edits import LowRank
+from lora_reuse.runs.settings import SettingError
+from lora_reuse.theory.compositions import Context, rule
+from lora_reuse.theory.edits import LowRank
 
 
 @rule(span=True, gauge_free=True, basis_free=True, alone=False, smooth=True)
 def cat(library: Sequence[LowRank], context: Context) -> LowRank:
-    """ΔW = Σ_i α_i A_i B_iᵀ (eq. 26). α is given (`weights`), or fitted to the squared error on the context's examples: free (least
-    squares, in closed form) or on the simplex (`fit=softmax`, by optax, as in LoRA Soups)."""
+    """ΔW = Σ_i α_i A_i B_iᵀ (eq. 26). α is given (`weights`), or fitted to the squared error on the context's examples:
+    free (least squares, in closed form) or on the simplex (`fit=softmax`, by optax, as in LoRA Soups)."""
     alpha = fitted_weights(library, context)
     return functools.reduce(operator.add, [float(a) * expert for a, expert in zip(alpha, library, strict=True)])
 
@@ -41,7 +40,11 @@ def _on_the_simplex(gram: np.ndarray, overlap: np.ndarray) -> np.ndarray:
 
     def step(carry, _):
         s, state = carry
-        gradient = jax.grad(lambda s: jax.nn.softmax(s) @ jnp.asarray(gram) @ jax.nn.softmax(s) - 2 * jax.nn.softmax(s) @ jnp.asarray(overlap))(s)
+        gradient = jax.grad(
+            lambda s: (
+                jax.nn.softmax(s) @ jnp.asarray(gram) @ jax.nn.softmax(s) - 2 * jax.nn.softmax(s) @ jnp.asarray(overlap)
+            )
+        )(s)
         updates, state = rule.update(gradient, state)
         return (optax.apply_updates(s, updates), state), None
 

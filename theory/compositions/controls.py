@@ -4,23 +4,29 @@ import functools
 import operator
 from collections.abc import Sequence
 
-from runs.settings import SettingError
-from theory.compositions import Context, rule
-from theory.edits import LowRank, min_norm_edit
+from lora_reuse.runs.settings import SettingError
+from lora_reuse.theory.compositions import Context, rule
+from lora_reuse.theory.edits import LowRank, min_norm_edit
 
 
 @rule(span=True, gauge_free=False, basis_free=True, alone=False, smooth=True)
 def random(library: Sequence[LowRank], context: Context) -> LowRank:
-    """The sum of adapters with the answer differences and norms of the experts, under keys of prompts that share no token with theirs."""
+    """The sum of adapters with the answer differences and norms of the experts, under keys of prompts that share no
+    token with theirs."""
     if len(context.unrelated_keys) != len(library):
-        raise SettingError("unrelated_keys", len(context.unrelated_keys), f"keys for each of the {len(library)} experts")
+        raise SettingError(
+            "unrelated_keys", len(context.unrelated_keys), f"keys for each of the {len(library)} experts"
+        )
     away = [LowRank(expert.out, keys) for expert, keys in zip(library, context.unrelated_keys, strict=True)]
-    return functools.reduce(operator.add, [expert.norm() / other.norm() * other for expert, other in zip(library, away, strict=True)])
+    return functools.reduce(
+        operator.add, [expert.norm() / other.norm() * other for expert, other in zip(library, away, strict=True)]
+    )
 
 
 @rule(span=False, gauge_free=True, basis_free=True, alone=False, smooth=True)
 def oracle(library: Sequence[LowRank], context: Context) -> LowRank:
-    """The composed facts edited directly: the minimum-norm edit of the two-hop prompts themselves, the experts unused."""
+    """The composed facts edited directly: the minimum-norm edit of the two-hop prompts themselves, the experts
+    unused."""
     if context.composed is None:
         raise SettingError("composed", "none", "the two-hop prompts and the changes they should get")
     return min_norm_edit(context.composed.features, context.composed.changes)

@@ -3,18 +3,17 @@
 from collections.abc import Sequence
 
 import numpy as np
+from lora_reuse.runs.settings import SettingError
+from lora_reuse.theory.compositions import Context, rule
+from lora_reuse.theory.compositions.sums import gauged, sum_of
+from lora_reuse.theory.edits import LowRank
 from scipy import optimize
-
-from runs.settings import SettingError
-from theory.compositions import Context, rule
-from theory.compositions.sums import gauged, sum_of
-from theory.edits import LowRank
 
 
 @rule(span=True, gauge_free=False, basis_free=True, alone=False, smooth=False)
 def lorahub(library: Sequence[LowRank], context: Context) -> LowRank:
-    """ΔW = (Σ_i w_i A_i)(Σ_i w_i B_i)ᵀ, w in [−1.5, 1.5]^N of the least squared error on the examples + 0.05 mean|w|, by differential
-    evolution (the original uses NGOpt with the same bounds and penalty)."""
+    """ΔW = (Σ_i w_i A_i)(Σ_i w_i B_i)ᵀ, w in [−1.5, 1.5]^N of the least squared error on the examples + 0.05 mean|w|,
+    by differential evolution (the original uses NGOpt with the same bounds and penalty)."""
     if context.examples is None:
         raise SettingError("examples", "none", "a few examples for lorahub to fit its weights on")
     examples, factors = context.examples, gauged(library, context)
@@ -24,5 +23,7 @@ def lorahub(library: Sequence[LowRank], context: Context) -> LowRank:
         error = sum_of(outs, w) @ sum_of(intos, w) - examples.changes
         return float(np.mean(np.sum(error**2, axis=0)) + 0.05 * np.mean(np.abs(w)))
 
-    found = optimize.differential_evolution(objective, [(-1.5, 1.5)] * len(library), rng=context.seed, maxiter=60, popsize=10, polish=False)
+    found = optimize.differential_evolution(
+        objective, [(-1.5, 1.5)] * len(library), rng=context.seed, maxiter=60, popsize=10, polish=False
+    )
     return LowRank(sum_of(outs, found.x), sum_of([f.into for f in factors], found.x))

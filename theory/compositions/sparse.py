@@ -1,30 +1,30 @@
 """Rules that look at single weights: TIES and DARE on ΔW, and KnOTS, which aligns the experts' outputs first.
 
-They depend on the basis of the features, so at infinite width they are evaluated on quadrature features (`library.prepared`).
-"""
+They depend on the basis of the features, so at infinite width they are evaluated on quadrature features
+(`library.prepared`)."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float64
-
-from theory.compositions import Context, rule
-from theory.edits import LowRank
+from lora_reuse.theory.compositions import Context, rule
+from lora_reuse.theory.edits import LowRank
 
 Dense = Float64[np.ndarray, "outputs features"]
 
 
 @rule(span=False, gauge_free=True, basis_free=False, alone=False, smooth=False)
 def ties(library: Sequence[LowRank], context: Context) -> Dense:
-    """TIES-Merging (Yadav et al. 2023) on the whole of each ΔW: keep its `density` share of largest weights, elect a sign for each weight
-    by the sum, average the kept weights of that sign. Experts with no output in common have no conflict, and it is a trimmed sum."""
+    """TIES-Merging (Yadav et al. 2023) on the whole of each ΔW: keep its `density` share of largest weights, elect a
+    sign for each weight by the sum, average the kept weights of that sign. Experts with no output in common have no
+    conflict, and it is a trimmed sum."""
     return merge_ties([expert.dense() for expert in library], context.density)
 
 
 @rule(span=False, gauge_free=True, basis_free=False, alone=False, smooth=False)
 def dare(library: Sequence[LowRank], context: Context) -> Dense:
-    """DARE (Yu et al. 2024): ΔW = Σ_i M_i ∘ ΔW_i / p with M_i Bernoulli(p), p = `density`. Unbiased: its coefficients are those of the
-    sum, with extra noise of order (p m)^(−1/2)."""
+    """DARE (Yu et al. 2024): ΔW = Σ_i M_i ∘ ΔW_i / p with M_i Bernoulli(p), p = `density`. Unbiased: its coefficients
+    are those of the sum, with extra noise of order (p m)^(−1/2)."""
     dense = [expert.dense() for expert in library]
     if np.isinf(context.width):  # the masks average out
         return np.sum(dense, axis=0)
@@ -34,8 +34,8 @@ def dare(library: Sequence[LowRank], context: Context) -> Dense:
 
 @rule(span=False, gauge_free=True, basis_free=False, alone=False, smooth=False)
 def knots(library: Sequence[LowRank], context: Context) -> Dense:
-    """KnOTS-TIES (Stoica et al. 2025): [ΔW₁ … ΔW_N] = U Σ [V₁ … V_N]ᵀ, then TIES on the ΣV_iᵀ, then U times the result. Where singular
-    values coincide U is arbitrary, and so is what is trimmed."""
+    """KnOTS-TIES (Stoica et al. 2025): [ΔW₁ … ΔW_N] = U Σ [V₁ … V_N]ᵀ, then TIES on the ΣV_iᵀ, then U times the result.
+    Where singular values coincide U is arbitrary, and so is what is trimmed."""
     stacked = np.hstack([expert.dense() for expert in library])
     # U and ΣVᵀ through the small matrix of outputs: the features are many.
     values, vectors = np.linalg.eigh(stacked @ stacked.T)

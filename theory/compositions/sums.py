@@ -5,16 +5,16 @@ import operator
 from collections.abc import Sequence
 
 import numpy as np
+from lora_reuse.runs.settings import SettingError
+from lora_reuse.theory.compositions import Context, rule
+from lora_reuse.theory.edits import LowRank
 from scipy import stats
-
-from runs.settings import SettingError
-from theory.compositions import Context, rule
-from theory.edits import LowRank
 
 
 @rule(span=True, gauge_free=True, basis_free=True, alone=True, smooth=True)
 def sum_(library: Sequence[LowRank], context: Context) -> LowRank:
-    """ΔW = Σ_i ΔW_i (Theorem 2). Invariant under the factorisation of each expert and under rotations of the features."""
+    """ΔW = Σ_i ΔW_i (Theorem 2). Invariant under the factorisation of each expert and under rotations of the
+    features."""
     return functools.reduce(operator.add, library)
 
 
@@ -26,9 +26,9 @@ def average(library: Sequence[LowRank], context: Context) -> LowRank:
 
 @rule(span=True, gauge_free=False, basis_free=True, alone=True, smooth=True)
 def linear(library: Sequence[LowRank], context: Context) -> LowRank:
-    """ΔW = (Σ_i w_i A_i)(Σ_i w_i B_i)ᵀ (eq. 27), w_i = 1 unless given. The cross terms w_i w_j A_i B_jᵀ depend on how each ΔW_i is
-    factored: Proposition 1 fixes ΔW_i and leaves its balanced factors free up to a sign, or at rank n a rotation. `gauge=minus` turns the
-    sign of every second expert, `gauge=random` rotates each one's factors."""
+    """ΔW = (Σ_i w_i A_i)(Σ_i w_i B_i)ᵀ (eq. 27), w_i = 1 unless given. The cross terms w_i w_j A_i B_jᵀ depend on how
+    each ΔW_i is factored: Proposition 1 fixes ΔW_i and leaves its balanced factors free up to a sign, or at rank n a
+    rotation. `gauge=minus` turns the sign of every second expert, `gauge=random` rotates each one's factors."""
     weights = context.weights_for(library, 1.0)
     factors = gauged(library, context)
     return LowRank(sum_of([f.out for f in factors], weights), sum_of([f.into for f in factors], weights))
@@ -36,25 +36,30 @@ def linear(library: Sequence[LowRank], context: Context) -> LowRank:
 
 @rule(span=True, gauge_free=False, basis_free=True, alone=True, smooth=True)
 def uniform(library: Sequence[LowRank], context: Context) -> LowRank:
-    """ΔW = (1/N Σ_i A_i)(1/N Σ_i B_i)ᵀ: eq. 27 with equal weights, as the paper's software averages factors; each ΔW_i enters with 1/N²."""
+    """ΔW = (1/N Σ_i A_i)(1/N Σ_i B_i)ᵀ: eq. 27 with equal weights, as the paper's software averages factors; each ΔW_i
+    enters with 1/N²."""
     equal = (1 / len(library),) * len(library)
     factors = gauged(library, context)
-    return LowRank(sum_of([f.out for f in factors], np.array(equal)), sum_of([f.into for f in factors], np.array(equal)))
+    return LowRank(
+        sum_of([f.out for f in factors], np.array(equal)), sum_of([f.into for f in factors], np.array(equal))
+    )
 
 
 def gauged(library: Sequence[LowRank], context: Context) -> list[LowRank]:
     """The balanced factors of each expert, as Proposition 1's penalty leaves them, in the gauge of the context.
 
-    Of the balanced factors the one nearest to the fitting form D · dual (column j of `out` along the j-th answer difference) is taken.
-    """
+    Of the balanced factors the one nearest to the fitting form D · dual (column j of `out` along the j-th answer
+    difference) is taken."""
     if len({expert.rank for expert in library}) > 1:
         ranks = [expert.rank for expert in library]
-        raise SettingError("library", f"ranks {ranks}", "experts of one rank, because eq. 27 and 28 add their factors column by column")
+        raise SettingError(
+            "library", f"ranks {ranks}", "experts of one rank, because eq. 27 and 28 add their factors column by column"
+        )
     factors = []
     for i, expert in enumerate(library):
         balanced = expert.balanced()
-        # Procrustes: the rotation that brings the balanced factors closest to the expert's own, so that the result does not hang on
-        # the order in which an SVD happens to return equal singular values.
+        # Procrustes: the rotation that brings the balanced factors closest to the expert's own, so that the result does
+        # not hang on the order in which an SVD happens to return equal singular values.
         left, _, right = np.linalg.svd(balanced.out.T @ expert.out)
         turn = left @ right
         if context.gauge == "minus" and i % 2:

@@ -1,44 +1,58 @@
-"""Step by step instead of directly: when does a restated one-hop question look enough like a one-hop prompt (beyond the paper; Table 1)?
+"""Step by step instead of directly: when does a restated one-hop question look enough like a one-hop prompt (beyond the
+paper; Table 1)?
 
-Two experts of n facts each (eq. 23): r̃₁(x_i) = y_i under η₁ = `x_i r1`, r̃₂(y_i) = z_i under η₂ = `y_i r2`. A prompt is a list of segments.
-At its last token a share λ (`locality`) of the attention goes uniformly to the earlier tokens of the last segment and 1 − λ uniformly to
-all tokens of the segments before it; with no segment before, all stays in the one there is, so `x r1` and `x r1 r2` are those of
-`theory.model` at every λ. Small λ is the paper's uniform attention over a long prompt. The transcript of fact i is
+Two experts of n facts each (eq. 23): r̃₁(x_i) = y_i under η₁ = `x_i r1`, r̃₂(y_i) = z_i under η₂ = `y_i r2`. A prompt
+is a list of segments. At its last token a share λ (`locality`) of the attention goes uniformly to the earlier tokens of
+the last segment and 1 − λ uniformly to all tokens of the segments before it; with no segment before, all stays in the
+one there is, so `x r1` and `x r1 r2` are those of `theory.model` at every λ. Small λ is the paper's uniform attention
+over a long prompt. The transcript of fact i is
 
     [filler] [x r1 r2] [x r1] → a₁        [filler] [x r1 r2] [x r1 a₁] [a₁ r2] → a₂
 
-Prompts have to be fixed in advance, so the second step is asked with a₁ = y_i (the edited answer) and with a₁ = r₁(x_i) (the old one); any
-other first answer counts as a failure of the chain. As everywhere, the base model answers each prompt as before the edits.
+Prompts have to be fixed in advance, so the second step is asked with a₁ = y_i (the edited answer) and with a₁ = r₁(x_i)
+(the old one); any other first answer counts as a failure of the chain. As everywhere, the base model answers each
+prompt as before the edits.
 
 Measured, with the same quantities of the kernel as prediction (at width=inf and a finite dim: those at dim=inf):
-- `hop_1`: the share of facts whose first step has y_i as its largest output (ties shared), `hop_2`: whose second step has z_i, y_i given;
+- `hop_1`: the share of facts whose first step has y_i as its largest output (ties shared), `hop_2`: whose second step
+  has z_i, y_i given;
 - `two_hop_step_by_step`: Σ_i P(a₁ = y_i) P(a₂ = z_i | y_i) + P(a₁ = r₁(x_i)) P(a₂ = z_i | r₁(x_i)), over n;
 - `two_hop_direct`: the share whose `x r1 r2` has z_i as its largest output;
-- `c_hop_1`, `c_hop_2`: the coefficient of fact i's own answer difference on its own step, averaged over i. Error bars (the delta method)
-  are for these two at n = 1 without bridge data, where six prompts are in use, and for an S of full rank: not at λ = 1, where the restated
+- `c_hop_1`, `c_hop_2`: the coefficient of fact i's own answer difference on its own step, averaged over i. Error bars
+  (the delta method)
+  are for these two at n = 1 without bridge data, where six prompts are in use, and for an S of full rank: not at λ = 1,
+  where the restated
   prompts are the stored keys, nor under mask=causal at dim=inf.
 
-The closed form (`own_coefficient`, `threshold`). All entities being distinct, only fact i's own difference touches both outputs that compete:
-the old answer has 1 − c, the new one c, so the answer flips at c = 1/2 exactly, whatever the other expert adds elsewhere.
-- n = 1 never fails under `sum`: the last token alone carries e_{r1}, so c ≥ (1/√2)(sin π/4 + (3π/4) cos π/4)/π = 0.534 at every λ and every
-  prompt length. The threshold is 0. It is positive for n = 1 where V e outgrows e (init_scale=variance), and for several facts (hop 2 from
+The closed form (`own_coefficient`, `threshold`). All entities being distinct, only fact i's own difference touches both
+outputs that compete: the old answer has 1 − c, the new one c, so the answer flips at c = 1/2 exactly, whatever the
+other expert adds elsewhere.
+- n = 1 never fails under `sum`: the last token alone carries e_{r1}, so c ≥ (1/√2)(sin π/4 + (3π/4) cos π/4)/π = 0.534
+  at every λ and every
+  prompt length. The threshold is 0. It is positive for n = 1 where V e outgrows e (init_scale=variance), and for
+  several facts (hop 2 from
   n = 2 on, hop 1 from 3): they share the part e_{r1} of their keys, and only the attended part tells them apart.
-- `average` halves c, which is 1 at λ = 1 only: there old and new answer tie (hop_1 = hop_2 = 1/2, the chain 1/4), and below it nothing flips.
-- `arrow` takes each expert's top singular direction for its prototype. From n = 3 facts on, at d = m = ∞, the n − 1 largest singular values
-  of ΔW coincide, so the prototype is any direction free of the keys' mean: routing depends on rounding there, elsewhere on the draw.
-  With `scores=kernel` both experts get a good part of the weight; `scores=raw`, as software has it, picks one, and picks wrongly for some.
+- `average` halves c, which is 1 at λ = 1 only: there old and new answer tie (hop_1 = hop_2 = 1/2, the chain 1/4), and
+  below it nothing flips.
+- `arrow` takes each expert's top singular direction for its prototype. From n = 3 facts on, at d = m = ∞, the n − 1
+  largest singular values
+  of ΔW coincide, so the prototype is any direction free of the keys' mean: routing depends on rounding there, elsewhere
+  on the draw.
+  With `scores=kernel` both experts get a good part of the weight; `scores=raw`, as software has it, picks one, and
+  picks wrongly for some.
 
-Bridge data (`setup`, the rows of Table 1): what the experts store besides their facts, in the same eq. 23, about n other pairs of facts that
-share no entity with the asked ones. F1: `x r1`, F2: `y r2`, F12: `x r1 r2` with z, F12CoT: the two steps of the transcript, y given.
-2: F1 + F2 + F12CoT in both; 3: F1 + F2 + F12 in both; 4, 5: as 2 in the first, the second expert only; 6: F12CoT in both;
-7: F1 + F12CoT in the first, F2 + F12CoT in the second; 8: F1 + F4 + F14CoT in the first, F5 + F2 + F52CoT in the second, r4 and r5 being
-the world's third and fourth relations, each expert's chains about entities of its own. Real and fake names, which Table 1 also varies, are
-alike here. Prompts that coincide (at λ = 1 a restated question is the one-hop prompt) are stored once.
+Bridge data (`setup`, the rows of Table 1): what the experts store besides their facts, in the same eq. 23, about n
+other pairs of facts that share no entity with the asked ones. F1: `x r1`, F2: `y r2`, F12: `x r1 r2` with z, F12CoT:
+the two steps of the transcript, y given. 2: F1 + F2 + F12CoT in both; 3: F1 + F2 + F12 in both; 4, 5: as 2 in the
+first, the second expert only; 6: F12CoT in both; 7: F1 + F12CoT in the first, F2 + F12CoT in the second; 8: F1 + F4 +
+F14CoT in the first, F5 + F2 + F52CoT in the second, r4 and r5 being the world's third and fourth relations, each
+expert's chains about entities of its own. Real and fake names, which Table 1 also varies, are alike here. Prompts that
+coincide (at λ = 1 a restated question is the one-hop prompt) are stored once.
 
-What one layer cannot explain: the effect of bridge *training* beyond extra stored keys. Keys alone do harm: under `sum` no setup raises a
-hop, the c of an expert that stores more falls at every λ < 1, and at n = 1 answers of the bridge, which both experts add, win. The attention
-is given and not learned, so λ is that of no bridge. Nor the copying of names (a₁ is put into step 2) or the writing of the template.
-"""
+What one layer cannot explain: the effect of bridge *training* beyond extra stored keys. Keys alone do harm: under `sum`
+no setup raises a hop, the c of an expert that stores more falls at every λ < 1, and at n = 1 answers of the bridge,
+which both experts add, win. The attention is given and not learned, so λ is that of no bridge. Nor the copying of names
+(a₁ is put into step 2) or the writing of the template."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -47,19 +61,18 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
+from lora_reuse.runs.settings import SettingError
+from lora_reuse.theory import gram as grams
+from lora_reuse.theory.compositions import RULES, Context, Features, Outputs, compose
+from lora_reuse.theory.delta import expansion
+from lora_reuse.theory.edits import LowRank, min_norm_edit
+from lora_reuse.theory.experiments import Result, Values
+from lora_reuse.theory.facts import ROLES, Prompt
+from lora_reuse.theory.kernels import kernel, limit_geometry
+from lora_reuse.theory.library import Scene, draw_scene, wins
+from lora_reuse.theory.readout import one_hot
+from lora_reuse.theory.settings import INF, Bridge
 from scipy import optimize
-
-from runs.settings import SettingError
-from theory import gram as grams
-from theory.compositions import RULES, Context, Features, Outputs, compose
-from theory.delta import expansion
-from theory.edits import LowRank, min_norm_edit
-from theory.experiments import Result, Values
-from theory.facts import ROLES, Prompt
-from theory.kernels import kernel, limit_geometry
-from theory.library import Scene, draw_scene, wins
-from theory.readout import one_hot
-from theory.settings import INF, Bridge
 
 Segments = tuple[Prompt, ...]
 
@@ -68,7 +81,16 @@ FULL = ("F1", "F2", *COT)
 DIRECT = ("F1", "F2", "F12")
 # What each expert stores about the bridge's facts.
 ONES, TWOS = ("F1", *COT), ("F2", *COT)
-SETUPS = {0: ((), ()), 2: (FULL, FULL), 3: (DIRECT, DIRECT), 4: (FULL, ()), 5: ((), FULL), 6: (COT, COT), 7: (ONES, TWOS), 8: (FULL, FULL)}
+SETUPS = {
+    0: ((), ()),
+    2: (FULL, FULL),
+    3: (DIRECT, DIRECT),
+    4: (FULL, ()),
+    5: ((), FULL),
+    6: (COT, COT),
+    7: (ONES, TWOS),
+    8: (FULL, FULL),
+}
 MOST_PROMPTS_WITH_ERRORS = 6
 
 
@@ -81,8 +103,8 @@ class Question(NamedTuple):
 
 
 def questions(scene: Scene, part: slice, relations: tuple[int, int], filler: Segments) -> dict[str, list[Question]]:
-    """All that is asked about some of a scene's facts x → y → z over two relations: F1, F2, F12, and the steps of the transcript, the
-    second with y fed and, as `kept`, with the old answer r₁(x) fed."""
+    """All that is asked about some of a scene's facts x → y → z over two relations: F1, F2, F12, and the steps of the
+    transcript, the second with y fed and, as `kept`, with the old answer r₁(x) fed."""
     world, (a, b) = scene.world, relations
     asked: dict[str, list[Question]] = {name: [] for name in (*DIRECT, *COT, "kept")}
     for x, y, z, r1x, r2y, r2r1x in zip(*(getattr(scene.edits, role)[part].tolist() for role in ROLES), strict=True):
@@ -124,7 +146,8 @@ class Plan:
         return [where[q.prompt] for q in questions]
 
     def distinct(self, questions: Sequence[Question]) -> list[Question]:
-        """Each prompt that the model can tell from the others once: at λ = 1 a restated question is the one-hop prompt."""
+        """Each prompt that the model can tell from the others once: at λ = 1 a restated question is the one-hop
+        prompt."""
         first: dict[bytes, Question] = {}
         for row, question in zip(np.hstack(self.tokens)[self.columns(questions)], questions, strict=True):
             first.setdefault(row.tobytes(), question)
@@ -147,7 +170,9 @@ class Plan:
         except ValueError:
             names = ("width", "dim", "locality", "facts", "activation", "init_scale")
             got = f"{self.setting.setup} with {', '.join(f'{name}={getattr(self.setting, name)}' for name in names)}"
-            raise SettingError("setup", got, "prompts to store whose features are linearly independent", "raise width= or dim=") from None
+            raise SettingError(
+                "setup", got, "prompts to store whose features are linearly independent", "raise width= or dim="
+            ) from None
         if self.setting.composition != "arrow_after":
             return library
         most = max(expert.rank for expert in library)  # merged after the product, where empty columns change nothing
@@ -155,24 +180,33 @@ class Plan:
 
 
 def planned(setting: Bridge) -> Plan:
-    """The prompts of a setting: its n facts, and for the bridge n others, or 2n where each expert has chains of its own."""
+    """The prompts of a setting: its n facts, and for the bridge n others, or 2n where each expert has chains of its
+    own."""
     n = setting.facts
     scene = draw_scene(n * {0: 1, 8: 3}.get(setting.setup, 2))
-    filler = (tuple(scene.world.entities + scene.world.relations + i for i in range(setting.filler)),) if setting.filler else ()
+    filler = (
+        (tuple(scene.world.entities + scene.world.relations + i for i in range(setting.filler)),)
+        if setting.filler
+        else ()
+    )
 
     def group(i: int, *relations: int) -> dict[str, list[Question]]:
         return questions(scene, slice(i * n, (i + 1) * n), (relations[0], relations[1]), filler)
 
     asked = group(0, 0, 1)
     bridges = (group(1, 0, 2), group(2, 3, 1)) if setting.setup == 8 else (group(1, 0, 1),) * 2
-    ours, theirs = ([q for name in names for q in bridge[name]] for names, bridge in zip(SETUPS[setting.setup], bridges, strict=True))
+    ours, theirs = (
+        [q for name in names for q in bridge[name]]
+        for names, bridge in zip(SETUPS[setting.setup], bridges, strict=True)
+    )
     return Plan(setting, scene.world.entities, asked, (asked["F1"] + ours, asked["F2"] + theirs))
 
 
 def coefficients(
     prompts: Sequence[Segments], tokens: int, locality: float, mask: str = "strict"
 ) -> tuple[Float64[np.ndarray, "prompts tokens"], Float64[np.ndarray, "prompts tokens"]]:
-    """(α, β) with h(p) = Σ_t α[p, t] V e_t + β[p, t] e_t, as `model.coefficients` gives them for a prompt of one segment."""
+    """(α, β) with h(p) = Σ_t α[p, t] V e_t + β[p, t] e_t, as `model.coefficients` gives them for a prompt of one
+    segment."""
     attended, residual = np.zeros((len(prompts), tokens)), np.zeros((len(prompts), tokens))
     for row, (*before, current) in enumerate(prompts):
         near = list(current if mask == "causal" else current[:-1])
@@ -215,7 +249,9 @@ def run(setting: Bridge, seeds: Sequence[int], advance: Callable[[int], object] 
 def quantities(plan: Plan, G: Float64[np.ndarray, "n n"]) -> Values:
     """Everything measured, from the Gram matrix of the plan's prompts."""
     phi = grams.coordinates(G)
-    update = compose(plan.setting.composition, plan.experts(phi), Context(width=plan.setting.width, scores=plan.setting.scores))
+    update = compose(
+        plan.setting.composition, plan.experts(phi), Context(width=plan.setting.width, scores=plan.setting.scores)
+    )
 
     def right(name: str, old: bool = False) -> Float64[np.ndarray, " facts"]:
         part = plan.asked[name]
@@ -241,21 +277,28 @@ def _predict(plan: Plan, S: Float64[np.ndarray, "n n"]) -> tuple[Values, Values]
         limit = quantities(plan, kernel(limit_geometry(*plan.tokens, setting.init_scale), setting.activation))
         return limit, dict.fromkeys(limit, 0.0) if setting.dim == INF else {}
     limit = quantities(plan, kernel(S, setting.activation))
-    smooth = RULES[setting.composition].smooth and not (setting.composition.startswith("arrow") and setting.scores == "raw")
+    smooth = RULES[setting.composition].smooth and not (
+        setting.composition.startswith("arrow") and setting.scores == "raw"
+    )
     if not smooth or len(S) > MOST_PROMPTS_WITH_ERRORS or np.linalg.matrix_rank(S) < len(S):
         return limit, {}
-    found = expansion(lambda G: {n: c for n, c in quantities(plan, G).items() if n in ("c_hop_1", "c_hop_2")}, S, setting.width, setting.activation)
+    found = expansion(
+        lambda G: {n: c for n, c in quantities(plan, G).items() if n in ("c_hop_1", "c_hop_2")},
+        S,
+        setting.width,
+        setting.activation,
+    )
     return limit | found.mean, found.errors()
 
 
 def overlaps(locality: float, filler: int, hop: int, init_scale: str = "std") -> Float64[np.ndarray, "3 3"]:
-    """S of a fact's stored key η, another fact's key η′ of the same expert, and the fact's restated prompt h_λ, at d = ∞, strict mask.
+    """S of a fact's stored key η, another fact's key η′ of the same expert, and the fact's restated prompt h_λ, at d =
+    ∞, strict mask.
 
-    With N tokens before the last segment (filler + 3 for hop 1: x r1 r2; filler + 6 for hop 2: x r1 r2 x r1 y), of which the fact's subject
-    is one, and with Q = Σ_t (times t occurs among them)² (filler + 3; filler + 10, x and r1 occurring twice), ρ = 1 the residual's part
-    (ρ = 0 for init_scale=variance):  η·η = ρ + 1,  η·η′ = ρ,  h_λ·η = ρ + λ + (1 − λ)/N,  h_λ·η′ = ρ,
-    ‖h_λ‖² = ρ + λ² + 2 λ (1 − λ)/N + (1 − λ)² Q/N².
-    """
+    With N tokens before the last segment (filler + 3 for hop 1: x r1 r2; filler + 6 for hop 2: x r1 r2 x r1 y), of
+    which the fact's subject is one, and with Q = Σ_t (times t occurs among them)² (filler + 3; filler + 10, x and r1
+    occurring twice), ρ = 1 the residual's part (ρ = 0 for init_scale=variance):  η·η = ρ + 1,  η·η′ = ρ,  h_λ·η = ρ + λ
+    + (1 − λ)/N,  h_λ·η′ = ρ, ‖h_λ‖² = ρ + λ² + 2 λ (1 − λ)/N + (1 − λ)² Q/N²."""
     if hop not in (1, 2):
         raise SettingError("hop", hop, "1 or 2")
     if filler < 0:
@@ -269,8 +312,9 @@ def overlaps(locality: float, filler: int, hop: int, init_scale: str = "std") ->
 
 
 def own_coefficient(locality: float, filler: int, hop: int, facts: int | float = 1, init_scale: str = "std") -> float:
-    """c(λ) under `sum` at d = m = ∞ for n facts, n = inf included: with a = k(η, η), b = k(η, η′), p = k(η, h_λ), q = k(η′, h_λ),
-    c = (p − b s)/(a − b), s = (p + (n − 1) q)/(a + (n − 1) b). For n = 1 it is p/a, as n → ∞ it is (p − q)/(a − b).
+    """c(λ) under `sum` at d = m = ∞ for n facts, n = inf included: with a = k(η, η), b = k(η, η′), p = k(η, h_λ), q =
+    k(η′, h_λ), c = (p − b s)/(a − b), s = (p + (n − 1) q)/(a + (n − 1) b). For n = 1 it is p/a, as n → ∞ it is (p −
+    q)/(a − b).
 
     (The inverse of (a − b) I + b J, J all ones, is (I − b J/(a + (n − 1) b))/(a − b).)
     """
@@ -283,12 +327,12 @@ def own_coefficient(locality: float, filler: int, hop: int, facts: int | float =
 
 
 def threshold(filler: int, hop: int, facts: int | float = 1, init_scale: str = "std", weight: float = 1.0) -> float:
-    """λ*, the locality at which weight · c reaches 1/2 and the restated prompt's answer flips, at d = m = ∞: weight 1 for `sum`, 1/2 for
-    `average`; 0 where it is flipped at every λ, and inf where it never is.
+    """λ*, the locality at which weight · c reaches 1/2 and the restated prompt's answer flips, at d = m = ∞: weight 1
+    for `sum`, 1/2 for `average`; 0 where it is flipped at every λ, and inf where it never is.
 
-    Included: the fact's own expert with all its n facts, in closed form. The other expert adds nothing to the outputs of the old and the new
-    answer, so λ* is exact for the contest of those two; that no third answer wins at c = 1/2 is left to the measurement.
-    """
+    Included: the fact's own expert with all its n facts, in closed form. The other expert adds nothing to the outputs
+    of the old and the new answer, so λ* is exact for the contest of those two; that no third answer wins at c = 1/2 is
+    left to the measurement."""
 
     def excess(locality: float) -> float:
         return weight * own_coefficient(locality, filler, hop, facts, init_scale) - 0.5

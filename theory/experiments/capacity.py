@@ -1,7 +1,9 @@
-"""How many facts a readout of m random features stores: none exactly below m = the number of prompts, all of them from there on.
+"""How many facts a readout of m random features stores: none exactly below m = the number of prompts, all of them from
+there on.
 
-That is the law for features in general position. ReLU features are not quite: a feature that is zero on every prompt is lost
-(`missing_rank` counts the loss, and moves the threshold up by as much), one that is active on a single prompt stores that prompt.
+That is the law for features in general position. ReLU features are not quite: a feature that is zero on every prompt is
+lost (`missing_rank` counts the loss, and moves the threshold up by as much), one that is active on a single prompt
+stores that prompt.
 
 - `stored_exactly`: the share of prompts whose output is the one-hot answer to 1e-6 in every entry.
 - `stored_argmax`: the share whose largest output is the answer, which degrades gently.
@@ -12,20 +14,21 @@ That is the law for features in general position. ReLU features are not quite: a
 from collections.abc import Callable, Sequence
 
 import numpy as np
-
-from theory.experiments import Result
-from theory.facts import draw_world
-from theory.gram import coordinates, feature_keys, features, geometry
-from theory.kernels import kernel
-from theory.readout import min_norm_readout, one_hot, unstored_share
-from theory.settings import INF, Capacity
+from lora_reuse.theory.experiments import Result
+from lora_reuse.theory.facts import draw_world
+from lora_reuse.theory.gram import coordinates, feature_keys, features, geometry
+from lora_reuse.theory.kernels import kernel
+from lora_reuse.theory.readout import min_norm_readout, one_hot, unstored_share
+from lora_reuse.theory.settings import INF, Capacity
 
 
 def run(setting: Capacity, seeds: Sequence[int], advance: Callable[[int], object] | None = None) -> list[Result]:
     """One Result a seed; each draws its world and its features."""
     results = []
     for seed in seeds:
-        world = draw_world(seed, entities=setting.entities, relations=setting.relations, defined=setting.defined, edits=0)
+        world = draw_world(
+            seed, entities=setting.entities, relations=setting.relations, defined=setting.defined, edits=0
+        )
         prompts, answers = world.known()
         Y = one_hot(answers, world.entities)
         S = geometry(prompts, setting, [seed])[0]

@@ -1,13 +1,13 @@
 """Two edits seen by a two-hop prompt, as the random features become their kernel (eq. 13-15 and 19).
 
-The edits are r̃₁(x) = y, stored under the prompt `x r1`, and r̃₂(y) = z, under `y r2`. On `x r1 r2` their sum adds c₁(i_y − i_{r1(x)}) +
-c₂(i_z − i_{r2(y)}) with c₁ = G(η₁, ξ)/G(η₁, η₁), c₂ = G(η₂, ξ)/G(η₂, η₂); on `u r1 r2`, another entity's prompt, the same two
-differences appear with coefficients of their own.
+The edits are r̃₁(x) = y, stored under the prompt `x r1`, and r̃₂(y) = z, under `y r2`. On `x r1 r2` their sum adds
+c₁(i_y − i_{r1(x)}) + c₂(i_z − i_{r2(y)}) with c₁ = G(η₁, ξ)/G(η₁, η₁), c₂ = G(η₂, ξ)/G(η₂, η₂); on `u r1 r2`, another
+entity's prompt, the same two differences appear with coefficients of their own.
 
-A prediction is the limit one step on. At a finite width it is that of the kernel of the hidden states actually drawn (m → ∞ at these E and
-V) with the term of O(1/m) of the mean over U, and its error is that of the draw of U (`theory.delta`). At width = inf and a finite dim it is
-the d → ∞ limit, with the error in the draw of E and V to first order, where that is known in closed form (std, uniform attention, ReLU). At
-dim = width = inf it is the value itself.
+A prediction is the limit one step on. At a finite width it is that of the kernel of the hidden states actually drawn (m
+→ ∞ at these E and V) with the term of O(1/m) of the mean over U, and its error is that of the draw of U
+(`theory.delta`). At width = inf and a finite dim it is the d → ∞ limit, with the error in the draw of E and V to first
+order, where that is known in closed form (std, uniform attention, ReLU). At dim = width = inf it is the value itself.
 """
 
 import functools
@@ -15,14 +15,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float64
-
-from theory import kernels
-from theory.delta import expansion
-from theory.experiments import REMAINDER, Result, Values
-from theory.gram import geometry, gram
-from theory.library import quadrature_features
-from theory.model import coefficients
-from theory.settings import INF, KernelLimit, at_infinite_dim
+from lora_reuse.theory import kernels
+from lora_reuse.theory.delta import expansion
+from lora_reuse.theory.experiments import REMAINDER, Result, Values
+from lora_reuse.theory.gram import geometry, gram
+from lora_reuse.theory.library import quadrature_features
+from lora_reuse.theory.model import coefficients
+from lora_reuse.theory.settings import INF, KernelLimit, at_infinite_dim
 
 X, Y, U, R1, R2 = range(5)
 PROMPTS = [(X, R1), (Y, R2), (X, R1, R2), (U, R1, R2)]
@@ -36,7 +35,9 @@ def run(setting: KernelLimit, seeds: Sequence[int], advance: Callable[[int], obj
     for S, G in zip(geometry(PROMPTS, setting, seeds), measured, strict=True):
         k = kernels.kernel(S, setting.activation)
         values = {"kernel_relative_rms": float(np.linalg.norm(G - k) / np.linalg.norm(k))} | shares(G)
-        results.append(Result(values, *(_limit_of_dim(setting, k) if setting.width == INF else _limit_of_width(setting, S))))
+        results.append(
+            Result(values, *(_limit_of_dim(setting, k) if setting.width == INF else _limit_of_width(setting, S)))
+        )
     return results
 
 
@@ -52,16 +53,21 @@ def _limit_of_width(setting: KernelLimit, S: Float64[np.ndarray, "n n"]) -> tupl
 
 
 def _distance(S_bytes: bytes, activation: str, width: float) -> tuple[float, Values]:
-    """Mean, standard deviation and remainder of the relative RMS error. Its mean square E‖G − k‖² is exact at every width."""
+    """Mean, standard deviation and remainder of the relative RMS error. Its mean square E‖G − k‖² is exact at every
+    width."""
     mean, spread, bias = _unit_width_distance(S_bytes, activation)
     shift, root = bias / width, width**-0.5
     error = max(mean**2 + spread**2 - (mean + shift) ** 2, 0.0) ** 0.5
-    return (mean + shift) * root, {"kernel_relative_rms": error * root, "kernel_relative_rms" + REMAINDER: shift**2 / mean * root}
+    return (mean + shift) * root, {
+        "kernel_relative_rms": error * root,
+        "kernel_relative_rms" + REMAINDER: shift**2 / mean * root,
+    }
 
 
 @functools.lru_cache(maxsize=4096)
 def _unit_width_distance(S_bytes: bytes, activation: str) -> tuple[float, float, float]:
-    """√m times the mean and spread of the relative RMS error of a Gaussian G − k, m^(3/2) times what the mean gains; for every width."""
+    """√m times the mean and spread of the relative RMS error of a Gaussian G − k, m^(3/2) times what the mean gains;
+    for every width."""
     S = np.frombuffer(S_bytes).reshape(len(PROMPTS), len(PROMPTS))
     k, phi = kernels.kernel(S, activation), quadrature_features(S, activation, nodes=2**12)
     law = kernels.relative_rms_law(kernels.fourth_moments(S, activation), k)
@@ -80,5 +86,7 @@ def _limit_of_dim(setting: KernelLimit, k: Float64[np.ndarray, "n n"]) -> tuple[
         stderr |= dict.fromkeys(COEFFICIENTS, 0.0)
     elif (setting.init_scale, setting.attention, setting.activation) == ("std", "uniform", "relu"):
         root = setting.dim**-0.5
-        stderr |= {name: kernels.geometry_stderr(attended, residual, *pair) * root for name, pair in COEFFICIENTS.items()}
+        stderr |= {
+            name: kernels.geometry_stderr(attended, residual, *pair) * root for name, pair in COEFFICIENTS.items()
+        }
     return predicted, stderr

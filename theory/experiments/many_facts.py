@@ -1,21 +1,29 @@
-"""Experts of n facts each (A.1.1, eq. 23-25): no weights on the two adapters find the right one of the n composed answers.
+"""Experts of n facts each (A.1.1, eq. 23-25): no weights on the two adapters find the right one of the n composed
+answers.
 
-On the composed prompt `x_j r1 r2` the second expert contributes Σ_i C_ij (i_{z_i} − i_{r2(y_i)}) with C = G_ee⁻¹ G_et, e its n keys
-`y_i r2`, t the n composed prompts. As d → ∞ the tokens of `x_j r1 r2` overlap every key in r2 alone, so G_et = κ for all i and j,
-G_ee = k(η, η) on and ρ off the diagonal, and every entry of C is the same (eq. 25 says so for two facts):
+On the composed prompt `x_j r1 r2` the second expert contributes Σ_i C_ij (i_{z_i} − i_{r2(y_i)}) with C = G_ee⁻¹ G_et,
+e its n keys `y_i r2`, t the n composed prompts. As d → ∞ the tokens of `x_j r1 r2` overlap every key in r2 alone, so
+G_et = κ for all i and j, G_ee = k(η, η) on and ρ off the diagonal, and every entry of C is the same (eq. 25 says so for
+two facts):
 
     C_ij = κ / (k(η, η) + (n − 1)ρ),     0.573 / (1 + 0.609 (n − 1)) under `std`, strict masking, ReLU.
 
-All n new answers z_i therefore tie on every composed prompt, whatever weights α₁, α₂ multiply the experts: accuracy is at most 1/n, the
-`ceiling`, and a rule that leaves the old answer on top has none. The first expert does not help: it moves y's and r₁(x)'s only.
+All n new answers z_i therefore tie on every composed prompt, whatever weights α₁, α₂ multiply the experts: accuracy is
+at most 1/n, the `ceiling`, and a rule that leaves the old answer on top has none. The first expert does not help: it
+moves y's and r₁(x)'s only.
 
-- `coefficient_second`: the mean over facts and prompts of the composed coefficients of i_z − i_{r2(y)}. For `sum` its error and the term
+- `coefficient_second`: the mean over facts and prompts of the composed coefficients of i_z − i_{r2(y)}. For `sum` its
+  error and the term
   of O(1/m) of its mean follow from the influence of one feature (`coefficient_expansion`);
-- `coefficient_second_spread`: the standard deviation of C over facts and prompts, 0 at d = m = ∞; for `sum` at width = inf and a finite d
+- `coefficient_second_spread`: the standard deviation of C over facts and prompts, 0 at d = m = ∞; for `sum` at width =
+  inf and a finite d
   predicted as `spread_of_dim`·d^(−1/2), the correction to eq. 25 (std, uniform attention, ReLU);
-- `accuracy`: the share of composed prompts whose largest output is z_j (ties shared); for data=held_out, of the earlier half of the facts.
-- for `composition=best`: `accuracy` and `ceiling` are the best over all weights (α₁, α₂) by search; both are predicted as 1/n. The search
-  picks the luckiest weights for the very prompts it is scored on, so at finite d or m it can pass the ceiling by chance.
+- `accuracy`: the share of composed prompts whose largest output is z_j (ties shared); for data=held_out, of the earlier
+  half of the facts.
+- for `composition=best`: `accuracy` and `ceiling` are the best over all weights (α₁, α₂) by search; both are predicted
+  as 1/n. The search
+  picks the luckiest weights for the very prompts it is scored on, so at finite d or m it can pass the ceiling by
+  chance.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,14 +31,13 @@ from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float64
-
-from theory.compositions import RULES, Features, Outputs, compose
-from theory.experiments import REMAINDER, Result, Values
-from theory.gram import geometry
-from theory.kernels import kernel, kernel_change, limit_geometry
-from theory.library import QUADRATURE_NODES, Scene, draw_scene, prepared, quadrature_features, wins
-from theory.model import coefficients as coefficients_of
-from theory.settings import INF, ManyFacts, at_infinite_dim
+from lora_reuse.theory.compositions import RULES, Features, Outputs, compose
+from lora_reuse.theory.experiments import REMAINDER, Result, Values
+from lora_reuse.theory.gram import geometry
+from lora_reuse.theory.kernels import kernel, kernel_change, limit_geometry
+from lora_reuse.theory.library import QUADRATURE_NODES, Scene, draw_scene, prepared, quadrature_features, wins
+from lora_reuse.theory.model import coefficients as coefficients_of
+from lora_reuse.theory.settings import INF, ManyFacts, at_infinite_dim
 
 ANGLES = np.linspace(0, 2 * np.pi, 144, endpoint=False)
 LENGTHS = np.geomspace(1e-2, 1e4, 49)
@@ -43,7 +50,9 @@ def run(setting: ManyFacts, seeds: Sequence[int], advance: Callable[[int], objec
     features = prepared(scene.prompts, setting, seeds, basis_free, advance)
     at_limit = at_infinite_dim(replace(setting, width=INF))
     if at_limit is None:
-        return [Result(quantities(setting, scene, phi, seed), {}, {}) for seed, phi in zip(seeds, features, strict=True)]
+        return [
+            Result(quantities(setting, scene, phi, seed), {}, {}) for seed, phi in zip(seeds, features, strict=True)
+        ]
     (limit,) = prepared(scene.prompts, at_limit, [0], basis_free)
     shared = quantities(at_limit, scene, limit, seeds[0])
     stderr: Values = {}
@@ -110,12 +119,14 @@ def closed_form(kappa: float, own: float, rho: float, facts: int) -> float:
 def spread_of_dim(scene: Scene, mask: str = "strict") -> float:
     """√d times the root mean square of C_ij − mean C at dimension d, to first order.
 
-    dC = G_ee⁻¹ (dG_et − dG_ee C) is linear in the fluctuations of E Eᵀ = I + A, (V e_s)·(V e_t) = I + A + B and (V e_s)·e_t = C' (variances as
-    in `kernels.geometry_stderr`), so the mean square is a sum over their independent entries.
-    """
+    dC = G_ee⁻¹ (dG_et − dG_ee C) is linear in the fluctuations of E Eᵀ = I + A, (V e_s)·(V e_t) = I + A + B and (V
+    e_s)·e_t = C' (variances as in `kernels.geometry_stderr`), so the mean square is a sum over their independent
+    entries."""
     prompts = scene.prompts[scene.second] + scene.prompts[scene.two_hop]
     used = sorted({token for prompt in prompts for token in prompt})
-    attended, residual = coefficients_of([tuple(used.index(t) for t in prompt) for prompt in prompts], len(used), mask=mask)
+    attended, residual = coefficients_of(
+        [tuple(used.index(t) for t in prompt) for prompt in prompts], len(used), mask=mask
+    )
     S = limit_geometry(attended, residual)
     k, n = kernel(S), len(scene.edits.x)
     inverse = np.linalg.inv(k[:n, :n])
@@ -137,14 +148,16 @@ def spread_of_dim(scene: Scene, mask: str = "strict") -> float:
     return float(np.sqrt(total))
 
 
-def coefficient_expansion(scene: Scene, S: Float64[np.ndarray, "prompts prompts"], activation: str) -> tuple[float, float, float]:
-    """Of the mean coefficient under `sum` at width m: m times the term of O(1/m) of its mean, √m times its standard error, and m times the
-    ratio of the next term of the mean to this one, as estimated.
+def coefficient_expansion(
+    scene: Scene, S: Float64[np.ndarray, "prompts prompts"], activation: str
+) -> tuple[float, float, float]:
+    """Of the mean coefficient under `sum` at width m: m times the term of O(1/m) of its mean, √m times its standard
+    error, and m times the ratio of the next term of the mean to this one, as estimated.
 
-    One feature moves C̄ by ψ/m, ψ = (aᵀφ_e)(φ̄_t − φ_eᵀC̄) with a = k_ee⁻¹1/n, bars for means over prompts, and with h = φ_eᵀk_ee⁻¹φ_e it
-    moves G_ee⁻¹ along with it: the standard error is √E ψ², the term of O(1/m) is −E h ψ. Expectations are by quadrature. G_ee differs from
-    k_ee by a share of mean square (E h²/n − 1)/m, and a Gaussian one makes the next term three times as large as that share of this one.
-    """
+    One feature moves C̄ by ψ/m, ψ = (aᵀφ_e)(φ̄_t − φ_eᵀC̄) with a = k_ee⁻¹1/n, bars for means over prompts, and with h
+    = φ_eᵀk_ee⁻¹φ_e it moves G_ee⁻¹ along with it: the standard error is √E ψ², the term of O(1/m) is −E h ψ.
+    Expectations are by quadrature. G_ee differs from k_ee by a share of mean square (E h²/n − 1)/m, and a Gaussian one
+    makes the next term three times as large as that share of this one."""
     phi = quadrature_features(S, activation) * QUADRATURE_NODES**0.5
     e, t = phi[:, scene.second], phi[:, scene.two_hop]
     n = e.shape[1]

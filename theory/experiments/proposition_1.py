@@ -1,11 +1,15 @@
-"""Proposition 1 in a model that knows its world: one edited fact, what it does to other prompts, and the edit that training finds.
+"""Proposition 1 in a model that knows its world: one edited fact, what it does to other prompts, and the edit that
+training finds.
 
 - `efficacy`: 1 − ‖output − i_y‖/‖i_{r(x)} − i_y‖ on the edited prompt `x r1`, with the base W and the edit in place.
-- `leakage_*`: the share of i_y − i_{r(x)} that the edit adds to `u r1` (same relation), `x r2` (same entity) and `u r2` (unrelated).
-- `norm_*`: ‖ΔW‖_F of other updates that make the same edit, over that of Proposition 1: along the key of `u r1`, and ROME's, whose
+- `leakage_*`: the share of i_y − i_{r(x)} that the edit adds to `u r1` (same relation), `x r2` (same entity) and `u r2`
+  (unrelated).
+- `norm_*`: ‖ΔW‖_F of other updates that make the same edit, over that of Proposition 1: along the key of `u r1`, and
+  ROME's, whose
   covariance is that of all prompts of the world (in their span it changes no other answer, at this price).
 - `trained_relative_error`: ‖ΔW − Prop. 1‖/‖Prop. 1‖ for gradient descent with the penalty annealed away;
-  `lora_alignment`, `lora_excess_norm`: the cosine and norm ratio for AdamW from B random, A zero and no penalty (small steps), with the
+  `lora_alignment`, `lora_excess_norm`: the cosine and norm ratio for AdamW from B random, A zero and no penalty (small
+  steps), with the
   prediction of `training.predicted_alignment`.
 """
 
@@ -15,16 +19,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float64
-
-from theory import kernels
-from theory.delta import expansion
-from theory.edits import LowRank, min_norm_edit
-from theory.experiments import Result, Values
-from theory.facts import World, draw_world
-from theory.gram import TRAINING, coordinates, feature_keys, features, geometry, gram, stream
-from theory.readout import min_norm_readout, one_hot
-from theory.settings import INF, Proposition1
-from theory.training import predicted_alignment, train_lora, train_penalised
+from lora_reuse.theory import kernels
+from lora_reuse.theory.delta import expansion
+from lora_reuse.theory.edits import LowRank, min_norm_edit
+from lora_reuse.theory.experiments import Result, Values
+from lora_reuse.theory.facts import World, draw_world
+from lora_reuse.theory.gram import TRAINING, coordinates, feature_keys, features, geometry, gram, stream
+from lora_reuse.theory.readout import min_norm_readout, one_hot
+from lora_reuse.theory.settings import INF, Proposition1
+from lora_reuse.theory.training import predicted_alignment, train_lora, train_penalised
 
 STEPS = 500
 
@@ -43,7 +46,9 @@ def run(setting: Proposition1, seeds: Sequence[int], advance: Callable[[int], ob
     return results
 
 
-def _closed_form(setting: Proposition1, world: World, G: Float64[np.ndarray, "n n"], S: Float64[np.ndarray, "n n"]) -> Result:
+def _closed_form(
+    setting: Proposition1, world: World, G: Float64[np.ndarray, "n n"], S: Float64[np.ndarray, "n n"]
+) -> Result:
     prompts, answers = world.known()
     x, y, old = (int(role[0]) for role in (world.edits.x, world.edits.y, world.edits.r1x))
     u = next(entity for entity in range(world.entities) if entity not in (x, y))
@@ -60,12 +65,16 @@ def _closed_form(setting: Proposition1, world: World, G: Float64[np.ndarray, "n 
     error = (base @ key + edit @ key) - one_hot(np.array([y]), world.entities)
     measured = {"efficacy": float(1 - np.linalg.norm(error) / np.linalg.norm(change))}
     leaks = {"leakage_same_relation": 1, "leakage_same_entity": 2, "leakage_unrelated": 3}
-    measured |= {name: (change.T @ (edit @ keys[:, [four[i]]])).item() / float(np.sum(change**2)) for name, i in leaks.items()}
+    measured |= {
+        name: (change.T @ (edit @ keys[:, [four[i]]])).item() / float(np.sum(change**2)) for name, i in leaks.items()
+    }
     measured |= {"norm_neighbour_key": along.norm() / edit.norm(), "norm_rome": rome.norm() / edit.norm()}
     return Result(measured, *_limits(setting, S, four, leaks))
 
 
-def _limits(setting: Proposition1, S: Float64[np.ndarray, "n n"], four: list[int], leaks: dict[str, int]) -> tuple[Values, Values]:
+def _limits(
+    setting: Proposition1, S: Float64[np.ndarray, "n n"], four: list[int], leaks: dict[str, int]
+) -> tuple[Values, Values]:
 
     def smooth(G: Float64[np.ndarray, "4 4"]) -> Values:
         leaked = {name: float(kernels.coefficient(G, 0, i)) for name, i in leaks.items()}
@@ -78,13 +87,16 @@ def _limits(setting: Proposition1, S: Float64[np.ndarray, "n n"], four: list[int
     else:
         found = expansion(smooth, S[np.ix_(four, four)].copy(), setting.width)
         predicted, stderr = {"efficacy": 1.0} | found.mean, found.errors()
-    # (G⁻¹)_ηη exceeds (k⁻¹)_ηη by 1/(1 − prompts/m), as the inverse of a sample covariance does, to first order in prompts/m.
+    # (G⁻¹)_ηη exceeds (k⁻¹)_ηη by 1/(1 − prompts/m), as the inverse of a sample covariance does, to first order in
+    # prompts/m.
     shrink = 1 - len(k_all) / setting.width
     predicted["norm_rome"] = float(np.sqrt(np.linalg.inv(k_all)[four[0], four[0]] * k_all[four[0], four[0]] / shrink))
     return predicted, stderr
 
 
-def _trained(setting: Proposition1, worlds: Sequence[World], shapes: Float64[np.ndarray, "seeds n n"], seeds: Sequence[int]) -> list[Result]:
+def _trained(
+    setting: Proposition1, worlds: Sequence[World], shapes: Float64[np.ndarray, "seeds n n"], seeds: Sequence[int]
+) -> list[Result]:
     """Trains every seed's edit at once, on the features that its Gram matrix was made of."""
     prompts, _ = worlds[0].known()
     width = int(setting.width)
@@ -98,12 +110,16 @@ def _trained(setting: Proposition1, worlds: Sequence[World], shapes: Float64[np.
 
     penalised = jax.vmap(lambda r, v, w: train_penalised(r, v, w, rank=setting.rank))(random, v, w)
     rate = 0.02 * width**-0.5
-    lora, start = jax.vmap(lambda r, v, w: train_lora(r, v, w, rank=setting.rank, learning_rate=rate, steps=STEPS))(random, v, w)
+    lora, start = jax.vmap(lambda r, v, w: train_lora(r, v, w, rank=setting.rank, learning_rate=rate, steps=STEPS))(
+        random, v, w
+    )
     aligned = jax.vmap(predicted_alignment)(v, start)
     results = []
     for i in range(len(seeds)):
         closed = min_norm_edit(*(np.asarray(a[i], np.float64)[:, None] for a in (v, w)))
-        trained, plain = (LowRank(np.asarray(f[0][i], np.float64), np.asarray(f[1][i], np.float64)) for f in (penalised, lora))
+        trained, plain = (
+            LowRank(np.asarray(f[0][i], np.float64), np.asarray(f[1][i], np.float64)) for f in (penalised, lora)
+        )
         alignment = np.sum((plain.out.T @ closed.out) * (plain.into.T @ closed.into)) / (plain.norm() * closed.norm())
         measured = {
             "trained_relative_error": (trained + -1.0 * closed).norm() / closed.norm(),

@@ -1,44 +1,52 @@
-"""What composing two experts does to facts that nobody edited, and whether a model sees the order of two relations (A.1.2).
+"""What composing two experts does to facts that nobody edited, and whether a model sees the order of two relations
+(A.1.2).
 
-Expert 1 stores y under `x r1`, expert 2 stores z under `y r2`, in place of r₁(x) and r₂(y). Whatever is asked, a rule that stays in the span
-of the two answer differences d₁ = i_y − i_{r1(x)} and d₂ = i_z − i_{r2(y)} adds c₁d₁ + c₂d₂. With the kernel k (eq. 13) and the sum, c₁ on
-the prompt p is k(`x r1`, p)/k(`x r1`, `x r1`), and c₂ the same with `y r2`. Every prompt below has an entity of its own (u, u', v, w), so
-that the eight hidden states are linearly independent. Each pair `*_first`, `*_second` is c₁ and c₂, or one of them:
+Expert 1 stores y under `x r1`, expert 2 stores z under `y r2`, in place of r₁(x) and r₂(y). Whatever is asked, a rule
+that stays in the span of the two answer differences d₁ = i_y − i_{r1(x)} and d₂ = i_z − i_{r2(y)} adds c₁d₁ + c₂d₂.
+With the kernel k (eq. 13) and the sum, c₁ on the prompt p is k(`x r1`, p)/k(`x r1`, `x r1`), and c₂ the same with `y
+r2`. Every prompt below has an entity of its own (u, u', v, w), so that the eight hidden states are linearly
+independent. Each pair `*_first`, `*_second` is c₁ and c₂, or one of them:
 
 - `efficacy_first`, `efficacy_second`: c₁ on `x r1`, c₂ on `y r2`; 1 for one expert alone, and for the sum.
-- `leakage_same_relation_first`, `_second`: c₁ on `u r1`, c₂ on `u' r2`. Sum, d = m = ∞: 0.609, the kernel at cos θ = 1/2 over that at 1.
-- `leakage_unrelated_first`, `_second`: c₁, c₂ on `v q`, no token of it in an expert. Sum, d = m = ∞: 1/π, the kernel at cos θ = 0. So a
+- `leakage_same_relation_first`, `_second`: c₁ on `u r1`, c₂ on `u' r2`. Sum, d = m = ∞: 0.609, the kernel at cos θ =
+  1/2 over that at 1.
+- `leakage_unrelated_first`, `_second`: c₁, c₂ on `v q`, no token of it in an expert. Sum, d = m = ∞: 1/π, the kernel at
+  cos θ = 0. So a
   ReLU model gives every prompt at all a third of every edit.
 - `two_hop_first`, `_second`: c₁, c₂ on `x r1 r2`. Sum, d = m = ∞: 0.412 and 0.573.
-- `two_hop_other_first`, `_second`: c₁, c₂ on `w r1 r2`, which asks for none of the edited facts. Sum, d = m = ∞: 0.276 and 0.573.
+- `two_hop_other_first`, `_second`: c₁, c₂ on `w r1 r2`, which asks for none of the edited facts. Sum, d = m = ∞: 0.276
+  and 0.573.
 
-The average halves them all. Eq. 27 with equal weights adds (d₁ + d₂)(φ₁ + φ₂)ᵀ/(4‖φ₁‖²) where both keys have one norm, as at d = m = ∞: c₁ = c₂,
-half the mean of the sum's two, so `efficacy_*` is (1 + 1/π)/4 = 0.330 and each own prompt receives as much of the other's difference.
+The average halves them all. Eq. 27 with equal weights adds (d₁ + d₂)(φ₁ + φ₂)ᵀ/(4‖φ₁‖²) where both keys have one norm,
+as at d = m = ∞: c₁ = c₂, half the mean of the sum's two, so `efficacy_*` is (1 + 1/π)/4 = 0.330 and each own prompt
+receives as much of the other's difference.
 
-- `order_distance`: 1 − k(p, p')/√(k(p, p) k(p', p')), p = `x r1 r2`, p' = `x r2 r1`: the two hidden states share a quarter of their context
-  and no residual, S = 1/4 against 3/2, so θ = arccos(1/6) and the distance is 0.594 for ReLU features, 5/6 for linear ones.
-- `order_distance_pooled`: the same where the hidden state is the mean of the embeddings of all tokens, (e_x + e_{r1} + e_{r2})/3 for both: 0
+- `order_distance`: 1 − k(p, p')/√(k(p, p) k(p', p')), p = `x r1 r2`, p' = `x r2 r1`: the two hidden states share a
+  quarter of their context
+  and no residual, S = 1/4 against 3/2, so θ = arccos(1/6) and the distance is 0.594 for ReLU features, 5/6 for linear
+  ones.
+- `order_distance_pooled`: the same where the hidden state is the mean of the embeddings of all tokens, (e_x + e_{r1} +
+  e_{r2})/3 for both: 0
   exactly, at any d and m. No readout can then tell r₂(r₁(x)) from r₁(r₂(x)).
 
-Predictions are the same quantities of the kernel of the hidden states drawn, with the delta method's term of O(1/m) and its errors at the
-width; at width = inf those of d → ∞, without an error bar. Errors are left out where the hidden states are dependent.
-"""
+Predictions are the same quantities of the kernel of the hidden states drawn, with the delta method's term of O(1/m) and
+its errors at the width; at width = inf those of d → ∞, without an error bar. Errors are left out where the hidden
+states are dependent."""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float64
-
-from theory import gram as grams
-from theory.compositions import Context, Features, compose
-from theory.delta import expansion
-from theory.edits import min_norm_edit
-from theory.experiments import Result, Values
-from theory.facts import Prompt, World, draw_world
-from theory.kernels import kernel
-from theory.library import prepared
-from theory.readout import one_hot
-from theory.settings import INF, Specificity, at_infinite_dim
+from lora_reuse.theory import gram as grams
+from lora_reuse.theory.compositions import Context, Features, compose
+from lora_reuse.theory.delta import expansion
+from lora_reuse.theory.edits import min_norm_edit
+from lora_reuse.theory.experiments import Result, Values
+from lora_reuse.theory.facts import Prompt, World, draw_world
+from lora_reuse.theory.kernels import kernel
+from lora_reuse.theory.library import prepared
+from lora_reuse.theory.readout import one_hot
+from lora_reuse.theory.settings import INF, Specificity, at_infinite_dim
 
 Square = Float64[np.ndarray, "n n"]
 FIRST, SECOND, SAME_FIRST, SAME_SECOND, UNRELATED, TWO_HOP, OTHER, REVERSED = range(8)
@@ -94,7 +102,9 @@ def quantities(setting: Specificity, world: World, phi: Features) -> Values:
     update = compose(setting.composition, experts, Context(width=setting.width))
     c = np.linalg.lstsq(D, update @ phi, rcond=None)[0]
     pair = phi[:, [TWO_HOP, REVERSED]]
-    return {name: float(c[where]) for name, where in COEFFICIENTS.items()} | {"order_distance": order_distance(pair.T @ pair)}
+    return {name: float(c[where]) for name, where in COEFFICIENTS.items()} | {
+        "order_distance": order_distance(pair.T @ pair)
+    }
 
 
 def order_distance(G: Float64[np.ndarray, "2 2"]) -> float:
@@ -108,7 +118,8 @@ def bags(asked: Sequence[Prompt], tokens: int) -> Float64[np.ndarray, "prompts t
 
 
 def pooled_grams(setting: Specificity, seeds: Sequence[int]) -> Float64[np.ndarray, "seeds 2 2"]:
-    """G of `x r1 r2` and `x r2 r1` for pooled embeddings: orthonormal at dim=inf, else the embeddings of the transformer's draw."""
+    """G of `x r1 r2` and `x r2 r1` for pooled embeddings: orthonormal at dim=inf, else the embeddings of the
+    transformer's draw."""
     weights = bags([(0, 1, 2), (0, 2, 1)], 3)
     shapes = []
     for seed in seeds:

@@ -1,35 +1,44 @@
-"""Linear features (Nichani et al. 2025) against ReLU features, when relations share their range and when they do not (A.1.2).
+"""Linear features (Nichani et al. 2025) against ReLU features, when relations share their range and when they do not
+(A.1.2).
 
-The readout of least norm stores every one-hop prompt `x r`, r a random function into all of X (`share=shared`) or into a part of X of its own
-(`share=disjoint`). The hidden state is V e_x + e_r, a sum, so whatever is linear in it is an additive function a_x + b_r of the prompt.
+The readout of least norm stores every one-hop prompt `x r`, r a random function into all of X (`share=shared`) or into
+a part of X of its own (`share=disjoint`). The hidden state is V e_x + e_r, a sum, so whatever is linear in it is an
+additive function a_x + b_r of the prompt.
 
-- `stored_exactly`: share of prompts whose output is the one-hot answer to 1e-6. ReLU: all, from m = the number of prompts on, short of a
+- `stored_exactly`: share of prompts whose output is the one-hot answer to 1e-6. ReLU: all, from m = the number of
+  prompts on, short of a
   few lost features (`capacity`); linear: next to none, at any width.
 - `stored_argmax`: share whose largest output is the answer, ties shared.
 - `unstored`: ‖WΦ − Y‖²/‖Y‖², with the closed form of `readout.unstored_share`.
-- `interaction`: the mean of the kernel's quadratic form over functions of (x, r) with no additive part, over its mean on one prompt:
-  tr(P G)/tr P/mean(diag G) with P = C_X ⊗ C_R, C centring. At d = m = ∞, where k depends on how many of the two tokens two prompts share,
-  it is (k(1) − 2k(1/2) + k(0))/k(1), the arguments being cos θ: 1 − 2 · 1/2 + 0 = 0 for linear features, 0.1003 for ReLU features. This
+- `interaction`: the mean of the kernel's quadratic form over functions of (x, r) with no additive part, over its mean
+  on one prompt:
+  tr(P G)/tr P/mean(diag G) with P = C_X ⊗ C_R, C centring. At d = m = ∞, where k depends on how many of the two tokens
+  two prompts share,
+  it is (k(1) − 2k(1/2) + k(0))/k(1), the arguments being cos θ: 1 − 2 · 1/2 + 0 = 0 for linear features, 0.1003 for
+  ReLU features. This
   number is A.1.2's reason for the ReLU: what it cannot see, no readout can store.
-- `linear_can_store` (linear only): 1 if some additive model, of least squares or not, has the largest output right on every prompt.
+- `linear_can_store` (linear only): 1 if some additive model, of least squares or not, has the largest output right on
+  every prompt.
 
-Linear features of width m ≥ |X| + |R| − 1 give the additive function of least squares, whatever m: with n_r(e) the number of x with r(x) = e,
+Linear features of width m ≥ |X| + |R| − 1 give the additive function of least squares, whatever m: with n_r(e) the
+number of x with r(x) = e,
 
     output(e | x, r) = #{r' : r'(x) = e}/|R| + n_r(e)/|X| − Σ_r' n_r'(e)/(|X||R|),
 
-and the prediction of `stored_argmax` is the argmax of this count (`additive_outputs`). For disjoint ranges the right answer gets
-1/|R| + n_r(e)(1 − 1/|R|)/|X|, another answer e' of the same relation the same without 1/|R|, and answers of other relations less than 1/|R|. So
-the argmax is right on every prompt of r exactly if no answer of r is more popular than another by |X|/(|R| − 1): always with two relations
-or with relations that spread evenly, with a random function nearly always. Without least squares there is no condition: a_x = Σ_r i_{r(x)},
-b_r = the range of r, whose sum is 2 at r(x) alone and at most 1 elsewhere. For shared ranges
-the entities r'(x) of the other relations tie with r(x) but for their popularity, and the share that is right falls towards 1/|R|.
+and the prediction of `stored_argmax` is the argmax of this count (`additive_outputs`). For disjoint ranges the right
+answer gets 1/|R| + n_r(e)(1 − 1/|R|)/|X|, another answer e' of the same relation the same without 1/|R|, and answers of
+other relations less than 1/|R|. So the argmax is right on every prompt of r exactly if no answer of r is more popular
+than another by |X|/(|R| − 1): always with two relations or with relations that spread evenly, with a random function
+nearly always. Without least squares there is no condition: a_x = Σ_r i_{r(x)}, b_r = the range of r, whose sum is 2 at
+r(x) alone and at most 1 elsewhere. For shared ranges the entities r'(x) of the other relations tie with r(x) but for
+their popularity, and the share that is right falls towards 1/|R|.
 
-Disjointness is enough for storage by argmax but not needed. Two relations can be stored by some additive model exactly if the graph on
-entities with an edge from r₂(x) to r₁(x) for every x (r₁(x) ≠ r₂(x)) has no cycle: adding a_x(e) + b_1(e) > a_x(f) + b_1(f) and
-a_x(f) + b_2(f) > a_x(e) + b_2(e), with e = r₁(x) and f = r₂(x), leaves (b_1 − b_2)(e) > (b_1 − b_2)(f), and any order b_1 − b_2 of an
-acyclic graph does. "John was born in London" and "Mary lives in London" can be held together; what cannot is a cycle, as John born in
-London and living in Paris, Mary born in Paris and living in London. Random functions into one range have such cycles.
-"""
+Disjointness is enough for storage by argmax but not needed. Two relations can be stored by some additive model exactly
+if the graph on entities with an edge from r₂(x) to r₁(x) for every x (r₁(x) ≠ r₂(x)) has no cycle: adding a_x(e) +
+b_1(e) > a_x(f) + b_1(f) and a_x(f) + b_2(f) > a_x(e) + b_2(e), with e = r₁(x) and f = r₂(x), leaves (b_1 − b_2)(e) >
+(b_1 − b_2)(f), and any order b_1 − b_2 of an acyclic graph does. "John was born in London" and "Mary lives in London"
+can be held together; what cannot is a cycle, as John born in London and living in Paris, Mary born in Paris and living
+in London. Random functions into one range have such cycles."""
 
 import graphlib
 import itertools
@@ -37,15 +46,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float64, Int
+from lora_reuse.theory.experiments import Result, Values
+from lora_reuse.theory.facts import Prompt, World, draw_world
+from lora_reuse.theory.gram import factor, feature_keys, features, geometry
+from lora_reuse.theory.kernels import kernel
+from lora_reuse.theory.library import wins
+from lora_reuse.theory.readout import min_norm_readout, one_hot, unstored_share
+from lora_reuse.theory.settings import INF, Storage
 from scipy import optimize, sparse
-
-from theory.experiments import Result, Values
-from theory.facts import Prompt, World, draw_world
-from theory.gram import factor, feature_keys, features, geometry
-from theory.kernels import kernel
-from theory.library import wins
-from theory.readout import min_norm_readout, one_hot, unstored_share
-from theory.settings import INF, Storage
 
 Answers = Int[np.ndarray, "relations entities"]
 Square = Float64[np.ndarray, "n n"]
@@ -61,9 +69,13 @@ def run(setting: Storage, seeds: Sequence[int], advance: Callable[[int], object]
         S = geometry(prompts, setting, [seed])[0]
         k = kernel(S, setting.activation)
         if setting.width == INF:
-            keys = factor(k).T  # of the rank of k exactly: a phantom direction of size 1e-8 would store what cannot be stored
+            keys = factor(
+                k
+            ).T  # of the rank of k exactly: a phantom direction of size 1e-8 would store what cannot be stored
         else:
-            keys = features(S, int(setting.width), feature_keys(setting, [seed])[0], setting.activation) / np.sqrt(setting.width)
+            keys = features(S, int(setting.width), feature_keys(setting, [seed])[0], setting.activation) / np.sqrt(
+                setting.width
+            )
         outputs = min_norm_readout(keys, Y) @ keys
         measured = {
             "stored_exactly": float(np.mean(np.abs(outputs - Y).max(axis=0) < 1e-6)),
@@ -104,7 +116,8 @@ def interaction(G: Square, setting: Storage) -> float:
 
 
 def additive_outputs(answers: Answers) -> Float64[np.ndarray, "entities prompts"]:
-    """The additive function of (x, r) nearest to the one-hot answers: the mean over r, plus the mean over x, minus the mean over both."""
+    """The additive function of (x, r) nearest to the one-hot answers: the mean over r, plus the mean over x, minus the
+    mean over both."""
     relations, entities = answers.shape
     Y = one_hot(answers.ravel(), entities).reshape(entities, relations, entities)
     fit = Y.mean(axis=1, keepdims=True) + Y.mean(axis=2, keepdims=True) - Y.mean(axis=(1, 2), keepdims=True)
@@ -114,8 +127,8 @@ def additive_outputs(answers: Answers) -> Float64[np.ndarray, "entities prompts"
 def linear_can_store(answers: Answers) -> bool:
     """Whether a_x(e) + b_r(e) can have its largest entry at r(x) for all x and r: a linear program.
 
-    a_x can be as low as it likes away from the answers of x, so only those compete: a_x(r(x)) + b_r(r(x)) ≥ a_x(e') + b_r(e') + 1.
-    """
+    a_x can be as low as it likes away from the answers of x, so only those compete: a_x(r(x)) + b_r(r(x)) ≥ a_x(e') +
+    b_r(e') + 1."""
     relations, entities = answers.shape
     rows = []
     for x in range(entities):
@@ -129,7 +142,12 @@ def linear_can_store(answers: Answers) -> bool:
     values = np.tile([-1.0, -1.0, 1.0, 1.0], len(rows))
     shape = (len(rows), (entities + relations) * entities)
     matrix = sparse.csr_array((values, (np.repeat(np.arange(len(rows)), 4), columns.ravel())), shape=shape)
-    return optimize.linprog(np.zeros(shape[1]), A_ub=matrix, b_ub=-np.ones(len(rows)), bounds=(None, None), method="highs").status == 0
+    return (
+        optimize.linprog(
+            np.zeros(shape[1]), A_ub=matrix, b_ub=-np.ones(len(rows)), bounds=(None, None), method="highs"
+        ).status
+        == 0
+    )
 
 
 def acyclic(first: Int[np.ndarray, " entities"], second: Int[np.ndarray, " entities"]) -> bool:

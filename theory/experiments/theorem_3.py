@@ -1,14 +1,16 @@
 """Theorem 3: every rule for composing two experts of one fact each, on the prompt that needs both.
 
-Whatever the rule, as long as it stays in the span of the two answer differences, the output on `x r1 r2` is
-i_old + c₁(i_y − i_{r1(x)}) + c₂(i_z − i_{r2(y)}), old = r₂(r₁(x)), and on another entity's prompt `u r1 r2` the same differences appear.
-The composed fact needs i_z − i_old. At d = m = ∞ the oracle alone answers z. At a finite width `linear` does so in some seeds: there z lags
-behind the old answer by 0.015, which is less than the standard error of that margin, 1.48 m^(−1/2), up to a width of 10 000.
+Whatever the rule, as long as it stays in the span of the two answer differences, the output on `x r1 r2` is i_old +
+c₁(i_y − i_{r1(x)}) + c₂(i_z − i_{r2(y)}), old = r₂(r₁(x)), and on another entity's prompt `u r1 r2` the same
+differences appear. The composed fact needs i_z − i_old. At d = m = ∞ the oracle alone answers z. At a finite width
+`linear` does so in some seeds: there z lags behind the old answer by 0.015, which is less than the standard error of
+that margin, 1.48 m^(−1/2), up to a width of 10 000.
 
-Measured, with the same quantities of the kernel as prediction and, where the rule is smooth in the Gram matrix or in it and one softmax, the
-term of O(1/m) and the errors of `theory.delta`:
+Measured, with the same quantities of the kernel as prediction and, where the rule is smooth in the Gram matrix or in it
+and one softmax, the term of O(1/m) and the errors of `theory.delta`:
 
-- `c_first`, `c_second`, `c_first_other_entity`, `c_second_other_entity`; absent when coincidences make the differences dependent;
+- `c_first`, `c_second`, `c_first_other_entity`, `c_second_other_entity`; absent when coincidences make the differences
+  dependent;
 - `span_residual`: the norm of what lies outside their span; `exact_output_error`: ‖output − i_z‖;
 - `margin_old_over_new`: output at the old answer minus output at z;
 - `wins_old`, `wins_y`, `wins_z`, `wins_r1x`, `wins_r2y`: which entity has the largest output (ties shared).
@@ -19,14 +21,13 @@ from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float64
-
-from theory.compositions import RULES, Features, compose
-from theory.delta import Expansion, expansion, routed_expansion
-from theory.experiments import Result, Values
-from theory.gram import coordinates, geometry
-from theory.kernels import kernel
-from theory.library import Scene, draw_scene, prepared, wins
-from theory.settings import INF, Theorem3, at_infinite_dim
+from lora_reuse.theory.compositions import RULES, Features, compose
+from lora_reuse.theory.delta import Expansion, expansion, routed_expansion
+from lora_reuse.theory.experiments import Result, Values
+from lora_reuse.theory.gram import coordinates, geometry
+from lora_reuse.theory.kernels import kernel
+from lora_reuse.theory.library import Scene, draw_scene, prepared, wins
+from lora_reuse.theory.settings import INF, Theorem3, at_infinite_dim
 
 Square = Float64[np.ndarray, "n n"]
 COEFFICIENTS = ("c_first", "c_second", "c_first_other_entity", "c_second_other_entity")
@@ -88,13 +89,16 @@ def _predict(setting: Theorem3, scene: Scene, S: np.ndarray, seed: int) -> tuple
         S = geometry(scene.prompts, limit, [0])[0]
     limit = quantities(setting, scene, coordinates(kernel(S, setting.activation)), seed)
     if not registered.smooth or setting.width == INF:
-        return limit, dict.fromkeys([name for name in SMOOTH if name in limit], 0.0) if setting.dim == INF and registered.smooth else {}
+        return limit, dict.fromkeys(
+            [name for name in SMOOTH if name in limit], 0.0
+        ) if setting.dim == INF and registered.smooth else {}
     found = _expand(setting, scene, S, seed)
     return limit | found.mean, found.errors()
 
 
 def _expand(setting: Theorem3, scene: Scene, S: Square, seed: int) -> Expansion:
-    """Means and errors at the width. Under a routed rule, quantities of either prompt contain the softmax on that prompt."""
+    """Means and errors at the width. Under a routed rule, quantities of either prompt contain the softmax on that
+    prompt."""
 
     def smooth(G: Square, wanted: Callable[[str], bool]) -> Values:
         values = quantities(setting, scene, coordinates(G), seed)
@@ -118,7 +122,8 @@ def _expand(setting: Theorem3, scene: Scene, S: Square, seed: int) -> Expansion:
 
 
 def log_odds(setting: Theorem3, scene: Scene, G: Square, asked: int) -> float:
-    """The first expert's log odds under Arrow: the difference of |G(η_i, ξ)|/√G(η_i, η_i), in the units of `scores`, over the temperature."""
+    """The first expert's log odds under Arrow: the difference of |G(η_i, ξ)|/√G(η_i, η_i), in the units of `scores`,
+    over the temperature."""
     keys = [scene.first.start, scene.second.start]
     scores = np.abs(G[keys, asked]) / np.sqrt(np.diagonal(G)[keys])
     unit = {"kernel": 1.0, "cosine": G[asked, asked] ** -0.5, "raw": setting.width**0.5}[setting.scores]

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from runs.settings import Choice, SettingError, Whole, setting
+from lora_reuse.runs.settings import Choice, SettingError, Whole, setting
 
 INF = math.inf
 LARGEST_EXPLICIT_WIDTH = 2**16
@@ -21,7 +21,8 @@ class Point:
         return 0
 
     def prompts_and_rank(self) -> tuple[int, int]:
-        """How many prompts each feature is evaluated on, and the normals it takes: the rank of their hidden states, at most."""
+        """How many prompts each feature is evaluated on, and the normals it takes: the rank of their hidden states, at
+        most."""
         return 4, 4
 
 
@@ -29,17 +30,26 @@ class Point:
 class Model(Point):
     """The transformer: every experiment has these settings (a comma list is a grid axis)."""
 
-    width: int | float = setting(4096, Whole(1, 2**46, infinite=True), "hidden units m of the MLP; inf is the arc-cosine kernel")
-    dim: int | float = setting(INF, Whole(1, 2**24, infinite=True), "embedding dimension d; inf makes tokens exactly orthogonal")
+    width: int | float = setting(
+        4096, Whole(1, 2**46, infinite=True), "hidden units m of the MLP; inf is the arc-cosine kernel"
+    )
+    dim: int | float = setting(
+        INF, Whole(1, 2**24, infinite=True), "embedding dimension d; inf makes tokens exactly orthogonal"
+    )
     init_scale: str = setting("std", Choice("std", "variance"), "what 1/sqrt(d) is in the paper's N(0, 1/sqrt(d))")
     attention: str = setting("uniform", Choice("uniform", "softmax"), "eq. 5, or eq. 4 with random K and Q")
-    mask: str = setting("strict", Choice("strict", "causal"), "attention without (eq. 4) or with (eq. 21) the current token")
+    mask: str = setting(
+        "strict", Choice("strict", "causal"), "attention without (eq. 4) or with (eq. 21) the current token"
+    )
     activation: str = setting("relu", Choice("relu", "linear"), "the MLP's nonlinearity, or none (A.1.2)")
 
     def __post_init__(self) -> None:
         if self.attention == "softmax" and self.dim == INF:
             raise SettingError(
-                "dim", "inf with attention=softmax", "a finite dim", "its limit is attention=uniform if init_scale=std, and none otherwise"
+                "dim",
+                "inf with attention=softmax",
+                "a finite dim",
+                "its limit is attention=uniform if init_scale=std, and none otherwise",
             )
 
     def features(self) -> int:
@@ -47,7 +57,8 @@ class Model(Point):
 
 
 def world_prompts(entities: int, relations: int) -> tuple[int, int]:
-    """All one-hop and two-hop prompts of a world, and the rank of their hidden states: images of |X| + |R| tokens, |R| residuals."""
+    """All one-hop and two-hop prompts of a world, and the rank of their hidden states: images of |X| + |R| tokens, |R|
+    residuals."""
     prompts = entities * relations * (1 + relations)
     return prompts, min(prompts, entities + 2 * relations)
 
@@ -62,7 +73,8 @@ AnyModel = TypeVar("AnyModel", bound=Model)
 
 
 def at_infinite_dim(setting: AnyModel) -> AnyModel | None:
-    """The setting as d → ∞: softmax attention becomes uniform if 1/√d is a standard deviation, and has no such limit (None) if not."""
+    """The setting as d → ∞: softmax attention becomes uniform if 1/√d is a standard deviation, and has no such limit
+    (None) if not."""
     if setting.attention == "softmax" and setting.init_scale == "variance":
         return None
     return replace(setting, dim=INF, attention="uniform")

@@ -3,17 +3,33 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
-from runs.settings import Choice, Number, SettingError, Text, Whole, setting
-from theory.settings.base import INF, LARGEST_BASIS_WIDTH, Model, at_least
+from lora_reuse.runs.settings import Choice, Number, SettingError, Text, Whole, setting
+from lora_reuse.theory.settings.base import INF, LARGEST_BASIS_WIDTH, Model, at_least
 
 ROLE_PAIR = r"(x|y|z|r1x|r2y|r2r1x)=(x|y|z|r1x|r2y|r2r1x)"
-COMPOSITIONS = ("sum", "average", "linear", "uniform", "cat", "arrow", "arrow_after", "ties", "dare", "knots", "lorahub", "random", "oracle")
+COMPOSITIONS = (
+    "sum",
+    "average",
+    "linear",
+    "uniform",
+    "cat",
+    "arrow",
+    "arrow_after",
+    "ties",
+    "dare",
+    "knots",
+    "lorahub",
+    "random",
+    "oracle",
+)
 
 
 def wide_enough(model: Model, width: int) -> None:
     """Refuses a width at which the keys of an expert may vanish or be linearly dependent."""
     if model.width < width:
-        raise SettingError("width", model.width, f"at least {width}, so that no expert's keys vanish or depend on each other, or inf")
+        raise SettingError(
+            "width", model.width, f"at least {width}, so that no expert's keys vanish or depend on each other, or inf"
+        )
 
 
 def _scene_prompts(facts: int) -> tuple[int, int]:
@@ -24,11 +40,15 @@ def _scene_prompts(facts: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Theorem2(Model):
-    """experiment=theorem_2: the sum of two experts of one fact each on the two-hop prompt, under coincidences of the facts."""
+    """experiment=theorem_2: the sum of two experts of one fact each on the two-hop prompt, under coincidences of the
+    facts."""
 
     coincide: str = setting(
         "none",
-        Text("none, or equalities of x, y, z, r1x, r2y, r2r1x joined by +, as y=r1x+x=z", rf"none|{ROLE_PAIR}(\+{ROLE_PAIR})*"),
+        Text(
+            "none, or equalities of x, y, z, r1x, r2y, r2r1x joined by +, as y=r1x+x=z",
+            rf"none|{ROLE_PAIR}(\+{ROLE_PAIR})*",
+        ),
         "entities of the edits that are the same; all others differ",
     )
     composition: str = setting("sum", Choice("sum"), "the theorem is about the sum")
@@ -37,13 +57,17 @@ class Theorem2(Model):
         super().__post_init__()
         at_least(self, 6)
         wide_enough(self, 32)
-        from theory.facts import coincidence_classes  # here, so that --help needs no numpy
+        from lora_reuse.theory.facts import coincidence_classes  # here, so that --help needs no numpy
 
         coincidence_classes(self.coincidences())
 
     def coincidences(self) -> list[tuple[str, str]]:
         """The asked equalities as pairs of roles."""
-        return [] if self.coincide == "none" else [(pair.split("=")[0], pair.split("=")[1]) for pair in self.coincide.split("+")]
+        return (
+            []
+            if self.coincide == "none"
+            else [(pair.split("=")[0], pair.split("=")[1]) for pair in self.coincide.split("+")]
+        )
 
     def prompts_and_rank(self) -> tuple[int, int]:
         return 6, 6
@@ -66,10 +90,18 @@ class Theorem3(Theorem2):
     composition: str = setting("sum", Choice(*COMPOSITIONS), "the rule", grid=COMPOSITIONS)
     weight_first: float = setting(1.0, Number(-1e6, 1e6), "linear, and cat with fit=given: weight of the first expert")
     weight_second: float = setting(1.0, Number(-1e6, 1e6), "linear, and cat with fit=given: weight of the second")
-    fit: str = setting("free", Choice("free", "softmax", "given"), "cat: weights by least squares, on the simplex, or given")
-    data: str = setting("two_hop", Choice("two_hop", "held_out", "one_hop"), "cat, lorahub: the examples the weights are fitted on")
-    gauge: str = setting("plus", Choice("plus", "minus", "random"), "linear, uniform, lorahub, arrow: which balanced factors are added")
-    scores: str = setting("kernel", Choice("kernel", "raw", "cosine"), "arrow: |phi.v| at unit scale, as software has it, or over |phi|")
+    fit: str = setting(
+        "free", Choice("free", "softmax", "given"), "cat: weights by least squares, on the simplex, or given"
+    )
+    data: str = setting(
+        "two_hop", Choice("two_hop", "held_out", "one_hop"), "cat, lorahub: the examples the weights are fitted on"
+    )
+    gauge: str = setting(
+        "plus", Choice("plus", "minus", "random"), "linear, uniform, lorahub, arrow: which balanced factors are added"
+    )
+    scores: str = setting(
+        "kernel", Choice("kernel", "raw", "cosine"), "arrow: |phi.v| at unit scale, as software has it, or over |phi|"
+    )
     temperature: float = setting(1.0, Number(1e-6, 1e6), "arrow: of the softmax")
     top_k: int = setting(0, Whole(0, 2), "arrow: experts kept (0: all)")
     density: float = setting(0.2, Number(0.001, 1.0), "ties, knots, dare: share of weights kept")
@@ -88,16 +120,23 @@ class Theorem3(Theorem2):
         """What `compositions.Context` calls these."""
         given = self.composition == "linear" or self.fit == "given"
         names = ("fit", "gauge", "scores", "temperature", "top_k", "density", "width")
-        return {name: getattr(self, name) for name in names} | {"seed": seed, "weights": (self.weight_first, self.weight_second) if given else None}
+        return {name: getattr(self, name) for name in names} | {
+            "seed": seed,
+            "weights": (self.weight_first, self.weight_second) if given else None,
+        }
 
 
 @dataclass(frozen=True)
 class ManyFacts(Theorem3):
-    """experiment=many_facts: two experts of n facts each; `best` searches all weights of eq. 26 for the most right answers."""
+    """experiment=many_facts: two experts of n facts each; `best` searches all weights of eq. 26 for the most right
+    answers."""
 
     coincide: str = setting("none", Choice("none"), "many facts have all entities distinct")
     composition: str = setting(
-        "sum", Choice(*COMPOSITIONS, "best"), "the rule, or the best weights whatever", grid=("sum", "cat", "arrow", "oracle", "best")
+        "sum",
+        Choice(*COMPOSITIONS, "best"),
+        "the rule, or the best weights whatever",
+        grid=("sum", "cat", "arrow", "oracle", "best"),
     )
     facts: int = setting(4, Whole(1, 64), "n, edited facts a relation", grid=(1, 2, 4, 8, 16, 32))
 
@@ -127,10 +166,14 @@ class Scale(Model):
 
 @dataclass(frozen=True)
 class Specificity(Model):
-    """experiment=specificity: what a composition does to facts that were not edited, and whether the order of relations is seen."""
+    """experiment=specificity: what a composition does to facts that were not edited, and whether the order of relations
+    is seen."""
 
     composition: str = setting(
-        "sum", Choice("sum", "average", "uniform", "arrow", "arrow_after"), "the rule", grid=("sum", "average", "uniform", "arrow")
+        "sum",
+        Choice("sum", "average", "uniform", "arrow", "arrow_after"),
+        "the rule",
+        grid=("sum", "average", "uniform", "arrow"),
     )
 
     def __post_init__(self) -> None:
@@ -144,14 +187,23 @@ class Specificity(Model):
 
 @dataclass(frozen=True)
 class Storage(Model):
-    """experiment=storage: the linear model of Nichani et al. against ReLU features when relations share their range (A.1.2)."""
+    """experiment=storage: the linear model of Nichani et al. against ReLU features when relations share their range
+    (A.1.2)."""
 
-    activation: str = setting("relu", Choice("relu", "linear"), "the MLP's nonlinearity, or none", grid=("relu", "linear"))
+    activation: str = setting(
+        "relu", Choice("relu", "linear"), "the MLP's nonlinearity, or none", grid=("relu", "linear")
+    )
     share: str = setting(
-        "shared", Choice("shared", "disjoint"), "relations map into all entities, or each into its own part", grid=("shared", "disjoint")
+        "shared",
+        Choice("shared", "disjoint"),
+        "relations map into all entities, or each into its own part",
+        grid=("shared", "disjoint"),
     )
     width: int | float = setting(
-        4096, Whole(1, 2**14, infinite=True), "hidden units m of the MLP; inf is the arc-cosine kernel", grid=(24, 48, 72, 96, 4096)
+        4096,
+        Whole(1, 2**14, infinite=True),
+        "hidden units m of the MLP; inf is the arc-cosine kernel",
+        grid=(24, 48, 72, 96, 4096),
     )
     entities: int = setting(24, Whole(4, 128), "|X|")
     relations: int = setting(3, Whole(2, 8), "|R|")
@@ -159,7 +211,9 @@ class Storage(Model):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.share == "disjoint" and self.entities < self.relations:
-            raise SettingError("entities", self.entities, f"at least {self.relations} with share=disjoint, one a relation")
+            raise SettingError(
+                "entities", self.entities, f"at least {self.relations} with share=disjoint, one a relation"
+            )
 
     def prompts_and_rank(self) -> tuple[int, int]:
         return self.entities * self.relations, min(self.entities * self.relations, self.entities + self.relations)
@@ -167,13 +221,20 @@ class Storage(Model):
 
 @dataclass(frozen=True)
 class LargeLibrary(Model):
-    """experiment=large_library: five relations and five of their compositions as ten experts, asked a held-out composition (A.3)."""
+    """experiment=large_library: five relations and five of their compositions as ten experts, asked a held-out
+    composition (A.3)."""
 
     composition: str = setting(
-        "sum", Choice("sum", "average", "uniform", "arrow", "arrow_after"), "the rule", grid=("sum", "average", "uniform", "arrow")
+        "sum",
+        Choice("sum", "average", "uniform", "arrow", "arrow_after"),
+        "the rule",
+        grid=("sum", "average", "uniform", "arrow"),
     )
     graph: str = setting(
-        "disjoint", Choice("disjoint", "shared"), "each relation has entities of its own, or all share them", grid=("disjoint", "shared")
+        "disjoint",
+        Choice("disjoint", "shared"),
+        "each relation has entities of its own, or all share them",
+        grid=("disjoint", "shared"),
     )
     facts: int = setting(8, Whole(1, 32), "facts a relation")
 
@@ -181,9 +242,13 @@ class LargeLibrary(Model):
         super().__post_init__()
         wide_enough(self, 32 + 4 * self.facts)
         if self.dim <= self.facts:
-            raise SettingError("dim", self.dim, f"at least {self.facts + 1}, more than the facts an expert stores, or inf")
+            raise SettingError(
+                "dim", self.dim, f"at least {self.facts + 1}, more than the facts an expert stores, or inf"
+            )
         if self.graph == "shared" and self.facts == 1:
-            raise SettingError("facts", "1 with graph=shared", "2 to 32 there: a pool of one entity has one answer to everything")
+            raise SettingError(
+                "facts", "1 with graph=shared", "2 to 32 there: a pool of one entity has one answer to everything"
+            )
 
     def prompts_and_rank(self) -> tuple[int, int]:
         entities = 10 if self.graph == "disjoint" else 2
@@ -192,14 +257,23 @@ class LargeLibrary(Model):
 
 @dataclass(frozen=True)
 class Bridge(Model):
-    """experiment=bridge: step-by-step prompts, attention of share `locality` on the current segment; when does the second hop succeed?"""
+    """experiment=bridge: step-by-step prompts, attention of share `locality` on the current segment; when does the
+    second hop succeed?"""
 
-    composition: str = setting("sum", Choice("sum", "average", "uniform", "arrow", "arrow_after"), "the rule", grid=("sum", "average", "arrow"))
-    locality: float = setting(0.5, Number(0.0, 1.0), "share of attention on the current segment", grid=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0))
+    composition: str = setting(
+        "sum", Choice("sum", "average", "uniform", "arrow", "arrow_after"), "the rule", grid=("sum", "average", "arrow")
+    )
+    locality: float = setting(
+        0.5, Number(0.0, 1.0), "share of attention on the current segment", grid=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    )
     facts: int = setting(8, Whole(1, 32), "n, edited facts a relation", grid=(1, 8))
     filler: int = setting(0, Whole(0, 64), "tokens of no meaning before each restated question, as longer prompts have")
-    setup: int = setting(0, Whole(0, 8), "what the experts were trained on besides their facts: a row of the paper's Table 1")
-    scores: str = setting("kernel", Choice("kernel", "raw", "cosine"), "arrow: |phi.v| at unit scale, as software has it, or over |phi|")
+    setup: int = setting(
+        0, Whole(0, 8), "what the experts were trained on besides their facts: a row of the paper's Table 1"
+    )
+    scores: str = setting(
+        "kernel", Choice("kernel", "raw", "cosine"), "arrow: |phi.v| at unit scale, as software has it, or over |phi|"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -210,7 +284,9 @@ class Bridge(Model):
             raise SettingError("setup", 1, "0 or 2 to 8: the paper's Table 1 has no row 1")
         if self.setup in (4, 5) and self.composition in ("uniform", "arrow"):
             got = f"{self.setup} with composition={self.composition}"
-            raise SettingError("setup", got, "experts of one rank, because eq. 27 and 28 add their factors", "take composition=sum")
+            raise SettingError(
+                "setup", got, "experts of one rank, because eq. 27 and 28 add their factors", "take composition=sum"
+            )
 
     def prompts_and_rank(self) -> tuple[int, int]:
         stored, chains = {0: (0, 0), 3: (3, 1), 6: (2, 1), 8: (8, 2)}.get(self.setup, (4, 1))

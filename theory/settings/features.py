@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from runs.settings import Choice, Flag, Number, SettingError, Whole, setting
-from theory.settings.base import LARGEST_EXPLICIT_WIDTH, Model, Point, at_least, world_prompts
+from lora_reuse.runs.settings import Choice, Flag, Number, SettingError, Whole, setting
+from lora_reuse.theory.settings.base import LARGEST_EXPLICIT_WIDTH, Model, Point, at_least, world_prompts
 
 
 @dataclass(frozen=True)
@@ -11,7 +11,10 @@ class KernelLimit(Model):
     """experiment=kernel_limit: two edits seen by the two-hop prompt, as width grows into the kernel (eq. 13-15, 19)."""
 
     width: int | float = setting(
-        4096, Whole(1, 2**46, infinite=True), "hidden units m of the MLP; inf is the arc-cosine kernel", grid=(2**8, 2**10, 2**12, 2**14, 2**16)
+        4096,
+        Whole(1, 2**46, infinite=True),
+        "hidden units m of the MLP; inf is the arc-cosine kernel",
+        grid=(2**8, 2**10, 2**12, 2**14, 2**16),
     )
 
     def __post_init__(self) -> None:
@@ -21,28 +24,45 @@ class KernelLimit(Model):
 
 @dataclass(frozen=True)
 class Proposition1(Model):
-    """experiment=proposition_1: one edited fact in a model that knows a small world (eq. 1, 6), and the same edit by gradients."""
+    """experiment=proposition_1: one edited fact in a model that knows a small world (eq. 1, 6), and the same edit by
+    gradients."""
 
     width: int | float = setting(
-        4096, Whole(1, 2**46, infinite=True), "hidden units m of the MLP; inf is the arc-cosine kernel", grid=(2**8, 2**10, 2**12, 2**14)
+        4096,
+        Whole(1, 2**46, infinite=True),
+        "hidden units m of the MLP; inf is the arc-cosine kernel",
+        grid=(2**8, 2**10, 2**12, 2**14),
     )
     entities: int = setting(8, Whole(6, 64), "|X|")
     relations: int = setting(2, Whole(2, 8), "|R|")
     rank: int = setting(1, Whole(1, 64), "rank of the adapter trained by gradients")
-    train: bool = setting(True, Flag(), f"also train the edit by gradients (width at most 2**{LARGEST_EXPLICIT_WIDTH.bit_length() - 1})")
+    train: bool = setting(
+        True, Flag(), f"also train the edit by gradients (width at most 2**{LARGEST_EXPLICIT_WIDTH.bit_length() - 1})"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 4)
         if self.activation == "linear":
-            raise SettingError("activation", "linear", "relu", "a linear model cannot hold the world to be edited; see experiment=capacity")
+            raise SettingError(
+                "activation",
+                "linear",
+                "relu",
+                "a linear model cannot hold the world to be edited; see experiment=capacity",
+            )
         if self.attention == "softmax" and self.init_scale == "variance":
             mend = "attention then picks one token, and many prompts of the world become the same"
             raise SettingError("init_scale", "variance with attention=softmax", "std", mend)
         if self.width < (least := 2 * self.prompts_and_rank()[0]):
-            raise SettingError("width", self.width, f"at least {least}, twice the facts the base model stores before one is edited, or inf")
+            raise SettingError(
+                "width",
+                self.width,
+                f"at least {least}, twice the facts the base model stores before one is edited, or inf",
+            )
         if self.train and self.width > LARGEST_EXPLICIT_WIDTH:
-            raise SettingError("train", f"true at width={self.width}", f"width up to {LARGEST_EXPLICIT_WIDTH}", "add train=false")
+            raise SettingError(
+                "train", f"true at width={self.width}", f"width up to {LARGEST_EXPLICIT_WIDTH}", "add train=false"
+            )
 
     def prompts_and_rank(self) -> tuple[int, int]:
         return world_prompts(self.entities, self.relations)
@@ -50,7 +70,8 @@ class Proposition1(Model):
 
 @dataclass(frozen=True)
 class Capacity(Model):
-    """experiment=capacity: which facts the minimum-norm readout stores at a width; the threshold is the number of prompts."""
+    """experiment=capacity: which facts the minimum-norm readout stores at a width; the threshold is the number of
+    prompts."""
 
     width: int | float = setting(
         4096,
@@ -65,7 +86,9 @@ class Capacity(Model):
     def __post_init__(self) -> None:
         super().__post_init__()
         if (prompts := self.prompts_and_rank()[0]) > 4096:
-            raise SettingError("entities", f"{self.entities} with {self.relations} relations, {prompts} prompts", "up to 4096 prompts")
+            raise SettingError(
+                "entities", f"{self.entities} with {self.relations} relations, {prompts} prompts", "up to 4096 prompts"
+            )
 
     def prompts_and_rank(self) -> tuple[int, int]:
         return world_prompts(self.entities, self.relations)
@@ -76,4 +99,6 @@ class Attention(Point):
     """experiment=attention: how uniform the softmax of eq. 4 is under the two readings of N(0, 1/sqrt(d))."""
 
     dim: int = setting(1024, Whole(2, 2**24), "embedding dimension d", grid=(2**6, 2**8, 2**10, 2**12))
-    init_scale: str = setting("std", Choice("std", "variance"), "what 1/sqrt(d) is in the paper's N(0, 1/sqrt(d))", grid=("std", "variance"))
+    init_scale: str = setting(
+        "std", Choice("std", "variance"), "what 1/sqrt(d) is in the paper's N(0, 1/sqrt(d))", grid=("std", "variance")
+    )

@@ -1,13 +1,13 @@
 """Claims that are older than the rows that test them: one file each, and git says how old it is.
 
-A claim is a TOML file in this folder: what is predicted (`statement`, with `bounds` or `tests`), from what (`reason`), and of which `rows`. It is
-*registered* by the last commit that changed the file, so any change of its words or bounds counts from the commit of that change on, and an
-uncommitted change voids it. A claim that once stood in another file has a table `since`, with a commit and that file: every string and number of
-the claim has to stand there as a constant.
+A claim is a TOML file in this folder: what is predicted (`statement`, with `bounds` or `tests`), from what (`reason`),
+and of which `rows`. It is *registered* by the last commit that changed the file, so any change of its words or bounds
+counts from the commit of that change on, and an uncommitted change voids it. A claim that once stood in another file
+has a table `since`, with a commit and that file: every string and number of the claim has to stand there as a constant.
 
-A row *tests* a claim if it was made by committed code (`dirty` is false) at a commit that descends from the claim's, or is it. All others are
-exploration. So are later rows of the same people and the same seed as an earlier one: their experts were looked at before.
-"""
+A row *tests* a claim if it was made by committed code (`dirty` is false) at a commit that descends from the claim's, or
+is it. All others are exploration. So are later rows of the same people and the same seed as an earlier one: their
+experts were looked at before."""
 
 import ast
 import functools
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llm.data.mixtures import SETUPS
+from lora_reuse.llm.data.mixtures import SETUPS
 
 FOLDER = Path(__file__).parent
 Row = Mapping[str, Any]
@@ -31,7 +31,8 @@ Unit = tuple[str, int]
 
 @dataclass(frozen=True)
 class Claim:
-    """A registered prediction. `bounds` are its numbers and `tests` its comparisons, where these are declared in the file and not in a module."""
+    """A registered prediction. `bounds` are its numbers and `tests` its comparisons, where these are declared in the
+    file and not in a module."""
 
     path: Path
     content: Mapping[str, Any]
@@ -86,7 +87,9 @@ class Claim:
 def fits(row: Row, settings: Mapping[str, Any]) -> bool:
     """Whether a row has these settings, of which `experiment` is one; several values are allowed in a tuple or list."""
     has = row["settings"] | {"experiment": row["experiment"]}
-    return all(has.get(name) in (value if isinstance(value, tuple | list) else (value,)) for name, value in settings.items())
+    return all(
+        has.get(name) in (value if isinstance(value, tuple | list) else (value,)) for name, value in settings.items()
+    )
 
 
 def claims(folder: Path = FOLDER) -> dict[str, Claim]:
@@ -115,7 +118,11 @@ def registration(claim: Claim) -> Registration:
     if source is None:
         return Registration(None, f"{commit[:8]}:{file} is not in the git history here")
     said = {node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)}
-    new = [leaf for leaf in _leaves({name: value for name, value in claim.content.items() if name != "since"}) if leaf not in said]
+    new = [
+        leaf
+        for leaf in _leaves({name: value for name, value in claim.content.items() if name != "since"})
+        if leaf not in said
+    ]
     return Registration(None, f"{commit[:8]}:{file} does not say {new[0]!r}") if new else Registration(commit)
 
 
@@ -140,7 +147,9 @@ def parted(claim: Claim, registered: Registration, rows: Iterable[Row]) -> Parte
             why = "made later, of people and a seed that had been looked at"
         whys.append(why)
     each = list(zip(mine, whys, strict=True))
-    return Parted([row for row, why in each if not why], [row for row, why in each if why], dict(Counter(filter(None, whys))))
+    return Parted(
+        [row for row, why in each if not why], [row for row, why in each if why], dict(Counter(filter(None, whys)))
+    )
 
 
 def _too_early(row: Row, registered: Registration, folder: Path) -> str:
@@ -150,7 +159,9 @@ def _too_early(row: Row, registered: Registration, folder: Path) -> str:
     commit = row["provenance"].get("commit")
     if not commit:
         return "made outside a git history"
-    said = {True: "", False: "before the claim", None: "which is not in the git history here"}[_descends(folder, registered.commit, commit)]
+    said = {True: "", False: "before the claim", None: "which is not in the git history here"}[
+        _descends(folder, registered.commit, commit)
+    ]
     return said and f"made at {commit[:8]}, {said}"
 
 

@@ -1,0 +1,75 @@
+"""ΔW = out · intoᵀ, kept as its factors: what an adapter does to one module.
+
+(The paper writes ΔW = B Aᵀ in eq. 26-28 and PEFT ΔW = (α/r) B A; `out` is B with PEFT's α/r multiplied in, `into` is A
+with one column a rank.)"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
+
+
+class CoreSVD(NamedTuple):
+    """ΔW = left · diag(values) · rightᵀ, values from large to small."""
+
+    left: Float32[Tensor, "outputs rank"]
+    values: Float32[Tensor, " rank"]
+    right: Float32[Tensor, "inputs rank"]
+
+
+class LowRank(NamedTuple):
+    """ΔW = out · intoᵀ, in float32 unless moved by `to`."""
+
+    out: Float[Tensor, "outputs rank"]
+    into: Float[Tensor, "inputs rank"]
+
+    @property
+    def rank(self) -> int:
+        return self.out.shape[1]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.out.shape[0], self.into.shape[0]
+
+    def __call__(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
+        """ΔW x, in the dtype of x."""
+        return self.inner(x) @ self.out.to(x.dtype).T
+
+    def inner(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch rank"]:
+        """intoᵀ x."""
+        return x @ self.into.to(x.dtype)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "LowRank":
+        return LowRank(self.out.to(device, dtype), self.into.to(device, dtype))
+
+    def dense(self) -> Float[Tensor, "outputs inputs"]:
+        """The whole of ΔW: for tests."""
+        return self.out @ self.into.T
+
+    def norm(self) -> float:
+        """‖ΔW‖_F = ‖R_o R_iᵀ‖_F."""
+        return float(torch.linalg.norm(_core(self)[1]))
+
+    def core_svd(self) -> CoreSVD:
+        """The singular values and vectors of ΔW = Q_o (R_o R_iᵀ) Q_iᵀ, from those of the small matrix between the two
+        Q."""
+        q_out, core, q_into = _core(self)
+        left, values, right = torch.linalg.svd(core, full_matrices=False)
+        return CoreSVD((q_out @ left).float(), values.float(), (q_into @ right.T).float())
+
+    def top_input_direction(self) -> Float32[Tensor, " inputs"]:
+        """The right singular vector of the largest singular value, up to its sign; zero for ΔW = 0, which has none."""
+        svd = self.core_svd()
+        return svd.right[:, 0] if svd.values.any() else svd.right.new_zeros(len(svd.right))
+
+
+def _core(update: LowRank) -> tuple[Tensor, Tensor, Tensor]:
+    """Q_o, R_o R_iᵀ and Q_i. In float64: singular vectors move by rounding over the gap between singular values, and
+    gaps can be small."""
+    q_out, r_out = torch.linalg.qr(update.out.double())
+    q_into, r_into = torch.linalg.qr(update.into.double())
+    return q_out, r_out @ r_into.T, q_into
+
+
+Expert = dict[str, LowRank]  # by the full dotted name of the module in the base model: "model.layers.0.mlp.up_proj"

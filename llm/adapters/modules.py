@@ -1,0 +1,58 @@
+"""The linear modules of a causal language model that adapters can sit on, found by architecture."""
+
+import re
+
+from lora_reuse.runs.settings import Choice, SettingError, did_you_mean
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+
+def target_modules(model: PreTrainedModel, layers: str) -> list[str]:
+    """The full names of the linear modules of the decoder's `mlp`, its `attention`, or `both`, in the model's order.
+
+    Full names, because suffixes are ambiguous: GPT-2 has attn.c_proj and mlp.c_proj. Raises SettingError for a model
+    without them, and for the MLPs of mixtures of experts."""
+    words = ("mlp", "attention", "both")
+    if layers not in words:
+        raise SettingError("layers", repr(layers), Choice(*words).allowed, did_you_mean(layers, words))
+    prefix, decoder = _decoder_layers(model)
+    experts = any(
+        re.search("expert|moe|router", name) for name, _ in decoder.named_parameters() if _part(name) == "mlp"
+    )
+    if experts and layers != "attention":
+        mend = "which MLP a token meets there depends on the prompt"
+        raise SettingError("layers", f"{layers} for {type(model).__name__}, a mixture of experts", "attention", mend)
+    linear = {name: _part(name) for name, module in decoder.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+    for part in ("mlp", "attention"):
+        if layers in (part, "both") and part not in linear.values():
+            seen = dict.fromkeys(re.sub(r"\b\d+\b", "*", f"{prefix}.{name}") for name in linear)
+            allowed = f"a model whose {part} has linear modules"
+            raise SettingError(
+                "layers", f"{layers} for {type(model).__name__}", allowed, f"this one has {', '.join(seen) or 'none'}"
+            )
+    return [f"{prefix}.{name}" for name, part in linear.items() if part == layers or (layers == "both" and part)]
+
+
+def _decoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
+    """The list that holds most of the text decoder: its layers. (A multimodal model has a list for its images too.)"""
+    inside = set(model.get_decoder().modules())
+    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    return max(
+        lists,
+        key=lambda pair: (pair[1] in inside, sum(p.numel() for p in pair[1].parameters())),
+        default=("", nn.ModuleList()),
+    )
+
+
+def _part(name: str) -> str:
+    """The part of its layer that a module is in, "attention", "mlp" or "", by the names that the families of models
+    use."""
+    part = (
+        "attention"
+        if re.search("attn|attention", name)
+        else "mlp"
+        if re.search(r"mlp|feed_?forward|ffn|\bfc\d|moe|expert", name)
+        else ""
+    )
+    return "" if "norm" in name else part  # post_attention_layernorm

@@ -1,0 +1,327 @@
+"""Experts: LoRA adapters trained with PEFT on a frozen base, cached by what made them, resumable to the bit.
+
+The loop is our own, some forty lines, where Trainer is the usual choice, because it takes a share of every batch from
+the expert's own facts, packs a batch instead of padding it (llm/packing.py), and comes back from a kill to the same
+bits without a pickled random state."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+import random
+import secrets
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lora_reuse.llm.adapters import lori
+from lora_reuse.llm.adapters.folders import WEIGHTS
+from lora_reuse.llm.adapters.fused import fuse, surprise
+from lora_reuse.llm.adapters.modules import target_modules
+from lora_reuse.llm.adapters.packing import Tokens, is_packing, packing, spoken
+from lora_reuse.llm.data.graphs import facts_of
+from lora_reuse.llm.data.subsets import examples
+from lora_reuse.llm.decoding.models import Base, example
+from lora_reuse.llm.protocols.settings import Training
+from lora_reuse.runs.settings import SettingError
+from peft import LoraConfig, get_peft_model
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+from transformers.pytorch_utils import Conv1D
+from transformers.utils import logging
+
+FORMAT = 1
+"""Goes into every expert's hash; a change of what the same settings make raises it."""
+KEEP_EVERY = 200
+"""Steps between two checkpoints."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All that makes an expert, apart from the base: its own subset, its bridge's, how many triplets of each, the
+    training, the seed.
+
+    `role` (1 or 2 for two experts of a library) draws their initial A and batches apart.
+    """
+
+    own: tuple[str, ...]
+    bridge: tuple[str, ...]
+    triplets: int
+    bridge_triplets: int
+    training: Training
+    seed: int
+    role: int
+
+    def key(self, base: Base) -> str:
+        """16 hex digits of what made the expert."""
+        fields = [f.name for f in dataclasses.fields(Training)]
+        made = {
+            "format": FORMAT,
+            "base": base.digest,
+            "chat": base.chat,
+            "dtype": str(base.model.dtype),
+        } | dataclasses.asdict(self)
+        made["training"] = {name: getattr(self.training, name) for name in fields}
+        if not self.bridge:
+            made |= {"bridge_triplets": 0}
+        return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]
+
+    def tokens(self, base: Base) -> tuple[list[Tokens], list[Tokens]]:
+        """The training examples: the expert's own, and the bridge's."""
+        return tuple(  # pyright: ignore[reportReturnType]
+            [
+                example(base, e.question, e.answer)
+                for subset in subsets
+                for e in examples(subset, facts_of(subset, count, self.seed), "train")
+            ]
+            for subsets, count in ((self.own, self.triplets), (self.bridge, self.bridge_triplets))
+        )
+
+
+def expert(base: Base, spec: Spec, folder: Path) -> Path:
+    """The folder of the expert in `folder`, trained now unless it is there. Raises SettingError for a loss that is not
+    finite."""
+    done = folder / spec.key(base)
+    if not (done / WEIGHTS).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = (
+            folder / f"{done.name}.{secrets.token_hex(4)}.partial"
+        )  # a name of its own: another process may be at the same expert
+        try:
+            card = _train(base, spec, folder / f"{done.name}.checkpoint", scratch)
+            (scratch / "expert.json").write_text(json.dumps(card, indent=1))
+            os.replace(scratch, done)
+        except (OSError, SafetensorError):  # that one has finished, and tidied up
+            if not (done / WEIGHTS).exists():
+                raise
+        for leftover in folder.glob(f"{done.name}.*"):
+            shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+    return done
+
+
+def _train(base: Base, spec: Spec, kept: Path, scratch: Path) -> dict[str, Any]:
+    """Saves the adapter in `scratch`; goes on from the checkpoint `kept` if it is there."""
+    training = spec.training
+    masks = None
+    if training.adapter == "lori_s":  # what LoRI-D learns is where LoRI-S learns
+        dense = dataclasses.replace(spec, training=dataclasses.replace(training, adapter="lori_d"))
+        masks = lori.masks(expert(base, dense, kept.parent))
+    own, bridge = spec.tokens(base)
+    steps = training.steps or _steps(len(own), len(bridge), training)
+    logging.disable_progress_bar()
+    with torch.random.fork_rng(devices=[]):
+        fresh = ["sparse"] if masks else []  # the original draws another A than the mask was taken under
+        torch.manual_seed(_seed(spec, "start", 0 if training.same_start else spec.role, *fresh))
+        names = target_modules(base.model, training.layers)
+        config = LoraConfig(
+            r=training.rank,
+            lora_alpha=training.alpha,
+            lora_dropout=training.dropout,
+            target_modules=names,
+            fan_in_fan_out=isinstance(base.model.get_submodule(names[0]), Conv1D),
+            bias="none",
+            task_type="CAUSAL_LM",
+        )
+        model = get_peft_model(base.model, config)
+    try:
+        if training.adapter != "lora":
+            lori.freeze(model)
+        weights = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(weights, lr=training.rate, weight_decay=training.weight_decay)
+        if masks:
+            lori.keep_sparse(model, optimizer, masks)
+        fuse(model)
+        start, loss, micro = _resume(kept, weights, optimizer), math.nan, 1
+        model.train()
+        here = multiprocessing.parent_process() is None  # a worker's bar would run over that of its parent
+        bar = tqdm(
+            range(start, steps), initial=start, total=steps, desc="steps", leave=False, disable=None if here else True
+        )
+        with packing(base.model, model):
+            for step in bar:
+                batch = _batch(own, bridge, spec, step)
+                loss, micro = _step(model, optimizer, batch, spec, step, steps, micro)
+                if not math.isfinite(loss):
+                    raise SettingError(
+                        "rate",
+                        f"{training.rate}, and the loss is {loss} at step {step}",
+                        "a rate at which training stays finite",
+                    )
+                if (step + 1) % KEEP_EVERY == 0 and step + 1 < steps:
+                    _keep(kept, weights, optimizer, step + 1)
+        if not all(
+            weight.isfinite().all() for weight in weights
+        ):  # a step with a finite loss may have had a gradient that is not
+            raise SettingError(
+                "rate",
+                f"{training.rate}, and weights are not finite in the end",
+                "a rate at which training stays finite",
+            )
+        model.eval()
+        model.peft_config["default"].base_model_name_or_path = base.name
+        model.save_pretrained(
+            str(scratch), save_embedding_layers=False
+        )  # "auto" asks the hub for the base's vocabulary
+    finally:
+        model.unload()
+        base.model.eval().requires_grad_(False)
+    return {
+        "base": base.name,
+        "base_digest": base.digest,
+        "steps": steps,
+        "loss": round(loss, 5),
+        **dataclasses.asdict(spec),
+    }
+
+
+def _steps(own: int, bridge: int, training: Training) -> int:
+    """The steps of `epochs` passes over the examples; with own_share, over the expert's own, and its bridge comes round
+    as it does."""
+    if bridge and training.own_share:
+        return math.ceil(own * training.epochs / _own_count(training))
+    return math.ceil((own + bridge) * training.epochs / training.batch)
+
+
+def _own_count(training: Training) -> int:
+    """Own examples in a batch that has room for others, too. Raises SettingError where it has not."""
+    count = max(1, round(training.batch * training.own_share))
+    if count < training.batch:
+        return count
+    got = f"{training.own_share} with batch={training.batch}, which never shows the bridge"
+    raise SettingError(
+        "own_share",
+        got,
+        "a share that leaves room for others in a batch",
+        "a larger batch=, or own_share=0 as the examples fall",
+    )
+
+
+def _step(
+    model: Any, optimizer: torch.optim.Optimizer, batch: list[Tokens], spec: Spec, step: int, steps: int, micro: int
+) -> tuple[float, int]:
+    """One optimizer step; when memory runs out, the batch goes in twice as many pieces, and so do the next. Returns
+    loss and pieces."""
+    training = spec.training
+    warm = max(1, round(training.warm_up * steps))
+    for group in optimizer.param_groups:
+        group["lr"] = training.rate * ((step + 1) / warm if step < warm else (steps - step) / max(1, steps - warm))
+    while True:
+        try:
+            torch.manual_seed(_seed(spec, "dropout", step))
+            loss = _backward(model, batch, training, micro)
+            break
+        except torch.OutOfMemoryError:
+            optimizer.zero_grad()
+            if micro >= len(batch):
+                raise SettingError(
+                    "batch", f"{len(batch)}, and one example alone does not fit", "a smaller model or a larger device"
+                ) from None
+            micro = min(2 * micro, len(batch))
+            print(f"out of memory: the batch of {len(batch)} goes in {micro} pieces from here on")
+    if training.clip:
+        torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], training.clip)
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss, micro
+
+
+def _backward(model: Any, batch: list[Tokens], training: Training, micro: int) -> float:
+    """Adds the gradients of the batch's loss, the mean over answer tokens (of each example, or of all)."""
+    everything = sum(len(answer) for _, answer in batch)
+    total = 0.0
+    for piece in _pieces(batch, micro, math.inf if is_packing(model) else 1.5):
+        shares = [
+            everything if training.loss == "token" else len(answer) * len(batch) for _, answer in piece for _ in answer
+        ]
+        logits, told = spoken(model, piece)
+        loss = surprise(logits, told, 1 / torch.tensor(shares, device=logits.device))
+        loss.backward()
+        total += loss.item()
+    return total
+
+
+def _pieces(batch: list[Tokens], micro: int, apart: float) -> Iterator[list[Tokens]]:
+    """The batch by length, cut where an example is more than `apart` times as long as the first of its piece, and into
+    `micro` pieces at least."""
+    ordered = sorted(batch, key=lambda e: len(e[0]) + len(e[1]))
+    most = math.ceil(len(batch) / micro)
+    piece: list[Tokens] = []
+    for e in ordered:
+        if piece and (len(piece) == most or len(e[0]) + len(e[1]) > apart * (len(piece[0][0]) + len(piece[0][1]))):
+            yield piece
+            piece = []
+        piece.append(e)
+    yield piece
+
+
+def _batch(own: list[Tokens], bridge: list[Tokens], spec: Spec, step: int) -> list[Tokens]:
+    """The examples of a step. With own_share, two streams that are each shuffled anew when they end; without, one of
+    all examples."""
+    training = spec.training
+    if not (bridge and training.own_share):
+        if not (bridge and training.same_bridge):
+            return _stream(own + bridge, training.batch, step, _seed(spec, "order", spec.role))
+        mixed = [
+            own[i] for i in _order(len(own), f"{_seed(spec, 'own', spec.role)}")
+        ]  # one order for both, but no pairs of own facts
+        return _stream(mixed + bridge, training.batch, step, _seed(spec, "order", 0))
+    mine = _own_count(training)
+    others = _stream(
+        bridge, training.batch - mine, step, _seed(spec, "bridge", 0 if training.same_bridge else spec.role)
+    )
+    return _stream(own, mine, step, _seed(spec, "own", spec.role)) + others
+
+
+def _stream(pool: list[Tokens], count: int, step: int, seed: int) -> list[Tokens]:
+    """Items step·count ... of the pool, shuffled anew each time it is used up."""
+    taken = []
+    for index in range(step * count, (step + 1) * count):
+        turn, place = divmod(index, len(pool))
+        taken.append(pool[_order(len(pool), f"{seed} {turn}")[place]])
+    return taken
+
+
+def _order(length: int, seed: str, _cache: dict[tuple[int, str], list[int]] = {}) -> list[int]:  # noqa: B006
+    if (length, seed) not in _cache:
+        if len(_cache) > 16:
+            _cache.clear()
+        order = list(range(length))
+        random.Random(seed).shuffle(order)
+        _cache[length, seed] = order
+    return _cache[length, seed]
+
+
+def _seed(spec: Spec, *words: object) -> int:
+    """A seed of its own for each use."""
+    return int.from_bytes(hashlib.sha256(repr((spec.seed, *words)).encode()).digest()[:6], "big")
+
+
+def _keep(kept: Path, weights: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Adapter, AdamW's moments and the step in one file, replaced at once."""
+    state = optimizer.state_dict()["state"]
+    tensors = {f"weight.{i}": weight.detach() for i, weight in enumerate(weights)}
+    tensors |= {
+        f"{name}.{i}": torch.as_tensor(value) for i, moments in state.items() for name, value in moments.items()
+    }
+    writing = kept.with_suffix(f".{secrets.token_hex(4)}.writing")
+    save_file(tensors, writing, {"step": str(step)})
+    os.replace(writing, kept)
+
+
+def _resume(kept: Path, weights: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
+    if not kept.exists():
+        return 0
+    tensors = load_file(kept)
+    with torch.no_grad():
+        for i, weight in enumerate(weights):
+            weight.copy_(tensors[f"weight.{i}"])
+    moments = [name for name in ("step", "exp_avg", "exp_avg_sq") if f"{name}.0" in tensors]
+    state = {i: {name: tensors[f"{name}.{i}"] for name in moments} for i in range(len(weights))}
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+    return int(tensors["step.0"].item())

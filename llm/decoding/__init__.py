@@ -1,0 +1,1 @@
+"""Bases by any name, and what they answer under many compositions at once."""

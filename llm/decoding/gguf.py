@@ -1,0 +1,99 @@
+"""Models in GGUF files, as llama.cpp writes them: looked over before anything heavy is read, and dequantised into plain
+models.
+
+transformers reads both the weights and the tokenizer that are in the file. What it gives is no model to train on or to
+save: a config that says `gguf`, so the weights go into a fresh one."""
+
+import re
+import struct
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from gguf import LlamaFileType
+from lora_reuse.runs.settings import SettingError
+from transformers import AutoModelForCausalLM, GgufConfig, PreTrainedConfig, PreTrainedModel
+from transformers.integrations.gguf.gguf_config_mapping import GGUF_CONFIG_ARCHS
+from transformers.integrations.gguf.reader import GgufHeader, read_gguf_metadata
+from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
+
+_WHOLE = "a GGUF file that is whole"
+
+
+def is_gguf(where: Path | str) -> TypeGuard[Path]:
+    """Whether a place is a GGUF file: the only kind of model here that is no folder."""
+    return isinstance(where, Path) and where.is_file()
+
+
+def pretrained(where: Path | str) -> tuple[Path | str, dict[str, Any]]:
+    """What transformers calls this place: a folder or a name on the hub, and the file in it."""
+    return (where.parent, {"gguf_file": where.name}) if is_gguf(where) else (where, {})
+
+
+def look_over(model: str, path: Path) -> None:
+    """Raises SettingError for a file that is truncated, split, of an architecture that transformers does not read, or
+    without an EOS."""
+    metadata = _metadata(model, path)
+    if metadata.get("split.count", 0) > 1:
+        got = f"{model}, one of {metadata['split.count']} parts of a GGUF file"
+        raise SettingError("model", got, "a GGUF file in one part", "llama-gguf-split --merge joins them")
+    architecture = metadata["general.architecture"]
+    if architecture not in {*GGUF_CONFIG_ARCHS, *GGUF_SUPPORTED_ARCHITECTURES}:
+        raise SettingError(
+            "model",
+            f"{model} of architecture {architecture}",
+            "an architecture that this transformers reads from GGUF files",
+        )
+    try:
+        header = GgufHeader.from_file(str(path))
+    except (ValueError, IndexError, struct.error) as error:
+        raise SettingError("model", f"{model}, whose list of tensors cannot be read ({error})", _WHOLE) from error
+    ends = header.data_start + max((tensor.offset + tensor.nbytes for tensor in header.tensors), default=0)
+    if (size := path.stat().st_size) < ends:
+        raise SettingError(
+            "model",
+            f"{model}, a file of {size} bytes whose tensors end at {ends}",
+            _WHOLE,
+            "it was not copied to its end",
+        )
+    if "tokenizer.ggml.eos_token_id" not in metadata:
+        raise SettingError(
+            "model", f"{model}, whose tokenizer has no end-of-sequence token", "a tokenizer that can end an answer"
+        )
+
+
+def described(path: Path) -> str:
+    """What a row and a caption call the weights: the file's name, and how it stores most of its matrices."""
+    stored = _metadata(str(path), path).get("general.file_type")
+    kind = (
+        LlamaFileType(stored).name.removeprefix("MOSTLY_").removeprefix("ALL_")
+        if stored in list(LlamaFileType)
+        else "unknown types"
+    )
+    return f"{re.sub(rf'[-._]{kind}$', '', path.stem, flags=re.IGNORECASE)}, {kind}, dequantised"
+
+
+def read_dequantised(
+    path: Path, config: PreTrainedConfig, dtype: str, device_map: str, **options: Any
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """A plain model of the config, and what the file lacks, as `from_pretrained` gives both with
+    `output_loading_info`."""
+    source: Any = {"gguf_file": path.name, "quantization_config": GgufConfig(dequantize=True), **options}
+    read: Any = AutoModelForCausalLM.from_pretrained(path.parent, config=config, dtype=dtype, **source)
+    packed, info = read
+    made: Any = type(packed).from_pretrained(
+        None, config=config, state_dict=packed.state_dict(), dtype=packed.dtype, device_map=device_map
+    )
+    return made, info
+
+
+def _metadata(model: str, path: Path) -> dict[str, Any]:
+    try:
+        return read_gguf_metadata(str(path))[0]
+    except (
+        ValueError,
+        IndexError,
+        struct.error,
+    ) as error:  # numpy refuses an empty file, struct one that ends in a number
+        raise SettingError(
+            "model", f"{model}, whose header cannot be read ({str(error).splitlines()[0]})", _WHOLE
+        ) from error

@@ -1,0 +1,105 @@
+"""What a point of a protocol puts on its base: experts, composed by a rule that is given or one that is learned."""
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from lora_reuse.llm.adapters.folders import load_expert
+from lora_reuse.llm.adapters.lowrank import Expert
+from lora_reuse.llm.adapters.training import Spec, Tokens, expert
+from lora_reuse.llm.compositions import Composition, compose, generator
+from lora_reuse.llm.compositions import Options as Knobs
+from lora_reuse.llm.data.graphs import facts_of
+from lora_reuse.llm.data.subsets import examples
+from lora_reuse.llm.decoding.models import Base, example
+from lora_reuse.llm.learned import LEARNED, Learning, learn
+
+OWN_SHARE = 0.05
+"""The share of each expert's training examples that a composition learns from, as LoRA Soups takes it."""
+
+
+class Made(NamedTuple):
+    """A composition, the counts of what it cost (of what was learned alone), and the seconds it took when its experts
+    were there."""
+
+    composition: Composition | None
+    cost: dict[str, int]
+    seconds: float
+
+
+def make(base: Base, point: Any, specs: Sequence[Spec], asked: str, seed: int, folder: Path) -> Made:
+    """What the point puts on the base: a composition of its experts, an expert alone, or nothing. `asked` is the
+    two-hop subset that is asked."""
+    if point.composition == "base":
+        return Made(None, {}, 0.0)
+    library = library_on(base, specs, folder)
+    if point.composition == "alone":
+        return Made(library[0], {}, 0.0)
+    name, _, suffix = point.composition.partition(":")
+    if name in LEARNED and suffix in DATA:
+        learning = Learning(point.learn_rate, point.learn_steps, point.batch, point.learn_tries, seed)
+        made = learn(name, library, base, DATA[suffix](base, specs, asked), suffix, learning)
+        return Made(
+            made.composition,
+            {"extra_parameters": made.extra_parameters, "examples_used": made.examples_used},
+            made.seconds,
+        )
+    scale = getattr(point, "scale", None)
+    weights = None if scale is None else (scale,) * len(library)
+    scores = "cosine" if point.normalise else "raw"
+    knobs = Knobs(
+        weights=weights,
+        temperature=point.temperature,
+        top_k=min(point.top_k, len(library)),
+        scores=scores,
+        prototypes=suffix or "own",
+        seed=seed,
+    )
+    began = time.perf_counter()
+    return Made(compose(name, library, knobs), {}, time.perf_counter() - began)
+
+
+def library_on(base: Base, specs: Sequence[Spec], folder: Path) -> list[Expert]:
+    """The experts, trained now unless they are there."""
+    return [load_expert(expert(base, spec, folder), base.model) for spec in specs]
+
+
+def two_hop(base: Base, specs: Sequence[Spec], asked: str) -> list[Tokens]:
+    """The questions of the subset that is asked in the dev templates, with their direct answers: held-out data, as CAT
+    needs (A.2.2). The facts are those that are asked, under templates that are not."""
+    facts = facts_of(asked, specs[0].triplets, specs[0].seed)
+    return [example(base, e.question, e.answer) for e in examples(asked, facts, "dev")]
+
+
+def own(base: Base, specs: Sequence[Spec], asked: str) -> list[Tokens]:
+    """`OWN_SHARE` of what each expert was trained on, its bridge included: nothing of the subset that is asked unless
+    it was in there."""
+    chosen = []
+    for spec in specs:
+        trained_on = [e for part in spec.tokens(base) for e in part]
+        order = torch.randperm(len(trained_on), generator=generator(spec.seed, "own share", spec.role)).tolist()
+        chosen += [trained_on[i] for i in order[: math.ceil(OWN_SHARE * len(trained_on))]]
+    return chosen
+
+
+DATA = {"two_hop": two_hop, "own": own}
+"""The sources of `llm.protocols.settings.SOURCES`."""
+
+
+def collisions(base: Base, library: Sequence[Expert]) -> dict[str, float]:
+    """How large the experts' updates are and how alike, averaged over modules: ‖ΔW‖/‖W‖ of the mean expert, and |cos|
+    of the top singular vectors on the input side (Arrow's prototypes) of each two."""
+    modules = dict(base.model.named_modules())
+    ratios = [
+        float(e[name].norm() / torch.linalg.norm(modules[name].get_parameter("weight").float()))
+        for e in library
+        for name in e
+    ]
+    tops = [torch.stack([e[name].top_input_direction() for e in library]) for name in library[0]]
+    upper = [(v @ v.T).abs()[*torch.triu_indices(len(v), len(v), 1)].mean() for v in tops]
+    return {"update_ratio": sum(ratios) / len(ratios)} | (
+        {"prototype_cos": float(torch.stack(upper).mean())} if len(library) > 1 else {}
+    )

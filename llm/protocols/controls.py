@@ -1,0 +1,94 @@
+"""Positive controls, from rows alone: whether few right answers to a question say anything of composing.
+
+Two experts that are composed can answer a two-hop question only from what the composition keeps of either. Where it
+keeps less than `ENOUGH` of the experts' own hops, or where an expert trained on the very answers is not right either, a
+zero is *void*: it would be there whatever composing does. Each protocol says beside its bound which rows are the
+controls of a point. A cell that is right in `ENOUGH` of its answers needs none. A control that no row measures leaves
+its cell open, and tables say so.
+
+What is left of an expert's own hop is a finding of its own: a hop has no control but an expert alone, where a protocol
+asks one."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from lora_reuse.llm.protocols.protocol import Protocol
+
+Row = Mapping[str, Any]
+
+ENOUGH = 0.5
+"""The least share of right answers, over all seeds, of a control that holds."""
+
+
+class Control(NamedTuple):
+    """Rows that have to be right for a cell to say something: what they are called, what they did, and the settings
+    that are not the cell's."""
+
+    name: str
+    did: str
+    settings: Mapping[str, Any]
+
+
+OWN_HOPS = (
+    Control("first hop", "kept", {"prompting": "first"}),
+    Control("second hop", "kept", {"prompting": "second"}),
+)
+"""The one-hop questions of both experts, under the same composition."""
+ORACLE = Control("oracle", "got", {"library": "oracle", "composition": "alone"})
+"""An expert trained on the answers, asked the same questions in the same way."""
+
+
+class Verdict(NamedTuple):
+    """Of a cell: the first control that failed, for which it is void, or those that no row measures; both empty where
+    the controls held, or none is needed."""
+
+    void: str
+    unmeasured: str
+
+
+def own_hops(point: Any) -> tuple[Control, ...]:
+    """The controls of a two-hop question to a composition of experts; none of a hop, nor where there is no expert."""
+    return OWN_HOPS if point.prompting in ("direct", "steps") and point.composition not in ("base", "random") else ()
+
+
+def verdicts(protocol: "Protocol", rows: Sequence[Row]) -> list[Verdict]:
+    """Of each row the verdict on its cell, all rows here that differ from it in nothing but the seed. Rows of other
+    weights are other cells."""
+    points = [point_of(protocol, row["settings"]) for row in rows]
+    keys = [_key(point, row) for point, row in zip(points, rows, strict=True)]
+    counts: dict[str, tuple[int, int]] = {}
+    for key, row in zip(keys, rows, strict=True):
+        hits, total = counts.get(key, (0, 0))
+        counts[key] = (hits + int(row["measured"]["hits"]), total + int(row["measured"]["total"]))
+    found: dict[str, Verdict] = {}
+    for key, point, row in zip(keys, points, rows, strict=True):
+        if key not in found:
+            hits, total = counts[key]
+            controls = protocol.controls(point) if hits < ENOUGH * total else ()
+            found[key] = _verdict(
+                [
+                    (control, counts.get(_key(dataclasses.replace(point, **control.settings), row)))
+                    for control in controls
+                ]
+            )
+    return [found[key] for key in keys]
+
+
+def point_of(protocol: "Protocol", settings: Mapping[str, Any]) -> Any:
+    """The point of a row's settings; a setting that is younger than the row is at its default."""
+    return protocol.axes(**{f.name: settings[f.name] for f in dataclasses.fields(protocol.axes) if f.name in settings})
+
+
+def _key(point: Any, row: Row) -> str:
+    return json.dumps([dataclasses.asdict(point), row.get("provenance", {}).get("base_digest")], sort_keys=True)
+
+
+def _verdict(controls: Sequence[tuple[Control, tuple[int, int] | None]]) -> Verdict:
+    failed = [
+        f"{control.name} {control.did} {of[0]} of {of[1]}" for control, of in controls if of and of[0] < ENOUGH * of[1]
+    ]
+    unmeasured = [control.name for control, of in controls if of is None]
+    return Verdict(failed[0] if failed else "", "" if failed else ", ".join(unmeasured))

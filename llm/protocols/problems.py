@@ -1,0 +1,76 @@
+"""The dials, the question and the exam that protocols of problems share: they put problems to a model and mark its
+solutions.
+
+This module does not import torch, so that `--help` and a dry run are quick.
+
+Beside it: what their experts learn (`lessons`), a cell asked (`solving`), what a solution says (`solutions`), its marks
+by rule and by a judge model (`marking`, `judge`, `endpoint`), and the final table (`solved`)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from lora_reuse.llm.protocols.settings import COMPOSITIONS, CONTROLS, PATH, RULES, Options, Training
+from lora_reuse.runs.settings import Choice, Flag, Number, Whole, setting
+
+
+@dataclass(frozen=True)
+class ExamSettings(Training):
+    """The settings that every row of these protocols records: the model, how its experts are trained and composed, and
+    how it answers."""
+
+    layers: str = setting("mlp", Choice("none", "mlp", "attention", "both"), "where the adapters sit")
+    model: str = setting("pocket", PATH, "pocket, smollm2, a folder, a GGUF file, or a name on the Hugging Face hub")
+    composition: str = setting(
+        "uniform",
+        Choice(*COMPOSITIONS, *CONTROLS, *RULES),
+        "how the library is composed",
+        grid=("base", *COMPOSITIONS, "random"),
+    )
+    chat: str = setting(
+        "auto", Choice("auto", "on", "off"), "the tokenizer's chat template; the paper's software used none"
+    )
+    dtype: str = setting(
+        "auto",
+        Choice("auto", "float32", "bfloat16", "float16"),
+        "of the base; auto: float32 on a CPU, else the checkpoint's",
+    )
+    temperature: float = setting(1.0, Number(1e-6, 1e6), "Arrow: logits are divided by it")
+    top_k: int = setting(0, Whole(0, 1000), "Arrow: experts a token goes to; 0: all")
+    normalise: bool = setting(False, Flag(), "Arrow: logits from normalised activations; mttl's are not")
+    answer_tokens: int = setting(512, Whole(1, 10**5), "longest answer; model=pocket: 200")
+
+
+@dataclass(frozen=True)
+class ExamOptions(Options):
+    """The options of a run, which rows do not record as settings."""
+
+    allow_code_execution: bool = setting(False, Flag(), "run Python that the model wrote, confined as llm/sandbox says")
+
+
+class Question(NamedTuple):
+    """A problem as it is put to a model.
+
+    `prompt` is the text that is asked. Questions of one `group` are right or wrong together. `about` goes into the
+    record of the answer; `reference` is what the answer is marked against, and no record holds it."""
+
+    prompt: str
+    group: str
+    about: dict[str, Any]
+    reference: Any
+
+
+class Exam(NamedTuple):
+    """The three functions that make an exam of a protocol.
+
+    `library` returns the experts of a point for a seed, each a Spec to be trained or the folder or hub name of an
+    adapter. `questions` returns what the point asks with that seed. `mark` returns one record an answer: `right` and
+    the other marks are truth values, those in LABELS words."""
+
+    library: Callable[[Any, int], Sequence[Any]]
+    questions: Callable[[Any, int], Sequence[Question]]
+    mark: Callable[[Any, Sequence[Question], Sequence[str], Any], Sequence[dict[str, Any]]]
+
+
+LABELS = ("kind", "error", "program", "judged_kind", "judged_error")
+"""The marks that are words; how often each word occurs is counted."""

@@ -1,0 +1,1 @@
+"""What an answer says, whether it is right, and how sure a count of right answers is."""

@@ -1,0 +1,58 @@
+"""The identity of what was measured: a command started again finds the committed rows, and the experts that made
+them."""
+
+import dataclasses
+import hashlib
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+from lora_reuse.llm.decoding.models import load_base
+from lora_reuse.llm.protocols.protocol import library_of, settings_of
+from lora_reuse.runs.rows import load_rows, row_hash
+
+from tests.llm.tiny import tiny
+
+PAPER = Path(__file__).parents[2] / "results" / "paper"
+NAMES = sorted(path.stem for path in PAPER.glob("llm_*.jsonl") if path.stem != "llm_forecast")
+EXPERTS = json.loads(Path(__file__).with_name("expert_hashes.json").read_text())
+"""By experiment: how many experts made its committed rows, and the SHA-256 of their sorted names, on a float32 base
+whose digest is zeros."""
+
+
+def cells(experiment):
+    protocol = importlib.import_module("lora_reuse." + experiment.replace("_", ".", 1)).PROTOCOL
+    for row in load_rows(PAPER, experiment):
+        settings = dict(row["settings"])
+        seed = settings.pop("seed")
+        yield protocol, row, (protocol.axes(**settings), seed)
+
+
+@pytest.mark.parametrize("experiment", NAMES)
+def test_committed_rows_are_found_again(experiment):
+    for _, row, cell in cells(experiment):
+        assert row_hash(experiment, settings_of(cell)) == row["hash"]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return dataclasses.replace(
+        load_base(str(tiny("llama", tmp_path_factory.mktemp("base"))), chat="off"), digest="0" * 16
+    )
+
+
+def experts(experiment, base):
+    specs = dict.fromkeys(
+        spec for protocol, _, (point, seed) in cells(experiment) for spec in library_of(protocol, point, seed)
+    )
+    return sorted({spec.key(base) for spec in specs if dataclasses.is_dataclass(spec)})
+
+
+def summary(names):
+    return [len(names), hashlib.sha256(" ".join(names).encode()).hexdigest()]
+
+
+@pytest.mark.parametrize("experiment", NAMES)
+def test_their_experts_are_found_again(experiment, base):
+    assert summary(experts(experiment, base)) == EXPERTS[experiment]
