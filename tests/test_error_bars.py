@@ -255,7 +255,7 @@ def higher():
     x, y, z = 1.0, 2.0, 3.0
     F = lambda G: np.array(
         [(a := G[0, 0]) ** 2 * (b := G[0, 1]) ** 2 + 3 * a * b * (c := G[1, 1]) + 2 * a**3 * b + c**3 + b**4]
-    )  # noqa: E731
+    )
     second, third, fourth = delta._higher(F, np.array([[x, y], [y, z]]), axes, 0.02)
     exact = [
         2 * y**2 + 12 * x * y,
@@ -304,7 +304,7 @@ def routed_moments():
             "first": odds(G),
             "third": (odds(G) - shift) ** 3,
             "square": G[0, 2] ** 2,
-        }  # noqa: E731
+        }
         found = delta.routed_expansion(values, odds, S, m)
         sd = (variance / m) ** 0.5 / T
         off += [(found.mean["first"] - shift) / sd / 2e-3, (found.stderr["first"] / sd - 1) / 1e-3]

@@ -89,7 +89,7 @@ def _table() -> tuple[dict[str, str], dict[str, str], frozenset[str]]:
     # Other names are those of all languages and airports: "No" is a city, "yes" is one.
     other = lambda city: [
         name for name in city["alternatenames"] if len(name) > 4 and name[0].isupper() and name.isascii()
-    ]  # noqa: E731
+    ]
     for called in (lambda city: [city["name"]], other):
         for city in by_size:
             for name in called(city):

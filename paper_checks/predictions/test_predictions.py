@@ -469,7 +469,7 @@ def registered(rows, tmp_path, monkeypatch):
     folder.mkdir()
     git = lambda *words: subprocess.run(
         ["git", *GIT, *words], cwd=folder, capture_output=True, text=True, check=True
-    ).stdout.strip()  # noqa: E731
+    ).stdout.strip()
     for id, prediction in PREDICTIONS.items():
         content = prediction.claim.path.read_text().partition("[since]")[0]
         (folder / f"{id}.toml").write_text(content)

@@ -54,7 +54,7 @@ def experts(count, rank=3) -> list[Expert]:
     random = torch.Generator().manual_seed(0)
     draw = lambda size: LowRank(
         0.5 * torch.randn(size[0], rank, generator=random), torch.randn(size[1], rank, generator=random)
-    )  # noqa: E731
+    )
     return [{name: draw(shape) for name, shape in MODULES.items()} for _ in range(count)]
 
 

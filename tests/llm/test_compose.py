@@ -15,7 +15,7 @@ from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.adapters.modules import target_modules
 from lora_reuse.llm.adapters.saving import Card, load_composition, save_composition
 from lora_reuse.llm.compose import Knobs, main
-from lora_reuse.llm.compositions import RULES, Composition, Options, compose
+from lora_reuse.llm.compositions import RULES, Composition, Options, compose, kind
 from lora_reuse.llm.compositions.arrow import Routed
 from lora_reuse.llm.decoding.models import digest_of, load_base, load_frame
 from lora_reuse.llm.decoding.names import POCKET
@@ -390,7 +390,7 @@ def spoiled(folder: Path, what: str) -> None:
     if what == "format":
         said["format"] = 2
     if what == "class":
-        said["modules"][name]["class"] = "subprocess.Popen"
+        said["modules"][name]["kind"] = "Popen"
     if what == "field":
         said["modules"][name]["widths"] = 3
     if what == "module":
@@ -423,6 +423,7 @@ def test_a_composition_of_another_model_is_refused_both_ways(made, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+@kind
 @dataclasses.dataclass(frozen=True)
 class Odd(Routed):
     """Arrow with a field that is no tensor, number or word."""

@@ -22,7 +22,7 @@ def library(experts=3, rank=3, seed=0, shapes=SHAPES):
     random = torch.Generator().manual_seed(seed)
     draw = lambda size: LowRank(
         torch.randn(size[0], rank, generator=random), torch.randn(size[1], rank, generator=random)
-    )  # noqa: E731
+    )
     return [{name: draw(shape) for name, shape in shapes.items()} for _ in range(experts)]
 
 

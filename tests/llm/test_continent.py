@@ -346,7 +346,7 @@ def test_answers_are_marked_as_a_reader_would(model, folders, tmp_path, monkeypa
         "continent"
         if text.startswith("On which continent is the location related to the following question: ")
         else "original"
-    )  # noqa: E731
+    )
     monkeypatch.setattr(solving, "answers", lambda base, listed, asked, *_: [said[which(asked[0])] for _ in listed])
     data = official(tmp_path / "hotpot.json")
     assert (
@@ -380,7 +380,7 @@ def test_the_papers_numbers_stand_beside_the_same_cells():
     ]
     said = lambda **others: continent.reported(
         {"data": "f", "model": "microsoft/phi-2", "prompting": "original"} | others
-    )  # noqa: E731
+    )
     assert said(library="none", composition="base") == "30.90 %"
     assert said(library=names[0], composition="alone") == "6.10 % and 3.09 %"
     assert said(library="+".join(names), composition="uniform", prompting="continent") == "5.15 %"

@@ -258,7 +258,7 @@ def test_random_adapters_have_the_norms_of_the_experts_and_swapped_prototypes_ro
     base, specs = base_of(point, Options()), library_of(PROTOCOLS["two_hop"], point, 0)
     made: Any = lambda name, count=2: (
         make(base, dataclasses.replace(point, composition=name), specs[:count], "F12", 0, whole / "experts").composition
-    )  # noqa: E731
+    )
     expert = load_expert(whole / "experts" / specs[0].key(base), base.model)
     random = made("random", 1)
     assert random.keys() == expert.keys()

@@ -42,7 +42,7 @@ def library(model, ends=("up_proj", "down_proj", "c_fc"), count=3, seed=0) -> li
     shapes = {name: linear_shape(module) for name, module in model.named_modules() if name.endswith(ends)}
     draw = lambda size: LowRank(
         0.3 * torch.randn(size[0], 3, generator=random), torch.randn(size[1], 3, generator=random)
-    )  # noqa: E731
+    )
     return [{name: draw(shape) for name, shape in shapes.items()} for _ in range(count)]
 
 

@@ -63,7 +63,7 @@ def test_hops_are_counted_by_their_gates():
         "gate_2_at_second_answer": g2,
         "bridge_right": b,
         "gold_right_given_bridge": c,
-    }  # noqa: E731
+    }
     records = [
         record(0.9, 0.9, True, True),
         record(0.9, 0.1, True, False),
