@@ -144,7 +144,7 @@ def test_a_preset_goes_with_the_model_and_not_with_its_name(tmp_path):
     ] == [*("pocket", "smollm2", "smollm2", "", "")]
     assert arrow_temperature(0.0, "smollm2") == PRESETS["smollm2"]["temperature"]
     axes = with_preset(TwoHop, {"model": ("smollm2",), "rate": (1e-4,)})
-    assert (axes["steps"], axes["rate"], axes["chat"]) == ((150,), (1e-4,), ("off",))
+    assert (axes["steps"], axes["rate"], axes["chat"]) == ((300,), (1e-4,), ("off",))
     with pytest.raises(SettingError, match="got smollm2, which has settings of its own, and pocket, which has others"):
         with_preset(TwoHop, {"model": ("smollm2", "pocket")})
     for pair in (("smollm2", "a/b"), ("a/b", "smollm2")):
