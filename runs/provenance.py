@@ -8,24 +8,35 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from lora_reuse.__main__ import commands
+
 
 @functools.cache
 def provenance(*libraries: str) -> dict[str, Any]:
-    """The command line, git commit and dirty flag of this source tree (null outside git), Python and library versions.
+    """The command line, git commit and dirty flag of this source tree, Python and library versions.
 
-    Rows that a command just before added to `results/` do not make a tree dirty: they are no code.
+    Commit and flag are null where git does not hold this file: an installed package is none of the tree around it. Rows
+    that a command just before added to `results/` do not make a tree dirty: they are no code.
     """
-    commit = _git("rev-parse", "HEAD")
+    commit = _git("rev-parse", "HEAD") if _git("ls-files", "--error-unmatch", "--", __file__) is not None else None
     status = _git("status", "--porcelain", "--untracked-files=no", "--", ":(top)", ":(top,exclude)results")
-    program = getattr(sys.modules["__main__"], "__spec__", None)
-    words = ["python", "-m", program.name.removesuffix(".__main__")] if program else ["python", Path(sys.argv[0]).name]
     return {
-        "command": shlex.join([*words, *sys.argv[1:]]),
+        "command": shlex.join([*_program(), *sys.argv[1:]]),
         "commit": commit,
         "dirty": None if commit is None else bool(status),
         "python": sys.version.split()[0],
         "versions": {name: metadata.version(name) for name in libraries},
     }
+
+
+def _program() -> list[str]:
+    """The words that start this program: `lora-reuse two_hop`, `python -m llm.two_hop` in a checkout, or a file's."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if not spec:
+        return ["python", Path(sys.argv[0]).name]
+    name = spec.name.removesuffix(".__main__")
+    words = {module: word for word, (module, _) in commands().items()}
+    return ["lora-reuse", words[name]] if name in words else ["python", "-m", name]
 
 
 def _git(*words: str) -> str | None:

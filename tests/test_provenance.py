@@ -29,6 +29,11 @@ def test_changed_code_is_dirty_and_added_rows_are_not(changed, dirty, tree):
     assert ours.provenance()["dirty"] is dirty
 
 
+def test_a_tree_around_an_installed_package_is_not_its_own(tree):
+    subprocess.run(["git", "rm", "-q", "--cached", "runs/provenance.py"], cwd=tree, check=True)
+    assert (ours.provenance()["commit"], ours.provenance()["dirty"]) == (None, None)
+
+
 def test_outside_git_nothing_is_claimed(tree):
     shutil.rmtree(tree / ".git")
     assert (ours.provenance()["commit"], ours.provenance()["dirty"]) == (None, None)

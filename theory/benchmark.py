@@ -87,7 +87,10 @@ def _benchmark(width: int) -> dict[str, float]:
 
 def _in_a_process(width: int) -> dict[str, float]:
     done = subprocess.run(
-        [sys.executable, "-m", "theory.benchmark", "child", str(width)], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "lora_reuse.theory.benchmark", "child", str(width)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return json.loads(done.stdout)
 
