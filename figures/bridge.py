@@ -40,7 +40,7 @@ def data(rows: Rows) -> pandas.DataFrame:
     plane = over_seeds(
         rows_of(rows, "bridge", "facts", "locality", width=np.inf), axes, ["c_hop_1", "hop_1", "c_hop_2", "hop_2"]
     )
-    from lora_reuse.theory.experiments.bridge import threshold  # imports jax
+    from lora_reuse.theory.restated import threshold  # imports jax
 
     stars = {(hop, n): threshold(0, hop, n) for hop in (1, 2) for n in map(int, plane["facts"].unique())}
     plane["threshold"] = [

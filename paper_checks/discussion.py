@@ -7,6 +7,7 @@ import numpy as np
 from lora_reuse.paper_checks import mutants
 from lora_reuse.paper_checks.claims import Evidence, claim
 from lora_reuse.paper_checks.setup import paper_kernel
+from lora_reuse.theory import restated
 from lora_reuse.theory.experiments import bridge, large_library, specificity, storage
 from lora_reuse.theory.settings import INF, Bridge, LargeLibrary, Specificity, Storage
 
@@ -106,7 +107,7 @@ def order_is_seen() -> list[Evidence]:
     "attention has to be local: under sum, both steps flip where the restated question's own coefficient passes 1/2, at locality 0.177 and 0.339"
     " for 8 facts; the average reaches its edge at 1 only, direct prompts never. Bridge data stored as extra keys lowers every coefficient, so"
     " what bridge training does in real models is not explained by one layer",
-    locality_reversed=lambda: patch.object(bridge, "threshold", _reversed(bridge.threshold)),
+    locality_reversed=lambda: patch.object(restated, "threshold", _reversed(restated.threshold)),
     average_for_sum=lambda: mutants.rule_replaced("sum", "average"),
 )
 def steps_need_local_attention() -> list[Evidence]:
@@ -114,7 +115,7 @@ def steps_need_local_attention() -> list[Evidence]:
     data."""
     found = []
     for hop in (1, 2):
-        edge = bridge.threshold(0, hop, facts=8)
+        edge = restated.threshold(0, hop, facts=8)
         for side, expected in ((-1e-4, 0.0), (1e-4, 1.0)):
             (result,) = bridge.run(Bridge(width=INF, facts=8, locality=edge + side), [0])
             found.append(Evidence(f"hop {hop} at locality {edge + side:.4f}", result.measured[f"hop_{hop}"], expected))

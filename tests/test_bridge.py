@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from lora_reuse.runs.settings import SettingError
 from lora_reuse.theory import model as transformer
+from lora_reuse.theory import restated
 from lora_reuse.theory.experiments import bridge
 from lora_reuse.theory.settings import INF, Bridge
 from lora_reuse.theory.sweep import main
@@ -77,7 +78,7 @@ def test_uniform_attention_fails_with_many_facts_and_not_with_one():
 def test_one_fact_never_falls_below_its_shared_relation():
     limit = (np.sin(np.pi / 4) + 3 * np.pi / 4 * np.cos(np.pi / 4)) / np.sqrt(2) / np.pi
     values = [
-        bridge.own_coefficient(x, f, hop) for x in np.linspace(0, 1, 21) for f in (0, 8, 64, 10**6) for hop in (1, 2)
+        restated.own_coefficient(x, f, hop) for x in np.linspace(0, 1, 21) for f in (0, 8, 64, 10**6) for hop in (1, 2)
     ]
     assert limit < min(values) < limit + 1e-5
 
@@ -106,7 +107,7 @@ FLIPS = [
 @pytest.mark.parametrize("hop", [1, 2])
 @pytest.mark.parametrize("settings", FLIPS, ids=str)
 def test_the_flip_is_at_the_threshold(settings, hop):
-    expected = bridge.threshold(settings["filler"], hop, settings["facts"], settings.get("init_scale", "std"))
+    expected = restated.threshold(settings["filler"], hop, settings["facts"], settings.get("init_scale", "std"))
     assert 0.1 < expected < 0.5
     assert abs(pipeline_flip(hop, **settings) - expected) < 1e-6
     assert measured(locality=expected - 1e-5, **settings)[f"hop_{hop}"] == 0
@@ -118,44 +119,44 @@ def test_the_closed_form_is_the_measured_coefficient(facts):
     for scale in ("std", "variance"):
         for locality in (0.0, 0.37, 0.81):
             row = measured(facts=facts, filler=5, locality=locality, init_scale=scale)
-            closed = [bridge.own_coefficient(locality, 5, hop, facts, scale) for hop in (1, 2)]
+            closed = [restated.own_coefficient(locality, 5, hop, facts, scale) for hop in (1, 2)]
             np.testing.assert_allclose([row["c_hop_1"], row["c_hop_2"]], closed, rtol=1e-9)
 
 
 def swap_shares(monkeypatch):
-    honest = bridge.overlaps
-    monkeypatch.setattr(bridge, "overlaps", lambda locality, *rest: honest(1 - locality, *rest))
+    honest = restated.overlaps
+    monkeypatch.setattr(restated, "overlaps", lambda locality, *rest: honest(1 - locality, *rest))
 
 
 def forget_the_repeated_tokens(monkeypatch):
-    honest = bridge.overlaps
+    honest = restated.overlaps
 
     def wrong(locality, filler, hop, init_scale="std"):
         S = honest(locality, filler, hop, init_scale)
         S[2, 2] -= ((1 - locality) / (filler + 6)) ** 2 * 4 * (hop == 2)
         return S
 
-    monkeypatch.setattr(bridge, "overlaps", wrong)
+    monkeypatch.setattr(restated, "overlaps", wrong)
 
 
 def count_the_current_segment_as_earlier(monkeypatch):
-    honest = bridge.overlaps
-    monkeypatch.setattr(bridge, "overlaps", lambda locality, filler, *rest: honest(locality, filler + 2, *rest))
+    honest = restated.overlaps
+    monkeypatch.setattr(restated, "overlaps", lambda locality, filler, *rest: honest(locality, filler + 2, *rest))
 
 
 @pytest.mark.parametrize("mutant", [swap_shares, forget_the_repeated_tokens, count_the_current_segment_as_earlier])
 def test_planted_mistakes_move_the_threshold(monkeypatch, mutant):
     settings = {"facts": 1, "init_scale": "variance", "filler": 4}
     mutant(monkeypatch)
-    assert abs(pipeline_flip(2, **settings) - bridge.threshold(4, 2, 1, "variance")) > 1e-4
+    assert abs(pipeline_flip(2, **settings) - restated.threshold(4, 2, 1, "variance")) > 1e-4
 
 
 def test_thresholds_at_the_edges():
-    assert bridge.threshold(0, 1) == bridge.threshold(64, 2) == 0
-    assert bridge.threshold(0, 1, 8, weight=0.5) == bridge.threshold(7, 2, weight=0.5) == 1
-    assert bridge.threshold(0, 2, weight=0.49) == INF
+    assert restated.threshold(0, 1) == restated.threshold(64, 2) == 0
+    assert restated.threshold(0, 1, 8, weight=0.5) == restated.threshold(7, 2, weight=0.5) == 1
+    assert restated.threshold(0, 2, weight=0.49) == INF
     rising = [
-        bridge.threshold(filler, hop, facts)
+        restated.threshold(filler, hop, facts)
         for facts in (8, 32, INF)
         for filler, hop in ((0, 1), (0, 2), (64, 1), (64, 2))
     ]
@@ -165,14 +166,14 @@ def test_thresholds_at_the_edges():
         for hop in (1, 2):
             for facts in (1, 8, INF):
                 for scale in ("std", "variance"):
-                    c = [bridge.own_coefficient(x, filler, hop, facts, scale) for x in np.linspace(0, 1, 101)]
+                    c = [restated.own_coefficient(x, filler, hop, facts, scale) for x in np.linspace(0, 1, 101)]
                     assert min(np.diff(c)) > 0
 
 
 @pytest.mark.parametrize("arguments", [(0, 3), (-1, 1), (0, 1, 0)])
 def test_the_closed_form_refuses_what_it_does_not_know(arguments):
     with pytest.raises(SettingError):
-        bridge.threshold(*arguments)
+        restated.threshold(*arguments)
 
 
 @pytest.mark.parametrize("settings", [{}, {"dim": 256}, {"composition": "average"}, {"composition": "arrow"}], ids=str)

@@ -18,28 +18,18 @@ Measured, with the same quantities of the kernel as prediction (at width=inf and
   has z_i, y_i given;
 - `two_hop_step_by_step`: Σ_i P(a₁ = y_i) P(a₂ = z_i | y_i) + P(a₁ = r₁(x_i)) P(a₂ = z_i | r₁(x_i)), over n;
 - `two_hop_direct`: the share whose `x r1 r2` has z_i as its largest output;
-- `c_hop_1`, `c_hop_2`: the coefficient of fact i's own answer difference on its own step, averaged over i. Error bars
-  (the delta method)
-  are for these two at n = 1 without bridge data, where six prompts are in use, and for an S of full rank: not at λ = 1,
-  where the restated
-  prompts are the stored keys, nor under mask=causal at dim=inf.
+- `c_hop_1`, `c_hop_2`: the coefficient of fact i's own answer difference on its own step, averaged over i
+  (`theory.restated` has it in closed form). Error bars (the delta method) are for these two at n = 1 without bridge
+  data, where six prompts are in use, and for an S of full rank: not at λ = 1, where the restated prompts are the stored
+  keys, nor under mask=causal at dim=inf.
 
-The closed form (`own_coefficient`, `threshold`). All entities being distinct, only fact i's own difference touches both
-outputs that compete: the old answer has 1 − c, the new one c, so the answer flips at c = 1/2 exactly, whatever the
-other expert adds elsewhere.
-- n = 1 never fails under `sum`: the last token alone carries e_{r1}, so c ≥ (1/√2)(sin π/4 + (3π/4) cos π/4)/π = 0.534
-  at every λ and every
-  prompt length. The threshold is 0. It is positive for n = 1 where V e outgrows e (init_scale=variance), and for
-  several facts (hop 2 from
-  n = 2 on, hop 1 from 3): they share the part e_{r1} of their keys, and only the attended part tells them apart.
+Other rules than `sum`:
 - `average` halves c, which is 1 at λ = 1 only: there old and new answer tie (hop_1 = hop_2 = 1/2, the chain 1/4), and
   below it nothing flips.
 - `arrow` takes each expert's top singular direction for its prototype. From n = 3 facts on, at d = m = ∞, the n − 1
-  largest singular values
-  of ΔW coincide, so the prototype is any direction free of the keys' mean: routing depends on rounding there, elsewhere
-  on the draw.
-  With `scores=kernel` both experts get a good part of the weight; `scores=raw`, as software has it, picks one, and
-  picks wrongly for some.
+  largest singular values of ΔW coincide, so the prototype is any direction free of the keys' mean: routing depends on
+  rounding there, elsewhere on the draw. With `scores=kernel` both experts get a good part of the weight; `scores=raw`,
+  as software has it, picks one, and picks wrongly for some.
 
 Bridge data (`setup`, the rows of Table 1): what the experts store besides their facts, in the same eq. 23, about n
 other pairs of facts that share no entity with the asked ones. F1: `x r1`, F2: `y r2`, F12: `x r1 r2` with z, F12CoT:
@@ -72,7 +62,6 @@ from lora_reuse.theory.kernels import kernel, limit_geometry
 from lora_reuse.theory.library import Scene, draw_scene, wins
 from lora_reuse.theory.readout import one_hot
 from lora_reuse.theory.settings import INF, Bridge
-from scipy import optimize
 
 Segments = tuple[Prompt, ...]
 
@@ -289,56 +278,3 @@ def _predict(plan: Plan, S: Float64[np.ndarray, "n n"]) -> tuple[Values, Values]
         setting.activation,
     )
     return limit | found.mean, found.errors()
-
-
-def overlaps(locality: float, filler: int, hop: int, init_scale: str = "std") -> Float64[np.ndarray, "3 3"]:
-    """S of a fact's stored key η, another fact's key η′ of the same expert, and the fact's restated prompt h_λ, at d =
-    ∞, strict mask.
-
-    With N tokens before the last segment (filler + 3 for hop 1: x r1 r2; filler + 6 for hop 2: x r1 r2 x r1 y), of
-    which the fact's subject is one, and with Q = Σ_t (times t occurs among them)² (filler + 3; filler + 10, x and r1
-    occurring twice), ρ = 1 the residual's part (ρ = 0 for init_scale=variance):  η·η = ρ + 1,  η·η′ = ρ,  h_λ·η = ρ + λ
-    + (1 − λ)/N,  h_λ·η′ = ρ, ‖h_λ‖² = ρ + λ² + 2 λ (1 − λ)/N + (1 − λ)² Q/N²."""
-    if hop not in (1, 2):
-        raise SettingError("hop", hop, "1 or 2")
-    if filler < 0:
-        raise SettingError("filler", filler, "0 or more tokens")
-    N, Q = (filler + 3, filler + 3) if hop == 1 else (filler + 6, filler + 10)
-    rho = 1.0 if init_scale == "std" else 0.0
-    far = (1 - locality) / N
-    own = rho + locality + far
-    square = rho + locality**2 + 2 * locality * far + far**2 * Q
-    return np.array([[rho + 1, rho, own], [rho, rho + 1, rho], [own, rho, square]])
-
-
-def own_coefficient(locality: float, filler: int, hop: int, facts: int | float = 1, init_scale: str = "std") -> float:
-    """c(λ) under `sum` at d = m = ∞ for n facts, n = inf included: with a = k(η, η), b = k(η, η′), p = k(η, h_λ), q =
-    k(η′, h_λ), c = (p − b s)/(a − b), s = (p + (n − 1) q)/(a + (n − 1) b). For n = 1 it is p/a, as n → ∞ it is (p −
-    q)/(a − b).
-
-    (The inverse of (a − b) I + b J, J all ones, is (I − b J/(a + (n − 1) b))/(a − b).)
-    """
-    if not facts >= 1:
-        raise SettingError("facts", facts, "1 or more")
-    k = kernel(overlaps(locality, filler, hop, init_scale))
-    a, b, p, q = k[0, 0], k[0, 1], k[0, 2], k[1, 2]
-    s = (p / facts + (1 - 1 / facts) * q) / (a / facts + (1 - 1 / facts) * b)
-    return float((p - b * s) / (a - b))
-
-
-def threshold(filler: int, hop: int, facts: int | float = 1, init_scale: str = "std", weight: float = 1.0) -> float:
-    """λ*, the locality at which weight · c reaches 1/2 and the restated prompt's answer flips, at d = m = ∞: weight 1
-    for `sum`, 1/2 for `average`; 0 where it is flipped at every λ, and inf where it never is.
-
-    Included: the fact's own expert with all its n facts, in closed form. The other expert adds nothing to the outputs
-    of the old and the new answer, so λ* is exact for the contest of those two; that no third answer wins at c = 1/2 is
-    left to the measurement."""
-
-    def excess(locality: float) -> float:
-        return weight * own_coefficient(locality, filler, hop, facts, init_scale) - 0.5
-
-    if excess(0.0) >= 0:
-        return 0.0
-    if excess(1.0) <= 1e-12:
-        return 1.0 if excess(1.0) > -1e-12 else INF
-    return float(optimize.root_scalar(excess, bracket=(0.0, 1.0), xtol=1e-14).root)
