@@ -135,10 +135,10 @@ class Text:
         return text
 
 
-def setting(default: Any, kind: Kind, doc: str, grid: tuple | None = None) -> Any:
-    """A dataclass field that can be set by `name=value`; `grid` is the axis a command takes when the person names
-    none."""
-    return dataclasses.field(default=default, metadata={"kind": kind, "doc": doc, "grid": grid})
+def setting(default: Any, kind: Kind, doc: str, grid: tuple | None = None, omitted: bool = False) -> Any:
+    """A dataclass field that can be set by `name=value`; `grid` is the axis a command takes when the person names none.
+    A row does not name a setting that is `omitted` where it has its default."""
+    return dataclasses.field(default=default, metadata={"kind": kind, "doc": doc, "grid": grid, "omitted": omitted})
 
 
 def parse(words: Iterable[str], axes: type, options: type) -> tuple[dict[str, tuple], dict[str, Any]]:

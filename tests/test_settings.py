@@ -4,6 +4,7 @@ import sys
 from dataclasses import dataclass
 
 import pytest
+from lora_reuse.runs.grid import settings_of
 from lora_reuse.runs.settings import (
     Choice,
     Flag,
@@ -17,6 +18,7 @@ from lora_reuse.runs.settings import (
     setting,
     short,
 )
+from lora_reuse.runs.table import value, varying
 
 
 @dataclass(frozen=True)
@@ -120,3 +122,20 @@ def test_help_needs_neither_jax_nor_numpy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "width" in done.stdout
+
+
+def test_a_row_leaves_out_what_is_omitted_and_at_its_default():
+    @dataclass(frozen=True)
+    class Younger(Axes):
+        density: float = setting(0.2, Number(0.0, 1.0), "share kept", omitted=True)
+
+    assert settings_of((Younger(), 3)) == settings_of((Axes(), 3)) == {**vars(Axes()), "seed": 3}
+    assert settings_of((Younger(density=0.5), 3)) == {**vars(Axes()), "density": 0.5, "seed": 3}
+
+
+def test_a_table_names_the_settings_that_differ_and_those_left_out():
+    groups = [
+        [{"settings": settings}] for settings in ({"width": 4, "seed": 0}, {"width": 4, "density": 0.5, "seed": 1})
+    ]
+    assert varying(groups) == ["density"]
+    assert [value(group[0]["settings"], "density") for group in groups] == ["default", "0.5"]

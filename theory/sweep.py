@@ -11,9 +11,9 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from lora_reuse.runs.command import command
+from lora_reuse.runs.grid import Cell, settings_of
 from lora_reuse.runs.rows import Rows, load_rows, row_hash
 from lora_reuse.runs.settings import SettingError, grid, help_table, parse, short
 from lora_reuse.theory.settings import EXPERIMENTS, Options, Point
@@ -47,9 +47,6 @@ def _main(words: list[str]) -> int:
     return 0
 
 
-Cell = tuple[Point, int]
-
-
 def _cells(points: Sequence[Point], options: Options) -> list[Cell]:
     """This shard's (setting, seed) pairs: every N-th of the grid, so that the N shards are alike in cost and together
     are all of it."""
@@ -60,11 +57,6 @@ def _cells(points: Sequence[Point], options: Options) -> list[Cell]:
         raise SettingError("first_seed", f"{options.first_seed} with seeds={options.seeds}", "seeds below 2**31")
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     return [(point, seed) for point in points for seed in seeds][part - 1 :: of]
-
-
-def settings_of(cell: Cell) -> dict[str, Any]:
-    """The settings of a row: every dial of its experiment, and the seed."""
-    return dataclasses.asdict(cell[0]) | {"seed": cell[1]}
 
 
 def _run(cells: Sequence[Cell], options: Options) -> None:

@@ -21,6 +21,7 @@ from lora_reuse.llm.protocols.controls import Control
 from lora_reuse.llm.protocols.settings import Options, Training, preset_of, with_preset
 from lora_reuse.llm.protocols.workers import pool, worker_count
 from lora_reuse.runs.command import command
+from lora_reuse.runs.grid import Cell, settings_of
 from lora_reuse.runs.rows import Rows, load_rows, row_hash
 from lora_reuse.runs.settings import SettingError, grid, help_table, parse, short
 
@@ -76,9 +77,6 @@ class Protocol:
         return f"llm_{self.name}"
 
 
-Cell = tuple[Any, int]
-
-
 def main(protocol: Protocol, words: Sequence[str]) -> int:
     """Runs a protocol's command; returns its exit code: 0 done, 2 a mistake in the settings or the folder, 130
     interrupted."""
@@ -120,11 +118,6 @@ def _share(points: Sequence[Any], options: Options) -> list[list[Cell]]:
             fixed = {k: v for k, v in dataclasses.asdict(point).items() if k not in ASKED}
             cells.setdefault(json.dumps([fixed, seed], sort_keys=True), []).append((point, seed))
     return list(cells.values())[part - 1 :: of]
-
-
-def settings_of(cell: Cell) -> dict[str, Any]:
-    """The settings of a row: every dial of its protocol, and the seed."""
-    return dataclasses.asdict(cell[0]) | {"seed": cell[1]}
 
 
 def _run(protocol: Protocol, cells: list[list[Cell]], options: Options) -> None:
