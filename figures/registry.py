@@ -4,7 +4,6 @@ import contextlib
 import importlib
 import io
 import logging
-import os
 import pkgutil
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from lora_reuse.figures.rows import MissingRows, Rows
+from lora_reuse.runs.files import write
 from lora_reuse.runs.settings import SettingError
 
 from lora_reuse import figures
@@ -150,14 +150,3 @@ def _sources(source: Rows, table: "pandas.DataFrame") -> str:
     made = source.made_by(table["row"].dropna())
     lines = [f"- `{experiment}.jsonl`: `{command}` (commit {commit[:7]})" for experiment, command, commit in made]
     return "\n".join(["", "The rows it stands on were made by", "", *lines, ""]) if lines else ""
-
-
-def write(path: Path, content: bytes) -> None:
-    """Whole or not at all: to a file beside it, then in its place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_bytes(content)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -54,9 +54,9 @@ def main(words: Sequence[str]) -> int:
     return command("llm.benchmark", _main, words, "nothing was kept")
 
 
-def _main(words: list[str]) -> int:
-    options = parse_options([word for word in words if word != "--help"], Options)
-    if "--help" in words:
+def _main(words: list[str], help: bool) -> int:
+    options = parse_options(words, Options)
+    if help:
         print((__doc__ or "").strip() + "\n\n" + help_table(Options))
         return 0
     measured = _benchmark(options)

@@ -83,10 +83,9 @@ def main(words: Sequence[str]) -> int:
     return command("llm.compose", _main, words)
 
 
-def _main(words: list[str]) -> int:
-    wanted = [word for word in words if word not in ("--help", "-h")]
-    _, given = parse(wanted, NoAxes, _All)
-    if wanted != words or not words:
+def _main(words: list[str], help: bool) -> int:
+    _, given = parse(words, NoAxes, _All)
+    if help or not words:
         print((__doc__ or "").strip() + "\n\n" + help_table(Options, Knobs))
         return 0
     knobs = {f.name: given.pop(f.name) for f in dataclasses.fields(Knobs) if f.name in given}

@@ -13,7 +13,8 @@ from lora_reuse.llm.data.mixtures import EXPERTS
 from lora_reuse.llm.protocols.protocol import Cell, Protocol, main
 from lora_reuse.llm.protocols.settings import PATH, Options, Training
 from lora_reuse.runs.rows import by_setting
-from lora_reuse.runs.settings import Choice, Whole, setting, short
+from lora_reuse.runs.settings import Choice, Whole, setting
+from lora_reuse.runs.table import aligned, value, varying
 
 
 @dataclass(frozen=True)
@@ -63,21 +64,14 @@ def table(protocol: str, rows: Sequence[Mapping[str, Any]]) -> str:
     from lora_reuse.llm.edits.kernel import BESIDE, KERNELS
 
     groups = list(by_setting(rows).values())
-    varying = [
-        name
-        for name in groups[0][0]["settings"]
-        if name != "seed" and len({str(g[0]["settings"][name]) for g in groups}) > 1
-    ]
-    lines = [[*varying, "seeds", *BESIDE, *(f"R2 {name}" for name in KERNELS)]]
+    names = varying(groups)
+    lines = [[*names, "seeds", *BESIDE, *(f"R2 {name}" for name in KERNELS)]]
     for group in groups:
         mean = lambda name: float(np.mean([row["measured"][name] for row in group]))  # noqa: E731, B023
         ratios = [f"{np.exp(mean(f'log_ratio_{kind}')):.3f}" for kind in BESIDE]
         shares = [f"{mean(f'r2_{name}'):.2f}" for name in KERNELS]
-        lines.append([short(group[0]["settings"][name]) for name in varying] + [str(len(group)), *ratios, *shares])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
+        lines.append([value(group[0]["settings"], name) for name in names] + [str(len(group)), *ratios, *shares])
+    return aligned(lines)
 
 
 PROTOCOL = Protocol("overlap", __doc__ or "", Overlap, lambda point: point.dataset, library, ask=ask, table=table)

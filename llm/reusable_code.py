@@ -70,10 +70,9 @@ def main(words: Sequence[str]) -> int:
     )
 
 
-def _main(words: list[str]) -> int:
-    wanted = [word for word in words if word not in ("--help", "-h")]
-    options = parse_options(wanted, Options)
-    if wanted != words or not words:
+def _main(words: list[str], help: bool) -> int:
+    options = parse_options(words, Options)
+    if help or not words:
         print((__doc__ or "").strip() + "\n\n" + help_table(Options))
         return 0
     if not options.allow_code_execution:

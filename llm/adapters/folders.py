@@ -7,11 +7,8 @@ one."""
 import hashlib
 import json
 import math
-import os
 import re
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +17,7 @@ import safetensors.torch
 import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from lora_reuse.llm.adapters.lowrank import Expert, LowRank
+from lora_reuse.runs.files import whole_folder
 from lora_reuse.runs.settings import SettingError
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -265,20 +263,6 @@ def check_new(folder: Path) -> None:
     """Raises SettingError for a folder with something in it."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SettingError("folder", folder, "a new or empty folder", "an adapter is never overwritten")
-
-
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write in, which becomes `folder` if all goes well and is gone if not."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
-        yield partial
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _storable(name: str, update: object) -> LowRank:

@@ -14,9 +14,10 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from lora_reuse.llm.adapters.folders import CONFIG, check_new, linear_shape, load_expert, save_expert, whole_folder
+from lora_reuse.llm.adapters.folders import CONFIG, check_new, linear_shape, load_expert, save_expert
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.compositions import KINDS, Composition, Delta
+from lora_reuse.runs.files import whole_folder
 from lora_reuse.runs.settings import SettingError
 from safetensors import SafetensorError
 from torch import Tensor, nn

@@ -9,9 +9,7 @@ import hashlib
 import json
 import math
 import multiprocessing
-import os
 import random
-import secrets
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +26,7 @@ from lora_reuse.llm.data.graphs import facts_of
 from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.decoding.models import Base, example
 from lora_reuse.llm.protocols.settings import Training
+from lora_reuse.runs.files import replacing
 from lora_reuse.runs.settings import SettingError
 from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
@@ -89,14 +88,10 @@ def expert(base: Base, spec: Spec, folder: Path) -> Path:
     finite."""
     done = folder / spec.key(base)
     if not (done / WEIGHTS).exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        scratch = (
-            folder / f"{done.name}.{secrets.token_hex(4)}.partial"
-        )  # a name of its own: another process may be at the same expert
         try:
-            card = _train(base, spec, folder / f"{done.name}.checkpoint", scratch)
-            (scratch / "expert.json").write_text(json.dumps(card, indent=1))
-            os.replace(scratch, done)
+            with replacing(done) as scratch:
+                card = _train(base, spec, folder / f"{done.name}.checkpoint", scratch)
+                (scratch / "expert.json").write_text(json.dumps(card, indent=1))
         except (OSError, SafetensorError):  # that one has finished, and tidied up
             if not (done / WEIGHTS).exists():
                 raise
@@ -309,9 +304,8 @@ def _keep(kept: Path, weights: list[torch.nn.Parameter], optimizer: torch.optim.
     tensors |= {
         f"{name}.{i}": torch.as_tensor(value) for i, moments in state.items() for name, value in moments.items()
     }
-    writing = kept.with_suffix(f".{secrets.token_hex(4)}.writing")
-    save_file(tensors, writing, {"step": str(step)})
-    os.replace(writing, kept)
+    with replacing(kept) as writing:
+        save_file(tensors, writing, {"step": str(step)})
 
 
 def _resume(kept: Path, weights: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> int:

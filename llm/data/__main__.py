@@ -4,7 +4,6 @@ Prints examples of a subset, or writes all subsets as JSONL that `datasets` read
 """
 
 import json
-import os
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from lora_reuse.llm.data.facts import COUNT, Triplet
 from lora_reuse.llm.data.graphs import COUNTS, facts_of
 from lora_reuse.llm.data.subsets import SPLITS, SUBSETS, examples, parts
 from lora_reuse.runs.command import command
+from lora_reuse.runs.files import write
 from lora_reuse.runs.settings import Choice, SettingError, Text, Whole, help_table, parse_options, setting
 
 
@@ -39,10 +39,9 @@ def main(words: Sequence[str]) -> int:
     return command("llm.data", _main, words)
 
 
-def _main(words: list[str]) -> int:
-    wanted = [word for word in words if word not in ("--help", "-h")]
-    options = parse_options(wanted, Options)
-    if wanted != words or not (options.show or options.write):
+def _main(words: list[str], help: bool) -> int:
+    options = parse_options(words, Options)
+    if help or not (options.show or options.write):
         print((__doc__ or "").strip() + "\n\n" + help_table(Options))
         return 0
     if options.show:
@@ -64,11 +63,9 @@ def _write(folder: Path, options: Options) -> None:
     for subset in SUBSETS:
         facts = _facts(subset, options)
         try:
-            (folder / subset).mkdir(parents=True, exist_ok=True)
             for split in SPLITS:
-                scratch = folder / subset / f"{split}.writing"
-                scratch.write_text("".join(json.dumps(e._asdict()) + "\n" for e in examples(subset, facts, split)))
-                os.replace(scratch, folder / subset / f"{split}.jsonl")
+                lines = [json.dumps(e._asdict()) + "\n" for e in examples(subset, facts, split)]
+                write(folder / subset / f"{split}.jsonl", "".join(lines))
         except OSError as error:
             raise SettingError("write", f"{folder} ({error.strerror})", "a folder that can be written") from None
     print(f"{len(SUBSETS)} subsets in {folder}: load_dataset('json', data_dir='{folder}/R12')")

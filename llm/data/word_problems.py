@@ -9,7 +9,6 @@ function of the whole graph that is called for every level (`reusable`)."""
 import functools
 import itertools
 import json
-import os
 import random
 import sys
 import tomllib
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lora_reuse.llm.data.arithmetic import evaluate, plain
+from lora_reuse.runs import files
 from lora_reuse.runs.command import command
 from lora_reuse.runs.settings import Choice, SettingError, Text, Whole, help_table, parse_options, setting
 
@@ -173,10 +173,9 @@ def main(words: Sequence[str]) -> int:
     return command("llm.data.word_problems", _main, words)
 
 
-def _main(words: list[str]) -> int:
-    wanted = [word for word in words if word not in ("--help", "-h")]
-    options = parse_options(wanted, Options)
-    if wanted != words or not (options.show or options.write):
+def _main(words: list[str], help: bool) -> int:
+    options = parse_options(words, Options)
+    if help or not (options.show or options.write):
         print((__doc__ or "").strip() + "\n\n" + help_table(Options))
         return 0
     for template in range(min(options.count, len(templates())) if options.show else 0):
@@ -212,10 +211,7 @@ def write(folder: Path, count: int, seed: int) -> None:
 
 def _write(path: Path, lines: Sequence[dict[str, Any]]) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_suffix(".writing")
-        scratch.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        os.replace(scratch, path)
+        files.write(path, "".join(json.dumps(line) + "\n" for line in lines))
     except OSError as error:
         raise SettingError("write", f"{path.parent} ({error.strerror})", "a folder that can be written") from None
 

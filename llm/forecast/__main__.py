@@ -11,7 +11,6 @@ the forecasts rank what these rows measured. It keeps a row for each forecast in
 are missing."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from typing import Any
 
 from lora_reuse.llm.protocols.settings import COMPOSITIONS, CONTROLS, PATH, RULES
 from lora_reuse.runs.command import command
+from lora_reuse.runs.files import write
 from lora_reuse.runs.settings import (
     Choice,
     Flag,
@@ -85,11 +85,10 @@ def main(words: Sequence[str]) -> int:
     )
 
 
-def _main(words: list[str]) -> int:
-    wanted = [word for word in words if word not in ("--help", "-h")]
-    lists, given = parse(wanted, Lists, Options)
+def _main(words: list[str], help: bool) -> int:
+    lists, given = parse(words, Lists, Options)
     options = Options(**given)
-    if wanted != words or not words:
+    if help or not words:
         print((__doc__ or "").strip() + "\n\n" + help_table(Lists, Options))
         return 0
     if options.validate:
@@ -152,10 +151,7 @@ def _forecast(adapters: Sequence[str], chosen: Sequence[str], options: Options) 
             "temperature": temperature,
         }
         try:
-            out.mkdir(parents=True, exist_ok=True)
-            scratch = out / ".forecast.json.writing"
-            scratch.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
-            os.replace(scratch, out / "forecast.json")
+            write(out / "forecast.json", json.dumps(said, indent=1) + "\n")
             written = plot(measured, forecasts, shown, out)
         except OSError as error:
             raise SettingError("out", f"{out} ({error.strerror})", "a folder that can be written") from None

@@ -1,7 +1,6 @@
 """The plot of a forecast: overlap by layer, the scale that each composition leaves each adapter, and one answer token
 by token."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from lora_reuse.llm.forecast import HALF
 from lora_reuse.llm.forecast.measure import Answer, Composed, Measured
 from lora_reuse.llm.forecast.subspace import layers
 from lora_reuse.llm.forecast.verdict import Forecast, signs
+from lora_reuse.runs.files import replacing
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -31,9 +31,8 @@ def plot(measured: Measured, forecasts: Mapping[str, Forecast], shown: str, fold
         paths = []
         for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
             path = folder / f"forecast.{ending}"
-            scratch = path.with_name(f".{path.name}.writing")
-            figure.savefig(scratch, format=ending, dpi=200, metadata=metadata)
-            os.replace(scratch, path)
+            with replacing(path) as scratch:
+                figure.savefig(scratch, format=ending, dpi=200, metadata=metadata)
             paths.append(path)
     return paths
 

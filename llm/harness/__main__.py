@@ -11,7 +11,6 @@ write=FOLDER writes those as a folder for any lm-eval: lm_eval run --include_pat
 """
 
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_reuse.llm.protocols.settings import COMPOSITIONS, CONTROLS, PATH, RULES
+from lora_reuse.runs import files
 from lora_reuse.runs.command import command
 from lora_reuse.runs.settings import Choice, Flag, Number, SettingError, Text, Whole, help_table, parse, setting
 
@@ -72,11 +72,10 @@ def main(words: Sequence[str]) -> int:
     return command("llm.harness", _main, words)
 
 
-def _main(words: list[str]) -> int:
-    wanted = [word for word in words if word not in ("--help", "-h")]
-    lists, given = parse(wanted, Lists, Options)
+def _main(words: list[str], help: bool) -> int:
+    lists, given = parse(words, Lists, Options)
     options = Options(**given)
-    if wanted != words or not words:
+    if help or not words:
         print((__doc__ or "").strip() + "\n\n" + help_table(Lists, Options))
         return 0
     if options.write:
@@ -198,10 +197,7 @@ def _keep(folder: Path, results: dict[str, Any], made: dict[str, Any]) -> None:
     kept = {"made": made, "provenance": provenance("torch", "transformers", "lm-eval")}
     kept |= {key: results[key] for key in ("results", "n-samples", "versions", "samples") if key in results}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        scratch = folder / ".lm_eval.json.writing"
-        scratch.write_text(json.dumps(kept, indent=1, default=str) + "\n", encoding="utf-8")
-        os.replace(scratch, folder / "lm_eval.json")
+        files.write(folder / "lm_eval.json", json.dumps(kept, indent=1, default=str) + "\n")
     except OSError as error:
         raise SettingError("out", f"{folder} ({error.strerror})", "a folder that can be written") from None
 

@@ -2,8 +2,6 @@
 
 import inspect
 import json
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from lora_reuse.llm.data.names import cities, fake_people, fake_places, people
 from lora_reuse.llm.data.subsets import examples, parts
 from lora_reuse.llm.harness import two_hop
 from lora_reuse.llm.scoring import names as scoring
+from lora_reuse.runs.files import whole_folder
 from lora_reuse.runs.settings import SettingError
 
 KINDS = ("1", "2", "12", "12-CoT")
@@ -30,24 +29,19 @@ def write(folder: Path, subsets: Sequence[str], count: int, seed: int) -> list[s
     cannot be written."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SettingError("write", folder, "a new or empty folder")
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
-        partial.mkdir(parents=True)
-        (partial / "names.json").write_text(json.dumps(_names(), indent=1) + "\n", encoding="utf-8")
-        (partial / "two_hop.py").write_text(_standing_alone(), encoding="utf-8")
-        for subset in subsets:
-            dataset, kind = parts(subset)
-            asked = examples(subset, triplets(dataset, seed)[:count], "test")
-            docs = [e._asdict() | {"steps": kind.endswith("-CoT")} for e in asked]
-            (partial / f"{task_name(subset)}.jsonl").write_text(
-                "".join(json.dumps(doc) + "\n" for doc in docs), encoding="utf-8"
-            )
-            (partial / f"{task_name(subset)}.yaml").write_text(_task(subset), encoding="utf-8")
-        os.replace(partial, folder)
+        with whole_folder(folder) as partial:
+            (partial / "names.json").write_text(json.dumps(_names(), indent=1) + "\n", encoding="utf-8")
+            (partial / "two_hop.py").write_text(_standing_alone(), encoding="utf-8")
+            for subset in subsets:
+                dataset, kind = parts(subset)
+                asked = examples(subset, triplets(dataset, seed)[:count], "test")
+                docs = [e._asdict() | {"steps": kind.endswith("-CoT")} for e in asked]
+                lines = [json.dumps(doc) + "\n" for doc in docs]
+                (partial / f"{task_name(subset)}.jsonl").write_text("".join(lines), encoding="utf-8")
+                (partial / f"{task_name(subset)}.yaml").write_text(_task(subset), encoding="utf-8")
     except OSError as error:
         raise SettingError("write", f"{folder} ({error.strerror})", "a folder that can be written") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return [task_name(subset) for subset in subsets]
 
 

@@ -27,12 +27,11 @@ def main(words: Sequence[str]) -> int:
     return command("llm.pocket", _main, words, "the same command goes on from the last checkpoint")
 
 
-def _main(words: list[str]) -> int:
+def _main(words: list[str], help: bool) -> int:
     from lora_reuse.llm.pocket.size import Size
 
-    wanted = [word for word in words if word not in ("--help", "-h")]
-    axes, given = parse(wanted, Size, Options)
-    if wanted != words:
+    axes, given = parse(words, Size, Options)
+    if help:
         print((__doc__ or "").strip() + "\n\n" + help_table(Size, Options))
         return 0
     sizes, options = list(grid(Size, axes)), Options(**given)

@@ -4,7 +4,6 @@ the bit."""
 import dataclasses
 import json
 import math
-import os
 import random
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from jaxtyping import Float, Int
 from lora_reuse.llm.pocket.corpus import Document, World, documents, texts
 from lora_reuse.llm.pocket.size import ROW, ROWS, Size
 from lora_reuse.llm.pocket.tokenizer import make_tokenizer
+from lora_reuse.runs.files import replacing
 from lora_reuse.runs.settings import SettingError
 from torch import Tensor
 from tqdm import tqdm
@@ -216,10 +216,8 @@ def _keep(
         "optimizers": [o.state_dict() for o in optimizers],
         "log": [tuple(line) for line in log],
     }
-    scratch = path.with_suffix(".writing")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(state | {"size": json.dumps(dataclasses.asdict(size))}, scratch)
-    os.replace(scratch, path)
+    with replacing(path) as scratch:
+        torch.save(state | {"size": json.dumps(dataclasses.asdict(size))}, scratch)
 
 
 def _resume(path: Path, size: Size, model: Qwen2ForCausalLM, optimizers: list[torch.optim.Optimizer]) -> list[Logged]:

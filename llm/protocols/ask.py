@@ -1,13 +1,10 @@
 """One cell asked: its experts composed in every way on one base, every held-out question under each, scored and
 counted."""
 
-import contextlib
 import dataclasses
 import functools
 import json
 import math
-import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +23,7 @@ from lora_reuse.llm.protocols.protocol import Cell, Protocol, library_of, settin
 from lora_reuse.llm.protocols.settings import Options
 from lora_reuse.llm.scoring.gates import hop_gates, hops_by_gate
 from lora_reuse.llm.scoring.names import direct, named, step_by_step
+from lora_reuse.runs.files import write
 from lora_reuse.runs.rows import row_hash
 from lora_reuse.runs.settings import SettingError
 
@@ -325,16 +323,9 @@ def chances(records: Sequence[dict[str, Any]], asked: Sequence[Example], prompti
 
 def keep(folder: Path, name: str, records: list[dict[str, Any]]) -> None:
     """Every prompt, answer and score of a row. Raises SettingError when the disk refuses."""
-    scratch = (
-        folder / f"{name}.{secrets.token_hex(4)}.writing"
-    )  # a name of its own: another process may be at the same row
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        scratch.write_text("".join(json.dumps(record) + "\n" for record in records))
-        os.replace(scratch, folder / f"{name}.jsonl")
+        write(folder / f"{name}.jsonl", "".join(json.dumps(record) + "\n" for record in records))
     except OSError as error:
-        with contextlib.suppress(OSError):
-            scratch.unlink()
         raise SettingError(
             "out", f"{folder} ({error.strerror})", "a folder with room for answers, that can be written"
         ) from None

@@ -21,9 +21,9 @@ from lora_reuse.llm.protocols.controls import Control
 from lora_reuse.llm.protocols.settings import Options, Training, preset_of, with_preset
 from lora_reuse.llm.protocols.workers import pool, worker_count
 from lora_reuse.runs.command import command
-from lora_reuse.runs.grid import Cell, settings_of
-from lora_reuse.runs.rows import Rows, load_rows, row_hash
-from lora_reuse.runs.settings import SettingError, grid, help_table, parse, short
+from lora_reuse.runs.grid import Cell, axes_of, found, hash_of, rows_of, settings_of, share
+from lora_reuse.runs.rows import Rows, load_rows
+from lora_reuse.runs.settings import SettingError, grid, help_table, parse
 
 ASKED = ("library", "composition", "prompting", "scale")
 """Settings that vary within a cell."""
@@ -84,11 +84,10 @@ def main(protocol: Protocol, words: Sequence[str]) -> int:
     return command(f"llm.{protocol.name}", functools.partial(_main, protocol), words, going_on)
 
 
-def _main(protocol: Protocol, words: list[str]) -> int:
-    wanted = [word for word in words if word not in ("--help", "-h")]
-    axes, given = parse(wanted, protocol.axes, protocol.options)
+def _main(protocol: Protocol, words: list[str], help: bool) -> int:
+    axes, given = parse(words, protocol.axes, protocol.options)
     options = protocol.options(**given)
-    if wanted != words:
+    if help:
         print(protocol.doc.strip() + "\n\n" + help_table(protocol.axes, protocol.options))
         return 0
     points = dict.fromkeys(
@@ -96,41 +95,43 @@ def _main(protocol: Protocol, words: list[str]) -> int:
     )
     if not points:
         raise SettingError("the grid", "no point with something to ask", "a library of experts, asked what they know")
-    cells = _share(list(points), options)
+    groups = share(_groups(list(points), options), options.shard)
     if protocol.ready:
         protocol.ready(list(points), options)
     if options.dry_run:
-        return _dry_run(protocol, cells, options)
+        return _dry_run(protocol, groups, options)
     if options.launcher != "none":
-        return _launch(protocol, wanted, cells, options)
-    _run(protocol, cells, options)
+        from lora_reuse.runs.launch import launch
+
+        name = f"llm.{protocol.name}"
+        code = launch(name, functools.partial(main, protocol), words, protocol.experiment, options)
+        if code is not None:
+            return code
+    _run(protocol, groups, options)
     return 0
 
 
-def _share(points: Sequence[Any], options: Options) -> list[list[Cell]]:
-    """The cells of this shard, each a list of (point, seed)."""
-    part, of = map(int, options.shard.split("/"))
-    if part > of:
-        raise SettingError("shard", options.shard, "i/N with 1 <= i <= N")
-    cells: dict[str, list[Cell]] = {}
-    for seed in range(options.first_seed, options.first_seed + options.seeds):
+def _groups(points: Sequence[Any], options: Options) -> list[list[Cell]]:
+    """The cells, in groups that differ in nothing but what varies on one base with the same experts."""
+    groups: dict[str, list[Cell]] = {}
+    for seed in options.every_seed:
         for point in points:
             fixed = {k: v for k, v in dataclasses.asdict(point).items() if k not in ASKED}
-            cells.setdefault(json.dumps([fixed, seed], sort_keys=True), []).append((point, seed))
-    return list(cells.values())[part - 1 :: of]
+            groups.setdefault(json.dumps([fixed, seed], sort_keys=True), []).append((point, seed))
+    return list(groups.values())
 
 
-def _run(protocol: Protocol, cells: list[list[Cell]], options: Options) -> None:
-    known = {row["hash"]: row for row in load_rows(Path(options.out), protocol.experiment)}
-    key = lambda cell: row_hash(protocol.experiment, settings_of(cell))  # noqa: E731
-    _refuse_other_weights([known[key(cell)] for group in cells for cell in group if key(cell) in known], options)
-    todo = [[cell for cell in group if key(cell) not in known] for group in cells]
+def _run(protocol: Protocol, groups: list[list[Cell]], options: Options) -> None:
+    known: dict[str, Any] = {row["hash"]: row for row in load_rows(Path(options.out), protocol.experiment)}
+    cells = [cell for group in groups for cell in group]
+    _refuse_other_weights(found(cells, protocol.experiment, known), options)
+    todo = [[cell for cell in group if hash_of(protocol.experiment, cell) not in known] for group in groups]
     todo = [group for group in todo if group]
     if todo:
         known |= _measure(protocol, todo, options).known
     from lora_reuse.llm.protocols.table import table
 
-    shown = [known[key(cell)] for group in cells for cell in group]
+    shown = found(cells, protocol.experiment, known)
     print(protocol.table(protocol.name, shown) if protocol.table else table(protocol.name, shown, list(known.values())))
     new = sum(map(len, todo))
     print(f"{len(shown)} rows in {options.out}: {new} new, {len(shown) - new} from before")
@@ -164,13 +165,10 @@ def _measure(protocol: Protocol, todo: list[list[Cell]], options: Options) -> Ro
         for point, seed in group
         for spec in library_of(protocol, point, seed)
     }
-    part, of = options.shard.split("/")
     with pool(worker_count(options)) as run:
         for _ in run([(_try_base, (point, options)) for point in reversed(bases.values())]):
             pass  # a model that cannot be read is refused before anything is written; the first to be used is loaded last, and stays
-        rows = Rows(
-            Path(options.out), protocol.experiment, None if of == "1" else f"{protocol.experiment}.{part}-of-{of}"
-        )
+        rows = rows_of(protocol.experiment, options)
         jobs = [(train_one, (point, spec, options)) for (_, spec), point in specs.items()]
         with tqdm(total=len(jobs), desc="experts", disable=None, unit="expert") as bar:
             for _ in run(jobs):
@@ -299,9 +297,7 @@ def _dry_run(protocol: Protocol, cells: list[list[Cell]], options: Options) -> i
     print(
         f"{protocol.name}: {len(cells)} cells, {len(experts)} experts ({made}), {len(every)} rows in {options.out}, shard {options.shard}"
     )
-    for name in (f.name for f in dataclasses.fields(protocol.axes)):
-        values = list(dict.fromkeys(getattr(point, name) for point, _ in every))
-        print(f"  {name}={','.join(short(value) for value in values)}")
+    print(axes_of(every))
     held_out = SPLITS["test"].stop - SPLITS["test"].start
     prompts = sum(protocol.questions(point) if protocol.questions else point.triplets * held_out for point, _ in every)
     small = all(preset_of(point.model) == "pocket" for point, _ in every)
@@ -312,38 +308,4 @@ def _dry_run(protocol: Protocol, cells: list[list[Cell]], options: Options) -> i
         else ", of which none was timed on this model"
     )
     print(f"cost: {len(experts)} experts, {prompts} answers{said}; nothing was run")
-    return 0
-
-
-def _launch(protocol: Protocol, words: Sequence[str], cells: list[list[Cell]], options: Options) -> int:
-    from lora_reuse.runs.launch import launch
-
-    if options.shard != "1/1":
-        raise SettingError("shard", options.shard, "no shard= with launcher=", "jobs= says how many shards are started")
-    kept = [word for word in words if word.split("=")[0] not in ("launcher", "jobs", "slurm")]
-    parameters = {
-        name: int(value) if value.isdecimal() else value
-        for name, _, value in (p.partition(":") for p in options.slurm.split("+") if p)
-    }
-    load_rows(Path(options.out), protocol.experiment)  # refuses a bad folder before anything is submitted
-    folder = Path(options.out) / "jobs"
-    jobs = launch(
-        functools.partial(main, protocol),
-        kept,
-        cluster=options.launcher,
-        jobs=options.jobs,
-        folder=folder,
-        parameters=parameters,
-    )
-    if options.launcher == "slurm":
-        print(f"submitted {len(jobs)} jobs: {', '.join(job.job_id for job in jobs)}; logs in {folder}")
-        print("when they are done, the same command without launcher= prints the table")
-        return 0
-    codes = [1 if job.exception() else job.result() for job in jobs]
-    if any(codes):
-        print(
-            f"llm.{protocol.name}: {sum(map(bool, codes))} of {len(codes)} jobs failed; see {folder}", file=sys.stderr
-        )
-        return max(codes)
-    _run(protocol, cells, options)
     return 0

@@ -6,6 +6,7 @@ from typing import Any
 
 from lora_reuse.llm.data.mixtures import LIBRARIES, SETUPS
 from lora_reuse.llm.decoding.names import place_of
+from lora_reuse.runs.grid import Run
 from lora_reuse.runs.settings import Choice, Flag, Number, SettingError, Text, Whole, setting
 
 PATH = Text("pocket, smollm2, a folder, a GGUF file or a hub name")
@@ -190,14 +191,10 @@ class Scale(Composed):
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Run):
     """What to run and where."""
 
-    seeds: int = setting(1, Whole(1, 10**6), "repetitions: triplets, initial adapters, batches")
-    first_seed: int = setting(0, Whole(0), "the first seed")
-    out: str = setting("results", Text("a folder"), "where rows go; adapters and answers go to folders in it")
-    dry_run: bool = setting(False, Flag(), "print the grid and its cost, and run nothing")
-    shard: str = setting("1/1", Text("i/N", r"[1-9]\d*/[1-9]\d*"), "run the i-th of N parts of the cells")
+    jobs: int = setting(1, Whole(1, 10_000), "shards that launcher= starts")
     workers: int = setting(0, Whole(0, 1024), "processes; 0: one a core on a CPU, one on a GPU")
     device: str = setting("auto", Choice("auto", "cpu", "cuda", "mps"), "where the base goes")
     device_map: str = setting(
@@ -206,13 +203,6 @@ class Options:
     trust_remote_code: bool = setting(False, Flag(), "run code that comes with a model")
     batch_rows: int = setting(256, Whole(1, 10**6), "prompts decoded together; halved when memory runs out")
     log_probs: bool = setting(True, Flag(), "measure log-probabilities of the candidate answers, too")
-    launcher: str = setting("none", Choice("none", "local", "slurm"), "submit the shards with submitit")
-    jobs: int = setting(1, Whole(1, 10**4), "jobs of the launcher: one shard each")
-    slurm: str = setting(
-        "",
-        Text("name:value pairs joined by +", r"[^ ]*"),
-        "submitit's Slurm parameters: slurm_partition:gpu+timeout_min:60",
-    )
 
 
 def with_preset(cls: type, axes: dict[str, tuple]) -> dict[str, tuple]:

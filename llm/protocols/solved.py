@@ -4,9 +4,9 @@ data."""
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lora_reuse.llm.protocols.table import aligned, pooled
+from lora_reuse.llm.protocols.table import pooled
 from lora_reuse.runs.rows import by_setting
-from lora_reuse.runs.settings import short
+from lora_reuse.runs.table import aligned, value, varying
 
 Row = Mapping[str, Any]
 
@@ -16,17 +16,13 @@ def solved(rows: Sequence[Row], columns: Sequence[str], reported: Callable[[Mapp
     groups = list(by_setting(rows).values())
     if not groups:
         return "no rows"
-    varying = [
-        name
-        for name in groups[0][0]["settings"]
-        if name != "seed" and len({str(g[0]["settings"].get(name)) for g in groups}) > 1
-    ]
-    lines = [[*varying, "seeds", "hits/total", "share [95 %]", *columns, "paper"]]
+    names = varying(groups)
+    lines = [[*names, "seeds", "hits/total", "share [95 %]", *columns, "paper"]]
     for group in groups:
         settings = group[0]["settings"]
         found = pooled(group)
         counts = [sum(row["measured"].get(name, 0) for row in group) for name in columns]
         shares = [f"{100 * count / found.total:.0f} %" if count else "" for count in counts]
         said = [str(len(group)), f"{found.hits}/{found.total}", found.share]
-        lines.append([*(short(settings[name]) for name in varying), *said, *shares, reported(settings)])
+        lines.append([*(value(settings, name) for name in names), *said, *shares, reported(settings)])
     return aligned(lines)

@@ -10,7 +10,7 @@ from lora_reuse.llm.protocols.controls import Verdict, verdicts
 from lora_reuse.llm.scoring.differences import compared
 from lora_reuse.llm.scoring.intervals import Limits, over_seeds
 from lora_reuse.runs.rows import by_setting, row_hash
-from lora_reuse.runs.settings import short
+from lora_reuse.runs.table import aligned, value, varying
 
 Row = Mapping[str, Any]
 HEAD = (
@@ -42,15 +42,11 @@ def table(protocol: str, rows: Sequence[Row], known: Sequence[Row] = ()) -> str:
     groups = list(by_setting(rows).values())
     if not groups:
         return "no rows"
-    varying = [
-        name
-        for name in groups[0][0]["settings"]
-        if name != "seed" and len({str(g[0]["settings"].get(name)) for g in groups}) > 1
-    ]
-    lines = [[*varying, "seeds", *HEAD]]
+    names = varying(groups)
+    lines = [[*names, "seeds", *HEAD]]
     judged = _judged(protocol, [*known, *rows])
     reasons: dict[str, str] = {}
-    for group in sorted(groups, key=lambda g: [g[0]["settings"][name] for name in varying if name != "composition"]):
+    for group in sorted(groups, key=lambda g: _order(g[0]["settings"], names)):
         void, unmeasured = judged[row_hash(protocol, group[0]["settings"])]
         control = (
             f"void ({reasons.setdefault(void, str(len(reasons) + 1))})"
@@ -60,36 +56,31 @@ def table(protocol: str, rows: Sequence[Row], known: Sequence[Row] = ()) -> str:
             else ""
         )
         lines.append(
-            [short(group[0]["settings"][name]) for name in varying]
-            + [str(len(group))]
-            + _cells(protocol, group, control)
+            [value(group[0]["settings"], name) for name in names] + [str(len(group))] + _cells(protocol, group, control)
         )
     notes = [f"({mark}) void: {reason}" for reason, mark in reasons.items()]
     notes += [UNMEASURED] if any(line[lines[0].index("control")] == "not measured" for line in lines) else []
-    return "\n\n".join(part for part in (aligned(lines), "\n".join(notes), _differences(rows, varying)) if part)
+    return "\n\n".join(part for part in (aligned(lines), "\n".join(notes), _differences(rows, names)) if part)
 
 
-def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """The lines in columns; one that has nothing but its head is left out."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    kept = [i for i in range(len(widths)) if any(line[i] for line in lines[1:])]
-    return "\n".join("  ".join(line[i].ljust(widths[i]) for i in kept).rstrip() for line in lines)
+def _order(settings: Mapping[str, Any], names: Sequence[str]) -> list[tuple[bool, Any]]:
+    return [(name in settings, settings.get(name)) for name in names if name != "composition"]
 
 
-def _differences(rows: Sequence[Row], varying: Sequence[str]) -> str:
+def _differences(rows: Sequence[Row], settings: Sequence[str]) -> str:
     """Where several rules were asked the same in several seeds: by how much the best of them is better than each
     other."""
     found = compared(rows)
     if not found:
         return ""
-    names = [name for name in varying if name != "composition"]
+    names = [name for name in settings if name != "composition"]
     lines = [[*names, "best", "against", "seeds", "points [95 %]", "p"]]
     for pair in found:
         mean, low, high, _ = pair.difference
         points = f"{100 * mean:+.0f} [{100 * low:+.0f}, {100 * high:+.0f}]"
         told = f"{pair.p:.3f}" if pair.p >= 0.001 else "< 0.001"
         lines.append(
-            [*(short(pair.settings[name]) for name in names), pair.best, pair.other, str(pair.seeds), points, told]
+            [*(value(pair.settings, name) for name in names), pair.best, pair.other, str(pair.seeds), points, told]
         )
     return f"Differences paired over seeds and questions; p is Holm's, over all pairs of rules of a setting.\n{aligned(lines)}"
 

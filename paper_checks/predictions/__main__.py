@@ -30,10 +30,9 @@ def main(words: Sequence[str]) -> int:
     return command("paper_checks.predictions", _main, words)
 
 
-def _main(words: list[str]) -> int:
-    wanted = [word for word in words if word not in ("--help", "-h")]
-    options = parse_options(wanted, Options)
-    if wanted != words:
+def _main(words: list[str], help: bool) -> int:
+    options = parse_options(words, Options)
+    if help:
         print((__doc__ or "").strip() + "\n\n" + help_table(Options))
         return 0
     if not Path(options.rows).is_dir():

@@ -119,7 +119,7 @@ def test_half_a_folder_is_no_expert(where, base, tmp_path, monkeypatch):
         elif where == "the adapter":
             patch.setattr(PeftModel, "save_pretrained", half_an_adapter)
         else:
-            patch.setattr(experts.os, "replace", replace_but_for_folders)
+            patch.setattr(os, "replace", replace_but_for_folders)
         with pytest.raises(KeyboardInterrupt):
             expert(base, wanted, tmp_path / "parts")
     assert any((tmp_path / "parts").iterdir())
@@ -158,7 +158,7 @@ def test_a_full_disk_is_not_taken_for_an_expert(base, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(experts.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="No space left"):
         expert(base, spec(steps=1), tmp_path)
     assert is_bare(base)
