@@ -3,21 +3,17 @@
 Times what the protocols spend their time on against the usual way with PEFT, in one run, and prints ratios (above 1:
 ours is faster):
 - one Arrow layer of the shape of Qwen2.5-3B's up_proj, 2 and 10 experts, 512 tokens as a prompt has them and 4 as a
-  step of decoding has,
-  against PEFT's Arrow; and what routing adds to the layer, which without adapters takes most of the time;
+  step of decoding has, against PEFT's Arrow; and what routing adds to the layer, which without adapters takes most of
+  the time;
 - two experts under six compositions, all decoded in one batch on the resident base, against PEFT's set_adapter and
-  generate, one composition
-  after another (static ones, which PEFT can hold): a whole test set and a tenth of it, on the pocket model direct and
-  step by step, and on a
-  random stack of two layers of Qwen2.5-3B's shape; with the most that any way could gain on this machine: PEFT's time
-  over that of the base's
-  products alone, at the rate of large ones;
+  generate, one composition after another (static ones, which PEFT can hold): a whole test set and a tenth of it, on the
+  pocket model direct and step by step, and on a random stack of two layers of Qwen2.5-3B's shape; with the most that
+  any way could gain on this machine: PEFT's time over that of the base's products alone, at the rate of large ones;
 - experts trained by worker processes of one thread each, against PEFT training one after another in one process of all
   threads;
 - one expert on one thread, in tokens a second of the processor's time, against a plain loop with PEFT, and as a share
-  of what the products of the
-  same shapes alone would allow: on the pocket model and, where `make smollm` was run, on SmolLM2-135M-Instruct in
-  float32 and bfloat16.
+  of what the products of the same shapes alone would allow: on the pocket model and, where `make smollm` was run, on
+  SmolLM2-135M-Instruct in float32 and bfloat16.
 """
 
 import dataclasses

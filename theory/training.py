@@ -90,12 +90,11 @@ def predicted_alignment(
     A rank-one adapter that fits has ΔW = w qᵀ/(q·v), so the cosine is |q·v|/(‖q‖‖v‖) and the excess norm ‖ΔW‖/‖Prop. 1‖
     its inverse. What q ends as depends on the optimiser, from a start q₀ of norm 3^(−1/2):
     - gradient flow moves q along v and keeps ‖p‖² − ‖q‖² (p, q the columns of A, B), so p = β w/‖w‖ with β² = α² + 2α
-      q₀·v/‖v‖,
-      β (q₀·v + α‖v‖) = ‖w‖: α falls like m^(−1/4), and the trained adapter turns away from the closed form as width
-      grows;
+      q₀·v/‖v‖, β (q₀·v + α‖v‖) = ‖w‖: α falls like m^(−1/4), and the trained adapter turns away from the closed form as
+      width grows;
     - AdamW moves every coordinate with a gradient equally: q = q₀ + a·1[v > 0], p = a w, a (q₀·v + a Σv) = 1: the
-      cosine tends to
-      √(E v/E v²)/√(1/3 + 1/(2 E v)), 0.680 for ‖h‖² = 2, and the closed form is not reached at any width.
+      cosine tends to √(E v/E v²)/√(1/3 + 1/(2 E v)), 0.680 for ‖h‖² = 2, and the closed form is not reached at any
+      width.
     """
     q0 = start[:, 0]
     norm, overlap = jnp.linalg.norm(key), jnp.abs(q0 @ key)

@@ -5,14 +5,12 @@ Rel1, Rel3 and Rel5 go from people U1 to people U2, Rel2 and Rel4 from U2 to pla
 and child of, where one lives and where one studies, with the names of dataset F.
 
 - Disjoint (D): each of the six pairs has chains of its own, and nobody and no place is in two of them. An expert on a
-  relation learns the facts
-  of all chains that it is in: of Rel1, Rel3, Rel5 twice as many as a pair has, of Rel2 and Rel4 three times.
+  relation learns the facts of all chains that it is in: of Rel1, Rel3, Rel5 twice as many as a pair has, of Rel2 and
+  Rel4 three times.
 - Shared (S): one pool for each of U1, U2 and U3, on which every relation is one to one, so that no answer is popular
-  and all chains go through
-  the same people. Nobody's spouse, best friend and child are one person, and nobody lives where they study, so
-  that pairs with a relation in common have different answers (other pairs agree by chance, on one person in as many as
-  there are). In the
-  theory's shared graph relations are random functions, which may coincide.
+  and all chains go through the same people. Nobody's spouse, best friend and child are one person, and nobody lives
+  where they study, so that pairs with a relation in common have different answers (other pairs agree by chance, on one
+  person in as many as there are). In the theory's shared graph relations are random functions, which may coincide.
 """
 
 import functools

@@ -7,9 +7,8 @@ Four locks, none of which needs root, and all of which hold for root too:
 - Landlock (Linux 6.2 or newer) opens no file but Python's own to be read, and makes no file but plain ones in the
   scratch folder;
 - seccomp lets a short list of system calls through. Not on it: sockets, new processes and threads, other programs,
-  signals to others,
-  tracing, memory files, changes of owners and modes. One process is therefore all there ever is, and killing it ends
-  everything;
+  signals to others, tracing, memory files, changes of owners and modes. One process is therefore all there ever is, and
+  killing it ends everything;
 - resource limits hold memory (address space), processor time, the size of a file and how many are open.
 
 What a program can still learn is whether a path exists, and the size and time of what is there: Landlock does not hide

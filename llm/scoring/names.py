@@ -99,8 +99,7 @@ def step_by_step(
       there;
     - bridge_right: from "First" to "Second" the bridge, and beside the subject no other person, is named;
     - gold_right_given_bridge: from "Second" to the last "the answer is" (after that, if no place comes before) the gold
-      place
-      and no other is named;
+      place and no other is named;
     - template: "First" and "Second", each at the head of a sentence, and "Therefore, the answer is" come in this order.
 
     The hops are judged apart from the template: a missing "First" is the beginning, a missing "Second" the other end of

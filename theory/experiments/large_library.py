@@ -14,12 +14,10 @@ composition itself: `uniform` would seem to compose because of how its factors w
 - `accuracy_within_u3`: the same among the U3 entities that an expert answers with; `accuracy_within_rel2`: among those
   of the expert Rel2.
 - `chance`, `chance_within_rel2`: how often the same outputs would be right if Rel2(v) with v any key of Rel2 were asked
-  for, in place of
-  Rel2(Rel1(u)): what a model reaches that does not use the first hop. (It is not 1/|U3|, because random functions have
-  popular values.)
+  for, in place of Rel2(Rel1(u)): what a model reaches that does not use the first hop. (It is not 1/|U3|, because
+  random functions have popular values.)
 - `coefficient_right`: mean change of the output at the right entity; `coefficient_rel2`: at Rel2(v), v any key of Rel2,
-  its chance level;
-  `coefficient_wrong`: at all other answers in U3.
+  its chance level; `coefficient_wrong`: at all other answers in U3.
 - `mass_on_u2`, `mass_on_u3`: mean total change of the outputs on U2 and on U3.
 
 Predictions are the same quantities of the kernel (at width = inf those of d → ∞), without error bars: the hidden states

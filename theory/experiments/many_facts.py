@@ -13,17 +13,14 @@ at most 1/n, the `ceiling`, and a rule that leaves the old answer on top has non
 moves y's and r₁(x)'s only.
 
 - `coefficient_second`: the mean over facts and prompts of the composed coefficients of i_z − i_{r2(y)}. For `sum` its
-  error and the term
-  of O(1/m) of its mean follow from the influence of one feature (`coefficient_expansion`);
+  error and the term of O(1/m) of its mean follow from the influence of one feature (`coefficient_expansion`);
 - `coefficient_second_spread`: the standard deviation of C over facts and prompts, 0 at d = m = ∞; for `sum` at width =
-  inf and a finite d
-  predicted as `spread_of_dim`·d^(−1/2), the correction to eq. 25 (std, uniform attention, ReLU);
+  inf and a finite d predicted as `spread_of_dim`·d^(−1/2), the correction to eq. 25 (std, uniform attention, ReLU);
 - `accuracy`: the share of composed prompts whose largest output is z_j (ties shared); for data=held_out, of the earlier
   half of the facts.
 - for `composition=best`: `accuracy` and `ceiling` are the best over all weights (α₁, α₂) by search; both are predicted
-  as 1/n. The search
-  picks the luckiest weights for the very prompts it is scored on, so at finite d or m it can pass the ceiling by
-  chance.
+  as 1/n. The search picks the luckiest weights for the very prompts it is scored on, so at finite d or m it can pass
+  the ceiling by chance.
 """
 
 from collections.abc import Callable, Sequence

@@ -5,8 +5,8 @@ training finds.
 - `leakage_*`: the share of i_y − i_{r(x)} that the edit adds to `u r1` (same relation), `x r2` (same entity) and `u r2`
   (unrelated).
 - `norm_*`: ‖ΔW‖_F of other updates that make the same edit, over that of Proposition 1: along the key of `u r1`, and
-  ROME's, whose
-  covariance is that of all prompts of the world (in their span it changes no other answer, at this price).
+  ROME's, whose covariance is that of all prompts of the world (in their span it changes no other answer, at this
+  price).
 - `trained_relative_error`: ‖ΔW − Prop. 1‖/‖Prop. 1‖ for gradient descent with the penalty annealed away;
   `lora_alignment`, `lora_excess_norm`: the cosine and norm ratio for AdamW from B random, A zero and no penalty (small
   steps), with the

@@ -11,8 +11,7 @@ independent. Each pair `*_first`, `*_second` is c₁ and c₂, or one of them:
 - `leakage_same_relation_first`, `_second`: c₁ on `u r1`, c₂ on `u' r2`. Sum, d = m = ∞: 0.609, the kernel at cos θ =
   1/2 over that at 1.
 - `leakage_unrelated_first`, `_second`: c₁, c₂ on `v q`, no token of it in an expert. Sum, d = m = ∞: 1/π, the kernel at
-  cos θ = 0. So a
-  ReLU model gives every prompt at all a third of every edit.
+  cos θ = 0. So a ReLU model gives every prompt at all a third of every edit.
 - `two_hop_first`, `_second`: c₁, c₂ on `x r1 r2`. Sum, d = m = ∞: 0.412 and 0.573.
 - `two_hop_other_first`, `_second`: c₁, c₂ on `w r1 r2`, which asks for none of the edited facts. Sum, d = m = ∞: 0.276
   and 0.573.
@@ -22,12 +21,10 @@ as at d = m = ∞: c₁ = c₂, half the mean of the sum's two, so `efficacy_*` 
 receives as much of the other's difference.
 
 - `order_distance`: 1 − k(p, p')/√(k(p, p) k(p', p')), p = `x r1 r2`, p' = `x r2 r1`: the two hidden states share a
-  quarter of their context
-  and no residual, S = 1/4 against 3/2, so θ = arccos(1/6) and the distance is 0.594 for ReLU features, 5/6 for linear
-  ones.
+  quarter of their context and no residual, S = 1/4 against 3/2, so θ = arccos(1/6) and the distance is 0.594 for ReLU
+  features, 5/6 for linear ones.
 - `order_distance_pooled`: the same where the hidden state is the mean of the embeddings of all tokens, (e_x + e_{r1} +
-  e_{r2})/3 for both: 0
-  exactly, at any d and m. No readout can then tell r₂(r₁(x)) from r₁(r₂(x)).
+  e_{r2})/3 for both: 0 exactly, at any d and m. No readout can then tell r₂(r₁(x)) from r₁(r₂(x)).
 
 Predictions are the same quantities of the kernel of the hidden states drawn, with the delta method's term of O(1/m) and
 its errors at the width; at width = inf those of d → ∞, without an error bar. Errors are left out where the hidden

@@ -6,17 +6,14 @@ a part of X of its own (`share=disjoint`). The hidden state is V e_x + e_r, a su
 additive function a_x + b_r of the prompt.
 
 - `stored_exactly`: share of prompts whose output is the one-hot answer to 1e-6. ReLU: all, from m = the number of
-  prompts on, short of a
-  few lost features (`capacity`); linear: next to none, at any width.
+  prompts on, short of a few lost features (`capacity`); linear: next to none, at any width.
 - `stored_argmax`: share whose largest output is the answer, ties shared.
 - `unstored`: ‖WΦ − Y‖²/‖Y‖², with the closed form of `readout.unstored_share`.
 - `interaction`: the mean of the kernel's quadratic form over functions of (x, r) with no additive part, over its mean
-  on one prompt:
-  tr(P G)/tr P/mean(diag G) with P = C_X ⊗ C_R, C centring. At d = m = ∞, where k depends on how many of the two tokens
-  two prompts share,
-  it is (k(1) − 2k(1/2) + k(0))/k(1), the arguments being cos θ: 1 − 2 · 1/2 + 0 = 0 for linear features, 0.1003 for
-  ReLU features. This
-  number is A.1.2's reason for the ReLU: what it cannot see, no readout can store.
+  on one prompt: tr(P G)/tr P/mean(diag G) with P = C_X ⊗ C_R, C centring. At d = m = ∞, where k depends on how many of
+  the two tokens two prompts share, it is (k(1) − 2k(1/2) + k(0))/k(1), the arguments being cos θ: 1 − 2 · 1/2 + 0 = 0
+  for linear features, 0.1003 for ReLU features. This number is A.1.2's reason for the ReLU: what it cannot see, no
+  readout can store.
 - `linear_can_store` (linear only): 1 if some additive model, of least squares or not, has the largest output right on
   every prompt.
 
