@@ -1,44 +1,27 @@
 """A causal language model of any family, as the experiments see it: weights, tokens of a prompt and its answer."""
 
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    StrictDataclassError,
+from lora_reuse.llm.decoding.gguf import described, is_gguf
+from lora_reuse.llm.decoding.names import digest
+from lora_reuse.llm.decoding.reading import (
+    commit_of,
+    here,
+    read_config,
+    read_tokenizer,
+    read_weights,
+    reading,
+    reason,
 )
-from lora_reuse.llm.decoding.gguf import described, is_gguf, look_over, pretrained, read_dequantised
-from lora_reuse.llm.decoding.names import SMOLLM2, digest, place_of
 from lora_reuse.runs.settings import Choice, SettingError, did_you_mean
-from safetensors import SafetensorError
-from transformers import (
-    CONFIG_MAPPING,
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
-from transformers.models.auto.tokenization_auto import get_tokenizer_config
-from transformers.tokenization_utils_tokenizers import TokenizersBackend
-from transformers.utils import logging
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 ENDS_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>")
 """Qwen's, Llama 3's and Gemma's; not every checkpoint's generation config lists its own."""
-
-_MODEL = "a folder with config.json and *.safetensors, a GGUF file, or a name on the Hugging Face hub"
-_CONVERT = "pickled weights can run code as they are read: convert them with the safetensors library"
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,20 +59,20 @@ def load_base(
     _choose("dtype", dtype, "auto", "float32", "bfloat16", "float16")
     _choose("chat", chat, "auto", "on", "off")
     place = _place(device, device_map)
-    where = _here(model) or model
-    commit = None if isinstance(where, Path) else _commit(model)
+    where = here(model) or model
+    commit = None if isinstance(where, Path) else commit_of(model)
     source = {"revision": commit, "trust_remote_code": trust_remote_code}
-    config = _config(model, where, source)
-    tokenizer = _tokenizer(model, where, source)
+    config = read_config(model, where, source)
+    tokenizer = read_tokenizer(model, where, source)
     talks = _talks(model, tokenizer, chat)
     if dtype == "auto" and place == "cpu":
-        dtype = "float32"  # CPUs multiply half-precision matrices slowly, most of them by emulation, and sum them with less care than a GPU
-    weights = _weights(model, where, source | {"config": config, "dtype": dtype, "device_map": device_map or place})
+        # CPUs multiply half-precision matrices slowly, mostly by emulation, and sum them with less care than a GPU.
+        dtype = "float32"
+    weights = read_weights(model, where, source | {"config": config, "dtype": dtype, "device_map": device_map or place})
     pad: Any = tokenizer.pad_token_id
     if pad is None or pad >= len(_embedding(weights)):
-        tokenizer.pad_token = (
-            tokenizer.eos_token
-        )  # masked wherever it stands; a new token would need a new row of the embedding
+        # Masked wherever it stands; a new token would need a new row of the embedding.
+        tokenizer.pad_token = tokenizer.eos_token
     return Base(
         weights, tokenizer, model, commit or digest(Path(where)), talks, described(where) if is_gguf(where) else ""
     )
@@ -101,18 +84,18 @@ def load_frame(model: str, trust_remote_code: bool = False) -> PreTrainedModel:
 
     Raises SettingError as `load_base` does.
     """
-    where = _here(model) or model
-    source = {"revision": None if isinstance(where, Path) else _commit(model), "trust_remote_code": trust_remote_code}
-    config = _config(model, where, source)
-    with _reading(model, where, "config"), torch.device("meta"):
+    where = here(model) or model
+    source = {"revision": None if isinstance(where, Path) else commit_of(model), "trust_remote_code": trust_remote_code}
+    config = read_config(model, where, source)
+    with reading(model, where, "config"), torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code).eval()
 
 
 def digest_of(model: str) -> str:
     """The `digest` that `load_base` gives to the model's weights; those on this machine are read for it, but not
     loaded. Raises SettingError."""
-    where = _here(model)
-    return _commit(model) if where is None else digest(where)
+    where = here(model)
+    return commit_of(model) if where is None else digest(where)
 
 
 def prompt(base: Base, source: str) -> list[int]:
@@ -140,9 +123,8 @@ def example(base: Base, source: str, target: str) -> tuple[list[int], list[int]]
         return asked, _ids(base.tokenizer(target, add_special_tokens=False)) + eos
     answer, stops = said[len(asked) :], stop_ids(base)
     end = next((i for i, token in enumerate(answer) if token in stops), None)
-    return asked, answer + eos if end is None else answer[
-        : end + 1
-    ]  # templates write on, a newline at least, where decoding has stopped
+    # Templates write on, a newline at least, where decoding has stopped.
+    return asked, answer + eos if end is None else answer[: end + 1]
 
 
 def stop_ids(base: Base) -> list[int]:
@@ -198,85 +180,6 @@ def _place(device: str, device_map: str) -> str:
     return device
 
 
-def _here(model: str) -> Path | None:
-    """The folder or GGUF file `model` names, looked over before anything heavy is read; None if it can only be a name
-    on the hub."""
-    folder = place_of(model)
-    if not folder.is_dir():
-        if folder.suffix == ".gguf":
-            if not folder.is_file():
-                raise SettingError(
-                    "model",
-                    f"{model}, and no file {folder}",
-                    _MODEL,
-                    "make smollm fetches it" if folder == SMOLLM2 else "",
-                )
-            with _reading(model, folder, "header"):
-                look_over(model, folder)
-            return folder
-        if folder.exists():
-            raise SettingError("model", f"{model}, which is a file", _MODEL, f"try model={folder.parent}")
-        return None
-    if not (folder / "config.json").is_file():
-        mend = (
-            "an adapter is no model: name the one it was trained on"
-            if (folder / "adapter_config.json").is_file()
-            else ""
-        )
-        raise SettingError("model", f"{model}, a folder without config.json", _MODEL, mend)
-    if not any((folder / f"model.safetensors{end}").is_file() for end in ("", ".index.json")):
-        pickled = any(path.suffix in (".bin", ".pt", ".pth", ".ckpt") for path in folder.iterdir())
-        raise SettingError("model", f"{model}, a folder without model.safetensors", _MODEL, _CONVERT if pickled else "")
-    return folder
-
-
-def _commit(model: str) -> str:
-    """The commit of the hub's main branch, or the one in the cache when offline: every file is then read from it."""
-    with _reading(model, model, "config"):
-        return Path(hf_hub_download(model, "config.json")).parent.name
-
-
-def _config(model: str, where: Path | str, source: dict[str, Any]) -> PreTrainedConfig:
-    with _reading(model, where, "config"):
-        folder, file = pretrained(where)
-        raw, _ = PreTrainedConfig.get_config_dict(folder, revision=source["revision"], **file)
-        kind, own_code = raw.get("model_type"), raw.get("auto_map") or {}
-        if kind not in CONFIG_MAPPING and not own_code:
-            raise SettingError("model", f"{model} of model_type {kind}", "an architecture that this transformers knows")
-        config = (
-            AutoConfig.for_model(**raw) if file else AutoConfig.from_pretrained(where, **source)
-        )  # a GGUF file takes seconds to read
-    trained = ", ".join(config.architectures or [type(config).__name__])
-    encoder = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
-    causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or "AutoModelForCausalLM" in own_code
-    if (
-        not causal
-        or encoder
-        or config.is_encoder_decoder
-        or re.search("Classification|QuestionAnswering|MaskedLM", trained)
-    ):
-        raise SettingError("model", f"{model}, which is {trained}", "a causal language model")
-    return config
-
-
-def _tokenizer(model: str, where: Path | str, source: dict[str, Any]) -> PreTrainedTokenizerBase:
-    with _reading(model, where, "tokenizer"):
-        # For Qwen2 the Auto class builds Qwen's own tokenizer, even where the folder says that tokenizer.json is all
-        # there is to it.
-        folder, file = pretrained(where)
-        plain = file or (
-            isinstance(where, Path) and get_tokenizer_config(where).get("tokenizer_class") == TokenizersBackend.__name__
-        )
-        tokenizer = (TokenizersBackend if plain else AutoTokenizer).from_pretrained(
-            folder, padding_side="left", **source, **file
-        )
-    if tokenizer.eos_token_id is None:
-        raise SettingError(
-            "model", f"{model}, whose tokenizer has no end-of-sequence token", "a tokenizer that can end an answer"
-        )
-    return tokenizer
-
-
 def _talks(model: str, tokenizer: PreTrainedTokenizerBase, chat: str) -> bool:
     """Whether the chat template is used; tried here, before the weights are read."""
     if chat == "off" or (chat == "auto" and not tokenizer.chat_template):
@@ -287,30 +190,9 @@ def _talks(model: str, tokenizer: PreTrainedTokenizerBase, chat: str) -> bool:
         _chat(tokenizer, "x")
     except Exception as error:  # a template is a program, and may raise anything
         raise SettingError(
-            "chat", f"{chat} for {model}", "off", f"its chat template refuses a user's message ({_reason(error)})"
+            "chat", f"{chat} for {model}", "off", f"its chat template refuses a user's message ({reason(error)})"
         ) from error
     return True
-
-
-def _weights(model: str, where: Path | str, options: dict[str, Any]) -> PreTrainedModel:
-    # A wrong shape is listed with the missing ones instead of raised, so that it can be named.
-    options |= {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
-    with _reading(model, where, "weights"):
-        read: Any = (
-            read_dequantised(where, **options)
-            if is_gguf(where)
-            else AutoModelForCausalLM.from_pretrained(where, **options)
-        )
-    loaded, info = read
-    absent = sorted({*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])})
-    if absent:  # transformers has drawn them at random
-        listed = ", ".join(absent[:3]) + (f" and {len(absent) - 3} more" if len(absent) > 3 else "")
-        raise SettingError(
-            "model",
-            f"{model}, whose weights lack {listed}, or have another shape",
-            "every weight of its config's model",
-        )
-    return loaded.eval().requires_grad_(False)
 
 
 def _embedding(model: PreTrainedModel) -> torch.Tensor:
@@ -320,49 +202,3 @@ def _embedding(model: PreTrainedModel) -> torch.Tensor:
 def _choose(name: str, value: str, *words: str) -> None:
     if value not in words:
         raise SettingError(name, repr(value), Choice(*words).allowed, did_you_mean(value, words))
-
-
-@contextmanager
-def _reading(model: str, where: Path | str, part: str) -> Iterator[None]:
-    """What goes wrong inside, in the words of someone who only typed `model`; transformers' own of several lines are
-    not printed."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    except SettingError:
-        raise
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        got = f"{model}, which does not fit in the memory of its device"
-        raise SettingError(
-            "model", got, "a model that fits", "dtype=bfloat16, or device_map=auto for several GPUs"
-        ) from error
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError, StrictDataclassError) as error:
-        if "trust_remote_code" in str(error):
-            got = f"{model}, which brings its own code"
-            raise SettingError("model", got, "that only with trust_remote_code=true", "read the code first") from error
-        if part == "weights" and "cannot be loaded with `safetensors`" in str(error):
-            got = f"{model} without safetensors, on the hub or, where that cannot be reached, in its cache"
-            raise SettingError("model", got, "safetensors", _CONVERT) from error
-        said = {
-            GatedRepoError: "which must be asked for on the hub first, and then needs `hf auth login`",
-            RepositoryNotFoundError: "which is no folder here and no public model on the hub",
-            HFValidationError: "which is no folder here and cannot be a name on the hub",
-            LocalEntryNotFoundError: "which is no folder here and not in the hub's cache, and the hub cannot be reached",
-        }
-        why = next(
-            (text for kind, text in said.items() if isinstance(error, kind)),
-            f"whose {part} cannot be read ({_reason(error)})",
-        )
-        raise SettingError(
-            "model",
-            f"{model}, {why}",
-            _MODEL,
-            "a folder is written model=path/to/folder" if isinstance(where, str) else "",
-        ) from error
-    finally:
-        logging.set_verbosity(verbosity)
-
-
-def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['nothing said'])[0]}".removesuffix(".")

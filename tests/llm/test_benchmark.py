@@ -6,7 +6,8 @@ import pytest
 from lora_reuse.llm import benchmark
 from lora_reuse.llm.adapters import pace
 from lora_reuse.llm.adapters.modules import target_modules
-from lora_reuse.llm.decoding.models import prompt
+from lora_reuse.llm.decoding.models import load_base, prompt
+from lora_reuse.llm.decoding.pace import flops
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
@@ -35,7 +36,7 @@ def test_a_quick_look_prints_ratios_and_writes_a_row(tmp_path, capsys, monkeypat
 
 def test_the_products_of_a_step_are_counted_once_and_backward_from_the_lowest_adapter_on(monkeypatch):
     """With a second for each multiplication, and 3 + 1 tokens of which one is answered: no rate is measured."""
-    base = benchmark._pocket()
+    base = load_base("pocket")
     monkeypatch.setattr(pace, "_product_seconds", lambda rows, weight: (float(rows * weight.numel()),) * 2)
     names = target_modules(base.model, "mlp")
     attention, mlp, head = 4 * 256 * 256, 3 * 256 * 768, 256 * len(base.tokenizer)
@@ -49,11 +50,11 @@ def test_the_products_of_a_step_are_counted_once_and_backward_from_the_lowest_ad
 def test_the_least_work_is_that_of_the_weights_for_each_token():
     """Width 256, feed-forward 768, four layers; nine tokens asked, two answered with the end, or one where that is the
     longest."""
-    base = benchmark._pocket()
+    base = load_base("pocket")
     question, vocabulary = "In which city does Pierre Curie's spouse live?", len(base.tokenizer)
     layers = 4 * (4 * 256 * 256 + 3 * 256 * 768)
     assert len(prompt(base, question)) == 9
     (city,) = base.tokenizer("Paris").input_ids
     assert city
-    assert benchmark._flops(base, [question], ["Paris"], 2) == 2 * layers * (9 + 2) + 2 * 256 * vocabulary * 2
-    assert benchmark._flops(base, [question], ["Paris"], 1) == 2 * layers * (9 + 1) + 2 * 256 * vocabulary
+    assert flops(base, [question], ["Paris"], 2) == 2 * layers * (9 + 2) + 2 * 256 * vocabulary * 2
+    assert flops(base, [question], ["Paris"], 1) == 2 * layers * (9 + 1) + 2 * 256 * vocabulary

@@ -4,8 +4,8 @@ gets."""
 import shutil
 from typing import Any
 
-import lora_reuse.llm.decoding.models as models
 import lora_reuse.llm.decoding.names as names
+import lora_reuse.llm.decoding.reading as reading
 import pytest
 import torch
 from gguf import GGMLQuantizationType, dequantize, quantize
@@ -131,7 +131,7 @@ def test_an_architecture_that_is_no_causal_language_model(folder_of, tmp_path):
 
 def test_smollm2_that_was_not_fetched_says_how_to(tmp_path, monkeypatch):
     monkeypatch.setattr(names, "SMOLLM2", tmp_path / "smollm2.gguf")
-    monkeypatch.setattr(models, "SMOLLM2", tmp_path / "smollm2.gguf")
+    monkeypatch.setattr(reading, "SMOLLM2", tmp_path / "smollm2.gguf")
     assert mistake("smollm2").endswith("; make smollm fetches it")
 
 

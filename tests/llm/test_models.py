@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
-import lora_reuse.llm.decoding.models as models
+import lora_reuse.llm.decoding.reading as reading
 import pytest
 import torch
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
@@ -290,7 +290,7 @@ def test_what_the_hub_refuses(cause, line, monkeypatch):
         response: Any = SimpleNamespace(headers={}, request=None)
         raise cause("three\nlines\nlong", response=response)
 
-    monkeypatch.setattr(models, "hf_hub_download", refuse)
+    monkeypatch.setattr(reading, "hf_hub_download", refuse)
     assert mistake("some/model").startswith(line)
 
 
