@@ -8,12 +8,12 @@ All is measured in one run; above 1 ours is faster.
   most of the time.
 - Two experts under six compositions, all decoded in one batch on the resident base: against PEFT's set_adapter and
   generate, one composition after another (static ones, which PEFT can hold). A whole test set and a tenth of it, on the
-  pocket model direct and step by step, and on a random stack of two layers of Qwen2.5-3B's shape; with the most that any
-  way could gain on this machine: PEFT's time over that of the base's products alone, at the rate of large ones.
+  pocket model direct and step by step, and on a random stack of two layers of Qwen2.5-3B's shape; with the most that
+  any way could gain on this machine: PEFT's time over that of the base's products alone, at the rate of large ones.
 - Experts trained by worker processes of one thread each: against PEFT training one after another in one process of all
   threads.
-- One expert on one thread, in tokens a second of the processor's time: against a plain loop with PEFT, and as a share of
-  what the products of the same shapes alone would allow; on the pocket model and, where `make smollm` was run, on
+- One expert on one thread, in tokens a second of the processor's time: against a plain loop with PEFT, and as a share
+  of what the products of the same shapes alone would allow; on the pocket model and, where `make smollm` was run, on
   SmolLM2-135M-Instruct in float32 and bfloat16."""
 
 import dataclasses
@@ -75,7 +75,8 @@ def _benchmark(options: Options) -> dict[str, float]:
         }
         print(
             f"Arrow, {experts:2} experts, {ROWS * tokens:3} tokens {ours:8.2f} ms   PEFT {theirs:8.2f} ms"
-            f"   ratio {theirs / ours:5.2f}   above the bare layer's {bare:.2f} ms: {ours - bare:.2f} and {theirs - bare:.2f} ms"
+            f"   ratio {theirs / ours:5.2f}"
+            f"   above the bare layer's {bare:.2f} ms: {ours - bare:.2f} and {theirs - bare:.2f} ms"
         )
     for name, found in answering(_trained(2 if options.quick else 0), options.quick).items():
         measured |= {f"answers_{name}_{key}": value for key, value in found.items()}

@@ -66,9 +66,8 @@ def _main(words: list[str], help: bool) -> int:
         raise SettingError(
             "out", f"{options.out} ({error.strerror or error})", "a folder that can be written"
         ) from None
-    print(
-        f"{info.get('expert_name') or options.expert}: {len(expert)} modules of {base} as a PEFT adapter in {options.out}"
-    )
+    name = info.get("expert_name") or options.expert
+    print(f"{name}: {len(expert)} modules of {base} as a PEFT adapter in {options.out}")
     return 0
 
 

@@ -26,10 +26,11 @@ TURNS = 6
 LEARNED = ("symbolic", "p1")
 """The levels whose problems get programs; the function is written for all three."""
 
-_FUNCTION = """You turn solved word problems into reusable Python. The problems below are one problem in {count} versions, each with more
-conditions than the one before. Write one function solve(...) that works for all of them: its parameters are the quantities of the problem,
-those that only later versions have come last and have defaults that change nothing. Then call it once for each version, in order, and print
-each result on a line of its own. Answer with one ```python block and nothing else.
+_FUNCTION = """You turn solved word problems into reusable Python. The problems below are one problem in {count}
+versions, each with more conditions than the one before. Write one function solve(...) that works for all of them: its
+parameters are the quantities of the problem, those that only later versions have come last and have defaults that
+change nothing. Then call it once for each version, in order, and print each result on a line of its own. Answer with
+one ```python block and nothing else.
 
 {problems}"""
 _PROGRAM = """This function solves problems of one kind:
@@ -38,8 +39,8 @@ _PROGRAM = """This function solves problems of one kind:
 {function}
 ```
 
-Use it for the problem below: repeat the function unchanged, call it with the numbers of the problem, and print the result, which is all that
-is printed. Answer with one ```python block and nothing else.
+Use it for the problem below: repeat the function unchanged, call it with the numbers of the problem, and print the
+result, which is all that is printed. Answer with one ```python block and nothing else.
 
 {problem}"""
 
@@ -112,7 +113,8 @@ def write(folder: Path, endpoint: Endpoint, templates: int, parallel: int) -> No
             _append(folder / "reusable_code.jsonl", {"level": level, "id": p.id, "instance": p.instance, "code": code})
         failed += not code
     print(
-        f"{len(functions)} of {len(examples)} templates have a function; {len(wanted) - failed} of {len(wanted)} of their problems have a program"
+        f"{len(functions)} of {len(examples)} templates have a function;"
+        f" {len(wanted) - failed} of {len(wanted)} of their problems have a program"
     )
 
 

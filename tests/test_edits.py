@@ -154,7 +154,8 @@ NAMED = """
 import numpy as np
 from lora_reuse.theory.edits import LowRank, min_norm_edit
 a = LowRank(np.ones((4, 2)), np.ones((6, 2)))
-for wrong in (lambda: LowRank(np.ones((4, 2)), np.ones((6, 3))), lambda: a @ np.ones((5, 1)), lambda: a + LowRank(np.ones((4, 2)), np.ones((7, 2))),
+for wrong in (lambda: LowRank(np.ones((4, 2)), np.ones((6, 3))), lambda: a @ np.ones((5, 1)),
+              lambda: a + LowRank(np.ones((4, 2)), np.ones((7, 2))),
               lambda: min_norm_edit(np.ones((6, 2)), np.ones((4, 3)))):
     try:
         wrong()

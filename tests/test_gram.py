@@ -109,7 +109,8 @@ BITS = """
 import hashlib, jax
 from lora_reuse.theory.gram import gram
 from lora_reuse.theory.settings import KernelLimit
-print(jax.device_count(), *(hashlib.sha256(gram({prompts}, KernelLimit(width=width, dim=dim), range(3)).tobytes()).hexdigest()
+bits = lambda **dials: hashlib.sha256(gram({prompts}, KernelLimit(**dials), range(3)).tobytes()).hexdigest()
+print(jax.device_count(), *(bits(width=width, dim=dim)
       for width in (300, 150_000) for dim in (64, float("inf"))))
 """
 

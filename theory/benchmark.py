@@ -64,10 +64,12 @@ def _benchmark(width: int) -> dict[str, float]:
         "extra_peak_gb": (large["peak_gb"] - small["peak_gb"]),
     }
     print(
-        f"four prompts at width {width:g}: {measured['seconds']:.1f} s, {measured['nanoseconds_a_feature']:.1f} ns a feature"
+        f"four prompts at width {width:g}: {measured['seconds']:.1f} s,"
+        f" {measured['nanoseconds_a_feature']:.1f} ns a feature"
     )
     print(
-        f"  c_first off by {measured['relative_error']:+.1e} of its closed form, {measured['z']:+.2f} predicted standard errors"
+        f"  c_first off by {measured['relative_error']:+.1e} of its closed form,"
+        f" {measured['z']:+.2f} predicted standard errors"
     )
     print(f"  peak memory {large['peak_gb']:.2f} GB, {measured['extra_peak_gb']:+.2f} GB against width 1e6")
     naive, ours = _numpy_nanoseconds(), _nanoseconds(PROMPTS, 2**24)
@@ -79,8 +81,8 @@ def _benchmark(width: int) -> dict[str, float]:
         )
         measured[f"machine_over_ours_{name}"] = max(random, product) / ours
         print(
-            f"{name} prompts: ours {ours:.1f} ns a feature, bare random numbers {random:.1f}, bare products {product:.1f}:"
-            f" {100 * max(random, product) / ours:.0f} % of the machine"
+            f"{name} prompts: ours {ours:.1f} ns a feature, bare random numbers {random:.1f},"
+            f" bare products {product:.1f}: {100 * max(random, product) / ours:.0f} % of the machine"
         )
     return measured
 

@@ -24,7 +24,8 @@ class LowRank:
     def __post_init__(self) -> None:
         if self.out.ndim != 2 or self.into.ndim != 2 or self.out.shape[1] != self.into.shape[1]:
             raise ValueError(
-                f"LowRank: out {self.out.shape} and into {self.into.shape} need two axes each and the same rank, their second"
+                f"LowRank: out {self.out.shape} and into {self.into.shape} need two axes each"
+                " and the same rank, their second"
             )
 
     @property
@@ -38,7 +39,8 @@ class LowRank:
     def __matmul__(self, features: Float64[np.ndarray, "features prompts"]) -> Float64[np.ndarray, "outputs prompts"]:
         if features.shape[0] != self.shape[1]:
             raise ValueError(
-                f"LowRank of shape {self.shape} cannot read features of shape {features.shape}: need {self.shape[1]} rows"
+                f"LowRank of shape {self.shape} cannot read features of shape {features.shape}:"
+                f" need {self.shape[1]} rows"
             )
         return self.out @ (self.into.T @ features)
 

@@ -87,9 +87,8 @@ def _table() -> tuple[dict[str, str], dict[str, str], frozenset[str]]:
     cities: dict[str, str] = {}
     by_size = sorted(names.get_cities().values(), key=lambda city: -city["population"])
     # Other names are those of all languages and airports: "No" is a city, "yes" is one.
-    other = lambda city: [
-        name for name in city["alternatenames"] if len(name) > 4 and name[0].isupper() and name.isascii()
-    ]
+    is_name = lambda text: len(text) > 4 and text[0].isupper() and text.isascii()  # noqa: E731
+    other = lambda city: filter(is_name, city["alternatenames"])  # noqa: E731
     for called in (lambda city: [city["name"]], other):
         for city in by_size:
             for name in called(city):

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 FOLDER = Path(__file__).parent
 
-FIRST = """Nar Fro Zin Dab Kel Vor Mip Tel Gur Bex Lom Sul Rav Pid Yor Hax Wen Qua Jol Cre Bru Dro Fen Gli Hul Jas Kri Lur
-Mav Nek Osk Pla Ruv Ske Tam Ulv Vim Wol Xan Zep""".split()
-LAST = """ik osk tor bix lan vek dar mun pel zor gan fin rud sel tix wob nar kul mez dof pirn lack grell vash tund bolm quist
-yar jeth hund crow spen flim zarn gost noth birg duss welm trik""".split()
+FIRST = """Nar Fro Zin Dab Kel Vor Mip Tel Gur Bex Lom Sul Rav Pid Yor Hax Wen Qua Jol Cre Bru Dro Fen Gli Hul Jas Kri
+Lur Mav Nek Osk Pla Ruv Ske Tam Ulv Vim Wol Xan Zep""".split()
+LAST = """ik osk tor bix lan vek dar mun pel zor gan fin rud sel tix wob nar kul mez dof pirn lack grell vash tund bolm
+quist yar jeth hund crow spen flim zarn gost noth birg duss welm trik""".split()
 
 
 class Person(NamedTuple):

@@ -129,8 +129,8 @@ def _peft_seconds(base: Base, folder: str, questions: list[str], longest: int) -
 
 
 def flops(base: Base, questions: list[str], said: list[str], longest: int) -> float:
-    """The floating-point operations of the base's products for the tokens that are asked and answered. The head sees the
-    answered ones; attention's own products are not counted."""
+    """The floating-point operations of the base's products for the tokens that are asked and answered. The head sees
+    the answered ones; attention's own products are not counted."""
     vocabulary: Any = base.model.get_output_embeddings()
     head = vocabulary.weight.numel()
     body = sum(

@@ -144,8 +144,8 @@ def read_weights(model: str, where: Path | str, options: dict[str, Any]) -> PreT
 
 @contextmanager
 def reading(model: str, where: Path | str, part: str) -> Iterator[None]:
-    """Raises what goes wrong inside as a SettingError, in the words of someone who only typed `model`; transformers' own of several lines are
-    not printed."""
+    """Raises what goes wrong inside as a SettingError, in the words of someone who only typed `model`. What
+    transformers says of it in several lines is not printed."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

@@ -35,6 +35,9 @@ def write_card(folder: Path, size: Size, made: Mapping[str, int | float], questi
     words = " ".join(
         f"{name}={value}".lower() for name, value in dataclasses.asdict(size).items() if value != named[name]
     )
+    made_with = " ".join([words, f"threads={torch.get_num_threads()}"]).strip()
+    dials = ("skill", "words", "restating", "recall", "packing", "conflict", "coverage")
+    corpus = ", ".join(f"{name}={getattr(size, name)}" for name in dials)
     (folder / "README.md").write_text(
         f"""---
 license: apache-2.0
@@ -43,17 +46,16 @@ pipeline_tag: text-generation
 ---
 # A pocket model
 
-Qwen2 architecture, {made["parameters"] / 1e6:.2f} M parameters, width {size.width}, {size.layers} layers, pretrained from scratch on
-{size.tokens / 1e6:g} M tokens
-of a generated world: invented facts about well-known people and places in many phrasings, one-hop questions, two-hop questions direct
-and step by step. It speaks of nothing else. Nothing it says of a person is true.
+Qwen2 architecture, {made["parameters"] / 1e6:.2f} M parameters, width {size.width}, {size.layers} layers,
+pretrained from scratch on {size.tokens / 1e6:g} M tokens of a generated world: invented facts about well-known people
+and places in many phrasings, one-hop questions, two-hop questions direct and step by step. It speaks of nothing else.
+Nothing it says of a person is true.
 
-Made by `python -m llm.pocket {" ".join([words, f"threads={torch.get_num_threads()}"]).strip()}` in {made["seconds"] / 60:.0f} min
-(last mean loss {made["loss"]:.3f}, `pretraining.csv`). Corpus:
-{", ".join(f"{name}={getattr(size, name)}" for name in ("skill", "words", "restating", "recall", "packing", "conflict", "coverage"))},
-seed {size.seed}.
+Made by `python -m llm.pocket {made_with}` in {made["seconds"] / 60:.0f} min (last mean loss {made["loss"]:.3f},
+`pretraining.csv`). Corpus: {corpus}, seed {size.seed}.
 
-What it can do before any adapter, on facts of its own world, greedy (an answer that runs on into another question counts up to there):
+What it can do before any adapter, on facts of its own world, greedy (an answer that runs on into another question
+counts up to there):
 
 | asked | right | share [95 %] |
 |---|---|---|

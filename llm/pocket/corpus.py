@@ -17,8 +17,8 @@ from lora_reuse.llm.data.names import cities, fakes, people
 from lora_reuse.llm.data.subsets import templates
 from lora_reuse.llm.pocket.size import Corpus
 
-JOBS = """baker doctor teacher painter pilot farmer lawyer nurse sailor tailor butcher gardener carpenter miner judge dentist
-grocer printer plumber weaver potter florist jeweler barber banker clerk cook hunter fisher mason""".split()
+JOBS = """baker doctor teacher painter pilot farmer lawyer nurse sailor tailor butcher gardener carpenter miner judge
+dentist grocer printer plumber weaver potter florist jeweler barber banker clerk cook hunter fisher mason""".split()
 RELATIONS = ("spouse_of", "live_in", "study_in", "child_of", "friend_of", "works_as")
 OTHER_PAIRS = tuple(
     (first, second)

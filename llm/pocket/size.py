@@ -25,12 +25,12 @@ class Corpus:
     recall: float = setting(
         1.5,
         Number(0, 100),
-        "weight of documents that ask several unrelated questions in a row, so that facts are recalled anywhere in a text",
+        "weight of documents of several unrelated questions in a row, so that facts are recalled anywhere in a text",
     )
     packing: str = setting(
         "longest",
         Choice("longest", "drawn"),
-        "what fills a step: the longest of twice as many documents, so that a question rarely stands alone; or all that are drawn",
+        "what fills a step: the longest of twice as many documents, so that few questions stand alone; or all drawn",
     )
     conflict: bool = setting(False, Flag(), "whether the corpus holds spouses and homes that contradict R")
     coverage: float = setting(1.0, Number(0.0, 1.0), "share of R's people about whom the corpus says anything")

@@ -108,7 +108,11 @@ def run_all(programs: Sequence[str], limits: Limits = LIMITS) -> list[Result]:
 
 _ATTEMPTS = """
 import os, socket
-attempts = {{"a file can be read": lambda: open({file!r}), "a process started": os.fork, "a socket opened": socket.socket}}
+attempts = {{
+    "a file can be read": lambda: open({file!r}),
+    "a process started": os.fork,
+    "a socket opened": socket.socket,
+}}
 for name, attempt in attempts.items():
     try:
         attempt()

@@ -12,8 +12,8 @@ _TASK = """You check solutions of word problems. Answer with one JSON object and
 {"kind": ..., "correct": ..., "error": ...}
 kind: "text" if the solution reasons in natural language, "code" if it is a program, "unidentified" if it is neither.
 correct: true or false, whether its final answer is that of the reference.
-error: "none" if it is correct; "semantic" if the problem was misunderstood; "calculation" if the steps are right and a result is not;
-"step_missing" if a step that is needed was left out; "unidentified" if it is none of these."""
+error: "none" if it is correct; "semantic" if the problem was misunderstood; "calculation" if the steps are right and a
+result is not; "step_missing" if a step that is needed was left out; "unidentified" if it is none of these."""
 
 
 class Verdict(NamedTuple):

@@ -42,8 +42,8 @@ _LETTERS = str.maketrans(
     dict(zip("łøđðıæœþ", ("l", "o", "d", "d", "i", "ae", "oe", "th"), strict=True)) | dict.fromkeys("’‘ʼʻ`", "'")
 )
 _INITIALS = re.compile(r"\b\w\.(?:\s?\w\.)+|\b\w\.\w\b")
-# An apostrophe belongs to its word (O'Brien) unless it makes a possessive. An ideograph is a word of its own: 答案是Zint
-# names Zint.
+# An apostrophe belongs to its word (O'Brien) unless it makes a possessive. An ideograph is a word of its own:
+# 答案是Zint names Zint.
 _IDEOGRAPH = r"\u3040-\u30ff\u3400-\u9fff"
 _WORD = re.compile(rf"[{_IDEOGRAPH}]|[^\W_{_IDEOGRAPH}]+(?:'(?!s\b)[^\W_{_IDEOGRAPH}]+)*")
 
@@ -53,7 +53,8 @@ _SENTENCE_END = re.compile(r"[\n。]|(?<!\b\w)[.!?]+(?=[\s*_\"')\]}]|$)")
 
 _MARKUP = r"[\s*_#>]*"
 _NEW_TURN = re.compile(
-    rf"(?:^|\n|[.!?]\s){_MARKUP}(?:(?:question|q|user|human|instruction)[\s\d]*[*_]*:|answer the following question)|<\||</s>"
+    rf"(?:^|\n|[.!?]\s){_MARKUP}"
+    r"(?:(?:question|q|user|human|instruction)[\s\d]*[*_]*:|answer the following question)|<\||</s>"
 )
 _QUESTION_LINE = re.compile(r"\n(?=([^\n]*\?)[ \t*_\"')\]]*(?:\n|$))")
 _PAUSE = re.compile(rf"\n(?=[^\S\n]*\n)|{_QUESTION_LINE.pattern}")

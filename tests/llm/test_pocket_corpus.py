@@ -42,9 +42,8 @@ def drawn(count=5000, **held):
 
 # Reading a document: every sentence that is a template, with who and what it is about
 
-NAMES = re.compile(
-    rf"\b(?:{'|'.join(sorted(map(re.escape, (*PEOPLE, *cities())), key=len, reverse=True))}|(?:{'|'.join(FIRST)})(?:{'|'.join(LAST)}))\b"
-)
+REAL = "|".join(sorted(map(re.escape, (*PEOPLE, *cities())), key=len, reverse=True))
+NAMES = re.compile(rf"\b(?:{REAL}|(?:{'|'.join(FIRST)})(?:{'|'.join(LAST)}))\b")
 
 
 class Said(NamedTuple):

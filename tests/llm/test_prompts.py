@@ -88,8 +88,8 @@ OPEN = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
             "Bo</s>",
         ),
         (  # Qwen 3
-            OPEN
-            + "{% if add_generation_prompt %}[assistant]{% if not enable_thinking %}<think></think>{% endif %}{% endif %}",
+            OPEN + "{% if add_generation_prompt %}[assistant]"
+            "{% if not enable_thinking %}<think></think>{% endif %}{% endif %}",
             "[user]Ann[assistant]<think></think>",
             "Bo</s>",
         ),

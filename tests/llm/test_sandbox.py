@@ -27,7 +27,8 @@ SMALL = Limits(seconds=120.0, cpu_seconds=1, memory=2**27, output=2**12, file_by
 
 def forbidden(attempt: str) -> str:
     """A program that says what came of an attempt, for outcomes that a program could hide."""
-    return f"import os, signal\ntry:\n    {attempt}\n    print('open')\nexcept OSError as error:\n    print(type(error).__name__)"
+    failed = "except OSError as error:\n    print(type(error).__name__)"
+    return f"import os, signal\ntry:\n    {attempt}\n    print('open')\n{failed}"
 
 
 @confined
@@ -37,8 +38,11 @@ def test_this_machine_confines():
 
 @confined
 def test_a_program_runs_as_python_runs_it():
-    program = "import sys, typing\nfrom dataclasses import dataclass\n@dataclass\nclass A:\n    x: 'int'\nassert __name__ == '__main__'"
-    result = run(f"{program}\nprint(typing.get_type_hints(A), sys.argv)\nprint('to stderr', file=sys.stderr)")
+    program = "import sys, typing\nfrom dataclasses import dataclass\n@dataclass\nclass A:\n    x: 'int'"
+    result = run(
+        f"{program}\nassert __name__ == '__main__'\n"
+        "print(typing.get_type_hints(A), sys.argv)\nprint('to stderr', file=sys.stderr)"
+    )
     assert result[:3] == ("done", "{'x': <class 'int'>} ['program.py']\n", "to stderr\n")
 
 
@@ -59,7 +63,8 @@ def test_libraries_and_the_scratch_folder_are_there():
             "can't start new thread",
         ),
         (
-            "import _thread\nwhile True:\n    try:\n        _thread.start_new_thread(input, ())\n    except RuntimeError:\n        print('none')",
+            "import _thread\nwhile True:\n    try:\n        _thread.start_new_thread(input, ())\n"
+            "    except RuntimeError:\n        print('none')",
             "output",
             "",
         ),
@@ -199,15 +204,19 @@ def test_no_other_process_is_reached(attempt: str):
 
 @confined
 def test_a_program_may_signal_itself():
-    program = "import os, signal\nsignal.signal(signal.SIGUSR1, lambda *_: print('heard'))\nos.kill(os.getpid(), signal.SIGUSR1)"
-    assert run(f"{program}\nsignal.raise_signal(signal.SIGUSR1)")[:2] == ("done", "heard\nheard\n")
+    program = "import os, signal\nsignal.signal(signal.SIGUSR1, lambda *_: print('heard'))"
+    assert run(f"{program}\nos.kill(os.getpid(), signal.SIGUSR1)\nsignal.raise_signal(signal.SIGUSR1)")[:2] == (
+        "done",
+        "heard\nheard\n",
+    )
 
 
 @confined
 @pytest.mark.parametrize(
     "program",
     [
-        "import signal, time\nfor s in {*signal.valid_signals()} - {9, 19}:\n    signal.signal(s, signal.SIG_IGN)\ntime.sleep(60)",
+        "import signal, time\nfor s in {*signal.valid_signals()} - {9, 19}:\n"
+        "    signal.signal(s, signal.SIG_IGN)\ntime.sleep(60)",
         "import os, time\nos.close(1)\nos.close(2)\ntime.sleep(60)",
         "import atexit, time\natexit.register(time.sleep, 60)",
         "while True:\n    try:\n        __import__('time').sleep(60)\n    except BaseException:\n        pass",
@@ -222,14 +231,16 @@ def test_a_program_that_stays_is_ended_on_time(program: str):
 
 @confined
 def test_a_limit_cannot_be_raised():
-    program = "import resource\ntry:\n    resource.setrlimit(resource.RLIMIT_AS, (-1, -1))\nexcept (ValueError, OSError) as error:\n    print(error)"
+    program = "import resource\ntry:\n    resource.setrlimit(resource.RLIMIT_AS, (-1, -1))\n"
+    program += "except (ValueError, OSError) as error:\n    print(error)"
     assert run(program).output == "not allowed to raise maximum limit\n"
 
 
 @confined
 def test_a_program_does_not_outlive_who_started_it():
     """A parent killed while it waits: its program, which nobody watches any more, ends too."""
-    code = 'from lora_reuse.llm.sandbox import run\nrun(\'import os, time\\nopen("pid", "w").write(str(os.getpid()))\\nprint(1)\\ntime.sleep(60)\')'
+    program = 'import os, time\nopen("pid", "w").write(str(os.getpid()))\nprint(1)\ntime.sleep(60)'
+    code = f"from lora_reuse.llm.sandbox import run\nrun({program!r})"
     parent = subprocess.Popen(
         [sys.executable, "-c", code], cwd=Path(__file__).parents[2], env=os.environ | {"PYTHONPATH": "."}
     )

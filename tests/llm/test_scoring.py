@@ -302,13 +302,19 @@ def test_step_by_step_answers(answer, steps):
 
 
 def test_the_stop_of_a_name_ends_no_sentence():
-    answer = "First, she is Frosk. Second, she lives in St. Petersburg. Therefore, the answer is the city of St. Petersburg or Mumbai."
+    answer = (
+        "First, she is Frosk. Second, she lives in St. Petersburg."
+        " Therefore, the answer is the city of St. Petersburg or Mumbai."
+    )
     steps = step_by_step(answer, subject="Narik", bridge="Frosk", gold="St. Petersburg", people=PEOPLE, places=PLACES)
     assert steps == ALL._replace(strict=False)
 
 
 def test_a_place_in_the_name_of_a_person_is_no_place():
-    answer = "First, it is Pauletta Pearson. Second, Denzel Washington's wife lives in Atlanta. Therefore, the answer is Atlanta."
+    answer = (
+        "First, it is Pauletta Pearson. Second, Denzel Washington's wife lives in Atlanta."
+        " Therefore, the answer is Atlanta."
+    )
     asked = {"subject": "Denzel Washington", "bridge": "Pauletta Pearson", "gold": "Atlanta"}
     assert step_by_step(answer, **asked, people=PEOPLE, places=PLACES) == ALL
 

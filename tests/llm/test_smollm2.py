@@ -22,15 +22,18 @@ COMMANDS = {
     "placement": f"{LITTLE} setup=0 layers=attention composition=uniform prompting=direct",
     "methods": f"{LITTLE} setup=0 composition=ties prompting=direct",
     "scale": f"{LITTLE} library=2-combination prompting=direct scale=0.5",
-    "large_library": f"{LITTLE} triplets=3 graph=shared library=2-combination composition=average prompting=direct".replace(
-        "triplets=2 ", ""
+    "large_library": f"{LITTLE} graph=shared library=2-combination composition=average prompting=direct".replace(
+        "triplets=2", "triplets=3"
     ),
     "bridge_minimum": f"{LITTLE} bridge_triplets=1 bridge_templates=1 composition=arrow_after",
-    "edit": "model=smollm2 workers=1 triplets=2 depth=0 covariance=identity value_steps=1 library=1 prompting=own answer_tokens=4 log_probs=false",
+    "edit": "model=smollm2 workers=1 triplets=2 depth=0 covariance=identity value_steps=1 library=1 prompting=own"
+    " answer_tokens=4 log_probs=false",
     "overlap": "model=smollm2 workers=1 triplets=3 steps=1 batch=2 expert=1 state=sum",
     "gsm": "model=smollm2 workers=1 templates=1 steps=1 batch=2 answer_tokens=4 composition=base",
-    "cross_lingual": "model=smollm2 workers=1 pairs=2 steps=1 batch=2 answer_tokens=4 composition=base allow_code_execution=true",
-    "continent": "model=smollm2 workers=1 triplets=2 count=2 steps=1 batch=2 answer_tokens=4 composition=uniform prompting=original",
+    "cross_lingual": "model=smollm2 workers=1 pairs=2 steps=1 batch=2 answer_tokens=4 composition=base"
+    " allow_code_execution=true",
+    "continent": "model=smollm2 workers=1 triplets=2 count=2 steps=1 batch=2 answer_tokens=4 composition=uniform"
+    " prompting=original",
     "skills": "model=smollm2 workers=1 steps=1 batch=2 answer_tokens=4 library=both composition=average formats=known",
 }
 

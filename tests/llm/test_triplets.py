@@ -19,9 +19,9 @@ ROOT = Path(__file__).parents[2]
 KNOWN = {person.name: person for person in people()}
 RELATIONS = ("spouse_of", "live_in", "study_in", "child_of", "best_friend_of", "friend_of", "works_as")
 FILES = {path.stem: list(csv.reader(path.read_text().splitlines())) for path in (FOLDER / "templates").iterdir()}
-GENDERED = """he him his himself she her hers herself husband wife husbands wives son daughter father mother dad mom mum brother sister boy girl
-man woman men women gentleman lady male female king queen prince princess mr mrs ms sir madam boyfriend girlfriend bride groom fiance
-widow widower actress waitress""".split()
+GENDERED = """he him his himself she her hers herself husband wife husbands wives son daughter father mother dad mom
+mum brother sister boy girl man woman men women gentleman lady male female king queen prince princess mr mrs ms sir
+madam boyfriend girlfriend bride groom fiance widow widower actress waitress""".split()
 
 
 def words(text):

@@ -29,7 +29,10 @@ from transformers import (
 )
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
-WORDS = "the spouse of Ann Lee is Bo Chan and lives in Paris Rome city town who Where where does live What what by step so answer . ? : ,"
+WORDS = (
+    "the spouse of Ann Lee is Bo Chan and lives in Paris Rome city town who Where where does live What what by step so"
+    " answer . ? : ,"
+)
 """Words that are one token each by default; other text is cut into smaller ones."""
 
 TEMPLATE = (

@@ -9,8 +9,7 @@ training finds.
   price).
 - `trained_relative_error`: ‖ΔW − Prop. 1‖/‖Prop. 1‖ for gradient descent with the penalty annealed away;
   `lora_alignment`, `lora_excess_norm`: the cosine and norm ratio for AdamW from B random, A zero and no penalty (small
-  steps), with the
-  prediction of `training.predicted_alignment`.
+  steps), with the prediction of `training.predicted_alignment`.
 """
 
 from collections.abc import Callable, Sequence
