@@ -8,7 +8,6 @@ import re
 import runpy
 import sys
 from collections import Counter
-from collections.abc import Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,16 +23,16 @@ def main() -> int:
     return command("lora-reuse", _main, sys.argv[1:])
 
 
-def _main(words: Sequence[str]) -> int:
+def _main(words: list[str], help: bool) -> int:
     found = commands()
-    if not words or words[0] in ("--help", "-h"):
+    if not words:
         print((__doc__ or "").strip() + "\n\n" + _listed(found))
         return 0
     word, *rest = words
     if word not in found:
         raise SettingError("command", repr(word), ", ".join(found), did_you_mean(word, found))
     module, _ = found[word]
-    sys.argv[1:] = rest
+    sys.argv[1:] = [*rest, *["--help"] * help]
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except ModuleNotFoundError as error:
