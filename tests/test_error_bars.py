@@ -253,7 +253,7 @@ def higher():
     """F = x²y² + 3xyz + 2x³y + z³ + y⁴ in x, y, z along three axes, at (1, 2, 3)."""
     axes = np.array([unit(2, 0, 0), unit(2, 0, 1), unit(2, 1, 1)])
     x, y, z = 1.0, 2.0, 3.0
-    F = lambda G: np.array(
+    F = lambda G: np.array(  # noqa: E731
         [(a := G[0, 0]) ** 2 * (b := G[0, 1]) ** 2 + 3 * a * b * (c := G[1, 1]) + 2 * a**3 * b + c**3 + b**4]
     )
     second, third, fourth = delta._higher(F, np.array([[x, y], [y, z]]), axes, 0.02)
@@ -300,7 +300,7 @@ def routed_moments():
         (lambda G: (G[0, 0] - K[0, 0]) / T, 0.0, third),
         (lambda G: np.log(G[0, 0]) / T, -variance / 2 / m / T, third - 3 * variance**2),
     ):
-        values = lambda G, odds=odds, shift=shift: {
+        values = lambda G, odds=odds, shift=shift: {  # noqa: E731
             "first": odds(G),
             "third": (odds(G) - shift) ** 3,
             "square": G[0, 2] ** 2,

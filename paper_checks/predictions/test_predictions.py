@@ -467,7 +467,7 @@ def registered(rows, tmp_path, monkeypatch):
     """The claims in a history of their own, and rows of a later commit there."""
     folder = tmp_path / "claims"
     folder.mkdir()
-    git = lambda *words: subprocess.run(
+    git = lambda *words: subprocess.run(  # noqa: E731
         ["git", *GIT, *words], cwd=folder, capture_output=True, text=True, check=True
     ).stdout.strip()
     for id, prediction in PREDICTIONS.items():

@@ -52,7 +52,7 @@ def gpt2() -> PreTrainedModel:
 
 def experts(count, rank=3) -> list[Expert]:
     random = torch.Generator().manual_seed(0)
-    draw = lambda size: LowRank(
+    draw = lambda size: LowRank(  # noqa: E731
         0.5 * torch.randn(size[0], rank, generator=random), torch.randn(size[1], rank, generator=random)
     )
     return [{name: draw(shape) for name, shape in MODULES.items()} for _ in range(count)]

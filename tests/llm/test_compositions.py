@@ -20,7 +20,7 @@ SHAPES = {"up": (11, 7), "down": (7, 11)}
 
 def library(experts=3, rank=3, seed=0, shapes=SHAPES):
     random = torch.Generator().manual_seed(seed)
-    draw = lambda size: LowRank(
+    draw = lambda size: LowRank(  # noqa: E731
         torch.randn(size[0], rank, generator=random), torch.randn(size[1], rank, generator=random)
     )
     return [{name: draw(shape) for name, shape in shapes.items()} for _ in range(experts)]

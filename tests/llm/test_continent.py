@@ -342,7 +342,7 @@ def test_answers_are_marked_as_a_reader_would(model, folders, tmp_path, monkeypa
         "original": ["It is Venice.", "Brasil", "Dallas, Texas"],
         "continent": ["Europe", "South America or Africa", "Europe"],
     }
-    which = lambda text: (
+    which = lambda text: (  # noqa: E731
         "continent"
         if text.startswith("On which continent is the location related to the following question: ")
         else "original"
@@ -378,7 +378,7 @@ def test_the_papers_numbers_stand_beside_the_same_cells():
         f"hub/kilt_tasks_hotpotqa_{task}"
         for task in ("straighforward_qa", "complex_question", "combining_facts", "final_exam")
     ]
-    said = lambda **others: continent.reported(
+    said = lambda **others: continent.reported(  # noqa: E731
         {"data": "f", "model": "microsoft/phi-2", "prompting": "original"} | others
     )
     assert said(library="none", composition="base") == "30.90 %"

@@ -57,7 +57,7 @@ def own_settings(base):
 def library(base, ends=("up_proj", "down_proj", "fc1", "fc2"), count=2) -> list[Expert]:
     random = torch.Generator().manual_seed(0)
     shapes = {name: linear_shape(module) for name, module in base.model.named_modules() if name.endswith(ends)}
-    draw = lambda size: LowRank(
+    draw = lambda size: LowRank(  # noqa: E731
         0.1 * torch.randn(size[0], 3, generator=random), torch.randn(size[1], 3, generator=random)
     )
     return [{name: draw(shape) for name, shape in shapes.items()} for _ in range(count)]

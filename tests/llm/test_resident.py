@@ -40,7 +40,7 @@ def gpt2() -> Any:
 def library(model, ends=("up_proj", "down_proj", "c_fc"), count=3, seed=0) -> list[Expert]:
     random = torch.Generator().manual_seed(seed)
     shapes = {name: linear_shape(module) for name, module in model.named_modules() if name.endswith(ends)}
-    draw = lambda size: LowRank(
+    draw = lambda size: LowRank(  # noqa: E731
         0.3 * torch.randn(size[0], 3, generator=random), torch.randn(size[1], 3, generator=random)
     )
     return [{name: draw(shape) for name, shape in shapes.items()} for _ in range(count)]

@@ -58,7 +58,7 @@ def test_a_wrong_answer_has_its_own_place_and_no_name_has_none(base):
 
 
 def test_hops_are_counted_by_their_gates():
-    record = lambda g1, g2, b, c: {
+    record = lambda g1, g2, b, c: {  # noqa: E731
         "gate_1_at_first_answer": g1,
         "gate_2_at_second_answer": g2,
         "bridge_right": b,

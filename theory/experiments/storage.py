@@ -66,13 +66,11 @@ def run(setting: Storage, seeds: Sequence[int], advance: Callable[[int], object]
         S = geometry(prompts, setting, [seed])[0]
         k = kernel(S, setting.activation)
         if setting.width == INF:
-            keys = factor(
-                k
-            ).T  # of the rank of k exactly: a phantom direction of size 1e-8 would store what cannot be stored
+            # Of the rank of k exactly: a phantom direction of size 1e-8 would store what cannot be stored.
+            keys = factor(k).T
         else:
-            keys = features(S, int(setting.width), feature_keys(setting, [seed])[0], setting.activation) / np.sqrt(
-                setting.width
-            )
+            drawn = feature_keys(setting, [seed])[0]
+            keys = features(S, int(setting.width), drawn, setting.activation) / np.sqrt(setting.width)
         outputs = min_norm_readout(keys, Y) @ keys
         measured = {
             "stored_exactly": float(np.mean(np.abs(outputs - Y).max(axis=0) < 1e-6)),
