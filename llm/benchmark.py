@@ -114,9 +114,8 @@ def training(options: Options) -> tuple[float, float]:
             point, run_options = Bridge(), Run(out=f"{folder}/{workers}")
             spec = lambda seed: Spec(("R1",), ("F1", "F2", "F12-CoT"), 20, 20, trained, seed, 1)  # noqa: E731
             with pool(workers) as run:
-                list(
-                    run([(train_one, (point, spec(10**6 + i), run_options)) for i in range(workers)])
-                )  # loads the base
+                # Loads the base in every worker.
+                list(run([(train_one, (point, spec(10**6 + i), run_options)) for i in range(workers)]))
                 start = time.perf_counter()
                 list(run([(train_one, (point, spec(first + i), run_options)) for i in range(options.experts)]))
                 return time.perf_counter() - start

@@ -1,19 +1,23 @@
 """The rules of the house that a program can check."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from lora_reuse.__main__ import commands
+
 ROOT = Path(__file__).parents[1]
-MODULES = sorted(
-    path
-    for folder in ("figures", "llm", "paper_checks", "runs", "theory")
-    for path in (ROOT / folder).rglob("*.py")
-    if not path.name.startswith("test_")
-)
+FOLDERS = [ROOT / name for name in ("figures", "llm", "paper_checks", "runs", "theory")]
+MODULES = sorted(path for folder in FOLDERS for path in folder.rglob("*.py") if not path.name.startswith("test_"))
+GUIDES = [
+    ROOT / "README.md",
+    ROOT / "results" / "README.md",
+    *(p for f in FOLDERS for p in sorted(f.rglob("README.md"))),
+]
 
 
 def imports(path):
@@ -40,6 +44,18 @@ def test_theory_knows_no_torch_llm_no_jax_and_runs_neither(path):
 def test_modules_stay_small_and_say_what_they_are(path):
     assert len(path.read_text().splitlines()) <= 380
     assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+@pytest.mark.parametrize("path", GUIDES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_between_texts_lead_somewhere(path):
+    links = re.findall(r"\]\(([^)#\s]+)", path.read_text())
+    assert [link for link in links if "://" not in link and not (path.parent / link).exists()] == []
+
+
+def test_the_guide_to_the_language_models_names_every_command():
+    text = (ROOT / "llm" / "README.md").read_text()
+    named = {word for line in text.splitlines() if line.startswith("| `") for word in re.findall(r"`([\w.]+)`", line)}
+    assert {word for word, (module, _) in commands().items() if module.startswith("lora_reuse.llm.")} <= named
 
 
 def test_no_user_error_is_an_assert():

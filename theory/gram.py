@@ -266,7 +266,6 @@ def coordinates(G: Float64[np.ndarray, "... n n"]) -> Float64[np.ndarray, "... r
     inner products (the readout, eq. 1, eq. 23, sums of adapters) has the same value on these, so width = inf needs no
     code of its own."""
     values, vectors = np.linalg.eigh(G)
-    rounding = (
-        1e-14 * G.shape[-1] * values[..., -1:]
-    )  # what is no more than rounding must not become a direction of size 1e-8
+    # What is no more than rounding must not become a direction of size 1e-8.
+    rounding = 1e-14 * G.shape[-1] * values[..., -1:]
     return np.sqrt(np.where(values > rounding, values, 0.0))[..., :, None] * np.swapaxes(vectors, -1, -2)

@@ -30,35 +30,9 @@ PLAIN = "a plain PEFT LoRA, ΔW = (α/r) B A"
 # use_rslora, use_dora, lora_bias, modules_to_save, layer_replication, trainable_token_indices, alora_invocation_tokens,
 # ..., and those of PEFT versions to come.
 _HARMLESS = {
-    *(
-        "alpha_pattern",
-        "auto_mapping",
-        "base_model_name_or_path",
-        "corda_config",
-        "eva_config",
-        "exclude_modules",
-        "fan_in_fan_out",
-    ),
-    *(
-        "inference_mode",
-        "init_lora_weights",
-        "layers_pattern",
-        "layers_to_transform",
-        "lora_alpha",
-        "lora_dropout",
-        "lora_ga_config",
-    ),
-    *(
-        "megatron_core",
-        "peft_type",
-        "peft_version",
-        "qalora_group_size",
-        "r",
-        "rank_pattern",
-        "revision",
-        "runtime_config",
-        "target_modules",
-    ),
+    *"""alpha_pattern auto_mapping base_model_name_or_path corda_config eva_config exclude_modules fan_in_fan_out
+    inference_mode init_lora_weights layers_pattern layers_to_transform lora_alpha lora_dropout lora_ga_config
+    megatron_core peft_type peft_version qalora_group_size r rank_pattern revision runtime_config target_modules""".split(),
     *("task_type", "velora_config"),  # VeLoRA changes the backward pass only
 }
 # PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA take something out of the base weights, which the adapter then has to be used

@@ -97,9 +97,8 @@ def log_probs(
             for asked, answer in (example(base, question, beginning + candidate) for candidate in candidates[i])
         ]
         differing = (n for n, column in enumerate(zip(*whole, strict=False)) if len(set(column)) > 1)
-        shared = next(
-            differing, min(map(len, whole)) - 1
-        )  # where one begins like all others, its last token is judged too
+        # Where one begins like all others, its last token is judged too.
+        shared = next(differing, min(map(len, whole)) - 1)
         read: list[tuple[int, list[int], list[tuple[int, list[int], int]]]] = []
         for j, ids in sorted(enumerate(whole), key=lambda pair: -len(pair[1])):
             # Candidates of one token are all judged by one reading of the question: a hundred names cost as much as

@@ -89,11 +89,7 @@ def read_dequantised(
 def _metadata(model: str, path: Path) -> dict[str, Any]:
     try:
         return read_gguf_metadata(str(path))[0]
-    except (
-        ValueError,
-        IndexError,
-        struct.error,
-    ) as error:  # numpy refuses an empty file, struct one that ends in a number
+    except (ValueError, IndexError, struct.error) as error:  # numpy's for an empty file, struct's for a cut number
         raise SettingError(
             "model", f"{model}, whose header cannot be read ({str(error).splitlines()[0]})", _WHOLE
         ) from error

@@ -84,9 +84,8 @@ def read_config(model: str, where: Path | str, source: dict[str, Any]) -> PreTra
         kind, own_code = raw.get("model_type"), raw.get("auto_map") or {}
         if kind not in CONFIG_MAPPING and not own_code:
             raise SettingError("model", f"{model} of model_type {kind}", "an architecture that this transformers knows")
-        config = (
-            AutoConfig.for_model(**raw) if file else AutoConfig.from_pretrained(where, **source)
-        )  # a GGUF file takes seconds to read
+        # A GGUF file takes seconds to read, and is not read again.
+        config = AutoConfig.for_model(**raw) if file else AutoConfig.from_pretrained(where, **source)
     trained = ", ".join(config.architectures or [type(config).__name__])
     encoder = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
     causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or "AutoModelForCausalLM" in own_code

@@ -95,9 +95,8 @@ class Resident:
             return
         _, factored = self._place(name, composition, x)
         if factored is not None and not self.record and x.dtype == output.dtype:
-            output.view(-1, output.shape[-1]).addmm_(
-                factored.inner(x).flatten(0, -2), factored.out.T
-            )  # the change is never there by itself
+            # The change is never there by itself.
+            output.view(-1, output.shape[-1]).addmm_(factored.inner(x).flatten(0, -2), factored.out.T)
         else:
             output.add_(self._change(k, name, composition, x))
 

@@ -172,9 +172,8 @@ def _start(size: Size, tokenizer: PreTrainedTokenizerFast) -> tuple[Qwen2ForCaus
         pad_token_id=end,
     )
     model = Qwen2ForCausalLM(config).train()
-    model.set_attn_implementation(
-        "eager"
-    )  # a seventh faster than sdpa here, whose backward pass on a CPU is slow at this size
+    # A seventh faster than sdpa here, whose backward pass on a CPU is slow at this size.
+    model.set_attn_implementation("eager")
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     muon = torch.optim.Muon(matrices, lr=LEARNING_RATE, adjust_lr_fn="match_rms_adamw")

@@ -137,9 +137,8 @@ def _disjoint(n: int, orders: list[Entities]) -> Library:
     """Entities in runs of n: first U1, then U2, then U3, each expert with runs of its own but for the chain that is
     asked."""
     U1 = np.arange(8 * n).reshape(8, n)  # Rel1, Rel3, Rel5 and the five compositions
-    U2 = 8 * n + np.arange(4 * n).reshape(
-        4, n
-    )  # answers of Rel1 (asked of Rel2 as well), Rel3, Rel5, and what Rel4 is asked
+    # Answers of Rel1 (asked of Rel2 as well), Rel3, Rel5, and what Rel4 is asked.
+    U2 = 8 * n + np.arange(4 * n).reshape(4, n)
     U3 = 12 * n + np.arange(7 * n).reshape(7, n)  # answers of Rel2, Rel4 and the five compositions
     tasks = [
         Task((1,), U1[0], U2[0]),
