@@ -125,7 +125,7 @@ def training(options: Options) -> tuple[float, float]:
 
 
 def paces(quick: bool) -> dict[tuple[str, str], dict[str, float]]:
-    """By model and dtype."""
+    """What `pace` measures, by model and dtype: the pocket model, and SmolLM2 where its file was fetched."""
     from lora_reuse.llm.adapters.pace import pace
     from lora_reuse.llm.decoding.names import SMOLLM2
 
