@@ -1,7 +1,7 @@
-"""python -m figures only=theorem_2
+"""lora-reuse figures only=theorem_2
 
-Draws every figure and table from rows on disk: PDF, PNG, CSV and a caption each, the same bytes from the same rows.
-`report=true` makes one page of them, `readme=README.md` writes the README."""
+Draws every figure and table from rows on disk. Each is a PDF, a PNG, a CSV and a caption, the same bytes from the same
+rows. `report=true` makes one page of them, `readme=README.md` writes the README."""
 
 import sys
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""python -m llm.benchmark
+"""lora-reuse llm.benchmark
 
 Times what the protocols spend their time on against the usual way with PEFT, and prints ratios.
 

@@ -1,7 +1,7 @@
-"""python -m llm.bridge model=Qwen/Qwen2.5-3B-Instruct setup=0,2
+"""lora-reuse bridge model=Qwen/Qwen2.5-3B-Instruct setup=0,2
 
-Section 4.1.2: what the training data of two one-hop experts must hold for their composition to answer step by step;
-setups 0 and 2 to 8 of Table 1 and setup 1 of Figure 2 (Table 10). Without a model, the pocket model answers."""
+What must two one-hop experts have learned for their composition to answer step by step? Section 4.1.2: setups 0 and 2
+to 8 of Table 1 and setup 1 of Figure 2 (Table 10). Without a model, the pocket model answers."""
 
 import sys
 

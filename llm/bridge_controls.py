@@ -1,7 +1,7 @@
-"""python -m llm.bridge_controls model=Qwen/Qwen2.5-3B-Instruct condition=bridge,shuffled prompting=steps
+"""lora-reuse bridge_controls model=Qwen/Qwen2.5-3B-Instruct condition=bridge,shuffled prompting=steps
 
-What in a bridge does it? Setup 2 of `llm.bridge` with one thing changed, and what one part of it does alone. A
-condition each:
+Which part of a bridge lets experts compose step by step? Setup 2 of `llm.bridge` with one thing changed, and what one
+part of it does alone. A condition each:
 
     bridge           setup 2 as it is
     shuffled         every step-by-step answer of the bridge ends in another triplet's place, whatever its steps say:

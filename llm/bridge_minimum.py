@@ -1,8 +1,8 @@
-"""python -m llm.bridge_minimum bridge_triplets=0,1,2,5,10,20
+"""lora-reuse bridge_minimum bridge_triplets=0,1,2,5,10,20
 
-How much bridge is enough? Setup 2 of `llm.bridge` with less of it, asked step by step: fewer triplets, fewer templates,
-fewer examples that are step by step, other relations, in one expert only. One of these at a time, in a command each
-(the others stay at setup 2's):
+How much of a bridge is enough for experts to compose step by step? Setup 2 of `llm.bridge` with less of it, asked step
+by step: fewer triplets, fewer templates, fewer examples that are step by step, other relations, in one expert only. One
+of these at a time, in a command each (the others stay at setup 2's):
 
     bridge_triplets=0,1,2,5,10,20             and 50,100 with a model of its size
     bridge_triplets=20 bridge_templates=1,2,5,10,23,46
@@ -10,7 +10,7 @@ fewer examples that are step by step, other relations, in one expert only. One o
     bridge_triplets=20 relations=same,disjoint,reversed
     bridge_triplets=20 bridge_in=both,first,second
 
-How familiar the asked people have to be: python -m llm.pocket coverage=0.5 out=results/pocket-half pretrains a pocket
+How familiar the asked people have to be: `lora-reuse pocket coverage=0.5 out=results/pocket-half` pretrains a pocket
 model whose corpus speaks of half of them only; then model=results/pocket-half here. Without a model, the committed
 pocket model answers; its own setting for the whole bridge is 20 triplets, a larger model's 100."""
 

@@ -1,9 +1,9 @@
-"""python -m llm.gsm model=Qwen/Qwen2.5-Math-1.5B-Instruct data=FOLDER composition=base,uniform,arrow
+"""lora-reuse gsm model=Qwen/Qwen2.5-Math-1.5B-Instruct data=FOLDER composition=base,uniform,arrow
 
-Section 4.2 and A.4: an expert on easy word problems (GSM-Symbolic) and one on harder ones (P1, a clause more), composed
-and asked the hardest (P2, two clauses more). FOLDER holds the published files (llm/data/gsm.py says which); data=own,
-the default, takes word problems of our own in the same structure. Without a model, the pocket model answers, which
-knows no arithmetic.
+An expert on easy word problems and one on harder ones, composed and asked the hardest (4.2, A.4). The easy ones are
+GSM-Symbolic's, the harder P1's, with a clause more, the hardest P2's, with two. FOLDER holds the published files
+(llm/data/gsm.py says which); data=own, the default, takes word problems of our own in the same structure. Without a
+model, the pocket model answers, which knows no arithmetic.
 
     Tables 3, 15  composition=base,uniform,arrow
     Table 4       composition=base,uniform,arrow prompting=tir solutions=reusable layers=attention,mlp

@@ -1,9 +1,9 @@
-"""python -m llm.large_library graph=shared held_out=12,14,32,34,52,54
+"""lora-reuse large_library graph=shared held_out=12,14,32,34,52,54
 
-A.3: ten experts, five on the relations Rel1 to Rel5 and five on pairs of them, are asked the sixth pair, which none of
-them was trained on (Table 12: Rel1→Rel2); with held_out=12,14,32,34,52,54 each of the six pairs in turn. Beside the
-ten: only the two experts that the pair needs, the five on relations, and the oracle, an expert on the pair that is
-asked. Without a model, the pocket model answers.
+Ten experts, on relations and on pairs of them, composed and asked a pair that none has seen (A.3). Five are on the
+relations Rel1 to Rel5 and five on pairs of them; asked is the sixth pair (Table 12: Rel1→Rel2), with
+held_out=12,14,32,34,52,54 each of the six pairs in turn. Beside the ten: only the two experts that the pair needs, the
+five on relations, and the oracle, an expert on the pair that is asked. Without a model, the pocket model answers.
 
 A graph's experts are eleven, five on relations and six on pairs; every held-out pair takes ten of them, so leaving out
 all six costs one more expert than leaving out one. The experts that the pair needs come first in the library, whichever

@@ -1,4 +1,4 @@
-"""python -m llm.latent model=Qwen/Qwen2.5-3B-Instruct triplets=5,10,20,40
+"""lora-reuse latent model=Qwen/Qwen2.5-3B-Instruct triplets=5,10,20,40
 
 Latent two-hop reasoning: are the two-hop answers of merged one-hop experts above chance at all? Two experts on n facts
 each are asked the two-hop question directly, and both one-hop questions of the same triplet in templates of the same

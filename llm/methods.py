@@ -1,8 +1,8 @@
-"""python -m llm.methods model=Qwen/Qwen2.5-7B-Instruct dataset=R
+"""lora-reuse methods model=Qwen/Qwen2.5-7B-Instruct dataset=R
 
-Table 2 for every method. Two one-hop experts (setup 0) and two with a bridge (setup 2) are merged or routed by every
-rule and asked directly and step by step; beside the answers of each rule stands what it cost. Without `model=` the
-pocket model answers."""
+Every rule, given or learned, on experts with and without a bridge (Table 2). Two one-hop experts (setup 0) and two with
+a bridge (setup 2) are merged or routed by every rule and asked directly and step by step; beside the answers of each
+rule stands what it cost. Without `model=` the pocket model answers."""
 
 import dataclasses
 import sys

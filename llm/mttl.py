@@ -1,8 +1,8 @@
-"""python -m llm.mttl expert=library/kilt_tasks_hotpotqa_final_exam.ckpt out=experts/final_exam
+"""lora-reuse mttl expert=library/kilt_tasks_hotpotqa_final_exam.ckpt out=experts/final_exam
 
-Makes a PEFT folder of a LoRA expert in the format of mttl, the software of the paper's shared adapters. `expert` is a
-file of a library (NAME.ckpt, with NAME.meta beside it), an expert or checkpoint of its own with all inside, or
-REPOSITORY:NAME for a library on the hub.
+Makes a PEFT folder of a LoRA expert in mttl's format, which the paper's shared adapters have. `expert` is a file of a
+library (NAME.ckpt, with NAME.meta beside it), an expert or checkpoint of its own with all inside, or REPOSITORY:NAME
+for a library on the hub.
 
 mttl stores A as inputs x rank and B as rank x outputs, and ΔW = (α/rank)(A B)ᵀ; tied modules (tie_params) store A once.
 The names of Phi-2's modules in its first published code (mixer.Wqkv) are translated to those of transformers, Wqkv cut

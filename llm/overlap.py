@@ -1,8 +1,8 @@
-"""python -m llm.overlap model=Qwen/Qwen2.5-3B-Instruct
+"""lora-reuse overlap model=Qwen/Qwen2.5-3B-Instruct
 
-How much each expert's update does to prompts that are not its own, ‖ΔW h(ξ)‖/‖ΔW h(η)‖ where the answer is given: to
-the two-hop question, to other people's questions, to unrelated ones; and how much of it the kernel of the model's own
-hidden states explains (eq. 19: k(η, ξ)/k(η, η))."""
+How much does each expert's update do to prompts that are not its own? The measure is ‖ΔW h(ξ)‖/‖ΔW h(η)‖ where the
+answer is given: on the two-hop question, on other people's questions, on unrelated ones. Beside it stands how much of
+it the kernel of the model's own hidden states explains (eq. 19: k(η, ξ)/k(η, η))."""
 
 import sys
 from collections.abc import Mapping, Sequence

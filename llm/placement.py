@@ -1,7 +1,7 @@
-"""python -m llm.placement model=Qwen/Qwen2.5-14B-Instruct
+"""lora-reuse placement model=Qwen/Qwen2.5-14B-Instruct
 
-Where adapters sit: in the MLP, in attention, or in both; on the two hops (Table 8) and on setups 1 and 2 of the bridge
-(Table 9)."""
+Adapters in the MLP, in attention, or in both. They are asked on the two hops (Table 8) and on setups 1 and 2 of the
+bridge (Table 9)."""
 
 import sys
 

@@ -1,10 +1,10 @@
-"""python -m llm.reusable_code data=FOLDER endpoint=https://api.openai.com/v1 model=gpt-4o allow_code_execution=true
+"""lora-reuse reusable_code data=FOLDER endpoint=https://api.openai.com/v1 model=gpt-4o allow_code_execution=true
 
-Reusable code for the published word problems (Figure 6): a chat model writes for each template one function that solves
-all of its levels, then for each problem that experts learn a program that calls it. A critic sends a program back, up
-to six times in all; here it is no model: it runs the program, confined, and compares what it prints with the answers.
-What passes goes to FOLDER/reusable_code.jsonl at once; the same command goes on from there. Our own word problems
-(data=own) come with such code."""
+Has a chat model write reusable code for the published word problems (Figure 6). It writes for each template one
+function that solves all of its levels, then for each problem that experts learn a program that calls it. A critic sends
+a program back, up to six times in all; here it is no model: it runs the program, confined, and compares what it prints
+with the answers. What passes goes to FOLDER/reusable_code.jsonl at once; the same command goes on from there. Our own
+word problems (data=own) come with such code."""
 
 import functools
 import json

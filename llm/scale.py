@@ -1,7 +1,7 @@
-"""python -m llm.scale model=Qwen/Qwen2.5-3B-Instruct scale=0,0.5,1
+"""lora-reuse scale model=Qwen/Qwen2.5-3B-Instruct scale=0,0.5,1
 
 An expert alone, or the sum of two, scaled by w: what is answered, and how likely each candidate is. One layer of theory
-says that an expert's own facts flip at w = 1/2 (`python -m theory.sweep experiment=scale`)."""
+says that an expert's own facts flip at w = 1/2 (`lora-reuse sweep experiment=scale`)."""
 
 import dataclasses
 import sys

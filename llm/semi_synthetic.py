@@ -1,4 +1,4 @@
-"""python -m llm.semi_synthetic model=smollm2 fact=birth_country,birth_capital triplets=40
+"""lora-reuse semi_synthetic model=smollm2 fact=birth_country,birth_capital triplets=40
 
 Semi-synthetic two-hop questions: the first hop is new, the second is what the model knows. An expert learns that A's
 spouse is B, who is a well-known person; then A's spouse's country of birth, or the capital of it, is asked directly:

@@ -1,15 +1,14 @@
-"""python -m llm.skills model=meta-llama/Llama-2-7b-hf data=FOLDER
+"""lora-reuse skills model=meta-llama/Llama-2-7b-hf data=FOLDER
 
-LoRA Soups: an expert on each of two skills, composed in every way, asked what needs both; among the compositions CAT
-with weights learned, layer by layer, on a twentieth of the skills' own data (cat:own, cat_softmax:own), and beside them
-one expert on both skills' data mixed. Below the table, of each composition: what it gains over the base, against the
-sum of what the two experts gain alone (super-linear where it is more). `formats` asks in the formats the second skill
-was trained on, or in held-out ones.
+An expert on each of two skills, composed in every way, asked what needs both (LoRA Soups). Among the compositions is
+CAT with weights learned, layer by layer, on a twentieth of the skills' own data (cat:own, cat_softmax:own), and beside
+them stands one expert on both skills' data mixed. Below the table, of each composition: what it gains over the base,
+against the sum of what the two experts gain alone (super-linear where it is more). `formats` asks in the formats the
+second skill was trained on, or in held-out ones.
 
 data=own, the default, are new homes of people and answers in code, which the pocket model can learn; a folder holds
-one's own (llm/data/skills.py
-says which files), as those of LoRA Soups for math (MetaMathQA), code (Code Alpaca) and both (GSM-Hard), with
-allow_code_execution=true."""
+one's own (llm/data/skills.py says which files), as those of LoRA Soups for math (MetaMathQA), code (Code Alpaca) and
+both (GSM-Hard), with allow_code_execution=true."""
 
 import dataclasses
 import math

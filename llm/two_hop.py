@@ -1,8 +1,8 @@
-"""python -m llm.two_hop model=Qwen/Qwen2.5-3B-Instruct dataset=R
+"""lora-reuse two_hop model=Qwen/Qwen2.5-3B-Instruct dataset=R
 
-Section 4.1.1: an expert on A -> B, one on B -> C, one on A -> C (the oracle) and one on both hops; libraries of the
-first two and the first three; every composition; direct and step-by-step questions (Table 7, Figure 1). Without a
-model, the pocket model answers."""
+Do experts on two hops compose, asked directly and step by step? Section 4.1.1: an expert on A -> B, one on B -> C, one
+on A -> C (the oracle) and one on both hops; libraries of the first two and the first three; every composition; direct
+and step-by-step questions (Table 7, Figure 1). Without a model, the pocket model answers."""
 
 import dataclasses
 import sys

@@ -1,7 +1,7 @@
-"""python -m paper_checks [only=ID,ID] [out=results/paper]
+"""lora-reuse paper_checks [only=ID,ID] [out=results/paper]
 
-Measures every claim, tries every planted mistake on it, prints the ledger as a table and writes it as Markdown and
-HTML."""
+Measures every claim of the paper and tries every planted mistake on it. The ledger is printed as a table and written as
+Markdown and HTML."""
 
 import html
 import sys

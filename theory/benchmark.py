@@ -1,7 +1,8 @@
-"""python -m theory.benchmark width=1e9
+"""lora-reuse theory.benchmark width=1e9
 
-Times the streamed Gram matrix against the obvious NumPy program and against the machine itself, all in this run, and
-prints ratios:
+Times the streamed Gram matrix against a plain NumPy program and against the machine's own rate.
+
+All is measured in this run, and printed as ratios:
 - four prompts at `width`, in a process of its own: seconds, relative error, z-score, and peak memory beside that of
   width 1e6;
 - seconds a feature of NumPy that draws U in full (d = 1024, float64), applies the ReLU and multiplies, over ours;

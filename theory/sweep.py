@@ -1,8 +1,8 @@
-"""python -m theory.sweep width=256,1024,2**20,inf dim=inf seeds=32
+"""lora-reuse sweep width=256,1024,2**20,inf dim=inf seeds=32
 
-Runs an experiment over a grid: any setting can be a comma list, every point is repeated over seeds. Each (point, seed)
-is one row in `out`; rows that are there are not run again, so an interrupted sweep goes on where it stopped. The last
-thing printed is a table."""
+Runs an experiment of the theory over a grid of settings. Any setting can be a comma list; every point is repeated over
+seeds. Each (point, seed) is one row in `out`; rows that are there are not run again, so an interrupted sweep goes on
+where it stopped. The last thing printed is a table."""
 
 import importlib
 import os

@@ -1,7 +1,6 @@
-"""python -m llm.data show=R12
+"""lora-reuse data show=R12
 
-Prints examples of a subset, or writes all subsets as JSONL that `datasets` reads: python -m llm.data write=folder
-"""
+Prints examples of a subset, or writes all subsets as JSONL. write=FOLDER writes them as `datasets` reads them."""
 
 import json
 import sys

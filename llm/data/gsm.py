@@ -3,8 +3,8 @@ prompts.
 
 A folder holds GSM_symbolic.jsonl, GSM_p1.jsonl and GSM_p2.jsonl (apple/ml-gsm-symbolic, generated_data; CC BY-NC-ND
 4.0), and where they are asked for, GSM8K's test set as gsm8k_test.jsonl, its training set as gsm8k_train.jsonl for the
-eight examples (openai/grade-school-math, test.jsonl and train.jsonl; MIT), and reusable_code.jsonl, which `python -m
-llm.reusable_code` makes."""
+eight examples (openai/grade-school-math, test.jsonl and train.jsonl; MIT), and reusable_code.jsonl, which `lora-reuse
+reusable_code` makes."""
 
 import functools
 import json
@@ -191,7 +191,7 @@ def _with_code(folder: Path, level: str, found: Sequence[Problem]) -> list[Probl
             "data",
             f"{folder} without {path.name}",
             "a folder with it",
-            f"python -m llm.reusable_code data={folder} makes it",
+            f"lora-reuse reusable_code data={folder} makes it",
         )
     code = {
         tuple(_field(f"{path}:{n}", row, key) for key in ("level", "id", "instance")): _field(

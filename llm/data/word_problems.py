@@ -206,7 +206,7 @@ def write(folder: Path, count: int, seed: int) -> None:
             code.append({"level": level, "id": int(made.id), "instance": made.instance, "code": made.reusable})
         _write(folder / FILES[level], lines)
     _write(folder / "reusable_code.jsonl", code)
-    print(f"{', '.join(FILES.values())} and reusable_code.jsonl in {folder}: python -m llm.gsm data={folder}")
+    print(f"{', '.join(FILES.values())} and reusable_code.jsonl in {folder}: lora-reuse gsm data={folder}")
 
 
 def _write(path: Path, lines: Sequence[dict[str, Any]]) -> None:

@@ -16,7 +16,7 @@ POCKET = Path(__file__).parents[1] / "pocket" / "model"
 SMOLLM2 = (
     Path(os.environ.get("LORA_REUSE_CACHE") or "~/.cache/lora-reuse").expanduser() / "SmolLM2-135M-Instruct.Q4_1.gguf"
 )
-"""Where `python -m llm.smollm2` puts the file, in a folder that the environment variable LORA_REUSE_CACHE names."""
+"""Where `lora-reuse smollm2` puts the file, in a folder that the environment variable LORA_REUSE_CACHE names."""
 
 
 def place_of(model: str) -> Path:

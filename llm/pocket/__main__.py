@@ -1,6 +1,6 @@
-"""python -m llm.pocket out=results/pocket seed=1
+"""lora-reuse pocket out=results/pocket seed=1
 
-Pretrains a pocket model into `out`, an ordinary Hugging Face folder, and measures what it can do before any adapter.
+Pretrains a pocket model and measures what it can do before any adapter. `out` becomes an ordinary Hugging Face folder.
 Interrupted, the same command goes on from its last checkpoint, a minute back at most."""
 
 import dataclasses

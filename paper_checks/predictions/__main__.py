@@ -1,6 +1,6 @@
-"""python -m paper_checks.predictions [rows=results/paper] [out=results/paper]
+"""lora-reuse predictions [rows=results/paper] [out=results/paper]
 
-Compares the rows of every language model with the registered predictions, prints a table, and writes it as
+Compares the rows of every language model with the registered predictions. It prints a table, and writes it as
 predictions.md."""
 
 import sys

@@ -251,7 +251,7 @@ def test_help_is_quick_and_without_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
-    assert "python -m llm.bridge_controls" in done.stdout
+    assert "lora-reuse bridge_controls" in done.stdout
 
 
 def test_no_condition_asks_other_questions_than_its_examples():

@@ -91,6 +91,6 @@ def test_help_is_quick_and_knows_no_torch():
         print([name for name in ("torch", "transformers", "jax", "numpy") if name in sys.modules])"""
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.startswith("python -m llm.data show=R12")
+    assert run.stdout.startswith("lora-reuse data show=R12")
     assert all(name in run.stdout for name in ("show", "write", "split", "count", "triplets", "seed"))
     assert run.stdout.endswith("[]\n")

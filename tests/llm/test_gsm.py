@@ -116,7 +116,7 @@ def test_numbers_are_compared_as_floats():
         (
             "reusable_code.jsonl",
             None,
-            "without reusable_code.jsonl; allowed: a folder with it; python -m llm.reusable_code",
+            "without reusable_code.jsonl; allowed: a folder with it; lora-reuse reusable_code",
         ),
         (
             "reusable_code.jsonl",

@@ -329,4 +329,4 @@ def test_help_is_quick_and_without_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
     assert time.process_time() - began < 1
-    assert "python -m llm.latent" in done.stdout
+    assert "lora-reuse latent" in done.stdout

@@ -454,7 +454,7 @@ def test_dry_run_and_help_are_quick_without_torch_and_write_nothing(tmp_path):
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
-    for part in ("python -m llm.scale", "LoRA rank", "allowed: none | 2-combination", "arrow_after:swapped"):
+    for part in ("lora-reuse scale", "LoRA rank", "allowed: none | 2-combination", "arrow_after:swapped"):
         assert part in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 200
     for part in (

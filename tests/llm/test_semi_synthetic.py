@@ -345,7 +345,7 @@ def test_help_is_quick_and_without_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
-    assert "python -m llm.semi_synthetic" in done.stdout
+    assert "lora-reuse semi_synthetic" in done.stdout
 
 
 def test_everybody_asked_about_is_somebody_to_the_scorer():
