@@ -1,12 +1,12 @@
 """How much attention a restated one-hop question must give to itself before its answer flips: the closed form behind
 `theory.experiments.bridge`, at d = m = ∞ with a strict mask (beyond the paper).
 
-Under `sum`, all entities being distinct, only fact i's own difference touches both outputs that compete: the old answer
-has 1 − c, the new one c, so the answer flips at c = 1/2 exactly, whatever the other expert adds elsewhere. n = 1 never
-fails: the last token alone carries e_{r1}, so c ≥ (1/√2)(sin π/4 + (3π/4) cos π/4)/π = 0.534 at every λ and every prompt
-length, and the threshold is 0. It is positive for n = 1 where V e outgrows e (init_scale=variance), and for several
-facts (hop 2 from n = 2 on, hop 1 from 3): they share the part e_{r1} of their keys, and only the attended part tells
-them apart."""
+Under `sum`, all entities being distinct, only fact i's own difference touches both outputs that compete: the old
+answer has 1 − c, the new one c, so the answer flips at c = 1/2 exactly, whatever the other expert adds elsewhere. n
+= 1 never fails: the last token alone carries e_{r1}, so c ≥ (1/√2)(sin π/4 + (3π/4) cos π/4)/π = 0.534 at every λ
+and every prompt length, and the threshold is 0. It is positive for n = 1 where V e outgrows e (init_scale=variance),
+and for several facts (hop 2 from n = 2 on, hop 1 from 3): they share the part e_{r1} of their keys, and only the
+attended part tells them apart."""
 
 import numpy as np
 from jaxtyping import Float64

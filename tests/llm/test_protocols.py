@@ -256,13 +256,11 @@ def test_the_base_is_the_model_without_adapters(whole, model):
 def test_random_adapters_have_the_norms_of_the_experts_and_swapped_prototypes_route_otherwise(model, whole):
     point = TwoHop(model=str(model), dataset="F", triplets=2, bridge_triplets=2, steps=2, batch=4, rank=2, rate=0.05)
     base, specs = base_of(point, Options()), library_of(PROTOCOLS["two_hop"], point, 0)
-    made: Any = (
-        lambda name, count=2: (  # noqa: E731
-            make(
-                base, dataclasses.replace(point, composition=name), specs[:count], "F12", 0, whole / "experts"
-            ).composition
-        )
-    )
+
+    def made(name: str, count: int = 2) -> Any:
+        chosen = dataclasses.replace(point, composition=name)
+        return make(base, chosen, specs[:count], "F12", 0, whole / "experts").composition
+
     expert = load_expert(whole / "experts" / specs[0].key(base), base.model)
     random = made("random", 1)
     assert random.keys() == expert.keys()
