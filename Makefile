@@ -10,16 +10,19 @@ sweep: .venv/base
 figures: .venv/base
 	$(RUN) -m figures report=true readme=README.md
 
-# Text made from rows, made again: what is committed is what the rows say. Pictures are left out, whose bytes the machine may choose.
+# Text made from rows, made again: what is committed is what the rows say. Pictures are left out, whose bytes the machine
+# may choose.
 fresh: .venv/base
 	$(RUN) -m paper_checks
 	$(RUN) -m paper_checks.predictions
 	$(RUN) -m figures report=true readme=README.md
-	git diff --exit-code --stat -- README.md 'results/paper/*.md' 'results/figures/*.md' 'results/figures/*.csv' 'results/figures/*.tex'
+	git diff --exit-code --stat -- README.md 'results/paper/*.md' \
+	  'results/figures/*.md' 'results/figures/*.csv' 'results/figures/*.tex'
 
 two-hop: .venv/llm
 	HF_HUB_OFFLINE=1 $(RUN) -m llm.two_hop
 
+# The file goes to ~/.cache/lora-reuse, or to the folder that LORA_REUSE_CACHE names.
 smollm: .venv/llm
 	@$(RUN) -m llm.smollm2
 
