@@ -17,8 +17,9 @@ names that begin with an underscore are no figures.) It has a docstring, whose f
                                                      marks and bars mean
 
 A table is one module, `figures/tables/<name>.py`, with a docstring, `NEEDS`, `table(rows) -> DataFrame` and
-`caption(table) -> str`; `figures.tables.texts(table, caption)`, in `figures/tables/__init__.py`, returns what is
-written, by ending: {"md": ..., "tex": ..., "csv": ...}.
+`caption(table) -> str`. Both come from a specification: `side_by_side(number, experiment, axes, columns)` and
+`captioned(text)` of `figures/tables/_side_by_side.py`. `figures.tables.texts(table, caption)` returns what is written,
+by ending: {"md": ..., "tex": ..., "csv": ...}.
 
 `rows` (figures/rows.py) is how a figure reads:
 

@@ -33,10 +33,13 @@ def called(models: Mapping[str, pandas.DataFrame]) -> dict[str, str]:
 
 
 def of(model: str, rows: pandas.DataFrame) -> str:
-    """What a model is called: `pocket` and how its pretraining differs from that of the committed model, where the rows
-    say that it is a pocket model, and otherwise the last part of its path or of its name on the hub. What
-    `figures._cells` adds to a name stays: its weights' digest and what its data are."""
+    """What a model is called: what its file says that it is (`SmolLM2-135M-Instruct, Q4_1, dequantised`), where the
+    rows hold that; `pocket` and how its pretraining differs from that of the committed model, where they say that it is
+    a pocket model; and otherwise the last part of its path or of its name on the hub. What `figures._groups` adds to a
+    name stays: its weights' digest and what its data are."""
     path, added, _ = re.split(r"((?: \(\w+\))?(?:, own .*)?)$", model, maxsplit=1)
+    if "provenance.base" in rows and rows["provenance.base"].notna().all():
+        return rows["provenance.base"].iloc[0] + added
     prefix = "provenance.pocket."
     made = {
         name.removeprefix(prefix): rows[name].iloc[0]

@@ -7,7 +7,7 @@ import itertools
 import math
 
 import pandas
-from lora_reuse.figures import _cells, _shares, style
+from lora_reuse.figures import _cells, _groups, _shares, style
 from lora_reuse.figures._names import wrapped
 from lora_reuse.figures.rows import Rows
 from lora_reuse.llm.protocols.settings import COMPOSITIONS
@@ -32,7 +32,7 @@ def data(rows: Rows) -> pandas.DataFrame:
     """Measured shares in percent by model, panel, its value and composition; in each panel the rest of the bridge is
     whole, and has as many triplets as most of the panel's rows."""
     axes = (*PANELS, "composition", "prompting")
-    groups, about = _cells.grouped(rows, ["llm_bridge_minimum"], axes, layers="mlp", adapter="lora")
+    groups, about = _groups.grouped(rows, ["llm_bridge_minimum"], axes, layers="mlp", adapter="lora")
     found = _cells.of_groups(groups, about)
     lines = []
     for key, group in groups.items():
@@ -120,8 +120,9 @@ def caption(table: pandas.DataFrame) -> str:
     models = "; ".join(table["model"].unique())
     triplets = sorted(table[table["panel"] != "bridge_triplets"]["bridge_triplets"].unique())
     rest = f" ({' or '.join(map(str, triplets))} triplets in the panels where others are varied)" if triplets else ""
-    return f"""Beyond the paper's Table 1, the bridge gets smaller in one thing at a time, and all else of it is whole{rest}. Two one-hop experts of
-        real names have a bridge of fake ones and are asked step by step. The panels vary the triplets of the bridge, the training templates of each
-        of its relations, the share of its two-hop examples that go step by step, its relations, and which expert has a bridge. Its relations are
-        those asked (same), two others (disjoint), or those asked with the second step first (reversed). Values stand at equal distances.
-        {_shares.MEANING} The models are {models}. {_shares.told_void(table)}"""
+    return f"""Beyond the paper's Table 1, the bridge gets smaller in one thing at a time, and all else of it is
+        whole{rest}. Two one-hop experts of real names have a bridge of fake ones and are asked step by step. The panels
+        vary the triplets of the bridge, the training templates of each of its relations, the share of its two-hop
+        examples that go step by step, its relations, and which expert has a bridge. Its relations are those asked
+        (same), two others (disjoint), or those asked with the second step first (reversed). Values stand at equal
+        distances. {_shares.MEANING} The models are {models}. {_shares.told_void(table)}"""

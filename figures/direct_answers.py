@@ -7,7 +7,7 @@ import itertools
 import math
 
 import pandas
-from lora_reuse.figures import _cells, _shares, style
+from lora_reuse.figures import _cells, _groups, _shares, style
 from lora_reuse.figures._names import wrapped
 from lora_reuse.figures.figure_1 import ALONE, AXES, DATASETS
 from lora_reuse.figures.rows import Rows
@@ -27,7 +27,7 @@ A_ROW = 3
 def data(rows: Rows) -> pandas.DataFrame:
     """Measured shares in percent by model, dataset, library and composition, with `at_most`, what Theorem 3 allows two
     one-hop experts."""
-    groups, about = _cells.grouped(rows, ["llm_two_hop"], AXES, layers="mlp", adapter="lora")
+    groups, about = _groups.grouped(rows, ["llm_two_hop"], AXES, layers="mlp", adapter="lora")
     found = _cells.of_groups(groups, about)
     lines = []
     for label, model in _cells.models(found).items():
@@ -99,7 +99,9 @@ def caption(table: pandas.DataFrame) -> str:
     allowed = (
         f"Theorem 3 allows two one-hop experts {bound.max():.3g} % at most, which is chance. " if len(bound) else ""
     )
-    return f"""Beyond the paper's Figure 1, the same libraries are asked the two-hop question directly. {allowed}A library with an expert on the pair
-        (the oracle) may answer what that expert knows. Swapped is Arrow with the prototypes exchanged among the experts. Oracle alone is that expert
-        on its own, and mixed alone is one expert trained on both hops. Names are fake (F), half real (H: fake people, real places) or real (R).
-        {_shares.MEANING} The dotted line is the chance of a guess among the edited answers. The models are {models}. {_shares.told_void(table)}"""
+    return f"""Beyond the paper's Figure 1, the same libraries are asked the two-hop question directly. {allowed}A
+        library with an expert on the pair (the oracle) may answer what that expert knows. Swapped is Arrow with the
+        prototypes exchanged among the experts. Oracle alone is that expert on its own, and mixed alone is one expert
+        trained on both hops. Names are fake (F), half real (H: fake people, real places) or real (R). {_shares.MEANING}
+        The dotted line is the chance of a guess among the edited answers. The models are {models}.
+        {_shares.told_void(table)}"""

@@ -6,7 +6,7 @@ and each that is measured."""
 import math
 
 import pandas
-from lora_reuse.figures import _bars, _cells, _shares, style
+from lora_reuse.figures import _bars, _cells, _groups, _shares, style
 from lora_reuse.figures._names import wrapped
 from lora_reuse.figures.rows import Rows
 from lora_reuse.figures.tables.table_07 import LIBRARIES
@@ -18,8 +18,11 @@ DATASETS = ("F", "H", "R")
 PAPER_MODEL = "Qwen2.5-14B-Instruct"
 ALONE = {"oracle": "oracle", "mixed": "alone"}
 LOOK = {
-    series: (ALONE.get(library, composition), {"2-combination": _bars.HATCH, "mixed": _bars.ALONE}.get(library, ""))
-    for series, (library, composition, _) in LIBRARIES.items()
+    series: (
+        ALONE.get(asked["library"], asked["composition"]),
+        {"2-combination": _bars.HATCH, "mixed": _bars.ALONE}.get(asked["library"], ""),
+    )
+    for series, (asked, _, _) in LIBRARIES.items()
 }
 """A bar has the colour of its rule. Libraries without the oracle are hatched. Single experts are grey, the one on both
 hops with lines across."""
@@ -28,7 +31,7 @@ MODELS_A_ROW, PANELS_A_ROW = 7, 3
 
 def data(rows: Rows) -> pandas.DataFrame:
     """Measured and reported shares in percent, by panel, model, dataset and series (a library and its composition)."""
-    groups, about = _cells.grouped(rows, ["llm_two_hop"], AXES, layers="mlp", adapter="lora")
+    groups, about = _groups.grouped(rows, ["llm_two_hop"], AXES, layers="mlp", adapter="lora")
     if not any(key[-1] == "steps" for key in groups):
         raise rows.missing("llm_two_hop", prompting="steps")
     found = _cells.of_groups(groups, about)
@@ -40,10 +43,9 @@ def data(rows: Rows) -> pandas.DataFrame:
             if dataset == "H" and (model not in measured or (model, dataset) in asked):
                 panels.insert(0, "a")
             for panel in panels:
-                for series, (library, composition, column) in LIBRARIES.items():
-                    rule = "uniform" if composition == "alone" else composition
-                    printed = _cells.reported(7, dataset=dataset, base_model=label, composition=rule, column=column)
-                    key = (model, dataset, library, composition, "steps")
+                for series, (settings, labels, _) in LIBRARIES.items():
+                    printed = _cells.reported(7, dataset=dataset, base_model=label, **(labels or {}))
+                    key = (model, dataset, settings["library"], settings["composition"], "steps")
                     cell = _cells.cell(found, key, printed, (math.nan, math.nan), "")
                     said = {"panel": panel, "model": label, "dataset": dataset, "series": series}
                     lines.append(said | _shares.shown(cell, _shares.facts_of(groups.get(key))))
@@ -81,8 +83,9 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
 def caption(table: pandas.DataFrame) -> str:
     """The claim, and what a bar is."""
     models = "; ".join(table[table["percent"].notna()]["model"].unique())
-    return f"""Figure 1 of the paper (section 4.1.1) asks two-hop questions step by step. The libraries are two one-hop experts (2-combination),
-        these and the oracle (3-combination), the oracle alone, and one expert trained on both hops (mixed). The paper's claim is that no library
-        without the oracle answers, at any size of the model. (a) The names are half real (H: fake people, real places), and the groups are models.
-        (b) The names are fake (F), half real (H) or real (R), and each panel is a model. {_bars.MEANING} The paper's numbers are those of its Table
-        7. The models measured here are {models}. {_shares.told_void(table)}"""
+    return f"""Figure 1 of the paper (section 4.1.1) asks two-hop questions step by step. The libraries are two one-hop
+        experts (2-combination), these and the oracle (3-combination), the oracle alone, and one expert trained on both
+        hops (mixed). The paper's claim is that no library without the oracle answers, at any size of the model. (a) The
+        names are half real (H: fake people, real places), and the groups are models. (b) The names are fake (F), half
+        real (H) or real (R), and each panel is a model. {_bars.MEANING} The paper's numbers are those of its Table 7.
+        The models measured here are {models}. {_shares.told_void(table)}"""

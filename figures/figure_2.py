@@ -6,7 +6,7 @@ Step by step: setup 1 asks fake names with a bridge of real ones, setup 2 real n
 import math
 
 import pandas
-from lora_reuse.figures import _bars, _cells, _shares, style
+from lora_reuse.figures import _bars, _cells, _groups, _shares, style
 from lora_reuse.figures.figure_1 import MODELS_A_ROW
 from lora_reuse.figures.rows import Rows
 from matplotlib.figure import Figure
@@ -19,7 +19,7 @@ LOOK = {series: (rule, _bars.HATCH if setup == "1" else "") for series, (setup, 
 
 def data(rows: Rows) -> pandas.DataFrame:
     """Measured and reported shares in percent, by model and series (a setup and its composition)."""
-    groups, about = _cells.grouped(
+    groups, about = _groups.grouped(
         rows, ["llm_bridge"], ("setup", "composition", "prompting"), layers="mlp", adapter="lora"
     )
     if not any(key[-1] == "steps" for key in groups):
@@ -52,7 +52,8 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
 def caption(table: pandas.DataFrame) -> str:
     """The claim, and what a bar is."""
     models = "; ".join(table[table["percent"].notna()]["model"].unique())
-    return f"""Figure 2 of the paper (section 4.1.2) composes two one-hop experts, each of which is also trained on a bridge: both hops of other
-        people, and their composition step by step. All questions are asked step by step. Setup 1 asks fake names and places with a bridge of real
-        ones, and setup 2 the reverse. The paper's claim is that Arrow answers with a bridge, and better in setup 2. {_bars.MEANING} The paper's
-        numbers are those of its Table 9 with adapters in the MLP. The models measured here are {models}. {_shares.told_void(table)}"""
+    return f"""Figure 2 of the paper (section 4.1.2) composes two one-hop experts, each of which is also trained on a
+        bridge: both hops of other people, and their composition step by step. All questions are asked step by step.
+        Setup 1 asks fake names and places with a bridge of real ones, and setup 2 the reverse. The paper's claim is
+        that Arrow answers with a bridge, and better in setup 2. {_bars.MEANING} The paper's numbers are those of its
+        Table 9 with adapters in the MLP. The models measured here are {models}. {_shares.told_void(table)}"""

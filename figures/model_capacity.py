@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas
-from lora_reuse.figures import _cells, _shares, style
+from lora_reuse.figures import _cells, _groups, _shares, style
 from lora_reuse.figures._names import wrapped
 from lora_reuse.figures.rows import Rows
 from matplotlib.axes import Axes
@@ -28,7 +28,7 @@ def data(rows: Rows) -> pandas.DataFrame:
     of pocket models that
     differ in nothing else, but for the MLP's."""
     axes = ("triplets", "rank", "alpha", "composition", "prompting")
-    groups, about = _cells.grouped(rows, ["llm_bridge"], axes, layers="mlp", adapter="lora", setup="2")
+    groups, about = _groups.grouped(rows, ["llm_bridge"], axes, layers="mlp", adapter="lora", setup="2")
     found = _cells.of_groups(groups, about)
     lines = []
     for key, group in groups.items():
@@ -175,9 +175,10 @@ def _updates(axes: Axes, part: pandas.DataFrame, values: list[int]) -> None:
 def caption(table: pandas.DataFrame) -> str:
     """What is varied, and what a point is."""
     models = "; ".join(table["model"].unique())
-    return f"""Beyond the paper, one thing of setup 2 of Table 1 is varied alone: the number of facts an expert (and of questions), the rank at one
-        α/rank, or the width of the base. Above are two-hop questions answered step by step under each rule, and, dotted, the one-hop questions that
-        arrow_after still answers. One layer of theory stores any number of facts up to the width and keeps them under the sum. It says nothing of
-        rank. Below are the size of the experts' updates and the |cos| of their prototypes. The dashed line is √(2/πd), the |cos| of random
-        directions: experts that share a bridge are far more alike. Values stand at equal distances. {_shares.MEANING} The models are {models}.
-        {_shares.told_void(table)}"""
+    return f"""Beyond the paper, one thing of setup 2 of Table 1 is varied alone: the number of facts an expert (and of
+        questions), the rank at one α/rank, or the width of the base. Above are two-hop questions answered step by step
+        under each rule, and, dotted, the one-hop questions that arrow_after still answers. One layer of theory stores
+        any number of facts up to the width and keeps them under the sum. It says nothing of rank. Below are the size of
+        the experts' updates and the |cos| of their prototypes. The dashed line is √(2/πd), the |cos| of random
+        directions: experts that share a bridge are far more alike. Values stand at equal distances. {_shares.MEANING}
+        The models are {models}. {_shares.told_void(table)}"""

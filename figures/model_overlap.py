@@ -5,9 +5,10 @@ layer of theory."""
 
 import numpy as np
 import pandas
-from lora_reuse.figures import _cells, _means, style
+from lora_reuse.figures import _groups, _means, style
 from lora_reuse.figures._names import wrapped
 from lora_reuse.figures.rows import Rows
+from lora_reuse.paper_checks.predictions.limit import ratio
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
@@ -28,10 +29,8 @@ def data(rows: Rows) -> pandas.DataFrame:
     """Geometric means of ‖ΔW h(ξ)‖/‖ΔW h(η)‖ over modules, templates, triplets and seeds, with 95 % intervals over
     seeds, by model, expert, state and kind; `predicted`, the theory's; `r2`, of the logarithm on that of the kernel of
     the modules' inputs."""
-    from lora_reuse.paper_checks.predictions.limit import ratio  # imports jax
-
-    groups, about = _cells.grouped(rows, ["llm_overlap"], ("expert", "state"), layers="mlp")
-    called, lines = _cells.called(groups), []
+    groups, about = _groups.grouped(rows, ["llm_overlap"], ("expert", "state"), layers="mlp")
+    called, lines = _groups.called(groups), []
     for model in about:
         for (_, expert, state), group in ((key, group) for key, group in groups.items() if key[0] == model):
             facts = int(group["settings.triplets"].iloc[0])
@@ -99,8 +98,10 @@ def _dashes() -> dict:
 def caption(table: pandas.DataFrame) -> str:
     """The claim, and what a point is."""
     models = "; ".join(table["model"].unique())
-    return f"""Prediction P4 (eq. 19, 23) is that an expert's update acts on other prompts in proportion to the overlap of keys. A mark is how much
-        the update acts where the answer is given, over how much it acts on its own prompt. The prompts are the two-hop question about its person and
-        about another's, its relation for another person, its person under another relation, and neither. The dashed lines are one layer with as many
-        facts. The marks are geometric means over modules, templates, triplets and seeds on {models}. R² is how much of the spread over prompts and
-        modules the kernel of the modules' own inputs explains, first with hidden states of the base, then of the sum. {_means.MEANING}"""
+    return f"""Prediction P4 (eq. 19, 23) is that an expert's update acts on other prompts in proportion to the overlap
+        of keys. A mark is how much the update acts where the answer is given, over how much it acts on its own prompt.
+        The prompts are the two-hop question about its person and about another's, its relation for another person, its
+        person under another relation, and neither. The dashed lines are one layer with as many facts. The marks are
+        geometric means over modules, templates, triplets and seeds on {models}. R² is how much of the spread over
+        prompts and modules the kernel of the modules' own inputs explains, first with hidden states of the base, then
+        of the sum. {_means.MEANING}"""

@@ -5,9 +5,10 @@ one layer of theory."""
 
 import numpy as np
 import pandas
-from lora_reuse.figures import _cells, _means, style
+from lora_reuse.figures import _groups, _means, style
 from lora_reuse.figures._names import wrapped
 from lora_reuse.figures.rows import Rows
+from lora_reuse.paper_checks.predictions.limit import outputs
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -28,10 +29,10 @@ A_ROW = 3
 def data(rows: Rows) -> pandas.DataFrame:
     """Means over triplets, datasets and seeds with 95 % intervals over seeds, by model, composition and candidate;
     `predicted`, the outputs of one layer with as many facts."""
-    groups, about = _cells.grouped(
+    groups, about = _groups.grouped(
         rows, ["llm_two_hop"], ("composition", "library", "dataset"), prompting="direct", layers="mlp", adapter="lora"
     )
-    called, lines = _cells.called(groups), []
+    called, lines = _groups.called(groups), []
     for model in about:
         for rule, library in LIBRARY.items():
             found = [group for key, group in groups.items() if key[:3] == (model, rule, library)]
@@ -45,8 +46,6 @@ def data(rows: Rows) -> pandas.DataFrame:
 
 
 def _lines(model: str, rule: str, table: pandas.DataFrame) -> list[dict]:
-    from lora_reuse.paper_checks.predictions.limit import outputs  # imports jax
-
     facts = int(table["settings.triplets"].iloc[0])
     told = outputs(facts) if rule == "sum" else {"old": 1.0}
     lines = []
@@ -104,7 +103,8 @@ def _panel(axes: Axes, part: pandas.DataFrame, column: str) -> None:
 def caption(table: pandas.DataFrame) -> str:
     """The claim, and what a point is."""
     models = "; ".join(table["model"].unique())
-    return f"""Prediction P2 (Theorem 2, eq. 25) is about the two-hop question under the sum of two one-hop experts, asked directly. The sum leaves
-        the old answer first. It adds to y, adds to z and to every other edited z alike, and takes from r₂(y) and r₁(x). The first panels show one
-        layer's outputs with as many facts. The others show mean log-probabilities of the candidates on {models}. The two scales differ, so that what
-        the theory predicts of a model is the order. {_means.MEANING}"""
+    return f"""Prediction P2 (Theorem 2, eq. 25) is about the two-hop question under the sum of two one-hop experts,
+        asked directly. The sum leaves the old answer first. It adds to y, adds to z and to every other edited z alike,
+        and takes from r₂(y) and r₁(x). The first panels show one layer's outputs with as many facts. The others show
+        mean log-probabilities of the candidates on {models}. The two scales differ, so that what the theory predicts of
+        a model is the order. {_means.MEANING}"""

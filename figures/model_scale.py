@@ -6,7 +6,7 @@ Left: one-hop facts, which one layer of theory flips at w = 1/2. Right: two-hop 
 import math
 
 import pandas
-from lora_reuse.figures import _cells, _shares, style
+from lora_reuse.figures import _cells, _groups, _shares, style
 from lora_reuse.figures._names import wrapped
 from lora_reuse.figures._theory import coefficients
 from lora_reuse.figures.rows import Rows
@@ -31,7 +31,7 @@ LABELS = list(dict.fromkeys([*ONE_HOP.values(), *TWO_HOPS.values()]))
 def data(rows: Rows) -> pandas.DataFrame:
     """Measured shares in percent by model, dataset, library, what is asked, and w; `flip`, the w at which theory has
     one expert's answers flip."""
-    groups, about = _cells.grouped(
+    groups, about = _groups.grouped(
         rows, ["llm_scale"], ("dataset", "library", "prompting", "scale"), layers="mlp", adapter="lora"
     )
     found = _cells.of_groups(groups, about)
@@ -117,7 +117,8 @@ def caption(table: pandas.DataFrame) -> str:
         for facts, flip in dict(direct[["facts", "flip"]].itertuples(index=False, name=None)).items()
     )
     far = f" ({flips})" if flips else ""
-    return f"""Prediction P3 (Proposition 1) is that an expert's own facts flip at w = 1/2, whatever the other expert adds. On the two-hop question
-        the second expert's answers pass the old one together at w = (1 + 0.609(n − 1))/0.573{far}. They tie, so that at most one in n is right. The
-        dashed line is that theory, of one layer. {_shares.MEANING} The dotted line is the chance of a guess among the edited answers. The models are
-        {models}. {most} {_shares.told_void(table)}"""
+    return f"""Prediction P3 (Proposition 1) is that an expert's own facts flip at w = 1/2, whatever the other expert
+        adds. On the two-hop question the second expert's answers pass the old one together at w = (1 + 0.609(n −
+        1))/0.573{far}. They tie, so that at most one in n is right. The dashed line is that theory, of one layer.
+        {_shares.MEANING} The dotted line is the chance of a guess among the edited answers. The models are {models}.
+        {most} {_shares.told_void(table)}"""

@@ -14,12 +14,16 @@ from lora_reuse.figures.tables import _latex
 UNMEASURED = "†"
 """A cell whose positive control no row measures."""
 READING = (
-    "Each cell: right answers of all and their share, with a 95 % interval over seeds where there are several; what the paper reports; what one"
-    " layer of theory predicts. A cell is void where its positive control was right in less than half: the experts' own hops under the same"
-    f" composition, or the oracle asked in the same way. {UNMEASURED}: no rows measure the control."
+    "Each cell: right answers of all and their share, with a 95 % interval over seeds where there are several; what the"
+    " paper reports; what one layer of theory predicts. A cell is void where its positive control was right in less"
+    f" than half: the experts' own hops under the same composition, or the oracle asked in the same way. {UNMEASURED}:"
+    " no rows measure the control."
 )
 NOT_MEASURED = "not measured here"
-LEFT_OUT = "Columns without a measurement are left out here, and lines with neither one nor a number of the paper's; Markdown and CSV have them."
+LEFT_OUT = (
+    "Columns without a measurement are left out here, and lines with neither one nor a number of the paper's; Markdown"
+    " and CSV have them."
+)
 SPACE = "\N{NO-BREAK SPACE}"
 
 

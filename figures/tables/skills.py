@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas
-from lora_reuse.figures import _cells
+from lora_reuse.figures import _cells, _groups
 from lora_reuse.figures.rows import Rows
 from lora_reuse.llm.scoring.intervals import difference as paired
 from lora_reuse.paper_checks.reported import read
@@ -33,7 +33,7 @@ Key = tuple[str, str]
 def table(rows: Rows) -> pandas.DataFrame:
     """The cells, by model, format of the questions, method and number; a method that was never asked has no line, but
     for LoRA Soups' model."""
-    groups, about = _cells.grouped(rows, ["llm_skills"], ("formats", "library", "composition"), asked="both")
+    groups, about = _groups.grouped(rows, ["llm_skills"], ("formats", "library", "composition"), asked="both")
     cells: dict[tuple[str, ...], dict[str, Any]] = {}
     for model, formats in dict.fromkeys(key[:2] for key in groups):
         own: dict[Key, pandas.DataFrame] = {
@@ -44,7 +44,7 @@ def table(rows: Rows) -> pandas.DataFrame:
             for column, parts in compared(method).items():
                 if net := difference(own, parts):
                     cells[model, formats, *method, column] = net
-    found = _cells.Found(cells, about, _cells.called(groups))
+    found = _cells.Found(cells, about, _groups.called(groups))
     lines: dict[tuple[str, ...], dict[str, Any]] = {}
     for label, model in _cells.models(found, SOUPS).items():
         formats = list(dict.fromkeys(key[1] for key in cells if key[0] == model)) or ["known"]
@@ -136,13 +136,15 @@ def caption(table: pandas.DataFrame) -> str:
         soups("CAT", "data mixing", "% gain", "question answering"),
     )
     return (
-        "Two skills are composed in every way and asked what needs both (LoRA Soups, arXiv 2410.13025: maths and code on GSM-Hard). The paper's"
-        " numbers are those of LoRA Soups, from a summary. The name of a composition that learns says from what: own is a twentieth of the skills'"
-        " own data. A cell says how many of all answers are right, or net how many more than the base, or how many more than the base and both"
-        " experts' gains over it. The last is below 0 where the whole is less than its parts. Intervals are 95 % over seeds, of a difference paired"
-        f" by question. LoRA Soups' claims are these. The gain over the base is {gains[0]} % of it with both skills against {gains[1]} % and"
-        f" {gains[2]} % with one. Both experts' problems together are at most {either} %. CAT is {others} % better than other ways of merging, and"
-        f" {mixing} % better than data mixing on question answering. On our own homes and code a model has lines of its own, a stand-in whose"
-        " numbers say nothing about GSM-Hard. The formats are those that the second skill was trained on (known), or held-out ones (new). FOLDER"
+        "Two skills are composed in every way and asked what needs both (LoRA Soups, arXiv 2410.13025: maths and code"
+        " on GSM-Hard). The paper's numbers are those of LoRA Soups, from a summary. The name of a composition that"
+        " learns says from what: own is a twentieth of the skills' own data. A cell says how many of all answers are"
+        " right, or net how many more than the base, or how many more than the base and both experts' gains over it."
+        " The last is below 0 where the whole is less than its parts. Intervals are 95 % over seeds, of a difference"
+        f" paired by question. LoRA Soups' claims are these. The gain over the base is {gains[0]} % of it with both"
+        f" skills against {gains[1]} % and {gains[2]} % with one. Both experts' problems together are at most {either}"
+        f" %. CAT is {others} % better than other ways of merging, and {mixing} % better than data mixing on question"
+        " answering. On our own homes and code a model has lines of its own, a stand-in whose numbers say nothing about"
+        " GSM-Hard. The formats are those that the second skill was trained on (known), or held-out ones (new). FOLDER"
         f" holds the data (`python -m llm.skills --help`). Theory has no prediction here. {_cells.about(table)}"
     )

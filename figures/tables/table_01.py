@@ -1,25 +1,24 @@
 """Table 1: what the bridge has to hold, under Arrow
 
-The Arrow lines of Table 10 (section 4.1.2).
-"""
+The Arrow lines of Table 10 (section 4.1.2)."""
 
-import pandas
-from lora_reuse.figures import _cells
-from lora_reuse.figures.rows import Rows
+from lora_reuse.figures import _cells, _groups
 from lora_reuse.figures.tables import READING, table_10
+from lora_reuse.figures.tables._side_by_side import captioned, side_by_side
 
 NEEDS = table_10.NEEDS
 
-
-def table(rows: Rows) -> pandas.DataFrame:
-    """The cells, by setup, what both experts hold, and model."""
-    found = table_10.cells(rows, 1, ("Arrow",))
-    about = found.attrs["about"]
-    found = found.droplevel("composition")
-    found.attrs["about"] = about
-    return found
-
-
-def caption(table: pandas.DataFrame) -> str:
-    """What a cell is."""
-    return f"The bridge is varied under Arrow, and R is asked step by step (Table 1, section 4.1.2). {READING} {table_10.CHAIN} {_cells.about(table)}"
+table = side_by_side(
+    1,
+    "llm_bridge",
+    table_10.AXES,
+    {("setup", "expert 1", "expert 2"): table_10.SETUPS, "model": _cells.PAPER},
+    asked={"composition": "arrow", "prompting": "steps"},
+    printed={"composition": "Arrow"},
+    fixed=_groups.PLAIN,
+    predicted=_cells.chain,
+)
+caption = captioned(
+    "The bridge is varied under Arrow, and R is asked step by step (Table 1, section 4.1.2)."
+    f" {READING} {table_10.CHAIN}"
+)

@@ -3,47 +3,44 @@
 The two ways of asking with one of the paper's examples, and what answers are right when one reads them loosely or
 strictly (A.6)."""
 
-import math
-from typing import Any
-
-import pandas
-from lora_reuse.figures import _cells
-from lora_reuse.figures.rows import Rows
 from lora_reuse.figures.tables import table_20
+from lora_reuse.figures.tables._side_by_side import Choice, Line, Measured, captioned, choices
 from lora_reuse.paper_checks.reported import load
 
 NEEDS = table_20.NEEDS
-EXAMPLE = "Op. 5"
-EXAMPLES = {"original": ("Original question", "Original answer"), "continent": ("Continent Prompt question", "answer")}
-MARKS = {"lenient": "named, among others", "hits": "right", "exact": "and nothing else"}
-
-
-def table(rows: Rows) -> pandas.DataFrame:
-    """The cells, by question, example, model, library, composition and mark; without rows, of the base of the paper's
-    model."""
-    groups, about = _cells.grouped(rows, ["llm_continent"], table_20.AXES)
-    found = {mark: _cells.of_groups(groups, about, mark) for mark in MARKS}
-    models = _cells.models(found["hits"], table_20.PAPER)
-    words = load(19).query("example == @EXAMPLE").set_index("column")["value"]
-    made: dict[tuple[str, ...], dict[str, Any]] = {}
-    for prompting, question in table_20.QUESTIONS.items():
-        example = " → ".join(words[column] for column in EXAMPLES[prompting])
-        for label, model in models.items():
-            measured = [key[1:] for key in found["hits"].cells if key[0] == model and key[2] == prompting]
-            for library, _, rule in measured or [("none", prompting, "base")]:
-                for mark, said in MARKS.items():
-                    fill = _cells.fill(rows, f"{NEEDS['llm_continent']} composition=base", model, table_20.BROUGHT)
-                    cell = _cells.cell(found[mark], (model, library, prompting, rule), "", (math.nan, math.nan), fill)
-                    made[question, example, label, table_20.label_of(library), rule, said] = cell
-    return _cells.frame(
-        made, ("question", "the paper's example", "model", "library", "composition", "counted"), found["hits"]
+WORDS = load(19).query("example == 'Op. 5'").set_index("column")["value"]
+EXAMPLES = {
+    question: " → ".join(WORDS[column] for column in columns)
+    for question, columns in zip(
+        table_20.QUESTIONS,
+        (("Original question", "Original answer"), ("Continent Prompt question", "answer")),
+        strict=True,
     )
+}
 
 
-def caption(table: pandas.DataFrame) -> str:
-    """What a cell is."""
-    return (
-        "Both ways of asking stand with one of the paper's examples in a summary's words (Table 19, A.6, which has no numbers). The paper does not"
-        " say how it reads an answer, and the columns show how much depends on it. The place or continent is named, among other continents too; or"
-        f" it is the only one named; or it is all that the answer says. {table_20.READING} {_cells.about(table)}"
-    )
+def compositions(measured: Measured, line: Line) -> dict[tuple[str, str], Choice]:
+    """What was asked so; of a model without rows, the base."""
+    found = [one for one in measured if one["prompting"] == line.choice.asked["prompting"]]
+    pairs = [(one["library"], one["composition"]) for one in found] or [("none", "base")]
+    return {
+        (table_20.label_of(library), rule): Choice({"library": library, "composition": rule}) for library, rule in pairs
+    }
+
+
+table = table_20.places(
+    None,
+    columns={
+        ("question", "the paper's example"): {(said, EXAMPLES[said]): one for said, one in table_20.QUESTIONS.items()},
+        "model": table_20.PAPER,
+        ("library", "composition"): compositions,
+        "counted": choices("counted", {"lenient": "named, among others", "hits": "right", "exact": "and nothing else"}),
+    },
+    words="composition=base",
+)
+caption = captioned(
+    "Both ways of asking stand with one of the paper's examples in a summary's words (Table 19, A.6, which has no"
+    " numbers). The paper does not say how it reads an answer, and the columns show how much depends on it. The place"
+    " or continent is named, among other continents too; or it is the only one named; or it is all that the answer"
+    f" says. {table_20.READING}"
+)
