@@ -69,7 +69,8 @@ def main(words: Sequence[str]) -> int:
             )
             return 2
         print(
-            f"\nwritten to {folder / 'ledger.md'} and {folder / 'ledger.html'}; {len(disagreements)} disagreements among the paper's own numbers"
+            f"\nwritten to {folder / 'ledger.md'} and {folder / 'ledger.html'}; {len(disagreements)} disagreements"
+            " among the paper's own numbers"
         )
     return 0 if all(entry.holds for entry in entries) else 1
 
@@ -98,9 +99,11 @@ def _check(options: Options) -> list[Entry]:
 
 
 def _disagreements() -> list[str]:
-    from lora_reuse.paper_checks.reported import agreement
+    from lora_reuse.paper_checks.reported.agreement import repeated_numbers, statements
+    from lora_reuse.paper_checks.reported.arithmetic import arithmetic
+    from lora_reuse.paper_checks.reported.counts import counts
 
-    found = [*agreement.repeated_numbers(), *agreement.statements(), *agreement.arithmetic(), *agreement.counts()]
+    found = [*repeated_numbers(), *statements(), *arithmetic(), *counts()]
     return [f"{d.where_a}: {d.value_a}; {d.where_b}: {d.value_b} ({d.why})" for d in found]
 
 
@@ -131,8 +134,9 @@ def _markdown(entries: Sequence[Entry], disagreements: Sequence[str]) -> str:
     lines = [
         "# The claims of the paper, checked",
         "",
-        "Made by `python -m paper_checks`. Each comparison is a measurement against a prediction with a predicted standard error, or an identity"
-        " with its tolerance; a right program fails a claim less than once in a million runs. A planted mistake is a bug that the check must reject.",
+        "Made by `python -m paper_checks`. Each comparison is a measurement against a prediction with a predicted"
+        " standard error, or an identity with its tolerance; a right program fails a claim less than once in a million"
+        " runs. A planted mistake is a bug that the check must reject.",
         "",
         "| claim | where | verdict | planted mistakes rejected |",
         "|---|---|---|---|",
@@ -140,7 +144,8 @@ def _markdown(entries: Sequence[Entry], disagreements: Sequence[str]) -> str:
     for entry in entries:
         state = entry.verdict if entry.holds else "**does not hold**"
         lines.append(
-            f"| [{entry.id}](#{entry.id}) | {entry.where} | {state} | {sum(ok for _, ok in entry.mutants)} of {len(entry.mutants)} |"
+            f"| [{entry.id}](#{entry.id}) | {entry.where} | {state} | {sum(ok for _, ok in entry.mutants)} of"
+            f" {len(entry.mutants)} |"
         )
     for entry in entries:
         lines += ["", f"## {entry.id}", "", f"*{entry.where}*: {entry.statement}", ""]
@@ -175,9 +180,12 @@ def _page(entries: Sequence[Entry], disagreements: Sequence[str]) -> str:
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
         "<title>The claims of the paper, checked</title>",
-        "<style>body{font:16px/1.5 Georgia,serif;max-width:60rem;margin:2rem auto;padding:0 1rem}table{border-collapse:collapse;width:100%}"
-        "td,th{border-bottom:1px solid #ccc;padding:.2rem .5rem;text-align:left;vertical-align:top}.wide{overflow-x:auto}</style>",
-        "<h1>The claims of the paper, checked</h1><p>Made by <code>python -m paper_checks</code>.</p><div class=wide><table>",
+        "<style>body{font:16px/1.5 Georgia,serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
+        "table{border-collapse:collapse;width:100%}"
+        "td,th{border-bottom:1px solid #ccc;padding:.2rem .5rem;text-align:left;vertical-align:top}"
+        ".wide{overflow-x:auto}</style>",
+        "<h1>The claims of the paper, checked</h1><p>Made by <code>python -m paper_checks</code>.</p>"
+        "<div class=wide><table>",
         cells("claim", "where", "verdict", "planted mistakes rejected", tag="th"),
         *(
             cells(
@@ -193,7 +201,8 @@ def _page(entries: Sequence[Entry], disagreements: Sequence[str]) -> str:
     for entry in entries:
         says = f": {html.escape(entry.says)}" if entry.says else ""
         parts += [
-            f"<h2>{entry.id}</h2><p><i>{html.escape(entry.where)}</i>: {html.escape(entry.statement)}</p><p><b>{entry.verdict}</b>{says}.</p>"
+            f"<h2>{entry.id}</h2><p><i>{html.escape(entry.where)}</i>: {html.escape(entry.statement)}</p>"
+            f"<p><b>{entry.verdict}</b>{says}.</p>"
         ]
         parts += [f"<p>Measured: {html.escape(entry.how)} False-failure rate {_rate(entry)}.</p>"]
         parts += ["<div class=wide><table>", cells("", "measured", "", "predicted", tag="th")]

@@ -54,7 +54,10 @@ def two_multiples() -> list[Evidence]:
     "proof of Theorem 2, last line",
     "... instead of the correct i_z - i_r2(y).",
     "corrected",
-    "the correct change is i_z - i_r2(r1(x)): the base answers r2(r1(x)) on x r1 r2. Adding the printed change leaves i_z + i_r2(r1(x)) - i_r2(y)",
+    (
+        "the correct change is i_z - i_r2(r1(x)): the base answers r2(r1(x)) on x r1 r2. Adding the printed change"
+        " leaves i_z + i_r2(r1(x)) - i_r2(y)"
+    ),
     facts_coincide=lambda: mutants.replaced("draw_scene", mutants.scene_with("r2y", "r2r1x")),
     sum_for_oracle=lambda: mutants.rule_replaced("oracle", "sum"),
 )
@@ -91,8 +94,8 @@ def other_entity() -> list[Evidence]:
     "Theorem 2",
     "Summing the adapters does not give correct results for the composition.",
     "conditional",
-    "as an exact output always; as the largest output unless r2(y) = r2(r1(x)) (also when y = r1(x)) or z is the old answer: then z wins with"
-    " 0.573 against 0.427",
+    "as an exact output always; as the largest output unless r2(y) = r2(r1(x)) (also when y = r1(x)) or z is the old"
+    " answer: then z wins with 0.573 against 0.427",
     rule_doubled=lambda: mutants.rule_scaled("sum", 2.0),
     oracle_for_sum=lambda: mutants.rule_replaced("sum", "oracle"),
 )
@@ -120,7 +123,10 @@ def theorem_2_holds() -> list[Evidence]:
     "A.1.1, eq. 25",
     "With two facts the second adapter contributes the same multiple of both answer differences.",
     "confirmed with constants",
-    "for n facts the multiple is k(eta2, xi)/(k(eta, eta) + (n - 1) rho) = 0.573/(1 + 0.609(n - 1)); it is for d to infinity, not for m alone",
+    (
+        "for n facts the multiple is k(eta2, xi)/(k(eta, eta) + (n - 1) rho) = 0.573/(1 + 0.609(n - 1)); it is for d to"
+        " infinity, not for m alone"
+    ),
     inverse_gram_dropped=mutants.inverse_gram_dropped,
     attention_weight_one=mutants.attention_weight_one,
 )
@@ -161,7 +167,10 @@ def no_weights_help() -> list[Evidence]:
 
 @claim(
     "beyond the paper",
-    "An expert's own facts flip at scale 1/2, so an average of two experts is at the edge and a factor average below it.",
+    (
+        "An expert's own facts flip at scale 1/2, so an average of two experts is at the edge and a factor average"
+        " below it."
+    ),
     "confirmed with constants",
     "and a composed fact, if it is the only one, at 1/0.573 = 1.745",
     rescaled=lambda: mutants.replaced("min_norm_edit", mutants.edit_scaled(1.2)),

@@ -20,8 +20,9 @@ def _mean(results: list, name: str) -> float:
     "A.1.1, A.3",
     "A library that also holds adapters of other compositions does not compose either.",
     "confirmed with constants",
-    "in the disjoint graph the right answer ties with all answers of its relation (0.109 each for 8 facts); in the shared graph trained"
-    " compositions that share the first entity put 0.876 on wrong answers, and accuracy is at or below what ignores the first hop",
+    "in the disjoint graph the right answer ties with all answers of its relation (0.109 each for 8 facts); in the"
+    " shared graph trained compositions that share the first entity put 0.876 on wrong answers, and accuracy is at or"
+    " below what ignores the first hop",
     oracle_in_the_library=lambda: patch.object(large_library, "TRAINED", ((1, 2), *large_library.TRAINED[1:])),
 )
 def library_does_not_compose() -> list[Evidence]:
@@ -48,11 +49,14 @@ def library_does_not_compose() -> list[Evidence]:
 
 @claim(
     "A.1.2",
-    "A linear model must assume disjoint output spaces; it cannot store 'born in London' and 'lives in London' together.",
+    (
+        "A linear model must assume disjoint output spaces; it cannot store 'born in London' and 'lives in London'"
+        " together."
+    ),
     "conditional",
-    "disjoint ranges suffice (if no answer is far more popular than another) but are not needed: two relations fit an additive model exactly if"
-    " the graph with an edge r2(x) to r1(x) has no cycle. The paper's own pair can be stored; a cycle, as two people with birthplace and"
-    " residence exchanged, cannot",
+    "disjoint ranges suffice (if no answer is far more popular than another) but are not needed: two relations fit an"
+    " additive model exactly if the graph with an edge r2(x) to r1(x) has no cycle. The paper's own pair can be stored;"
+    " a cycle, as two people with birthplace and residence exchanged, cannot",
     linear_for_relu=lambda: patch.object(
         Storage, "__post_init__", lambda self: object.__setattr__(self, "activation", "linear")
     ),
@@ -84,7 +88,10 @@ def linear_needs_no_shared_range() -> list[Evidence]:
     "A.1.2",
     "The architecture has to distinguish x r1 r2 from x r2 r1; pooled word embeddings do not.",
     "confirmed with constants",
-    "1 - cos between the features of the two orders is 0.594 for the transformer at d = infinity, and exactly 0 for pooled embeddings at any d, m",
+    (
+        "1 - cos between the features of the two orders is 0.594 for the transformer at d = infinity, and exactly 0 for"
+        " pooled embeddings at any d, m"
+    ),
     without_pi_minus_theta=mutants.kernel_without_pi_minus_theta,
 )
 def order_is_seen() -> list[Evidence]:
@@ -104,9 +111,10 @@ def order_is_seen() -> list[Evidence]:
     "beyond the paper; Table 1",
     "A bridge makes two-hop answers possible step by step.",
     "conditional",
-    "attention has to be local: under sum, both steps flip where the restated question's own coefficient passes 1/2, at locality 0.177 and 0.339"
-    " for 8 facts; the average reaches its edge at 1 only, direct prompts never. Bridge data stored as extra keys lowers every coefficient, so"
-    " what bridge training does in real models is not explained by one layer",
+    "attention has to be local: under sum, both steps flip where the restated question's own coefficient passes 1/2, at"
+    " locality 0.177 and 0.339 for 8 facts; the average reaches its edge at 1 only, direct prompts never. Bridge data"
+    " stored as extra keys lowers every coefficient, so what bridge training does in real models is not explained by"
+    " one layer",
     locality_reversed=lambda: patch.object(restated, "threshold", _reversed(restated.threshold)),
     average_for_sum=lambda: mutants.rule_replaced("sum", "average"),
 )

@@ -62,7 +62,10 @@ def proposition_1_form() -> list[Evidence]:
     "Proposition 1",
     "A rank-one update must have this form.",
     "confirmed with constants",
-    "dW is unique, its factors are not: (p, q) and (-p, -q), and at rank n any rotation of the factors, have the same least penalty 2||dW||_*",
+    (
+        "dW is unique, its factors are not: (p, q) and (-p, -q), and at rank n any rotation of the factors, have the"
+        " same least penalty 2||dW||_*"
+    ),
     balance_forgotten=balance_forgotten,
     inverse_gram_dropped=mutants.inverse_gram_dropped,
 )
@@ -95,7 +98,10 @@ def unique_update_free_factors() -> list[Evidence]:
     "A.1.1, eq. 23",
     "For several facts the update is D (rho^T rho)^-1 (rho_1 rho_2)^T.",
     "confirmed with constants",
-    "with rho_1, rho_2 as columns; it is also the least ||A||^2 + ||B||^2 at any rank of at least n, not an approximation for large d",
+    (
+        "with rho_1, rho_2 as columns; it is also the least ||A||^2 + ||B||^2 at any rank of at least n, not an"
+        " approximation for large d"
+    ),
     inverse_gram_dropped=mutants.inverse_gram_dropped,
     norm_not_squared=mutants.norm_not_squared,
 )
@@ -113,8 +119,8 @@ def several_facts() -> list[Evidence]:
     "after Proposition 1",
     "The update specifically addresses the encoding of the prompt.",
     "conditional",
-    "specific it is not: ReLU features overlap, and 0.609 of the change appears on every other entity with the same relation, 1/pi = 0.318 on"
-    " unrelated prompts",
+    "specific it is not: ReLU features overlap, and 0.609 of the change appears on every other entity with the same"
+    " relation, 1/pi = 0.318 on unrelated prompts",
     without_pi_minus_theta=mutants.kernel_without_pi_minus_theta,
 )
 def leakage() -> list[Evidence]:

@@ -28,7 +28,10 @@ C_FIRST_OTHER = paper_kernel(2**0.5, 1.5**0.5, 0.0)
     "A.1, eq. 4 to 5",
     "With this initialisation attention is close to uniform when d is large.",
     "conditional",
-    "1/sqrt(d) has to be the standard deviation of the entries; as a variance, logits grow like sqrt(d) and attention picks one token",
+    (
+        "1/sqrt(d) has to be the standard deviation of the entries; as a variance, logits grow like sqrt(d) and"
+        " attention picks one token"
+    ),
     variance_reading=mutants.variance_reading,
 )
 def uniform_attention() -> list[Evidence]:
@@ -46,7 +49,10 @@ def uniform_attention() -> list[Evidence]:
     "3.1, A.1",
     "All matrices have entries from N(0, 1/sqrt(d)).",
     "conditional",
-    "the two readings give different coefficients: 0.412, 0.573 (standard deviation) or 0.534, 0.225 (variance), so which fact dominates flips",
+    (
+        "the two readings give different coefficients: 0.412, 0.573 (standard deviation) or 0.534, 0.225 (variance), so"
+        " which fact dominates flips"
+    ),
     attention_weight_one=mutants.attention_weight_one,
     edits_swapped=mutants.edits_swapped,
 )
@@ -67,7 +73,10 @@ def two_readings() -> list[Evidence]:
     "A.1, eq. 13-15",
     "As m grows, the features' inner products tend to the arc-cosine kernel.",
     "confirmed with constants",
-    "with the constant: ||G - k||/||k|| has mean 2.210 m^(-1/2) and standard deviation 0.926 m^(-1/2) on the theorem's four prompts",
+    (
+        "with the constant: ||G - k||/||k|| has mean 2.210 m^(-1/2) and standard deviation 0.926 m^(-1/2) on the"
+        " theorem's four prompts"
+    ),
     without_pi_minus_theta=mutants.kernel_without_pi_minus_theta,
     attention_weight_one=mutants.attention_weight_one,
 )
@@ -93,8 +102,8 @@ def arc_cosine_kernel() -> list[Evidence]:
     "A.1, eq. 21",
     "With ordinary causal masking the expressions change without substance.",
     "corrected",
-    "eq. 21 prints (UV e_x + U(1+V) e_r)/2, which halves the residual; with the residual of eq. 4 the key is (V e_x + V e_r)/2 + e_r. The"
-    " coefficients become 0.420 and 0.799: the conclusion stands",
+    "eq. 21 prints (UV e_x + U(1+V) e_r)/2, which halves the residual; with the residual of eq. 4 the key is (V e_x + V"
+    " e_r)/2 + e_r. The coefficients become 0.420 and 0.799: the conclusion stands",
     attention_weight_one=mutants.attention_weight_one,
 )
 def ordinary_mask() -> list[Evidence]:
@@ -120,8 +129,8 @@ def ordinary_mask() -> list[Evidence]:
     "3.2",
     "All one-hop and two-hop facts can jointly be coded into W when d and m are sufficiently large.",
     "confirmed with constants",
-    "sufficiently large is m = the number of prompts (plus the few ReLU features that are dead on all of them), at any d; below, the share of"
-    " the answers' energy that is lost has a closed form",
+    "sufficiently large is m = the number of prompts (plus the few ReLU features that are dead on all of them), at any"
+    " d; below, the share of the answers' energy that is lost has a closed form",
     readout_regularised=lambda: mutants.replaced_in(capacity, "min_norm_readout", mutants.ridge_readout),
 )
 def storage_threshold() -> list[Evidence]:

@@ -23,8 +23,8 @@ def _accuracy(name: str, seeds: int = 1, **knobs: Any) -> float:
     "Theorem 3, eq. 26 (CAT)",
     "CAT does not compose; a larger second weight is right on one example for the wrong reasons.",
     "conditional",
-    "for a single fact any second weight above 1/0.573 = 1.745 answers z; squared error on that very example gives 0.873, too little; with"
-    " several facts no weights pass 1/n",
+    "for a single fact any second weight above 1/0.573 = 1.745 answers z; squared error on that very example gives"
+    " 0.873, too little; with several facts no weights pass 1/n",
     sum_for_cat=lambda: mutants.rule_replaced("cat", "sum"),
 )
 def cat_fails() -> list[Evidence]:
@@ -54,8 +54,9 @@ def cat_fails() -> list[Evidence]:
     "Theorem 3, eq. 27 (linear merging)",
     "Linear merging of the factors does not compose.",
     "conditional",
-    "its result depends on factors that the penalty leaves free: signs give (0.985, 0.985) or (-0.161, 0.161), random rotations give 1/n on"
-    " average, and factors ordered fact by fact compose perfectly, because the cross term A2 B1^T then pairs x_j with z_j",
+    "its result depends on factors that the penalty leaves free: signs give (0.985, 0.985) or (-0.161, 0.161), random"
+    " rotations give 1/n on average, and factors ordered fact by fact compose perfectly, because the cross term A2 B1^T"
+    " then pairs x_j with z_j",
     square_root_weights=mutants.square_root_weights,
     sum_for_linear=lambda: mutants.rule_replaced("linear", "sum"),
 )
@@ -86,7 +87,10 @@ def linear_merging_fails() -> list[Evidence]:
     "Theorem 3, eq. 27 (Uniform)",
     "Uniform routing, equal weights in eq. 27, does not compose.",
     "confirmed with constants",
-    "each update enters with 1/4 and both multiples are 0.246: one-hop facts do not survive either, since they flip at 1/2",
+    (
+        "each update enters with 1/4 and both multiples are 0.246: one-hop facts do not survive either, since they flip"
+        " at 1/2"
+    ),
     average_for_uniform=lambda: mutants.rule_replaced("uniform", "average"),
 )
 def uniform_fails() -> list[Evidence]:
@@ -104,8 +108,8 @@ def uniform_fails() -> list[Evidence]:
     "Theorem 3, eq. 28 (Arrow)",
     "Arrow routing does not compose.",
     "confirmed with constants",
-    "weights softmax(0.412, 0.573) = (0.460, 0.540) at unit scale; in software features are not of unit scale, logits grow like sqrt(m), and"
-    " routing is all to the second expert, whose multiple is 0.573 < 1",
+    "weights softmax(0.412, 0.573) = (0.460, 0.540) at unit scale; in software features are not of unit scale, logits"
+    " grow like sqrt(m), and routing is all to the second expert, whose multiple is 0.573 < 1",
     merged_after=lambda: mutants.rule_replaced("arrow", "arrow_after"),
     sum_for_arrow=lambda: mutants.rule_replaced("arrow", "sum"),
 )

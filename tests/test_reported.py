@@ -5,7 +5,8 @@ from decimal import Decimal
 import pandas
 import pytest
 from lora_reuse.paper_checks import reported
-from lora_reuse.paper_checks.reported import agreement
+from lora_reuse.paper_checks.reported import agreement, counts
+from lora_reuse.paper_checks.reported.arithmetic import arithmetic
 from lora_reuse.paper_checks.reported.rules import REPEATED, STATEMENTS, Cells
 from lora_reuse.runs.settings import SettingError
 
@@ -92,7 +93,7 @@ def test_an_unknown_table_is_refused(number):
     ],
 )
 def test_counts_of_percentages_worked_by_hand(percent, sizes, expected):
-    assert agreement.implied_counts(percent, agreement.decimals(percent), sizes) == expected
+    assert counts.implied_counts(percent, counts.decimals(percent), sizes) == expected
 
 
 def test_counts_are_those_of_the_decimal_module():
@@ -107,15 +108,15 @@ def test_counts_are_those_of_the_decimal_module():
                     ("truncated", decimal.ROUND_DOWN),
                 ):
                     printed = str(exact.quantize(unit, rounding))
-                    assert (k, n) in agreement.implied_counts(printed, places, [n])
-                    assert way in agreement.printed_as(printed, places, k, n)
+                    assert (k, n) in counts.implied_counts(printed, places, [n])
+                    assert way in counts.printed_as(printed, places, k, n)
                 above = str(exact.quantize(unit, decimal.ROUND_UP) + unit)
-                assert (k, n) not in agreement.implied_counts(above, places, [n])
+                assert (k, n) not in counts.implied_counts(above, places, [n])
 
 
 def test_a_percentage_finer_than_its_decimals_is_refused():
     with pytest.raises(SettingError, match=r"percent: got 3\.95; allowed: a multiple of 0\.1"):
-        agreement.implied_counts("3.95", 1, [102])
+        counts.implied_counts("3.95", 1, [102])
 
 
 def test_the_repeated_numbers_of_the_paper_that_differ():
@@ -200,7 +201,7 @@ def test_the_statements_that_the_tables_contradict():
 
 
 def test_the_arithmetic_of_the_paper_that_does_not_hold():
-    assert [(one.where_a, one.value_a, one.where_b, one.value_b) for one in agreement.arithmetic()] == [
+    assert [(one.where_a, one.value_a, one.where_b, one.value_b) for one in arithmetic()] == [
         ("seed templates x GSM-P2 questions sampled of each", "200", "GSM-P2 questions in all", "100"),
         ("triplets x test templates", "200", "Table 10", "74 of 96 cells are no k/200"),
     ]
@@ -226,15 +227,15 @@ def test_the_arithmetic_of_the_paper_that_does_not_hold():
     ],
 )
 def test_a_change_that_breaks_the_arithmetic_is_found(where, value, monkeypatch):
-    before = agreement.arithmetic()
+    before = arithmetic()
     plant(monkeypatch, where, value)
-    assert [one for one in agreement.arithmetic() if one not in before]
+    assert [one for one in arithmetic() if one not in before]
 
 
 def test_every_percentage_of_the_tables_is_counted_once():
     counted = [
         (one["table"], one["row"], one["column"])
-        for sizes in agreement.SIZES
+        for sizes in counts.SIZES
         for one in agreement.select(sizes.cells, TABLES)
     ]
     printed = [
@@ -243,13 +244,13 @@ def test_every_percentage_of_the_tables_is_counted_once():
         for key in TABLES[name].loc[TABLES[name]["unit"] == "%", ["row", "column"]].to_numpy()
     ]
     assert sorted(counted) == sorted(printed)
-    options = agreement.count_options()
+    options = counts.count_options()
     assert list(options) == ["table", "row", "column", "value", "k", "n", "how"]
-    assert len(options.drop_duplicates(["table", "row", "column"])) + len(agreement.counts()) == len(printed)
+    assert len(options.drop_duplicates(["table", "row", "column"])) + len(counts.counts()) == len(printed)
 
 
 def test_the_percentages_that_are_no_count():
-    unfit = pandas.Series([one.where_a.split(":")[0] for one in agreement.counts()]).value_counts().to_dict()
+    unfit = pandas.Series([one.where_a.split(":")[0] for one in counts.counts()]).value_counts().to_dict()
     assert unfit == {
         "Table 1": 7,
         "Table 2": 1,
@@ -266,7 +267,7 @@ def test_the_percentages_that_are_no_count():
 def test_a_planted_percentage_that_is_no_count_is_found(monkeypatch):
     where = cell("table_10", "R_1 | R_2 | Arrow", "Qwen2.5-7B-Instruct")
     plant(monkeypatch, where, "3.7")
-    found = [one for one in agreement.counts() if one.value_a == "3.7"]
+    found = [one for one in counts.counts() if one.value_a == "3.7"]
     assert [(one.where_a, one.value_b) for one in found] == [
         ("Table 10: R_1 | R_2 | Arrow / Qwen2.5-7B-Instruct", "nearest 4/102 = 3.922")
     ]

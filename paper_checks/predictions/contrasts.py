@@ -10,26 +10,28 @@ from typing import Any
 
 import numpy as np
 from lora_reuse.paper_checks.predictions.registered import Claim, fits
+from lora_reuse.paper_checks.predictions.rows import (
+    Row,
+    Shares,
+    Values,
+    alike,
+    answered,
+    key,
+    own_hops,
+    paired,
+    shares,
+    unkept,
+)
 from lora_reuse.paper_checks.predictions.verdicts import (
     ANYWHERE,
     CLAIMS,
     PREDICTIONS,
     Mutant,
     Prediction,
-    Row,
-    Shares,
     Test,
-    Values,
     Within,
-    alike,
-    answered,
-    key,
     mean,
-    own_hops,
-    paired,
     share,
-    shares,
-    unkept,
 )
 
 SPLITS = "split"

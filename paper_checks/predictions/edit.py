@@ -4,20 +4,8 @@ import itertools
 from collections.abc import Sequence
 
 from lora_reuse.paper_checks.predictions.registered import fits
-from lora_reuse.paper_checks.predictions.verdicts import (
-    CLAIMS,
-    Row,
-    Test,
-    Within,
-    alike,
-    answered,
-    at_chance,
-    chosen,
-    own_hops,
-    prediction,
-    share,
-    shares,
-)
+from lora_reuse.paper_checks.predictions.rows import Row, alike, answered, chosen, own_hops, shares
+from lora_reuse.paper_checks.predictions.verdicts import CLAIMS, Test, Within, at_chance, prediction, share
 
 HOPS = ("1", "2")
 BESIDE = ("same_relation", "same_entity", "unrelated")

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from lora_reuse.paper_checks.predictions import load_predictions
 from lora_reuse.paper_checks.predictions.registered import Parted, Registration, parted, registration
-from lora_reuse.paper_checks.predictions.verdicts import PREDICTIONS, Prediction, Row, Test, Verdict, judged, together
+from lora_reuse.paper_checks.predictions.rows import Row
+from lora_reuse.paper_checks.predictions.verdicts import PREDICTIONS, Prediction, Test, Verdict, judged, together
 
 FAMILY = 0.05
 """How often one or more of the primary contrasts of a model get a verdict that is false (by the margin, if that is
@@ -47,7 +48,10 @@ def compare(rows: Sequence[Mapping[str, Any]]) -> list[Outcome]:
     models: dict[str, list[Row]] = {}
     for row in rows:
         if row["experiment"].startswith("llm_") and "model" in row["settings"]:
-            name = f"{row['settings']['model'].rstrip('/').split('/')[-1]} ({row['provenance'].get('base_digest', 'unknown weights')[:8]})"
+            name = (
+                f"{row['settings']['model'].rstrip('/').split('/')[-1]}"
+                f" ({row['provenance'].get('base_digest', 'unknown weights')[:8]})"
+            )
             models.setdefault(name, []).append(row)
     named = dict.fromkeys(model for prediction in PREDICTIONS.values() for model in prediction.claim.models)
     models |= {model: [] for model in named if not any(name.startswith(f"{model} (") for name in models)}

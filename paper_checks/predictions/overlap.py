@@ -5,19 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from lora_reuse.paper_checks.predictions import limit
-from lora_reuse.paper_checks.predictions.verdicts import (
-    CLAIMS,
-    Row,
-    Test,
-    Values,
-    Within,
-    alike,
-    chosen,
-    key,
-    mean,
-    paired,
-    prediction,
-)
+from lora_reuse.paper_checks.predictions.rows import Row, Values, alike, chosen, key, paired
+from lora_reuse.paper_checks.predictions.verdicts import CLAIMS, Test, Within, mean, prediction
 
 PAIRS = (
     ("two_hop", "own"),
@@ -43,8 +32,10 @@ def specific(row: Row) -> Row:
 
 @prediction(
     "P4",
-    remark="The hidden states are those of the base, as in the theory, or those with the sum on it, and each has tests of its own: what is explained"
-    " on the base's states says nothing of the composed model's.",
+    remark=(
+        "The hidden states are those of the base, as in the theory, or those with the sum on it, and each has tests of"
+        " its own: what is explained on the base's states says nothing of the composed model's."
+    ),
     nothing_explained=nothing_explained,
     specific=specific,
 )

@@ -8,27 +8,32 @@ from lora_reuse.paper_checks.predictions.outcomes import FAMILY, Outcome
 from lora_reuse.paper_checks.predictions.registered import units
 from lora_reuse.paper_checks.predictions.verdicts import FALSE_REFUTATION, FALSE_SUPPORT, MARGIN, Test
 
-READING = f"""Each prediction is a file in `paper_checks/predictions/registered`, and is registered by the commit that last changed it, or by \
-the commit named in it in which its words and numbers already stood. A row *tests* it if the row was made by committed code at a commit that \
-descends from that one; other rows are *exploration* and get no verdict. So are later rows of people and a seed that had been looked at.
+READING = f"""Each prediction is a file in `paper_checks/predictions/registered`, and is registered by the commit that \
+last changed it, or by the commit named in it in which its words and numbers already stood. A row *tests* it if the \
+row was made by committed code at a commit that descends from that one; other rows are *exploration* and get no \
+verdict. So are later rows of people and a seed that had been looked at.
 
-The predictions P1 to P6 are older than the rows that test them. The three verdicts, their margins and the condition on kept hops are not: they \
-were stated when the rows of the pocket models were known. No refutation depends on a margin. The model `pocket` was chosen among six pretrainings \
-because a bridge works best on it, on dev templates and seed 0: what P5 and C1 to C3 say of it is conditional on that choice.
+The predictions P1 to P6 are older than the rows that test them. The three verdicts, their margins and the condition \
+on kept hops are not: they were stated when the rows of the pocket models were known. No refutation depends on a \
+margin. The model `pocket` was chosen among six pretrainings because a bridge works best on it, on dev templates and \
+seed 0: what P5 and C1 to C3 say of it is conditional on that choice.
 
 | verdict | when |
 |---|---|
-| refuted | So much on the wrong side of the bound has a small probability: {100 * FALSE_REFUTATION:g} % for all tests of one of P1 to P6 together \
-(Holm's correction), {100 * FAMILY:g} % for all tests of C0 to C4 together. |
-| supported | So much on the right side of the bound plus a margin has a small probability: {100 * FALSE_SUPPORT:g} % for each test of P1 to P6, of \
-which all have to be supported, and {100 * FAMILY:g} % for all tests of C0 to C4 together. The margin is {100 * MARGIN:g} points above chance, one \
-fact of the n for C0, and none where a threshold stands half-way between the theory, or the paper, and no effect. |
+| refuted | So much on the wrong side of the bound has a small probability: {100 * FALSE_REFUTATION:g} % for all tests \
+of one of P1 to P6 together (Holm's correction), {100 * FAMILY:g} % for all tests of C0 to C4 together. |
+| supported | So much on the right side of the bound plus a margin has a small probability: {100 * FALSE_SUPPORT:g} % \
+for each test of P1 to P6, of which all have to be supported, and {100 * FAMILY:g} % for all tests of C0 to C4 \
+together. The margin is {100 * MARGIN:g} points above chance, one fact of the n for C0, and none where a threshold \
+stands half-way between the theory, or the paper, and no effect. |
 | undecided | Neither. One seed decides nothing. |
-| void | Fewer than {100 * ENOUGH:g} % of the answers are right, and an expert's own hop is kept in fewer under the same composition, or no row \
-asks for it: wrong answers then say nothing of composing. Void tests are left out of a prediction's verdict. |
+| void | Fewer than {100 * ENOUGH:g} % of the answers are right, and an expert's own hop is kept in fewer under the \
+same composition, or no row asks for it: wrong answers then say nothing of composing. Void tests are left out of a \
+prediction's verdict. |
 | exploration | All rows are older than the prediction, or of a seed that had been looked at. |
 
-Intervals are of 95 %, over seeds (`llm.scoring.intervals`). Shares are of triplets, each of which counts with the share of its prompts that is right."""
+Intervals are of 95 %, over seeds (`llm.scoring.intervals`). Shares are of triplets, each of which counts with the \
+share of its prompts that is right."""
 
 
 def markdown(outcomes: Sequence[Outcome]) -> str:

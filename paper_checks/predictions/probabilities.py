@@ -5,19 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from lora_reuse.paper_checks.predictions import limit
-from lora_reuse.paper_checks.predictions.verdicts import (
-    Row,
-    Test,
-    Values,
-    Within,
-    alike,
-    chosen,
-    key,
-    mean,
-    own_hops,
-    paired,
-    prediction,
-)
+from lora_reuse.paper_checks.predictions.rows import Row, Values, alike, chosen, key, own_hops, paired
+from lora_reuse.paper_checks.predictions.verdicts import Test, Within, mean, prediction
 
 NAMES = {"old": "the old answer", "y": "y", "z": "z", "old_second": "r2(y)", "old_first": "r1(x)"}
 

@@ -5,18 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float64
 from lora_reuse.llm.scoring.intervals import Mean
-from lora_reuse.paper_checks.predictions.verdicts import (
-    CLAIMS,
-    Row,
-    Test,
-    Within,
-    alike,
-    at_chance,
-    chosen,
-    mean_of,
-    prediction,
-    share_of,
-)
+from lora_reuse.paper_checks.predictions.rows import Row, alike, chosen
+from lora_reuse.paper_checks.predictions.verdicts import CLAIMS, Test, Within, at_chance, mean_of, prediction, share_of
 
 RULES = ("arrow", "arrow_after")
 PROTOTYPES = ("", ":swapped", ":random")
@@ -34,7 +24,10 @@ def elsewhere(row: Row) -> Row:
 
 @prediction(
     "P5",
-    remark="The mean weight is no test: 0.664 is the theory's at Arrow's temperature 1, and that of the rows was chosen for the model's width.",
+    remark=(
+        "The mean weight is no test: 0.664 is the theory's at Arrow's temperature 1, and that of the rows was chosen"
+        " for the model's width."
+    ),
     elsewhere=elsewhere,
 )
 def routing(rows: Sequence[Row]) -> list[Test]:

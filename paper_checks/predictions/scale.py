@@ -3,20 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from lora_reuse.paper_checks.predictions.verdicts import (
-    CLAIMS,
-    Row,
-    Test,
-    Within,
-    alike,
-    answered,
-    at_chance,
-    chosen,
-    mean,
-    paired,
-    prediction,
-    shares,
-)
+from lora_reuse.paper_checks.predictions.rows import Row, alike, answered, chosen, paired, shares
+from lora_reuse.paper_checks.predictions.verdicts import CLAIMS, Test, Within, at_chance, mean, prediction
 
 BOUNDS = CLAIMS["P3"].bounds
 """`below` and `above` are the weights of `llm.scale` next to 1/2, where the theory has no fact and every fact

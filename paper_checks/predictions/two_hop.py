@@ -5,18 +5,8 @@ import json
 from collections.abc import Sequence
 
 from lora_reuse.llm.protocols.settings import Training
-from lora_reuse.paper_checks.predictions.verdicts import (
-    Row,
-    Test,
-    answered,
-    at_chance,
-    chosen,
-    fixed,
-    own_hops,
-    prediction,
-    share,
-    shares,
-)
+from lora_reuse.paper_checks.predictions.rows import Row, answered, chosen, fixed, own_hops, shares
+from lora_reuse.paper_checks.predictions.verdicts import Test, at_chance, prediction, share
 
 NOT_COMPOSED = ("base", "random", "alone")
 USUAL = {field.name: field.default for field in dataclasses.fields(Training)}
@@ -30,7 +20,10 @@ def composes(row: Row) -> Row:
 
 @prediction(
     "P1",
-    remark="The experts of setup 0 of `bridge` are those of `two_hop` on R: the same answers, once more. Cells of one seed are shown and not judged.",
+    remark=(
+        "The experts of setup 0 of `bridge` are those of `two_hop` on R: the same answers, once more. Cells of one seed"
+        " are shown and not judged."
+    ),
     composes=composes,
 )
 def two_hop(rows: Sequence[Row]) -> list[Test]:
