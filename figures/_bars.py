@@ -14,8 +14,9 @@ HATCH, ALONE = "////", "---"
 Look = tuple[str, str]
 """A composition, whose colour and marker the bars have, and a hatch or none."""
 MEANING = (
-    "A narrow filled bar is the share measured here over all seeds, with a 95 % interval over seeds where there are several; a small dot is one"
-    " seed, and a mark on the axis is a measured 0. A wide hollow bar is the paper's number."
+    "A narrow filled bar is the share measured here over all seeds, with a 95 % interval over seeds where there are"
+    " several; a small dot is one seed, and a mark on the axis is a measured 0. A wide hollow bar is the paper's"
+    " number."
 )
 """For captions."""
 

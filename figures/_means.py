@@ -15,7 +15,10 @@ from matplotlib.axes import Axes
 from scipy import stats
 
 N = "$N$ = seeds × triplets of a mean"
-MEANING = "A large mark is the mean over all seeds; its bar is a 95 % interval over seeds (Student's t); a small dot is one seed."
+MEANING = (
+    "A large mark is the mean over all seeds; its bar is a 95 % interval over seeds (Student's t); a small dot is one"
+    " seed."
+)
 handles = _shares.seed_handle
 
 

@@ -29,8 +29,8 @@ DOT: dict[str, Any] = {
 VOID: dict[str, Any] = {"facecolor": "0.93", "edgecolor": "0.7", "hatch": "xxxxx", "linewidth": 0, "zorder": 0.5}
 VOID_LABEL = "void: its positive control failed"
 MEANING = (
-    "A large mark is the share over all seeds; its bar is a 95 % interval over seeds and, within a seed, triplets; a small dot is one seed. A share"
-    " of one seed has no interval."
+    "A large mark is the share over all seeds; its bar is a 95 % interval over seeds and, within a seed, triplets; a"
+    " small dot is one seed. A share of one seed has no interval."
 )
 """For captions."""
 
@@ -176,4 +176,7 @@ def told_void(table: pandas.DataFrame) -> str:
         return unmeasured
     controls = Counter(re.split(r" (?:kept|got) \d", reason)[0] for reason in gone["void"])
     failed = ", ".join(f"{control}: {count} cell{'s' * (count > 1)}" for control, count in controls.items())
-    return f"Hatched cells are void, since their positive control failed ({failed}). Their shares say nothing about composing. {unmeasured}"
+    return (
+        f"Hatched cells are void, since their positive control failed ({failed}). Their shares say nothing about"
+        f" composing. {unmeasured}"
+    )

@@ -9,11 +9,15 @@ import pandas
 from lora_reuse.figures import style
 from lora_reuse.figures._theory import bars, over_seeds, rows_of, seeds
 from lora_reuse.figures.rows import Rows
+from lora_reuse.theory.restated import threshold
 from matplotlib.figure import Figure
 
 LOCALITIES = ",".join(f"{i / 20:g}" for i in range(21))
 NEEDS = {
-    "bridge": f"python -m theory.sweep experiment=bridge width=inf seeds=1 composition=sum facts=1,2,3,4,8,16,32 locality={LOCALITIES}"
+    "bridge": (
+        "python -m theory.sweep experiment=bridge width=inf seeds=1 composition=sum facts=1,2,3,4,8,16,32"
+        f" locality={LOCALITIES}"
+    )
 }
 CHAIN = (
     ("sum", "kernel", "two_hop_step_by_step", "sum", {}),
@@ -40,8 +44,6 @@ def data(rows: Rows) -> pandas.DataFrame:
     plane = over_seeds(
         rows_of(rows, "bridge", "facts", "locality", width=np.inf), axes, ["c_hop_1", "hop_1", "c_hop_2", "hop_2"]
     )
-    from lora_reuse.theory.restated import threshold  # imports jax
-
     stars = {(hop, n): threshold(0, hop, n) for hop in (1, 2) for n in map(int, plane["facts"].unique())}
     plane["threshold"] = [
         stars[int(name[-1]), int(n)] for name, n in zip(plane["quantity"], plane["facts"], strict=True)
@@ -124,10 +126,11 @@ def caption(table: pandas.DataFrame) -> str:
     star = cells[cells["quantity"] == "hop_2"].groupby("facts")["threshold"].first()
     largest = table[table["quantity"] == "two_hop_direct"]["measured"].max()
     direct = "nothing is right at any λ" if largest == 0 else f"{largest:.2g} are right at best"
-    return f"""Beyond the paper (its Table 1): step by step, the second prompt restates what the first one answered. λ is the share of attention on
-        the current segment, and 1 − λ spreads over everything before. (a, b) Under the sum the restated question's answer flips where its own edit's
-        coefficient passes 1/2. That is at λ* in closed form (white; {star.iloc[-1]:.3f} for hop 2 at n = {star.index[-1]} facts an expert). Black
-        dots are answers that flipped, and {agree} of {len(clear)} cells are as λ* says. A single fact flips at every λ. White cells are not
-        measured. (c) The whole chain is shown by rule. Asked directly, {direct}. The average halves the coefficient, which is 1 at λ = 1 only, where
-        old and new answer tie. All is at d = m = ∞ and without bridge data, one row a point: nothing is random but Arrow's prototypes, whose
-        singular values coincide from n = 3 on."""
+    return f"""Beyond the paper (its Table 1): step by step, the second prompt restates what the first one answered. λ
+        is the share of attention on the current segment, and 1 − λ spreads over everything before. (a, b) Under the sum
+        the restated question's answer flips where its own edit's coefficient passes 1/2. That is at λ* in closed form
+        (white; {star.iloc[-1]:.3f} for hop 2 at n = {star.index[-1]} facts an expert). Black dots are answers that
+        flipped, and {agree} of {len(clear)} cells are as λ* says. A single fact flips at every λ. White cells are not
+        measured. (c) The whole chain is shown by rule. Asked directly, {direct}. The average halves the coefficient,
+        which is 1 at λ = 1 only, where old and new answer tie. All is at d = m = ∞ and without bridge data, one row a
+        point: nothing is random but Arrow's prototypes, whose singular values coincide from n = 3 on."""

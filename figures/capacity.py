@@ -85,7 +85,8 @@ def caption(table: pandas.DataFrame) -> str:
         for width, share in largest.items()
         if share > 0.98
     ]
-    return f"""The minimum-norm readout of m random ReLU features against {prompts} facts, all one-hop and two-hop prompts of a small world
-        (section 3.1, A.1.2). Features in general position store none exactly below m = {prompts} and all from there on (dashed); a ReLU
-        feature that is zero on every prompt is lost, so that of the facts {steps} are stored exactly. The unstored share has a closed form
-        (dashed); {early[0] if early else ""}. Means over {table["seeds"].min()} seeds with 95 % intervals."""
+    return f"""The minimum-norm readout of m random ReLU features against {prompts} facts, all one-hop and two-hop
+        prompts of a small world (section 3.1, A.1.2). Features in general position store none exactly below m =
+        {prompts} and all from there on (dashed); a ReLU feature that is zero on every prompt is lost, so that of the
+        facts {steps} are stored exactly. The unstored share has a closed form (dashed); {early[0] if early else ""}.
+        Means over {table["seeds"].min()} seeds with 95 % intervals."""

@@ -165,7 +165,8 @@ def caption(table: pandas.DataFrame) -> str:
         f"{model} (coverage={share:g})"
         for model, share in dict(table[["model", "coverage"]].itertuples(index=False, name=None)).items()
     )
-    return f"""Beyond the paper, experts learn facts of real people (R) on a base whose corpus speaks of some of them only, or of none. Alone is one
-        expert trained on what is asked. The other rules compose both one-hop experts and, where two hops are asked, an expert on the pair with them.
-        People of whom the corpus does not speak have names of tokens that the base was never trained on, unlike the fake names of F.
-        {_shares.MEANING} The dotted line is the chance of a guess among the edited answers. The models are {models}. {_shares.told_void(table)}"""
+    return f"""Beyond the paper, experts learn facts of real people (R) on a base whose corpus speaks of some of them
+        only, or of none. Alone is one expert trained on what is asked. The other rules compose both one-hop experts
+        and, where two hops are asked, an expert on the pair with them. People of whom the corpus does not speak have
+        names of tokens that the base was never trained on, unlike the fake names of F. {_shares.MEANING} The dotted
+        line is the chance of a guess among the edited answers. The models are {models}. {_shares.told_void(table)}"""

@@ -111,13 +111,14 @@ def caption(table: pandas.DataFrame) -> str:
     slope = ""
     if table["width"].nunique() > 1:
         slope = "; ‖G − k‖/‖k‖ is measured to fall as m^({:.3f} ± {:.3f})".format(*slope_of_error(table))
-    return f"""As the width m grows, random features act as their kernel (eq. 13-15), and what two edits add to the two-hop prompt, c₁(i_y −
-        i_r1(x)) + c₂(i_z − i_r2(y)), tends to the closed form of eq. 19 (dashed): at m = {short(int(widest.loc["c_first", "width"]))} c₁ is
-        {widest.loc["c_first", "measured"]:.5f} (predicted {widest.loc["c_first", "predicted"]:.5f}) and c₂ is
-        {widest.loc["c_second", "measured"]:.5f} ({widest.loc["c_second", "predicted"]:.5f}). The composed fact would need 1. (a) Points are
-        means over {seeds} seeds; thick bars: 95 % intervals of the means; thin bars: 1.96 standard deviations of single seeds, and shaded
-        the same as predicted. (b) Root mean squares over seeds for c₁, c₂ with 95 % intervals (χ²), the mean for the Gram matrix of the four
-        prompts (t), and the predicted constants times m^(−1/2), none of them fitted{slope}."""
+    return f"""As the width m grows, random features act as their kernel (eq. 13-15), and what two edits add to the
+        two-hop prompt, c₁(i_y − i_r1(x)) + c₂(i_z − i_r2(y)), tends to the closed form of eq. 19 (dashed): at m =
+        {short(int(widest.loc["c_first", "width"]))} c₁ is {widest.loc["c_first", "measured"]:.5f} (predicted
+        {widest.loc["c_first", "predicted"]:.5f}) and c₂ is {widest.loc["c_second", "measured"]:.5f}
+        ({widest.loc["c_second", "predicted"]:.5f}). The composed fact would need 1. (a) Points are means over {seeds}
+        seeds; thick bars: 95 % intervals of the means; thin bars: 1.96 standard deviations of single seeds, and shaded
+        the same as predicted. (b) Root mean squares over seeds for c₁, c₂ with 95 % intervals (χ²), the mean for the
+        Gram matrix of the four prompts (t), and the predicted constants times m^(−1/2), none of them fitted{slope}."""
 
 
 def slope_of_error(table: pandas.DataFrame) -> tuple[float, float]:

@@ -91,10 +91,12 @@ def caption(table: pandas.DataFrame) -> str:
     above = sum(int((accuracy["low"] > chance["measured"] + TIE).sum()) for accuracy, chance in scored)
     right, any_of = _of(table, "coefficient_right"), _of(table, "coefficient_rel2")["measured"]
     alike = int(((right["low"] - TIE <= any_of) & (any_of <= right["high"] + TIE)).sum())
-    return f"""A.3 in one layer: experts on five relations and on five of their compositions, eight facts each, are asked u Rel1 Rel2, which none was
-        trained on. In disjoint graphs every expert has entities of its own but for the chain that is asked; in shared graphs all share them. (a) The
-        right answer is the largest output in {100 * best["measured"]:.0f} % of cases at best ({best["composition"]}, {best["graph"]}). Grey lines
-        are the chance of a model that does not use the first hop: the same outputs scored against the other answers of Rel2. Of the
-        {sum(len(accuracy) for accuracy, _ in scored)} intervals {above or "none"} {"is" if above < 2 else "are"} above it. (b) The right answer gets
-        what any answer of Rel2 gets, within its interval, in {alike} of {len(right)} cases. Marks are means over {table["seeds"].min()} seeds, each
-        with a graph of its own; bars are 95 % intervals; d = m = ∞."""
+    return f"""A.3 in one layer: experts on five relations and on five of their compositions, eight facts each, are
+        asked u Rel1 Rel2, which none was trained on. In disjoint graphs every expert has entities of its own but for
+        the chain that is asked; in shared graphs all share them. (a) The right answer is the largest output in
+        {100 * best["measured"]:.0f} % of cases at best ({best["composition"]}, {best["graph"]}). Grey lines are the
+        chance of a model that does not use the first hop: the same outputs scored against the other answers of Rel2. Of
+        the {sum(len(accuracy) for accuracy, _ in scored)} intervals {above or "none"} {"is" if above < 2 else "are"}
+        above it. (b) The right answer gets what any answer of Rel2 gets, within its interval, in {alike} of
+        {len(right)} cases. Marks are means over {table["seeds"].min()} seeds, each with a graph of its own; bars are 95
+        % intervals; d = m = ∞."""

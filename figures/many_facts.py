@@ -15,7 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 NEEDS = {
-    "many_facts": "python -m theory.sweep experiment=many_facts width=2**12,inf seeds=8 composition=sum,average,uniform,cat,arrow,oracle,best"
+    "many_facts": (
+        "python -m theory.sweep experiment=many_facts width=2**12,inf seeds=8"
+        " composition=sum,average,uniform,cat,arrow,oracle,best"
+    )
 }
 LINEAR = {"weight_first": 1.0, "weight_second": 4.0}
 SPECIAL = ("best", "oracle", "linear")
@@ -121,10 +124,12 @@ def _curves(accuracy: pandas.DataFrame) -> list[tuple[str, dict[str, Any], panda
 def caption(table: pandas.DataFrame) -> str:
     """The ceiling, the exception, what chance does at finite width."""
     others = [name for name in COMPOSITIONS if name in set(table["composition"]) and name not in SPECIAL]
-    return f"""Two experts of n facts each (A.1.1, eq. 23-25) are asked the n composed questions. (a) With the two experts weighted in any way the n
-        new answers tie, so that at most 1/n are right: this is chance, and the dashed line. The best weights of a search reach it at m = ∞. At a
-        finite width the search picks the luckiest weights for the prompts it is scored on, and may pass it by chance. Under {", ".join(others)}
-        nothing is right. Eq. 27 with weights (1, 4) is at chance in random rotations of the experts' factors, which Proposition 1 leaves free. It is
-        right on all where both experts' factors happen to be in the facts' order. The oracle is told the answers. (b) The coefficient of every new
-        answer under the sum lies on its closed form (dashed). Marks are means over {table["seeds"].min()} to {table["seeds"].max()} seeds (column
-        seeds of the CSV; m = ∞ without random factors needs one), and bars are 95 % intervals. Marks at the same n are set apart sideways."""
+    return f"""Two experts of n facts each (A.1.1, eq. 23-25) are asked the n composed questions. (a) With the two
+        experts weighted in any way the n new answers tie, so that at most 1/n are right: this is chance, and the dashed
+        line. The best weights of a search reach it at m = ∞. At a finite width the search picks the luckiest weights
+        for the prompts it is scored on, and may pass it by chance. Under {", ".join(others)} nothing is right. Eq. 27
+        with weights (1, 4) is at chance in random rotations of the experts' factors, which Proposition 1 leaves free.
+        It is right on all where both experts' factors happen to be in the facts' order. The oracle is told the answers.
+        (b) The coefficient of every new answer under the sum lies on its closed form (dashed). Marks are means over
+        {table["seeds"].min()} to {table["seeds"].max()} seeds (column seeds of the CSV; m = ∞ without random factors
+        needs one), and bars are 95 % intervals. Marks at the same n are set apart sideways."""

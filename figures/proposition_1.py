@@ -70,9 +70,11 @@ def caption(table: pandas.DataFrame) -> str:
     trained = ""
     if "lora_alignment" in widest:
         error = table[table["quantity"] == "trained_relative_error"]["measured"].max()
-        trained = f"""Gradient descent with the penalty annealed away finds Proposition 1 to a relative error of {error:.1e}; AdamW without a penalty
-            fits the fact with an update at cosine {widest["lora_alignment"]:.3f} to it."""
-    return f"""Proposition 1 (section 3.1, eq. 6): the update makes its edit exactly, and because ReLU features overlap it leaks: at m =
-        {short(int(table["width"].max()))} by {leaks} to a prompt of the same relation, of the same entity, and to one that shares neither.
-        Dashed: k(η, ξ)/k(η, η) and the closed forms of the norms. {trained} Means over {table["seeds"].min()} seeds, each with a world of
-        its own, with 95 % intervals."""
+        trained = (
+            f"Gradient descent with the penalty annealed away finds Proposition 1 to a relative error of {error:.1e};"
+            f" AdamW without a penalty fits the fact with an update at cosine {widest['lora_alignment']:.3f} to it."
+        )
+    return f"""Proposition 1 (section 3.1, eq. 6): the update makes its edit exactly, and because ReLU features overlap
+        it leaks: at m = {short(int(table["width"].max()))} by {leaks} to a prompt of the same relation, of the same
+        entity, and to one that shares neither. Dashed: k(η, ξ)/k(η, η) and the closed forms of the norms. {trained}
+        Means over {table["seeds"].min()} seeds, each with a world of its own, with 95 % intervals."""

@@ -10,17 +10,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
 
+import matplotlib
+import pandas
+from lora_reuse.figures import style
 from lora_reuse.figures.rows import MissingRows, Rows
 from lora_reuse.runs.files import write
 from lora_reuse.runs.settings import SettingError
+from matplotlib.figure import Figure
+from PIL import Image
 
 from lora_reuse import figures
-
-if TYPE_CHECKING:
-    import pandas
-    from matplotlib.figure import Figure
 
 FRAMEWORK = ("registry", "report", "rows", "style", "tables")
 DOTS_PER_INCH = 200
@@ -104,13 +104,9 @@ def draw_or_say(item: Item, rows: Path | str, out: Path | str) -> Drawn:
 
 
 @contextlib.contextmanager
-def picture(module: ModuleType, table: "pandas.DataFrame") -> Iterator["Figure"]:
+def picture(module: ModuleType, table: pandas.DataFrame) -> Iterator[Figure]:
     """The drawn figure, under matplotlib's defaults and this project's style, whatever the person's own are, until the
     context ends."""
-    import matplotlib
-    from lora_reuse.figures import style
-    from matplotlib.figure import Figure
-
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(style.RC)
@@ -119,11 +115,9 @@ def picture(module: ModuleType, table: "pandas.DataFrame") -> Iterator["Figure"]
         yield figure
 
 
-def _rendered(module: ModuleType, table: "pandas.DataFrame") -> dict[str, bytes]:
+def _rendered(module: ModuleType, table: pandas.DataFrame) -> dict[str, bytes]:
     """PDF and PNG without a date or a version in them; the PNG has a palette of 256 colours, a third of the bytes of
     one without."""
-    from PIL import Image
-
     logging.getLogger("fontTools").setLevel(logging.ERROR)  # it finds the creation date of STIX odd
     pdf, drawn, png = io.BytesIO(), io.BytesIO(), io.BytesIO()
     with picture(module, table) as figure:
@@ -143,7 +137,7 @@ def _page(item: Item, caption: str, sources: str) -> str:
     return f"# {item.title}\n\n![{item.title}]({item.name}.png)\n\n{paragraph}\n\n{drawn}\n{sources}"
 
 
-def _sources(source: Rows, table: "pandas.DataFrame") -> str:
+def _sources(source: Rows, table: pandas.DataFrame) -> str:
     """The commands that made the rows in the table's column `row`."""
     if "row" not in table:
         return ""

@@ -3,41 +3,30 @@ came from.
 
 The page is Markdown, `report.md`. `report.html` is the same text rendered: its pictures are in it and it needs no
 network; PDF, CSV and LaTeX are links to the files beside it. What is written by hand is `report_text.md`, whose numbers
-are placeholders (`figures._text`), and so is the README, `readme_text.md`."""
+are placeholders (`figures._placeholders`), and so is the README, `readme_text.md`."""
 
-import base64
-import itertools
 import os
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pandas
+from lora_reuse.figures._html import anchor, rendered
 from lora_reuse.figures._text import fill
 from lora_reuse.figures.registry import Drawn, write
 from lora_reuse.runs.rows import load_rows
 from lora_reuse.runs.settings import SettingError
-from PIL import Image
 
-if TYPE_CHECKING:
-    from markdown_it.token import Token
-
-TEXT, PAGE, README = (
-    Path(__file__).with_name(name) for name in ("report_text.md", "report_page.html", "readme_text.md")
-)
+TEXT, README = (Path(__file__).with_name(name) for name in ("report_text.md", "readme_text.md"))
 ORDER = (
-    "kernel_limit proposition_1 capacity theorem_2 theorem_3 many_facts scale bridge large_library figure_1 direct_answers figure_2 bridge_minimum"
-    " model_capacity familiarity model_scale model_probabilities model_overlap"
+    "kernel_limit proposition_1 capacity theorem_2 theorem_3 many_facts scale bridge large_library figure_1"
+    " direct_answers figure_2 bridge_minimum model_capacity familiarity model_scale model_probabilities model_overlap"
 ).split()
 """How figures follow one another on the page: the theory, then the models; others come after them, tables by their
 names."""
-LONG = 30
-"""A table of more lines is folded."""
-MOST = 100
-"""A figure of more numbers does not list them in the page; they are in its CSV file."""
 MADE_BY = {"ledger": "python -m paper_checks", "predictions": "python -m paper_checks.predictions"}
 
 
@@ -55,7 +44,7 @@ def main(rows: Path, out: Path, drawn: Sequence[Drawn]) -> int:
     text = page(rows, out, drawn)
     try:
         write(out / "report.md", text.encode())
-        write(out / "report.html", html(text, out).encode())
+        write(out / "report.html", rendered(text, out).encode())
     except OSError as error:
         raise SettingError("out", f"{out} ({error.strerror})", "a folder that can be written") from None
     print(f"report: {out / 'report.md'}, {out / 'report.html'}")
@@ -110,12 +99,7 @@ def page(rows: Path, out: Path, drawn: Sequence[Drawn]) -> str:
     for name, part in parts.items():
         text = text.replace(f"<!-- {name} -->", part.strip())
     heads = re.findall(r"^## (.+)$", text, re.MULTILINE)
-    return text.replace("<!-- contents -->", " · ".join(f"[{head}](#{_anchor(head)})" for head in heads))
-
-
-def _anchor(head: str) -> str:
-    """A heading's own anchor, as GitHub makes it."""
-    return re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-")
+    return text.replace("<!-- contents -->", " · ".join(f"[{head}](#{anchor(head)})" for head in heads))
 
 
 def _written(rows: Path, name: str, head: str, fold: str) -> str:
@@ -147,7 +131,8 @@ def _table(item: Drawn) -> str:
     if item.missing:
         return f"### {item.title}\n\nNot made: {item.missing}\n"
     text, _, _ = item.files["md"].read_text().partition("\n## Rows\n")
-    return f"### {item.title}\n\n{text.strip()}\n\n[LaTeX]({item.files['tex'].name}), [the numbers]({item.files['csv'].name})\n"
+    links = f"[LaTeX]({item.files['tex'].name}), [the numbers]({item.files['csv'].name})"
+    return f"### {item.title}\n\n{text.strip()}\n\n{links}\n"
 
 
 def _rows_of(item: Drawn) -> Iterator[tuple[str, list[str]]]:
@@ -218,83 +203,11 @@ def _rows(cited: dict[str, list[str]], sources: dict[str, Source], folder: str) 
     lines = [
         "## Rows",
         "",
-        "The numbers of the tables, of the figures and of the text stand on these rows, by the command that made them. Of each row its hash and its",
+        "The numbers of the tables, of the figures and of the text stand on these rows, by the command that made them. Of"
+        " each row its hash and its line in the file are given; the rows of one point differ in the seed.",
+        "",
+        "<details><summary>All rows cited on this page</summary>",
     ]
-    lines[-1] += " line in the file are given; the rows of one point differ in the seed."
-    lines += ["", "<details><summary>All rows cited on this page</summary>"]
     for (experiment, command, file), cells in groups.items():
         lines += ["", f"`{command}` ({experiment}, [{file}]({folder}/{file}))", "", *(f"- {cell}" for cell in cells)]
     return "\n".join([*lines, "", "</details>"])
-
-
-def _numbers(path: Path) -> str:
-    """A figure's numbers, folded, each line with its row; of very many, where they are."""
-    table = pandas.read_csv(path, dtype=str, keep_default_na=False)
-    if len(table) > MOST:
-        return f"The numbers are the {len(table)} lines of [{path.name}]({path.name})."
-    table = table.drop(columns="rows", errors="ignore")  # the first row's place lists the others
-    lines = [list(table), ["---"] * len(table.columns)]
-    for line in table.to_dict("records"):
-        lines.append([f"[row](#row-{text})" if name == "row" and text else _short(text) for name, text in line.items()])
-    return "\n".join(
-        [
-            "<details><summary>The numbers</summary>",
-            "",
-            *("| " + " | ".join(line) + " |" for line in lines),
-            "",
-            "</details>",
-        ]
-    )
-
-
-def _short(text: str) -> str:
-    """A number to six digits; other text so that Markdown leaves it alone."""
-    try:
-        return f"{float(text):.6g}"
-    except ValueError:
-        return "".join("\\" + c if c in "\\|*_`[]<>" else c for c in text)
-
-
-def html(text: str, out: Path) -> str:
-    """The page as one HTML file: pictures of `out` are in it, with the numbers of figures; long tables are folded."""
-    from markdown_it import MarkdownIt
-
-    text = re.sub(r"<!-- numbers ([\w.]+) -->", lambda match: _numbers(out / match[1]), text)
-    parser = MarkdownIt("commonmark", {"html": True}).enable("table")
-    parser.add_render_rule(
-        "table_open", lambda _, tokens, i, *__: tokens[i].meta["before"] + "<div class='wide' tabindex='0'><table>\n"
-    )
-    parser.add_render_rule("table_close", lambda _, tokens, i, *__: "</table></div>" + tokens[i].meta["after"] + "\n")
-    tokens = parser.parse(text)
-    for token, inside in itertools.pairwise(tokens):
-        if token.type == "heading_open":
-            token.attrSet("id", _anchor(inside.content))
-    _fold(tokens)
-    for part in (child for token in tokens for child in token.children or []):
-        if part.type == "image":
-            for name, value in _picture(out / str(part.attrGet("src"))).items():
-                part.attrSet(name, value)
-    title = next((inside.content for token, inside in itertools.pairwise(tokens) if token.tag == "h1"), "")
-    body = parser.renderer.render(tokens, parser.options, {})
-    return PAGE.read_text().replace("<!-- title -->", escape(title)).replace("<!-- body -->", body)
-
-
-def _fold(tokens: Sequence["Token"]) -> None:
-    """Long tables get a fold around them."""
-    start = 0
-    for i, token in enumerate(tokens):
-        if token.type == "table_open":
-            start = i
-        elif token.type == "table_close":
-            lines = sum(inside.type == "tr_open" for inside in tokens[start:i]) - 1
-            folded = lines > LONG
-            tokens[start].meta["before"] = f"<details><summary>The table, {lines} lines</summary>" if folded else ""
-            token.meta["after"] = "</details>" if folded else ""
-
-
-def _picture(path: Path) -> Mapping[str, str]:
-    """What an image of the page says: the picture itself, and its size, so that the page does not move while it
-    loads."""
-    with Image.open(path) as picture:
-        size = {"width": str(picture.width), "height": str(picture.height)}
-    return {"src": f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"} | size

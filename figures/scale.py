@@ -78,9 +78,10 @@ def caption(table: pandas.DataFrame) -> str:
         ", which agree in every cell" if spread == 0 else f", whose means are drawn and differ by {spread:.2g} at most"
     )
     widths = " and ".join("∞" if np.isinf(width) else f"{width:.0f}" for width in sorted(table["width"].unique()))
-    return f"""Experts scaled by w (section 3.1). (a) An expert alone moves its own facts by exactly w, so they flip at w = 1/2 for any
-        number n of facts, at any width, whatever the other expert adds: the average of two experts stands on that edge, eq. 27's average of
-        factors (1/4 of each update) below it. (b) Composed facts: a single one flips at w = 1/c₂ = {1 / coefficients()[1]:.3f} (measured
-        between {below:g} and {above:g}); with n facts the n new answers reach the old one together, at w = (1 + 0.609(n − 1))/0.573, and
-        tie, so that the second expert alone has 1/n right. With both experts none is right then: the first one's y has passed both. Dashed:
-        closed forms. Widths {widths}{agree}."""
+    return f"""Experts scaled by w (section 3.1). (a) An expert alone moves its own facts by exactly w, so they flip at
+        w = 1/2 for any number n of facts, at any width, whatever the other expert adds: the average of two experts
+        stands on that edge, eq. 27's average of factors (1/4 of each update) below it. (b) Composed facts: a single one
+        flips at w = 1/c₂ = {1 / coefficients()[1]:.3f} (measured between {below:g} and {above:g}); with n facts the n
+        new answers reach the old one together, at w = (1 + 0.609(n − 1))/0.573, and tie, so that the second expert
+        alone has 1/n right. With both experts none is right then: the first one's y has passed both. Dashed: closed
+        forms. Widths {widths}{agree}."""

@@ -1,74 +1,21 @@
-"""One look for all figures: the width and sizes of TMLR, no LaTeX, fonts embedded, told apart by shape as well as
-colour.
-
-TMLR's text is 6.5 inches wide, its figures take 9 points and 7 for small things. The font is STIX, which comes with
-matplotlib and has the paper's symbols: matplotlib's Computer Modern (cmr10), TMLR's own, prints other characters for _,
-±, < and { without a warning. These numbers are all that a library of journal styles (tueplots) would give, and its
-bundle for TMLR needs LaTeX."""
+"""One look for all figures: that of `runs.look`, with compositions and theory drawn alike everywhere."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lora_reuse.runs.look import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
+from lora_reuse.runs.look import COLOURS as COLOURS
+from lora_reuse.runs.look import RC as RC
+from lora_reuse.runs.look import WIDTH as WIDTH
+from lora_reuse.runs.look import series as series
+from lora_reuse.runs.look import title as title
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-if TYPE_CHECKING:
-    from matplotlib.typing import RcKeyType
-
-WIDTH, HEIGHT, PAGE = 6.5, 2.5, 9.0
-"""Inches: the text's width, the height a figure has unless it sets another, and the text's height, which no figure
-passes."""
-
-RC: "dict[RcKeyType, Any]" = {
-    "font.family": [
-        "STIXGeneral",
-        "DejaVu Serif",
-    ],  # the second has the characters that the first lacks, as the subscript 1
-    "mathtext.fontset": "stix",
-    "font.size": 9,
-    "axes.labelsize": 9,
-    "axes.titlesize": 9,
-    "axes.titlelocation": "left",
-    "legend.fontsize": 7,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.minor.visible": False,
-    "lines.linewidth": 1.1,
-    "lines.markersize": 4,
-    "errorbar.capsize": 1.5,
-    "legend.frameon": False,
-    "legend.handlelength": 1.6,
-    "legend.columnspacing": 1.2,
-    "legend.labelspacing": 0.35,
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
-    "pdf.fonttype": 42,
-    "ps.fonttype": 42,
-    "svg.fonttype": "none",
-}
-
-BLUE, ORANGE, SKY, VERMILLION, GREEN, PURPLE, BLACK, GREY = (
-    "#0072B2",
-    "#E69F00",
-    "#56B4E9",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#000000",
-    "#808080",
-)
-"""Okabe and Ito's colours, which people without one of the three cones tell apart too, and grey for what composes
-nothing."""
-COLOURS = (BLUE, ORANGE, BLACK, VERMILLION, SKY, GREEN, PURPLE)
-"""For quantities, in an order in which neighbours differ in lightness too."""
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+HEIGHT, PAGE = 2.5, 9.0
+"""Inches: the height a figure has unless it sets another, and that of the text, which no figure passes."""
 THEORY: dict[str, Any] = {"color": "0.25", "linestyle": (0, (4, 2)), "linewidth": 0.9}
 """How closed forms are drawn: grey dashes, over which the measured points lie."""
 CHANCE: dict[str, Any] = {"color": "0.45", "linestyle": (0, (1, 1.2)), "linewidth": 1.0}
@@ -121,15 +68,6 @@ def rule(name: str, **others: Any) -> dict[str, Any]:
     return {"color": colour, "marker": marker} | own | others
 
 
-def series(index: int, **others: Any) -> dict[str, Any]:
-    """Colour and marker of the index-th quantity of a figure, for `plot` and `errorbar`; after seven the markers go on
-    hollow. Compositions have a look of their own, `rule`."""
-    look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
-    if index >= len(COLOURS):
-        look |= {"markerfacecolor": "white"}
-    return look | others
-
-
 def power(number: float) -> str:
     """2^k for a power of two from 2^8 on, ∞ for infinity, else the digits; to stand between dollars."""
     if math.isinf(number):
@@ -180,8 +118,3 @@ def height(figure: Figure, inches: float) -> None:
 def note(figure: Figure, text: str) -> None:
     """A small line below the panels: what n is."""
     figure.supxlabel(text, x=0.995, ha="right", fontsize=7, color="0.3")
-
-
-def title(axes: Axes, letter: str, text: str) -> None:
-    """The panel's letter in bold, then what it shows."""
-    axes.set_title(f"$\\bf{{({letter})}}$ {text}", linespacing=1.0)

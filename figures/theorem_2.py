@@ -14,8 +14,10 @@ from lora_reuse.runs.settings import short
 from matplotlib.figure import Figure
 
 NEEDS = {
-    "theorem_2": "python -m theory.sweep experiment=theorem_2 width=2**12 seeds=16 coincide=none,r2y=r2r1x,y=r1x,z=r2y,z=r2r1x,r1x=r2r1x,x=z,x=y,"
-    "z=r1x,y=r2r1x,x=r2r1x,y=r2y,x=r2y"
+    "theorem_2": (
+        "python -m theory.sweep experiment=theorem_2 width=2**12 seeds=16"
+        " coincide=none,r2y=r2r1x,y=r1x,z=r2y,z=r2r1x,r1x=r2r1x,x=z,x=y,z=r1x,y=r2r1x,x=r2r1x,y=r2y,x=r2y"
+    )
 }
 # Output on x r1 r2 at each answer: the base's, and the multiples of c₁ and c₂ (the rows' span_residual is what is left
 # over: rounding).
@@ -73,8 +75,9 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
         outputs.index, outputs["measured"], bars(outputs), label="measured", **style.series(0, linestyle="none")
     )
     for i, value in enumerate(outputs["measured"]):
-        left.annotate(f"{value:.3f}".replace("-", "−"), (i, value), (0, 5 if value > 0 else -5), textcoords="offset points", ha="center", fontsize=7,
-                      va="bottom" if value > 0 else "top")  # fmt: skip
+        text, up = f"{value:.3f}".replace("-", "−"), value > 0
+        look = {"ha": "center", "va": "bottom" if up else "top", "fontsize": 7}
+        left.annotate(text, (i, value), (0, 5 if up else -5), textcoords="offset points", **look)
     left.set_xticks(outputs.index, list(OUTPUTS))
     left.set_ylim(-0.85, 1.5)
     left.set_ylabel("output on $x\\ r_1\\ r_2$")
@@ -122,7 +125,8 @@ def caption(table: pandas.DataFrame) -> str:
     ties = [words for words, margin in zip(written, margins["predicted"], strict=True) if abs(margin) <= 1e-9]
     where = f"z wins where {' or '.join(wins)}" if wins else "z never wins"
     tied = f", and is the old answer itself where {' or '.join(ties)}" if ties else ""
-    return f"""Theorem 2: two experts of one fact each, r₁(x) → y and r₂(y) → z, added together and asked x r₁ r₂. (a) Measured at m =
-        {width} against the closed form (dashed), and what composing the two facts would give (diamonds). The outputs are 1 at the old answer
-        plus c₁(i_y − i_r1(x)) + c₂(i_z − i_r2(y)), exactly. (b) The old answer stays above z unless a coincidence of the facts interferes:
-        {where}{tied}. Means over {seeds} seeds with 95 % intervals, most of them smaller than the marker."""
+    return f"""Theorem 2: two experts of one fact each, r₁(x) → y and r₂(y) → z, added together and asked x r₁ r₂. (a)
+        Measured at m = {width} against the closed form (dashed), and what composing the two facts would give
+        (diamonds). The outputs are 1 at the old answer plus c₁(i_y − i_r1(x)) + c₂(i_z − i_r2(y)), exactly. (b) The old
+        answer stays above z unless a coincidence of the facts interferes: {where}{tied}. Means over {seeds} seeds with
+        95 % intervals, most of them smaller than the marker."""

@@ -109,7 +109,9 @@ def caption(table: pandas.DataFrame) -> str:
     nearest = margins["predicted"].drop(answered).sort_values()
     control = " and ".join(map(str, answered))
     but = f"every rule but {control}, a control that is told the composed answers" if answered else "every rule"
-    return f"""Theorem 3: {len(margins)} rules compose two experts of one fact each and are asked x r₁ r₂. (a) A rule adds c₁(i_y − i_r1(x)) + c₂(i_z
-        − i_r2(y)), exactly but where the figure says otherwise. To compose, it would have to take the old answer away and put 1 at z. (b) The old
-        answer stays on top under {but}. Nearest to a tie is {nearest.index[0]} (eq. 27 with weights of 1), at a margin of {nearest.iloc[0]:.3f}.
-        Marks are means over {table["seeds"].min()} seeds, and bars are 95 % intervals. Dashed lines are the same quantity of the kernel, m = ∞."""
+    return f"""Theorem 3: {len(margins)} rules compose two experts of one fact each and are asked x r₁ r₂. (a) A rule
+        adds c₁(i_y − i_r1(x)) + c₂(i_z − i_r2(y)), exactly but where the figure says otherwise. To compose, it would
+        have to take the old answer away and put 1 at z. (b) The old answer stays on top under {but}. Nearest to a tie
+        is {nearest.index[0]} (eq. 27 with weights of 1), at a margin of {nearest.iloc[0]:.3f}. Marks are means over
+        {table["seeds"].min()} seeds, and bars are 95 % intervals. Dashed lines are the same quantity of the kernel, m =
+        ∞."""

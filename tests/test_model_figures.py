@@ -21,8 +21,8 @@ from lora_reuse.paper_checks.predictions import limit
 from matplotlib.text import Text
 from scipy import stats
 
+from tests.drawn_figures import whole
 from tests.rows_of_models import row, write
-from tests.test_figures import whole
 
 PAPER = "results/paper"
 NAMES = ("bridge_minimum", "model_capacity", "model_overlap", "model_probabilities", "model_scale")

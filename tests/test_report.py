@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lora_reuse.figures import registry, report
+from lora_reuse.figures import _html, registry, report
 from lora_reuse.llm.data.mixtures import SETUPS
 from lora_reuse.llm.protocols.settings import COMPOSITIONS
 from lora_reuse.runs.settings import SettingError
@@ -205,7 +205,7 @@ def test_pictures_are_in_the_page(folder):
 def test_long_tables_are_folded(folder):
     text = (folder / "figures" / "report.html").read_text()
     for before, table in re.findall(r"(.{60})<div class='wide' tabindex='0'><table>(.*?)</table>", text, re.DOTALL):
-        assert ("lines</summary>" in before) == (table.count("<tr>") - 1 > report.LONG)
+        assert ("lines</summary>" in before) == (table.count("<tr>") - 1 > _html.LONG)
 
 
 def test_the_whole_page_is_less_than_two_megabytes(whole):
@@ -224,7 +224,7 @@ def test_each_number_of_a_figure_has_its_row(folder):
 def test_the_same_page_from_the_same_rows(folder, tmp_path):
     out = folder / "figures"
     text = (out / "report.html").read_bytes()
-    assert report.html((out / "report.md").read_text(), out).encode() == text
+    assert _html.rendered((out / "report.md").read_text(), out).encode() == text
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +242,10 @@ def whole(tmp_path_factory):
 
 
 INSTALL = "apt-get update && apt-get install -y --no-install-recommends chromium chromium-driver"
-FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    " --disable-component-update --disable-sync"
+)
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +272,8 @@ const found = []
 for (const fold of document.querySelectorAll('details')) fold.open = true
 if (window.fit) fit(tables)
 const seen = document.documentElement.clientWidth
-if (document.documentElement.scrollWidth > seen) found.push(`the page is ${document.documentElement.scrollWidth} wide in ${seen}`)
+const wide = document.documentElement.scrollWidth
+if (wide > seen) found.push(`the page is ${wide} wide in ${seen}`)
 for (const part of document.body.querySelectorAll('*')) {
     const box = part.getBoundingClientRect()
     const outside = box.width && (box.right > seen + 1 || box.left < -1)
@@ -286,18 +290,22 @@ for (const table of document.querySelectorAll('table')) {
     const name = table.textContent.trim().slice(0, 40)
     if (parseFloat(getComputedStyle(table).fontSize) < 12) found.push('a table is too small to read: ' + name)
     for (const row of table.rows) for (const cell of row.cells) {
-        if (cell.textContent.trim() && cell.clientWidth && cell.clientWidth < 30) { found.push('a column is too narrow: ' + name); break }
+        const narrow = cell.textContent.trim() && cell.clientWidth && cell.clientWidth < 30
+        if (narrow) { found.push('a column is too narrow: ' + name); break }
         if (cell.scrollWidth > cell.clientWidth + 1) { found.push('a cell runs over: ' + cell.textContent); break }
     }
 }
-for (const at of performance.getEntriesByType('resource')) if (!at.name.startsWith('data:')) found.push('loads ' + at.name)
+for (const at of performance.getEntriesByType('resource')) {
+    if (!at.name.startsWith('data:')) found.push('loads ' + at.name)
+}
 // WCAG 2.1, 1.4.3: 4.5 between text and what is behind it, 3 for large text.
 const parsed = text => (text.match(/[\\d.]+/g) ?? [0, 0, 0, 0]).map(Number)
 const light = text => {
     const [r, g, b] = parsed(text).map(c => c / 255).map(c => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
     return 0.2126 * r + 0.7152 * g + 0.0722 * b
 }
-const dark = matchMedia('(prefers-color-scheme: dark)').matches, grounds = new Map([[null, dark ? 'rgb(18, 18, 18)' : 'rgb(255, 255, 255)']])
+const dark = matchMedia('(prefers-color-scheme: dark)').matches
+const grounds = new Map([[null, dark ? 'rgb(18, 18, 18)' : 'rgb(255, 255, 255)']])
 const behind = part => {
     if (!grounds.has(part)) {
         const colour = getComputedStyle(part).backgroundColor
@@ -398,7 +406,8 @@ def test_a_narrow_screen_shows_every_column(browser, whole):
     cells = """
     const table = [...document.querySelectorAll('table')].find(table => table.textContent.includes('verdict'))
     const said = cell => getComputedStyle(cell, '::before').content
-    return [...table.tBodies[0].rows[0].cells].map(cell => [cell.dataset.head, cell.getBoundingClientRect().right, said(cell)])
+    const cells = [...table.tBodies[0].rows[0].cells]
+    return cells.map(cell => [cell.dataset.head, cell.getBoundingClientRect().right, said(cell)])
     """
     found = browser.execute_script(cells)
     assert "verdict" in [head for head, _, _ in found]
@@ -407,7 +416,10 @@ def test_a_narrow_screen_shows_every_column(browser, whole):
 
 def test_a_link_to_a_row_opens_the_fold_that_holds_it(browser, folder):
     browser.get((folder / "figures" / "report.html").as_uri())
-    open_ = "const link = document.querySelector(\"td a[href^='#row-']\"); link.click(); return link.getAttribute('href').slice(1)"
+    open_ = (
+        "const link = document.querySelector(\"td a[href^='#row-']\"); link.click(); return"
+        " link.getAttribute('href').slice(1)"
+    )
     name = browser.execute_script(open_)
     from selenium.webdriver.support.wait import WebDriverWait
 
@@ -447,6 +459,7 @@ def test_a_link_to_a_row_opens_the_fold_that_holds_it(browser, folder):
 def test_a_fault_is_found(browser, tmp_path, body, fault):
     path = tmp_path / "bad.html"
     path.write_text(
-        f"<!doctype html><meta name='viewport' content='width=device-width'><link rel='icon' href='data:,'><body>{body}</body>"
+        "<!doctype html><meta name='viewport' content='width=device-width'><link rel='icon'"
+        f" href='data:,'><body>{body}</body>"
     )
     assert any(found.startswith(fault) for found in faults(browser, path, 400))

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from lora_reuse.figures.style import COLOURS, RC, WIDTH, series, title
 from lora_reuse.llm.forecast import HALF
 from lora_reuse.llm.forecast.measure import Answer, Composed, Measured
 from lora_reuse.llm.forecast.subspace import layers
 from lora_reuse.llm.forecast.verdict import Forecast, signs
 from lora_reuse.runs.files import replacing
+from lora_reuse.runs.look import COLOURS, RC, WIDTH, series, title
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure

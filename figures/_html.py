@@ -1,0 +1,95 @@
+"""A page of Markdown rendered as one HTML file, with its pictures in it."""
+
+import base64
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+import pandas
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from PIL import Image
+
+PAGE = Path(__file__).with_name("report_page.html")
+LONG = 30
+"""A table of more lines is folded."""
+MOST = 100
+"""A figure of more numbers does not list them in the page; they are in its CSV file."""
+
+
+def anchor(head: str) -> str:
+    """A heading's own anchor, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-")
+
+
+def rendered(text: str, out: Path) -> str:
+    """The page as one HTML file: pictures of `out` are in it, with the numbers of figures; long tables are folded."""
+    text = re.sub(r"<!-- numbers ([\w.]+) -->", lambda match: _numbers(out / match[1]), text)
+    parser = MarkdownIt("commonmark", {"html": True}).enable("table")
+    parser.add_render_rule(
+        "table_open", lambda _, tokens, i, *__: tokens[i].meta["before"] + "<div class='wide' tabindex='0'><table>\n"
+    )
+    parser.add_render_rule("table_close", lambda _, tokens, i, *__: "</table></div>" + tokens[i].meta["after"] + "\n")
+    tokens = parser.parse(text)
+    for token, inside in itertools.pairwise(tokens):
+        if token.type == "heading_open":
+            token.attrSet("id", anchor(inside.content))
+    _fold(tokens)
+    for part in (child for token in tokens for child in token.children or []):
+        if part.type == "image":
+            for name, value in _picture(out / str(part.attrGet("src"))).items():
+                part.attrSet(name, value)
+    title = next((inside.content for token, inside in itertools.pairwise(tokens) if token.tag == "h1"), "")
+    body = parser.renderer.render(tokens, parser.options, {})
+    return PAGE.read_text().replace("<!-- title -->", escape(title)).replace("<!-- body -->", body)
+
+
+def _numbers(path: Path) -> str:
+    """A figure's numbers, folded, each line with its row; of very many, where they are."""
+    table = pandas.read_csv(path, dtype=str, keep_default_na=False)
+    if len(table) > MOST:
+        return f"The numbers are the {len(table)} lines of [{path.name}]({path.name})."
+    table = table.drop(columns="rows", errors="ignore")  # the first row's place lists the others
+    lines = [list(table), ["---"] * len(table.columns)]
+    for line in table.to_dict("records"):
+        lines.append([f"[row](#row-{text})" if name == "row" and text else _short(text) for name, text in line.items()])
+    return "\n".join(
+        [
+            "<details><summary>The numbers</summary>",
+            "",
+            *("| " + " | ".join(line) + " |" for line in lines),
+            "",
+            "</details>",
+        ]
+    )
+
+
+def _short(text: str) -> str:
+    """A number to six digits; other text so that Markdown leaves it alone."""
+    try:
+        return f"{float(text):.6g}"
+    except ValueError:
+        return "".join("\\" + c if c in "\\|*_`[]<>" else c for c in text)
+
+
+def _fold(tokens: Sequence[Token]) -> None:
+    """Long tables get a fold around them."""
+    start = 0
+    for i, token in enumerate(tokens):
+        if token.type == "table_open":
+            start = i
+        elif token.type == "table_close":
+            lines = sum(inside.type == "tr_open" for inside in tokens[start:i]) - 1
+            folded = lines > LONG
+            tokens[start].meta["before"] = f"<details><summary>The table, {lines} lines</summary>" if folded else ""
+            token.meta["after"] = "</details>" if folded else ""
+
+
+def _picture(path: Path) -> Mapping[str, str]:
+    """What an image of the page says: the picture itself, and its size, so that the page does not move while it
+    loads."""
+    with Image.open(path) as picture:
+        size = {"width": str(picture.width), "height": str(picture.height)}
+    return {"src": f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"} | size
