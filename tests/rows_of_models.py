@@ -19,10 +19,11 @@ def row(
     marks=(),
     measured=None,
     pocket=None,
+    base=None,
     **settings,
 ):
     """A row of `llm` as it is on disk: two prompts a triplet (or group of questions), `right` of each; `marks` of
-    answers; what else is measured."""
+    answers; what else is measured; what the provenance says of a pocket model, or of the base."""
     axes = importlib.import_module("lora_reuse." + experiment.replace("_", ".", 1)).PROTOCOL.axes
     defaults = {f.name: f.default for f in dataclasses.fields(axes)}
     preset = PRESETS.get(model, {}) | (getattr(axes, "POCKET", {}) if model == "pocket" else {})
@@ -43,6 +44,7 @@ def row(
         "versions": {"torch": "2"},
     }
     made |= {"base_digest": weights, "device": "cpu", "dtype": "float32"} | ({"pocket": pocket} if pocket else {})
+    made |= {"base": base} if base else {}
     parts = {
         "measured": counts | Counter(marks) | (measured or {}),
         "predicted": predicted or {},

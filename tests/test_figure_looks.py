@@ -222,6 +222,11 @@ def test_names_of_models():
         "pocket (01234567), own tasks", made.assign(**{"provenance.pocket.seed": 0, "provenance.pocket.coverage": 0.25})
     ) == ("pocket, coverage=0.25 (01234567), own tasks")
     assert _names.of("someone/a-model/", made[[]]) == "a-model"
+    said = pandas.DataFrame({"provenance.base": ["SmolLM2-135M-Instruct, Q4_1, dequantised"] * 2})
+    assert _names.of("smollm2", said) == "SmolLM2-135M-Instruct, Q4_1, dequantised"
+    assert _names.of("smollm2 (01234567), own tasks", said).endswith(", dequantised (01234567), own tasks")
+    said.loc[1, "provenance.base"] = None
+    assert _names.of("smollm2", said) == "smollm2"
     assert _names.called({"a/x": made[[]], "b/x": made[[]], "c/y": made[[]]}) == {
         "a/x": "a/x",
         "b/x": "b/x",

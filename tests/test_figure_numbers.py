@@ -1,4 +1,4 @@
-"""What each figure of the theory shows, as its numbers must bear it out; then one falsified set of rows that must not."""
+"""What each figure of the theory shows, as its numbers must bear it out; falsified rows must not bear it out."""
 
 import math
 

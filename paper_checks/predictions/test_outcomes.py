@@ -108,6 +108,19 @@ def test_models_of_one_name_and_other_weights_are_judged_apart(rows, registered)
     assert found["toy (ffffffff)", "P4"] == "no rows yet"
 
 
+def test_another_base_is_judged_apart(rows, registered):
+    """Every composition answers in the rows of smollm2, and none in those of the other model."""
+    rows = made_at(rows, registered[1])
+    composes = PREDICTIONS["P1"].mutants["composes"]
+    other = [
+        composes({**one, "settings": one["settings"] | {"model": "smollm2"}})
+        for one in made_at(rows, registered[1], base_digest="5" * 16, base="SmolLM2-135M-Instruct, Q4_1, dequantised")
+    ]
+    found = {(o.model, o.prediction.id): o.verdict for o in outcomes.compare([*rows, *other])}
+    assert (found["toy (01234567)", "P1"], found["smollm2 (55555555)", "P1"]) == ("supported", "refuted")
+    assert found["toy (01234567)", "P3"] == found["smollm2 (55555555)", "P3"] == "supported"
+
+
 def test_without_rows_the_page_says_what_is_registered_and_how_to_make_some(tmp_path, capsys):
     assert __main__.main([f"rows={tmp_path}", f"out={tmp_path}"]) == 0
     out, text = capsys.readouterr().out, (tmp_path / "predictions.md").read_text()

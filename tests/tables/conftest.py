@@ -1,3 +1,5 @@
+"""Rows made up and the tables of them, made once; the committed rows."""
+
 import functools
 import shutil
 from pathlib import Path
