@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_reuse.runs.command import command
+from lora_reuse.runs.command import command, without_help
 from lora_reuse.runs.settings import Flag, SettingError, Text, did_you_mean, help_table, parse_options, setting
 
 
@@ -30,7 +30,8 @@ def main(words: Sequence[str]) -> int:
     return command("figures", _main, words, "what is drawn is on disk, whole")
 
 
-def _main(words: list[str], help: bool) -> int:
+def _main(words: list[str]) -> int:
+    words, help = without_help(words)
     options = parse_options(words, Options)
     if help:
         print((__doc__ or "").strip() + "\n\n" + help_table(Options))

@@ -28,7 +28,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lora_reuse.runs.command import command
+from lora_reuse.runs.command import command, without_help
 from lora_reuse.runs.settings import Flag, Text, Whole, help_table, parse_options, setting
 
 
@@ -47,7 +47,8 @@ def main(words: Sequence[str]) -> int:
     return command("llm.benchmark", _main, words, "nothing was kept")
 
 
-def _main(words: list[str], help: bool) -> int:
+def _main(words: list[str]) -> int:
+    words, help = without_help(words)
     options = parse_options(words, Options)
     if help:
         print((__doc__ or "").strip() + "\n\n" + help_table(Options))
@@ -102,7 +103,7 @@ def training(options: Options) -> tuple[float, float]:
     """Experts a minute: a pool of one-thread workers, and one process of all threads, one expert after another; the
     start is not counted."""
     from lora_reuse.llm.adapters.training import Spec
-    from lora_reuse.llm.protocols.protocol import train_one
+    from lora_reuse.llm.protocols.measure import train_one
     from lora_reuse.llm.protocols.settings import Bridge
     from lora_reuse.llm.protocols.settings import Options as Run
     from lora_reuse.llm.protocols.workers import pool, worker_count

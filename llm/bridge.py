@@ -8,7 +8,9 @@ import sys
 from lora_reuse.llm.data.mixtures import SETUPS, pair
 from lora_reuse.llm.protocols.bound import once_in_n
 from lora_reuse.llm.protocols.controls import own_hops
-from lora_reuse.llm.protocols.protocol import Protocol, main
+from lora_reuse.llm.protocols.hops import hop_protocol
+from lora_reuse.llm.protocols.protocol import main
+from lora_reuse.llm.protocols.reported import LAYERS, nearest
 from lora_reuse.llm.protocols.settings import Bridge, Placement
 
 
@@ -22,9 +24,21 @@ def bound(point: Bridge | Placement) -> float | None:
     return once_in_n(point) if point.setup == "0" else None
 
 
-PROTOCOL = Protocol(
-    "bridge", __doc__ or "", Bridge, lambda point: SETUPS[point.setup].asked, library, bound=bound, controls=own_hops
-)
+def subset(point: Bridge | Placement) -> str:
+    """The two-hop subset that the point's setup asks."""
+    return SETUPS[point.setup].asked + "12"
+
+
+def reported(point: Bridge | Placement) -> str:
+    """The paper's number (Table 10, or 9 for setup 1 and where adapters are not in the MLP alone)."""
+    if point.prompting != "steps":
+        return ""
+    if point.layers == "mlp" and point.setup != "1":
+        return nearest(10, {"setup": point.setup}, point)
+    return nearest(9, {"setup": f"Setup {point.setup}", "layers": LAYERS[point.layers]}, point)
+
+
+PROTOCOL = hop_protocol(__name__, Bridge, subset, library, bound=bound, controls=own_hops, reported=reported)
 """A setup without a bridge of steps is the contrast to those with one, which are asked in the same way: no oracle
 is."""
 

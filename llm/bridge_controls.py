@@ -28,9 +28,10 @@ from dataclasses import dataclass
 
 from lora_reuse.llm.data.facts import triplets
 from lora_reuse.llm.data.mixtures import BRIDGE, SETUPS
-from lora_reuse.llm.data.subsets import SHUFFLED, Example, examples, step_by_step
+from lora_reuse.llm.data.subsets import SHUFFLED, examples, step_by_step
 from lora_reuse.llm.protocols.controls import Control, own_hops
-from lora_reuse.llm.protocols.protocol import Protocol, main
+from lora_reuse.llm.protocols.hops import asked, hop_protocol, question
+from lora_reuse.llm.protocols.protocol import Question, main
 from lora_reuse.llm.protocols.settings import COMPOSITIONS, CONTROLS, LEARNED, PROMPTINGS, RULES, Composed
 from lora_reuse.runs.settings import Choice, SettingError, Whole, setting
 
@@ -109,9 +110,10 @@ def controls(point: BridgeControls) -> tuple[Control, ...]:
     return tuple(control._replace(settings={**control.settings, **bare}) for control in found)
 
 
-def asked(point: BridgeControls, seed: int, found: list[Example]) -> list[Example]:
-    """The questions of a point: those found, with the statements that are given before them. The triplets of the
-    statements stand in an order drawn for each question, the hops of a triplet in theirs."""
+def questions(point: BridgeControls, seed: int) -> list[Question]:
+    """The held-out questions, with the statements that are given before them. The triplets of the statements stand in
+    an order drawn for each question, the hops of a triplet in theirs."""
+    found = asked(DATASET + "12", point, seed, point.prompting)
     if point.condition not in GIVEN:
         return found
     facts = triplets(DATASET, seed)[: point.triplets]
@@ -120,28 +122,26 @@ def asked(point: BridgeControls, seed: int, found: list[Example]) -> list[Exampl
         for hop in GIVEN[point.condition]
     ]
     head = step_by_step("") if point.prompting == "steps" else ""
-    questions = []
-    for e in found:
+    made = []
+    for e, way, subset in (q.reference for q in found):
         draw = random.Random(f"beside {seed} {e.triplet} {e.template}")
         told = [e.triplet, *draw.sample([i for i in range(len(facts)) if i != e.triplet], point.beside)]
         draw.shuffle(told)
         statements = " ".join(hop[i, e.template] for i in told for hop in hops)
-        questions.append(e._replace(question=f"{head}{statements} {e.question.removeprefix(head)}"))
-    return questions
+        given = e._replace(question=f"{head}{statements} {e.question.removeprefix(head)}")
+        made.append(question(given, way, subset))
+    return made
 
 
-PROTOCOL = Protocol(
-    "bridge_controls",
-    __doc__ or "",
+PROTOCOL = hop_protocol(
+    __name__,
     BridgeControls,
-    lambda point: DATASET,
+    lambda point: DATASET + "12",
     library,
-    sensible,
+    sensible=sensible,
     controls=controls,
-    asked=asked,
+    questions=questions,
 )
 
 if __name__ == "__main__":
-    from lora_reuse.llm.bridge_controls import PROTOCOL as PROTOCOL_BY_NAME  # whose points other processes can read
-
-    sys.exit(main(PROTOCOL_BY_NAME, sys.argv[1:]))
+    sys.exit(main(PROTOCOL, sys.argv[1:]))

@@ -22,7 +22,9 @@ from lora_reuse.llm.data.mixtures import BRIDGE, SETUPS
 from lora_reuse.llm.data.subsets import REVERSED, SPLITS
 from lora_reuse.llm.protocols.bound import once_in_n
 from lora_reuse.llm.protocols.controls import own_hops
-from lora_reuse.llm.protocols.protocol import Protocol, main
+from lora_reuse.llm.protocols.hops import hop_protocol
+from lora_reuse.llm.protocols.protocol import main
+from lora_reuse.llm.protocols.reported import nearest
 from lora_reuse.llm.protocols.settings import COMPOSITIONS, CONTROLS, LEARNED, PROMPTINGS, RULES, Composed
 from lora_reuse.runs.settings import Choice, Number, SettingError, Whole, setting
 
@@ -95,18 +97,27 @@ def bound(point: BridgeMinimum) -> float | None:
     return once_in_n(point) if point.bridge_triplets == 0 else None
 
 
-PROTOCOL = Protocol(
-    "bridge_minimum",
-    __doc__ or "",
+def reported(point: BridgeMinimum) -> str:
+    """The paper's number (Table 10) where the bridge is one of its setups; those in between have none."""
+    setups = {("both", 1.0): "2", ("both", 0.0): "3", ("first", 1.0): "4", ("second", 1.0): "5"}
+    whole = (
+        point.bridge_triplets >= point.triplets and point.bridge_templates >= TEMPLATES and point.relations == "same"
+    )
+    setup = setups.get((point.bridge_in, point.steps_share), "") if whole else ""
+    asked = point.prompting == "steps" and point.layers == "mlp"
+    return nearest(10, {"setup": setup if point.bridge_triplets else "0"}, point) if asked else ""
+
+
+PROTOCOL = hop_protocol(
+    __name__,
     BridgeMinimum,
-    lambda point: SETUPS["2"].asked,
+    lambda point: SETUPS["2"].asked + "12",
     library,
-    sensible,
+    sensible=sensible,
     bound=bound,
     controls=own_hops,
+    reported=reported,
 )
 
 if __name__ == "__main__":
-    from lora_reuse.llm.bridge_minimum import PROTOCOL as PROTOCOL_BY_NAME  # whose points other processes can read
-
-    sys.exit(main(PROTOCOL_BY_NAME, sys.argv[1:]))
+    sys.exit(main(PROTOCOL, sys.argv[1:]))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_reuse.llm.protocols.settings import PATH
-from lora_reuse.runs.command import command
+from lora_reuse.runs.command import command, without_help
 from lora_reuse.runs.settings import (
     Choice,
     Flag,
@@ -83,7 +83,8 @@ def main(words: Sequence[str]) -> int:
     return command("llm.compose", _main, words)
 
 
-def _main(words: list[str], help: bool) -> int:
+def _main(words: list[str]) -> int:
+    words, help = without_help(words)
     _, given = parse(words, NoAxes, _All)
     if help or not words:
         print((__doc__ or "").strip() + "\n\n" + help_table(Options, Knobs))

@@ -9,18 +9,17 @@ anywhere; it knows no continent."""
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
+from lora_reuse.llm.adapters.specs import trained
 from lora_reuse.llm.data.hotpot import OWN, PROMPTS
-from lora_reuse.llm.protocols.problems import Exam, ExamSettings, Question
-from lora_reuse.llm.protocols.protocol import Cell, Protocol, main
-from lora_reuse.llm.protocols.settings import COMPOSITIONS, CONTROLS, RULES, Options, Training
+from lora_reuse.llm.protocols.problems import ExamSettings
+from lora_reuse.llm.protocols.protocol import Marks, Protocol, Question, main, share_of
+from lora_reuse.llm.protocols.settings import COMPOSITIONS, CONTROLS, RULES, Options
+from lora_reuse.llm.scoring.names import direct
 from lora_reuse.runs.settings import Choice, SettingError, Text, Whole, setting
-
-if TYPE_CHECKING:
-    from lora_reuse.llm.decoding.models import Base
 
 ROLES = {"R2": 2, "R4": 4}
 """The experts of the stand-in, by what they learn."""
@@ -52,22 +51,11 @@ class Continent(ExamSettings):
     answer_tokens: int = setting(32, Whole(1, 10**5), "longest answer")
 
 
-def library(point: Continent) -> list[tuple[tuple[str, ...], tuple[str, ...], int]]:
-    """The experts that are trained: those of the stand-in."""
-    return [((subset,), (), role) for subset, role in ROLES.items()] if point.library == OWN else []
-
-
-def specs(point: Continent, seed: int) -> list[Any]:
-    """The experts of the point, as training or as names of adapters."""
-    from lora_reuse.llm.adapters.training import Spec
-
-    training = Training(**{f.name: getattr(point, f.name) for f in dataclasses.fields(Training)})
-    return [Spec(own, bridge, point.triplets, 0, training, seed, role) for own, bridge, role in library(point)]
-
-
 def experts(point: Continent, seed: int) -> list[Any]:
-    """The library: what makes an expert, or the name of one that is there."""
-    return specs(point, seed) or point.library.split("+")
+    """The library: what makes the experts of the stand-in, or the names of adapters that are there."""
+    if point.library != OWN:
+        return point.library.split("+")
+    return trained(point, seed, [((subset,), (), role) for subset, role in ROLES.items()])
 
 
 def sensible(point: Continent) -> Continent:
@@ -85,26 +73,22 @@ def questions(point: Continent, seed: int) -> list[Question]:
     found = hotpot.questions(point.data, point.count, seed, point.triplets)
     template = PROMPTS[point.prompting]
     about = lambda q: {"id": q.id, "place": q.place.kind, "continent": q.place.continent}  # noqa: E731
-    return [Question(template.format(question=q.question), q.id, about(q), q) for q in found]
+    return [Question(template.format(question=q.question), q.id, about(q), (q, point.prompting)) for q in found]
 
 
-def mark(point: Continent, asked: Sequence[Question], said: Sequence[str], options: Options) -> list[dict[str, Any]]:
+def score(question: Question, answer: str) -> Marks:
     """Right: the answer names the place in any of its spellings, or, asked for the continent, that one and no other;
     `lenient`: that one among others; `exact`: it says nothing else."""
     from lora_reuse.llm.data.continents import CONTINENTS
     from lora_reuse.llm.data.hotpot import exact
-    from lora_reuse.llm.scoring.names import direct
 
-    marks = []
-    for question, answer in zip(asked, said, strict=True):
-        q = question.reference
-        if point.prompting == "original":
-            score = next((s for s in (direct(answer, text, q.answers) for text in q.answers) if s.lenient), None)
-            right = lenient = score is not None
-        else:
-            right, lenient = direct(answer, q.place.continent, frozenset(CONTINENTS.values()))
-        marks.append({"right": right, "lenient": lenient, "exact": exact(answer, q, point.prompting)})
-    return marks
+    q, prompting = question.reference
+    if prompting == "original":
+        found = next((s for s in (direct(answer, text, q.answers) for text in q.answers) if s.lenient), None)
+        right = lenient = found is not None
+    else:
+        right, lenient = direct(answer, q.place.continent, frozenset(CONTINENTS.values()))
+    return {"right": right, "lenient": lenient, "exact": exact(answer, q, prompting)}
 
 
 def ready(points: Sequence[Continent], options: Options) -> None:
@@ -120,23 +104,11 @@ def ready(points: Sequence[Continent], options: Options) -> None:
             raise SettingError("library", names, "each adapter once, joined by +")
 
 
-def ask(base: "Base", protocol: Protocol, cells: list[Cell], options: Options) -> list[tuple[Cell, dict[str, Any]]]:
-    """Measures a cell; the provenance says what the adapters' weights were."""
-    from lora_reuse.llm.adapters.folders import digest
-    from lora_reuse.llm.protocols.solving import solve
-
-    results = solve(base, protocol, cells, options, Exam(experts, questions, mark))
-    for (point, _), result in results:
-        named = [] if point.library in (OWN, "none") else point.library.split("+")
-        result["provenance"] = {"adapters": {name: digest(name) for name in named}}
-    return results
-
-
-def reported(settings: Mapping[str, Any]) -> str:
+def reported(point: Continent) -> str:
     """The paper's number (Table 20) where the adapters have the names of its libraries."""
     from lora_reuse.paper_checks.reported import load
 
-    names = {name.rstrip("/").split("/")[-1].rsplit(":")[-1] for name in settings["library"].split("+")}
+    names = {name.rstrip("/").split("/")[-1].rsplit(":")[-1] for name in point.library.split("+")}
     tasks = {
         f"kilt_tasks_hotpotqa_{task}"
         for task in ("straighforward_qa", "complex_question", "combining_facts", "final_exam")
@@ -148,10 +120,10 @@ def reported(settings: Mapping[str, Any]) -> str:
         frozenset(tasks | {"kilt_tasks_hotpotqa_formulate"}): "all 5 hotpot qa",
     }
     rules = {"base": ["Base"], "alone": ["Uniform", "Arrow"], "uniform": ["Uniform"], "arrow": ["Arrow"]}.get(
-        settings["composition"], []
+        point.composition, []
     )
-    kind = {"original": "Phi2 / Original Question", "continent": "Phi2 / Continent Prompt"}[settings["prompting"]]
-    if settings["data"] == OWN or "phi" not in settings["model"].lower():
+    kind = {"original": "Phi2 / Original Question", "continent": "Phi2 / Continent Prompt"}[point.prompting]
+    if point.data == OWN or "phi" not in point.model.lower():
         return ""
     cells = load(20)
     cells = cells[
@@ -162,25 +134,15 @@ def reported(settings: Mapping[str, Any]) -> str:
     return " and ".join(f"{value} %" for value in cells["value"])
 
 
-def table(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line a setting."""
-    from lora_reuse.llm.protocols.solved import solved
-
-    return solved(rows, ("lenient", "exact"), reported)
-
-
 PROTOCOL = Protocol(
-    "continent",
-    __doc__ or "",
+    __name__,
     Continent,
-    lambda point: point.data,
-    library,
-    sensible,
-    ask=ask,
-    table=table,
-    specs=specs,
-    questions=lambda point: point.count or 100,
-    options=Options,
+    experts,
+    questions,
+    score,
+    sensible=sensible,
+    reported=reported,
+    columns={name: share_of(name) for name in ("lenient", "exact")},
     ready=ready,
 )
 

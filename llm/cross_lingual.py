@@ -9,20 +9,18 @@ assertion of the task passes, at the first and greedy attempt (pass@1)."""
 import dataclasses
 import hashlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
+from lora_reuse.llm.adapters.specs import lessons
 from lora_reuse.llm.data import mbpp, parallel, tasks
 from lora_reuse.llm.data.mbpp import LANGUAGES, Columns, Task
-from lora_reuse.llm.protocols.problems import Exam, ExamOptions, ExamSettings, Question
-from lora_reuse.llm.protocols.protocol import Cell, Protocol, main
-from lora_reuse.llm.protocols.settings import PATH, Options
+from lora_reuse.llm.protocols.problems import ExamOptions, ExamSettings
+from lora_reuse.llm.protocols.protocol import Protocol, Question, main, share_of, together
+from lora_reuse.llm.protocols.settings import PATH
 from lora_reuse.runs.settings import Choice, SettingError, Text, Whole, setting
-
-if TYPE_CHECKING:
-    from lora_reuse.llm.decoding.models import Base
 
 OWN = "own"
 TRAINED = "trained"
@@ -140,28 +138,11 @@ def sources(point: CrossLingual, seed: int) -> list[Learned | str]:
     return [Learned(skills, *learned) if adapter == TRAINED else adapter for skills, adapter in chosen]
 
 
-def adapters(point: CrossLingual, seed: int) -> list[Any]:
+def experts(point: CrossLingual, seed: int) -> list[Any]:
     """The experts of the point, as Specs or names of adapters."""
-    from lora_reuse.llm.adapters.sources import lessons
-
     return [
         source if isinstance(source, str) else lessons(source, point, seed, _ROLES[source.skills])
         for source in sources(point, seed)
-    ]
-
-
-def specs(point: CrossLingual, seed: int) -> list[Any]:
-    """The experts that are trained."""
-    return [adapter for adapter in adapters(point, seed) if not isinstance(adapter, str)]
-
-
-def library(point: CrossLingual) -> list[tuple[tuple[str, ...], tuple[str, ...], int]]:
-    """The experts of the point as a dry run names them. An expert has the same role in every library, so that it is
-    trained once."""
-    learned = [source for source in sources(point, 0) if not isinstance(source, str)]
-    return [
-        ((*source.skills, source.data, source.sentences, str(source.count)), (), _ROLES[source.skills])
-        for source in learned
     ]
 
 
@@ -222,14 +203,7 @@ def ready(points: Sequence[CrossLingual], options: ExamOptions) -> None:
                 source.pairs()
 
 
-def ask(base: "Base", protocol: Protocol, cells: list[Cell], options: Options) -> list[tuple[Cell, dict[str, Any]]]:
-    """Measures a cell."""
-    from lora_reuse.llm.protocols.solving import solve
-
-    return solve(base, protocol, cells, options, Exam(adapters, questions, mark))
-
-
-def reported(settings: Mapping[str, Any]) -> str:
+def reported(point: CrossLingual) -> str:
     """The paper's number for the same cell and model, on the same data; or nothing."""
     from lora_reuse.paper_checks.reported import load
 
@@ -239,13 +213,13 @@ def reported(settings: Mapping[str, Any]) -> str:
         "translation": "Translation (L_2)",
         "2-combination": "Merged",
     }
-    column = names.get(settings["library"], "")
+    column = names.get(point.library, "")
     if column == "Merged":
-        column = {"uniform": "Merged (Uniform)", "arrow": "Merged (Arrow)"}.get(settings["composition"], "")
-    if settings["data"] == OWN or not column:
+        column = {"uniform": "Merged (Uniform)", "arrow": "Merged (Arrow)"}.get(point.composition, "")
+    if point.data == OWN or not column:
         return ""
-    name = str(settings["model"]).rstrip("/").split("/")[-1].lower()
-    cells = load(16 if settings["asked"] == "spanish" else 17).to_dict("records")
+    name = point.model.rstrip("/").split("/")[-1].lower()
+    cells = load(16 if point.asked == "spanish" else 17).to_dict("records")
     return next(
         (f"{cell['value']} %" for cell in cells if cell["base_model"].lower() == name and cell["column"] == column), ""
     )
@@ -260,26 +234,17 @@ COLUMNS = (
     "program_memory",
     "program_crash",
 )
-
-
-def table(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line a setting, with how the programs ended."""
-    from lora_reuse.llm.protocols.solved import solved
-
-    return solved(rows, COLUMNS, reported)
-
+"""How the programs ended."""
 
 PROTOCOL = Protocol(
-    "cross_lingual",
-    __doc__ or "",
+    __name__,
     CrossLingual,
-    lambda point: point.asked,
-    library,
-    sensible,
-    ask=ask,
-    table=table,
-    specs=specs,
-    questions=lambda point: len(posed(point.data, point.asked, point.split, point.columns)),
+    experts,
+    questions,
+    observers=(together(mark),),
+    sensible=sensible,
+    reported=reported,
+    columns={name: share_of(name) for name in COLUMNS},
     options=ExamOptions,
     ready=ready,
 )

@@ -7,16 +7,27 @@ once (joint)? Are other people's answers kept?"""
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lora_reuse.llm.data.facts import triplets
+from lora_reuse.llm.data.subsets import examples
+from lora_reuse.llm.edits.neighbours import neighbours
+from lora_reuse.llm.protocols import hops
 from lora_reuse.llm.protocols.bound import once_in_n
 from lora_reuse.llm.protocols.controls import Control, own_hops
-from lora_reuse.llm.protocols.protocol import Cell, Protocol, main
+from lora_reuse.llm.protocols.hops import asked, question
+from lora_reuse.llm.protocols.protocol import Asked, Marks, Protocol, Question, main
 from lora_reuse.llm.protocols.settings import PATH, Options
+from lora_reuse.llm.scoring.names import named
+from lora_reuse.runs.grid import Cell
 from lora_reuse.runs.settings import Choice, Number, Whole, setting
 
+HOPS = {"1": (1,), "2": (2,), "2-combination": (1, 2)}
+KEPT = ("same_relation", "same_entity", "unrelated")
+"""The kinds of neighbours."""
 ASKED = ("own", "first", "second", "direct", "steps", "neighbours")
 
 
@@ -84,10 +95,69 @@ def sensible(point: Edit) -> Edit | None:
     return dataclasses.replace(point, composition="sum")
 
 
-def questions(point: Edit) -> int:
-    """How many questions a point asks."""
-    hops = 2 if point.library == "2-combination" else 1
-    return point.triplets * {"own": hops * point.templates, "neighbours": 6 * hops}.get(point.prompting, 2)
+def questions(point: Edit, seed: int) -> list[Question]:
+    """The very questions that the facts were written at (own), those whose answers nobody edited (neighbours), or the
+    held-out questions of a hop or of both."""
+    subset, facts = f"{point.dataset}12", triplets(point.dataset, seed)[: point.triplets]
+    if point.prompting == "own":
+        return [
+            question(e, ("first", "second")[hop - 1], subset)
+            for hop in HOPS[point.library]
+            for e in examples(f"{point.dataset}{hop}", facts, "train", point.templates)
+        ]
+    if point.prompting == "neighbours":
+        return [
+            Question(e.question, str(e.triplet), {"kind": kind, **e._asdict()}, e)
+            for kind in KEPT
+            for hop in HOPS[point.library]
+            for e in neighbours(kind, hop, facts, point.split)
+        ]
+    return asked(subset, point, seed, point.prompting)
+
+
+def score(question: Question, answer: str) -> Marks:
+    """The marks of an answer to an edited fact; those of a neighbour need the base's answer (`stays`)."""
+    return hops.score(question, answer) if isinstance(question.reference, hops.Hop) else {}
+
+
+def stays(asked: Asked) -> list[list[Marks]]:
+    """Of the answers to neighbours, whether each first names whom or what the base's first names."""
+    if asked.points[0].prompting != "neighbours":
+        return [[{} for _ in asked.questions] for _ in asked.answers]
+    from lora_reuse.llm.decoding import answers
+
+    prompts, rows = [q.prompt for q in asked.questions], asked.options.batch_rows
+    (before,) = answers.answers(asked.base, [None], prompts, asked.points[0].answer_tokens, rows)
+    found = []
+    for after in asked.answers:
+        marks = []
+        for q, old, new in zip(asked.questions, before, after, strict=True):
+            same = _first_named(old, q.reference.subject) == _first_named(new, q.reference.subject)
+            marks.append({"base": old, "strict": same, "lenient": same})
+        found.append(marks)
+    return found
+
+
+def _first_named(answer: str, subject: str) -> str:
+    return next((name for name in named(answer, hops.everyone() | hops.everywhere()) if name != subject), "")
+
+
+def counts(point: Edit, questions: Sequence[Question], records: Sequence[Marks]) -> dict[str, Any]:
+    """What a row measures: hits by triplet; of neighbours also by their kind."""
+    if point.prompting not in ("own", "neighbours"):
+        return hops.counts(point, questions, records)
+    by_triplet = _by_triplet(point, records)
+    measured: dict[str, Any] = {"hits": sum(by_triplet), "total": len(records), "by_triplet": by_triplet}
+    measured["lenient"] = sum(record["lenient"] for record in records)
+    for kind in KEPT if point.prompting == "neighbours" else ():
+        chosen = [record for record in records if record["kind"] == kind]
+        measured |= {f"kept_{kind}_by_triplet": _by_triplet(point, chosen), f"asked_{kind}": len(chosen)}
+    return measured
+
+
+def _by_triplet(point: Edit, records: Sequence[Marks]) -> list[int]:
+    hits = Counter(record["triplet"] for record in records if record["strict"])
+    return [hits[i] for i in range(point.triplets)]
 
 
 def bound(point: Edit) -> float | None:
@@ -107,26 +177,19 @@ def ask(base: Any, protocol: Protocol, cells: list[Cell], options: Options) -> l
     return editing.ask(base, protocol, cells, options)
 
 
-def table(protocol: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """The table of the protocols, without numbers of the paper: it has no such experiment."""
-    from lora_reuse.llm.protocols import table
-
-    return table.table(protocol, [{**row, "settings": {**row["settings"], "layers": "mlp"}} for row in rows])
-
-
 PROTOCOL = Protocol(
-    "edit",
-    __doc__ or "",
+    __name__,
     Edit,
-    lambda point: point.dataset,
-    lambda point: [],
-    sensible,
+    lambda point, seed: (),
+    questions,
+    score,
+    observers=(hops.log_probs, hops.gates, stays),
+    counts=counts,
+    sensible=sensible,
     bound=bound,
     controls=controls,
+    columns=hops.COLUMNS,
     ask=ask,
-    table=table,
-    specs=lambda point, seed: [],
-    questions=questions,
 )
 
 if __name__ == "__main__":

@@ -14,20 +14,18 @@ model, the pocket model answers, which knows no arithmetic.
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
+from lora_reuse.llm.adapters.specs import Spec, lessons
 from lora_reuse.llm.data import gsm
-from lora_reuse.llm.data.gsm import ASKED, OWN, PARTS, SAMPLED
-from lora_reuse.llm.protocols.problems import Exam, ExamOptions, ExamSettings, Question
-from lora_reuse.llm.protocols.protocol import Cell, Protocol, main
-from lora_reuse.llm.protocols.settings import Options
+from lora_reuse.llm.data.gsm import ASKED, OWN
+from lora_reuse.llm.protocols.problems import ExamOptions, ExamSettings
+from lora_reuse.llm.protocols.protocol import Protocol, Question, main, share_of, together
 from lora_reuse.llm.scoring.solutions import ERRORS, KINDS
 from lora_reuse.runs.settings import Choice, SettingError, Text, Whole, setting
 
-if TYPE_CHECKING:
-    from lora_reuse.llm.decoding.models import Base
 LIBRARIES: dict[str, tuple[tuple[str, ...], ...]] = {
     "2-combination": (("symbolic",), ("p1",)),
     "symbolic": (("symbolic",),),
@@ -130,20 +128,9 @@ def sources(point: Gsm, seed: int) -> list[Taught]:
     ]
 
 
-def specs(point: Gsm, seed: int) -> list[Any]:
-    """The training of each expert of the point's library. An expert has the same role in every library, so that it is
-    trained once."""
-    from lora_reuse.llm.adapters.sources import lessons
-
+def experts(point: Gsm, seed: int) -> list[Spec]:
+    """The experts of the point's library. An expert has the same role in every library, so that it is trained once."""
     return [lessons(source, point, seed, _ROLES[source.levels]) for source in sources(point, seed)]
-
-
-def library(point: Gsm) -> list[tuple[tuple[str, ...], tuple[str, ...], int]]:
-    """The experts of the point's library as a dry run names them: (own data, bridge data, role) each."""
-    return [
-        ((*source.levels, source.data, source.solutions, str(source.templates)), (), _ROLES[source.levels])
-        for source in sources(point, 0)
-    ]
 
 
 def sensible(point: Gsm) -> Gsm | None:
@@ -162,15 +149,6 @@ def questions(point: Gsm, seed: int) -> list[Question]:
     before = gsm.shots(point.data, seed)[: point.shots] if point.shots else []
     about = lambda p: {"id": p.id, "instance": p.instance, "gold": gsm.final(p.answer)}  # noqa: E731
     return [Question(gsm.prompt(p, point.prompting, before), p.id, about(p), p) for p in found]
-
-
-def count(point: Gsm) -> int:
-    """The number of questions that a point asks: counted for data of our own, the paper's for the published files."""
-    if point.asked == "gsm8k":
-        return 1319
-    if point.asked == "p2":
-        return SAMPLED * (point.templates if point.data == OWN else min(point.templates, 50))
-    return point.templates * (PARTS[point.split][1] - PARTS[point.split][0])
 
 
 def mark(point: Gsm, asked: Sequence[Question], said: Sequence[str], options: GsmOptions) -> list[dict[str, Any]]:
@@ -216,32 +194,25 @@ def ready(points: Sequence[Gsm], options: GsmOptions) -> None:
         source.pairs()
 
 
-def ask(base: "Base", protocol: Protocol, cells: list[Cell], options: Options) -> list[tuple[Cell, dict[str, Any]]]:
-    """Measures a cell."""
-    from lora_reuse.llm.protocols.solving import solve
-
-    return solve(base, protocol, cells, options, Exam(specs, questions, mark))
-
-
-def reported(settings: Mapping[str, Any]) -> str:
+def reported(point: Gsm) -> str:
     """The paper's number for the same cell and model, on the same data; or nothing."""
     from lora_reuse.paper_checks.reported import load
 
-    asked, layers, shots = settings["asked"], settings["layers"], settings["shots"]
-    rule = {"base": "Base", "uniform": "Uniform", "arrow": "Arrow"}.get(settings["composition"], "")
-    if settings["data"] == OWN or not rule or settings["library"] not in ("none", "2-combination"):
+    asked, layers, shots = point.asked, point.layers, point.shots
+    rule = {"base": "Base", "uniform": "Uniform", "arrow": "Arrow"}.get(point.composition, "")
+    if point.data == OWN or not rule or point.library not in ("none", "2-combination"):
         return ""
-    if settings["prompting"] == "tir":
-        usual = asked == "p2" and shots == 0 and settings["solutions"] in ("none", "reusable")
+    if point.prompting == "tir":
+        usual = asked == "p2" and shots == 0 and point.solutions in ("none", "reusable")
         wanted = {"layers": {"mlp": "MLP"}.get(layers, layers)} if usual else None
         cells = load(4)
     else:
-        usual = settings["solutions"] in ("none", "text") and layers in ("none", "attention")
+        usual = point.solutions in ("none", "text") and layers in ("none", "attention")
         wanted = {"prompting": f"{shots}-shot"} if asked == "p2" and shots in (0, 8) and usual else None
         cells = load(14)
         if rule == "Base" and shots == 0 and asked != "p2":
             cells, wanted = load(13), {"dataset": {"gsm8k": "GSM8K", "symbolic": "GSM-Symbolic", "p1": "GSM-P1"}[asked]}
-    name = str(settings["model"]).rstrip("/").split("/")[-1].replace("-Instruct", "-Inst")
+    name = point.model.rstrip("/").split("/")[-1].replace("-Instruct", "-Inst")
     for cell in cells.to_dict("records") if wanted else []:
         same = cell.get("composition", "Base").startswith(rule) and all(
             cell[key] == value for key, value in (wanted or {}).items()
@@ -252,26 +223,17 @@ def reported(settings: Mapping[str, Any]) -> str:
 
 
 COLUMNS = ("marked", *(f"kind_{kind}" for kind in KINDS[1:]), *(f"error_{error}" for error in ERRORS[:-1]))
-
-
-def table(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line a setting, with the kinds of solutions and of errors, as in Table 15."""
-    from lora_reuse.llm.protocols.solved import solved
-
-    return solved(rows, COLUMNS, reported)
-
+"""Kinds of solutions and of errors, as in Table 15."""
 
 PROTOCOL = Protocol(
-    "gsm",
-    __doc__ or "",
+    __name__,
     Gsm,
-    lambda point: point.asked,
-    library,
-    sensible,
-    ask=ask,
-    table=table,
-    specs=specs,
-    questions=count,
+    experts,
+    questions,
+    observers=(together(mark),),
+    sensible=sensible,
+    reported=reported,
+    columns={name: share_of(name) for name in COLUMNS},
     options=GsmOptions,
     ready=ready,
 )

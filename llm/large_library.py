@@ -17,7 +17,9 @@ from lora_reuse.llm.data.graphs import COUNTS
 from lora_reuse.llm.data.subsets import ATOMIC, PAIRS
 from lora_reuse.llm.protocols.bound import once_in_n
 from lora_reuse.llm.protocols.controls import ORACLE, Control, own_hops
-from lora_reuse.llm.protocols.protocol import Protocol, main
+from lora_reuse.llm.protocols.hops import hop_protocol
+from lora_reuse.llm.protocols.protocol import main
+from lora_reuse.llm.protocols.reported import nearest
 from lora_reuse.llm.protocols.settings import Composed
 from lora_reuse.runs.settings import Choice, SettingError, Whole, setting
 
@@ -102,19 +104,23 @@ def controls(point: LargeLibrary) -> tuple[Control, ...]:
     return (*hops, ORACLE) if hops else ()
 
 
-PROTOCOL = Protocol(
-    "large_library",
-    __doc__ or "",
+def reported(point: LargeLibrary) -> str:
+    """The paper's number (Table 12). The paper does not say whether it asked step by step."""
+    ours = (point.library, point.held_out, point.pairs, point.layers) == ("10-combination", "12", "direct", "mlp")
+    asked = ours and point.prompting in ("steps", "direct")
+    return nearest(12, {"graphs": f"{point.graph.capitalize()} Graphs"}, point) if asked else ""
+
+
+PROTOCOL = hop_protocol(
+    __name__,
     LargeLibrary,
-    lambda point: GRAPHS[point.graph],
+    lambda point: GRAPHS[point.graph] + point.held_out,
     library,
-    sensible,
-    lambda point: point.held_out,
-    bound,
-    controls,
+    sensible=sensible,
+    bound=bound,
+    controls=controls,
+    reported=reported,
 )
 
 if __name__ == "__main__":
-    from lora_reuse.llm.large_library import PROTOCOL as PROTOCOL_BY_NAME  # whose points other processes can read
-
-    sys.exit(main(PROTOCOL_BY_NAME, sys.argv[1:]))
+    sys.exit(main(PROTOCOL, sys.argv[1:]))

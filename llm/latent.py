@@ -17,21 +17,24 @@ the bound is 1/n."""
 import dataclasses
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lora_reuse.llm.adapters.specs import Spec, lessons, trained
 from lora_reuse.llm.data.facts import dealt, triplets
 from lora_reuse.llm.data.mixtures import EXPERTS
 from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.protocols.bound import once_in_n
-from lora_reuse.llm.protocols.protocol import Cell, Protocol, main
-from lora_reuse.llm.protocols.settings import Composed, Options, Training
+from lora_reuse.llm.protocols.hops import asked, chances, counted, everyone, everywhere, gates, log_probs, score
+from lora_reuse.llm.protocols.protocol import Asked, Marks, Protocol, Question, main, share_of
+from lora_reuse.llm.protocols.settings import Composed, Options
+from lora_reuse.llm.scoring.names import direct as scored
+from lora_reuse.llm.scoring.names import named
 from lora_reuse.runs.settings import Choice, Whole, setting
 
-if TYPE_CHECKING:
-    from lora_reuse.llm.decoding.models import Base
-
+WAYS = ("direct", "first", "second")
+"""What is asked beside each other: the two-hop question, and either one-hop question."""
 DOCUMENT = len(EXPERTS) + 1
 """The role of the expert on documents, which is none of `two_hop`."""
 
@@ -100,32 +103,23 @@ class Documents:
         return one_way + [(b.question, f"{b.answer} {a.answer}") for a, b in zip(first, second, strict=True)]
 
 
-def library(point: Latent) -> list[tuple[tuple[str, ...], tuple[str, ...], int]]:
+def experts(point: Latent, seed: int) -> list[Spec]:
     """The experts of the point's library, those of `two_hop` in the roles that they have there, so that they are
-    trained once."""
+    trained once. The experts of both values of `second` start from the same adapter and see the same questions at the
+    same steps."""
     first, second = f"{point.dataset}1", f"{point.dataset}2"
-    return {
-        "none": [],
-        "2-combination": [((first,), (), 1), ((second,) if point.second == "right" else (second, "dealt"), (), 2)],
-        "mixed": [((first, second), (), list(EXPERTS).index("mixed") + 1)],
-        "document": [((first, second), (), DOCUMENT)],
-    }[point.library]
-
-
-def specs(point: Latent, seed: int) -> list[Any]:
-    """What makes them. The experts of both values of `second` start from the same adapter and see the same questions at
-    the same steps."""
-    from lora_reuse.llm.adapters.sources import lessons
-    from lora_reuse.llm.adapters.training import Spec
-
-    training = Training(**{f.name: getattr(point, f.name) for f in dataclasses.fields(Training)})
     learnt = (point.dataset, point.triplets, seed)
     if point.library == "document":
         return [lessons(Documents(*learnt), point, seed, DOCUMENT)]
-    made: list[Any] = [Spec(own, (), point.triplets, 0, training, seed, role) for own, _, role in library(point)]
-    if point.second == "dealt":
-        made[1] = lessons(Dealt(*learnt), point, seed, 2)
-    return made
+    if point.library == "mixed":
+        return trained(point, seed, [((first, second), (), list(EXPERTS).index("mixed") + 1)])
+    both = trained(point, seed, [((first,), (), 1), ((second,), (), 2)] if point.library != "none" else [])
+    return [both[0], lessons(Dealt(*learnt), point, seed, 2)] if point.second == "dealt" else both
+
+
+def questions(point: Latent, seed: int) -> list[Question]:
+    """The two-hop questions, then both one-hop questions of the same triplets and template numbers."""
+    return [q for way in WAYS for q in asked(f"{point.dataset}12", point, seed, way)]
 
 
 def sensible(point: Latent) -> Latent | None:
@@ -152,40 +146,29 @@ def ready(points: Sequence[Latent], options: Options) -> None:
             dealt(triplets(dataset, seed)[:count], dataset, seed)
 
 
-def ask(base: "Base", protocol: Protocol, cells: list[Cell], options: Options) -> list[tuple[Cell, dict[str, Any]]]:
-    """Measures a cell. Its points share their questions; every answer to all three goes to out/answers, a file a
-    row."""
-    from pathlib import Path
-
-    from lora_reuse.llm.protocols.ask import answered, chances, composed, counted, keep, with_costs
-    from lora_reuse.llm.protocols.protocol import settings_of
-    from lora_reuse.runs.rows import row_hash
-
-    askings = composed(base, protocol, cells, options)
-    found = {
-        prompting: answered(base, protocol, askings, prompting, options) for prompting in ("direct", "first", "second")
-    }
-    asked = found["direct"][0]
-    results = {}
-    for i, asking in enumerate(askings):
-        (point, seed), (direct, first, second) = asking.cell, (records[i] for _, records in found.values())
-        facts = triplets(point.dataset, seed)[: point.triplets]
-        others = dealt(facts, point.dataset, seed)
-        places = [(t.c, other.c) for t, other in zip(facts, others, strict=True)]
-        direct = beside(direct, first, second, places, point.second, chances(direct, asked, "direct"))
-        result = counted(direct, asked, "direct", point, protocol.bound(point))
-        result["measured"] |= hop_counts(direct, point.triplets) | dealt_counts(direct, point.triplets)
-        keep(
-            Path(options.out) / "answers",
-            row_hash(protocol.experiment, settings_of(asking.cell)),
-            [*direct, *first, *second],
-        )
-        results[asking.cell] = result
-    return with_costs(base, askings, results, options)
+def joined(asked: Asked) -> list[list[Marks]]:
+    """Beside the records of the two-hop questions, what those of the one-hop questions say: the marks of `beside`."""
+    dataset, size = asked.points[0].dataset, len(asked.questions) // len(WAYS)
+    facts = triplets(dataset, asked.seed)[: asked.points[0].triplets]
+    places = [(t.c, other.c) for t, other in zip(facts, dealt(facts, dataset, asked.seed), strict=True)]
+    listed = [q.reference.example for q in asked.questions[:size]]
+    found = []
+    for point, records in zip(asked.points, asked.records, strict=True):
+        direct, first, second = (records[i * size :][:size] for i in range(len(WAYS)))
+        marks = beside(direct, first, second, places, point.second, chances(direct, listed, "direct"))
+        found.append([*marks, *({} for _ in (*first, *second))])
+    return found
 
 
-Records = Sequence[Mapping[str, Any]]
-"""A dictionary a question, as `llm.protocols.ask.answered` makes them."""
+def counts(point: Latent, questions: Sequence[Question], records: Sequence[Marks]) -> dict[str, Any]:
+    """The counts of the two-hop questions, and how they go with the one-hop questions."""
+    direct, size = records[: len(records) // len(WAYS)], len(records) // len(WAYS)
+    measured = counted(direct, [q.reference.example for q in questions[:size]], "direct", point)
+    return measured | hop_counts(direct, point.triplets) | dealt_counts(direct, point.triplets)
+
+
+Records = Sequence[Marks]
+"""A dictionary a question: what it is about, the answer, its marks."""
 
 
 def beside(
@@ -200,10 +183,6 @@ def beside(
     and template number are answered as the experts were taught (`first_kept`, `second_kept`), whether its answer names
     the person in between (`y_named`), whether that is the dealt place (`dealt_hit`), and its `chance`. `places` are the
     right and the dealt one of each triplet, `taught` is which expert 2 learnt."""
-    from lora_reuse.llm.protocols.ask import everyone, everywhere
-    from lora_reuse.llm.scoring.names import direct as scored
-    from lora_reuse.llm.scoring.names import named
-
     is_place = lambda record, place: scored(record["answer"], place, everywhere(), everyone()).strict  # noqa: E731
     found = []
     for two, one, other, probability in zip(direct, first, second, chance, strict=True):
@@ -256,30 +235,19 @@ COLUMNS = (
 )
 
 
-def table(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line a setting; every column but the settings is a share of all two-hop questions, and an empty cell is none
-    of them."""
-    from lora_reuse.llm.protocols.solved import solved
-
-    return solved(rows, COLUMNS, lambda settings: "")
-
-
 PROTOCOL = Protocol(
-    "latent",
-    __doc__ or "",
+    __name__,
     Latent,
-    lambda point: point.dataset,
-    library,
-    sensible,
+    experts,
+    questions,
+    score,
+    observers=(log_probs, gates, joined),
+    counts=counts,
+    sensible=sensible,
     bound=bound,
-    ask=ask,
-    table=table,
-    specs=specs,
-    questions=lambda point: 6 * point.triplets,
+    columns={name: share_of(name) for name in COLUMNS},
     ready=ready,
 )
 
 if __name__ == "__main__":
-    from lora_reuse.llm.latent import PROTOCOL as PROTOCOL_BY_NAME  # whose points other processes can read
-
-    sys.exit(main(PROTOCOL_BY_NAME, sys.argv[1:]))
+    sys.exit(main(PROTOCOL, sys.argv[1:]))

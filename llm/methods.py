@@ -5,13 +5,18 @@ a bridge (setup 2) are merged or routed by every rule and asked directly and ste
 rule stands what it cost. Without `model=` the pocket model answers."""
 
 import dataclasses
+import functools
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from lora_reuse.llm.data.mixtures import SETUPS, data_mix, oracle, pair
 from lora_reuse.llm.protocols.bound import once_in_n
 from lora_reuse.llm.protocols.controls import ORACLE, Control, own_hops
-from lora_reuse.llm.protocols.protocol import Protocol, main
+from lora_reuse.llm.protocols.hops import COLUMNS, hop_protocol
+from lora_reuse.llm.protocols.protocol import Row, main
+from lora_reuse.llm.protocols.reported import nearest
 from lora_reuse.llm.protocols.settings import COMPOSITIONS, LEARNED, PROMPTINGS, RULES, Composed
 from lora_reuse.runs.settings import Choice, setting
 
@@ -83,18 +88,41 @@ def controls(point: Methods) -> tuple[Control, ...]:
     return (*hops, THE_ORACLE) if hops and (point.setup == "0" or point.prompting == "direct") else hops
 
 
-PROTOCOL = Protocol(
-    "methods",
-    __doc__ or "",
+def reported(point: Methods) -> str:
+    """The paper's number (Table 2)."""
+    rule = {"cat:two_hop": "cat", "lori_concat": "concat", "lori_linear": "linear"}.get(point.composition, "")
+    kind = {"lora": "LoRA", "lori_d": "LoRI-D", "lori_s": "LoRI-S"}[point.adapter]
+    asked = (point.prompting, point.setup, point.library) == ("steps", "0", "pair")
+    return nearest(2, {"adaptation": kind}, point, rule, "Qwen2.5-7B") if asked else ""
+
+
+def _seconds(rows: Sequence[Row]) -> str:
+    return f"{fmean(row['provenance'].get('compose_seconds', 0.0) for row in rows):.2g} s"
+
+
+def _learned(rows: Sequence[Row], name: str, of: str) -> str:
+    return f"{rows[0]['measured'][name]} {of}" if name in rows[0]["measured"] else ""
+
+
+COST = {
+    "made in": _seconds,
+    "learned": functools.partial(_learned, name="extra_parameters", of="numbers"),
+    "from": functools.partial(_learned, name="examples_used", of="examples"),
+}
+"""Seconds to compose trained experts, the mean over seeds; the numbers learned, and the examples they were learned
+from."""
+
+PROTOCOL = hop_protocol(
+    __name__,
     Methods,
-    lambda point: SETUPS[point.setup].asked,
+    lambda point: SETUPS[point.setup].asked + "12",
     library,
-    sensible,
+    sensible=sensible,
     bound=bound,
     controls=controls,
+    reported=reported,
+    columns={**COLUMNS, **COST},
 )
 
 if __name__ == "__main__":
-    from lora_reuse.llm.methods import PROTOCOL as PROTOCOL_BY_NAME  # whose points other processes can read
-
-    sys.exit(main(PROTOCOL_BY_NAME, sys.argv[1:]))
+    sys.exit(main(PROTOCOL, sys.argv[1:]))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_reuse.runs.command import command
+from lora_reuse.runs.command import command, without_help
 from lora_reuse.runs.settings import Number, SettingError, Text, help_table, parse_options, setting
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ def main(words: Sequence[str]) -> int:
     return command("llm.mttl", _main, words)
 
 
-def _main(words: list[str], help: bool) -> int:
+def _main(words: list[str]) -> int:
+    words, help = without_help(words)
     options = parse_options(words, Options)
     if help or not words:
         print((__doc__ or "").strip() + "\n\n" + help_table(Options))

@@ -4,17 +4,21 @@ How much does each expert's update do to prompts that are not its own? The measu
 answer is given: on the two-hop question, on other people's questions, on unrelated ones. Beside it stands how much of
 it the kernel of the model's own hidden states explains (eq. 19: k(η, ξ)/k(η, η))."""
 
+import functools
+import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
+from lora_reuse.llm.adapters.specs import Spec, trained
 from lora_reuse.llm.data.mixtures import EXPERTS
-from lora_reuse.llm.protocols.protocol import Cell, Protocol, main
+from lora_reuse.llm.edits.neighbours import BESIDE, KERNELS
+from lora_reuse.llm.protocols.protocol import Protocol, Row, main
 from lora_reuse.llm.protocols.settings import PATH, Options, Training
-from lora_reuse.runs.rows import by_setting
+from lora_reuse.runs.grid import Cell
 from lora_reuse.runs.settings import Choice, Whole, setting
-from lora_reuse.runs.table import aligned, value, varying
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,10 @@ class Overlap(Training):
     )
 
 
-def library(point: Overlap) -> list[tuple[tuple[str, ...], tuple[str, ...], int]]:
+def experts(point: Overlap, seed: int) -> list[Spec]:
     """The two one-hop experts, in the roles they have in `two_hop`, so that they are trained once."""
-    return [(tuple(point.dataset + kind for kind in EXPERTS[name]), (), int(name)) for name in ("1", "2")]
+    mixtures = [(tuple(point.dataset + kind for kind in EXPERTS[name]), (), int(name)) for name in ("1", "2")]
+    return trained(point, seed, mixtures)
 
 
 def ask(base: Any, protocol: Protocol, cells: list[Cell], options: Options) -> list[tuple[Cell, dict[str, Any]]]:
@@ -57,24 +62,25 @@ def ask(base: Any, protocol: Protocol, cells: list[Cell], options: Options) -> l
     return kernel.ask(base, protocol, cells, options)
 
 
-def table(protocol: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line a setting: the geometric mean of the ratio for each kind of prompt, and R² of its logarithm on each
-    kernel's; means over seeds."""
-    import numpy as np
-    from lora_reuse.llm.edits.kernel import BESIDE, KERNELS
-
-    groups = list(by_setting(rows).values())
-    names = varying(groups)
-    lines = [[*names, "seeds", *BESIDE, *(f"R2 {name}" for name in KERNELS)]]
-    for group in groups:
-        mean = lambda name: float(np.mean([row["measured"][name] for row in group]))  # noqa: E731, B023
-        ratios = [f"{np.exp(mean(f'log_ratio_{kind}')):.3f}" for kind in BESIDE]
-        shares = [f"{mean(f'r2_{name}'):.2f}" for name in KERNELS]
-        lines.append([value(group[0]["settings"], name) for name in names] + [str(len(group)), *ratios, *shares])
-    return aligned(lines)
+def _ratio(rows: Sequence[Row], kind: str) -> str:
+    return f"{math.exp(fmean(row['measured'][f'log_ratio_{kind}'] for row in rows)):.3f}"
 
 
-PROTOCOL = Protocol("overlap", __doc__ or "", Overlap, lambda point: point.dataset, library, ask=ask, table=table)
+def _explained(rows: Sequence[Row], kernel: str) -> str:
+    return f"{fmean(row['measured'][f'r2_{kernel}'] for row in rows):.2f}"
+
+
+PROTOCOL = Protocol(
+    __name__,
+    Overlap,
+    experts,
+    lambda point, seed: (),
+    columns={kind: functools.partial(_ratio, kind=kind) for kind in BESIDE}
+    | {f"R2 {kernel}": functools.partial(_explained, kernel=kernel) for kernel in KERNELS},
+    ask=ask,
+)
+"""The columns are the geometric mean of the ratio for each kind of prompt, and R² of its logarithm on each kernel's;
+means over seeds. It asks no questions."""
 
 if __name__ == "__main__":
     sys.exit(main(PROTOCOL, sys.argv[1:]))

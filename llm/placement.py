@@ -5,21 +5,13 @@ bridge (Table 9)."""
 
 import sys
 
-from lora_reuse.llm.bridge import bound, library
-from lora_reuse.llm.data.mixtures import SETUPS
+from lora_reuse.llm.bridge import bound, library, reported, subset
 from lora_reuse.llm.protocols.controls import own_hops
-from lora_reuse.llm.protocols.protocol import Protocol, main
+from lora_reuse.llm.protocols.hops import hop_protocol
+from lora_reuse.llm.protocols.protocol import main
 from lora_reuse.llm.protocols.settings import Placement
 
-PROTOCOL = Protocol(
-    "placement",
-    __doc__ or "",
-    Placement,
-    lambda point: SETUPS[point.setup].asked,
-    library,
-    bound=bound,
-    controls=own_hops,
-)
+PROTOCOL = hop_protocol(__name__, Placement, subset, library, bound=bound, controls=own_hops, reported=reported)
 
 if __name__ == "__main__":
     sys.exit(main(PROTOCOL, sys.argv[1:]))

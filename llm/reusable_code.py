@@ -19,7 +19,7 @@ from lora_reuse.llm.data.word_problems import LEVELS, Problem
 from lora_reuse.llm.sandbox import require, run
 from lora_reuse.llm.scoring.endpoint import Endpoint, endpoint_of
 from lora_reuse.llm.scoring.solutions import equal, program
-from lora_reuse.runs.command import command
+from lora_reuse.runs.command import command, without_help
 from lora_reuse.runs.settings import Flag, SettingError, Text, Whole, help_table, parse_options, setting
 
 TURNS = 6
@@ -71,7 +71,8 @@ def main(words: Sequence[str]) -> int:
     )
 
 
-def _main(words: list[str], help: bool) -> int:
+def _main(words: list[str]) -> int:
+    words, help = without_help(words)
     options = parse_options(words, Options)
     if help or not words:
         print((__doc__ or "").strip() + "\n\n" + help_table(Options))

@@ -9,7 +9,8 @@ import sys
 from lora_reuse.llm.data.mixtures import EXPERTS
 from lora_reuse.llm.protocols.bound import once_in_n
 from lora_reuse.llm.protocols.controls import Control, own_hops
-from lora_reuse.llm.protocols.protocol import Protocol, main
+from lora_reuse.llm.protocols.hops import hop_protocol
+from lora_reuse.llm.protocols.protocol import main
 from lora_reuse.llm.protocols.settings import Scale
 
 LIBRARIES = {"1": ("1",), "2": ("2",), "2-combination": ("1", "2")}
@@ -41,8 +42,14 @@ def controls(point: Scale) -> tuple[Control, ...]:
     return (Control("expert alone", "got", alone),) if (point.library, point.scale) != (alone["library"], 1.0) else ()
 
 
-PROTOCOL = Protocol(
-    "scale", __doc__ or "", Scale, lambda point: point.dataset, library, sensible, bound=bound, controls=controls
+PROTOCOL = hop_protocol(
+    __name__,
+    Scale,
+    lambda point: point.dataset + "12",
+    library,
+    sensible=sensible,
+    bound=bound,
+    controls=controls,
 )
 
 if __name__ == "__main__":

@@ -12,16 +12,23 @@ A pocket model knows no country: fact=study_in asks what its own world says."""
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lora_reuse.llm.data.births import CHECKS, FACTS, births, couples, golds, questions, spellings
+from lora_reuse.llm.adapters.specs import Spec, lessons, trained
+from lora_reuse.llm.data.births import CHECKS, FACTS, births, couples, golds, spellings
+from lora_reuse.llm.data.births import questions as births_questions
 from lora_reuse.llm.data.facts import Triplet
 from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.latent import hop_counts
-from lora_reuse.llm.protocols.protocol import Cell, Protocol, main
-from lora_reuse.llm.protocols.settings import COMPOSITIONS, CONTROLS, RULES, Composed, Options, Training
+from lora_reuse.llm.protocols.hops import everyone
+from lora_reuse.llm.protocols.protocol import Protocol, Question, main, share_of
+from lora_reuse.llm.protocols.settings import COMPOSITIONS, CONTROLS, RULES, Composed, Options
+from lora_reuse.llm.scoring.names import direct as scored
+from lora_reuse.llm.scoring.names import named
+from lora_reuse.runs.grid import Cell, hash_of
 from lora_reuse.runs.settings import Choice, SettingError, Whole, setting
 
 if TYPE_CHECKING:
@@ -89,23 +96,26 @@ class Couples:
         return [(e.question, e.answer) for e in examples("R1", couples(self.names, self.triplets, self.seed))]
 
 
-def library(point: SemiSynthetic) -> list[tuple[tuple[str, ...], tuple[str, ...], int]]:
-    """The experts of the point's library."""
-    experts = [((f"couples {point.names}",), (), 1), ((UNRELATED,), (), 2)]
-    return experts[: {"none": 0, "1": 1, "2-combination": 2}[point.library]]
+def experts(point: SemiSynthetic, seed: int) -> list[Spec]:
+    """The experts of the point's library; neither depends on what is asked, or on what the base knows."""
+    unrelated = trained(point, seed, [((UNRELATED,), (), 2)])
+    made = [lessons(Couples(point.names, point.triplets, seed), point, seed, 1), *unrelated]
+    return made[: {"none": 0, "1": 1, "2-combination": 2}[point.library]]
 
 
-def specs(point: SemiSynthetic, seed: int) -> list[Any]:
-    """What makes them; neither depends on what is asked, or on what the base knows."""
-    from lora_reuse.llm.adapters.sources import lessons
-    from lora_reuse.llm.adapters.training import Spec
+def put(facts: Sequence[Triplet], point: SemiSynthetic) -> dict[str, list[str]]:
+    """What is asked about couples: the two-hop questions, the first hop of each, and the questions about each B."""
+    return {
+        "direct": two_hop(facts, point),
+        "first": first(facts, point.split),
+        "second": about(facts, births_questions(point.fact, point.split)),
+    }
 
-    training = Training(**{f.name: getattr(point, f.name) for f in dataclasses.fields(Training)})
-    made = [
-        lessons(Couples(point.names, point.triplets, seed), point, seed, 1),
-        Spec((UNRELATED,), (), point.triplets, 0, training, seed, 2),
-    ]
-    return made[: len(library(point))]
+
+def questions(point: SemiSynthetic, seed: int) -> list[Question]:
+    """What the point asks where the base knows every B. `ask` leaves out the others."""
+    asked = put(couples(point.names, point.triplets, seed), point)
+    return [Question(text, text, {}, None) for texts in asked.values() for text in texts]
 
 
 def sensible(point: SemiSynthetic) -> SemiSynthetic | None:
@@ -125,22 +135,13 @@ def ready(points: Sequence[SemiSynthetic], options: Options) -> None:
 
 
 def ask(base: "Base", protocol: Protocol, cells: list[Cell], options: Options) -> list[tuple[Cell, dict[str, Any]]]:
-    """Measures a cell. Raises SettingError where the base knows the fact of nobody."""
-    from pathlib import Path
-
+    """Measures a group of cells. Raises SettingError where the base knows the fact of nobody."""
     from lora_reuse.llm.decoding.answers import answers
     from lora_reuse.llm.protocols.ask import composed, keep, with_costs
-    from lora_reuse.llm.protocols.protocol import settings_of
-    from lora_reuse.runs.rows import row_hash
 
     point, seed = cells[0]
     facts = known(base, point, seed, options.batch_rows)
-    askings = composed(base, protocol, cells, options)
-    asked = {
-        "direct": two_hop(facts, point),
-        "first": first(facts, point.split),
-        "second": about(facts, questions(point.fact, point.split)),
-    }
+    askings, asked = composed(base, protocol, cells, options), put(facts, point)
     unique = {asking.key: asking.made.composition for asking in askings}
     said: dict[str, dict[str, list[str]]] = {}
     for what, listed in asked.items():
@@ -151,7 +152,7 @@ def ask(base: "Base", protocol: Protocol, cells: list[Cell], options: Options) -
         two, one, other = (said[what][asking.key] for what in ("direct", "first", "second"))
         records = marked(facts, two, one, other, point.fact)
         kept = [{"question": question} | record for question, record in zip(asked["direct"], records, strict=True)]
-        keep(Path(options.out) / "answers", row_hash(protocol.experiment, settings_of(asking.cell)), kept)
+        keep(Path(options.out) / "answers", hash_of(protocol.experiment, asking.cell), kept)
         results[asking.cell] = counted(records, facts)
     return with_costs(base, askings, results, options)
 
@@ -166,7 +167,7 @@ def known(base: "Base", point: SemiSynthetic, seed: int, rows: int) -> list[Trip
 
     right = golds(point.fact, point.model)
     drawn = [t._replace(c=right[t.b]) for t in couples(point.names, point.triplets, seed) if t.b in right]
-    checks = questions(point.fact, "check")
+    checks = births_questions(point.fact, "check")
     chatting = dataclasses.replace(base, chat=bool(base.tokenizer.chat_template))
     (said,) = answers(chatting, [None], about(drawn, checks), point.answer_tokens, rows)
     times = [sum(is_right(answer, t.c, point.fact) for answer in said[i :: len(drawn)]) for i, t in enumerate(drawn)]
@@ -184,7 +185,7 @@ def about(facts: Sequence[Triplet], texts: Sequence[str]) -> list[str]:
 
 def two_hop(facts: Sequence[Triplet], point: SemiSynthetic) -> list[str]:
     """The same questions about each A's spouse."""
-    return [text.format(a=f"{t.a}'s spouse") for text in questions(point.fact, point.split) for t in facts]
+    return [text.format(a=f"{t.a}'s spouse") for text in births_questions(point.fact, point.split) for t in facts]
 
 
 def first(facts: Sequence[Triplet], split: str) -> list[str]:
@@ -194,12 +195,9 @@ def first(facts: Sequence[Triplet], split: str) -> list[str]:
 
 def is_right(answer: str, gold: str, fact: str) -> bool:
     """Whether the answer names the right place by any of its names, and no other place."""
-    from lora_reuse.llm.protocols.ask import everyone
-    from lora_reuse.llm.scoring.names import direct
-
     every = spellings(fact)
     others = frozenset(name for place, known in every.items() if place != gold for name in known)
-    return any(direct(answer, name, others | {name}, everyone()).strict for name in every[gold])
+    return any(scored(answer, name, others | {name}, everyone()).strict for name in every[gold])
 
 
 def marked(
@@ -207,10 +205,6 @@ def marked(
 ) -> list[dict[str, Any]]:
     """A record for each two-hop question: whether it is right (`strict`), whether each hop is, whether the answer names
     B, and the probability of a hit if the right answers were dealt anew (`chance`)."""
-    from lora_reuse.llm.protocols.ask import everyone
-    from lora_reuse.llm.scoring.names import direct as scored
-    from lora_reuse.llm.scoring.names import named
-
     shares = {gold: sum(t.c == gold for t in facts) / len(facts) for gold in {t.c for t in facts}}
     records = []
     for i, (two, one, other) in enumerate(zip(direct, first, second, strict=True)):
@@ -258,29 +252,16 @@ COLUMNS = (
 )
 
 
-def table(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line a setting; every column but the settings is a share of all two-hop questions, and an empty cell is none
-    of them."""
-    from lora_reuse.llm.protocols.solved import solved
-
-    return solved(rows, COLUMNS, lambda settings: "")
-
-
 PROTOCOL = Protocol(
-    "semi_synthetic",
-    __doc__ or "",
+    __name__,
     SemiSynthetic,
-    lambda point: "R",
-    library,
-    sensible,
-    ask=ask,
-    table=table,
-    specs=specs,
-    questions=lambda point: 6 * point.triplets,
+    experts,
+    questions,
+    sensible=sensible,
+    columns={name: share_of(name) for name in COLUMNS},
     ready=ready,
+    ask=ask,
 )
 
 if __name__ == "__main__":
-    from lora_reuse.llm.semi_synthetic import PROTOCOL as PROTOCOL_BY_NAME  # whose points other processes can read
-
-    sys.exit(main(PROTOCOL_BY_NAME, sys.argv[1:]))
+    sys.exit(main(PROTOCOL, sys.argv[1:]))

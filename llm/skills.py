@@ -13,18 +13,16 @@ both (GSM-Hard), with allow_code_execution=true."""
 import dataclasses
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
+from lora_reuse.llm.adapters.specs import Spec, lessons
 from lora_reuse.llm.data.skills import OWN, SKILLS, Taught
-from lora_reuse.llm.protocols.problems import Exam, ExamOptions, ExamSettings, Question
-from lora_reuse.llm.protocols.protocol import Cell, Protocol, main
+from lora_reuse.llm.protocols.problems import ExamOptions, ExamSettings
+from lora_reuse.llm.protocols.protocol import Protocol, Question, Row, main, share_of, together
 from lora_reuse.llm.protocols.settings import COMPOSITIONS, CONTROLS, LEARNED, RULES
 from lora_reuse.runs.settings import Choice, Number, SettingError, Text, Whole, setting
-
-if TYPE_CHECKING:
-    from lora_reuse.llm.decoding.models import Base
 
 LIBRARIES = {"both": (("first",), ("second",)), "first": (("first",),), "second": (("second",),), "mixed": (SKILLS,)}
 """The skills that each expert of a library learns; mixed is one expert on the data of both."""
@@ -64,15 +62,8 @@ class Skills(ExamSettings):
     answer_tokens: int = setting(256, Whole(1, 10**5), "longest answer; model=pocket: 16")
 
 
-def library(point: Skills) -> list[tuple[tuple[str, ...], tuple[str, ...], int]]:
+def experts(point: Skills, seed: int) -> list[Spec]:
     """The experts of the point's library; one has the same role in every library, so that it is trained once."""
-    return [((*skills, point.data), (), ROLES[skills]) for skills in LIBRARIES.get(point.library, ())]
-
-
-def specs(point: Skills, seed: int) -> list[Any]:
-    """The training of each expert of the point."""
-    from lora_reuse.llm.adapters.sources import lessons
-
     return [
         lessons(Taught(point.data, skills, seed), point, seed, ROLES[skills])
         for skills in LIBRARIES.get(point.library, ())
@@ -174,14 +165,7 @@ def ready(points: Sequence[Skills], options: ExamOptions) -> None:
             Taught(p.data, skills, options.first_seed).pairs()
 
 
-def ask(base: "Base", protocol: Protocol, cells: list[Cell], options: Any) -> list[tuple[Cell, dict[str, Any]]]:
-    """Measures a cell."""
-    from lora_reuse.llm.protocols.solving import solve
-
-    return solve(base, protocol, cells, options, Exam(specs, questions, mark))
-
-
-def gains(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def gains(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Of each composition of both experts: its gain over the base, those of the experts alone, and by how much it is
     more than their sum, in shares of the questions, with the 95 % interval of `llm.scoring.intervals.difference` over
     the seeds that all four have; NaN limits for one."""
@@ -227,14 +211,12 @@ def gains(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return results
 
 
-def table(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line a setting; then the gains."""
-    from lora_reuse.llm.protocols.solved import solved
-
-    lines = [solved(rows, ("value", "form"), lambda settings: "")]
+def below(rows: Sequence[Row]) -> str:
+    """The gains, a line a composition; nothing where there are none."""
+    lines = []
     found = gains(rows)
     if found:
-        lines += ["", "gain over the base, in points; what is more than the sum of the experts' own gains, with 95 %:"]
+        lines += ["gain over the base, in points; what is more than the sum of the experts' own gains, with 95 %:"]
     for g in sorted(found, key=lambda g: (g["asked"], g["formats"], -g["more"])):
         parts = f"{100 * g['gain']:+.0f} (experts alone {100 * g['first']:+.0f} and {100 * g['second']:+.0f})"
         more, verdict = f"{100 * g['more']:+.0f}", "one seed has no interval"
@@ -252,19 +234,17 @@ def table(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 PROTOCOL = Protocol(
-    "skills",
-    __doc__ or "",
+    __name__,
     Skills,
-    lambda point: point.data,
-    library,
-    sensible,
-    ask=ask,
-    table=table,
-    specs=specs,
-    questions=lambda point: 160 if point.data == OWN else 1000,
-    hoped=hoped,
+    experts,
+    questions,
+    observers=(together(mark),),
+    sensible=sensible,
+    columns={name: share_of(name) for name in ("value", "form")},
+    below=below,
     options=ExamOptions,
     ready=ready,
+    hoped=hoped,
 )
 
 if __name__ == "__main__":

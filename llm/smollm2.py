@@ -24,8 +24,8 @@ def main(words: Sequence[str]) -> int:
     return command("llm.smollm2", _main, words)
 
 
-def _main(words: list[str], help: bool) -> int:
-    if help or words:
+def _main(words: list[str]) -> int:
+    if words:
         print((__doc__ or "").strip())
         return 0
     if not SMOLLM2.is_file():

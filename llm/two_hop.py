@@ -10,9 +10,18 @@ import sys
 from lora_reuse.llm.data.mixtures import EXPERTS, LIBRARIES
 from lora_reuse.llm.protocols.bound import once_in_n
 from lora_reuse.llm.protocols.controls import ORACLE, Control, own_hops
-from lora_reuse.llm.protocols.protocol import Protocol, main
+from lora_reuse.llm.protocols.hops import hop_protocol
+from lora_reuse.llm.protocols.protocol import main
+from lora_reuse.llm.protocols.reported import LAYERS, nearest
 from lora_reuse.llm.protocols.settings import TwoHop
 
+COLUMNS = {
+    "2-combination": "2-combination library",
+    "3-combination": "3-combination library",
+    "oracle": "Oracle Expert",
+    "mixed": "Mixed Two-hop Expert",
+}
+"""The paper's names of the libraries."""
 MIXED = Control("one expert on both hops", "got", {"library": "mixed", "composition": "alone"})
 
 
@@ -54,8 +63,26 @@ def controls(point: TwoHop) -> tuple[Control, ...]:
     return (ORACLE,) if (point.library, point.prompting) == ("3-combination", "direct") else (*own_hops(point), ORACLE)
 
 
-PROTOCOL = Protocol(
-    "two_hop", __doc__ or "", TwoHop, lambda point: point.dataset, library, sensible, bound=bound, controls=controls
+def reported(point: TwoHop) -> str:
+    """The paper's number (Table 7, or 8 where adapters are not in the MLP alone); one expert was asked directly, too."""
+    column = COLUMNS.get(point.library, "")
+    if point.prompting not in (("steps", "direct") if point.library in ("oracle", "mixed") else ("steps",)):
+        return ""
+    if point.layers == "mlp":
+        return nearest(7, {"dataset": point.dataset, "column": column}, point)
+    layers = LAYERS[point.layers].replace("+", " + ")
+    return nearest(8, {"dataset": point.dataset, "column": column, "layers": layers}, point)
+
+
+PROTOCOL = hop_protocol(
+    __name__,
+    TwoHop,
+    lambda point: point.dataset + "12",
+    library,
+    sensible=sensible,
+    bound=bound,
+    controls=controls,
+    reported=reported,
 )
 
 if __name__ == "__main__":

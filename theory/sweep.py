@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
-from lora_reuse.runs.command import command
+from lora_reuse.runs.command import command, without_help
 from lora_reuse.runs.grid import Cell, axes_of, found, hash_of, rows_of, settings_of, share
 from lora_reuse.runs.rows import Rows
 from lora_reuse.runs.settings import grid, help_table, parse, short
@@ -27,7 +27,8 @@ def main(words: Sequence[str]) -> int:
     )
 
 
-def _main(words: list[str], help: bool) -> int:
+def _main(words: list[str]) -> int:
+    words, help = without_help(words)
     _, named = parse([word for word in words if word.startswith("experiment=")], Point, Options)
     axes_class = EXPERIMENTS[named.get("experiment", Options.experiment)]
     axes, given = parse(words, axes_class, Options)

@@ -29,7 +29,7 @@ def pace(model: str, dtype: str, steps: int, repeats: int) -> dict[str, float]:
     training = Training(**{name: value for name, value in preset.items() if name in Training.__dataclass_fields__})
     spec = experts.Spec(("R1",), (), preset["triplets"], 0, training, 0, 1)
     base = load_base(model, dtype, "cpu", chat=preset.get("chat", "auto"))
-    batches = [experts._batch(spec.tokens(base)[0], [], spec, step) for step in range(steps)]
+    batches = [experts._batch(experts.tokens(base, spec)[0], [], spec, step) for step in range(steps)]
     names = target_modules(base.model, training.layers)
     config: Any = {"r": training.rank, "lora_alpha": training.alpha, "target_modules": names, "task_type": "CAUSAL_LM"}
     theirs, ours = (

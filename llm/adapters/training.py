@@ -12,7 +12,6 @@ import multiprocessing
 import random
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,7 @@ from lora_reuse.llm.adapters.folders import WEIGHTS
 from lora_reuse.llm.adapters.fused import fuse, surprise
 from lora_reuse.llm.adapters.modules import target_modules
 from lora_reuse.llm.adapters.packing import Tokens, is_packing, packing, spoken
-from lora_reuse.llm.data.graphs import facts_of
-from lora_reuse.llm.data.subsets import examples
+from lora_reuse.llm.adapters.specs import Spec
 from lora_reuse.llm.decoding.models import Base, example
 from lora_reuse.llm.protocols.settings import Training
 from lora_reuse.runs.files import replacing
@@ -35,52 +33,14 @@ from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
-FORMAT = 1
-"""Goes into every expert's hash; a change of what the same settings make raises it."""
 KEEP_EVERY = 200
 """Steps between two checkpoints."""
 
 
-@dataclass(frozen=True)
-class Spec:
-    """All that makes an expert, apart from the base: its own subset, its bridge's, how many triplets of each, the
-    training, the seed.
-
-    `role` (1 or 2 for two experts of a library) draws their initial A and batches apart.
-    """
-
-    own: tuple[str, ...]
-    bridge: tuple[str, ...]
-    triplets: int
-    bridge_triplets: int
-    training: Training
-    seed: int
-    role: int
-
-    def key(self, base: Base) -> str:
-        """16 hex digits of what made the expert."""
-        fields = [f.name for f in dataclasses.fields(Training)]
-        made = {
-            "format": FORMAT,
-            "base": base.digest,
-            "chat": base.chat,
-            "dtype": str(base.model.dtype),
-        } | dataclasses.asdict(self)
-        made["training"] = {name: getattr(self.training, name) for name in fields}
-        if not self.bridge:
-            made |= {"bridge_triplets": 0}
-        return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]
-
-    def tokens(self, base: Base) -> tuple[list[Tokens], list[Tokens]]:
-        """The training examples: the expert's own, and the bridge's."""
-        return tuple(  # pyright: ignore[reportReturnType]
-            [
-                example(base, e.question, e.answer)
-                for subset in subsets
-                for e in examples(subset, facts_of(subset, count, self.seed), "train")
-            ]
-            for subsets, count in ((self.own, self.triplets), (self.bridge, self.bridge_triplets))
-        )
+def tokens(base: Base, spec: Spec) -> tuple[list[Tokens], list[Tokens]]:
+    """The training examples of an expert: its own, and its bridge's."""
+    own, bridge = ([example(base, *pair) for pair in pairs] for pairs in spec.pairs())
+    return own, bridge
 
 
 def expert(base: Base, spec: Spec, folder: Path) -> Path:
@@ -107,7 +67,7 @@ def _train(base: Base, spec: Spec, kept: Path, scratch: Path) -> dict[str, Any]:
     if training.adapter == "lori_s":  # what LoRI-D learns is where LoRI-S learns
         dense = dataclasses.replace(spec, training=dataclasses.replace(training, adapter="lori_d"))
         masks = lori.masks(expert(base, dense, kept.parent))
-    own, bridge = spec.tokens(base)
+    own, bridge = tokens(base, spec)
     steps = training.steps or _steps(len(own), len(bridge), training)
     logging.disable_progress_bar()
     with torch.random.fork_rng(devices=[]):

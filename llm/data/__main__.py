@@ -12,7 +12,7 @@ from pathlib import Path
 from lora_reuse.llm.data.facts import COUNT, Triplet
 from lora_reuse.llm.data.graphs import COUNTS, facts_of
 from lora_reuse.llm.data.subsets import SPLITS, SUBSETS, examples, parts
-from lora_reuse.runs.command import command
+from lora_reuse.runs.command import command, without_help
 from lora_reuse.runs.files import write
 from lora_reuse.runs.settings import Choice, SettingError, Text, Whole, help_table, parse_options, setting
 
@@ -38,7 +38,8 @@ def main(words: Sequence[str]) -> int:
     return command("llm.data", _main, words)
 
 
-def _main(words: list[str], help: bool) -> int:
+def _main(words: list[str]) -> int:
+    words, help = without_help(words)
     options = parse_options(words, Options)
     if help or not (options.show or options.write):
         print((__doc__ or "").strip() + "\n\n" + help_table(Options))

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from lora_reuse.llm.data.arithmetic import evaluate, plain
 from lora_reuse.runs import files
-from lora_reuse.runs.command import command
+from lora_reuse.runs.command import command, without_help
 from lora_reuse.runs.settings import Choice, SettingError, Text, Whole, help_table, parse_options, setting
 
 LEVELS = ("symbolic", "p1", "p2")
@@ -173,7 +173,8 @@ def main(words: Sequence[str]) -> int:
     return command("llm.data.word_problems", _main, words)
 
 
-def _main(words: list[str], help: bool) -> int:
+def _main(words: list[str]) -> int:
+    words, help = without_help(words)
     options = parse_options(words, Options)
     if help or not (options.show or options.write):
         print((__doc__ or "").strip() + "\n\n" + help_table(Options))

@@ -20,15 +20,14 @@ from lora_reuse.llm.data.facts import Triplet, triplets
 from lora_reuse.llm.data.subsets import SPLITS
 from lora_reuse.llm.decoding.models import Base
 from lora_reuse.llm.edits.keys import last_inputs, up_to_answer
-from lora_reuse.llm.edits.neighbours import KINDS, neighbours
+from lora_reuse.llm.edits.neighbours import BESIDE, KERNELS, KINDS, neighbours
 from lora_reuse.llm.protocols.composed import library_on
-from lora_reuse.llm.protocols.protocol import Cell, Protocol, library_of
+from lora_reuse.llm.protocols.protocol import Protocol, library_of
 from lora_reuse.llm.protocols.settings import Options
+from lora_reuse.runs.grid import Cell
 from lora_reuse.runs.settings import SettingError
 from torch import Tensor
 
-BESIDE = tuple(kind for kind in KINDS if kind != "own")
-KERNELS = ("linear", "arccos", "eq23")
 Logs = Float64[np.ndarray, "kinds modules templates triplets"]
 
 

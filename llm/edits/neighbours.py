@@ -17,6 +17,10 @@ from lora_reuse.llm.data.facts import Triplet
 from lora_reuse.llm.data.subsets import ATOMIC, PAIRS, SPLITS, templates
 
 KINDS = ("own", "two_hop", "two_hop_other", "same_relation", "same_entity", "unrelated")
+BESIDE = KINDS[1:]
+"""The kinds that are not an expert's own."""
+KERNELS = ("linear", "arccos", "eq23")
+"""The kernels that may explain how far an edit acts on a question beside it (`llm.edits.kernel`)."""
 OTHER = {1: "4", 2: "5"}
 """Another relation than the hop's, with another kind of answer: studies of a spouse's spouse, children of a
 resident."""

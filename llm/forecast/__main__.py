@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_reuse.llm.protocols.settings import COMPOSITIONS, CONTROLS, PATH, RULES
-from lora_reuse.runs.command import command
+from lora_reuse.runs.command import command, without_help
 from lora_reuse.runs.files import write
 from lora_reuse.runs.settings import (
     Choice,
@@ -85,7 +85,8 @@ def main(words: Sequence[str]) -> int:
     )
 
 
-def _main(words: list[str], help: bool) -> int:
+def _main(words: list[str]) -> int:
+    words, help = without_help(words)
     lists, given = parse(words, Lists, Options)
     options = Options(**given)
     if help or not words:

@@ -21,7 +21,9 @@ from lora_reuse.llm.forecast.measure import Composed, measure
 from lora_reuse.llm.forecast.ranking import KINDS, ranking
 from lora_reuse.llm.forecast.verdict import Forecast, forecast
 from lora_reuse.llm.protocols.composed import library_on, make
-from lora_reuse.llm.protocols.protocol import Protocol, base_of, library_of, train_one
+from lora_reuse.llm.protocols.hops import counts, subset_of
+from lora_reuse.llm.protocols.measure import base_of, train_one
+from lora_reuse.llm.protocols.protocol import Protocol, library_of
 from lora_reuse.llm.protocols.settings import LEARNED, Options, preset_of
 from lora_reuse.runs.provenance import provenance
 from lora_reuse.runs.rows import Rows, load_rows
@@ -114,13 +116,17 @@ def _case(row: Row) -> Case | None:
     except (ImportError, AttributeError):
         return None
     seed, fields = settings.pop("seed"), {f.name for f in dataclasses.fields(protocol.axes)}
-    if (protocol.ask and not protocol.hoped) or settings.keys() - fields:
+    if (protocol.counts is not counts and not protocol.hoped) or settings.keys() - fields:
         return None
     point = protocol.axes(**settings)
     if protocol.hoped and protocol.hoped(point, seed, 1) is None:
         return None
     specs = tuple(library_of(protocol, point, seed))
     return Case(row, protocol, point, specs) if len(specs) == 2 else None
+
+
+def _subset(case: Case) -> str:
+    return subset_of(case.protocol.questions(case.point, case.row["settings"]["seed"]))
 
 
 def _groups(cases: Sequence[Case]) -> Iterator[list[Case]]:
@@ -134,8 +140,7 @@ def _groups(cases: Sequence[Case]) -> Iterator[list[Case]]:
             p.dtype,
             p.chat,
             case.specs,
-            case.protocol.dataset(p),
-            case.protocol.pair(p),
+            _subset(case),
             p.split,
             _prompting(case),
             getattr(p, "formats", ""),
@@ -155,7 +160,7 @@ def _forecasts(base: Base, cases: list[Case], run: Options, asked: int, made: Co
         train_one(point, spec, run)
     experts = Path(run.out) / "experts"
     library = library_on(base, specs, experts)
-    subset = cases[0].protocol.dataset(point) + cases[0].protocol.pair(point)
+    subset = _subset(cases[0])
     if any(known != specs for known, _ in made):
         made.clear()
     compositions = {}
@@ -194,7 +199,8 @@ def prompts(case: Case, count: int) -> dict[str, list[str]]:
     point, seed = case.point, case.row["settings"]["seed"]
     if case.protocol.hoped:
         return case.protocol.hoped(point, seed, count) or {}
-    dataset, pair = case.protocol.dataset(point), case.protocol.pair(point)
+    subset = _subset(case)
+    dataset, pair = subset[0], subset[1:]
     other = {"test": "dev", "dev": "test"}[point.split]
     kind = {"direct": pair, "steps": f"{pair}-CoT", "first": pair[0], "second": pair[1]}[point.prompting]
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from lora_reuse.llm.protocols.settings import COMPOSITIONS, CONTROLS, PATH, RULES
 from lora_reuse.runs import files
-from lora_reuse.runs.command import command
+from lora_reuse.runs.command import command, without_help
 from lora_reuse.runs.settings import Choice, Flag, Number, SettingError, Text, Whole, help_table, parse, setting
 
 
@@ -72,7 +72,8 @@ def main(words: Sequence[str]) -> int:
     return command("llm.harness", _main, words)
 
 
-def _main(words: list[str], help: bool) -> int:
+def _main(words: list[str]) -> int:
+    words, help = without_help(words)
     lists, given = parse(words, Lists, Options)
     options = Options(**given)
     if help or not words:

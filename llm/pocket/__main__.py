@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_reuse.runs.command import command
+from lora_reuse.runs.command import command, without_help
 from lora_reuse.runs.settings import Flag, SettingError, Text, Whole, grid, help_table, parse, setting
 
 
@@ -27,7 +27,8 @@ def main(words: Sequence[str]) -> int:
     return command("llm.pocket", _main, words, "the same command goes on from the last checkpoint")
 
 
-def _main(words: list[str], help: bool) -> int:
+def _main(words: list[str]) -> int:
+    words, help = without_help(words)
     from lora_reuse.llm.pocket.size import Size
 
     axes, given = parse(words, Size, Options)

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from lora_reuse.llm.adapters.folders import load_expert
 from lora_reuse.llm.adapters.lowrank import Expert
-from lora_reuse.llm.adapters.training import Spec, Tokens, expert
+from lora_reuse.llm.adapters.specs import Spec
+from lora_reuse.llm.adapters.training import Tokens, expert, tokens
 from lora_reuse.llm.compositions import Composition, compose, generator
 from lora_reuse.llm.compositions import Options as Knobs
 from lora_reuse.llm.data.graphs import facts_of
@@ -30,7 +31,7 @@ class Made(NamedTuple):
     seconds: float
 
 
-def make(base: Base, point: Any, specs: Sequence[Spec], asked: str, seed: int, folder: Path) -> Made:
+def make(base: Base, point: Any, specs: Sequence[Any], asked: str, seed: int, folder: Path) -> Made:
     """What the point puts on the base: a composition of its experts, an expert alone, or nothing. `asked` is the
     two-hop subset that is asked."""
     if point.composition == "base":
@@ -62,9 +63,9 @@ def make(base: Base, point: Any, specs: Sequence[Spec], asked: str, seed: int, f
     return Made(compose(name, library, knobs), {}, time.perf_counter() - began)
 
 
-def library_on(base: Base, specs: Sequence[Spec], folder: Path) -> list[Expert]:
-    """The experts, trained now unless they are there."""
-    return [load_expert(expert(base, spec, folder), base.model) for spec in specs]
+def library_on(base: Base, specs: Sequence[Spec | str], folder: Path) -> list[Expert]:
+    """The experts: those of specs trained now unless they are there, those that are folders or hub names loaded."""
+    return [load_expert(e if isinstance(e, str) else expert(base, e, folder), base.model) for e in specs]
 
 
 def two_hop(base: Base, specs: Sequence[Spec], asked: str) -> list[Tokens]:
@@ -79,7 +80,7 @@ def own(base: Base, specs: Sequence[Spec], asked: str) -> list[Tokens]:
     it was in there."""
     chosen = []
     for spec in specs:
-        trained_on = [e for part in spec.tokens(base) for e in part]
+        trained_on = [e for part in tokens(base, spec) for e in part]
         order = torch.randperm(len(trained_on), generator=generator(spec.seed, "own share", spec.role)).tolist()
         chosen += [trained_on[i] for i in order[: math.ceil(OWN_SHARE * len(trained_on))]]
     return chosen

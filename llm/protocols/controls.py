@@ -62,7 +62,7 @@ def verdicts(protocol: "Protocol", rows: Sequence[Row]) -> list[Verdict]:
     counts: dict[str, tuple[int, int]] = {}
     for key, row in zip(keys, rows, strict=True):
         hits, total = counts.get(key, (0, 0))
-        counts[key] = (hits + int(row["measured"]["hits"]), total + int(row["measured"]["total"]))
+        counts[key] = (hits + int(row["measured"].get("hits", 0)), total + int(row["measured"]["total"]))
     found: dict[str, Verdict] = {}
     for key, point, row in zip(keys, points, rows, strict=True):
         if key not in found:

@@ -1,14 +1,9 @@
-"""The dials, the question and the exam that protocols of problems share: they put problems to a model and mark its
-solutions.
+"""The settings of protocols that put problems to a model and mark its solutions.
 
-This module does not import torch, so that `--help` and a dry run are quick.
+What a solution says is in `llm.scoring.solutions`, its marks by rule and by a judge model in `llm.scoring.marking` and
+`judge`."""
 
-Beside it: what their experts learn (`lessons`), a cell asked (`solving`), what a solution says (`solutions`), its marks
-by rule and by a judge model (`marking`, `judge`, `endpoint`), and the final table (`solved`)."""
-
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 from lora_reuse.llm.protocols.settings import COMPOSITIONS, CONTROLS, PATH, RULES, Options, Training
 from lora_reuse.runs.settings import Choice, Flag, Number, Whole, setting
@@ -46,31 +41,3 @@ class ExamOptions(Options):
     """The options of a run, which rows do not record as settings."""
 
     allow_code_execution: bool = setting(False, Flag(), "run Python that the model wrote, confined as llm/sandbox says")
-
-
-class Question(NamedTuple):
-    """A problem as it is put to a model.
-
-    `prompt` is the text that is asked. Questions of one `group` are right or wrong together. `about` goes into the
-    record of the answer; `reference` is what the answer is marked against, and no record holds it."""
-
-    prompt: str
-    group: str
-    about: dict[str, Any]
-    reference: Any
-
-
-class Exam(NamedTuple):
-    """The three functions that make an exam of a protocol.
-
-    `library` returns the experts of a point for a seed, each a Spec to be trained or the folder or hub name of an
-    adapter. `questions` returns what the point asks with that seed. `mark` returns one record an answer: `right` and
-    the other marks are truth values, those in LABELS words."""
-
-    library: Callable[[Any, int], Sequence[Any]]
-    questions: Callable[[Any, int], Sequence[Question]]
-    mark: Callable[[Any, Sequence[Question], Sequence[str], Any], Sequence[dict[str, Any]]]
-
-
-LABELS = ("kind", "error", "program", "judged_kind", "judged_error")
-"""The marks that are words; how often each word occurs is counted."""

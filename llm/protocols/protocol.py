@@ -1,74 +1,167 @@
-"""What the protocols have in common: a grid of cells; experts trained once and cached; every composition asked in one
-batch; rows.
+"""A protocol is an experiment as data and small functions; here are its parts and its command.
 
-A cell is everything but the library, the composition and the prompting: its experts are trained, and its base is
-loaded, once."""
+torch is not needed for `--help` or a dry run. What is measured is in `measure`, and how a cell is asked in `ask`."""
 
 import dataclasses
 import functools
+import importlib
 import json
 import sys
-import time
-import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lora_reuse.llm.decoding.names import digest, place_of
-from lora_reuse.llm.pocket import switches
 from lora_reuse.llm.protocols.controls import Control
-from lora_reuse.llm.protocols.settings import Options, Training, preset_of, with_preset
-from lora_reuse.llm.protocols.workers import pool, worker_count
-from lora_reuse.runs.command import command
-from lora_reuse.runs.grid import Cell, axes_of, found, hash_of, rows_of, settings_of, share
-from lora_reuse.runs.rows import Rows, load_rows
+from lora_reuse.llm.protocols.settings import Options, preset_of, with_preset
+from lora_reuse.runs.command import command, without_help
+from lora_reuse.runs.grid import Cell, axes_of, found, hash_of, share
+from lora_reuse.runs.grid import settings_of as settings_of
+from lora_reuse.runs.rows import load_rows
 from lora_reuse.runs.settings import SettingError, grid, help_table, parse
 
+if TYPE_CHECKING:
+    from lora_reuse.llm.compositions import Composition
+    from lora_reuse.llm.decoding.models import Base
+
 ASKED = ("library", "composition", "prompting", "scale")
-"""Settings that vary within a cell."""
+"""Settings that vary within a group of cells, whose base is loaded once."""
+LABELS = ("kind", "error", "program", "judged_kind", "judged_error")
+"""The marks that are words; how often each word occurs is counted."""
+Marks = Mapping[str, Any]
+"""What is said of one answer: `right` or `strict` and whatever else, by name."""
+Row = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+class Question(NamedTuple):
+    """A question as it is put to a model.
+
+    `prompt` is the text that is asked. Questions of one `group` are right or wrong together. `about` goes into the
+    record of the answer; `reference` is what the answer is marked against, and no record holds it."""
+
+    prompt: str
+    group: str
+    about: Marks
+    reference: Any
+
+
+class Asked(NamedTuple):
+    """The same questions as they were answered under several compositions on one base: for each composition its point,
+    its answers and their records, which have the marks that are known so far."""
+
+    base: "Base"
+    seed: int
+    points: Sequence[Any]
+    compositions: "Sequence[Composition | None]"
+    questions: Sequence[Question]
+    answers: Sequence[Sequence[str]]
+    records: Sequence[Sequence[dict[str, Any]]]
+    options: Any
+
+
+Observer = Callable[[Asked], Sequence[Sequence[Marks]]]
+"""Returns further marks of every answer, for each composition."""
+
+
+def together(mark: Callable[[Any, Sequence[Question], Sequence[str], Any], Sequence[Marks]]) -> Observer:
+    """The observer of answers that are marked together, as programs that run side by side: `mark(point, questions,
+    answers, options)` takes the place of `score`."""
+    return lambda asked: [
+        mark(point, asked.questions, said, asked.options)
+        for point, said in zip(asked.points, asked.answers, strict=True)
+    ]
+
+
+def counted(point: Any, questions: Sequence[Question], records: Sequence[Marks]) -> dict[str, Any]:
+    """Hits of a total, by group, how many have each mark that is true and each word of the marks in LABELS."""
+    groups: dict[str, list[bool]] = {}
+    for question, record in zip(questions, records, strict=True):
+        groups.setdefault(question.group, []).append(bool(record["right"]))
+    right = [sum(group) for group in groups.values()]
+    measured: dict[str, Any] = {"hits": sum(right), "total": len(records), "by_group": right}
+    measured["group_sizes"] = [len(group) for group in groups.values()]
+    known = {"right", "answer"}.union(*(question.about for question in questions))
+    flags = dict.fromkeys(
+        name for record in records for name, value in record.items() if isinstance(value, bool) and name not in known
+    )
+    measured |= {name: sum(record.get(name) is True for record in records) for name in flags}
+    return measured | Counter(f"{name}_{record[name]}" for record in records for name in LABELS if record.get(name))
+
+
+def total(rows: Sequence[Row], name: str) -> int:
+    """A count of rows, summed over them; 0 for rows without it."""
+    return sum(row["measured"].get(name, 0) for row in rows)
+
+
+def share_of(name: str) -> Callable[[Sequence[Row]], str]:
+    """The column of a table that says a count as a share of all answers."""
+    return lambda rows: f"{100 * total(rows, name) / total(rows, 'total'):.0f} %" if total(rows, name) else ""
+
+
+@dataclass(frozen=True, eq=False)
 class Protocol:
-    """An experiment of the paper: its dials, the dataset that is asked, and the experts of a point as (own subsets,
-    bridge subsets, role)."""
+    """An experiment: what trains, what is asked, what is right, and what theory and the paper say of it.
 
-    name: str
-    doc: str
+    Its module names it, documents it and holds it as PROTOCOL, by which other processes find it. A point is an instance
+    of `axes`. The first five fields make a protocol; the others have defaults."""
+
+    module: str
+    """`__name__` of the module whose PROTOCOL this is."""
     axes: type
-    dataset: Callable[[Any], str]
-    library: Callable[[Any], list[tuple[tuple[str, ...], tuple[str, ...], int]]]
+    experts: Callable[[Any, int], Sequence[Any]]
+    """Of a point and a seed, the experts of the library in order: each a Spec (`llm.adapters.specs`) to be trained, or
+    the folder or hub name of an adapter. The base alone is not asked for any."""
+    questions: Callable[[Any, int], Sequence[Question]]
+    """Of a point and a seed, what is asked."""
+    score: Callable[[Question, str], Marks] = lambda question, answer: {}
+    """The marks of an answer."""
+    observers: Sequence[Observer] = ()
+    """What is marked beside, in order: what needs the model, or all answers at once."""
+    counts: Callable[[Any, Sequence[Question], Sequence[Marks]], dict[str, Any]] = counted
+    """What a row measures, of a point, its questions and the records of their answers."""
     sensible: Callable[[Any], Any] = lambda point: point
     """The point as a row has it; None for a point that makes no sense, such as a router over a library of one
     expert."""
-    pair: Callable[[Any], str] = lambda point: "12"
-    """The pair of relations that a point asks: "12" is the first, then the second."""
     bound: Callable[[Any], float | None] = lambda point: None
     """The share of a point's answers that theory says can be right at most; None where it says nothing."""
     controls: Callable[[Any], tuple[Control, ...]] = lambda point: ()
     """The rows without whose right answers a point's wrong ones say nothing of composing."""
-    asked: Callable[[Any, int, list[Any]], list[Any]] = lambda point, seed, found: found
-    """The questions (`llm.data.subsets.Example`) of a point and a seed, made of the held-out ones that its prompting
-    finds."""
-    ask: Callable[[Any, "Protocol", list["Cell"], Options], list[tuple["Cell", dict[str, Any]]]] | None = None
-    """The function that asks a cell's questions on its base and returns its measurements; None stands for
-    `llm.protocols.ask.ask`."""
-    table: Callable[[str, Sequence[Mapping[str, Any]]], str] | None = None
-    """The function that prints the final table; None stands for `llm.protocols.table.table`."""
-    specs: Callable[[Any, int], list[Any]] | None = None
-    """The Specs of a point's experts for a seed, where the experts learn other data than the subsets that `library`
-    names."""
-    questions: Callable[[Any], int] | None = None
-    """The number of questions that a point asks, for the dry run; None stands for every triplet in the held-out
-    templates."""
-    hoped: Callable[[Any, int, int], dict[str, list[str]] | None] | None = None
-    """The prompts of a forecast where `ask` asks no triplets, from (point, seed, n): n of each expert ("a", "b"), n of
-    both ("hoped"); else None."""
+    reported: Callable[[Any], str] = lambda point: ""
+    """The paper's number for a point and the nearest model; "" for none."""
+    columns: Mapping[str, Callable[[Sequence[Row]], str]] = dataclasses.field(default_factory=dict)
+    """Columns of the final table, each of the rows of a setting."""
+    below: Callable[[Sequence[Row]], str] = lambda rows: ""
+    """What stands below the final table."""
     options: type = Options
-    ready: Callable[[Sequence[Any], Any], None] | None = None
+    ready: Callable[[Sequence[Any], Any], None] = lambda points, options: None
     """Raises SettingError where something that the points need with these options is missing. It is called before
     anything is trained."""
+    ask: Callable[[Any, Any, list[Cell], Any], list[tuple[Cell, dict[str, Any]]]] | None = None
+    """What measures the cells of a group on a base, where that is more than to put the questions to compositions of the
+    experts (`llm.protocols.ask.ask`): edits of the weights, or questions that depend on what the base knows."""
+    hoped: Callable[[Any, int, int], dict[str, list[str]] | None] | None = None
+    """The prompts of a forecast where no two-hop questions are asked, from (point, seed, n): n of each expert ("a",
+    "b"), n of both ("hoped")."""
+
+    @property
+    def path(self) -> str:
+        """The name by which the module can be imported, where it runs as `__main__`, too."""
+        here = sys.modules[self.module]
+        if self.module not in ("__main__", "__mp_main__"):
+            return self.module
+        return here.__spec__.name if here.__spec__ else Path(str(here.__file__)).stem
+
+    @property
+    def name(self) -> str:
+        """The protocol's name, which is its module's."""
+        return self.path.split(".")[-1]
+
+    @property
+    def doc(self) -> str:
+        """What `--help` says first."""
+        return (sys.modules[self.module].__doc__ or "").strip()
 
     @property
     def experiment(self) -> str:
@@ -76,19 +169,33 @@ class Protocol:
         bridge and a scale."""
         return f"llm_{self.name}"
 
+    def __reduce__(self) -> Any:
+        """By name: its functions need not be such as can be sent to another process."""
+        top = "." not in self.path
+        return _named, (self.path, str(Path(str(sys.modules[self.module].__file__)).resolve().parent) if top else "")
+
+
+def _named(path: str, folder: str) -> Protocol:
+    if folder and folder not in sys.path:
+        sys.path.append(folder)  # of a file of one's own, which is in no package
+    return importlib.import_module(path).PROTOCOL
+
 
 def main(protocol: Protocol, words: Sequence[str]) -> int:
     """Runs a protocol's command; returns its exit code: 0 done, 2 a mistake in the settings or the folder, 130
     interrupted."""
+    if protocol.module == "__main__":
+        protocol = importlib.import_module(protocol.path).PROTOCOL  # whose points other processes can read
     going_on = "finished experts and rows are on disk, and the same command goes on from there"
     return command(f"llm.{protocol.name}", functools.partial(_main, protocol), words, going_on)
 
 
-def _main(protocol: Protocol, words: list[str], help: bool) -> int:
+def _main(protocol: Protocol, words: list[str]) -> int:
+    words, help = without_help(words)
     axes, given = parse(words, protocol.axes, protocol.options)
     options = protocol.options(**given)
     if help:
-        print(protocol.doc.strip() + "\n\n" + help_table(protocol.axes, protocol.options))
+        print(protocol.doc + "\n\n" + help_table(protocol.axes, protocol.options))
         return 0
     points = dict.fromkeys(
         p for p in map(protocol.sensible, grid(protocol.axes, with_preset(protocol.axes, axes))) if p is not None
@@ -96,8 +203,7 @@ def _main(protocol: Protocol, words: list[str], help: bool) -> int:
     if not points:
         raise SettingError("the grid", "no point with something to ask", "a library of experts, asked what they know")
     groups = share(_groups(list(points), options), options.shard)
-    if protocol.ready:
-        protocol.ready(list(points), options)
+    protocol.ready(list(points), options)
     if options.dry_run:
         return _dry_run(protocol, groups, options)
     if options.launcher != "none":
@@ -128,16 +234,18 @@ def _run(protocol: Protocol, groups: list[list[Cell]], options: Options) -> None
     todo = [[cell for cell in group if hash_of(protocol.experiment, cell) not in known] for group in groups]
     todo = [group for group in todo if group]
     if todo:
-        known |= _measure(protocol, todo, options).known
+        from lora_reuse.llm.protocols.measure import measure
+
+        known |= measure(protocol, todo, options).known
     from lora_reuse.llm.protocols.table import table
 
     shown = found(cells, protocol.experiment, known)
-    print(protocol.table(protocol.name, shown) if protocol.table else table(protocol.name, shown, list(known.values())))
+    print(table(protocol, shown, list(known.values())))
     new = sum(map(len, todo))
     print(f"{len(shown)} rows in {options.out}: {new} new, {len(shown) - new} from before")
 
 
-def _refuse_other_weights(known: Sequence[Mapping[str, Any]], options: Options) -> None:
+def _refuse_other_weights(known: Sequence[Row], options: Options) -> None:
     """A folder that holds another model by now would stand in one table with the rows of the one before."""
     for model in dict.fromkeys(row["settings"]["model"] for row in known):
         place = place_of(model)
@@ -150,162 +258,41 @@ def _refuse_other_weights(known: Sequence[Mapping[str, Any]], options: Options) 
             )
 
 
-def _measure(protocol: Protocol, todo: list[list[Cell]], options: Options) -> Rows:
-    from lora_reuse.runs.provenance import provenance
-    from tqdm import tqdm
-
-    source = provenance("torch", "transformers", "peft", "safetensors")
-    bases = {_base_key(point): point for group in todo for point, _ in group}
-    todo = sorted(
-        todo, key=lambda group: list(bases).index(_base_key(group[0][0]))
-    )  # each base is loaded for all of its cells
-    specs = {
-        (_base_key(point), spec): point
-        for group in todo
-        for point, seed in group
-        for spec in library_of(protocol, point, seed)
-    }
-    with pool(worker_count(options)) as run:
-        for _ in run([(_try_base, (point, options)) for point in reversed(bases.values())]):
-            pass  # a model that cannot be read is refused before anything is written; the first to be used is loaded last, and stays
-        rows = rows_of(protocol.experiment, options)
-        jobs = [(train_one, (point, spec, options)) for (_, spec), point in specs.items()]
-        with tqdm(total=len(jobs), desc="experts", disable=None, unit="expert") as bar:
-            for _ in run(jobs):
-                bar.update()
-        jobs = [(_ask_cell, (protocol.name, group, options)) for group in todo]
-        with tqdm(total=sum(map(len, todo)), desc="answers", disable=None, unit="row") as bar:
-            for results, where in run(jobs):
-                for cell, result in results:
-                    row = {"experiment": protocol.experiment, "settings": settings_of(cell), **result}
-                    rows.append(row | {"provenance": source | where | result.get("provenance", {})})
-                    bar.update()
-    return rows
-
-
 def library_of(protocol: Protocol, point: Any, seed: int) -> list[Any]:
-    """The Specs of the experts of a point's library, in order; the base alone needs none."""
-    from lora_reuse.llm.adapters.training import Spec
-
-    if point.composition == "base":
-        return []
-    if protocol.specs:
-        return protocol.specs(point, seed)
-    training = Training(**{f.name: getattr(point, f.name) for f in dataclasses.fields(Training)})
-    return [
-        Spec(own, bridge, point.triplets, point.bridge_triplets if bridge else 0, training, seed, role)
-        for own, bridge, role in protocol.library(point)
-    ]
+    """The experts of a point's library, in order; the base alone needs none."""
+    return [] if point.composition == "base" else list(protocol.experts(point, seed))
 
 
-_loaded: dict[tuple, Any] = {}
+def trained_by(protocol: Protocol, cells: Sequence[Cell]) -> dict[tuple[Any, Any], Any]:
+    """The experts that cells need trained, by their base and their Spec, each with a point that needs it."""
+    return {
+        (base_key(point), spec): point
+        for point, seed in cells
+        for spec in library_of(protocol, point, seed)
+        if not isinstance(spec, str)
+    }
 
 
-def _base_key(point: Any) -> tuple[str, str, str]:
+def base_key(point: Any) -> tuple[str, str, str]:
+    """What tells the bases of points apart."""
     return point.model, point.dtype, point.chat
 
 
-def base_of(point: Any, options: Options) -> Any:
-    """The base of a point, loaded once a process as long as no other is asked for."""
-    from lora_reuse.llm.decoding.models import load_base
-    from transformers.utils import logging
-
-    key = (*_base_key(point), options.device, options.device_map, options.trust_remote_code)
-    if key not in _loaded:
-        _loaded.clear()  # before there are two of them in memory
-        if not sys.stderr.isatty():
-            logging.disable_progress_bar()
-        _loaded[key] = load_base(
-            point.model, point.dtype, options.device, options.device_map, point.chat, options.trust_remote_code
-        )
-    return _loaded[key]
-
-
-def _try_base(point: Any, options: Options) -> None:
-    base_of(point, options)
-
-
-def train_one(point: Any, spec: Any, options: Options) -> None:
-    """Trains an expert of the point unless it is there. Raises SettingError, also for a disk that refuses it."""
-    from lora_reuse.llm.adapters.training import expert
-    from safetensors import SafetensorError
-
-    base = base_of(point, options)
-    with warnings.catch_warnings():
-        # PEFT asks transformers for a property that transformers 5.23 renames.
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-        try:
-            expert(base, spec, Path(options.out) / "experts")
-        except (OSError, SafetensorError) as error:
-            raise SettingError(
-                "out", f"{options.out}/experts ({error})", "a folder with room for adapters, that can be written"
-            ) from None
-
-
-def _ask_cell(
-    name: str, cells: list[Cell], options: Options
-) -> tuple[list[tuple[Cell, dict[str, Any]]], dict[str, Any]]:
-    import importlib
-
-    from lora_reuse.llm.protocols.ask import ask
-
-    protocol = importlib.import_module(f"lora_reuse.llm.{name}").PROTOCOL
-    start = time.perf_counter()
-    base = base_of(cells[0][0], options)
-    results = (protocol.ask or ask)(base, protocol, cells, options)
-    where = {
-        "device": str(base.device) if base.device.type == "cpu" else _device_name(base),
-        "dtype": str(base.model.dtype).removeprefix("torch."),
-        "base_digest": base.digest,
-        "pocket": switches(place_of(cells[0][0].model)),
-        **({"base": base.described} if base.described else {}),
-        "chat": base.chat,
-        "wall_seconds": round((time.perf_counter() - start) / len(cells), 3),
-    }
-    return results, where
-
-
-def _device_name(base: Any) -> str:
-    import torch
-
-    return (
-        f"{base.device.type}:{torch.cuda.get_device_name(base.device)}"
-        if base.device.type == "cuda"
-        else base.device.type
-    )
-
-
-def _dry_run(protocol: Protocol, cells: list[list[Cell]], options: Options) -> int:
-    from lora_reuse.llm.data.subsets import SPLITS
-
-    every = [cell for group in cells for cell in group]
-    dials = [f.name for f in dataclasses.fields(Training)] + ["triplets", "bridge_triplets"]
-    experts = {
-        (
-            _base_key(point),
-            own,
-            bridge,
-            role,
-            seed,
-            *(getattr(point, name, None) for name in dials if bridge or name != "bridge_triplets"),
-        )
-        for point, seed in every
-        if point.composition != "base"
-        for own, bridge, role in protocol.library(point)
-    }
-    made = "fewer, where they are there"
+def _dry_run(protocol: Protocol, groups: list[list[Cell]], options: Options) -> int:
+    cells = [cell for group in groups for cell in group]
+    experts, made = len(trained_by(protocol, cells)), "fewer, where they are there"
     print(
-        f"{protocol.name}: {len(cells)} cells, {len(experts)} experts ({made}), {len(every)} rows in {options.out}, shard {options.shard}"
+        f"{protocol.name}: {len(groups)} cells, {experts} experts ({made}), {len(cells)} rows in {options.out}, "
+        f"shard {options.shard}"
     )
-    print(axes_of(every))
-    held_out = SPLITS["test"].stop - SPLITS["test"].start
-    prompts = sum(protocol.questions(point) if protocol.questions else point.triplets * held_out for point, _ in every)
-    small = all(preset_of(point.model) == "pocket" for point, _ in every)
-    minutes = (len(experts) * 50 + prompts * 0.02) / 60
+    print(axes_of(cells))
+    asked = Counter(point for point, _ in cells)
+    prompts = sum(times * len(protocol.questions(point, options.first_seed)) for point, times in asked.items())
+    minutes = (experts * 50 + prompts * 0.02) / 60
     said = (
         f"; time: about {minutes:.0f} min for a pocket model on one core, half on two"
-        if small
+        if all(preset_of(point.model) == "pocket" for point in asked)
         else ", of which none was timed on this model"
     )
-    print(f"cost: {len(experts)} experts, {prompts} answers{said}; nothing was run")
+    print(f"cost: {experts} experts, {prompts} answers{said}; nothing was run")
     return 0

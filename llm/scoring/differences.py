@@ -41,7 +41,7 @@ def compared(rows: Sequence[Row]) -> list[Compared]:
     for group in by_setting(rows).values():
         settings = dict(group[0]["settings"])
         rule = settings.pop("composition")
-        if rule not in CONTROLS:
+        if rule not in CONTROLS and "by_triplet" in group[0]["measured"]:
             blocks.setdefault(json.dumps(settings | {"seed": 0}), {})[rule] = list(group)
     return [pair for rules in blocks.values() for pair in _best(rules)]
 

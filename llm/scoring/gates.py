@@ -1,8 +1,6 @@
-"""Routing weights at the two hops of a step-by-step answer, and how often the hops are right where the weight is on
-their expert."""
+"""Routing weights at the two hops of a step-by-step answer."""
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection
 
 from jaxtyping import Float
 from lora_reuse.llm.data.subsets import Example
@@ -53,24 +51,3 @@ def _token(base: Base, question: str, answer: str, at: int) -> int:
         (i for i, pair in enumerate(zip(whole, before, strict=False)) if pair[0] != pair[1]),
         min(len(whole), len(before)),
     )
-
-
-def hops_by_gate(records: Sequence[Mapping[str, Any]]) -> dict[str, list[list[int]]]:
-    """Counts [[right, wrong], [right, wrong]] of a hop's answers: those with more than half of the weight on the hop's
-    expert as the answer is predicted, then the others.
-
-    `hop_1_by_gate` counts all answers, `hop_2_by_gate` those whose first hop is right. The result is empty where no
-    record has gates."""
-    found = {}
-    for hop, gate, right in (
-        (1, "gate_1_at_first_answer", "bridge_right"),
-        (2, "gate_2_at_second_answer", "gold_right_given_bridge"),
-    ):
-        judged = [
-            (record[gate] > 0.5, record[right]) for record in records if gate in record and record[right] is not None
-        ]
-        if any(gate in record for record in records):
-            found[f"hop_{hop}_by_gate"] = [
-                [judged.count((routed, True)), judged.count((routed, False))] for routed in (True, False)
-            ]
-    return found

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_reuse.runs.command import command
+from lora_reuse.runs.command import command, without_help
 from lora_reuse.runs.rows import load_rows
 from lora_reuse.runs.settings import SettingError, Text, help_table, parse_options, setting
 
@@ -30,7 +30,8 @@ def main(words: Sequence[str]) -> int:
     return command("paper_checks.predictions", _main, words)
 
 
-def _main(words: list[str], help: bool) -> int:
+def _main(words: list[str]) -> int:
+    words, help = without_help(words)
     options = parse_options(words, Options)
     if help:
         print((__doc__ or "").strip() + "\n\n" + help_table(Options))

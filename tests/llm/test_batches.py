@@ -68,7 +68,7 @@ def gradient(model) -> torch.Tensor:
 @pytest.mark.parametrize("loss", ["example", "token"])
 def test_pieces_have_the_gradient_of_one_padded_batch(loss, base, folder):
     model, training = with_lora(folder), dataclasses.replace(TRAINING, loss=loss)
-    own, bridge = spec().tokens(base)
+    own, bridge = experts.tokens(base, spec())
     batch = [*own[:3], *bridge[:2], *bridge[-4:]]
     found, attended, answered = padded(batch)
     losses = cross_entropy(
@@ -199,7 +199,7 @@ def test_out_of_memory_halves_the_pieces_and_changes_nothing(base, tmp_path, mon
 def test_the_gradient_in_pieces_is_that_of_the_batch(base, folder, monkeypatch):
     """Adam would hide a gradient that is twice too large."""
     model, wanted = with_lora(folder), spec(clip=0.0)
-    own, bridge = wanted.tokens(base)
+    own, bridge = experts.tokens(base, wanted)
     batch = [
         own[0],
         *bridge[-3:],

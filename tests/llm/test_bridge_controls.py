@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 from lora_reuse.llm import bridge, bridge_controls
-from lora_reuse.llm.bridge_controls import CONDITIONS, PROTOCOL, BridgeControls, asked, library
+from lora_reuse.llm.bridge_controls import CONDITIONS, PROTOCOL, BridgeControls, library
 from lora_reuse.llm.data.facts import triplets
-from lora_reuse.llm.data.subsets import examples
+from lora_reuse.llm.data.subsets import Example, examples
 from lora_reuse.llm.protocols import ask as asking
+from lora_reuse.llm.protocols import hops, observers
 from lora_reuse.llm.protocols.controls import verdicts
 from lora_reuse.llm.protocols.protocol import library_of, main
 from lora_reuse.llm.protocols.settings import Bridge
@@ -124,14 +125,19 @@ def test_a_cell_is_void_where_its_own_experts_do_not_keep_their_hops():
 # Questions
 
 
+def asked(module: Any, point: BridgeControls) -> list[Example]:
+    """The examples of what a point asks with seed 1."""
+    return [question.reference.example for question in module.questions(point, 1)]
+
+
 def by_hand(module: Any) -> None:
     """The questions with what is given, of four triplets in the first dev template."""
     one, two, whole = (examples(f"R{kind}", FACTS, "dev") for kind in ("1", "2", "12"))
     for prompting, kind in (("direct", "12"), ("steps", "12-CoT")):
         found = examples(f"R{kind}", FACTS, "dev")
         point: Any = module.BridgeControls(prompting=prompting, triplets=4, split="dev", condition="bridge")
-        given = lambda condition, beside=0, point=point, found=found: module.asked(  # noqa: E731
-            dataclasses.replace(point, condition=condition, beside=beside), 1, found
+        given = lambda condition, beside=0, point=point: asked(  # noqa: E731
+            module, dataclasses.replace(point, condition=condition, beside=beside)
         )
         head = "Answer the following question step-by-step:\n" if prompting == "steps" else ""
         assert given("bridge") == found
@@ -163,7 +169,7 @@ PLANTED = {
     "the second hop for the first": ('"first_given": "1"', '"first_given": "2"'),
     "the first hop for both": ('"both_given": "12"', '"both_given": "1"'),
     "the asked one first": ("draw.shuffle(told)", "pass"),
-    "another template": ("hop[i, e.template]", "hop[i, found[0].template]"),
+    "another template": ("hop[i, e.template]", "hop[i, found[0].reference.example.template]"),
     "another's statement": ("told = [e.triplet, *", "told = [(e.triplet + 1) % len(facts), *"),
     "before the prompt": ('f"{head}{statements} {e.question.removeprefix(head)}"', 'f"{statements} {e.question}"'),
     "one too few": ("e.triplet], point.beside)", "e.triplet], max(point.beside - 1, 0))"),
@@ -224,14 +230,14 @@ def test_the_command_makes_rows_of_every_condition_and_goes_on_from_them(model, 
 def test_the_base_is_asked_with_both_facts_and_no_expert(model, tmp_path, capsys, monkeypatch):
     """A base that names the last place of the question is right without others, and not always with one; what it would
     have said before is asked anew for other questions."""
-    places = sorted(asking.everywhere(), key=len, reverse=True)
+    places = sorted(hops.everywhere(), key=len, reverse=True)
     last = lambda question: max(places, key=lambda place: question.rfind(place))  # noqa: E731
     monkeypatch.setattr(
         asking, "answers", lambda base, listed, questions, *_: [[last(q) for q in questions] for _ in listed]
     )
     counted = []
     monkeypatch.setattr(
-        asking, "old_answers", lambda base, asked, *_: (counted.append(asked), *[["Paris"] * len(asked)] * 3)[1:]
+        observers, "old_answers", lambda base, asked, *_: (counted.append(asked), *[["Paris"] * len(asked)] * 3)[1:]
     )
     words = [f"model={model}", *SMALL[1:], "triplets=4", "composition=base", "prompting=direct", f"out={tmp_path}"]
     assert main(PROTOCOL, [*words, "condition=bridge,both_given"]) == 0, capsys.readouterr().err
@@ -258,4 +264,6 @@ def test_no_condition_asks_other_questions_than_its_examples():
     found = examples("R12", FACTS, "test")
     for condition in CONDITIONS:
         point = BridgeControls(condition=condition, prompting="direct", triplets=4)
-        assert [e._replace(question="") for e in asked(point, 1, found)] == [e._replace(question="") for e in found]
+        assert [e._replace(question="") for e in asked(bridge_controls, point)] == [
+            e._replace(question="") for e in found
+        ]

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from lora_reuse.llm import bridge
 from lora_reuse.llm.adapters import training as experts
-from lora_reuse.llm.bridge_minimum import PROTOCOL, RELATIONS, BridgeMinimum, library
+from lora_reuse.llm.bridge_minimum import PROTOCOL, RELATIONS, BridgeMinimum, library, reported
 from lora_reuse.llm.data.facts import triplets
 from lora_reuse.llm.data.mixtures import SETUPS
 from lora_reuse.llm.data.subsets import ATOMIC, SPLITS, examples, parts
+from lora_reuse.llm.protocols.hops import subset_of
 from lora_reuse.llm.protocols.protocol import library_of, main
 from lora_reuse.llm.protocols.settings import Bridge
-from lora_reuse.llm.protocols.table import reported
 from lora_reuse.runs.rows import load_rows
 from lora_reuse.runs.settings import SettingError
 
@@ -58,7 +58,7 @@ def test_its_ends_are_the_experts_of_the_bridge_and_hash_alike(setup, dials):
     ours = PROTOCOL.sensible(BridgeMinimum(**dials))
     theirs = Bridge(setup=setup, composition="arrow", bridge_triplets=ours.bridge_triplets)
     assert library_of(PROTOCOL, ours, 4) == library_of(bridge.PROTOCOL, theirs, 4)
-    assert PROTOCOL.dataset(ours) == SETUPS[setup].asked == "R"
+    assert subset_of(PROTOCOL.questions(ours, 4)) == f"{SETUPS[setup].asked}12" == "R12"
 
 
 def test_fewer_templates_are_the_first_of_the_split_and_the_same_in_every_part():
@@ -236,7 +236,7 @@ def test_the_table_has_the_paper_s_numbers_where_the_bridge_is_one_of_its_setups
         "bridge_in": "both",
     }
     dials = [{}, {"bridge_triplets": 0}, {"steps_share": 0.0}, {"bridge_in": "first"}, {"bridge_in": "second"}]
-    assert [reported("bridge_minimum", cell | dial) for dial in dials] == ["73.5 %", "1 %", "1 %", "9.8 %", "10.8 %"]
+    assert [reported(BridgeMinimum(**cell | dial)) for dial in dials] == ["73.5 %", "1 %", "1 %", "9.8 %", "10.8 %"]
     for other in (
         {"bridge_triplets": 50},
         {"bridge_templates": 23},
@@ -244,4 +244,4 @@ def test_the_table_has_the_paper_s_numbers_where_the_bridge_is_one_of_its_setups
         {"relations": "reversed"},
         {"prompting": "direct"},
     ):
-        assert reported("bridge_minimum", cell | other) == ""
+        assert reported(BridgeMinimum(**cell | other)) == ""

@@ -17,9 +17,8 @@ from lora_reuse.llm.data.continents import Place, normal, place_of
 from lora_reuse.llm.data.hotpot import questions
 from lora_reuse.llm.decoding.models import load_base
 from lora_reuse.llm.decoding.resident import Resident
-from lora_reuse.llm.protocols.problems import solving
+from lora_reuse.llm.protocols import ask as asking
 from lora_reuse.llm.protocols.protocol import main
-from lora_reuse.llm.protocols.settings import Options
 from lora_reuse.runs.rows import load_rows
 from lora_reuse.runs.settings import SettingError
 
@@ -347,7 +346,7 @@ def test_answers_are_marked_as_a_reader_would(model, folders, tmp_path, monkeypa
         if text.startswith("On which continent is the location related to the following question: ")
         else "original"
     )
-    monkeypatch.setattr(solving, "answers", lambda base, listed, asked, *_: [said[which(asked[0])] for _ in listed])
+    monkeypatch.setattr(asking, "answers", lambda base, listed, asked, *_: [said[which(asked[0])] for _ in listed])
     data = official(tmp_path / "hotpot.json")
     assert (
         main(continent.PROTOCOL, [f"model={model}", f"data={data}", "composition=base", f"out={tmp_path}", "workers=1"])
@@ -379,7 +378,7 @@ def test_the_papers_numbers_stand_beside_the_same_cells():
         for task in ("straighforward_qa", "complex_question", "combining_facts", "final_exam")
     ]
     said = lambda **others: continent.reported(  # noqa: E731
-        {"data": "f", "model": "microsoft/phi-2", "prompting": "original"} | others
+        Continent(**{"data": "f", "model": "microsoft/phi-2", "prompting": "original"} | others)
     )
     assert said(library="none", composition="base") == "30.90 %"
     assert said(library=names[0], composition="alone") == "6.10 % and 3.09 %"
@@ -411,4 +410,3 @@ def test_points_that_are_the_same_are_asked_once():
         Continent(composition="base")
     )
     assert continent.sensible(Continent(library="a", composition="arrow")) == continent.sensible(Continent(library="a"))
-    assert continent.mark(Continent(), [], [], Options()) == []

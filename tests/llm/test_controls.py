@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from lora_reuse.figures import _cells, tables
 from lora_reuse.figures.rows import Rows
+from lora_reuse.llm import two_hop
 from lora_reuse.llm.protocols import controls
 from lora_reuse.llm.protocols.controls import verdicts
 from lora_reuse.llm.protocols.table import table
@@ -171,7 +172,7 @@ def test_the_terminal_table_says_void_and_why():
     ]
     for one in rows:
         one["measured"]["lenient"] = 0
-    text = table("two_hop", shown, rows).splitlines()
+    text = table(two_hop.PROTOCOL, shown, rows).splitlines()
     lines = {line.split()[0]: line for line in text if line}
     assert "0/8         0 %           void (1)" in lines["uniform"]
     assert lines["sum"].split()[:5] == ["sum", "1", "0/8", "0", "%"]
@@ -180,7 +181,7 @@ def test_the_terminal_table_says_void_and_why():
     assert "not measured" in lines["arrow"]
     assert "(1) void: first hop kept 3 of 8" in text
     assert "not measured: no rows say" in text[-1]
-    assert "void" not in table("two_hop", shown), "without the rows of the controls nothing is known of them"
+    assert "void" not in table(two_hop.PROTOCOL, shown), "without the rows of the controls nothing is known of them"
 
 
 def test_tables_and_frames_of_figures_say_void_and_why(tmp_path):

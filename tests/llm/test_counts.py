@@ -15,12 +15,13 @@ from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.data.facts import triplets
 from lora_reuse.llm.data.names import fake_people, fake_places
 from lora_reuse.llm.data.subsets import Example, examples
-from lora_reuse.llm.edit import PROTOCOL, Edit
-from lora_reuse.llm.edits import editing
+from lora_reuse.llm import edit
+from lora_reuse.llm.decoding import answers as decoding
+from lora_reuse.llm.edit import KEPT, Edit
 from lora_reuse.llm.protocols import ask as asking
 from lora_reuse.llm.protocols import composed as composing
-from lora_reuse.llm.protocols import solving
-from lora_reuse.llm.protocols.problems import Question
+from lora_reuse.llm.protocols import hops, observers, protocol
+from lora_reuse.llm.protocols.protocol import Asked, Protocol, Question
 from lora_reuse.llm.protocols.settings import Options
 from torch import nn
 
@@ -50,39 +51,44 @@ def directly(counted):
     asked = [question(A, 0), question(A, 0), question(A, 2), question(B, 1), question(C, 1)]
     said = [A, A, B, A, f"{B}, {C}"]
     records: Any = [
-        e._asdict() | {"answer": answer} | asking.score(e, answer, "direct")
+        e._asdict() | {"answer": answer} | hops.marks(e, answer, "direct")
         for e, answer in zip(asked, said, strict=True)
     ]
     for i, record in enumerate(records):
         record |= {"logp_z": -1.0 - i, "rank_z": float(i * i)}
-    return counted(records, asked, "direct", SimpleNamespace(triplets=3, dtype="float32"), 0.25)
+    return counted(records, asked, "direct", SimpleNamespace(triplets=3, dtype="float32"))
 
 
 def constant_is_the_best_answers(counted):
     """A is right of three questions, so the best constant answer hits three."""
-    assert directly(counted)["measured"]["constant"] == 3
+    assert directly(counted)["constant"] == 3
 
 
 def permuted_is_what_these_answers_hit_by_chance(counted):
     """Dealt anew, each answer A is right in 3/5 and B in 1/5: 3·3/5 + 1/5; the one that names two places never is."""
-    assert directly(counted)["measured"]["permuted"] == pytest.approx(3 * 3 / 5 + 1 / 5)
+    assert directly(counted)["permuted"] == pytest.approx(3 * 3 / 5 + 1 / 5)
 
 
 def triplets_are_in_their_places(counted):
     """Both hits are of triplet 0; triplet 1 has two misses, one of which names the place among others."""
-    measured = directly(counted)["measured"]
+    measured = directly(counted)
     assert (measured["hits"], measured["total"], measured["lenient"], measured["by_triplet"]) == (2, 5, 3, [2, 0, 0])
 
 
 def numbers_are_means_and_those_of_triplets_are_in_order(counted):
     """log p is -1 to -5, of triplets 0, 0, 2, 1, 1; ranks are 0, 1, 4, 9, 16."""
-    measured = directly(counted)["measured"]
+    measured = directly(counted)
     assert (measured["logp_z"], measured["logp_z_by_triplet"], measured["rank_z"]) == (-3.0, [-1.5, -4.5, -3.0], 6.0)
 
 
-def the_bound_is_of_hits(counted):
+def the_bound_is_of_hits(asked):
     """A quarter of five."""
-    assert directly(counted)["predicted"] == {"at_most": 1.25}
+    asked.__globals__.update(_records=lambda *_: [[{"right": True}] * 5], keep=lambda *_: None)
+    bounded = Protocol(__name__, Edit, lambda *_: (), lambda *_: (), bound=lambda point: 0.25)
+    none: Any = None
+    cell = asking.Asking((Edit(), 0), none, "", [Question("", "", {}, None)] * 5, ())
+    (result,) = asked(none, bounded, [cell], Options()).values()
+    assert result["predicted"] == {"at_most": 1.25}
 
 
 def hops_are_counted_apart(counted):
@@ -95,7 +101,7 @@ def hops_are_counted_apart(counted):
         judged | {name: value if value is None else bool(value) for name, value in zip(named, mark, strict=True)}
         for mark in marks
     ]
-    measured = counted(records, asked, "steps", SimpleNamespace(triplets=3, dtype="float32"), None)["measured"]
+    measured = counted(records, asked, "steps", SimpleNamespace(triplets=3, dtype="float32"))
     assert [measured[name] for name in named] == [3, 2, 5]
 
 
@@ -107,21 +113,21 @@ LIKELY = {"old": -3.0, "old first": -5.0, "old second": -7.0, "Y": -11.0, A: -2.
 @pytest.fixture(autouse=True)
 def stubs(monkeypatch):
     """A base that has said three old answers, and gives each candidate its own log-probability."""
-    asking._old.clear()
+    observers._old.clear()
     monkeypatch.setattr(
-        asking,
+        observers,
         "old_answers",
         lambda base, asked, *_: tuple([name] * len(asked) for name in ("old", "old first", "old second")),
     )
     monkeypatch.setattr(
-        asking,
-        "log_probs",
+        observers,
+        "likelihoods",
         lambda base, listed, asked, begun, columns, rows: [
             [[LIKELY[c] for c in line] for line in columns] for _ in listed
         ],
     )
     yield
-    asking._old.clear()
+    observers._old.clear()
 
 
 def each_candidate_has_its_own_column(candidates):
@@ -171,7 +177,7 @@ def the_old_answers_are_to_two_hops_and_to_either(olds):
 def gates_are_in_the_order_of_the_experts(weighed):
     """Over two tokens expert 1 has 0.1 and 0.3, expert 2 what is left."""
     routed = weighed.__globals__["RoutedDelta"]
-    weighed.__globals__["gates"] = lambda *_: [torch.tensor([[0.1, 0.9], [0.3, 0.7]])]
+    weighed.__globals__["routing"] = lambda *_: [torch.tensor([[0.1, 0.9], [0.3, 0.7]])]
     weighed.__globals__["hop_gates"] = lambda *_: {}
     composition: Any = {"module": object.__new__(routed)}
     base: Any = None
@@ -207,21 +213,33 @@ def updates_are_measured_against_the_weights_and_prototypes_against_each_other(c
 # Edits
 
 
-def an_edit_keeps_by_kind_and_triplet(asked):
-    """Of three people's questions under two templates all of the same relation stay, of the same entity those of the
-    first person, and of another relation one of the third."""
+def edited(stays, counts):
+    """What is measured of three people's questions under two templates: all of the same relation stay, of the same
+    entity those of the first person, and of another relation one of the third."""
     one, other = fake_people()[50:52]
+    point = Edit(dataset="F", triplets=3, library="1", prompting="neighbours")
+    asked = edit.questions(point, 0)
+    kept = [True] * 6 + [True, False, False] * 2 + [False] * 5 + [True]
+    said, none = [one if same else other for same in kept], None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoding, "answers", lambda *_: [[one] * len(asked)])
+        (marks,) = stays(Asked(none, 0, [point], [none], asked, [said], [[]], Options()))  # pyright: ignore
+    records = [{**q.about, "answer": text, **mark} for q, text, mark in zip(asked, said, marks, strict=True)]
+    return counts(point, asked, records)
 
-    def answers(base, compositions, questions, *_):
-        kept = [True] * 6 + [True, False, False] * 2 + [False] * 5 + [True]
-        return [[one] * len(questions), [one if same else other for same in kept]]
 
-    asked.__globals__.update(answers=answers, keep=lambda *_: None)
-    base: Any = None
-    measured = asked(base, PROTOCOL, (Edit(dataset="F", triplets=3, library="1"), 0), {}, Options())["measured"]
-    kept = {kind: measured[f"kept_{kind}_by_triplet"] for kind in editing.KEPT}
+def an_edit_keeps_by_kind_and_triplet(counts):
+    check_edited(edited(edit.stays, counts))
+
+
+def what_the_base_says_stays(stays):
+    check_edited(edited(stays, edit.counts))
+
+
+def check_edited(measured):
+    kept = {kind: measured[f"kept_{kind}_by_triplet"] for kind in KEPT}
     assert kept == {"same_relation": [2, 2, 2], "same_entity": [2, 0, 0], "unrelated": [0, 0, 1]}
-    assert [measured[f"asked_{kind}"] for kind in editing.KEPT] == [6, 6, 6]
+    assert [measured[f"asked_{kind}"] for kind in KEPT] == [6, 6, 6]
     assert (measured["hits"], measured["total"], measured["by_triplet"]) == (9, 18, [4, 2, 3])
 
 
@@ -240,7 +258,7 @@ def groups_are_in_the_order_in_which_they_are_asked(counted):
         mark | {"right": bool(mark["right"]), "marked": bool(mark["marked"]), "kind": kinds[mark["kind"]]}
         for mark in marks
     ]
-    measured = counted(asked, marks)["measured"]
+    measured = counted(None, asked, marks)
     assert (measured["hits"], measured["total"], measured["by_group"], measured["group_sizes"]) == (
         3,
         5,
@@ -254,40 +272,39 @@ def groups_are_in_the_order_in_which_they_are_asked(counted):
 
 
 MISTAKES = [
-    (constant_is_the_best_answers, asking.counted, "constant = max(", "constant = min("),
-    (permuted_is_what_these_answers_hit_by_chance, asking.chances, "found.append(right[e.gold] / len(asked))", "found.append(1 / len(right))"),
-    (permuted_is_what_these_answers_hit_by_chance, asking.chances, "sum(right[gold] for gold in said)", "len(said)"),
-    (triplets_are_in_their_places, asking.counted, "[e.triplet for e in asked]", "[2 - e.triplet for e in asked]"),
-    (triplets_are_in_their_places, asking.counted, 'sum(record["lenient"] for record in records)', 'sum(record["strict"] for record in records)'),
+    (constant_is_the_best_answers, hops.counted, "constant = max(", "constant = min("),
+    (permuted_is_what_these_answers_hit_by_chance, hops.chances, "found.append(right[e.gold] / len(asked))", "found.append(1 / len(right))"),
+    (permuted_is_what_these_answers_hit_by_chance, hops.chances, "sum(right[gold] for gold in said)", "len(said)"),
+    (triplets_are_in_their_places, hops.counted, "by_triplet[e.triplet]", "by_triplet[2 - e.triplet]"),
+    (triplets_are_in_their_places, hops.counted, 'bool(record["lenient"])', 'bool(record["strict"])'),
     (
         numbers_are_means_and_those_of_triplets_are_in_order,
-        asking.counted,
+        hops.counted,
         'if record["triplet"] == i]',
         'if record["triplet"] == point.triplets - 1 - i]',
     ),
-    (numbers_are_means_and_those_of_triplets_are_in_order, asking.counted, "float(np.mean([record[name]", "float(np.median([record[name]"),
-    (the_bound_is_of_hits, asking.counted, "total * bound", "bound"),
-    (hops_are_counted_apart, asking.counted, 'sum(record["bridge_right"] for', 'sum(record["template"] for'),
-    (hops_are_counted_apart, asking.counted, 'sum(record["template"] for', 'sum(record["bridge_right"] for'),
-    (hops_are_counted_apart, asking.counted, 'bool(record["gold_right_given_bridge"])', "bool(record['bridge_right'])"),
-    (each_candidate_has_its_own_column, asking.candidate_log_probs, "old[i], first[i], second[i]", "old[i], second[i], first[i]"),
-    (each_candidate_has_its_own_column, asking.candidate_log_probs, "e.bridge, e.gold, *", "e.gold, e.bridge, *"),
-    (each_candidate_has_its_own_column, asking.candidate_log_probs, "np.mean(v[5:])", "np.mean(v[4:])"),
-    (each_candidate_has_its_own_column, asking.candidate_log_probs, "other > v[4]", "other < v[4]"),
-    (the_old_answers_are_to_two_hops_and_to_either, asking.old_answers, "first, second = (", "second, first = ("),
-    (the_old_answers_are_to_two_hops_and_to_either, asking.old_answers, "if n not in (e.subject, e.gold)", "if n != e.gold"),
-    (the_old_answers_are_to_two_hops_and_to_either, asking.old_answers, "if place not in edited", "if place"),
-    (gates_are_in_the_order_of_the_experts, asking.gate_weights, 'f"gate_{k + 1}"', 'f"gate_{2 - k}"'),
-    (gates_are_in_the_order_of_the_experts, asking.gate_weights, "weights.mean(0)", "weights[0]"),
+    (numbers_are_means_and_those_of_triplets_are_in_order, hops.counted, "fmean(record[name] for", "max(record[name] for"),
+    (the_bound_is_of_hits, asking.asked, "total * bound", "bound"),
+    (hops_are_counted_apart, hops.counted, "bool(record[name])", "bool(record['template'])"),
+    (hops_are_counted_apart, hops.counted, "bool(record[name])", "record[name] is not None"),
+    (hops_are_counted_apart, hops.counted, "sum(bool(record[name]) for record in records)", "sum(bool(record[name]) for record in records[:4])"),
+    (each_candidate_has_its_own_column, observers.candidate_log_probs, "old[i], first[i], second[i]", "old[i], second[i], first[i]"),
+    (each_candidate_has_its_own_column, observers.candidate_log_probs, "e.bridge, e.gold, *", "e.gold, e.bridge, *"),
+    (each_candidate_has_its_own_column, observers.candidate_log_probs, "np.mean(v[5:])", "np.mean(v[4:])"),
+    (each_candidate_has_its_own_column, observers.candidate_log_probs, "other > v[4]", "other < v[4]"),
+    (the_old_answers_are_to_two_hops_and_to_either, observers.old_answers, "first, second = (", "second, first = ("),
+    (the_old_answers_are_to_two_hops_and_to_either, observers.old_answers, "if n not in (e.subject, e.gold)", "if n != e.gold"),
+    (the_old_answers_are_to_two_hops_and_to_either, observers.old_answers, "if place not in edited", "if place"),
+    (gates_are_in_the_order_of_the_experts, observers.gate_weights, 'f"gate_{k + 1}"', 'f"gate_{2 - k}"'),
+    (gates_are_in_the_order_of_the_experts, observers.gate_weights, "weights.mean(0)", "weights[0]"),
     (updates_are_measured_against_the_weights_and_prototypes_against_each_other, composing.collisions, "len(v), len(v), 1)", "len(v), len(v), 0)"),
     (updates_are_measured_against_the_weights_and_prototypes_against_each_other, composing.collisions, "(v @ v.T).abs()", "(v @ v.T)"),
     (updates_are_measured_against_the_weights_and_prototypes_against_each_other, composing.collisions, "sum(ratios) / len(ratios)", "max(ratios)"),
-    (an_edit_keeps_by_kind_and_triplet, editing._neighbours, "before, after = ", "after, _ = before, _ = "),
-    (an_edit_keeps_by_kind_and_triplet, editing._neighbours, "kept_{kind}_by_triplet", "kept_{KEPT[-1 - KEPT.index(kind)]}_by_triplet"),
-    (an_edit_keeps_by_kind_and_triplet, editing._neighbours, "[r[\"triplet\"] for r", "[2 - r[\"triplet\"] for r"),
-    (an_edit_keeps_by_kind_and_triplet, editing._kept, "[record[\"triplet\"] for record", "[2 - record[\"triplet\"] for record"),
-    (groups_are_in_the_order_in_which_they_are_asked, solving.counted, "list(dict.fromkeys(", "sorted(set("),
-    (groups_are_in_the_order_in_which_they_are_asked, solving.counted, "np.bincount(place).tolist()", "np.bincount(place, weights=right).tolist()"),
+    (what_the_base_says_stays, edit.stays, "_first_named(old, q", "_first_named(new, q"),
+    (an_edit_keeps_by_kind_and_triplet, edit.counts, "kept_{kind}_by_triplet", "kept_{KEPT[-1 - KEPT.index(kind)]}_by_triplet"),
+    (an_edit_keeps_by_kind_and_triplet, edit._by_triplet, 'record["triplet"]', '2 - record["triplet"]'),
+    (groups_are_in_the_order_in_which_they_are_asked, protocol.counted, "groups: dict[str, list[bool]] = {}", "groups = {name: [] for name in sorted({q.group for q in questions})}"),
+    (groups_are_in_the_order_in_which_they_are_asked, protocol.counted, "[len(group) for group in groups.values()]", "right"),
 ]  # fmt: skip
 
 
@@ -314,8 +331,8 @@ def test_a_planted_mistake_shows(mistake, monkeypatch):
 def check(case, function, made, monkeypatch):
     """The case of the function as made: itself, or, of a part of another, that with it."""
     for part, module, whole in (
-        (asking.chances, asking, asking.counted),
-        (editing._kept, editing, editing._neighbours),
+        (hops.chances, hops, hops.counted),
+        (edit._by_triplet, edit, edit.counts),
     ):
         if function is part:
             monkeypatch.setattr(module, part.__name__, made)

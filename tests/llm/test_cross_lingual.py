@@ -13,8 +13,9 @@ from lora_reuse.llm import cross_lingual
 from lora_reuse.llm.cross_lingual import PROTOCOL, CrossLingual, Learned, checks, mark, prompt, reported
 from lora_reuse.llm.data import mbpp, parallel, tasks
 from lora_reuse.llm.data.mbpp import Columns, Task
-from lora_reuse.llm.protocols.problems import Question, solutions, solving
-from lora_reuse.llm.protocols.protocol import main
+from lora_reuse.llm.protocols import ask as asking
+from lora_reuse.llm.protocols.protocol import Question, main
+from lora_reuse.llm.scoring import solutions
 from lora_reuse.runs.rows import load_rows
 from lora_reuse.runs.settings import SettingError
 
@@ -362,7 +363,7 @@ def test_right_programs_are_counted(
         ]
         return [right if composition is not None else ["No."] * len(right) for composition in compositions]
 
-    monkeypatch.setattr(solving, "answers", answers)
+    monkeypatch.setattr(asking, "answers", answers)
     words = [
         f"model={model}",
         *SMALL,
@@ -450,12 +451,12 @@ def test_the_papers_number_stands_beside_the_same_cell_alone(changed: dict[str, 
         "composition": "uniform",
         "library": "2-combination",
     }
-    assert reported(usual | changed) == said
+    assert reported(CrossLingual(**usual | changed)) == said
 
 
 def test_a_library_is_what_the_paper_composes():
     assert cross_lingual.LIBRARIES["2-combination"] == (("coding",), ("translation",))
     roles = [
-        role for name in ("coding", "translation") for _, _, role in cross_lingual.library(CrossLingual(library=name))
+        spec.role for name in ("coding", "translation") for spec in PROTOCOL.experts(CrossLingual(library=name), 0)
     ]
-    assert roles == [role for _, _, role in cross_lingual.library(CrossLingual())] == [1, 2]
+    assert roles == [spec.role for spec in PROTOCOL.experts(CrossLingual(), 0)] == [1, 2]

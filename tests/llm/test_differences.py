@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lora_reuse.llm import bridge
 from lora_reuse.llm.protocols.table import table
 from lora_reuse.llm.scoring.differences import compared
 from lora_reuse.llm.scoring.intervals import difference, holm
@@ -82,12 +83,12 @@ def test_rules_that_are_not_better_than_a_constant_answer_are_not_compared():
 
 
 def test_the_table_says_by_how_much_the_best_is_better():
-    _, *_, last = table("bridge", rows()).split("\n\n")
+    _, *_, last = table(bridge.PROTOCOL, rows()).split("\n\n")
     title, head, *lines = last.splitlines()
     assert "p is Holm's, over all pairs of rules" in title
     assert head.split() == ["best", "against", "seeds", "points", "[95", "%]", "p"]
     assert [line.split()[:4] for line in lines] == [["arrow", "sum", "3", "+42"], ["arrow", "uniform", "3", "+88"]]
-    assert "Differences" not in table("bridge", rows({"arrow": RIGHT["arrow"]}))
+    assert "Differences" not in table(bridge.PROTOCOL, rows({"arrow": RIGHT["arrow"]}))
 
 
 def test_where_rules_are_alike_one_is_said_to_be_better_in_5_percent_of_settings_at_most():

@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 import torch
 from lora_reuse.llm.data.word_problems import problem
-from lora_reuse.llm.protocols import solving
-from lora_reuse.llm.protocols.problems import Question
+from lora_reuse.llm.protocols.protocol import Question, counted
 from lora_reuse.llm.scoring import judge, marking
 from lora_reuse.llm.scoring.endpoint import Endpoint
 from lora_reuse.runs.settings import SettingError
@@ -60,7 +59,7 @@ def test_a_judge_is_heard_and_compared_with_the_rules(stub: Any):
     assert [m.get("same_error") for m in marks] == [None, True, False, None]
     assert [m.get("judged_kind") for m in marks] == ["text", "text", "code", None]
     asked = [Question("", p.id, {}, p) for p in chosen]
-    counts = solving.counted(asked, marks)["measured"]
+    counts = counted(None, asked, marks)
     assert (counts["hits"], counts["total"], counts["agreed"], counts["same_error"], counts["judge_unclear"]) == (
         2,
         4,

@@ -51,7 +51,7 @@ def test_an_expert_is_what_a_plain_loop_with_peft_trains(loss, base, folder, tmp
     schedule = LambdaLR(optimizer, lambda step: (step + 1) / 2 if step < 2 else (7 - step) / 5)
     norms = []
     for step in range(7):
-        batch = experts._batch(*wanted.tokens(plain), wanted, step)
+        batch = experts._batch(*experts.tokens(plain, wanted), wanted, step)
         total = sum(len(told) for _, told in batch)
         for asked, told in batch:
             labels = torch.tensor([[-100] * len(asked) + told])
@@ -156,7 +156,7 @@ def test_whatever_makes_an_expert_is_in_its_key(base, folder):
 def test_bridge_triplets_say_nothing_without_a_bridge(base):
     keys = {Spec(("R1",), (), 4, count, TRAINING, 0, 1).key(base) for count in (0, 4, 100)}
     assert len(keys) == 1
-    assert Spec(("R1",), (), 4, 100, TRAINING, 0, 1).tokens(base)[1] == []
+    assert Spec(("R1",), (), 4, 100, TRAINING, 0, 1).pairs()[1] == []
 
 
 def test_settings_of_a_point_do_not_reach_the_key(base):

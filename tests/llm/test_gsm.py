@@ -9,13 +9,16 @@ import pytest
 import torch
 from lora_reuse.llm import gsm as command
 from lora_reuse.llm import reusable_code
-from lora_reuse.llm.adapters.sources import lessons
+from lora_reuse.llm.adapters.specs import lessons
+from lora_reuse.llm.adapters.training import tokens
 from lora_reuse.llm.data import gsm, word_problems
 from lora_reuse.llm.data.word_problems import LEVELS, problem
 from lora_reuse.llm.decoding.models import example, load_base
 from lora_reuse.llm.gsm import PROTOCOL, Gsm, Taught, reported
-from lora_reuse.llm.protocols.problems import solutions, solving
-from lora_reuse.llm.protocols.protocol import main, train_one
+from lora_reuse.llm.protocols import ask as asking
+from lora_reuse.llm.protocols.measure import train_one
+from lora_reuse.llm.protocols.protocol import main
+from lora_reuse.llm.scoring import solutions
 from lora_reuse.runs.rows import load_rows
 
 from tests.llm.test_sandbox import confined
@@ -286,7 +289,7 @@ def test_right_answers_are_counted_under_every_prompting_level_and_library(
             right.append(f"```python\n{found.code}\n```" if "programs" in question else found.answer)
         return [right if composition is None else ["7 is 1 + 1 = 3"] * len(right) for composition in compositions]
 
-    monkeypatch.setattr(solving, "answers", answers)
+    monkeypatch.setattr(asking, "answers", answers)
     words = [
         f"model={model}",
         *SMALL,
@@ -324,7 +327,7 @@ def test_an_expert_is_named_by_what_it_learned(model: Path, folder: Path, tmp_pa
     rows = (copy / "GSM_symbolic.jsonl").read_text().replace("Jamal", "Yusuf")
     (copy / "GSM_symbolic.jsonl").write_text(rows)
     assert make(folder).key(base) != make(copy).key(base)
-    own, bridge = make(folder).tokens(base)
+    own, bridge = tokens(base, make(folder))
     first = gsm.trained(str(folder), "symbolic", 2, 0)[0]
     assert (len(own), bridge) == (80, [])
     assert own[0] == example(base, gsm.prompt(first, "cot"), first.answer)
@@ -397,10 +400,9 @@ def settings(**changed: Any) -> dict[str, Any]:
     ],
 )
 def test_the_papers_number_stands_beside_the_same_cell_alone(changed: dict[str, Any], said: str):
-    assert reported(settings(**changed)) == said
+    assert reported(Gsm(**settings(**changed))) == said
 
 
 def test_the_command_knows_its_tables():
-    assert command.count(Gsm(asked="p2")) == 200
-    assert command.count(Gsm(asked="p2", data="files")) == 100
+    assert len(command.questions(Gsm(asked="p2"), 0)) == 200
     assert command.count(Gsm(asked="symbolic")) == 500

@@ -11,10 +11,9 @@ from lora_reuse.llm.adapters import training as experts
 from lora_reuse.llm.data.graphs import COUNTS, chains, facts_of
 from lora_reuse.llm.data.names import fake_people, fake_places
 from lora_reuse.llm.data.subsets import ATOMIC, GRAPHS, PAIRS, SUBSETS, examples
-from lora_reuse.llm.large_library import LIBRARIES, PROTOCOL, LargeLibrary, library
+from lora_reuse.llm.large_library import LIBRARIES, PROTOCOL, LargeLibrary, library, reported
 from lora_reuse.llm.protocols import ask as asking
 from lora_reuse.llm.protocols.protocol import library_of, main
-from lora_reuse.llm.protocols.table import reported
 from lora_reuse.runs.rows import load_rows
 from lora_reuse.runs.settings import SettingError
 
@@ -297,9 +296,9 @@ def test_a_mistake_is_one_line_exit_code_2_and_nothing_written(model, tmp_path, 
 def test_the_table_has_the_paper_s_number_for_its_own_cell_alone():
     cell = {"model": "a/Qwen2.5-7B-Instruct", "layers": "mlp", "prompting": "direct", "composition": "arrow"}
     cell |= {"graph": "shared", "held_out": "12", "library": "10-combination", "pairs": "direct"}
-    assert reported("large_library", cell) == "2.2 %"
-    assert reported("large_library", cell | {"graph": "disjoint", "prompting": "steps"}) == "0.8 %"
-    assert reported("large_library", cell | {"model": "pocket", "composition": "uniform"}) == "0.3 %"
+    assert reported(LargeLibrary(**cell)) == "2.2 %"
+    assert reported(LargeLibrary(**cell | {"graph": "disjoint", "prompting": "steps"})) == "0.8 %"
+    assert reported(LargeLibrary(**cell | {"model": "pocket", "composition": "uniform"})) == "0.3 %"
     for other in (
         {"held_out": "14"},
         {"library": "2-combination"},
@@ -308,4 +307,4 @@ def test_the_table_has_the_paper_s_number_for_its_own_cell_alone():
         {"composition": "sum"},
         {"layers": "both"},
     ):
-        assert reported("large_library", cell | other) == ""
+        assert reported(LargeLibrary(**cell | other)) == ""

@@ -17,8 +17,9 @@ from lora_reuse.llm import latent, two_hop
 from lora_reuse.llm.data.facts import _known, _true, dealt, triplets
 from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.decoding.models import load_base
-from lora_reuse.llm.latent import PROTOCOL, Dealt, Documents, Latent, specs
+from lora_reuse.llm.latent import PROTOCOL, Dealt, Documents, Latent, experts
 from lora_reuse.llm.protocols import ask as asking
+from lora_reuse.llm.protocols import hops
 from lora_reuse.llm.protocols.protocol import library_of, main
 from lora_reuse.llm.protocols.settings import TwoHop
 from lora_reuse.runs.rows import load_rows
@@ -101,18 +102,18 @@ def test_the_right_experts_are_those_of_two_hop_and_no_key_depends_on_the_split(
         Latent(**dials, second="dealt"),
         Latent(**dials, library="document"),
     ]
-    keys = [[spec.key(base) for spec in specs(point, 2)] for point in points]
+    keys = [[spec.key(base) for spec in experts(point, 2)] for point in points]
     for point, known in zip(points, keys, strict=True):
         for other in (dataclasses.replace(point, split="dev"), dataclasses.replace(point, composition="sum")):
-            assert [spec.key(base) for spec in specs(other, 2)] == known
-        assert [spec.key(base) for spec in specs(dataclasses.replace(point, triplets=4), 2)][-1] != known[-1]
-        assert [spec.key(base) for spec in specs(point, 3)][-1] != known[-1]
+            assert [spec.key(base) for spec in experts(other, 2)] == known
+        assert [spec.key(base) for spec in experts(dataclasses.replace(point, triplets=4), 2)][-1] != known[-1]
+        assert [spec.key(base) for spec in experts(point, 3)][-1] != known[-1]
     assert keys[0][0] == keys[1][0]  # expert 1 is the same beside either
     assert len({*keys[0], *keys[1], *keys[2]}) == 4
-    right, other = specs(points[0], 2)[1], specs(points[1], 2)[1]
+    right, other = experts(points[0], 2)[1], experts(points[1], 2)[1]
     assert (other.seed, other.role, other.training) == (right.seed, right.role, right.training)
-    assert [question for question, _ in right.tokens(base)[0]] == [question for question, _ in other.tokens(base)[0]]
-    assert right.tokens(base) != other.tokens(base)
+    assert [question for question, _ in right.pairs()[0]] == [question for question, _ in other.pairs()[0]]
+    assert right.pairs() != other.pairs()
 
 
 def test_what_is_asked_once():
@@ -143,10 +144,8 @@ def joined(said: list[tuple[str, str, str]], taught: str, module: Any = latent) 
         ("F12", "F1", "F2"), ("direct", "first", "second"), zip(*said, strict=True), strict=True
     ):
         each = zip(examples(kind, FACTS, "test"), answers, strict=True)
-        found.append([e._asdict() | {"answer": answer} | asking.score(e, answer, prompting) for e, answer in each])
-    return module.beside(
-        *found, list(zip(PLACES, DEALT, strict=True)), taught, asking.chances(found[0], asked, "direct")
-    )
+        found.append([e._asdict() | {"answer": answer} | hops.marks(e, answer, prompting) for e, answer in each])
+    return module.beside(*found, list(zip(PLACES, DEALT, strict=True)), taught, hops.chances(found[0], asked, "direct"))
 
 
 A = [t.b for t in FACTS]
@@ -242,8 +241,8 @@ def one_by_hand(module, taught):
 
 def test_the_chances_of_the_answers_add_up_to_the_permuted_hits():
     records = joined(SAID, "right")
-    counted = asking.counted(records, examples("F12", FACTS, "test"), "direct", Latent(dataset="F", triplets=3), None)
-    assert counted["measured"]["permuted"] == round(sum(record["chance"] for record in records), 4) == round(5 / 3, 4)
+    counted = hops.counted(records, examples("F12", FACTS, "test"), "direct", Latent(dataset="F", triplets=3))
+    assert counted["permuted"] == round(sum(record["chance"] for record in records), 4) == round(5 / 3, 4)
 
 
 def test_a_model_that_composes_has_hits_and_one_that_deals_has_dealt_hits(model, tmp_path, monkeypatch, capsys):

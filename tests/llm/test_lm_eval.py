@@ -21,7 +21,7 @@ from lora_reuse.llm.decoding.answers import answers
 from lora_reuse.llm.decoding.models import load_base
 from lora_reuse.llm.harness.__main__ import main
 from lora_reuse.llm.harness.export import KINDS, task_name, write
-from lora_reuse.llm.protocols.ask import score
+from lora_reuse.llm.protocols.hops import marks as score
 from lora_reuse.runs.settings import SettingError
 
 from tests.llm.tiny import tiny

@@ -2,9 +2,8 @@
 
 import pytest
 from lora_reuse.llm.data.mixtures import SETUPS, pair
-from lora_reuse.llm.methods import GIVEN, PROTOCOL, Methods, library, main, sensible
+from lora_reuse.llm.methods import GIVEN, PROTOCOL, Methods, library, main, reported, sensible
 from lora_reuse.llm.protocols.settings import LEARNED
-from lora_reuse.llm.protocols.table import reported
 from lora_reuse.runs.rows import load_rows
 from lora_reuse.runs.settings import grid
 
@@ -35,11 +34,11 @@ def test_a_pair_is_the_bridge_s_and_the_others_are_one_expert():
 
 
 def test_the_paper_s_numbers_stand_by_their_cells():
-    said = {"prompting": "steps", "library": "pair", "setup": "0", "layers": "mlp", "model": "x", "adapter": "lora"}
-    assert reported("methods", said | {"composition": "cat:two_hop"}) == "21 %"
-    assert reported("methods", said | {"composition": "lori_concat", "adapter": "lori_d"}) == "13 %"
-    assert reported("methods", said | {"composition": "cat:own"}) == ""
-    assert reported("methods", said | {"composition": "uniform", "setup": "2"}) == ""
+    said = lambda **others: reported(Methods(prompting="steps", model="x", **others))  # noqa: E731
+    assert said(composition="cat:two_hop") == "21 %"
+    assert said(composition="lori_concat", adapter="lori_d") == "13 %"
+    assert said(composition="cat:own") == ""
+    assert said(composition="uniform", setup="2") == ""
 
 
 def test_a_run_says_what_a_method_cost(tmp_path, capsys):

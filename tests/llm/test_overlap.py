@@ -15,8 +15,9 @@ from lora_reuse.llm.edits import kernel
 from lora_reuse.llm.edits.closed_form import min_norm_edit
 from lora_reuse.llm.edits.keys import all_inputs, last_inputs, up_to_answer
 from lora_reuse.llm.edits.neighbours import KINDS, neighbours
-from lora_reuse.llm.overlap import PROTOCOL, table
+from lora_reuse.llm.overlap import PROTOCOL
 from lora_reuse.llm.protocols.protocol import main
+from lora_reuse.llm.protocols.table import table
 from lora_reuse.runs.rows import load_rows
 from lora_reuse.theory.kernels import kernel as theory_kernel
 
@@ -228,6 +229,6 @@ def test_the_command_writes_rows_and_goes_on(folder, tmp_path, capsys):
         row["settings"]["state"]: row["measured"]["log_ratio_two_hop"] for row in rows if row["settings"]["expert"] == 1
     }
     assert by_state["base"] != by_state["sum"]
-    assert "R2 eq23" in table("overlap", rows)
+    assert "R2 eq23" in table(PROTOCOL, rows)
     assert main(PROTOCOL, ["expert=3"]) == 2
     assert "expert: got '3'; allowed: a whole number from 1 to 2" in capsys.readouterr().err

@@ -24,9 +24,11 @@ from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.data.facts import triplets
 from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.protocols import ask as asking
-from lora_reuse.llm.protocols.ask import score
+from lora_reuse.llm.protocols import hops
+from lora_reuse.llm.protocols.hops import marks as score
+from lora_reuse.llm.protocols.measure import base_of
 from lora_reuse.llm.protocols.composed import make
-from lora_reuse.llm.protocols.protocol import base_of, library_of, main
+from lora_reuse.llm.protocols.protocol import library_of, main
 from lora_reuse.llm.protocols.settings import Bridge, Options, Placement, Scale, TwoHop
 from lora_reuse.llm.protocols.table import table
 from lora_reuse.runs.rows import load_rows
@@ -299,14 +301,12 @@ def test_hits_and_chance_controls_of_known_answers(what):
     asked = examples("F12", FACTS, "test")
     records: list[dict[str, Any]] = [{"answer": answer(e)} | score(e, answer(e), "direct") for e in asked]
     point: Any = SimpleNamespace(triplets=3)
-    found = asking.counted(records, asked, "direct", point, 1 / 3)
-    assert (found["measured"]["hits"], found["measured"]["total"]) == (hits, 6)
-    assert found["measured"]["by_triplet"] == ([2, 0, 0] if what == "one place for all" else [hits // 3] * 3)
-    assert found["measured"]["permuted"] == permuted
-    assert found["measured"]["constant"] == 2
-    assert found["measured"]["lenient"] == (6 if what == "every place" else hits)
-    assert found["predicted"] == {"at_most": 2.0}
-    assert asking.counted(records, asked, "direct", point, None)["predicted"] == {}
+    found = hops.counted(records, asked, "direct", point)
+    assert (found["hits"], found["total"]) == (hits, 6)
+    assert found["by_triplet"] == ([2, 0, 0] if what == "one place for all" else [hits // 3] * 3)
+    assert found["permuted"] == permuted
+    assert found["constant"] == 2
+    assert found["lenient"] == (6 if what == "every place" else hits)
 
 
 def test_what_answers_everything_right_has_all_hits(run, tmp_path, monkeypatch, capsys):
@@ -342,7 +342,7 @@ def row(by_triplet, settings, **counts):
 
 def cells(protocol, rows):
     """The table as a list of {column: cell}, by where the columns begin."""
-    head, *lines = table(protocol, rows).partition("\n\n")[0].splitlines()
+    head, *lines = table(PROTOCOLS[protocol], rows).partition("\n\n")[0].splitlines()
     names = ["hits/total", "share [95 %]", "control", "lenient", "B", "C|B", "form", "z/other", "paper", "theory"]
     starts = {name: head.index(f"  {name}") + 2 for name in names if f"  {name}" in head + "  "}
     ends = dict(zip(starts, [*list(starts.values())[1:], None], strict=True))

@@ -5,7 +5,8 @@ import torch
 from lora_reuse.llm.data.facts import triplets
 from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.decoding.models import example, load_base
-from lora_reuse.llm.scoring.gates import hop_gates, hops_by_gate
+from lora_reuse.llm.protocols.hops import hops_by_gate
+from lora_reuse.llm.scoring.gates import hop_gates
 
 from tests.llm.tiny import tiny
 

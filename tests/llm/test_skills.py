@@ -11,9 +11,11 @@ import torch
 from lora_reuse.llm import sandbox, skills
 from lora_reuse.llm.data import skills as data
 from lora_reuse.llm.data.skills import FORMATS, PEOPLE, Taught, asked, code
-from lora_reuse.llm.protocols import solving
+from lora_reuse.llm.protocols import ask as asking
+from lora_reuse.llm.protocols import composed as composing
 from lora_reuse.llm.protocols.problems import ExamOptions
 from lora_reuse.llm.protocols.protocol import main
+from lora_reuse.llm.protocols.table import table
 from lora_reuse.llm.protocols.settings import LEARNED
 from lora_reuse.llm.skills import SOUPS, Skills, gains, sensible
 from lora_reuse.runs.rows import load_rows
@@ -179,7 +181,7 @@ def test_a_gain_against_the_sum_of_gains():
     )
     assert math.isnan(found["low"])
     assert math.isnan(found["high"])
-    assert "one seed has no interval" in skills.table("skills", rows(both, first, second, base))
+    assert "one seed has no interval" in table(skills.PROTOCOL, rows(both, first, second, base))
     assert gains(rows(both, first, second, base)[:3]) == []
     assert gains(rows(both, first, second, base)[1:]) == []
 
@@ -195,7 +197,7 @@ def test_the_verdict_is_that_of_the_interval(both, alone, verdict):
         for seed in range(3)
         for one in rows(drawn(both), drawn(alone), drawn(alone), [0] * 200)
     ]
-    assert verdict in skills.table("skills", found)
+    assert verdict in table(skills.PROTOCOL, found)
     (result,) = gains(found)
     assert result["low"] < (both - 2 * alone) / 100 < result["high"]
 
@@ -284,15 +286,15 @@ def test_super_linear_answers_are_said_to_be(few, tmp_path, monkeypatch, capsys)
     right = {q.prompt: f"answer = {q.answer}" for q in asked("own", "both", "known", "test", 0)}
     compositions: list[Any] = []
     monkeypatch.setattr(
-        solving,
+        asking,
         "answers",
         lambda base, listed, prompts, *_: [
             [right[p] if c is compositions[-1] else "" for p in prompts] for c in listed
         ],
     )
-    real = solving.compose
+    real = composing.compose
     monkeypatch.setattr(
-        solving, "compose", lambda *arguments: compositions.append(real(*arguments)) or compositions[-1]
+        composing, "compose", lambda *arguments: compositions.append(real(*arguments)) or compositions[-1]
     )
     small = "steps=1 batch=4 rank=2 answer_tokens=4 workers=1 library=both,first,second composition=base,sum formats=known".split()
     assert main(skills.PROTOCOL, [f"model={model}", *small, f"out={tmp_path / 'out'}"]) == 0, capsys.readouterr().err

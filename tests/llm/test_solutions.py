@@ -7,7 +7,7 @@ import pytest
 import torch
 from lora_reuse.llm.data.arithmetic import evaluate
 from lora_reuse.llm.data.word_problems import problem
-from lora_reuse.llm.protocols.problems import marking, solutions
+from lora_reuse.llm.scoring import marking, solutions
 
 from tests.llm.test_sandbox import confined
 

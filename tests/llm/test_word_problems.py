@@ -10,7 +10,7 @@ import torch
 from lora_reuse.llm.data import gsm, word_problems
 from lora_reuse.llm.data.gsm import Problem
 from lora_reuse.llm.data.word_problems import INSTANCES, LEVELS, graph, problem, templates
-from lora_reuse.llm.protocols.problems import solutions
+from lora_reuse.llm.scoring import solutions
 
 torch.set_num_threads(1)
 

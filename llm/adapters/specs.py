@@ -1,0 +1,109 @@
+"""What makes an expert: what it learns, its training and its seed. torch is not needed to say it."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from lora_reuse.llm.data.graphs import facts_of
+from lora_reuse.llm.data.subsets import examples
+from lora_reuse.llm.protocols.settings import Training
+
+if TYPE_CHECKING:
+    from lora_reuse.llm.decoding.models import Base
+
+FORMAT = 1
+"""Goes into every expert's hash; a change of what the same settings make raises it."""
+Pairs = Sequence[tuple[str, str]]
+"""Prompts and the answers that are learned."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All that makes an expert, apart from the base: its own subset, its bridge's, how many triplets of each, the
+    training, the seed.
+
+    `role` (1 or 2 for two experts of a library) draws their initial A and batches apart.
+    """
+
+    own: tuple[str, ...]
+    bridge: tuple[str, ...]
+    triplets: int
+    bridge_triplets: int
+    training: Training
+    seed: int
+    role: int
+
+    def key(self, base: "Base") -> str:
+        """16 hex digits of what made the expert."""
+        made = _base(base) | dataclasses.asdict(self)
+        made["training"] = {f.name: getattr(self.training, f.name) for f in dataclasses.fields(Training)}
+        if not self.bridge:
+            made |= {"bridge_triplets": 0}
+        return _digest(made)
+
+    def pairs(self) -> tuple[Pairs, Pairs]:
+        """The training examples: the expert's own, and the bridge's."""
+        own, bridge = (
+            [(e.question, e.answer) for subset in subsets for e in examples(subset, facts_of(subset, count, self.seed))]
+            for subsets, count in ((self.own, self.triplets), (self.bridge, self.bridge_triplets))
+        )
+        return own, bridge
+
+
+@runtime_checkable
+class Source(Protocol):
+    """What an expert learns: a frozen dataclass that can find its questions and answers in any process."""
+
+    @property
+    def name(self) -> str: ...
+    def pairs(self) -> Pairs: ...
+
+
+@dataclass(frozen=True)
+class Lessons(Spec):
+    """An expert on the questions and answers of a source."""
+
+    source: Source
+
+    def key(self, base: "Base") -> str:
+        """16 hex digits of what made the expert: the questions and answers themselves, wherever they came from."""
+        training = {f.name: getattr(self.training, f.name) for f in dataclasses.fields(Training)}
+        made = {"lessons": self.source.pairs(), "training": training, "seed": self.seed, "role": self.role}
+        return _digest(_base(base) | made)
+
+    def pairs(self) -> tuple[Pairs, Pairs]:
+        """The training examples, all of them its own."""
+        return self.source.pairs(), []
+
+
+def _base(base: "Base") -> dict[str, Any]:
+    return {"format": FORMAT, "base": base.digest, "chat": base.chat, "dtype": str(base.model.dtype)}
+
+
+def _digest(made: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]
+
+
+Mixture = tuple[tuple[str, ...], tuple[str, ...], int]
+"""An expert by its own subsets, its bridge's subsets, and its role."""
+
+
+def trained(point: Any, seed: int, mixtures: Sequence[Mixture]) -> list[Spec]:
+    """The experts that learn subsets (`llm.data.subsets`) with the training of a point."""
+    return [
+        Spec(own, bridge, point.triplets, point.bridge_triplets if bridge else 0, training_of(point), seed, role)
+        for own, bridge, role in mixtures
+    ]
+
+
+def lessons(source: Source, point: Any, seed: int, role: int) -> Lessons:
+    """The expert that learns a source with the training of a point."""
+    return Lessons((source.name,), (), 0, 0, training_of(point), seed, role, source)
+
+
+def training_of(point: Any) -> Training:
+    """How the experts of a point are trained."""
+    return Training(**{f.name: getattr(point, f.name) for f in dataclasses.fields(Training)})

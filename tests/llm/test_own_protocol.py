@@ -1,0 +1,134 @@
+"""A protocol in a file of one's own, outside the repository: other experts, other questions, other scoring. And the
+scoring of `two_hop` replaced in one line."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from lora_reuse.llm import two_hop
+from lora_reuse.llm.protocols.protocol import main
+from lora_reuse.runs.rows import load_rows
+
+from tests.llm.tiny import tiny
+
+OWN = '''"""python my_protocol.py number=3,7
+
+Experts on sums, asked in other words; right is an answer of which the length is even."""
+
+import sys
+from dataclasses import dataclass
+
+from lora_reuse.llm.adapters.specs import lessons
+from lora_reuse.llm.protocols.problems import ExamSettings
+from lora_reuse.llm.protocols.protocol import Protocol, Question, main, share_of
+from lora_reuse.runs.settings import Choice, Whole, setting
+
+
+@dataclass(frozen=True)
+class Sums(ExamSettings):
+    """Sums with a number."""
+
+    number: int = setting(3, Whole(0, 99), "what is added")
+    composition: str = setting("sum", Choice("base", "sum", "average"), "how they are composed", grid=("base", "sum"))
+
+
+@dataclass(frozen=True)
+class Taught:
+    """Four sums, in one order or the other."""
+
+    number: int
+    order: int
+
+    @property
+    def name(self):
+        return f"sums {self.order}"
+
+    def pairs(self):
+        words = ("{0} plus {1}?", "{1} plus {0}?")[self.order]
+        return [(words.format(i, self.number), str(i + self.number)) for i in range(4)]
+
+
+def experts(point, seed):
+    return [lessons(Taught(point.number, order), point, seed, order + 1) for order in (0, 1)]
+
+
+def questions(point, seed):
+    return [Question(f"{i} and {point.number}?", str(i), {"of": i}, i + point.number) for i in range(3)]
+
+
+def score(question, answer):
+    return {"right": len(answer) % 2 == 0, "spoken": bool(answer)}
+
+
+PROTOCOL = Protocol(
+    __name__, Sums, experts, questions, score,
+    bound=lambda point: 0.5, reported=lambda point: "42 %", columns={"spoken": share_of("spoken")},
+)
+
+if __name__ == "__main__":
+    sys.exit(main(PROTOCOL, sys.argv[1:]))
+'''
+SMALL = "steps=1 batch=2 rank=2 answer_tokens=4".split()
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs the file as a script, in its own folder; returns what it printed."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "my_protocol.py").write_text(OWN)
+    model = tiny("qwen2", tmp_path / "model")
+    root = str(Path(__file__).parents[2])
+
+    def call(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "my_protocol.py", f"model={model}", *SMALL, f"out={tmp_path / 'out'}", *words],
+            cwd=tmp_path / "mine",
+            env={**os.environ, "PYTHONPATH": root},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return call
+
+
+def test_a_file_of_ones_own_is_a_protocol(run, tmp_path):
+    assert "what is added" in run("--help")
+    dry = run("number=3,7", "dry_run=true")
+    assert "my_protocol: 2 cells, 4 experts (fewer, where they are there), 4 rows" in dry
+    assert "cost: 4 experts, 12 answers" in dry
+    assert not (tmp_path / "out").exists()
+    assert "2 rows in" in run("number=3,7", "shard=1/2", "workers=2")
+    assert (tmp_path / "out" / "llm_my_protocol.1-of-2.jsonl").exists()
+    printed = run("number=3,7", "workers=2")
+    assert "4 rows in" in printed
+    assert "2 new, 2 from before" in printed
+    assert {"number", "spoken", "paper", "theory", "42", "<="} <= set(printed.split())
+    for row in load_rows(tmp_path / "out", "llm_my_protocol"):
+        said = [
+            json.loads(line) for line in (tmp_path / "out" / "answers" / f"{row['hash']}.jsonl").read_text().splitlines()
+        ]
+        assert [record["of"] for record in said] == [0, 1, 2]
+        assert row["measured"]["by_group"] == [len(record["answer"]) % 2 == 0 for record in said]
+        assert row["measured"].get("spoken", 0) == sum(bool(record["answer"]) for record in said)
+        assert row["predicted"] == {"at_most": 1.5}
+    assert len(list((tmp_path / "out" / "experts").iterdir())) == 4
+
+
+def test_a_launched_job_finds_the_file(run, tmp_path):
+    assert "2 rows in" in run("composition=base,sum", "launcher=local", "jobs=1", "workers=1")
+    assert len(load_rows(tmp_path / "out", "llm_my_protocol")) == 2
+
+
+def test_the_scoring_of_two_hop_is_replaced_in_one_line(tmp_path):
+    mine = dataclasses.replace(two_hop.PROTOCOL, score=lambda question, answer: {"strict": True, "lenient": False})
+    small = "triplets=2 bridge_triplets=2 steps=1 batch=2 rank=2 answer_tokens=2 workers=1 log_probs=false".split()
+    words = ["dataset=F", "library=2-combination", "composition=sum", "prompting=direct"]
+    assert main(mine, [f"model={tiny('qwen2', tmp_path / 'model')}", *small, *words, f"out={tmp_path / 'out'}"]) == 0
+    (row,) = load_rows(tmp_path / "out", "llm_two_hop")
+    assert (row["measured"]["hits"], row["measured"]["lenient"], row["measured"]["total"]) == (4, 0, 4)
