@@ -26,6 +26,7 @@ COUNTS = {"D": (1, 16), "S": (3, 100)}
 are kept for other use."""
 
 
+@functools.cache
 def facts_of(subset: str, count: int, seed: int) -> tuple[Triplet, ...]:
     """What a subset asks about: the first `count` triplets of F, H and R; of a graph with `count` facts a pair, the
     chains that the subset's relations are in, with "" for what their relations do not speak of. Raises SettingError for

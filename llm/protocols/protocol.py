@@ -286,12 +286,14 @@ def _dry_run(protocol: Protocol, groups: list[list[Cell]], options: Options) -> 
         f"shard {options.shard}"
     )
     print(axes_of(cells))
-    asked = Counter(point for point, _ in cells)
-    prompts = sum(times * len(protocol.questions(point, options.first_seed)) for point, times in asked.items())
+    alike: dict[str, list[Any]] = {}
+    for point, _ in cells:  # what is asked does not depend on how experts are composed
+        alike.setdefault(str(dataclasses.asdict(point) | {"composition": ""}), []).append(point)
+    prompts = sum(len(points) * len(protocol.questions(points[0], options.first_seed)) for points in alike.values())
     minutes = (experts * 50 + prompts * 0.02) / 60
     said = (
         f"; time: about {minutes:.0f} min for a pocket model on one core, half on two"
-        if all(preset_of(point.model) == "pocket" for point in asked)
+        if all(preset_of(point.model) == "pocket" for point, _ in cells)
         else ", of which none was timed on this model"
     )
     print(f"cost: {experts} experts, {prompts} answers{said}; nothing was run")
