@@ -14,7 +14,8 @@ from lora_reuse.llm.adapters.folders import linear_shape, save_expert
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.adapters.modules import target_modules
 from lora_reuse.llm.adapters.saving import Card, load_composition, save_composition
-from lora_reuse.llm.adapters.training import Spec, tokens
+from lora_reuse.llm.adapters.training import Spec
+from lora_reuse.llm.adapters.training import tokens as trained_on
 from lora_reuse.llm.compositions import RULES, Composition, Library, Options, RoutedDelta, compose, each_module
 from lora_reuse.llm.compositions.sums import concatenated
 from lora_reuse.llm.data.facts import triplets
@@ -462,8 +463,8 @@ def test_where_the_examples_come_from(base):
         e.question for split in ("train", "test") for e in examples("F12", triplets("F")[:2], split)
     }
     own = DATA["own"](base, specs, "F12")
-    everything = [[e for part in tokens(base, spec) for e in part] for spec in specs]
-    assert len(own) == sum(-(-len(trained_on) // round(1 / OWN_SHARE)) for trained_on in everything)
+    everything = [[e for part in trained_on(base, spec) for e in part] for spec in specs]
+    assert len(own) == sum(-(-len(part) // round(1 / OWN_SHARE)) for part in everything)
     half = len(own) // 2
     assert all(e in everything[0] for e in own[:half])
     assert all(e in everything[1] for e in own[half:])

@@ -111,7 +111,8 @@ def test_a_file_of_ones_own_is_a_protocol(run, tmp_path):
     assert {"number", "spoken", "paper", "theory", "42", "<="} <= set(printed.split())
     for row in load_rows(tmp_path / "out", "llm_my_protocol"):
         said = [
-            json.loads(line) for line in (tmp_path / "out" / "answers" / f"{row['hash']}.jsonl").read_text().splitlines()
+            json.loads(line)
+            for line in (tmp_path / "out" / "answers" / f"{row['hash']}.jsonl").read_text().splitlines()
         ]
         assert [record["of"] for record in said] == [0, 1, 2]
         assert row["measured"]["by_group"] == [len(record["answer"]) % 2 == 0 for record in said]

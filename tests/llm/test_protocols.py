@@ -25,9 +25,9 @@ from lora_reuse.llm.data.facts import triplets
 from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.protocols import ask as asking
 from lora_reuse.llm.protocols import hops
+from lora_reuse.llm.protocols.composed import make
 from lora_reuse.llm.protocols.hops import marks as score
 from lora_reuse.llm.protocols.measure import base_of
-from lora_reuse.llm.protocols.composed import make
 from lora_reuse.llm.protocols.protocol import library_of, main
 from lora_reuse.llm.protocols.settings import Bridge, Options, Placement, Scale, TwoHop
 from lora_reuse.llm.protocols.table import table
