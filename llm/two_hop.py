@@ -64,7 +64,8 @@ def controls(point: TwoHop) -> tuple[Control, ...]:
 
 
 def reported(point: TwoHop) -> str:
-    """The paper's number (Table 7, or 8 where adapters are not in the MLP alone); one expert was asked directly, too."""
+    """The paper's number (Table 7, or 8 where adapters are not in the MLP alone). One expert was asked directly,
+    too."""
     column = COLUMNS.get(point.library, "")
     if point.prompting not in (("steps", "direct") if point.library in ("oracle", "mixed") else ("steps",)):
         return ""

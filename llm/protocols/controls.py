@@ -86,7 +86,7 @@ def _key(point: Any, row: Row) -> str:
     return json.dumps([dataclasses.asdict(point), row.get("provenance", {}).get("base_digest")], sort_keys=True)
 
 
-def _verdict(controls: Sequence[tuple[Control, tuple[int, int] | None]]) -> Verdict:
+def _verdict(controls: Sequence[tuple[Any, tuple[int, int] | None]]) -> Verdict:
     failed = [
         f"{control.name} {control.did} {of[0]} of {of[1]}" for control, of in controls if of and of[0] < ENOUGH * of[1]
     ]

@@ -227,7 +227,7 @@ def _groups(points: Sequence[Any], options: Options) -> list[list[Cell]]:
     return list(groups.values())
 
 
-def _run(protocol: Protocol, groups: list[list[Cell]], options: Options) -> None:
+def _run(protocol: Any, groups: list[list[Cell]], options: Options) -> None:
     known: dict[str, Any] = {row["hash"]: row for row in load_rows(Path(options.out), protocol.experiment)}
     cells = [cell for group in groups for cell in group]
     _refuse_other_weights(found(cells, protocol.experiment, known), options)

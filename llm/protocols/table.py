@@ -12,7 +12,10 @@ from lora_reuse.llm.scoring.intervals import Limits, over_seeds
 from lora_reuse.runs.rows import by_setting, row_hash
 from lora_reuse.runs.table import aligned, value, varying
 
-UNMEASURED = "not measured: no rows say whether the experts' own hops are kept (prompting=first,second), or whether the oracle answers"
+UNMEASURED = (
+    "not measured: no rows say whether the experts' own hops are kept (prompting=first,second), or whether the oracle "
+    "answers"
+)
 
 
 def table(protocol: Protocol, rows: Sequence[Row], known: Sequence[Row] = ()) -> str:
@@ -73,7 +76,8 @@ def _differences(rows: Sequence[Row], settings: Sequence[str]) -> str:
         lines.append(
             [*(value(pair.settings, name) for name in names), pair.best, pair.other, str(pair.seeds), points, told]
         )
-    return f"Differences paired over seeds and questions; p is Holm's, over all pairs of rules of a setting.\n{aligned(lines)}"
+    head = "Differences paired over seeds and questions; p is Holm's, over all pairs of rules of a setting."
+    return f"{head}\n{aligned(lines)}"
 
 
 class Pooled(NamedTuple):
