@@ -30,9 +30,10 @@ from lora_reuse.llm.data.facts import triplets
 from lora_reuse.llm.data.mixtures import BRIDGE, SETUPS
 from lora_reuse.llm.data.subsets import SHUFFLED, examples, step_by_step
 from lora_reuse.llm.protocols.controls import Control, own_hops
+from lora_reuse.llm.protocols.dials import COMPOSITIONS, CONTROLS, LEARNED, RULES
 from lora_reuse.llm.protocols.hops import asked, hop_protocol, question
 from lora_reuse.llm.protocols.protocol import Question, main
-from lora_reuse.llm.protocols.settings import COMPOSITIONS, CONTROLS, LEARNED, PROMPTINGS, RULES, Composed
+from lora_reuse.llm.protocols.settings import PROMPTINGS, Composed
 from lora_reuse.runs.settings import Choice, SettingError, Whole, setting
 
 DATASET = SETUPS["2"].asked

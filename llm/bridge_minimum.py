@@ -22,10 +22,11 @@ from lora_reuse.llm.data.mixtures import BRIDGE, SETUPS
 from lora_reuse.llm.data.subsets import REVERSED, SPLITS
 from lora_reuse.llm.protocols.bound import once_in_n
 from lora_reuse.llm.protocols.controls import own_hops
+from lora_reuse.llm.protocols.dials import COMPOSITIONS, CONTROLS, LEARNED, RULES
 from lora_reuse.llm.protocols.hops import hop_protocol
 from lora_reuse.llm.protocols.protocol import main
 from lora_reuse.llm.protocols.reported import nearest
-from lora_reuse.llm.protocols.settings import COMPOSITIONS, CONTROLS, LEARNED, PROMPTINGS, RULES, Composed
+from lora_reuse.llm.protocols.settings import PROMPTINGS, Composed
 from lora_reuse.runs.settings import Choice, Number, SettingError, Whole, setting
 
 TEMPLATES = SPLITS["train"].stop - SPLITS["train"].start

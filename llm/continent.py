@@ -15,9 +15,10 @@ from typing import Any, ClassVar
 
 from lora_reuse.llm.adapters.specs import trained
 from lora_reuse.llm.data.hotpot import OWN, PROMPTS
+from lora_reuse.llm.protocols.dials import COMPOSITIONS, CONTROLS, RULES
 from lora_reuse.llm.protocols.problems import ExamSettings
 from lora_reuse.llm.protocols.protocol import Marks, Protocol, Question, main, share_of
-from lora_reuse.llm.protocols.settings import COMPOSITIONS, CONTROLS, RULES, Options
+from lora_reuse.llm.protocols.settings import Options
 from lora_reuse.llm.scoring.names import direct
 from lora_reuse.runs.settings import Choice, SettingError, Text, Whole, setting
 

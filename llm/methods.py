@@ -14,10 +14,11 @@ from statistics import fmean
 from lora_reuse.llm.data.mixtures import SETUPS, data_mix, oracle, pair
 from lora_reuse.llm.protocols.bound import once_in_n
 from lora_reuse.llm.protocols.controls import ORACLE, Control, own_hops
+from lora_reuse.llm.protocols.dials import COMPOSITIONS, LEARNED, RULES
 from lora_reuse.llm.protocols.hops import COLUMNS, hop_protocol
 from lora_reuse.llm.protocols.protocol import Row, main
 from lora_reuse.llm.protocols.reported import nearest
-from lora_reuse.llm.protocols.settings import COMPOSITIONS, LEARNED, PROMPTINGS, RULES, Composed
+from lora_reuse.llm.protocols.settings import PROMPTINGS, Composed
 from lora_reuse.runs.settings import Choice, setting
 
 LORI = ("lori_concat", "lori_linear")

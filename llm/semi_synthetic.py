@@ -23,9 +23,10 @@ from lora_reuse.llm.data.births import questions as births_questions
 from lora_reuse.llm.data.facts import Triplet
 from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.latent import hop_counts
+from lora_reuse.llm.protocols.dials import COMPOSITIONS, CONTROLS, RULES
 from lora_reuse.llm.protocols.hops import everyone
 from lora_reuse.llm.protocols.protocol import Protocol, Question, main, share_of
-from lora_reuse.llm.protocols.settings import COMPOSITIONS, CONTROLS, RULES, Composed, Options
+from lora_reuse.llm.protocols.settings import Composed, Options
 from lora_reuse.llm.scoring.names import direct as scored
 from lora_reuse.llm.scoring.names import named
 from lora_reuse.runs.grid import Cell, hash_of

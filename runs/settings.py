@@ -113,6 +113,18 @@ class Choice:
         return text
 
 
+class Numbers:
+    """Numbers joined by commas, or by colons where a comma separates values of an axis."""
+
+    allowed = "numbers joined by : or ,"
+
+    def parse(self, text: str) -> tuple[float, ...]:
+        values = tuple(float(word) for word in text.replace(":", ",").split(","))
+        if not all(map(math.isfinite, values)):
+            raise ValueError
+        return values
+
+
 class Flag:
     """`true` or `false`."""
 
@@ -154,7 +166,9 @@ def parse(words: Iterable[str], axes: type, options: type) -> tuple[dict[str, tu
         if not equals:
             raise SettingError(word, "no value", "key=value", f"write {word}=..., or --help for a list")
         if name not in fields:
-            raise SettingError(name, "an unknown setting", ", ".join(fields), did_you_mean(name, fields))
+            now = next((cls.RENAMED[name] for cls in (axes, options) if name in getattr(cls, "RENAMED", ())), "")
+            mend = f"it is {now}= now" if now else did_you_mean(name, fields)
+            raise SettingError(name, "an unknown setting", ", ".join(fields), mend)
         if name in given:
             raise SettingError(
                 name, f"{word} after an earlier {name}=", "each setting once", "a list is written with commas"

@@ -38,7 +38,7 @@ class Card:
     says: str = ""
     experts: Mapping[str, str] = field(default_factory=dict)
     """Adapters, and what tells them from others of the same name (the digest of their weights)."""
-    options: Mapping[str, Any] = field(default_factory=dict)
+    dials: Mapping[str, Any] = field(default_factory=dict)
     made: str = ""
 
     def text(self, loading: str, peft: bool) -> str:
@@ -54,7 +54,7 @@ class Card:
         body += [f"- {name} ({digest})" if digest else f"- {name}" for name, digest in self.experts.items()]
         body += [
             "",
-            "Options: " + (", ".join(f"{name}={value}" for name, value in self.options.items()) or "none") + ".",
+            "Dials: " + (", ".join(f"{name}={value}" for name, value in self.dials.items()) or "none") + ".",
         ]
         body += [f"Made by {self.made}."] if self.made else []
         return "\n".join([*head, *body, "", "```python", loading, "```", ""])

@@ -1,27 +1,36 @@
 """Rules that make one update of a library of experts: one rule a function, known by its name, with the names and
 formulas of `theory.compositions`.
 
-A rule gets the experts (dicts of LowRank, one a module) and `Options`, and returns what each module adds to its output:
-a LowRank, or a routed update that looks at each token first. No rule forms ΔW. To add one, write the function, put
-`@rule(...)` over it in a module of this package and say what it promises; the checks that fit are then run on it by
-name. README.md lists all methods, and says this in four steps; rules with numbers to learn are in `llm.learned`."""
+A rule gets the experts (dicts of LowRank, one a module) and returns what each module adds to its output: a LowRank, or
+a routed update that looks at each token first. No rule forms ΔW. The dials of a rule are its keyword-only arguments
+(`lora_reuse.runs.dials`): from them come the axes of the protocols, the options of `llm.compose`, `llm.harness` and
+`llm.forecast`, and the card of a saved composition. To add a rule, write the function in a module of this package,
+put `@rule(...)` over it and say what it promises; the checks that fit are then run on it by name. A dial of one name is
+one dial: rules that share it share its annotation and its default. Rules with numbers to learn are in `llm.learned`."""
 
 import hashlib
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Float32
 from lora_reuse.llm.adapters.folders import check_library
 from lora_reuse.llm.adapters.lowrank import Expert, LowRank
-from lora_reuse.runs.settings import SettingError, did_you_mean
+from lora_reuse.runs.dials import Dial, check, dials
+from lora_reuse.runs.settings import Numbers, SettingError, Whole, did_you_mean
 from torch import Tensor
 
 Library = Sequence[Expert]
 Weights = tuple[int | float, ...]
+Weighting = Annotated[
+    Weights | Mapping[str, Weights] | None,
+    Numbers(),
+    "one weight an expert (in Python also by module); none: the rule's own",
+]
+Seed = Annotated[int, Whole(0), "of what is drawn at random"]
 
 
 @runtime_checkable
@@ -57,76 +66,32 @@ class RoutedDelta(Delta, Protocol):
 Composition = Mapping[str, Delta]  # an Expert is one
 
 
-@dataclass(frozen=True)
-class Options:
-    """The knobs of all rules; each rule reads its own. The names are those of `theory.compositions.Context` where it
-    has them.
-
-    `weights`: one an expert, or by module name one an expert. `temperature`, `top_k` (0: all), `scores` (raw | cosine)
-    and `prototypes` (own | swapped | random) are the router's. `density` is the share that TIES and DARE keep, `trim`
-    (global | module) is what TIES takes it of, `then` (sum | linear | ties) is what follows DARE. `rank` is that of the
-    adapter `lego` makes (0: the experts' own)."""
-
-    weights: Weights | Mapping[str, Weights] | None = None
-    temperature: int | float = 1.0
-    top_k: int = 0
-    scores: str = "raw"
-    prototypes: str = "own"
-    density: int | float = 0.2
-    trim: str = "global"
-    then: str = "sum"
-    rank: int = 0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Raises SettingError for a knob outside its range."""
-        for name, words in _WORDS.items():
-            if getattr(self, name) not in words:
-                raise SettingError(
-                    name, repr(getattr(self, name)), " | ".join(words), did_you_mean(str(getattr(self, name)), words)
-                )
-        if not 0 < self.density <= 1:
-            raise SettingError("density", self.density, "a number above 0 and up to 1")
-        if not 0 < self.temperature < float("inf"):
-            raise SettingError("temperature", self.temperature, "a number above 0")
-        for name in ("top_k", "rank"):
-            if getattr(self, name) < 0:
-                raise SettingError(name, getattr(self, name), "a whole number from 0")
-
-    def weights_for(self, module: str, experts: int, default: float) -> Weights:
-        """One weight an expert. Raises SettingError when their numbers differ, or when weights by module leave this one
-        out."""
-        given = self.weights
-        if given is None:
-            return (default,) * experts
-        if isinstance(given, Mapping):
-            if module not in given:
-                raise SettingError(
-                    "weights", f"none for {module}", "weights for every module", did_you_mean(module, given)
-                )
-            given = given[module]
-        if len(given) != experts:
-            raise SettingError("weights", len(given), f"one for each of the {experts} experts")
-        return given
+def weights_for(given: Weights | Mapping[str, Weights] | None, module: str, experts: int, default: float) -> Weights:
+    """One weight an expert. Raises SettingError when their numbers differ, or when weights by module leave this one
+    out."""
+    if given is None:
+        return (default,) * experts
+    if isinstance(given, Mapping):
+        if module not in given:
+            raise SettingError("weights", f"none for {module}", "weights for every module", did_you_mean(module, given))
+        given = given[module]
+    if len(given) != experts:
+        raise SettingError("weights", len(given), f"one for each of the {experts} experts")
+    return given
 
 
-_WORDS = {
-    "scores": ("raw", "cosine"),
-    "prototypes": ("own", "swapped", "random"),
-    "trim": ("global", "module"),
-    "then": ("sum", "linear", "ties"),
-}
-
-Rule = Callable[[Library, Options], Composition]
+Rule = Callable[..., Composition]
+"""From a library, with the rule's dials by keyword."""
 
 
 @dataclass(frozen=True)
 class Registered:
-    """A rule and what it promises with default options: `static`, its deltas are LowRank, so they can be saved as one
-    adapter; `gauge_free`, it depends on each ΔW and not on its factors; `alone`, a library of one expert gives that
+    """A rule, its dials by name, and what it promises where they have their defaults: `static`, its deltas are LowRank,
+    so they can be saved as one adapter; `gauge_free`, it depends on each ΔW and not on its factors; `alone`, a library of one expert gives that
     expert; `symmetric`, the order of the experts does not matter."""
 
     rule: Rule
+    dials: Mapping[str, Dial]
     static: bool
     gauge_free: bool
     alone: bool
@@ -148,19 +113,22 @@ def rule(*, static: bool, gauge_free: bool, alone: bool, symmetric: bool) -> Cal
     """Enrols a function under its own name (a trailing underscore is dropped)."""
 
     def enrol(function: Rule) -> Rule:
-        RULES[function.__name__.rstrip("_")] = Registered(function, static, gauge_free, alone, symmetric)
+        RULES[function.__name__.rstrip("_")] = Registered(
+            function, dials(function), static, gauge_free, alone, symmetric
+        )
         return function
 
     return enrol
 
 
-def compose(name: str, library: Library, options: Options | None = None) -> Composition:
-    """What rule `name` makes of the library. Raises SettingError for an unknown rule, an empty library or experts of
-    different modules."""
+def compose(name: str, library: Library, **dials: Any) -> Composition:
+    """What rule `name` makes of the library with these dials. Raises SettingError for an unknown rule, a dial that the
+    rule does not have or that is out of range, an empty library or experts of different modules."""
     if name not in RULES:
         raise SettingError("composition", repr(name), " | ".join(RULES), did_you_mean(name, RULES))
+    check(name, RULES[name].dials, dials)
     check_library(library)
-    return RULES[name].rule(library, options or Options())
+    return RULES[name].rule(library, **dials)
 
 
 def each_module(library: Library, merge: Callable[[str, list[LowRank]], Delta]) -> Composition:

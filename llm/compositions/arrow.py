@@ -3,27 +3,53 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float, Float32
 from lora_reuse.llm.adapters.lowrank import LowRank
-from lora_reuse.llm.compositions import Composition, Library, Options, each_module, generator, kind, rule, same_rank
+from lora_reuse.llm.compositions import Composition, Library, Seed, each_module, generator, kind, rule, same_rank
+from lora_reuse.runs.settings import Number, Whole
 from torch import Tensor
+
+Temperature = Annotated[int | float, Number(1e-6, 1e6), "logits are divided by it"]
+TopK = Annotated[int, Whole(0, 1000), "experts that a token goes to; 0: all"]
+Scores = Annotated[Literal["raw", "cosine"], "logits from activations as they are, or normalised"]
+Prototypes = Annotated[
+    Literal["own", "swapped", "random"],
+    "directions that tokens are compared with; those not the experts' own are controls",
+]
 
 
 @rule(static=False, gauge_free=False, alone=True, symmetric=True)
-def arrow(library: Library, options: Options) -> Composition:
+def arrow(
+    library: Library,
+    *,
+    temperature: Temperature = 1.0,
+    top_k: TopK = 0,
+    scores: Scores = "raw",
+    prototypes: Prototypes = "own",
+    seed: Seed = 0,
+) -> Composition:
     """ΔW(x) = (Σ_i w_i A_i)(Σ_i w_i B_i)ᵀ, w = softmax of the scores of x (eq. 28): merged before the product, so it
     has cross terms and depends on the factorisation, like eq. 27. This is mttl's default; PEFT's Arrow is
     `arrow_after`."""
     same_rank(library, "eq. 28 adds their factors column by column")
-    return each_module(library, lambda name, updates: routed(name, updates, options, before=True))
+    return _routed(library, True, temperature, top_k, scores, prototypes, seed)
 
 
 @rule(static=False, gauge_free=True, alone=True, symmetric=True)
-def arrow_after(library: Library, options: Options) -> Composition:
+def arrow_after(
+    library: Library,
+    *,
+    temperature: Temperature = 1.0,
+    top_k: TopK = 0,
+    scores: Scores = "raw",
+    prototypes: Prototypes = "own",
+    seed: Seed = 0,
+) -> Composition:
     """ΔW(x) = Σ_i w_i A_i B_iᵀ with the weights of `arrow`: merged after the product, as PEFT does it."""
-    return each_module(library, lambda name, updates: routed(name, updates, options, before=False))
+    return _routed(library, False, temperature, top_k, scores, prototypes, seed)
 
 
 @kind
@@ -97,22 +123,20 @@ class Routed:
         )
 
 
-def routed(name: str, updates: Sequence[LowRank], options: Options, before: bool) -> Routed:
-    """The router of module `name`. Prototypes other than the experts' own are controls: `swapped` gives each expert
-    those of the next, `random` draws directions."""
-    v = torch.stack([update.top_input_direction() for update in updates])
-    if options.prototypes == "swapped":
-        v = v.roll(-1, dims=0)
-    elif options.prototypes == "random":
-        v = torch.randn(v.shape, generator=generator(options.seed, "prototypes", name))
-        v = v / torch.linalg.vector_norm(v, dim=1, keepdim=True)
-    return Routed(
-        torch.cat([update.out for update in updates], dim=1),
-        torch.cat([update.into for update in updates], dim=1),
-        v,
-        tuple(update.rank for update in updates),
-        before,
-        options.temperature,
-        options.top_k,
-        options.scores,
-    )
+def _routed(
+    library: Library, before: bool, temperature: int | float, top_k: int, scores: str, prototypes: str, seed: int
+) -> Composition:
+    """A router in every module. Prototypes other than the experts' own are controls: `swapped` gives each expert those
+    of the next, `random` draws directions."""
+
+    def router(name: str, updates: Sequence[LowRank]) -> Routed:
+        v = torch.stack([update.top_input_direction() for update in updates])
+        if prototypes == "swapped":
+            v = v.roll(-1, dims=0)
+        elif prototypes == "random":
+            v = torch.randn(v.shape, generator=generator(seed, "prototypes", name))
+            v = v / torch.linalg.vector_norm(v, dim=1, keepdim=True)
+        out, into = (torch.cat([update[factor] for update in updates], dim=1) for factor in (0, 1))
+        return Routed(out, into, v, tuple(update.rank for update in updates), before, temperature, top_k, scores)
+
+    return each_module(library, router)

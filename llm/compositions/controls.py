@@ -5,14 +5,14 @@ here is an adapter trained on the two-hop questions: an expert, not a rule.)"""
 
 import torch
 from lora_reuse.llm.adapters.lowrank import Expert, LowRank
-from lora_reuse.llm.compositions import Composition, Library, Options, compose, generator, rule
+from lora_reuse.llm.compositions import Composition, Library, Seed, compose, generator, rule
 
 
 @rule(static=True, gauge_free=True, alone=False, symmetric=False)
-def random(library: Library, options: Options) -> Composition:
+def random(library: Library, *, seed: Seed = 0) -> Composition:
     """The sum of adapters with Gaussian factors, of the ranks and the norms ‖ΔW‖_F that the experts have in each
     module."""
-    return compose("sum", gaussian(library, options.seed))
+    return compose("sum", gaussian(library, seed))
 
 
 def gaussian(library: Library, seed: int) -> list[Expert]:

@@ -1,32 +1,36 @@
 """LoRA-LEGO: the ranks of all experts sorted into as many clusters as the merged adapter has ranks (Zhao et al. 2024,
 arXiv 2409.16167)."""
 
+from typing import Annotated
+
 import torch
 from jaxtyping import Float32, Int64
 from lora_reuse.llm.adapters.lowrank import LowRank
-from lora_reuse.llm.compositions import Composition, Library, Options, each_module, generator, rule
+from lora_reuse.llm.compositions import Composition, Library, Seed, each_module, generator, rule
+from lora_reuse.runs.settings import Whole
 from torch import Tensor
 
 RESTARTS, STEPS = 4, 100
+MergedRank = Annotated[int, Whole(0, 10**5), "rank of the result; 0: the largest among the experts"]
 
 
 @rule(static=True, gauge_free=False, alone=True, symmetric=False)
-def lego(library: Library, options: Options) -> Composition:
+def lego(library: Library, *, merged_rank: MergedRank = 0, seed: Seed = 0) -> Composition:
     """ΔW = Σ_c a_c b_cᵀ over clusters c of the units (a, b) = (column of A_i, the same column of B_i), i = 1 … N, by
-    k-means on (a, b) into `rank` clusters (0: the largest rank among the experts).
+    k-means on (a, b) into `merged_rank` clusters (0: the largest rank among the experts).
 
     The paper weights cluster centres by a "dual reweighting" whose formulas could not be checked here. This one is: the
     mean of the members, scaled so that ‖(a_c, b_c)‖ is the mean of their norms, as averaging directions that differ
     would shrink it; nothing on the output. Equal experts so give back one of them. Units know no sign: (−a, −b) is
     another point than (a, b), though it is the same update."""
-    return each_module(library, lambda name, updates: _clustered(name, updates, options))
+    return each_module(library, lambda name, updates: _clustered(updates, merged_rank, generator(seed, "lego", name)))
 
 
-def _clustered(name: str, updates: list[LowRank], options: Options) -> LowRank:
+def _clustered(updates: list[LowRank], rank: int, random: torch.Generator) -> LowRank:
     outputs = updates[0].shape[0]
     units = torch.cat([torch.cat([update.out, update.into]) for update in updates], dim=1).T
-    count = options.rank or max(update.rank for update in updates)
-    labels = k_means(units, min(count, len(units)), generator(options.seed, "lego", name))
+    count = rank or max(update.rank for update in updates)
+    labels = k_means(units, min(count, len(units)), random)
     centres = []
     for label in labels.unique():
         members = units[labels == label]

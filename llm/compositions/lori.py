@@ -3,24 +3,33 @@ those of PEFT."""
 
 import math
 
-from lora_reuse.llm.compositions import Composition, Library, Options, Weights, each_module, rule, same_rank
+from lora_reuse.llm.compositions import (
+    Composition,
+    Library,
+    Weighting,
+    Weights,
+    each_module,
+    rule,
+    same_rank,
+    weights_for,
+)
 from lora_reuse.llm.compositions.sums import concatenated, factor_sum
 from lora_reuse.runs.settings import SettingError
 
 
 @rule(static=True, gauge_free=True, alone=True, symmetric=True)
-def lori_concat(library: Library, options: Options) -> Composition:
+def lori_concat(library: Library, *, weights: Weighting = None) -> Composition:
     """ΔW = Σ_i w_i A_i B_iᵀ, with w given or as published for LoRI-D: 0.5 for up to three experts, 0.4 from four on
     (for LoRI-S 0.4 and 0.3; for two experts nothing is published). One expert keeps weight 1. With two it is
     `average`."""
     return each_module(
         library,
-        lambda name, updates: concatenated(updates, options.weights_for(name, len(updates), published(len(updates)))),
+        lambda name, updates: concatenated(updates, weights_for(weights, name, len(updates), published(len(updates)))),
     )
 
 
 @rule(static=True, gauge_free=False, alone=True, symmetric=True)
-def lori_linear(library: Library, options: Options) -> Composition:
+def lori_linear(library: Library, *, weights: Weighting = None) -> Composition:
     """ΔW = (Σ_i √w_i A_i)(Σ_i √w_i B_i)ᵀ with the w of `lori_concat`: eq. 27 with PEFT's root, which puts w_i on the
     diagonal and √(w_i w_j) on cross terms. With two experts of one α/r it is twice `uniform`. Raises SettingError for a
     weight below 0."""
@@ -28,7 +37,7 @@ def lori_linear(library: Library, options: Options) -> Composition:
     return each_module(
         library,
         lambda name, updates: factor_sum(
-            updates, _roots(options.weights_for(name, len(updates), published(len(updates))))
+            updates, _roots(weights_for(weights, name, len(updates), published(len(updates))))
         ),
     )
 

@@ -5,58 +5,63 @@ first.
 software and PEFT do, and depend on the factorisation: on a rotation of the rank, and on which factor has α/r in it
 (here A)."""
 
+from typing import Annotated, Literal
+
 import torch
 from jaxtyping import Float
 from lora_reuse.llm.adapters.lowrank import Expert, LowRank
-from lora_reuse.llm.compositions import Composition, Library, Options, each_module, generator, rule, same_rank
+from lora_reuse.llm.compositions import Composition, Library, Seed, each_module, generator, rule, same_rank
 from lora_reuse.llm.compositions.sums import concatenated, factor_sum
+from lora_reuse.runs.settings import Number
 from torch import Tensor
+
+Density = Annotated[int | float, Number(1e-6, 1), "share of the weights that is kept"]
+Trim = Annotated[Literal["global", "module"], "what the share is taken of"]
+Then = Annotated[Literal["sum", "linear", "ties"], "what follows the dropping"]
 
 
 @rule(static=True, gauge_free=False, alone=False, symmetric=True)
-def ties(library: Library, options: Options) -> Composition:
+def ties(library: Library, *, density: Density = 0.2, trim: Trim = "global") -> Composition:
     """TIES-Merging (Yadav et al. 2023): ΔW = merge(A_1 … A_N) merge(B_1 … B_N)ᵀ. Of each expert keep the `density`
     share of largest weights, elect a sign for each weight by the sum, average the kept weights of that sign.
     `trim=global` takes the share over all weights of A and B of all modules together (the original trims the whole task
     vector; mttl pools the factors so), `trim=module` of each factor of each module (PEFT)."""
     same_rank(library, "TIES merges their factors entry by entry")
-    trimmed = [
-        trim_global(expert, options.density) if options.trim == "global" else trim_each(expert, options.density)
-        for expert in library
-    ]
+    kept = trim_global if trim == "global" else trim_each
+    trimmed = [kept(expert, density) for expert in library]
     return each_module(trimmed, lambda name, updates: elected(updates))
 
 
 @rule(static=True, gauge_free=False, alone=False, symmetric=False)
-def dare(library: Library, options: Options) -> Composition:
+def dare(library: Library, *, density: Density = 0.2, then: Then = "sum", seed: Seed = 0) -> Composition:
     """DARE (Yu et al. 2024): each weight of A_i and of B_i is dropped with probability 1 − `density` and else divided
     by `density` (PEFT; the original and the theory drop weights of ΔW), then: `sum` ΔW = Σ_i Ã_i B̃_iᵀ, whose mean over
     masks is the sum; `linear` (Σ_i Ã_i)(Σ_i B̃_i)ᵀ, PEFT's dare_linear; `ties` elects signs and averages, PEFT's
     dare_ties."""
-    if options.then != "sum":
-        same_rank(library, f"then={options.then} merges their factors entry by entry")
+    if then != "sum":
+        same_rank(library, f"then={then} merges their factors entry by entry")
 
     def merge(name: str, updates: list[LowRank]) -> LowRank:
         kept = []
         for i, update in enumerate(updates):
             factors = []
             for which, factor in zip(("out", "into"), update, strict=True):
-                draw = torch.rand(factor.shape, generator=generator(options.seed, "dare", name, i, which))
-                factors.append(torch.where(draw < options.density, factor / options.density, 0.0))
+                draw = torch.rand(factor.shape, generator=generator(seed, "dare", name, i, which))
+                factors.append(torch.where(draw < density, factor / density, 0.0))
             kept.append(LowRank(*factors))
-        if options.then == "ties":
+        if then == "ties":
             return elected(kept)
-        return {"sum": concatenated, "linear": factor_sum}[options.then](kept, (1.0,) * len(kept))
+        return {"sum": concatenated, "linear": factor_sum}[then](kept, (1.0,) * len(kept))
 
     return each_module(library, merge)
 
 
 @rule(static=True, gauge_free=True, alone=False, symmetric=True)
-def knots(library: Library, options: Options) -> Composition:
+def knots(library: Library, *, density: Density = 0.2) -> Composition:
     """KnOTS-TIES (Stoica et al. 2025): [ΔW₁ … ΔW_N] = U Σ [V₁ … V_N]ᵀ, then TIES on the ΣV_iᵀ of each module, then U
     times the result. With [A₁ … A_N] = Q [R₁ … R_N] the SVD is that of [R_i B_iᵀ], which has one row a rank, and ΔW =
     (Q U') merge(Σ V_iᵀ) is low-rank as it is."""
-    return each_module(library, lambda name, updates: _knots(updates, options.density))
+    return each_module(library, lambda name, updates: _knots(updates, density))
 
 
 def _knots(updates: list[LowRank], density: int | float) -> LowRank:

@@ -4,33 +4,35 @@ from collections.abc import Sequence
 
 import torch
 from lora_reuse.llm.adapters.lowrank import LowRank
-from lora_reuse.llm.compositions import Composition, Library, Options, each_module, rule, same_rank
+from lora_reuse.llm.compositions import Composition, Library, Weighting, each_module, rule, same_rank, weights_for
 from torch import Tensor
 
 
 @rule(static=True, gauge_free=True, alone=True, symmetric=True)
-def sum_(library: Library, options: Options) -> Composition:
+def sum_(library: Library) -> Composition:
     """ΔW = Σ_i ΔW_i (Theorem 2); the rank is the sum of the ranks."""
     return each_module(library, lambda name, updates: concatenated(updates, (1.0,) * len(updates)))
 
 
 @rule(static=True, gauge_free=True, alone=True, symmetric=True)
-def average(library: Library, options: Options) -> Composition:
+def average(library: Library) -> Composition:
     """ΔW = (1/N) Σ_i ΔW_i: the mean of the updates, not of their factors."""
     return each_module(library, lambda name, updates: concatenated(updates, (1 / len(updates),) * len(updates)))
 
 
 @rule(static=True, gauge_free=False, alone=True, symmetric=True)
-def linear(library: Library, options: Options) -> Composition:
+def linear(library: Library, *, weights: Weighting = None) -> Composition:
     """ΔW = (Σ_i w_i A_i)(Σ_i w_i B_i)ᵀ (eq. 27), w_i = 1 unless given. The factors are those on disk, with α/r in A.
     The cross terms w_i w_j A_i B_jᵀ depend on how each ΔW_i is factored. PEFT's `linear` has √w_i in place of w_i (and
     the sign of w_i on one factor only)."""
     same_rank(library, _COLUMNS)
-    return each_module(library, lambda name, updates: factor_sum(updates, options.weights_for(name, len(updates), 1.0)))
+    return each_module(
+        library, lambda name, updates: factor_sum(updates, weights_for(weights, name, len(updates), 1.0))
+    )
 
 
 @rule(static=True, gauge_free=False, alone=True, symmetric=True)
-def uniform(library: Library, options: Options) -> Composition:
+def uniform(library: Library) -> Composition:
     """ΔW = (1/N Σ_i A_i)(1/N Σ_i B_i)ᵀ: eq. 27 with equal weights, as the paper's software averages factors; each ΔW_i
     enters with 1/N²."""
     same_rank(library, _COLUMNS)

@@ -1,4 +1,4 @@
-"""python -m llm.forecast base=Qwen/Qwen2.5-3B-Instruct adapters=folder/a,folder/b prompts=prompts.jsonl
+"""python -m llm.forecast model=Qwen/Qwen2.5-3B-Instruct library=folder/a,folder/b prompts=prompts.jsonl
 
 Will two adapters compose? The file `prompts` holds one JSON object a line, such as {"set": "a", "prompt": ...}. Set "a"
 has prompts that the first adapter was made for, "b" those of the second, and "hoped" those that one hopes both together
@@ -16,15 +16,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from lora_reuse.llm.protocols.settings import COMPOSITIONS, CONTROLS, PATH, RULES
+from lora_reuse.llm.protocols.dials import COMPOSITIONS, EVERY, WORDS, Dials, made_with
+from lora_reuse.llm.protocols.settings import PATH, preset_dials
 from lora_reuse.runs.command import command, without_help
 from lora_reuse.runs.files import write
 from lora_reuse.runs.settings import (
     Choice,
     Flag,
-    Number,
     SettingError,
     Text,
     Whole,
@@ -39,27 +39,22 @@ from lora_reuse.runs.settings import (
 class Lists:
     """Lists, with commas between:"""
 
-    adapters: str = setting("", Text("a PEFT folder or a hub name"), "the two adapters, a and b")
-    composition: str = setting(
-        "uniform", Choice(*COMPOSITIONS, *CONTROLS, *RULES), "how they are composed", grid=COMPOSITIONS
-    )
+    library: str = setting("", Text("a PEFT folder or a hub name"), "the two adapters, a and b")
+    composition: str = setting("uniform", Choice("base", *WORDS), "how they are composed", grid=COMPOSITIONS)
 
 
 @dataclass(frozen=True)
 class Options:
     """What is asked, and how:"""
 
-    base: str = setting("pocket", PATH, "the model both adapters were trained on")
+    RENAMED: ClassVar = {"base": "model", "adapters": "library", "normalise": "scores"}
+
+    model: str = setting("pocket", PATH, "the model both adapters were trained on")
     prompts: str = setting("", Text("a JSONL file"), "the prompts")
     out: str = setting(
         "", Text("a folder"), "where forecast.json, forecast.png and forecast.pdf go; with validate=, rows, experts"
     )
     answer_tokens: int = setting(96, Whole(1, 10**5), "longest answer")
-    temperature: float = setting(
-        0.0, Number(0, 1e6), "Arrow: logits are divided by it; 0: 1, or what the base's preset says"
-    )
-    top_k: int = setting(0, Whole(0, 2), "Arrow: adapters a token goes to; 0: both")
-    normalise: bool = setting(False, Flag(), "Arrow: logits from normalised activations")
     chat: str = setting("auto", Choice("auto", "on", "off"), "the tokenizer's chat template")
     dtype: str = setting(
         "auto",
@@ -75,6 +70,11 @@ class Options:
     asked: int = setting(6, Whole(1, 100), "validate: hoped-for prompts, and own prompts of each adapter, a forecast")
 
 
+@dataclass(frozen=True)
+class _All(Options, Dials):
+    """Both, for the parser."""
+
+
 def main(words: Sequence[str]) -> int:
     """Runs the command; returns its exit code: 0 done, 2 a mistake in the settings or a file, 130 interrupted."""
     return command(
@@ -87,55 +87,46 @@ def main(words: Sequence[str]) -> int:
 
 def _main(words: list[str]) -> int:
     words, help = without_help(words)
-    lists, given = parse(words, Lists, Options)
+    lists, given = parse(words, Lists, _All)
+    dials = {name: given.pop(name) for name in EVERY if name in given}
     options = Options(**given)
     if help or not words:
-        print((__doc__ or "").strip() + "\n\n" + help_table(Lists, Options))
+        print((__doc__ or "").strip() + "\n\n" + help_table(Lists, Options, Dials))
         return 0
     if options.validate:
         from lora_reuse.llm.forecast.validate import validate
 
         print(validate(Path(options.validate), Path(options.out or "results"), options))
         return 0
-    adapters = lists.get("adapters", ())
-    if len(adapters) != 2:
-        raise SettingError("adapters", ",".join(adapters) or "nothing", "two, adapters=a,b")
+    library = lists.get("library", ())
+    if len(library) != 2:
+        raise SettingError("library", ",".join(library) or "nothing", "two adapters, library=a,b")
     if not options.prompts:
         raise SettingError("prompts", "nothing", "prompts=FILE, as --help says")
-    _forecast(adapters, lists.get("composition", COMPOSITIONS), options)
+    how = lists.get("composition", COMPOSITIONS)
+    _forecast(library, made_with(how, dials, preset_dials(options.model)), options)
     return 0
 
 
-def _forecast(adapters: Sequence[str], chosen: Sequence[str], options: Options) -> None:
+def _forecast(adapters: Sequence[str], dials: dict[str, dict[str, Any]], options: Options) -> None:
     prompts = read_prompts(Path(options.prompts))
     from lora_reuse.llm.adapters.folders import check_library, load_expert
-    from lora_reuse.llm.compositions import Options as Knobs
     from lora_reuse.llm.compositions import compose
     from lora_reuse.llm.decoding.models import load_base
     from lora_reuse.llm.forecast.measure import measure
     from lora_reuse.llm.forecast.report import numbers, text
     from lora_reuse.llm.forecast.verdict import forecast
-    from lora_reuse.llm.protocols.settings import arrow_temperature
     from transformers.utils import logging
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     base = load_base(
-        options.base, options.dtype, options.device, options.device_map, options.chat, options.trust_remote_code
+        options.model, options.dtype, options.device, options.device_map, options.chat, options.trust_remote_code
     )
     library = [load_expert(adapter, base.model) for adapter in adapters]
     check_library(library)
-    temperature = arrow_temperature(options.temperature, options.base)
-    made = {}
-    for how in chosen:
-        rule, _, prototypes = how.partition(":")
-        knobs = Knobs(
-            temperature=temperature,
-            top_k=options.top_k,
-            scores="cosine" if options.normalise else "raw",
-            prototypes=prototypes or "own",
-        )
-        made[how] = None if rule == "base" else compose(rule, library, knobs)
+    rules = {how: how.partition(":")[0] for how in dials}
+    made = {how: None if how == "base" else compose(rules[how], library, **dials[how]) for how in dials}
     began = time.perf_counter()
     measured = measure(base, library, made, prompts, options.answer_tokens)
     forecasts = {how: forecast(composed) for how, composed in measured.composed.items()}
@@ -147,9 +138,9 @@ def _forecast(adapters: Sequence[str], chosen: Sequence[str], options: Options) 
         out = Path(options.out)
         shown = max(forecasts, key=lambda how: forecasts[how].score)
         said = numbers(measured, forecasts, prompts) | {
-            "adapters": list(adapters),
-            "base": options.base,
-            "temperature": temperature,
+            "library": list(adapters),
+            "model": options.model,
+            "dials": dials,
         }
         try:
             write(out / "forecast.json", json.dumps(said, indent=1) + "\n")

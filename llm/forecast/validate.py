@@ -21,10 +21,11 @@ from lora_reuse.llm.forecast.measure import Composed, measure
 from lora_reuse.llm.forecast.ranking import KINDS, ranking
 from lora_reuse.llm.forecast.verdict import Forecast, forecast
 from lora_reuse.llm.protocols.composed import library_on, make
+from lora_reuse.llm.protocols.dials import LEARNED
 from lora_reuse.llm.protocols.hops import counts, subset_of
 from lora_reuse.llm.protocols.measure import base_of, train_one
 from lora_reuse.llm.protocols.protocol import Protocol, library_of
-from lora_reuse.llm.protocols.settings import LEARNED, Options, preset_of
+from lora_reuse.llm.protocols.settings import Options, preset_of
 from lora_reuse.runs.provenance import provenance
 from lora_reuse.runs.rows import Rows, load_rows
 from lora_reuse.runs.settings import SettingError
@@ -104,7 +105,8 @@ def validate(folder: Path, out: Path, options: Any) -> str:
 
 def _case(row: Row) -> Case | None:
     """The row as a case, or None for one of another kind."""
-    settings, name = dict(row["settings"]), row["experiment"].removeprefix("llm_")
+    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in row["settings"].items()}
+    name = row["experiment"].removeprefix("llm_")
     if (
         not row["experiment"].startswith("llm_")
         or settings.get("composition") in (None, *NOT_COMPOSED)

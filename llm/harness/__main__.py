@@ -1,10 +1,10 @@
-"""python -m llm.harness base=Qwen/Qwen2.5-3B-Instruct library=folder/a,folder/b method=arrow
+"""python -m llm.harness model=Qwen/Qwen2.5-3B-Instruct library=folder/a,folder/b composition=arrow
 tasks=lora_reuse_r12_cot,arc_easy
 
 Lets lm-evaluation-harness (pip install 'lora-reuse[harness]') evaluate any composition on any of its tasks: of the
-adapters in library= by method=, or one that llm.compose saved, composition=FOLDER; without either, the base. The
-two-hop questions are tasks of their own, lora_reuse_r1, lora_reuse_r2, lora_reuse_r12, lora_reuse_r12_cot and the same
-for f and h.
+adapters in library= by a rule, or one that llm.compose saved, composition=FOLDER; without either, the model alone. A
+dial that is not named has the value of the model's preset, or else the rule's default. The two-hop questions are tasks
+of their own, lora_reuse_r1, lora_reuse_r2, lora_reuse_r12, lora_reuse_r12_cot and the same for f and h.
 
 write=FOLDER writes those as a folder for any lm-eval: lm_eval run --include_path FOLDER --tasks lora_reuse_r12_cot
 --model ...
@@ -16,12 +16,13 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from lora_reuse.llm.protocols.settings import COMPOSITIONS, CONTROLS, PATH, RULES
+from lora_reuse.llm.protocols.dials import EVERY, WORDS, Dials, made_with
+from lora_reuse.llm.protocols.settings import PATH, preset_dials
 from lora_reuse.runs import files
 from lora_reuse.runs.command import command, without_help
-from lora_reuse.runs.settings import Choice, Flag, Number, SettingError, Text, Whole, help_table, parse, setting
+from lora_reuse.runs.settings import Choice, Flag, SettingError, Text, Whole, did_you_mean, help_table, parse, setting
 
 
 @dataclass(frozen=True)
@@ -36,19 +37,16 @@ class Lists:
 class Options:
     """What is evaluated, and how:"""
 
-    base: str = setting("pocket", PATH, "the model the adapters were trained on")
-    method: str = setting(
-        "", Choice(*COMPOSITIONS, *(name for name in CONTROLS if name != "base"), *RULES), "how the library is composed"
-    )
+    RENAMED: ClassVar = {"base": "model", "method": "composition"}
+
+    model: str = setting("pocket", PATH, "the model the adapters were trained on")
     composition: str = setting(
-        "", Text("a folder"), "a composition that llm.compose saved, or one adapter, in place of library= and method="
+        "",
+        Text(f"{' | '.join(WORDS)}, or a folder"),
+        "how the library is composed; or, without library=, what llm.compose saved or one adapter",
     )
-    temperature: float = setting(
-        0.0, Number(0, 1e6), "Arrow: logits are divided by it; 0: 1, or what the base's preset says"
-    )
-    top_k: int = setting(0, Whole(0, 1000), "Arrow: adapters a token goes to; 0: all")
     triplets: int = setting(100, Whole(1, 100), "triplets of the two-hop tasks")
-    seed: int = setting(0, Whole(0), "who goes with whom in them")
+    seed: int = setting(0, Whole(0), "who goes with whom in them, and what a rule draws")
     include: str = setting("", Text("a folder"), "more tasks, as lm-eval's --include_path")
     limit: int = setting(0, Whole(0), "questions of each task; 0: all")
     batch: int = setting(32, Whole(1, 10**5), "prompts decoded together")
@@ -67,6 +65,11 @@ class Options:
     trust_remote_code: bool = setting(False, Flag(), "run code that comes with a model")
 
 
+@dataclass(frozen=True)
+class _All(Options, Dials):
+    """Both, for the parser."""
+
+
 def main(words: Sequence[str]) -> int:
     """Runs the command; returns its exit code: 0 done, 2 a mistake in the settings or a folder, 130 interrupted."""
     return command("llm.harness", _main, words)
@@ -74,10 +77,11 @@ def main(words: Sequence[str]) -> int:
 
 def _main(words: list[str]) -> int:
     words, help = without_help(words)
-    lists, given = parse(words, Lists, Options)
+    lists, given = parse(words, Lists, _All)
+    dials = {name: given.pop(name) for name in EVERY if name in given and name != "seed"}
     options = Options(**given)
     if help or not words:
-        print((__doc__ or "").strip() + "\n\n" + help_table(Lists, Options))
+        print((__doc__ or "").strip() + "\n\n" + help_table(Lists, Options, Dials))
         return 0
     if options.write:
         from lora_reuse.llm.harness.export import KINDS, write
@@ -90,15 +94,27 @@ def _main(words: list[str]) -> int:
         )
         return 0
     library = lists.get("library", ())
-    if bool(library) != bool(options.method):
-        raise SettingError("method", options.method or "nothing", "library= and method= together")
-    if library and options.composition:
-        raise SettingError("composition", options.composition, "either it, or library= and method=")
-    print(_evaluated(library, lists.get("tasks", (Lists.tasks,)), options))
+    _check(library, options.composition, dials)
+    print(_evaluated(library, lists.get("tasks", (Lists.tasks,)), options, dials))
     return 0
 
 
-def _evaluated(library: Sequence[str], tasks: Sequence[str], options: Options) -> str:
+def _check(library: Sequence[str], how: str, dials: dict[str, Any]) -> None:
+    """Raises SettingError for a library without a rule, and for a rule or its dials without a library."""
+    if library and how not in WORDS:
+        allowed = f"{' | '.join(WORDS)}, with library="
+        raise SettingError("composition", how or "nothing", allowed, did_you_mean(how, WORDS))
+    if how in WORDS and not library:
+        raise SettingError("library", "nothing", f"the adapters, with composition={how}")
+    if how and not library and not Path(how).is_dir():
+        allowed = "a folder, or a rule with library="
+        raise SettingError("composition", f"{how}, which is no folder", allowed, did_you_mean(how, WORDS))
+    if dials and not library:
+        name, value = next(iter(dials.items()))
+        raise SettingError(name, value, "dials of a rule with library= and composition=", "what is saved has its own")
+
+
+def _evaluated(library: Sequence[str], tasks: Sequence[str], options: Options, given: dict[str, Any]) -> str:
     """The table of lm-eval; everything goes to out=. Raises SettingError for a task that does not exist."""
     try:
         from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
@@ -110,6 +126,9 @@ def _evaluated(library: Sequence[str], tasks: Sequence[str], options: Options) -
     from lora_reuse.llm.decoding.models import load_base
     from lora_reuse.llm.harness.export import KINDS, write
 
+    how = options.composition
+    preset = preset_dials(options.model) | {"seed": options.seed}
+    dials = made_with([how], given, preset)[how] if library else {}
     with tempfile.TemporaryDirectory() as scratch:
         own = Path(scratch) / "two_hop"
         write(own, [dataset + kind for dataset in "FHR" for kind in KINDS], options.triplets, options.seed)
@@ -120,44 +139,28 @@ def _evaluated(library: Sequence[str], tasks: Sequence[str], options: Options) -
         theirs = not all(task.startswith("lora_reuse_") for task in tasks)  # to read all of lm-eval's tasks takes long
         manager = TaskManager(include_path=folders, include_defaults=theirs)
         if unknown := [task for task in tasks if task not in manager.all_tasks]:
-            from lora_reuse.runs.settings import did_you_mean
-
             raise SettingError(
                 "tasks", unknown[0], "a task of lm-eval, or lora_reuse_...", did_you_mean(unknown[0], manager.all_tasks)
             )
         base = load_base(
-            options.base, options.dtype, options.device, options.device_map, options.chat, options.trust_remote_code
+            options.model, options.dtype, options.device, options.device_map, options.chat, options.trust_remote_code
         )
-        results = evaluate(base, _composition(base, library, options), tasks, manager, options.limit, options.batch)
+        results = evaluate(base, _composition(base, library, how, dials), tasks, manager, options.limit, options.batch)
     if options.out:
-        _keep(
-            Path(options.out),
-            results,
-            {"base": options.base, "base_digest": base.digest, "library": list(library), "method": options.method},
-        )
+        made = {"model": options.model, "base_digest": base.digest, "library": list(library), "composition": how}
+        _keep(Path(options.out), results, made | {"dials": dials})
     return make_table(results)
 
 
-def _composition(base: Any, library: Sequence[str], options: Options) -> Any:
+def _composition(base: Any, library: Sequence[str], how: str, dials: dict[str, Any]) -> Any:
     from lora_reuse.llm.adapters.folders import load_expert
     from lora_reuse.llm.adapters.saving import load_composition
-    from lora_reuse.llm.compositions import Options as Knobs
     from lora_reuse.llm.compositions import compose
-    from lora_reuse.llm.protocols.settings import arrow_temperature
 
-    if options.composition:
-        return load_composition(options.composition, base.model)
-    if not library:
-        return None
-    rule, _, prototypes = options.method.partition(":")
-    top_k = min(options.top_k, len(library))
-    knobs = Knobs(
-        temperature=arrow_temperature(options.temperature, options.base),
-        top_k=top_k,
-        prototypes=prototypes or "own",
-        seed=options.seed,
-    )
-    return compose(rule, [load_expert(adapter, base.model) for adapter in library], knobs)
+    if library:
+        experts = [load_expert(adapter, base.model) for adapter in library]
+        return compose(how.partition(":")[0], experts, **dials)
+    return load_composition(how, base.model) if how else None
 
 
 def evaluate(

@@ -2,7 +2,7 @@
 `theory.compositions`.
 
 A rule is a function `build(library, parameters)` that makes a composition of the experts and of tensors by name, in
-which it can be differentiated, and a `start` for those tensors. `learn` finds them on a frozen base. To add one, write
+which it can be differentiated, and a `start` for those tensors; its dials are its keyword-only arguments. `learn` finds them on a frozen base. To add one, write
 both, put `@learned(...)` over `build` in a module of this package and say what it promises; the checks that fit are
 then run on it by name."""
 
@@ -10,7 +10,7 @@ import functools
 import importlib
 import pkgutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,11 @@ from lora_reuse.llm.compositions import Composition, Library
 from lora_reuse.llm.decoding.models import Base
 from lora_reuse.llm.decoding.resident import Resident
 from lora_reuse.llm.learned.fitting import Learning, Loss, Parameters, answer_loss, descend, search
+from lora_reuse.runs.dials import Dial, check, dials
 from lora_reuse.runs.settings import SettingError, did_you_mean
 
-Build = Callable[[Library, Parameters], Composition]
+Build = Callable[..., Composition]
+"""From a library and parameters, with the rule's dials by keyword."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Learnable:
 
     build: Build
     start: Callable[[Library], Parameters]
+    dials: Mapping[str, Dial]
     static: bool
     rate: int | float
     gauge_free: bool
@@ -56,7 +59,9 @@ def learned(
     """Enrols a function under its own name."""
 
     def enrol(function: Build) -> Build:
-        LEARNED[function.__name__] = Learnable(function, start, static, rate, gauge_free, alone, symmetric)
+        LEARNED[function.__name__] = Learnable(
+            function, start, dials(function), static, rate, gauge_free, alone, symmetric
+        )
         return function
 
     return enrol
@@ -66,7 +71,7 @@ def learned(
 class Learned:
     """A composition, and what it took: the numbers learned, on how many examples of what, in how many seconds.
 
-    `LEARNED[name].build(library, parameters)` makes the composition again.
+    `LEARNED[name].build(library, parameters, **dials)` makes the composition again.
     """
 
     composition: Composition
@@ -87,36 +92,38 @@ def learn(
     examples: Sequence[tuple[list[int], list[int]]],
     data_source: str,
     learning: Learning | None = None,
+    **dials: Any,
 ) -> Learned:
     """What rule `name` learns on the base from examples, pairs of tokens (`llm.decoding.models.example`): the prompt,
     and the answer to give.
 
     `data_source` says where they are from. Same arguments, same bits on the same machine. Raises SettingError for an
-    unknown rule, no example, an empty library or experts of different modules, and for a loss that is not finite."""
+    unknown rule, a dial that the rule does not have, no example, an empty library or experts of different modules, and for
+    a loss that is not finite."""
     began = time.perf_counter()
     with Resident(base.model) as resident:
         here = [
             {module: update.to(base.device, torch.float32) for module, update in expert.items()} for expert in library
         ]
-        parameters = fit(name, here, functools.partial(answer_loss, base, resident), examples, learning)
+        parameters = fit(name, here, functools.partial(answer_loss, base, resident), examples, learning, **dials)
     parameters = {module: value.cpu() for module, value in parameters.items()}
-    return Learned(
-        LEARNED[name].build(library, parameters), parameters, len(examples), data_source, time.perf_counter() - began
-    )
+    composition = LEARNED[name].build(library, parameters, **dials)
+    return Learned(composition, parameters, len(examples), data_source, time.perf_counter() - began)
 
 
 def fit(
-    name: str, library: Library, loss: Loss, examples: Sequence[Any], learning: Learning | None = None
+    name: str, library: Library, loss: Loss, examples: Sequence[Any], learning: Learning | None = None, **dials: Any
 ) -> Parameters:
     """The parameters of rule `name` for any loss of a composition on examples. Raises SettingError as `learn` does."""
     learning = learning or Learning()
     if name not in LEARNED:
         raise SettingError("composition", repr(name), " | ".join(LEARNED), did_you_mean(name, LEARNED))
+    check(name, LEARNED[name].dials, dials)
     check_library(library)
     if not examples:
         raise SettingError("examples", "none", "a few to learn from")
     rule = LEARNED[name]
-    build = functools.partial(rule.build, library)
+    build = functools.partial(rule.build, library, **dials)
     device = next(iter(library[0].values())).out.device
     start = {key: value.to(device) for key, value in rule.start(library).items()}
     if rule.rate == 0:

@@ -109,8 +109,8 @@ def with_costs(
     for asking in askings:
         results[asking.cell]["measured"] |= alike.get(asking.experts, {}) | asking.made.cost
         named = {name: digest(name) for name in asking.experts if isinstance(name, str)}
-        seconds = {"compose_seconds": round(asking.made.seconds, 3)}
-        results[asking.cell]["provenance"] = seconds | ({"adapters": named} if named else {})
+        made = {"compose_seconds": round(asking.made.seconds, 3), "dials": asking.made.dials}
+        results[asking.cell]["provenance"] = made | ({"adapters": named} if named else {})
     return [(asking.cell, results[asking.cell]) for asking in askings]
 
 

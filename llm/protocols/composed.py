@@ -12,55 +12,50 @@ from lora_reuse.llm.adapters.lowrank import Expert
 from lora_reuse.llm.adapters.specs import Spec
 from lora_reuse.llm.adapters.training import Tokens, expert, tokens
 from lora_reuse.llm.compositions import Composition, compose, generator
-from lora_reuse.llm.compositions import Options as Knobs
 from lora_reuse.llm.data.graphs import facts_of
 from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.decoding.models import Base, example
 from lora_reuse.llm.learned import LEARNED, Learning, learn
+from lora_reuse.llm.protocols.dials import of_point
 
 OWN_SHARE = 0.05
 """The share of each expert's training examples that a composition learns from, as LoRA Soups takes it."""
 
 
 class Made(NamedTuple):
-    """A composition, the counts of what it cost (of what was learned alone), and the seconds it took when its experts
-    were there."""
+    """A composition, the counts of what it cost (of what was learned alone), the seconds it took when its experts were
+    there, and the dials it was made with."""
 
     composition: Composition | None
     cost: dict[str, int]
     seconds: float
+    dials: dict[str, Any]
 
 
 def make(base: Base, point: Any, specs: Sequence[Any], asked: str, seed: int, folder: Path) -> Made:
     """What the point puts on the base: a composition of its experts, an expert alone, or nothing. `asked` is the
     two-hop subset that is asked."""
     if point.composition == "base":
-        return Made(None, {}, 0.0)
+        return Made(None, {}, 0.0, {})
     library = library_on(base, specs, folder)
     if point.composition == "alone":
-        return Made(library[0], {}, 0.0)
+        return Made(library[0], {}, 0.0, {})
+    dials = of_point(point, seed)
     name, _, suffix = point.composition.partition(":")
     if name in LEARNED and suffix in DATA:
         learning = Learning(point.learn_rate, point.learn_steps, point.batch, point.learn_tries, seed)
-        made = learn(name, library, base, DATA[suffix](base, specs, asked), suffix, learning)
+        made = learn(name, library, base, DATA[suffix](base, specs, asked), suffix, learning, **dials)
         return Made(
             made.composition,
             {"extra_parameters": made.extra_parameters, "examples_used": made.examples_used},
             made.seconds,
+            dials | {"learn_rate": point.learn_rate or LEARNED[name].rate},
         )
-    scale = getattr(point, "scale", None)
-    weights = None if scale is None else (scale,) * len(library)
-    scores = "cosine" if point.normalise else "raw"
-    knobs = Knobs(
-        weights=weights,
-        temperature=point.temperature,
-        top_k=min(point.top_k, len(library)),
-        scores=scores,
-        prototypes=suffix or "own",
-        seed=seed,
-    )
+    if hasattr(point, "scale"):
+        dials["weights"] = (point.scale,) * len(library)
     began = time.perf_counter()
-    return Made(compose(name, library, knobs), {}, time.perf_counter() - began)
+    composition = compose(name, library, **dials)
+    return Made(composition, {}, time.perf_counter() - began, dials)
 
 
 def library_on(base: Base, specs: Sequence[Spec | str], folder: Path) -> list[Expert]:
@@ -87,7 +82,7 @@ def own(base: Base, specs: Sequence[Spec], asked: str) -> list[Tokens]:
 
 
 DATA = {"two_hop": two_hop, "own": own}
-"""The sources of `llm.protocols.settings.SOURCES`."""
+"""The sources of `llm.protocols.dials.SOURCES`."""
 
 
 def collisions(base: Base, library: Sequence[Expert]) -> dict[str, float]:

@@ -5,12 +5,13 @@ What a solution says is in `llm.scoring.solutions`, its marks by rule and by a j
 
 from dataclasses import dataclass
 
-from lora_reuse.llm.protocols.settings import COMPOSITIONS, CONTROLS, PATH, RULES, Options, Training
+from lora_reuse.llm.protocols.dials import COMPOSITIONS, CONTROLS, RULES, PointDials
+from lora_reuse.llm.protocols.settings import PATH, Options, Training
 from lora_reuse.runs.settings import Choice, Flag, Number, Whole, setting
 
 
 @dataclass(frozen=True)
-class ExamSettings(Training):
+class ExamSettings(PointDials, Training):
     """The settings that every row of these protocols records: the model, how its experts are trained and composed, and
     how it answers."""
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lora_reuse.llm.decoding.names import digest, place_of
 from lora_reuse.llm.protocols.controls import Control
+from lora_reuse.llm.protocols.dials import settled
 from lora_reuse.llm.protocols.settings import Options, preset_of, with_preset
 from lora_reuse.runs.command import command, without_help
 from lora_reuse.runs.grid import Cell, axes_of, found, hash_of, share
@@ -200,6 +201,7 @@ def _main(protocol: Protocol, words: list[str]) -> int:
     points = dict.fromkeys(
         p for p in map(protocol.sensible, grid(protocol.axes, with_preset(protocol.axes, axes))) if p is not None
     )
+    points = settled(points, axes)
     if not points:
         raise SettingError("the grid", "no point with something to ask", "a library of experts, asked what they know")
     groups = share(_groups(list(points), options), options.shard)

@@ -6,6 +6,7 @@ from typing import Any
 
 from lora_reuse.llm.data.mixtures import LIBRARIES, SETUPS
 from lora_reuse.llm.decoding.names import place_of
+from lora_reuse.llm.protocols.dials import COMPOSITIONS, CONTROLS, EVERY, LEARNED, RULES, PointDials
 from lora_reuse.runs.grid import Run
 from lora_reuse.runs.settings import Choice, Flag, Number, SettingError, Text, Whole, setting
 
@@ -76,7 +77,7 @@ have four bits each. Arrow's temperature 3/8 is the rule of the pocket model at 
 
 
 @dataclass(frozen=True)
-class Asked(Training):
+class Asked(PointDials, Training):
     """What every row of a protocol says: the model, its experts, the question."""
 
     model: str = setting("pocket", PATH, "pocket, smollm2, a folder, a GGUF file, or a name on the Hugging Face hub")
@@ -101,15 +102,6 @@ class Asked(Training):
     step_tokens: int = setting(192, Whole(1, 10**5), "longest step-by-step answer")
 
 
-COMPOSITIONS = ("uniform", "average", "sum", "arrow", "arrow_after")
-CONTROLS = ("base", "random", "arrow:swapped", "arrow:random", "arrow_after:swapped", "arrow_after:random")
-RULES = ("linear", "cat", "ties", "dare", "knots", "lego", "lori_concat", "lori_linear")
-SOURCES = ("two_hop", "own")
-"""What a composition learns from: the two-hop questions in the dev templates, or a twentieth of the experts' own
-training examples."""
-LEARNED = tuple(
-    f"{name}:{source}" for name in ("cat", "cat_softmax", "lorahub", "lorahub_cat", "moe") for source in SOURCES
-)
 PROMPTINGS = ("direct", "steps", "first", "second")
 """The two-hop question as it is, or step by step; or the one-hop questions of expert 1 and 2, which a composition
 should keep."""
@@ -188,6 +180,12 @@ class Scale(Composed):
         1.0, Number(-10, 10), "w", grid=(0.0, 0.25, 0.375, 0.5, 0.625, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
     )
 
+    def __post_init__(self) -> None:
+        """Raises SettingError for weights, which scale= says."""
+        super().__post_init__()
+        if self.weights:
+            raise SettingError("weights", self.weights, "scale=, the weight of every expert")
+
 
 @dataclass(frozen=True)
 class Options(Run):
@@ -231,6 +229,6 @@ def preset_of(model: str) -> str:
     return next((name for name in PRESETS if model == name or place == place_of(name)), "")
 
 
-def arrow_temperature(given: float, model: str) -> float:
-    """What Arrow's logits are divided by on a model: as given, or for 0 its preset's, and 1 where it has none."""
-    return given or PRESETS.get(preset_of(model), {}).get("temperature", 1.0)
+def preset_dials(model: str) -> dict[str, Any]:
+    """What a model's preset says of rules; the paper's settings say nothing."""
+    return {name: value for name, value in PRESETS.get(preset_of(model), {}).items() if name in EVERY}

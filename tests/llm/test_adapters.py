@@ -11,7 +11,7 @@ import pytest
 import torch
 from lora_reuse.llm.adapters.folders import check_library, digest, load_expert, save_expert
 from lora_reuse.llm.adapters.lowrank import Expert, LowRank
-from lora_reuse.llm.compositions import RULES, Options, compose
+from lora_reuse.llm.compositions import RULES, compose
 from lora_reuse.llm.compositions.arrow import Routed
 from lora_reuse.llm.decoding.resident import Resident
 from lora_reuse.runs.settings import SettingError
@@ -171,20 +171,20 @@ def test_static_rules_equal_pefts(count, tmp_path):
     model: Any = PeftModel.from_pretrained(qwen(), paths[0], adapter_name="task_0")
     for i, path in enumerate(paths[1:], start=1):
         model.load_adapter(path, adapter_name=f"task_{i}")
-    for combination, weight, ours, options in (
-        ("linear", 1 / count**2, "uniform", Options()),
-        ("linear", 1.0, "linear", Options()),
-        ("cat", 1.0, "sum", Options()),
-        ("cat", 1 / count, "average", Options()),
-        ("cat", 0.4, "cat", Options(weights=(0.4,) * count)),
-        ("ties", 1.0, "ties", Options(density=0.5, trim="module")),
+    for combination, weight, ours, dials in (
+        ("linear", 1 / count**2, "uniform", {}),
+        ("linear", 1.0, "linear", {}),
+        ("cat", 1.0, "sum", {}),
+        ("cat", 1 / count, "average", {}),
+        ("cat", 0.4, "cat", {"weights": (0.4,) * count}),
+        ("ties", 1.0, "ties", {"density": 0.5, "trim": "module"}),
     ):
         merged = f"{combination}_{ours}"
         names = [f"task_{i}" for i in range(count)]
         model.add_weighted_adapter(
-            names, [weight] * count, merged, combination_type=combination, density=options.density
+            names, [weight] * count, merged, combination_type=combination, density=dials.get("density")
         )
-        for name, delta in compose(ours, library, options).items():
+        for name, delta in compose(ours, library, **dials).items():
             layer = model.base_model.model.get_submodule(name)
             theirs = layer.lora_B[merged].weight @ layer.lora_A[merged].weight * layer.scaling[merged]
             assert isinstance(delta, LowRank)
@@ -194,7 +194,7 @@ def test_static_rules_equal_pefts(count, tmp_path):
 def test_arrow_after_equals_pefts_arrow(tmp_path):
     """With all experts in its top-k and the exact prototypes in place of those of its power iteration."""
     library = experts(3)
-    composition = compose("arrow_after", library, Options(temperature=2.0))
+    composition = compose("arrow_after", library, temperature=2.0)
     model: Any = create_arrow_model(
         qwen(), folders(library, tmp_path), ArrowConfig(top_k=3, router_temperature=2.0)
     ).eval()
@@ -206,7 +206,7 @@ def test_arrow_after_equals_pefts_arrow(tmp_path):
         theirs, alone = model(IDS).logits, qwen()(IDS).logits
     torch.testing.assert_close(with_composition(qwen(), composition), theirs, rtol=1e-4, atol=1e-4)
     assert (theirs - alone).abs().max() > 0.1
-    assert (with_composition(qwen(), compose("arrow", library, Options(temperature=2.0))) - theirs).abs().max() > 0.01
+    assert (with_composition(qwen(), compose("arrow", library, temperature=2.0)) - theirs).abs().max() > 0.01
 
 
 def test_a_hub_name_is_read_from_the_cache_when_offline(tmp_path, monkeypatch):

@@ -14,13 +14,14 @@ from lora_reuse.llm.adapters.folders import linear_shape, load_expert, save_expe
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.adapters.modules import target_modules
 from lora_reuse.llm.adapters.saving import Card, load_composition, save_composition
-from lora_reuse.llm.compose import Knobs, main
-from lora_reuse.llm.compositions import RULES, Composition, Options, compose, kind
+from lora_reuse.llm.compose import main
+from lora_reuse.llm.compositions import RULES, Composition, compose, kind
 from lora_reuse.llm.compositions.arrow import Routed
 from lora_reuse.llm.decoding.models import digest_of, load_base, load_frame
 from lora_reuse.llm.decoding.names import POCKET
 from lora_reuse.llm.decoding.resident import Resident
 from lora_reuse.llm.learned import LEARNED
+from lora_reuse.llm.protocols.dials import EVERY
 from lora_reuse.runs.settings import SettingError
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
@@ -45,7 +46,7 @@ class Made:
 
     @property
     def words(self) -> list[str]:
-        return [f"base={self.base}", f"library={','.join(self.adapters)}"]
+        return [f"model={self.base}", f"library={','.join(self.adapters)}"]
 
 
 def adapter(base: Path, folder: Path, seed: int, rank: int = 2) -> str:
@@ -92,9 +93,9 @@ def logits(model: Any, composition: Composition | None = None) -> torch.Tensor:
         return model(input_ids=IDS).logits
 
 
-def composed(made: Made, method: str, options: Options | None = None) -> tuple[Any, Composition]:
+def composed(made: Made, method: str, **dials: Any) -> tuple[Any, Composition]:
     model: Any = AutoModelForCausalLM.from_pretrained(made.base).eval()
-    return model, compose(method, [load_expert(folder, model) for folder in made.adapters], options)
+    return model, compose(method, [load_expert(folder, model) for folder in made.adapters], **dials)
 
 
 STATIC = [name for name, rule in RULES.items() if rule.static]
@@ -106,7 +107,7 @@ EVERYWHERE = [family for family in FAMILIES if family not in ("qwen2", "mixtral"
 )
 def test_peft_alone_answers_with_a_saved_composition_as_the_resident_base_does(made, tmp_path, capsys, family, method):
     it = made(family)
-    assert main([*it.words, f"method={method}", f"out={tmp_path / 'out'}"]) == 0, capsys.readouterr().err
+    assert main([*it.words, f"composition={method}", f"out={tmp_path / 'out'}"]) == 0, capsys.readouterr().err
     assert "a PEFT adapter of rank" in capsys.readouterr().out
     model, composition = composed(it, method)
     ours, alone = logits(model, composition), logits(model)
@@ -122,24 +123,18 @@ def test_peft_alone_answers_with_a_saved_composition_as_the_resident_base_does(m
     }
 
 
-def test_knobs_reach_the_rule_and_the_card(made, tmp_path):
+def test_dials_reach_the_rule_and_the_card(made, tmp_path):
     it = made("qwen2")
-    assert main([*it.words, "method=cat", "weights=0.5,0.5", f"out={tmp_path / 'half'}"]) == 0
-    assert main([*it.words, "method=average", f"out={tmp_path / 'mean'}"]) == 0
-    assert main([*it.words, "method=cat", "weights=-1.5,2", f"out={tmp_path / 'other'}"]) == 0
+    assert main([*it.words, "composition=cat", "weights=0.5,0.5", f"out={tmp_path / 'half'}"]) == 0
+    assert main([*it.words, "composition=average", f"out={tmp_path / 'mean'}"]) == 0
+    assert main([*it.words, "composition=cat", "weights=-1.5,2", f"out={tmp_path / 'other'}"]) == 0
     half, mean, other = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("half", "mean", "other"))
     assert all(torch.equal(half[key], mean[key]) for key in mean)
     assert not all(torch.equal(half[key], other[key]) for key in mean)
     card = (tmp_path / "other" / "README.md").read_text()
-    assert "Options: weights=(-1.5, 2.0)." in card
+    assert "Dials: weights=(-1.5, 2.0)." in card
     assert "eq. 26" in card
     assert all(name in card for name in (str(it.base), *it.adapters))
-
-
-def test_the_knobs_and_their_defaults_are_those_of_the_rules():
-    assert {f.name: f.default or None for f in dataclasses.fields(Knobs)} == {
-        f.name: f.default or None for f in dataclasses.fields(Options)
-    }
 
 
 def test_ranks_that_a_rule_makes_different_are_told_to_peft(made, tmp_path):
@@ -186,42 +181,42 @@ def test_of_many_modules_peft_takes_those_that_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("family", "words", "options"),
+    ("family", "words", "dials"),
     [
-        ("qwen2", ["method=arrow"], Options()),
+        ("qwen2", ["composition=arrow"], {}),
         (
             "qwen2",
-            ["method=arrow_after", "top_k=1", "temperature=0.5", "prototypes=random"],
-            Options(top_k=1, temperature=0.5, prototypes="random"),
+            ["composition=arrow_after", "top_k=1", "temperature=0.5", "prototypes=random"],
+            {"top_k": 1, "temperature": 0.5, "prototypes": "random"},
         ),
         (
             "llama",
-            ["method=arrow", "scores=cosine", "prototypes=swapped"],
-            Options(scores="cosine", prototypes="swapped"),
+            ["composition=arrow", "scores=cosine", "prototypes=swapped"],
+            {"scores": "cosine", "prototypes": "swapped"},
         ),
-        ("gpt2", ["method=arrow_after"], Options()),
+        ("gpt2", ["composition=arrow_after"], {}),
     ],
 )
-def test_a_routed_composition_comes_back_to_the_bit(made, tmp_path, capsys, family, words, options):
+def test_a_routed_composition_comes_back_to_the_bit(made, tmp_path, capsys, family, words, dials):
     it = made(family)
     assert main([*it.words, *words, f"out={tmp_path / 'out'}"]) == 0, capsys.readouterr().err
     assert "a routed composition in" in capsys.readouterr().out
-    model, composition = composed(it, words[0].removeprefix("method="), options)
+    model, composition = composed(it, words[0].removeprefix("composition="), **dials)
     loaded = load_composition(tmp_path / "out", model)
     assert torch.equal(logits(model, loaded), logits(model, composition))
     assert (logits(model, loaded) - logits(model)).abs().max() > 1e-2
     said = json.loads((tmp_path / "out" / "composition.json").read_text())
     assert (said["rule"], said["base"], list(said["experts"])) == (
-        words[0].removeprefix("method="),
+        words[0].removeprefix("composition="),
         str(it.base),
         list(it.adapters),
     )
-    assert said["options"]["prototypes"] == options.prototypes
+    assert said["dials"]["prototypes"] == dials.get("prototypes", "own")
     if "arrow" in words[0]:
         other = compose(
-            words[0].removeprefix("method="),
+            words[0].removeprefix("composition="),
             [load_expert(f, model) for f in reversed(it.adapters)],
-            Options(temperature=1e3),
+            temperature=1e3,
         )
         assert not torch.equal(logits(model, loaded), logits(model, other))
 
@@ -260,39 +255,49 @@ def test_a_frame_has_the_modules_of_the_model_and_none_of_its_weights(made):
 
 
 BAD = [
-    ("method=tise", "method: got 'tise'; allowed: ", "did you mean 'ties'?"),
+    ("composition=tise", "composition: got 'tise'; allowed: ", "did you mean 'ties'?"),
     (
-        "method=lorahub",
-        "method: got lorahub, which learns from data; allowed: ",
+        "composition=lorahub",
+        "composition: got lorahub, which learns from data; allowed: ",
         "save_composition saves what they learn",
     ),
     (
-        "method=uniform weights=1,2",
-        "weights: got (1.0, 2.0); allowed: no knob with method=uniform; uniform does not look at it",
+        "composition=uniform weights=1,2",
+        "weights: got (1.0, 2.0); allowed: no dial with composition=uniform; composition=uniform does not read it",
         "",
     ),
-    ("method=ties weights=1,2", "weights: got (1.0, 2.0); allowed: density, trim; ties does not look at it", ""),
-    ("method=sum density=0.5", "density: got 0.5; allowed: no knob with method=sum", ""),
-    ("method=arrow seed=1", "seed: got 1; allowed: ", "arrow does not look at it"),
-    ("method=cat weights=1", "weights: got 1; allowed: one for each of the 2 experts", ""),
-    ("method=cat weights=1,nan", "weights: got '1,nan'; allowed: numbers joined by commas", ""),
-    ("method=ties density=0", "density: got 0.0; allowed: a number above 0 and up to 1", ""),
-    ("method=arrow top_k=3", "top_k: got 3; allowed: at most 2, the adapters", ""),
-    ("method=dare then=tie", "then: got 'tie'; allowed: sum | linear | ties", "did you mean 'ties'?"),
-    ("methd=ties", "methd: got an unknown setting", "did you mean 'method'?"),
-    ("", "method: got nothing; allowed: method=...", ""),
-    ("method=ties library={a},{a}", "library: got ", "each adapter once"),
-    ("method=ties library={a},", "library: got ", "each adapter once"),
-    ("method=ties library={a},nobody/nothing", "expert: got nobody/nothing (", "a PEFT folder"),
-    ("method=ties library={a},{base}", "expert: got no adapter_config.json in ", ""),
-    ("method=ties library={a},{dora}", "expert: got use_dora=true in ", "a plain PEFT LoRA"),
-    ("method=ties library={a},{wider}", "library: got ranks [2, 3] in ", "TIES merges their factors entry by entry"),
-    ("method=ties library={a},{elsewhere}", "base: got ", "another_base=true composes it all the same"),
-    ("method=ties library={a},{stale}", "other weights than ", "another_base=true composes it all the same"),
-    ("method=ties base={a}", "model: got ", "an adapter is no model"),
-    ("method=ties base=nobody/nothing", "model: got nobody/nothing, which is no folder here", ""),
-    ("method=ties out={full}", "out: got ", "nothing is overwritten"),
-    ("method=ties out={file}/folder", "out: got ", "a folder that can be written"),
+    (
+        "composition=ties weights=1,2",
+        "weights: got (1.0, 2.0); allowed: density, trim; composition=ties does not read it",
+        "",
+    ),
+    ("composition=sum density=0.5", "density: got 0.5; allowed: no dial with composition=sum", ""),
+    ("composition=ties seed=1", "seed: got 1; allowed: density, trim", "composition=ties does not read it"),
+    ("composition=cat weights=1", "weights: got 1; allowed: one for each of the 2 experts", ""),
+    ("composition=cat weights=1,nan", "weights: got '1,nan'; allowed: numbers joined by : or ,", ""),
+    ("composition=ties density=0", "density: got '0'; allowed: a number from 1e-06 to 1", ""),
+    ("composition=arrow top_k=3", "top_k: got 3; allowed: at most 2, the adapters", ""),
+    ("composition=dare then=tie", "then: got 'tie'; allowed: sum | linear | ties", "did you mean 'ties'?"),
+    ("compositon=ties", "compositon: got an unknown setting", "did you mean 'composition'?"),
+    ("method=ties", "method: got an unknown setting", "it is composition= now"),
+    ("composition=lego rank=3", "rank: got an unknown setting", "it is merged_rank= now"),
+    ("", "composition: got nothing; allowed: composition=...", ""),
+    ("composition=ties library={a},{a}", "library: got ", "each adapter once"),
+    ("composition=ties library={a},", "library: got ", "each adapter once"),
+    ("composition=ties library={a},nobody/nothing", "expert: got nobody/nothing (", "a PEFT folder"),
+    ("composition=ties library={a},{base}", "expert: got no adapter_config.json in ", ""),
+    ("composition=ties library={a},{dora}", "expert: got use_dora=true in ", "a plain PEFT LoRA"),
+    (
+        "composition=ties library={a},{wider}",
+        "library: got ranks [2, 3] in ",
+        "TIES merges their factors entry by entry",
+    ),
+    ("composition=ties library={a},{elsewhere}", "model: got ", "another_model=true composes it all the same"),
+    ("composition=ties library={a},{stale}", "other weights than ", "another_model=true composes it all the same"),
+    ("composition=ties model={a}", "model: got ", "an adapter is no model"),
+    ("composition=ties model=nobody/nothing", "model: got nobody/nothing, which is no folder here", ""),
+    ("composition=ties out={full}", "out: got ", "nothing is overwritten"),
+    ("composition=ties out={file}/folder", "out: got ", "a folder that can be written"),
 ]
 
 
@@ -338,7 +343,7 @@ def test_a_mistake_is_one_line_exit_code_2_and_nothing_written(made, tmp_path, c
 def test_the_base_is_the_one_the_first_adapter_names(made, tmp_path):
     it = made("qwen2")
     for words, out in ((it.words, "said"), (it.words[1:], "named")):
-        assert main([*words, "method=ties", f"out={tmp_path / out}"]) == 0
+        assert main([*words, "composition=ties", f"out={tmp_path / out}"]) == 0
     said, named = ((tmp_path / out / "adapter_model.safetensors").read_bytes() for out in ("said", "named"))
     assert said == named
 
@@ -348,16 +353,16 @@ def test_an_adapter_that_names_no_base_needs_one(made, tmp_path, capsys):
     nameless = shutil.copytree(it.adapters[0], tmp_path / "nameless")
     config = json.loads((nameless / "adapter_config.json").read_text())
     (nameless / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": None}))
-    words = [f"library={nameless},{it.adapters[1]}", "method=ties", f"out={tmp_path / 'out'}"]
+    words = [f"library={nameless},{it.adapters[1]}", "composition=ties", f"out={tmp_path / 'out'}"]
     capsys.readouterr()
     assert main(words) == 2
     assert capsys.readouterr().err.endswith("does not name the model it was trained on\n")
     assert not (tmp_path / "out").exists()
-    assert main([f"base={it.base}", *words]) == 0
+    assert main([f"model={it.base}", *words]) == 0
 
 
 @pytest.mark.parametrize("named", ["pocket", str(POCKET)])
-@pytest.mark.parametrize("given", [[], ["base=pocket"], [f"base={POCKET}"]])
+@pytest.mark.parametrize("given", [[], ["model=pocket"], [f"model={POCKET}"]])
 def test_the_pocket_model_is_one_base_by_both_of_its_names(named, given, tmp_path, capsys):
     frame = load_frame("pocket")
     shapes = {name: linear_shape(frame.get_submodule(name)) for name in target_modules(frame, "mlp")}
@@ -369,7 +374,7 @@ def test_the_pocket_model_is_one_base_by_both_of_its_names(named, given, tmp_pat
             if shape
         }
         save_expert(expert, tmp_path / name, named)
-    words = [*given, f"library={tmp_path / 'a'},{tmp_path / 'b'}", "method=sum", f"out={tmp_path / 'out'}"]
+    words = [*given, f"library={tmp_path / 'a'},{tmp_path / 'b'}", "composition=sum", f"out={tmp_path / 'out'}"]
     assert main(words) == 0, capsys.readouterr().err
 
 
@@ -377,9 +382,14 @@ def test_another_base_is_composed_when_it_is_wanted(made, tmp_path, capsys):
     it = made("qwen2")
     shutil.copytree(it.adapters[1], tmp_path / "b")
     (tmp_path / "b" / "expert.json").write_text(json.dumps({"base_digest": "0" * 16}))
-    words = [f"base={it.base}", f"library={it.adapters[0]},{tmp_path / 'b'}", "method=sum", f"out={tmp_path / 'out'}"]
+    words = [
+        f"model={it.base}",
+        f"library={it.adapters[0]},{tmp_path / 'b'}",
+        "composition=sum",
+        f"out={tmp_path / 'out'}",
+    ]
     assert main(words) == 2
-    assert main([*words, "another_base=true"]) == 0, capsys.readouterr().err
+    assert main([*words, "another_model=true"]) == 0, capsys.readouterr().err
     (tmp_path / "b" / "expert.json").write_text(json.dumps({"base_digest": digest_of(str(it.base))}))
     assert main([*words[:-1], f"out={tmp_path / 'right'}"]) == 0, capsys.readouterr().err
 
@@ -389,8 +399,11 @@ def spoiled(folder: Path, what: str) -> None:
     name = next(iter(said["modules"]))
     if what == "format":
         said["format"] = 2
+    if what == "kind":
+        said["modules"][name]["kind"] = "subprocess.Popen"
     if what == "class":
-        said["modules"][name]["kind"] = "Popen"
+        del said["modules"][name]["kind"]
+        said["modules"][name]["class"] = "subprocess.Popen"
     if what == "field":
         said["modules"][name]["widths"] = 3
     if what == "module":
@@ -400,7 +413,7 @@ def spoiled(folder: Path, what: str) -> None:
         (folder / "composition.safetensors").write_bytes((folder / "composition.safetensors").read_bytes()[:100])
 
 
-@pytest.mark.parametrize("what", ["format", "class", "field", "module", "json", "factors"])
+@pytest.mark.parametrize("what", ["format", "kind", "class", "field", "module", "json", "factors"])
 def test_a_folder_that_is_no_composition_of_the_model_is_refused(made, tmp_path, what):
     it = made("qwen2")
     model, composition = composed(it, "arrow")
@@ -409,6 +422,19 @@ def test_a_folder_that_is_no_composition_of_the_model_is_refused(made, tmp_path,
     with pytest.raises(SettingError, match=r"^composition: got ") as error:
         load_composition(tmp_path / "out", model)
     assert str(tmp_path / "out") in str(error.value)
+
+
+def test_a_folder_of_an_earlier_version_names_classes_and_loads(made, tmp_path):
+    it = made("qwen2")
+    model, composition = composed(it, "arrow", temperature=0.5)
+    save_composition(composition, model, tmp_path / "out", Card(str(it.base), "arrow"))
+    said = json.loads((tmp_path / "out" / "composition.json").read_text())
+    for fields in said["modules"].values():
+        assert fields.pop("kind") == "Routed"
+        fields["class"] = "llm.compositions.arrow.Routed"
+    said["options"] = said.pop("dials")
+    (tmp_path / "out" / "composition.json").write_text(json.dumps(said))
+    assert torch.equal(logits(model, load_composition(tmp_path / "out", model)), logits(model, composition))
 
 
 def test_a_composition_of_another_model_is_refused_both_ways(made, tmp_path):
@@ -457,5 +483,5 @@ def test_help_is_quick_and_knows_no_torch():
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith("python -m llm.compose library=")
-    assert all(f.name in run.stdout for f in dataclasses.fields(Knobs))
+    assert all(name in run.stdout for name in EVERY)
     assert run.stdout.endswith("[]\n")

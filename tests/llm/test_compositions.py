@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 from lora_reuse.llm.adapters.lowrank import LowRank
-from lora_reuse.llm.compositions import RULES, Options, RoutedDelta, compose
+from lora_reuse.llm.compositions import RULES, RoutedDelta, compose
 from lora_reuse.llm.compositions.arrow import Routed
 from lora_reuse.llm.compositions.lego import k_means
 from lora_reuse.llm.compositions.sparse import elect_and_average, keep_largest
 from lora_reuse.runs.settings import SettingError
+from lora_reuse.theory import compositions as theirs
+from lora_reuse.theory import edits
 
 torch.set_num_threads(1)
 SHAPES = {"up": (11, 7), "down": (7, 11)}
@@ -45,15 +47,17 @@ def zeroed(expert):
     return {name: LowRank(torch.zeros_like(update.out), update.into) for name, update in expert.items()}
 
 
-TWINS = {"sum", "average", "linear", "uniform", "cat", "arrow", "arrow_after", "knots", "ties", "dare"}
+TWINS = RULES.keys() & theirs.RULES.keys() - {"random"}
+"""The theory's `random` knows which prompts have nothing to do with the facts; every other rule of one name is the
+same."""
 
 
 def test_the_rules_are_those_of_the_theory():
     """The theory's lorahub and its fitted cat are in `llm.learned`, its `oracle` is an expert here; `lego` and the
-    merges of LoRI look at what training leaves. Its `random` knows which prompts have nothing to do with the facts, so
-    it has no twin; every other rule has one below."""
-    assert set(RULES) == set(theory.compositions.RULES) - {"lorahub", "oracle"} | {"lego", "lori_concat", "lori_linear"}
-    assert set(RULES) & set(theory.compositions.RULES) - {"random"} == TWINS
+    merges of LoRI look at what training leaves."""
+    assert theirs.RULES.keys() - RULES.keys() == {"lorahub", "oracle"}
+    assert {"lego", "lori_concat", "lori_linear"} <= RULES.keys() - theirs.RULES.keys()
+    assert {"sum", "average", "linear", "uniform", "cat", "arrow", "arrow_after", "knots", "ties", "dare"} <= TWINS
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -137,16 +141,13 @@ def test_the_theory_computes_the_same(name, knobs: dict[str, Any]):
     KnOTS hangs on rounding, and DARE has no masks, which are of factors here and of ΔW there."""
     if name in ("knots", "dare"):
         knobs = {"density": 1.0}
-    balanced = [theory.edits.LowRank(*(factor.double().numpy() for factor in e["up"])).balanced() for e in library()]
+    balanced = [edits.LowRank(*(factor.double().numpy() for factor in e["up"])).balanced() for e in library()]
     experts = [{"up": LowRank(torch.from_numpy(e.out).float(), torch.from_numpy(e.into).float())} for e in balanced]
     x = tokens("up").flatten(0, 1)
     there = (
-        theory.compositions.compose(
-            name, balanced, theory.compositions.Context(**{"weights": (1.0, 1.0, 1.0), **knobs})
-        )
-        @ x.double().numpy().T
+        theirs.compose(name, balanced, theirs.Context(**{"weights": (1.0, 1.0, 1.0), **knobs})) @ x.double().numpy().T
     )
-    here = compose(name, experts, Options(**knobs))["up"](x)
+    here = compose(name, experts, **{dial: knobs[dial] for dial in RULES[name].dials.keys() & knobs})["up"](x)
     np.testing.assert_allclose(here.T.numpy(), there, rtol=1e-4, atol=1e-4)
 
 
@@ -155,9 +156,9 @@ def test_ties_on_factors_is_the_theorys_on_updates_where_one_factor_is_the_ident
     """ΔW_i = A_i Iᵀ: the identity has one value to keep and to agree on, so A is merged as ΔW is."""
     random = torch.Generator().manual_seed(0)
     experts = [{"up": LowRank(torch.randn(11, 7, generator=random), torch.eye(7))} for _ in range(3)]
-    twins = [theory.edits.LowRank(*(factor.double().numpy() for factor in e["up"])) for e in experts]
-    there = theory.compositions.compose("ties", twins, theory.compositions.Context(density=density))
-    here = compose("ties", experts, Options(density=density, trim="module"))["up"]
+    twins = [edits.LowRank(*(factor.double().numpy() for factor in e["up"])) for e in experts]
+    there = theirs.compose("ties", twins, theirs.Context(density=density))
+    here = compose("ties", experts, density=density, trim="module")["up"]
     assert isinstance(here, LowRank)
     np.testing.assert_allclose(here.dense(), np.asarray(there), rtol=1e-5)
 
@@ -165,23 +166,23 @@ def test_ties_on_factors_is_the_theorys_on_updates_where_one_factor_is_the_ident
 @pytest.mark.parametrize("scores", ["raw", "cosine"])
 def test_the_theory_routes_the_same(scores):
     experts = library()
-    twins = [theory.edits.LowRank(*(factor.double().numpy() for factor in e["up"])) for e in experts]
-    context = theory.compositions.Context(scores="kernel" if scores == "raw" else scores, top_k=2)
-    there = theory.compositions.compose("arrow_after", twins, context)
-    here = compose("arrow_after", experts, Options(scores=scores, top_k=2))["up"]
+    twins = [edits.LowRank(*(factor.double().numpy() for factor in e["up"])) for e in experts]
+    context = theirs.Context(scores="kernel" if scores == "raw" else scores, top_k=2)
+    there = theirs.compose("arrow_after", twins, context)
+    here = compose("arrow_after", experts, scores=scores, top_k=2)["up"]
     assert isinstance(here, Routed)
-    assert isinstance(there, theory.compositions.arrow.Routed)
+    assert isinstance(there, theirs.arrow.Routed)
     x = tokens("up").flatten(0, 1)
     np.testing.assert_allclose(here.weights(x).T.numpy(), there.weights(x.double().numpy().T), atol=1e-5)
 
 
 def test_given_weights_may_differ_by_module():
     a, b = library(2)
-    given = compose("cat", [a, b], Options(weights={"up": (2.0, 0.0), "down": (0.0, 3.0)}))
+    given = compose("cat", [a, b], weights={"up": (2.0, 0.0), "down": (0.0, 3.0)})
     torch.testing.assert_close(given["up"](tokens("up")), 2 * a["up"](tokens("up")))
     torch.testing.assert_close(given["down"](tokens("down")), 3 * b["down"](tokens("down")))
     with pytest.raises(SettingError, match="weights: got none for down; allowed: weights for every module"):
-        compose("cat", [a, b], Options(weights={"up": (1, 1)}))
+        compose("cat", [a, b], weights={"up": (1, 1)})
 
 
 def test_the_norm_and_singular_vectors_are_those_of_the_dense_matrix():
@@ -210,7 +211,7 @@ def test_prototypes_are_exact_even_where_singular_values_nearly_coincide(ratio):
 
 
 def router(name="arrow", experts=3, **knobs):
-    delta = compose(name, library(experts), Options(**knobs))["up"]
+    delta = compose(name, library(experts), **knobs)["up"]
     assert isinstance(delta, Routed)
     return delta
 
@@ -276,7 +277,7 @@ def test_random_experts_have_the_norms_of_the_experts():
         np.testing.assert_allclose(
             LowRank(drawn.out[:, columns], drawn.into[:, columns]).norm(), expert["up"].norm(), rtol=1e-5
         )
-    assert not torch.equal(drawn.out, compose("random", library(), Options(seed=1))["up"].out)  # pyright: ignore[reportAttributeAccessIssue]
+    assert not torch.equal(drawn.out, compose("random", library(), seed=1)["up"].out)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def hand(*values):
@@ -286,26 +287,26 @@ def hand(*values):
 
 def test_ties_by_hand():
     a, b = hand(3.0, -1.0, 0.1, 2.0), hand(1.0, 2.0, -0.2, -3.0)
-    whole = compose("ties", [a, b], Options(density=0.5))["m"]  # kept: a 3, 2; b 2, −3
+    whole = compose("ties", [a, b], density=0.5)["m"]  # kept: a 3, 2; b 2, −3
     assert isinstance(whole, LowRank)
     assert torch.cat([whole.out, whole.into]).flatten().tolist() == [3.0, 2.0, 0.0, -3.0]
-    each = compose("ties", [a, b], Options(density=0.5, trim="module"))["m"]  # kept of A: a 3, b 2; of B: a 2, b −3
+    each = compose("ties", [a, b], density=0.5, trim="module")["m"]  # kept of A: a 3, b 2; of B: a 2, b −3
     assert isinstance(each, LowRank)
     assert torch.cat([each.out, each.into]).flatten().tolist() == [3.0, 2.0, 0.0, -3.0]
     a = hand(3.0, -4.0, 0.1, 0.2)  # the share of all weights lies in A alone
-    whole, each = (compose("ties", [a], Options(density=0.5, trim=trim))["m"] for trim in ("global", "module"))
+    whole, each = (compose("ties", [a], density=0.5, trim=trim)["m"] for trim in ("global", "module"))
     assert whole.into.flatten().tolist() == [0.0, 0.0]  # pyright: ignore[reportAttributeAccessIssue]
     assert [round(v, 6) for v in each.into.flatten().tolist()] == [0.0, 0.2]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_ties_over_modules_and_as_the_theory_elects():
     large, small = library(1)[0], {name: LowRank(0.01 * u.out, 0.01 * u.into) for name, u in library(1)[0].items()}
-    kept = compose("ties", [{"up": large["up"], "down": small["down"]}], Options(density=0.3))
+    kept = compose("ties", [{"up": large["up"], "down": small["down"]}], density=0.3)
     assert not change({"up": LowRank(torch.zeros(11, 1), torch.zeros(7, 1)), "down": kept["down"]}).any()
     stack = torch.randn(3, 6, 8, generator=torch.Generator().manual_seed(0))
     for density in (0.2, 0.5, 1.0):
         here = elect_and_average(torch.stack([keep_largest(matrix, density) for matrix in stack]))
-        there = theory.compositions.sparse.merge_ties(list(stack.double().numpy()), density)
+        there = theirs.sparse.merge_ties(list(stack.double().numpy()), density)
         np.testing.assert_allclose(here, there, rtol=1e-5)
 
 
@@ -316,7 +317,7 @@ def test_knots_through_the_core_is_knots(density):
     U, S, Vh = torch.linalg.svd(torch.cat(dense, dim=1), full_matrices=False)
     k = int((S / S[0] > 1e-5).sum())
     blocks = [keep_largest(S[:k, None] * block, density) for block in Vh[:k].split(7, dim=1)]
-    merged = compose("knots", experts, Options(density=density))["up"]
+    merged = compose("knots", experts, density=density)["up"]
     assert isinstance(merged, LowRank)
     torch.testing.assert_close(
         merged.dense(), (U[:, :k] @ elect_and_average(torch.stack(blocks))).float(), rtol=1e-4, atol=1e-4
@@ -324,15 +325,15 @@ def test_knots_through_the_core_is_knots(density):
 
 
 def test_dare_is_unbiased_and_its_masks_are_its_own():
-    drawn = torch.stack([change(compose("dare", library(), Options(density=0.5, seed=seed))) for seed in range(300)])
+    drawn = torch.stack([change(compose("dare", library(), density=0.5, seed=seed)) for seed in range(300)])
     z = (drawn.mean(dim=0) - change(compose("sum", library()))) / drawn.std(dim=0) * 300**0.5
     assert z.abs().max() < 5.3  # one z in 1e7
     for then, whole in (("sum", "sum"), ("linear", "linear")):
         torch.testing.assert_close(
-            change(compose("dare", library(), Options(density=1, then=then))), change(compose(whole, library()))
+            change(compose("dare", library(), density=1, then=then)), change(compose(whole, library()))
         )
-    ties = change(compose("dare", library(), Options(density=1, then="ties")))
-    torch.testing.assert_close(ties, change(compose("ties", library(), Options(density=1))))
+    ties = change(compose("dare", library(), density=1, then="ties"))
+    torch.testing.assert_close(ties, change(compose("ties", library(), density=1)))
     state = torch.get_rng_state()
     compose("dare", library())
     assert torch.equal(state, torch.get_rng_state())
@@ -346,12 +347,12 @@ def test_lego_sorts_ranks():
     (expert,) = library(1)
     torch.testing.assert_close(change(compose("lego", [expert, expert, expert])), change(expert), rtol=1e-4, atol=1e-4)
     a, b = library(2)
-    all_units = compose("lego", [a, b], Options(rank=6))
+    all_units = compose("lego", [a, b], merged_rank=6)
     torch.testing.assert_close(change(all_units), change(compose("sum", [a, b])), rtol=1e-4, atol=1e-4)
     merged = compose("lego", [a, b])["up"]
     assert isinstance(merged, LowRank)
     assert merged.rank == 3
-    pair = compose("lego", [hand(2.0, 0.0, 2.0, 0.0), hand(0.0, 2.0, 2.0, 0.0)], Options(rank=1))["m"]
+    pair = compose("lego", [hand(2.0, 0.0, 2.0, 0.0), hand(0.0, 2.0, 2.0, 0.0)], merged_rank=1)["m"]
     assert isinstance(pair, LowRank)
     torch.testing.assert_close(
         pair.dense(), 8 / 6 * torch.tensor([[2.0, 0.0], [2.0, 0.0]])
@@ -372,17 +373,27 @@ def test_lego_sorts_ranks():
             "library: got shapes (7, 11) and (7, 12) of",
         ),
         (
-            lambda: compose("linear", library(), Options(weights=(1, 2))),
+            lambda: compose("linear", library(), weights=(1, 2)),
             "weights: got 2; allowed: one for each of the 3 experts",
         ),
-        (lambda: Options(density=0), "density: got 0"),
-        (lambda: Options(density=1.5), "density: got 1.5"),
-        (lambda: Options(temperature=-1), "temperature: got -1"),
-        (lambda: Options(top_k=-1), "top_k: got -1"),
-        (lambda: Options(scores="cosin"), "scores: got 'cosin'; allowed: raw | cosine; did you mean 'cosine'?"),
-        (lambda: Options(prototypes="none"), "prototypes: got 'none'"),
-        (lambda: Options(trim="layer"), "trim: got 'layer'"),
-        (lambda: Options(then="cat"), "then: got 'cat'"),
+        *(
+            (lambda rule=rule, dial=dial: compose(rule, library(), **dial), message)
+            for rule, dial, message in [
+                ("ties", {"density": 0}, "density: got 0; allowed: a number from 1e-06 to 1"),
+                ("dare", {"density": 1.5}, "density: got 1.5"),
+                ("arrow", {"temperature": -1}, "temperature: got -1"),
+                ("arrow", {"top_k": -1}, "top_k: got -1"),
+                ("arrow", {"top_k": 1.5}, "top_k: got 1.5; allowed: a whole number"),
+                ("arrow", {"scores": "cosin"}, "scores: got 'cosin'; allowed: raw | cosine; did you mean 'cosine'?"),
+                ("arrow", {"prototypes": "none"}, "prototypes: got 'none'"),
+                ("ties", {"trim": "layer"}, "trim: got 'layer'"),
+                ("dare", {"then": "cat"}, "then: got 'cat'"),
+                ("cat", {"weights": (1.0, float("nan"), 1.0)}, "weights: got (1.0, nan, 1.0)"),
+                ("ties", {"temperature": 2.0}, "temperature: got 2.0; allowed: density, trim; ties does not read it"),
+                ("ties", {"densty": 0.3}, "densty: got 0.3; allowed: density, trim; did you mean 'density'?"),
+                ("sum", {"density": 0.3}, "density: got 0.3; allowed: no dial with sum; sum does not read it"),
+            ]
+        ),
     ],
 )
 def test_mistakes_are_one_line(make, message):

@@ -17,7 +17,6 @@ from lora_reuse.llm import skills, two_hop
 from lora_reuse.llm.adapters.folders import save_expert
 from lora_reuse.llm.adapters.lowrank import Expert, LowRank
 from lora_reuse.llm.adapters.modules import target_modules
-from lora_reuse.llm.compositions import Options as Knobs
 from lora_reuse.llm.compositions import compose
 from lora_reuse.llm.data.facts import triplets
 from lora_reuse.llm.data.subsets import examples
@@ -161,7 +160,7 @@ def test_overlap_is_the_multiple_of_a_keys_own_change(pair):
     [("sum", None, (1.0, 1.0)), ("average", None, (0.5, 0.5)), ("cat", (0.3, -0.7), (0.3, -0.7))],
 )
 def test_scales_of_rules_without_cross_terms_are_their_weights(pair, rule, weights, expected):
-    found = scales(compose(rule, pair, Knobs(weights=weights)), pair, vectors(pair, 4))
+    found = scales(compose(rule, pair, **({"weights": weights} if weights else {})), pair, vectors(pair, 4))
     torch.testing.assert_close(found.each, torch.tensor(expected).expand(4, 2), rtol=1e-3, atol=1e-3)
     assert found.left.max() < 1e-3
 
@@ -254,7 +253,7 @@ def test_what_is_whose_on_a_model(base, pair):
     """cat with weights (1, 0) is the first adapter, with (0, 1) the second, with (0, 0) the base: on every prompt, and
     the own prompts are kept."""
     weights: Any = {"a": (1.0, 0.0), "b": (0.0, 1.0), "base": (0.0, 0.0)}
-    made = {name: compose("cat", pair, Knobs(weights=w)) for name, w in weights.items()}
+    made = {name: compose("cat", pair, weights=w) for name, w in weights.items()}
     found = measure(base, pair, made, PROMPTS, 6)
     forecasts = {name: forecast(composed) for name, composed in found.composed.items()}
     for name, f in forecasts.items():
@@ -302,8 +301,8 @@ def prompts(tmp_path) -> Path:
 
 def test_from_two_adapters_to_a_verdict_and_a_plot(folder, adapters, prompts, tmp_path, capsys):
     words = [
-        f"base={folder}",
-        f"adapters={adapters}",
+        f"model={folder}",
+        f"library={adapters}",
         f"prompts={prompts}",
         "answer_tokens=5",
         "composition=sum,uniform,arrow",
@@ -332,20 +331,23 @@ def test_from_two_adapters_to_a_verdict_and_a_plot(folder, adapters, prompts, tm
 @pytest.mark.parametrize(
     ("words", "lines", "message"),
     [
-        ([], None, "adapters: got nothing; allowed: two"),
-        (["adapters=a,b,c"], None, "adapters: got a,b,c; allowed: two"),
-        (["adapters=a,b"], None, "prompts: got nothing"),
-        (["adapters=a,b"], [], "without any of set 'a'"),
-        (["adapters=a,b"], ['{"set": "a", "prompt": "x"}', "{"], ":2: got '{'; allowed: one JSON object a line"),
-        (["adapters=a,b"], ['{"set": "c", "prompt": "x"}'], "got set 'c'; allowed: a | b | hoped"),
-        (["adapters=a,b"], ['{"set": "a", "prompt": " "}'], ":1: got"),
-        (["adapters=a,b"], ['{"set": "a", "prompt": "x", "answer": "y"}'], "the key 'answer'"),
+        ([], None, "library: got nothing; allowed: two"),
+        (["library=a,b,c"], None, "library: got a,b,c; allowed: two"),
+        (["library=a,b"], None, "prompts: got nothing"),
+        (["library=a,b"], [], "without any of set 'a'"),
+        (["library=a,b"], ['{"set": "a", "prompt": "x"}', "{"], ":2: got '{'; allowed: one JSON object a line"),
+        (["library=a,b"], ['{"set": "c", "prompt": "x"}'], "got set 'c'; allowed: a | b | hoped"),
+        (["library=a,b"], ['{"set": "a", "prompt": " "}'], ":1: got"),
+        (["library=a,b"], ['{"set": "a", "prompt": "x", "answer": "y"}'], "the key 'answer'"),
         (
-            ["adapters=a,b", "base=nowhere"],
+            ["library=a,b", "model=nowhere"],
             [json.dumps({"set": s, "prompt": "x"}) for s in ("a", "b", "hoped")],
             "model: got nowhere",
         ),
         (["composition=sun"], None, "did you mean 'sum'?"),
+        (["library=a,b", "composition=sum,ties", "density=0.3", "top_k=1"], [], "top_k: got 1; allowed: density, trim"),
+        (["adapters=a,b"], None, "adapters: got an unknown setting"),
+        (["base=a"], None, "it is model= now"),
     ],
 )
 def test_mistakes_are_one_line(words, lines, message, tmp_path, capsys):

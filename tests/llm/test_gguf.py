@@ -12,7 +12,7 @@ from gguf import GGMLQuantizationType, dequantize, quantize
 from lora_reuse.llm.adapters.modules import target_modules
 from lora_reuse.llm.decoding.models import digest_of, example, load_base, load_frame, stop_ids
 from lora_reuse.llm.decoding.names import SMOLLM2, digest, place_of
-from lora_reuse.llm.protocols.settings import PRESETS, TwoHop, arrow_temperature, preset_of, with_preset
+from lora_reuse.llm.protocols.settings import PRESETS, TwoHop, preset_dials, preset_of, with_preset
 from lora_reuse.runs.settings import SettingError
 
 from tests.llm.tiny_gguf import tiny_gguf
@@ -142,7 +142,7 @@ def test_a_preset_goes_with_the_model_and_not_with_its_name(tmp_path):
     assert [
         preset_of(model) for model in ("pocket", "smollm2", str(SMOLLM2), "Qwen/Qwen2.5-3B-Instruct", str(tmp_path))
     ] == [*("pocket", "smollm2", "smollm2", "", "")]
-    assert arrow_temperature(0.0, "smollm2") == PRESETS["smollm2"]["temperature"]
+    assert preset_dials("smollm2") == {"temperature": PRESETS["smollm2"]["temperature"]}
     axes = with_preset(TwoHop, {"model": ("smollm2",), "rate": (1e-4,)})
     assert (axes["steps"], axes["rate"], axes["chat"]) == ((300,), (1e-4,), ("off",))
     with pytest.raises(SettingError, match="got smollm2, which has settings of its own, and pocket, which has others"):

@@ -16,7 +16,7 @@ from lora_reuse.llm.adapters.modules import target_modules
 from lora_reuse.llm.adapters.saving import Card, load_composition, save_composition
 from lora_reuse.llm.adapters.training import Spec
 from lora_reuse.llm.adapters.training import tokens as trained_on
-from lora_reuse.llm.compositions import RULES, Composition, Library, Options, RoutedDelta, compose, each_module
+from lora_reuse.llm.compositions import RULES, Composition, Library, RoutedDelta, compose, each_module
 from lora_reuse.llm.compositions.sums import concatenated
 from lora_reuse.llm.data.facts import triplets
 from lora_reuse.llm.data.mixtures import SETUPS, data_mix, oracle, pair
@@ -25,12 +25,14 @@ from lora_reuse.llm.decoding.models import Base, example, load_base
 from lora_reuse.llm.decoding.resident import Resident
 from lora_reuse.llm.learned import LEARNED, Learning, fit, learn, learned
 from lora_reuse.llm.learned.fitting import Parameters, answer_loss, search
-from lora_reuse.llm.protocols import settings
+from lora_reuse.llm.protocols import dials
 from lora_reuse.llm.protocols.composed import DATA, OWN_SHARE
 from lora_reuse.llm.protocols.protocol import main
 from lora_reuse.llm.protocols.settings import Training, TwoHop
 from lora_reuse.runs.rows import load_rows
 from lora_reuse.runs.settings import SettingError
+from lora_reuse.theory import compositions as theirs
+from lora_reuse.theory import edits
 from peft import XLoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch.func import functional_call
@@ -82,7 +84,7 @@ def planted(made: Composition, count=12) -> list[tuple[dict, dict]]:
     return [(x, {name: made[name](value) for name, value in x.items()}) for x in inputs]
 
 
-GOAL = planted(compose("cat", library(3), Options(weights=(0.9, -0.4, 0.2))))
+GOAL = planted(compose("cat", library(3), weights=(0.9, -0.4, 0.2)))
 
 
 def found(name: str, experts: Library, learning: Learning = QUICK) -> Parameters:
@@ -191,15 +193,15 @@ def test_what_was_learned_can_be_kept(name, base, tmp_path):
 @pytest.mark.parametrize("name", ["cat", "cat_softmax", "lorahub"])
 def test_the_theory_finds_the_same(name):
     """From the same matrices and examples. The theory adds balanced factors, so the experts are balanced."""
-    balanced = [theory.edits.LowRank(*(factor.double().numpy() for factor in e["up"])).balanced() for e in library()]
+    balanced = [edits.LowRank(*(factor.double().numpy() for factor in e["up"])).balanced() for e in library()]
     twins = [{"up": LowRank(torch.from_numpy(e.out).float(), torch.from_numpy(e.into).float())} for e in balanced]
     x = torch.randn(9, 7, generator=torch.Generator().manual_seed(2))
     noise = torch.randn(9, 11, generator=torch.Generator().manual_seed(3))
     weights = (0.7, 0.2, 0.1) if name == "cat_softmax" else (0.9, -0.5, 0.3)
-    goal = compose("linear" if name == "lorahub" else "cat", twins, Options(weights=weights))["up"](x) + 0.1 * noise
-    fitted = theory.compositions.Examples(x.T.double().numpy(), goal.T.double().numpy())
-    context = theory.compositions.Context(examples=fitted, fit="softmax" if name == "cat_softmax" else "free")
-    there = theory.compositions.compose(name.removesuffix("_softmax"), balanced, context) @ fitted.features
+    goal = compose("linear" if name == "lorahub" else "cat", twins, weights=weights)["up"](x) + 0.1 * noise
+    fitted = theirs.Examples(x.T.double().numpy(), goal.T.double().numpy())
+    context = theirs.Context(examples=fitted, fit="softmax" if name == "cat_softmax" else "free")
+    there = theirs.compose(name.removesuffix("_softmax"), balanced, context) @ fitted.features
     values = fit(
         name,
         twins,
@@ -290,10 +292,10 @@ def test_learning_on_a_base(base, asked, name):
 
 def test_lorahub_finds_a_planted_weight():
     """In forty looks: the experts' own data, under weights (0.8, −0.6). Their sign together is free."""
-    goal = planted(compose("linear", library(2), Options(weights=(0.8, -0.6))))
+    goal = planted(compose("linear", library(2), weights=(0.8, -0.6)))
     w = fit("lorahub", library(2), squared, goal)["weights"]
     torch.testing.assert_close(w * w.sign()[0], torch.tensor([0.8, -0.6]), atol=0.02, rtol=0)
-    goal = planted(compose("cat", library(2), Options(weights=(0.8, -0.6))))
+    goal = planted(compose("cat", library(2), weights=(0.8, -0.6)))
     torch.testing.assert_close(
         fit("lorahub_cat", library(2), squared, goal)["weights"], torch.tensor([0.8, -0.6]), atol=0.02, rtol=0
     )
@@ -414,8 +416,8 @@ def test_x_lora_weighs_as_we_do_but_cannot_sit_on_a_resident_base(folder, tmp_pa
 
 
 def test_the_settings_offer_every_rule_under_every_source():
-    assert set(settings.SOURCES) == set(DATA)
-    assert set(settings.LEARNED) == {f"{name}:{source}" for name in LEARNED for source in DATA}
+    assert set(dials.SOURCES) == set(DATA)
+    assert set(dials.LEARNED) == {f"{name}:{source}" for name in LEARNED for source in DATA}
 
 
 SMALL = "triplets=2 bridge_triplets=2 steps=2 batch=4 rank=2 rate=0.05 answer_tokens=4 step_tokens=8 workers=1 learn_steps=2 learn_tries=3".split()
@@ -427,7 +429,7 @@ def test_learned_compositions_are_asked_like_any_other(folder, tmp_path, capsys)
         *SMALL,
         "dataset=F",
         "library=2-combination",
-        f"composition={','.join(settings.LEARNED)}",
+        f"composition={','.join(dials.LEARNED)}",
         f"out={tmp_path}",
     ]
     assert main(two_hop.PROTOCOL, [*words, "prompting=direct", "log_probs=false"]) == 0, capsys.readouterr().err

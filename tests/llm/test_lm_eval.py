@@ -124,10 +124,14 @@ def test_a_folder_is_never_overwritten(folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["library=a,b"], "method: got nothing; allowed: library= and method= together"),
-        (["method=sum"], "method: got sum; allowed: library= and method= together"),
-        (["library=a", "method=sum", "composition=c"], "composition: got c; allowed: either it"),
-        (["method=sun"], "did you mean 'sum'?"),
+        (["library=a,b"], "composition: got nothing; allowed: arrow | "),
+        (["composition=sum"], "library: got nothing; allowed: the adapters, with composition=sum"),
+        (["library=a", "composition=c"], "composition: got c; allowed: arrow | "),
+        (["composition=sun"], "composition: got sun, which is no folder; allowed: a folder, or a rule"),
+        (["library=a,b", "composition=sun"], "did you mean 'sum'?"),
+        (["density=0.3"], "density: got 0.3; allowed: dials of a rule with library="),
+        (["method=sum"], "it is composition= now"),
+        (["base=pocket"], "it is model= now"),
         (["tasks=a b"], "tasks: got 'a b'"),
     ],
 )
@@ -168,8 +172,8 @@ def test_a_composed_model_answers_there_what_it_answers_here(model, adapters, tm
     without it, after it."""
     pytest.importorskip("lm_eval")
     tasks = "lora_reuse_f12,lora_reuse_f12_cot"
-    words = [f"base={model}", f"tasks={tasks}", "triplets=2", "limit=3", "batch=2"]
-    assert main([*words, f"library={','.join(adapters)}", "method=arrow", f"out={tmp_path / 'arrow'}"]) == 0, (
+    words = [f"model={model}", f"tasks={tasks}", "triplets=2", "limit=3", "batch=2"]
+    assert main([*words, f"library={','.join(adapters)}", "composition=arrow", f"out={tmp_path / 'arrow'}"]) == 0, (
         capsys.readouterr().err
     )
     assert "lora_reuse_f12" in capsys.readouterr().out
@@ -194,7 +198,7 @@ def test_a_composed_model_answers_there_what_it_answers_here(model, adapters, tm
 @pytest.mark.filterwarnings("ignore")
 def test_an_unknown_task_is_one_line(model, capsys):
     pytest.importorskip("lm_eval")
-    assert main([f"base={model}", "tasks=lora_reuse_r12_cto"]) == 2
+    assert main([f"model={model}", "tasks=lora_reuse_r12_cto"]) == 2
     assert (
         "tasks: got lora_reuse_r12_cto; allowed: a task of lm-eval, or lora_reuse_...; did you mean"
         in capsys.readouterr().err

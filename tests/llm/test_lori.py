@@ -13,7 +13,7 @@ from lora_reuse.llm.adapters.folders import WEIGHTS, linear_shape, load_expert, 
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.adapters.modules import target_modules
 from lora_reuse.llm.adapters.training import Spec, expert
-from lora_reuse.llm.compositions import Options, compose
+from lora_reuse.llm.compositions import compose
 from lora_reuse.llm.data.facts import triplets
 from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.decoding.models import Base, load_base
@@ -150,10 +150,10 @@ def test_the_merges_are_pefts(count, base, tmp_path):
             theirs = layer.lora_B[kind].weight @ layer.lora_A[kind].weight * layer.scaling[kind]
             assert isinstance(delta, LowRank)
             torch.testing.assert_close(delta.dense(), theirs.detach(), rtol=1e-4, atol=1e-4)
-    given = Options(weights=(0.3,) * count)
+    given = (0.3,) * count
     for ours, same, weights in (("lori_concat", "cat", 0.3), ("lori_linear", "linear", 0.3**0.5)):
-        other = compose(same, experts, Options(weights=(weights,) * count))
-        for name, delta in compose(ours, experts, given).items():
+        other = compose(same, experts, weights=(weights,) * count)
+        for name, delta in compose(ours, experts, weights=given).items():
             torch.testing.assert_close(delta.dense(), other[name].dense())  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(SettingError, match="numbers from 0, as lori_linear takes their roots"):
-        compose("lori_linear", experts, Options(weights=(-0.5,) + (1.0,) * (count - 1)))
+        compose("lori_linear", experts, weights=(-0.5,) + (1.0,) * (count - 1))

@@ -3,7 +3,7 @@
 import pytest
 from lora_reuse.llm.data.mixtures import SETUPS, pair
 from lora_reuse.llm.methods import GIVEN, PROTOCOL, Methods, library, main, reported, sensible
-from lora_reuse.llm.protocols.settings import LEARNED
+from lora_reuse.llm.protocols.dials import LEARNED
 from lora_reuse.runs.rows import load_rows
 from lora_reuse.runs.settings import grid
 

@@ -21,7 +21,7 @@ from lora_reuse.llm.pocket.__main__ import Options, main
 from lora_reuse.llm.pocket.card import write_card
 from lora_reuse.llm.pocket.corpus import RELATIONS, World, ask
 from lora_reuse.llm.pocket.size import ROW, ROWS, Size
-from lora_reuse.llm.protocols.settings import arrow_temperature
+from lora_reuse.llm.protocols.settings import preset_dials
 from lora_reuse.runs.settings import SettingError, parse
 from safetensors import safe_open
 from transformers import AutoTokenizer
@@ -327,12 +327,8 @@ def test_the_committed_model_is_small_and_safe():
 @committed
 def test_arrow_has_the_temperature_of_the_protocols_on_it():
     folder = str(POCKET)
-    assert [arrow_temperature(0.0, model) for model in ("pocket", folder, "Qwen/Qwen2.5-3B-Instruct")] == [
-        0.25,
-        0.25,
-        1.0,
-    ]
-    assert [arrow_temperature(0.5, model) for model in ("pocket", "Qwen/Qwen2.5-3B-Instruct")] == [0.5, 0.5]
+    found = [preset_dials(model) for model in ("pocket", folder, "Qwen/Qwen2.5-3B-Instruct")]
+    assert found == [{"temperature": 0.25}, {"temperature": 0.25}, {}]
 
 
 def test_the_committed_model_is_what_the_defaults_make():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from lora_reuse.llm.adapters.folders import linear_shape
 from lora_reuse.llm.adapters.lowrank import Expert, LowRank
-from lora_reuse.llm.compositions import RULES, Delta, Options, compose
+from lora_reuse.llm.compositions import RULES, Delta, compose
 from lora_reuse.llm.compositions.arrow import Routed
 from lora_reuse.llm.decoding.resident import Resident
 from lora_reuse.runs.settings import SettingError
@@ -155,7 +155,7 @@ def test_record_keeps_the_gates_of_every_token():
     compositions = [
         compose("arrow", experts),
         compose("sum", experts),
-        compose("arrow_after", experts, Options(top_k=1)),
+        compose("arrow_after", experts, top_k=1),
     ]
     with torch.no_grad(), Resident(model, record=True) as resident:
         resident.use(compositions)

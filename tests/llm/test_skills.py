@@ -13,10 +13,10 @@ from lora_reuse.llm.data import skills as data
 from lora_reuse.llm.data.skills import FORMATS, PEOPLE, Taught, asked, code
 from lora_reuse.llm.protocols import ask as asking
 from lora_reuse.llm.protocols import composed as composing
+from lora_reuse.llm.protocols.dials import LEARNED
 from lora_reuse.llm.protocols.problems import ExamOptions
 from lora_reuse.llm.protocols.protocol import main
 from lora_reuse.llm.protocols.table import table
-from lora_reuse.llm.protocols.settings import LEARNED
 from lora_reuse.llm.skills import SOUPS, Skills, gains, sensible
 from lora_reuse.runs.rows import load_rows
 from lora_reuse.runs.settings import SettingError

@@ -70,7 +70,7 @@ def test_experts_are_composed_and_forecast_under_the_name_they_were_trained_on(o
         if card["own"] in (["R1"], ["R2"]) and card["training"]["layers"] == "mlp" and not card["bridge"]
     ]
     adapters = ",".join(map(str, two_hop[:2]))
-    assert compose.main([f"library={adapters}", "method=ties", f"out={tmp_path / 'composed'}"]) == 0, (
+    assert compose.main([f"library={adapters}", "composition=ties", f"out={tmp_path / 'composed'}"]) == 0, (
         capsys.readouterr().err
     )
     assert (
@@ -81,8 +81,8 @@ def test_experts_are_composed_and_forecast_under_the_name_they_were_trained_on(o
         "".join(json.dumps({"set": name, "prompt": f"Where does {name} live?"}) + "\n" for name in ("a", "b", "hoped"))
     )
     words = [
-        "base=smollm2",
-        f"adapters={adapters}",
+        "model=smollm2",
+        f"library={adapters}",
         "composition=sum",
         f"prompts={prompts}",
         "answer_tokens=4",

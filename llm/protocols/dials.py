@@ -1,0 +1,112 @@
+"""The rules of `llm.compositions` and `llm.learned` with their dials, as their modules declare them. They are read from
+the source, so that `--help` needs no torch."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lora_reuse.runs.dials import Dial, check, declared
+from lora_reuse.runs.settings import SettingError, setting, short
+
+GIVEN = declared("lora_reuse.llm.compositions", "rule")
+TO_LEARN = declared("lora_reuse.llm.learned", "learned")
+SOURCES = ("two_hop", "own")
+"""What a composition learns from: the two-hop questions in the dev templates, or a twentieth of the experts' own
+training examples."""
+LEARNED = tuple(f"{name}:{source}" for name in TO_LEARN for source in SOURCES)
+COMPOSITIONS = ("uniform", "average", "sum", "arrow", "arrow_after")
+"""What most commands ask when no composition is named."""
+CONTROLS = (
+    "base",
+    "random",
+    *(f"{name}:{word}" for name, it in GIVEN.items() if "prototypes" in it.dials for word in ("swapped", "random")),
+)
+WORDS = (*GIVEN, *(word for word in CONTROLS if ":" in word))
+"""Every composition that learns nothing."""
+RULES = tuple(name for name in GIVEN if name not in (*COMPOSITIONS, *CONTROLS))
+"""Those of them that are asked when they are named."""
+
+
+def read_by(composition: str) -> dict[str, Dial]:
+    """The dials of a composition: those of its rule, without `prototypes` where the word says them (`arrow:swapped`).
+    The base and an expert alone have none."""
+    name, _, word = composition.partition(":")
+    rules = TO_LEARN if word in SOURCES else GIVEN
+    found = rules[name].dials if name in rules else {}
+    return {dial: it for dial, it in found.items() if dial not in said_by(composition)}
+
+
+def said_by(composition: str) -> dict[str, str]:
+    """The dial that the word of a composition says itself."""
+    _, _, word = composition.partition(":")
+    return {"prototypes": word} if word and word not in SOURCES else {}
+
+
+def _every() -> dict[str, tuple[Dial, list[str]]]:
+    """All dials by name, each with the rules that have it. Raises TypeError for a name that means two things."""
+    found: dict[str, tuple[Dial, list[str]]] = {}
+    for rule, it in (*GIVEN.items(), *TO_LEARN.items()):
+        for name, dial in it.dials.items():
+            same, rules = found.setdefault(name, (dial, []))
+            if (same.kind.allowed, same.default, same.doc) != (dial.kind.allowed, dial.default, dial.doc):
+                raise TypeError(f"{name} of {rule} and of {rules[0]}: one name, one annotation and one default")
+            rules.append(rule)
+    return found
+
+
+EVERY = _every()
+
+
+def _class(name: str, doc: str, left_out: Iterable[str] = (), **how: Any) -> Any:
+    fields = [
+        (dial, Any, setting(it.default, it.kind, f"{', '.join(rules)}: {it.doc}", **how))
+        for dial, (it, rules) in EVERY.items()
+        if dial not in left_out
+    ]
+    return dataclasses.make_dataclass(name, fields, frozen=True, namespace={"__doc__": doc, "__module__": __name__})
+
+
+Dials = _class("Dials", "Of the rule; a dial that it does not have is refused.")
+PointDials = _class("PointDials", "Of the rule.", ("seed", "scores", "prototypes"), omitted=True)
+"""What a point says of its rule. Its seed is that of the row, `normalise` says `scores`, and `arrow:swapped` says
+`prototypes`. A row leaves out a dial at its default, and has all values with its provenance."""
+
+
+def made_with(compositions: Iterable[str], given: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, Any]:
+    """The dials of each composition by name: as given, else as the model's preset has them, else the rule's default.
+    Raises SettingError for a given dial that no composition reads."""
+    read = {how: read_by(how) for how in compositions}
+    check(f"composition={','.join(read)}", {k: v for dials in read.values() for k, v in dials.items()}, given)
+    return {
+        how: said_by(how) | {name: given.get(name, preset.get(name, dial.default)) for name, dial in dials.items()}
+        for how, dials in read.items()
+    }
+
+
+def of_point(point: Any, seed: int) -> dict[str, Any]:
+    """The dials of a point's composition, as its rule takes them."""
+    said = {"seed": seed, "scores": "cosine" if point.normalise else "raw", "prototypes": "own"}
+    return {name: said.get(name, getattr(point, name, None)) for name in read_by(point.composition)} | said_by(
+        point.composition
+    )
+
+
+def settled(points: Iterable[Any], named: Mapping[str, tuple]) -> list[Any]:
+    """The points, each with the dials that its rule does not read at their defaults, where a row can leave them out.
+    Raises SettingError for a named dial that no point's rule reads."""
+    points = list(points)
+    read = {point.composition: read_by(point.composition) for point in points if isinstance(point, PointDials)}
+    for name, values in named.items():
+        dial = "scores" if name == "normalise" else name
+        if read and dial in EVERY and not any(dial in dials for dials in read.values()):
+            rules = ",".join(EVERY[dial][1])
+            raise SettingError(name, ",".join(map(short, values)), f"no {name}= but with composition={rules}")
+    return list(dict.fromkeys(_settled(point, read) for point in points))
+
+
+def _settled(point: Any, read: Mapping[str, Mapping[str, Dial]]) -> Any:
+    if not isinstance(point, PointDials):
+        return point
+    omitted = [f.name for f in dataclasses.fields(point) if f.metadata.get("omitted") and f.name in EVERY]
+    unread = {name: EVERY[name][0].default for name in omitted if name not in read[point.composition]}
+    return dataclasses.replace(point, **unread)

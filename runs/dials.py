@@ -1,0 +1,146 @@
+"""Dials that a function declares in its signature, and the declarations of a package read without importing it.
+
+`def ties(library, *, density: Density = 0.2)` has one dial. Its annotation says what it may be and what it means:
+`Density = Annotated[float, Number(1e-6, 1), "share of the weights that is kept"]`, or
+`Annotated[Literal["global", "module"], "what the share is taken of"]`. This is the idea of mergekit's
+`merge_methods/easy_define.py`."""
+
+import ast
+import copy
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args, get_origin
+
+from lora_reuse.runs.settings import Choice, Kind, SettingError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Dial:
+    """A keyword of a function: what it may be, its default, and what it means."""
+
+    kind: Kind
+    default: Any
+    doc: str
+
+    def check(self, name: str, value: Any) -> None:
+        """Raises SettingError for a value that is neither the default nor one whose text the kind takes; of a mapping,
+        each value is looked at."""
+        for one in value.values() if isinstance(value, Mapping) else [value]:
+            text = ":".join(map(str, one)) if isinstance(one, (tuple, list)) else str(one)
+            try:
+                if one is not self.default:
+                    self.kind.parse(text.lower() if isinstance(one, bool) else text)
+            except (ValueError, KeyError):
+                mend = did_you_mean(text, getattr(self.kind, "words", ()))
+                raise SettingError(name, repr(one), self.kind.allowed, mend) from None
+
+
+def dials(function: Callable[..., Any]) -> dict[str, Dial]:
+    """The dials of a function: its keyword-only arguments. Raises TypeError for one whose annotation does not say what
+    it may be and what it means, or that has no default."""
+    found = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            continue
+        base, *notes = get_args(parameter.annotation) or [None]
+        kinds = [note for note in notes if isinstance(note, Kind)]
+        if get_origin(base) is Literal:
+            kinds = [Choice(*get_args(base))]
+        docs = [note for note in notes if isinstance(note, str)]
+        if len(kinds) != 1 or len(docs) != 1 or parameter.default is parameter.empty:
+            where = f"{function.__module__}.{function.__qualname__}"
+            raise TypeError(f'{where}: {name} should be {name}: Annotated[type, Kind(...), "what it means"] = default')
+        found[name] = Dial(kinds[0], parameter.default, docs[0])
+    return found
+
+
+def check(owner: str, known: Mapping[str, Dial], given: Mapping[str, Any]) -> None:
+    """Raises SettingError for a dial that the owner (a rule, by its name) does not read, and for a value out of
+    range."""
+    for name, value in given.items():
+        if name not in known:
+            mend = did_you_mean(name, known) or f"{owner} does not read it"
+            raise SettingError(name, value, ", ".join(known) or f"no dial with {owner}", mend)
+        known[name].check(name, value)
+
+
+class Declared(NamedTuple):
+    """What a decorated function says of itself: its dials, the keywords of its decorator, its docstring."""
+
+    dials: dict[str, Dial]
+    promises: dict[str, Any]
+    doc: str
+
+
+@functools.cache
+def declared(package: str, decorator: str) -> dict[str, Declared]:
+    """The functions under `@decorator(...)` in the modules of a package, by name (a trailing underscore is dropped), in
+    the order of the modules' names.
+
+    Nothing of the package is imported: each module is reduced to the signatures of these functions, and to the imports
+    and assignments that the signatures need."""
+    parent, _, last = package.rpartition(".")
+    folder = Path(next(iter(importlib.import_module(parent).__path__))) / last
+    found: dict[str, Declared] = {}
+
+    def enrol(**promises: Any) -> Callable[[Callable[..., Any]], None]:
+        def record(function: Callable[..., Any]) -> None:
+            found[function.__name__.rstrip("_")] = Declared(dials(function), promises, function.__doc__ or "")
+
+        return record
+
+    for path in sorted(folder.glob("*.py")):
+        if path.stem != "__init__":
+            _run(path, package, set(), {decorator: enrol})
+    return found
+
+
+def _run(path: Path, package: str, wanted: set[str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the wanted names at the top level of a module. The functions that a name of `given` decorates are
+    run too, without their bodies. Other modules of the package are read in the same way."""
+    wanted = set(wanted)
+    kept: list[ast.stmt] = []
+    values: dict[str, Any] = {"__name__": f"{package}.{path.stem}", **given}
+    for node in reversed(ast.parse(path.read_text(encoding="utf-8")).body):
+        if isinstance(node, ast.FunctionDef) and (stub := _stub(node, given)):
+            kept.append(stub)
+            wanted |= _names([stub])
+        elif isinstance(node, ast.Assign) and wanted & _names(node.targets):
+            kept.append(node)
+            wanted |= _names([node.value])
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            taken = [name for name in node.names if (name.asname or name.name) in wanted - given.keys()]
+            module = getattr(node, "module", None) or ""
+            if taken and module.startswith(package):
+                other = path.with_name(f"{module.removeprefix(package).lstrip('.') or '__init__'}.py")
+                inner = _run(other, package, {name.name for name in taken}, {})
+                values |= {name.asname or name.name: inner[name.name] for name in taken}
+            elif taken:
+                node.names = taken
+                kept.append(node)
+    module = ast.fix_missing_locations(ast.Module(kept[::-1], []))
+    exec(compile(module, str(path), "exec"), values)
+    return values
+
+
+def _stub(node: ast.FunctionDef, decorators: Mapping[str, Any]) -> ast.FunctionDef | None:
+    """The function with its keyword-only arguments and its docstring alone, under the decorator with its keywords
+    alone; None where none of the decorators is over it."""
+    calls = [d for d in node.decorator_list if isinstance(d, ast.Call) and _names([d.func]) & decorators.keys()]
+    if not calls:
+        return None
+    stub = copy.deepcopy(node)
+    only = ast.Call(calls[0].func, [], calls[0].keywords)
+    stub.decorator_list, stub.returns, stub.body = [only], None, stub.body[:1]
+    if not ast.get_docstring(node):
+        stub.body = [ast.Pass()]
+    stub.args = ast.arguments([], [], None, stub.args.kwonlyargs, stub.args.kw_defaults, None, [])
+    return stub
+
+
+def _names(nodes: Iterable[ast.AST]) -> set[str]:
+    return {n.id for node in nodes for n in ast.walk(node) if isinstance(n, ast.Name)}
