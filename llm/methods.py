@@ -14,7 +14,7 @@ from statistics import fmean
 from lora_reuse.llm.data.mixtures import SETUPS, data_mix, oracle, pair
 from lora_reuse.llm.protocols.bound import once_in_n
 from lora_reuse.llm.protocols.controls import ORACLE, Control, own_hops
-from lora_reuse.llm.protocols.dials import COMPOSITIONS, LEARNED, RULES
+from lora_reuse.llm.protocols.dials import ADAPTERS, COMPOSITIONS, LEARNED, RULES
 from lora_reuse.llm.protocols.hops import COLUMNS, hop_protocol
 from lora_reuse.llm.protocols.protocol import Row, main
 from lora_reuse.llm.protocols.reported import nearest
@@ -34,9 +34,9 @@ class Methods(Composed):
 
     adapter: str = setting(
         "lora",
-        Choice("lora", "lori_d", "lori_s"),
+        Choice(*ADAPTERS),
         "what is trained, see llm.bridge --help",
-        grid=("lora", "lori_d", "lori_s"),
+        grid=tuple(ADAPTERS),
     )
     setup: str = setting("0", Choice("0", "2"), "two one-hop experts, or two with the fake bridge", grid=("0", "2"))
     library: str = setting(
@@ -71,7 +71,7 @@ def sensible(point: Methods) -> Methods | None:
         return dataclasses.replace(
             point, composition="alone", adapter="lora", setup="0" if point.library == "oracle" else point.setup
         )
-    return point if (point.composition in LORI) == (point.adapter != "lora") else None
+    return point if (point.composition in LORI) == point.adapter.startswith("lori") else None
 
 
 def bound(point: Methods) -> float | None:
@@ -92,7 +92,7 @@ def controls(point: Methods) -> tuple[Control, ...]:
 def reported(point: Methods) -> str:
     """The paper's number (Table 2)."""
     rule = {"cat:two_hop": "cat", "lori_concat": "concat", "lori_linear": "linear"}.get(point.composition, "")
-    kind = {"lora": "LoRA", "lori_d": "LoRI-D", "lori_s": "LoRI-S"}[point.adapter]
+    kind = ADAPTERS[point.adapter].promises["label"]
     asked = (point.prompting, point.setup, point.library) == ("steps", "0", "pair")
     return nearest(2, {"adaptation": kind}, point, rule, "Qwen2.5-7B") if asked else ""
 

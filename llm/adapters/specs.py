@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from lora_reuse.llm.data.graphs import facts_of
 from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.protocols.settings import Training
+from lora_reuse.runs.grid import settings_of
 
 if TYPE_CHECKING:
     from lora_reuse.llm.decoding.models import Base
@@ -39,7 +40,7 @@ class Spec:
     def key(self, base: "Base") -> str:
         """16 hex digits of what made the expert."""
         made = _base(base) | dataclasses.asdict(self)
-        made["training"] = {f.name: getattr(self.training, f.name) for f in dataclasses.fields(Training)}
+        made["training"] = _trained(self.training)
         if not self.bridge:
             made |= {"bridge_triplets": 0}
         return _digest(made)
@@ -70,8 +71,12 @@ class Lessons(Spec):
 
     def key(self, base: "Base") -> str:
         """16 hex digits of what made the expert: the questions and answers themselves, wherever they came from."""
-        training = {f.name: getattr(self.training, f.name) for f in dataclasses.fields(Training)}
-        made = {"lessons": self.source.pairs(), "training": training, "seed": self.seed, "role": self.role}
+        made = {
+            "lessons": self.source.pairs(),
+            "training": _trained(self.training),
+            "seed": self.seed,
+            "role": self.role,
+        }
         return _digest(_base(base) | made)
 
     def pairs(self) -> tuple[Pairs, Pairs]:
@@ -81,6 +86,13 @@ class Lessons(Spec):
 
 def _base(base: "Base") -> dict[str, Any]:
     return {"format": FORMAT, "base": base.digest, "chat": base.chat, "dtype": str(base.model.dtype)}
+
+
+def _trained(training: Training) -> dict[str, Any]:
+    """What of the training makes an expert: a dial of its kind of adapter counts where it has not its default."""
+    own = training_of(training)
+    said = settings_of((own, 0))
+    return {name: value for name, value in dataclasses.asdict(own).items() if name in said}
 
 
 def _digest(made: dict[str, Any]) -> str:

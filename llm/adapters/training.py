@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lora_reuse.llm.adapters import lori
 from lora_reuse.llm.adapters.folders import WEIGHTS
 from lora_reuse.llm.adapters.fused import fuse, surprise
+from lora_reuse.llm.adapters.kinds import KINDS
 from lora_reuse.llm.adapters.modules import target_modules
 from lora_reuse.llm.adapters.packing import Tokens, is_packing, packing, spoken
 from lora_reuse.llm.adapters.specs import Spec
 from lora_reuse.llm.decoding.models import Base, example
+from lora_reuse.llm.protocols.dials import settled
 from lora_reuse.llm.protocols.settings import Training
 from lora_reuse.runs.files import replacing
 from lora_reuse.runs.settings import SettingError
@@ -63,15 +64,15 @@ def expert(base: Base, spec: Spec, folder: Path) -> Path:
 def _train(base: Base, spec: Spec, kept: Path, scratch: Path) -> dict[str, Any]:
     """Saves the adapter in `scratch`; goes on from the checkpoint `kept` if it is there."""
     training = spec.training
-    masks = None
-    if training.adapter == "lori_s":  # what LoRI-D learns is where LoRI-S learns
-        dense = dataclasses.replace(spec, training=dataclasses.replace(training, adapter="lori_d"))
-        masks = lori.masks(expert(base, dense, kept.parent))
+    kind, calibrated = KINDS[training.adapter], None
+    if kind.calibrated_by:
+        (other,) = settled([dataclasses.replace(training, adapter=kind.calibrated_by)], {})
+        calibrated = expert(base, dataclasses.replace(spec, training=other), kept.parent)
     own, bridge = tokens(base, spec)
     steps = training.steps or _steps(len(own), len(bridge), training)
     logging.disable_progress_bar()
     with torch.random.fork_rng(devices=[]):
-        fresh = ["sparse"] if masks else []  # the original draws another A than the mask was taken under
+        fresh = ["sparse"] if calibrated else []  # LoRI's own draws another A than the mask was taken under
         torch.manual_seed(_seed(spec, "start", 0 if training.same_start else spec.role, *fresh))
         names = target_modules(base.model, training.layers)
         config = LoraConfig(
@@ -85,12 +86,11 @@ def _train(base: Base, spec: Spec, kept: Path, scratch: Path) -> dict[str, Any]:
         )
         model = get_peft_model(base.model, config)
     try:
-        if training.adapter != "lora":
-            lori.freeze(model)
+        before_step = kind.prepare(model, calibrated, **{name: getattr(training, name) for name in kind.dials})
         weights = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(weights, lr=training.rate, weight_decay=training.weight_decay)
-        if masks:
-            lori.keep_sparse(model, optimizer, masks)
+        if before_step:
+            optimizer.register_step_pre_hook(before_step)
         fuse(model)
         start, loss, micro = _resume(kept, weights, optimizer), math.nan, 1
         model.train()

@@ -1,15 +1,16 @@
-"""The rules of `llm.compositions` and `llm.learned` with their dials, as their modules declare them. They are read from
+"""The rules of `llm.compositions` and `llm.learned` and the kinds of `llm.adapters.kinds` with their dials, as their modules declare them. They are read from
 the source, so that `--help` needs no torch."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
-from lora_reuse.runs.dials import Dial, check, declared
+from lora_reuse.runs.dials import Declared, Dial, check, declared
 from lora_reuse.runs.settings import SettingError, setting, short
 
 GIVEN = declared("lora_reuse.llm.compositions", "rule")
 TO_LEARN = declared("lora_reuse.llm.learned", "learned")
+ADAPTERS = declared("lora_reuse.llm.adapters.kinds", "adapter")
 SOURCES = ("two_hop", "own")
 """What a composition learns from: the two-hop questions in the dev templates, or a twentieth of the experts' own
 training examples."""
@@ -42,10 +43,10 @@ def said_by(composition: str) -> dict[str, str]:
     return {"prototypes": word} if word and word not in SOURCES else {}
 
 
-def _every() -> dict[str, tuple[Dial, list[str]]]:
+def _every(*declarations: Mapping[str, Declared]) -> dict[str, tuple[Dial, list[str]]]:
     """All dials by name, each with the rules that have it. Raises TypeError for a name that means two things."""
     found: dict[str, tuple[Dial, list[str]]] = {}
-    for rule, it in (*GIVEN.items(), *TO_LEARN.items()):
+    for rule, it in (item for one in declarations for item in one.items()):
         for name, dial in it.dials.items():
             same, rules = found.setdefault(name, (dial, []))
             if (same.kind.allowed, same.default, same.doc) != (dial.kind.allowed, dial.default, dial.doc):
@@ -54,20 +55,24 @@ def _every() -> dict[str, tuple[Dial, list[str]]]:
     return found
 
 
-EVERY = _every()
+EVERY = _every(GIVEN, TO_LEARN)
+TRAINED = _every(ADAPTERS)
 
 
-def _class(name: str, doc: str, left_out: Iterable[str] = (), **how: Any) -> Any:
+def _class(
+    name: str, doc: str, every: Mapping[str, tuple[Dial, list[str]]], left_out: Iterable[str] = (), **how: Any
+) -> Any:
     fields = [
         (dial, Any, setting(it.default, it.kind, f"{', '.join(rules)}: {it.doc}", **how))
-        for dial, (it, rules) in EVERY.items()
+        for dial, (it, rules) in every.items()
         if dial not in left_out
     ]
     return dataclasses.make_dataclass(name, fields, frozen=True, namespace={"__doc__": doc, "__module__": __name__})
 
 
-Dials = _class("Dials", "Of the rule; a dial that it does not have is refused.")
-PointDials = _class("PointDials", "Of the rule.", ("seed", "scores", "prototypes"), omitted=True)
+Dials = _class("Dials", "Of the rule; a dial that it does not have is refused.", EVERY)
+TrainingDials = _class("TrainingDials", "Of the kind of adapter.", TRAINED, omitted=True)
+PointDials = _class("PointDials", "Of the rule.", EVERY, ("seed", "scores", "prototypes"), omitted=True)
 """What a point says of its rule. Its seed is that of the row, `normalise` says `scores`, and `arrow:swapped` says
 `prototypes`. A row leaves out a dial at its default, and has all values with its provenance."""
 
@@ -92,21 +97,26 @@ def of_point(point: Any, seed: int) -> dict[str, Any]:
 
 
 def settled(points: Iterable[Any], named: Mapping[str, tuple]) -> list[Any]:
-    """The points, each with the dials that its rule does not read at their defaults, where a row can leave them out.
-    Raises SettingError for a named dial that no point's rule reads."""
+    """The points, each with the dials that its rule and its kind of adapter do not read at their defaults, where a row
+    can leave them out. Raises SettingError for a named dial that no point reads."""
     points = list(points)
-    read = {point.composition: read_by(point.composition) for point in points if isinstance(point, PointDials)}
+    every = EVERY | TRAINED
+    read = {point: read_by(getattr(point, "composition", "")).keys() | _trained_with(point) for point in points}
     for name, values in named.items():
         dial = "scores" if name == "normalise" else name
-        if read and dial in EVERY and not any(dial in dials for dials in read.values()):
-            rules = ",".join(EVERY[dial][1])
-            raise SettingError(name, ",".join(map(short, values)), f"no {name}= but with composition={rules}")
-    return list(dict.fromkeys(_settled(point, read) for point in points))
+        if dial in every and not any(dial in dials for dials in read.values()):
+            what = "adapter" if dial in TRAINED else "composition"
+            allowed = f"no {name}= but with {what}={','.join(every[dial][1])}"
+            raise SettingError(name, ",".join(map(short, values)), allowed)
+    found = []
+    for point, dials in read.items():
+        omitted = [f.name for f in dataclasses.fields(point) if f.metadata.get("omitted") and f.name in every]
+        found.append(
+            dataclasses.replace(point, **{name: every[name][0].default for name in omitted if name not in dials})
+        )
+    return list(dict.fromkeys(found))
 
 
-def _settled(point: Any, read: Mapping[str, Mapping[str, Dial]]) -> Any:
-    if not isinstance(point, PointDials):
-        return point
-    omitted = [f.name for f in dataclasses.fields(point) if f.metadata.get("omitted") and f.name in EVERY]
-    unread = {name: EVERY[name][0].default for name in omitted if name not in read[point.composition]}
-    return dataclasses.replace(point, **unread)
+def _trained_with(point: Any) -> Set[str]:
+    """The dials of the kind of adapter that a point trains."""
+    return ADAPTERS[point.adapter].dials.keys() if getattr(point, "adapter", "") in ADAPTERS else set()

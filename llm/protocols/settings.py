@@ -6,7 +6,16 @@ from typing import Any
 
 from lora_reuse.llm.data.mixtures import LIBRARIES, SETUPS
 from lora_reuse.llm.decoding.names import place_of
-from lora_reuse.llm.protocols.dials import COMPOSITIONS, CONTROLS, EVERY, LEARNED, RULES, PointDials
+from lora_reuse.llm.protocols.dials import (
+    ADAPTERS,
+    COMPOSITIONS,
+    CONTROLS,
+    EVERY,
+    LEARNED,
+    RULES,
+    PointDials,
+    TrainingDials,
+)
 from lora_reuse.runs.grid import Run
 from lora_reuse.runs.settings import Choice, Flag, Number, SettingError, Text, Whole, setting
 
@@ -14,14 +23,14 @@ PATH = Text("pocket, smollm2, a folder, a GGUF file or a hub name")
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(TrainingDials):
     """How an expert is trained. The defaults are Table 11's, and mttl's where it is silent; some models have their own,
     see PRESETS."""
 
     adapter: str = setting(
         "lora",
-        Choice("lora", "lori_d", "lori_s"),
-        "what is trained: A and B; B alone (LoRI-D); the tenth of B that is largest in LoRI-D (LoRI-S)",
+        Choice(*ADAPTERS),
+        "what is trained: " + "; ".join(f"{name}: {it.doc.splitlines()[0]}" for name, it in ADAPTERS.items()),
     )
     rank: int = setting(16, Whole(1, 1024), "LoRA rank")
     alpha: int = setting(16, Whole(1, 4096), "LoRA α; the update is scaled by α/rank")

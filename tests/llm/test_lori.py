@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from lora_reuse.llm.adapters import lori
 from lora_reuse.llm.adapters import training as experts
 from lora_reuse.llm.adapters.folders import WEIGHTS, linear_shape, load_expert, save_expert
+from lora_reuse.llm.adapters.kinds import lori
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.adapters.modules import target_modules
 from lora_reuse.llm.adapters.training import Spec, expert
@@ -93,7 +93,9 @@ def test_lori_s_trains_the_tenth_of_b_that_is_largest_in_lori_d(made):
 def test_masks_by_hand(tmp_path):
     b = {"a": torch.tensor([[1.0, -9.0], [0.5, 2.0]]), "b": torch.arange(16.0).view(8, 2) / 100}
     save_expert({name: LowRank(value, torch.ones(3, 2)) for name, value in b.items()}, tmp_path / "e", "base")
-    masks = {name.removeprefix("base_model.model."): mask.tolist() for name, mask in lori.masks(tmp_path / "e").items()}
+    masks = {
+        name.removeprefix("base_model.model."): mask.tolist() for name, mask in lori.masks(tmp_path / "e", 0.1).items()
+    }
     assert masks["a"] == [[False, True], [False, True]]
     assert not any(any(row) for row in masks["b"])
 

@@ -26,6 +26,7 @@ from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.protocols import ask as asking
 from lora_reuse.llm.protocols import hops
 from lora_reuse.llm.protocols.composed import make
+from lora_reuse.llm.protocols.dials import read_by
 from lora_reuse.llm.protocols.hops import marks as score
 from lora_reuse.llm.protocols.measure import base_of
 from lora_reuse.llm.protocols.protocol import library_of, main
@@ -126,7 +127,9 @@ def test_each_protocol_runs_from_its_command(run, tmp_path, capsys, name, words,
 def check_row(name: str, row: dict[str, Any], answers: Path) -> None:
     """A row says everything that made it, and its counts are those of the answers it kept."""
     settings, counts = row["settings"], row["measured"]
-    assert set(settings) == {f.name for f in dataclasses.fields(AXES[name])} | {"seed"}
+    always = {f.name for f in dataclasses.fields(AXES[name]) if not f.metadata["omitted"]}
+    assert set(settings) == always | {"seed"}
+    assert row["provenance"]["dials"].keys() >= read_by(settings["composition"]).keys()
     assert {"base_digest", "dtype", "device", "chat", "commit", "versions", "command"} <= set(row["provenance"])
     assert (row["provenance"]["dtype"], row["provenance"]["device"], row["provenance"]["chat"]) == (
         "float32",

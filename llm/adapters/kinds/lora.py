@@ -1,0 +1,11 @@
+"""LoRA (Hu et al. 2022): both factors are trained."""
+
+from pathlib import Path
+
+from lora_reuse.llm.adapters.kinds import adapter
+from torch import nn
+
+
+@adapter(label="LoRA")
+def lora(model: nn.Module, calibrated: Path | None) -> None:
+    """A and B"""
