@@ -70,7 +70,8 @@ class Registered:
     """A rule and what it promises: `span`, its change lies in the span of the experts' answer differences;
     `gauge_free`, it depends on each ΔW and not on its factors; `basis_free`, it depends on features through inner
     products alone (so it has an exact infinite width); `alone`, a library of one expert gives that expert; `smooth`,
-    its coefficients are smooth in the Gram matrix (so they have error bars)."""
+    its coefficients are smooth in the Gram matrix (so they have error bars). `draws`: it takes random numbers from the
+    context's seed."""
 
     rule: Rule
     span: bool
@@ -78,16 +79,19 @@ class Registered:
     basis_free: bool
     alone: bool
     smooth: bool
+    draws: bool = False
 
 
 RULES: dict[str, Registered] = {}
 
 
-def rule(*, span: bool, gauge_free: bool, basis_free: bool, alone: bool, smooth: bool) -> Callable[[Rule], Rule]:
+def rule(
+    *, span: bool, gauge_free: bool, basis_free: bool, alone: bool, smooth: bool, draws: bool = False
+) -> Callable[[Rule], Rule]:
     """Enrols a function under its own name (a trailing underscore is dropped)."""
 
     def enrol(function: Rule) -> Rule:
-        RULES[function.__name__.rstrip("_")] = Registered(function, span, gauge_free, basis_free, alone, smooth)
+        RULES[function.__name__.rstrip("_")] = Registered(function, span, gauge_free, basis_free, alone, smooth, draws)
         return function
 
     return enrol

@@ -10,7 +10,7 @@ from lora_reuse.theory.edits import LowRank
 from scipy import optimize
 
 
-@rule(span=True, gauge_free=False, basis_free=True, alone=False, smooth=False)
+@rule(span=True, gauge_free=False, basis_free=True, alone=False, smooth=False, draws=True)
 def lorahub(library: Sequence[LowRank], context: Context) -> LowRank:
     """ΔW = (Σ_i w_i A_i)(Σ_i w_i B_i)ᵀ, w in [−1.5, 1.5]^N of the least squared error on the examples + 0.05 mean|w|,
     by differential evolution (the original uses NGOpt with the same bounds and penalty)."""

@@ -21,7 +21,7 @@ def ties(library: Sequence[LowRank], context: Context) -> Dense:
     return merge_ties([expert.dense() for expert in library], context.density)
 
 
-@rule(span=False, gauge_free=True, basis_free=False, alone=False, smooth=False)
+@rule(span=False, gauge_free=True, basis_free=False, alone=False, smooth=False, draws=True)
 def dare(library: Sequence[LowRank], context: Context) -> Dense:
     """DARE (Yu et al. 2024): ΔW = Σ_i M_i ∘ ΔW_i / p with M_i Bernoulli(p), p = `density`. Unbiased: its coefficients
     are those of the sum, with extra noise of order (p m)^(−1/2)."""

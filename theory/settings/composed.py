@@ -3,25 +3,15 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
+from lora_reuse.runs.dials import declared
 from lora_reuse.runs.settings import Choice, Number, SettingError, Text, Whole, setting
 from lora_reuse.theory.settings.base import INF, LARGEST_BASIS_WIDTH, Model, at_least
 
+RULES = declared("lora_reuse.theory.compositions", "rule")
 ROLE_PAIR = r"(x|y|z|r1x|r2y|r2r1x)=(x|y|z|r1x|r2y|r2r1x)"
-COMPOSITIONS = (
-    "sum",
-    "average",
-    "linear",
-    "uniform",
-    "cat",
-    "arrow",
-    "arrow_after",
-    "ties",
-    "dare",
-    "knots",
-    "lorahub",
-    "random",
-    "oracle",
-)
+_FIRST = ("sum", "average", "linear", "uniform", "cat", "arrow", "arrow_after", "ties", "dare", "knots", "lorahub")
+COMPOSITIONS = tuple(dict.fromkeys((*_FIRST, "random", "oracle", *RULES)))
+"""Every rule, in the order of figures and tables."""
 
 
 def wide_enough(model: Model, width: int) -> None:
@@ -108,13 +98,18 @@ class Theorem3(Theorem2):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.composition in ("ties", "dare", "knots") and LARGEST_BASIS_WIDTH < self.width < INF:
+        if self._in_a_basis() and LARGEST_BASIS_WIDTH < self.width < INF:
             allowed = f"up to {LARGEST_BASIS_WIDTH}, or inf, for a rule that looks at single weights"
             raise SettingError("width", f"{self.width} with composition={self.composition}", allowed)
 
     def random(self) -> bool:
         """Whether the rule itself draws random numbers, from the row's seed."""
-        return self.composition in ("dare", "lorahub") or self.gauge == "random"
+        rule = RULES.get(self.composition)
+        return (rule is not None and rule.promises.get("draws", False)) or self.gauge == "random"
+
+    def _in_a_basis(self) -> bool:
+        rule = RULES.get(self.composition)
+        return rule is not None and not rule.promises["basis_free"]
 
     def knobs(self, seed: int) -> dict[str, Any]:
         """What `compositions.Context` calls these."""
