@@ -126,9 +126,7 @@ def test_others_may_be_right_always(name, settings):
 
 
 def test_these_are_all_protocols_with_a_bound():
-    named = [
-        path.stem for path in Path(PAPER.parents[1] / "llm").glob("*.py") if "\nPROTOCOL = " in path.read_text()
-    ]
+    named = [path.stem for path in Path(PAPER.parents[1] / "llm").glob("*.py") if "\nPROTOCOL = " in path.read_text()]
     default = next(f.default for f in dataclasses.fields(type(protocol("two_hop"))) if f.name == "bound")
     assert {name for name in named if protocol(name).bound is not default} == set(NAMES)
 
