@@ -7,6 +7,7 @@ and answer in several lines; `tests/test_settings.py` holds each of these."""
 
 import dataclasses
 import difflib
+import inspect
 import itertools
 import math
 import re
@@ -233,7 +234,7 @@ def help_table(*classes: type) -> str:
     """A typed table of every setting: name, default (a comma list is a grid axis), what is allowed, what it means."""
     lines = []
     for cls in classes:
-        lines += ["", (cls.__doc__ or "").strip(), ""]
+        lines += ["", inspect.cleandoc(cls.__doc__ or ""), ""]
         rows: Sequence[tuple[str, str, str, str]] = [
             (
                 f.name,
