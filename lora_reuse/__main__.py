@@ -12,7 +12,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from lora_reuse.runs.command import command
+from lora_reuse.runs.command import command, without_help
 from lora_reuse.runs.settings import SettingError, did_you_mean
 
 FOLDERS = ("theory", "llm", "figures", "paper_checks")
@@ -23,12 +23,13 @@ def main() -> int:
     return command("lora-reuse", _main, sys.argv[1:])
 
 
-def _main(words: list[str], help: bool) -> int:
+def _main(words: list[str]) -> int:
     found = commands()
-    if not words:
+    others, help = without_help(words)
+    if not others:
         print((__doc__ or "").strip() + "\n\n" + _listed(found))
         return 0
-    word, *rest = words
+    word, *rest = others
     if word not in found:
         raise SettingError("command", repr(word), ", ".join(found), did_you_mean(word, found))
     module, _ = found[word]
