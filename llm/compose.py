@@ -1,9 +1,9 @@
-"""python -m llm.compose library=folder/a,folder/b composition=ties density=0.3 out=merged
+"""lora-reuse compose library=folder/a,folder/b composition=ties density=0.3 out=merged
 
-Writes a composition of adapters. A static one becomes a PEFT folder that anyone loads with PEFT alone; one with a
-router (arrow, arrow_after) a folder that two lines of ours load (llm/adapters/saving.py). Of the model only the shapes
-are read, so a laptop composes adapters of a large model. A dial that is not named has the value of the model's preset,
-or else the rule's default; the folder says which."""
+Writes a composition of adapters to disk. A static one becomes a PEFT folder that anyone loads with PEFT alone; one with
+a router (arrow, arrow_after) a folder that two lines of ours load (llm/adapters/saving.py). Of the model only the
+shapes are read, so a laptop composes adapters of a large model. A dial that is not named has the value of the model's
+preset, or else the rule's default; the folder says which."""
 
 import sys
 from collections.abc import Sequence

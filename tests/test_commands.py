@@ -50,6 +50,7 @@ def test_help_lists_every_command_with_what_it_does():
         assert code == 0
         for word, (_, path) in COMMANDS.items():
             assert re.search(rf"^  {re.escape(word)} +{re.escape(first_sentence(path))}$", text, re.MULTILINE)
+        assert max(map(len, text.splitlines())) <= 120
         assert not HEAVY & set(modules)
         assert seconds < 1
 

@@ -1,4 +1,4 @@
-"""python -m llm.forecast model=Qwen/Qwen2.5-3B-Instruct library=folder/a,folder/b prompts=prompts.jsonl
+"""lora-reuse forecast model=Qwen/Qwen2.5-3B-Instruct library=folder/a,folder/b prompts=prompts.jsonl
 
 Will two adapters compose? The file `prompts` holds one JSON object a line, such as {"set": "a", "prompt": ...}. Set "a"
 has prompts that the first adapter was made for, "b" those of the second, and "hoped" those that one hopes both together

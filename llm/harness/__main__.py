@@ -1,10 +1,11 @@
-"""python -m llm.harness model=Qwen/Qwen2.5-3B-Instruct library=folder/a,folder/b composition=arrow
+"""lora-reuse harness model=Qwen/Qwen2.5-3B-Instruct library=folder/a,folder/b composition=arrow
 tasks=lora_reuse_r12_cot,arc_easy
 
-Lets lm-evaluation-harness (pip install 'lora-reuse[harness]') evaluate any composition on any of its tasks: of the
-adapters in library= by a rule, or one that llm.compose saved, composition=FOLDER; without either, the model alone. A
-dial that is not named has the value of the model's preset, or else the rule's default. The two-hop questions are tasks
-of their own, lora_reuse_r1, lora_reuse_r2, lora_reuse_r12, lora_reuse_r12_cot and the same for f and h.
+Lets lm-evaluation-harness evaluate any composition on any of its tasks. `pip install 'lora-reuse[harness]'` installs
+it. The composition is that of the adapters in library= by a rule, or one that `lora-reuse compose` saved,
+composition=FOLDER; without either, the model alone answers. A dial that is not named has the value of the model's
+preset, or else the rule's default. The two-hop questions are tasks of their own, lora_reuse_r1, lora_reuse_r2,
+lora_reuse_r12, lora_reuse_r12_cot and the same for f and h.
 
 write=FOLDER writes those as a folder for any lm-eval: lm_eval run --include_path FOLDER --tasks lora_reuse_r12_cot
 --model ...

@@ -482,6 +482,6 @@ def test_help_is_quick_and_knows_no_torch():
         print([name for name in ("torch", "transformers", "jax", "numpy") if name in sys.modules])"""
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.startswith("python -m llm.compose library=")
+    assert run.stdout.startswith("lora-reuse compose library=")
     assert all(name in run.stdout for name in EVERY)
     assert run.stdout.endswith("[]\n")
