@@ -71,7 +71,8 @@ def _listed(found: dict[str, tuple[str, Path]]) -> str:
 
 
 def first_sentence(path: Path) -> str:
-    """The first sentence of a program's docstring after the usage, which is its first paragraph; nothing is imported."""
+    """The first sentence of a program's docstring after the usage, which is its first paragraph. Nothing is
+    imported."""
     _, _, text = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n\n")
     return re.split(r"(?<=[.?!])\s", " ".join(text.split()))[0]
 

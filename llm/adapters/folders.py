@@ -32,8 +32,9 @@ PLAIN = "a plain PEFT LoRA, ΔW = (α/r) B A"
 _HARMLESS = {
     *"""alpha_pattern auto_mapping base_model_name_or_path corda_config eva_config exclude_modules fan_in_fan_out
     inference_mode init_lora_weights layers_pattern layers_to_transform lora_alpha lora_dropout lora_ga_config
-    megatron_core peft_type peft_version qalora_group_size r rank_pattern revision runtime_config target_modules""".split(),
-    *("task_type", "velora_config"),  # VeLoRA changes the backward pass only
+    megatron_core peft_type peft_version qalora_group_size r rank_pattern revision runtime_config target_modules
+    task_type""".split(),
+    "velora_config",  # VeLoRA changes the backward pass only
 }
 # PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA take something out of the base weights, which the adapter then has to be used
 # with.
