@@ -134,7 +134,7 @@ def _lines(
     if name == "model":
         labels = {label: {"base_model": label} if label in offered else None for label in models}
         found = {label: Choice({"model": models[label]}, printed) for label, printed in labels.items()}
-    elif callable(offered):
+    elif not isinstance(offered, Mapping):
         found = offered(measured[line.choice.asked["model"]], line)
     for label, choice in found.items():
         yield from _lines(others, models, measured, line.beside(label, choice))
