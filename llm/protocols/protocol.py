@@ -91,8 +91,8 @@ def counted(point: Any, questions: Sequence[Question], records: Sequence[Marks])
     return measured | Counter(f"{name}_{record[name]}" for record in records for name in LABELS if record.get(name))
 
 
-def total(rows: Sequence[Row], name: str) -> int:
-    """A count of rows, summed over them; 0 for rows without it."""
+def total(rows: Sequence[Row], name: str) -> int | float:
+    """A count of rows (or an expected one), summed over them; 0 for rows without it."""
     return sum(row["measured"].get(name, 0) for row in rows)
 
 

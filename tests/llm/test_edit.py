@@ -12,7 +12,7 @@ from lora_reuse.llm.data.facts import triplets
 from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.decoding.models import example, load_base
 from lora_reuse.llm.decoding.resident import Resident
-from lora_reuse.llm.edit import PROTOCOL, Edit, sensible
+from lora_reuse.llm.edit import KEPT, PROTOCOL, Edit, sensible
 from lora_reuse.llm.edits import editing, rome
 from lora_reuse.llm.edits.closed_form import added, min_norm_edit
 from lora_reuse.llm.edits.keys import all_inputs, last_inputs
@@ -246,7 +246,7 @@ def test_the_command_writes_rows_that_are_its_answers_and_goes_on(folder, tmp_pa
         assert measured["residual"] > 0
         assert row["provenance"]["edit_seconds"] > 0
         if settings["prompting"] == "neighbours":
-            assert sum(sum(measured[f"kept_{kind}_by_triplet"]) for kind in editing.KEPT) == measured["hits"]
+            assert sum(sum(measured[f"kept_{kind}_by_triplet"]) for kind in KEPT) == measured["hits"]
         if settings["prompting"] == "direct":
             assert row["predicted"] == {"at_most": 2.0}
             assert len(measured["logp_z_by_triplet"]) == 2

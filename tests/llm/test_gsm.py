@@ -405,4 +405,4 @@ def test_the_papers_number_stands_beside_the_same_cell_alone(changed: dict[str, 
 
 def test_the_command_knows_its_tables():
     assert len(command.questions(Gsm(asked="p2"), 0)) == 200
-    assert command.count(Gsm(asked="symbolic")) == 500
+    assert len(command.questions(Gsm(asked="symbolic"), 0)) == 500

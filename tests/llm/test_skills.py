@@ -159,6 +159,7 @@ def row(library, composition, hits, formats="known", seed=0) -> dict[str, Any]:
             "hits": int(sum(hits)),
             "total": len(hits),
         },
+        "predicted": {},
     }
 
 
