@@ -42,7 +42,7 @@ def ask(base: Base, protocol: Protocol, cells: list[Cell], options: Options) -> 
     for library, composition in dict.fromkeys((point.library, point.composition) for point, _ in cells):
         edit, size = written(base, layer, HOPS[library], composition)
         chosen = [cell for cell in cells if (cell[0].library, cell[0].composition) == (library, composition)]
-        askings = [Asking(cell, Made(edit, {}, 0.0), "", protocol.questions(*cell), ()) for cell in chosen]
+        askings = [Asking(cell, Made(edit, {}, 0.0, {}), "", protocol.questions(*cell), ()) for cell in chosen]
         for cell, result in asked(base, protocol, askings, options).items():
             result["measured"] |= size
             results.append((cell, result | {"provenance": provenance}))
