@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lora_reuse.runs.command import command, without_help
 from lora_reuse.runs.settings import Number, SettingError, Text, help_table, parse_options, setting
@@ -33,8 +33,10 @@ class Options:
 
     expert: str = setting("", Text("NAME.ckpt, or REPOSITORY:NAME on the hub"), "the expert")
     out: str = setting("", Text("a folder"), "a new or empty folder")
-    base: str = setting(
-        "", Text("a folder or a hub name"), "the base model that the PEFT folder names; not given: the expert's own"
+    RENAMED: ClassVar = {"base": "model"}
+
+    model: str = setting(
+        "", Text("a folder or a hub name"), "the model that the PEFT folder names; not given: the expert's own"
     )
     alpha: float = setting(0.0, Number(0, 1e6), "LoRA α where the expert does not say it; mttl's default is 16")
 
@@ -57,18 +59,18 @@ def _main(words: list[str]) -> int:
 
     check_new(Path(options.out))
     weights, info = read(options.expert)
-    base = options.base or str(info.get("expert_model") or (info.get("training_config") or {}).get("model") or "")
-    if not base:
-        raise SettingError("base", "nothing, and the expert names no model", "the model it was trained on")
+    model = options.model or str(info.get("expert_model") or (info.get("training_config") or {}).get("model") or "")
+    if not model:
+        raise SettingError("model", "nothing, and the expert names no model", "the model it was trained on")
     expert = convert(weights, info, options.alpha)
     try:
-        save_expert(expert, options.out, base)
+        save_expert(expert, options.out, model)
     except OSError as error:
         raise SettingError(
             "out", f"{options.out} ({error.strerror or error})", "a folder that can be written"
         ) from None
     name = info.get("expert_name") or options.expert
-    print(f"{name}: {len(expert)} modules of {base} as a PEFT adapter in {options.out}")
+    print(f"{name}: {len(expert)} modules of {model} as a PEFT adapter in {options.out}")
     return 0
 
 

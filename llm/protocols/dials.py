@@ -1,5 +1,5 @@
-"""The rules of `llm.compositions` and `llm.learned` and the kinds of `llm.adapters.kinds` with their dials, as their modules declare them. They are read from
-the source, so that `--help` needs no torch."""
+"""The rules of `llm.compositions` and `llm.learned`, the kinds of `llm.adapters.kinds`, and their dials, as their modules
+declare them. They are read from the source, so that `--help` needs no torch."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Set
@@ -99,22 +99,20 @@ def of_point(point: Any, seed: int) -> dict[str, Any]:
 def settled(points: Iterable[Any], named: Mapping[str, tuple]) -> list[Any]:
     """The points, each with the dials that its rule and its kind of adapter do not read at their defaults, where a row
     can leave them out. Raises SettingError for a named dial that no point reads."""
-    points = list(points)
-    every = EVERY | TRAINED
     read = {point: read_by(getattr(point, "composition", "")).keys() | _trained_with(point) for point in points}
+    every = (EVERY if all(isinstance(point, PointDials) for point in read) else {}) | TRAINED
     for name, values in named.items():
         dial = "scores" if name == "normalise" else name
         if dial in every and not any(dial in dials for dials in read.values()):
             what = "adapter" if dial in TRAINED else "composition"
             allowed = f"no {name}= but with {what}={','.join(every[dial][1])}"
             raise SettingError(name, ",".join(map(short, values)), allowed)
-    found = []
-    for point, dials in read.items():
-        omitted = [f.name for f in dataclasses.fields(point) if f.metadata.get("omitted") and f.name in every]
-        found.append(
-            dataclasses.replace(point, **{name: every[name][0].default for name in omitted if name not in dials})
-        )
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(_settled(point, every, dials) for point, dials in read.items()))
+
+
+def _settled(point: Any, every: Mapping[str, tuple[Dial, list[str]]], read: Set[str]) -> Any:
+    omitted = {f.name for f in dataclasses.fields(point) if f.metadata.get("omitted")}
+    return dataclasses.replace(point, **{name: every[name][0].default for name in every.keys() & omitted - read})
 
 
 def _trained_with(point: Any) -> Set[str]:

@@ -263,10 +263,10 @@ def test_what_is_no_plain_lora_of_mttl_is_refused(tmp_path, capsys):
     (tmp_path / "broken.ckpt").write_bytes(b"not a file of torch")
     for words, message in (
         (["expert=harm.ckpt"], "more than tensors, numbers and words"),
-        (["expert=bare.ckpt", "base=a"], "alpha: got nothing, and the expert does not say it"),
+        (["expert=bare.ckpt", "model=a"], "alpha: got nothing, and the expert does not say it"),
         (["expert=bare.ckpt", "alpha=16"], "base: got nothing"),
-        (["expert=other.ckpt", "alpha=16", "base=a"], "expert: got m.fc1.weight"),
-        (["expert=broken.ckpt", "alpha=16", "base=a"], "a file of tensors and plain values"),
+        (["expert=other.ckpt", "alpha=16", "model=a"], "expert: got m.fc1.weight"),
+        (["expert=broken.ckpt", "alpha=16", "model=a"], "a file of tensors and plain values"),
     ):
         here = [word.replace("expert=", f"expert={tmp_path}/") for word in words]
         assert mttl.main([*here, f"out={tmp_path / 'out'}"]) == 2

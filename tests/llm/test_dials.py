@@ -1,12 +1,16 @@
 """Dials from signatures: what is read from the source is what is imported, and what a row and a command make of it."""
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import pytest
+from lora_reuse.llm.adapters.kinds import KINDS
+from lora_reuse.llm.adapters.specs import trained
 from lora_reuse.llm.compositions import RULES
 from lora_reuse.llm.learned import LEARNED
 from lora_reuse.llm.protocols.dials import (
+    ADAPTERS,
     EVERY,
     GIVEN,
     TO_LEARN,
@@ -21,6 +25,8 @@ from lora_reuse.llm.protocols.protocol import settings_of
 from lora_reuse.llm.protocols.settings import Composed, Options, Scale, TwoHop, preset_dials
 from lora_reuse.runs.dials import dials
 from lora_reuse.runs.settings import Number, SettingError, parse
+
+BASE: Any = SimpleNamespace(digest="0" * 16, chat=False, model=SimpleNamespace(dtype="float32"))
 
 
 def plain(found):
@@ -111,3 +117,15 @@ def test_one_word_is_one_composition_in_every_command(how):
     if "temperature" in read_by(how):
         assert made_with([how], {}, preset_dials("pocket"))[how]["temperature"] == 0.25
         assert made_with([how], {"temperature": 2.0}, preset_dials("pocket"))[how]["temperature"] == 2.0
+
+
+def test_a_dial_of_a_kind_of_adapter_makes_another_expert_and_no_dial_does_not():
+    """LoRI-S has `kept`. An expert's hash has it where it has not its default, and a kind without it never has."""
+    keys = lambda **said: trained(TwoHop(**said), 0, [(("R1",), (), 1)])[0].key(BASE)  # noqa: E731
+    assert keys(adapter="lori_s") == keys(adapter="lori_s", kept=0.1) != keys(adapter="lori_s", kept=0.2)
+    points = [TwoHop(adapter=kind, kept=0.2) for kind in ADAPTERS]
+    assert [p.kept for p in settled(points, {"kept": (0.2,)})] == [0.1, 0.1, 0.2]
+    with pytest.raises(SettingError, match="kept: got 0.2; allowed: no kept= but with adapter=lori_s"):
+        settled([TwoHop(kept=0.2)], {"kept": (0.2,)})
+    assert plain({name: dial for kind in KINDS.values() for name, dial in kind.dials.items()}).keys() == {"kept"}
+    assert {name: it.promises["label"] for name, it in ADAPTERS.items()} == {n: k.label for n, k in KINDS.items()}
