@@ -105,7 +105,7 @@ def validate(folder: Path, out: Path, options: Any) -> str:
 
 def _case(row: Row) -> Case | None:
     """The row as a case, or None for one of another kind."""
-    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in row["settings"].items()}
+    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row["settings"].items()}
     name = row["experiment"].removeprefix("llm_")
     if (
         not row["experiment"].startswith("llm_")
