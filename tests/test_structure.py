@@ -60,6 +60,22 @@ def test_the_guide_to_the_language_models_names_every_command():
     assert {word for word, (module, _) in commands().items() if module.startswith("lora_reuse.llm.")} <= named
 
 
+def test_the_guide_to_the_language_models_names_every_module_of_every_room():
+    text = (ROOT / "llm" / "README.md").read_text()
+    named: dict[str, set[str]] = {}
+    for rooms, holds in re.findall(r"^\| (\[`.*?) \| (.*) \|$", text, re.MULTILINE):
+        for room in re.findall(r"\]\((\w+)\)", rooms):
+            named[room] = set(re.findall(r"`(\w+)`", holds))
+    rooms = {path.parent.name: path.parent for path in ROOT.glob("llm/*/__init__.py")}
+    assert named.keys() == rooms.keys()
+    there = {
+        name: {path.stem for path in room.glob("[!_]*.py")} | {path.parent.name for path in room.glob("*/__init__.py")}
+        for name, room in rooms.items()
+    }
+    there["compositions"] = there["learned"] = there["compositions"] | there["learned"]  # one line for both
+    assert named == there
+
+
 def test_no_user_error_is_an_assert():
     assert not [
         path for path in MODULES for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Assert)
