@@ -264,7 +264,7 @@ def test_what_is_no_plain_lora_of_mttl_is_refused(tmp_path, capsys):
     for words, message in (
         (["expert=harm.ckpt"], "more than tensors, numbers and words"),
         (["expert=bare.ckpt", "model=a"], "alpha: got nothing, and the expert does not say it"),
-        (["expert=bare.ckpt", "alpha=16"], "base: got nothing"),
+        (["expert=bare.ckpt", "alpha=16"], "model: got nothing"),
         (["expert=other.ckpt", "alpha=16", "model=a"], "expert: got m.fc1.weight"),
         (["expert=broken.ckpt", "alpha=16", "model=a"], "a file of tensors and plain values"),
     ):

@@ -125,7 +125,7 @@ def test_a_dial_of_a_kind_of_adapter_makes_another_expert_and_no_dial_does_not()
     assert keys(adapter="lori_s") == keys(adapter="lori_s", kept=0.1) != keys(adapter="lori_s", kept=0.2)
     points = [TwoHop(adapter=kind, kept=0.2) for kind in ADAPTERS]
     assert [p.kept for p in settled(points, {"kept": (0.2,)})] == [0.1, 0.1, 0.2]
-    with pytest.raises(SettingError, match="kept: got 0.2; allowed: no kept= but with adapter=lori_s"):
+    with pytest.raises(SettingError, match=r"kept: got 0\.2; allowed: no kept= but with adapter=lori_s"):
         settled([TwoHop(kept=0.2)], {"kept": (0.2,)})
     assert plain({name: dial for kind in KINDS.values() for name, dial in kind.dials.items()}).keys() == {"kept"}
     assert {name: it.promises["label"] for name, it in ADAPTERS.items()} == {n: k.label for n, k in KINDS.items()}
