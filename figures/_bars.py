@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas
-from lora_reuse.figures import _shares, style
-from lora_reuse.figures._names import wrapped
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
+
+from lora_reuse.figures import _shares, style
+from lora_reuse.figures._names import wrapped
 
 HATCH, ALONE = "////", "---"
 Look = tuple[str, str]

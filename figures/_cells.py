@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pandas
+
 from lora_reuse.figures._groups import called, own_name, stands_in
 from lora_reuse.figures.rows import Rows
 from lora_reuse.llm.protocols.table import pooled

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas
+
 from lora_reuse.figures import _names
 from lora_reuse.figures.rows import Rows
 from lora_reuse.llm.protocols.controls import verdicts

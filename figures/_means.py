@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pandas
 from jaxtyping import Float
-from lora_reuse.figures import _shares
 from matplotlib.axes import Axes
 from scipy import stats
+
+from lora_reuse.figures import _shares
 
 N = "$N$ = seeds × triplets of a mean"
 MEANING = (

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pandas
+
 from lora_reuse.llm.pocket.size import Size
 
 DIFFERENCES = {

@@ -30,13 +30,14 @@ from typing import Any
 
 import numpy as np
 import pandas
+from scipy import stats
+
 from lora_reuse.figures._cells import of_rows, reported
 from lora_reuse.figures._groups import OWN, grouped
 from lora_reuse.figures.rows import Rows
 from lora_reuse.llm.protocols.settings import COMPOSITIONS
 from lora_reuse.llm.scoring.intervals import difference, holm
 from lora_reuse.runs.settings import short
-from scipy import stats
 
 USUAL = {"model": "pocket", "layers": "mlp", "adapter": "lora"}
 

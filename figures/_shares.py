@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import pandas
-from lora_reuse.figures import style
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+
+from lora_reuse.figures import style
 
 SHOWN = ("hits", "total", "percent", "low", "high", "seeds", "by_seed", "void", "unmeasured")
 DOT: dict[str, Any] = {

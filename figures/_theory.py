@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pandas
+from scipy import stats
+
 from lora_reuse.figures.rows import Rows
 from lora_reuse.theory import kernels
 from lora_reuse.theory.settings import EXPERIMENTS
-from scipy import stats
 
 COVERAGE = 0.95
 

@@ -6,11 +6,12 @@ which it should. The third is the whole chain."""
 
 import numpy as np
 import pandas
+from matplotlib.figure import Figure
+
 from lora_reuse.figures import style
 from lora_reuse.figures._theory import bars, over_seeds, rows_of, seeds
 from lora_reuse.figures.rows import Rows
 from lora_reuse.theory.restated import threshold
-from matplotlib.figure import Figure
 
 LOCALITIES = ",".join(f"{i / 20:g}" for i in range(21))
 NEEDS = {

@@ -7,12 +7,13 @@ import itertools
 import math
 
 import pandas
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
 from lora_reuse.figures import _cells, _groups, _shares, style
 from lora_reuse.figures._names import wrapped
 from lora_reuse.figures.rows import Rows
 from lora_reuse.llm.protocols.settings import COMPOSITIONS
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 NEEDS = {"llm_bridge_minimum": "python -m llm.bridge_minimum"}
 WHOLE = {"bridge_templates": 46, "steps_share": 1.0, "relations": "same", "bridge_in": "both"}

@@ -4,10 +4,11 @@ A readout of m random features stores all facts exactly from m = the number of p
 are lost; the largest output is right well before."""
 
 import pandas
+from matplotlib.figure import Figure
+
 from lora_reuse.figures import style
 from lora_reuse.figures._theory import bars, over_seeds, rows_of, seeds
 from lora_reuse.figures.rows import Rows
-from matplotlib.figure import Figure
 
 NEEDS = {"capacity": "python -m theory.sweep experiment=capacity seeds=64"}
 SHARES = {

@@ -7,13 +7,14 @@ import itertools
 import math
 
 import pandas
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
 from lora_reuse.figures import _cells, _groups, _shares, style
 from lora_reuse.figures._names import wrapped
 from lora_reuse.figures.figure_1 import ALONE, AXES, DATASETS
 from lora_reuse.figures.rows import Rows
 from lora_reuse.llm.protocols.settings import COMPOSITIONS
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 NEEDS = {"llm_two_hop": "python -m llm.two_hop prompting=direct"}
 RULES = (*COMPOSITIONS, "arrow:swapped", "arrow_after:swapped")

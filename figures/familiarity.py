@@ -9,6 +9,9 @@ import math
 from typing import Any
 
 import pandas
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
 from lora_reuse.figures import _cells, _names, _shares, style
 from lora_reuse.figures.rows import Rows
 from lora_reuse.llm.data.facts import triplets
@@ -16,8 +19,6 @@ from lora_reuse.llm.pocket.corpus import World, tested
 from lora_reuse.llm.pocket.size import Corpus
 from lora_reuse.llm.protocols.controls import ENOUGH
 from lora_reuse.llm.protocols.table import pooled
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 NEEDS = {"llm_two_hop": "python -m llm.two_hop model=results/pocket-half dataset=R"}
 ASKED = {"first": "hop 1: A's spouse", "second": "hop 2: B's home", "direct": "two hops, directly"}

@@ -6,11 +6,12 @@ and each that is measured."""
 import math
 
 import pandas
+from matplotlib.figure import Figure
+
 from lora_reuse.figures import _bars, _cells, _groups, _shares, style
 from lora_reuse.figures._names import wrapped
 from lora_reuse.figures.rows import Rows
 from lora_reuse.figures.tables.table_07 import LIBRARIES
-from matplotlib.figure import Figure
 
 NEEDS = {"llm_two_hop": "python -m llm.two_hop prompting=steps"}
 AXES = ("dataset", "library", "composition", "prompting")

@@ -6,10 +6,11 @@ Step by step: setup 1 asks fake names with a bridge of real ones, setup 2 real n
 import math
 
 import pandas
+from matplotlib.figure import Figure
+
 from lora_reuse.figures import _bars, _cells, _groups, _shares, style
 from lora_reuse.figures.figure_1 import MODELS_A_ROW
 from lora_reuse.figures.rows import Rows
-from matplotlib.figure import Figure
 
 NEEDS = {"llm_bridge": "python -m llm.bridge setup=1,2"}
 SERIES = {f"setup {setup}, {rule}": (setup, rule) for setup in ("1", "2") for rule in ("uniform", "arrow")}

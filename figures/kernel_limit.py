@@ -5,12 +5,13 @@ onto their closed forms as the width grows. Right: what is left falls like m^(âˆ
 
 import numpy as np
 import pandas
+from matplotlib.figure import Figure
+from scipy import stats
+
 from lora_reuse.figures import style
 from lora_reuse.figures._theory import COVERAGE, bars, over_seeds, rows_of, seeds
 from lora_reuse.figures.rows import Rows
 from lora_reuse.runs.settings import short
-from matplotlib.figure import Figure
-from scipy import stats
 
 NEEDS = {"kernel_limit": "python -m theory.sweep width=2**8,2**10,2**12,2**14,2**16,2**18,2**20,2**22,2**24 seeds=32"}
 COEFFICIENTS = {"c_first": "$c_1$", "c_second": "$c_2$"}

@@ -6,11 +6,12 @@ its relation."""
 
 import numpy as np
 import pandas
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
 from lora_reuse.figures import style
 from lora_reuse.figures._theory import bars, over_seeds, rows_of, seeds
 from lora_reuse.figures.rows import Rows
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 NEEDS = {"large_library": "python -m theory.sweep experiment=large_library width=inf seeds=64"}
 ACCURACIES = {

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pandas
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
 from lora_reuse.figures import style
 from lora_reuse.figures._theory import bars, coefficients, over_seeds, rows_of, seeds
 from lora_reuse.figures.rows import Rows
 from lora_reuse.theory.settings import COMPOSITIONS
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
 NEEDS = {
     "many_facts": (

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pandas
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
 from lora_reuse.figures import _cells, _groups, _shares, style
 from lora_reuse.figures._names import wrapped
 from lora_reuse.figures.rows import Rows
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 NEEDS = {"llm_bridge": "python -m llm.bridge setup=2 triplets=5,10,20"}
 PANELS = {"triplets": "facts an expert", "rank": "rank (α/rank kept)", "width": "width of the base"}

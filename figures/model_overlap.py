@@ -5,13 +5,14 @@ layer of theory."""
 
 import numpy as np
 import pandas
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, ScalarFormatter
+
 from lora_reuse.figures import _groups, _means, style
 from lora_reuse.figures._names import wrapped
 from lora_reuse.figures.rows import Rows
 from lora_reuse.paper_checks.predictions.limit import ratio
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 NEEDS = {"llm_overlap": "python -m llm.overlap"}
 KINDS = {

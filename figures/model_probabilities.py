@@ -5,12 +5,13 @@ one layer of theory."""
 
 import numpy as np
 import pandas
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
 from lora_reuse.figures import _groups, _means, style
 from lora_reuse.figures._names import wrapped
 from lora_reuse.figures.rows import Rows
 from lora_reuse.paper_checks.predictions.limit import outputs
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 NEEDS = {"llm_two_hop": "python -m llm.two_hop library=2-combination composition=sum,base prompting=direct"}
 CANDIDATES = {

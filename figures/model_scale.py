@@ -6,12 +6,13 @@ Left: one-hop facts, which one layer of theory flips at w = 1/2. Right: two-hop 
 import math
 
 import pandas
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
 from lora_reuse.figures import _cells, _groups, _shares, style
 from lora_reuse.figures._names import wrapped
 from lora_reuse.figures._theory import coefficients
 from lora_reuse.figures.rows import Rows
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 NEEDS = {"llm_scale": "python -m llm.scale"}
 ONE_HOP = {

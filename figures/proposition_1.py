@@ -4,11 +4,12 @@ Left: the edit of Proposition 1 is exact on its own prompt and leaks to others, 
 Right: the norm of other updates that make the same edit, over that of Proposition 1."""
 
 import pandas
+from matplotlib.figure import Figure
+
 from lora_reuse.figures import style
 from lora_reuse.figures._theory import bars, over_seeds, rows_of, seeds
 from lora_reuse.figures.rows import Rows
 from lora_reuse.runs.settings import short
-from matplotlib.figure import Figure
 
 NEEDS = {"proposition_1": "python -m theory.sweep experiment=proposition_1 width=2**8,2**10,2**12,2**14,2**16 seeds=32"}
 EFFECTS = {

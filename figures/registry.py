@@ -13,14 +13,14 @@ from types import ModuleType
 
 import matplotlib
 import pandas
-from lora_reuse.figures import style
-from lora_reuse.figures.rows import MissingRows, Rows
-from lora_reuse.runs.files import write
-from lora_reuse.runs.settings import SettingError
 from matplotlib.figure import Figure
 from PIL import Image
 
 from lora_reuse import figures
+from lora_reuse.figures import style
+from lora_reuse.figures.rows import MissingRows, Rows
+from lora_reuse.runs.files import write
+from lora_reuse.runs.settings import SettingError
 
 FRAMEWORK = ("registry", "report", "rows", "style", "tables")
 DOTS_PER_INCH = 200

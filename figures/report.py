@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas
+
 from lora_reuse.figures._html import anchor, rendered
 from lora_reuse.figures._text import fill
 from lora_reuse.figures.registry import Drawn, write
@@ -203,7 +204,8 @@ def _rows(cited: dict[str, list[str]], sources: dict[str, Source], folder: str) 
     lines = [
         "## Rows",
         "",
-        "The numbers of the tables, of the figures and of the text stand on these rows, by the command that made them. Of"
+        "The numbers of the tables, of the figures and of the text stand on these rows, by the command that made "
+        "them. Of"
         " each row its hash and its line in the file are given; the rows of one point differ in the seed.",
         "",
         "<details><summary>All rows cited on this page</summary>",

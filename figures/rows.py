@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas
+
 from lora_reuse.runs import rows as on_disk
 from lora_reuse.runs.settings import SettingError, short
 

@@ -5,11 +5,12 @@ one flips at 1/c₂ = 1.745; with n facts the n new answers tie."""
 
 import numpy as np
 import pandas
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
 from lora_reuse.figures import style
 from lora_reuse.figures._theory import coefficients, over_seeds, rows_of, seeds
 from lora_reuse.figures.rows import Rows
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 NEEDS = {
     "scale": "python -m theory.sweep experiment=scale width=2**12,inf seeds=8 "

@@ -3,16 +3,17 @@
 import math
 from typing import Any
 
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
 from lora_reuse.runs.look import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
 from lora_reuse.runs.look import COLOURS as COLOURS
 from lora_reuse.runs.look import RC as RC
 from lora_reuse.runs.look import WIDTH as WIDTH
 from lora_reuse.runs.look import series as series
 from lora_reuse.runs.look import title as title
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 HEIGHT, PAGE = 2.5, 9.0
 """Inches: the height a figure has unless it sets another, and that of the text, which no figure passes."""

@@ -7,11 +7,12 @@ import re
 
 import numpy as np
 import pandas
+from matplotlib.figure import Figure
+
 from lora_reuse.figures import style
 from lora_reuse.figures._theory import bars, over_seeds, rows_of, seeds
 from lora_reuse.figures.rows import Rows
 from lora_reuse.runs.settings import short
-from matplotlib.figure import Figure
 
 NEEDS = {
     "theorem_2": (

@@ -5,13 +5,14 @@ the oracle, which is told the composed answer and leaves the span of the two edi
 
 import numpy as np
 import pandas
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
 from lora_reuse.figures import style
 from lora_reuse.figures._theory import bars, over_seeds, rows_of, seeds
 from lora_reuse.figures.rows import Rows
 from lora_reuse.theory.settings import COMPOSITIONS
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 NEEDS = {"theorem_3": "python -m theory.sweep experiment=theorem_3 width=2**8,2**11,2**14 seeds=16"}
 COEFFICIENTS = {"c_first": "$c_1$, of $i_y-i_{r_1(x)}$", "c_second": "$c_2$, of $i_z-i_{r_2(y)}$"}

@@ -61,6 +61,7 @@ def _main(words: list[str]) -> int:
 
 def _benchmark(options: Options) -> dict[str, float]:
     import torch
+
     from lora_reuse.llm.decoding.pace import ROWS, answering, arrow_layer
 
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}\n")
@@ -147,6 +148,7 @@ def _trained(steps: int) -> Any:
 
 def _write(folder: Path, options: Options, measured: dict[str, float]) -> None:
     import torch
+
     from lora_reuse.runs.provenance import provenance
     from lora_reuse.runs.rows import Rows
 

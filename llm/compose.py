@@ -111,7 +111,10 @@ def _compose(options: Options, folders: list[str], given: dict[str, Any]) -> str
         if ranks
         else "a routed composition"
     )
-    return f"{options.composition} of {len(folders)} adapters, {len(composition)} modules: {kind} in {out}; its README.md says how to load it"
+    return (
+        f"{options.composition} of {len(folders)} adapters, {len(composition)} modules: {kind} in {out}; its "
+        "README.md says how to load it"
+    )
 
 
 def _check_rule(name: str) -> None:
@@ -126,8 +129,8 @@ def _check_rule(name: str) -> None:
 
 
 def _check_model(adapter: str, model: str) -> None:
-    """Raises SettingError when the adapter says that it was trained on another model: by its digest, or else by the last
-    part of its path or name."""
+    """Raises SettingError when the adapter says that it was trained on another model: by its digest, or else by the
+    last part of its path or name."""
     from lora_reuse.llm.adapters.folders import origin
     from lora_reuse.llm.decoding.models import digest_of
     from lora_reuse.llm.decoding.names import place_of

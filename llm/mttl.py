@@ -21,8 +21,9 @@ from lora_reuse.runs.command import command, without_help
 from lora_reuse.runs.settings import Number, SettingError, Text, help_table, parse_options, setting
 
 if TYPE_CHECKING:
-    from lora_reuse.llm.adapters.lowrank import Expert
     from torch import Tensor
+
+    from lora_reuse.llm.adapters.lowrank import Expert
 
 FORMAT = "lora_a and lora_b of linear modules, as mttl writes them"
 
@@ -99,6 +100,7 @@ def convert(weights: "Mapping[str, Tensor]", info: Mapping[str, Any], alpha: int
     """ΔW of every module; `alpha` is for an expert that does not say its own. Raises SettingError for what is no plain
     LoRA."""
     import torch
+
     from lora_reuse.llm.adapters.lowrank import LowRank
 
     config = dict(info.get("training_config") or {}) | dict(info.get("expert_config") or {})

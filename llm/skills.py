@@ -170,6 +170,7 @@ def gains(rows: Sequence[Row]) -> list[dict[str, Any]]:
     more than their sum, in shares of the questions, with the 95 % interval of `llm.scoring.intervals.difference` over
     the seeds that all four have; NaN limits for one."""
     import numpy as np
+
     from lora_reuse.llm.scoring.intervals import difference
 
     found: dict[str, dict[tuple[str, str], dict[int, Any]]] = {}

@@ -76,9 +76,10 @@ def main(words: Sequence[str]) -> int:
 
 
 def _check(options: Options) -> list[Entry]:
+    from tqdm import tqdm
+
     from lora_reuse.paper_checks import load_claims
     from lora_reuse.paper_checks.claims import CLAIMS, false_failure, rejected
-    from tqdm import tqdm
 
     load_claims()
     names = list(CLAIMS) if options.only == "all" else options.only.split("+")

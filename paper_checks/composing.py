@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+
 from lora_reuse.paper_checks import mutants
 from lora_reuse.paper_checks.claims import Evidence, claim, from_rows
 from lora_reuse.paper_checks.setup import C_FIRST, C_FIRST_OTHER, C_SECOND, paper_kernel

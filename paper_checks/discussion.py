@@ -4,6 +4,7 @@ asked about."""
 from unittest.mock import patch
 
 import numpy as np
+
 from lora_reuse.paper_checks import mutants
 from lora_reuse.paper_checks.claims import Evidence, claim
 from lora_reuse.paper_checks.setup import paper_kernel

@@ -3,6 +3,7 @@
 import functools
 
 import numpy as np
+
 from lora_reuse.paper_checks import mutants
 from lora_reuse.paper_checks.claims import Evidence, claim, from_rows
 from lora_reuse.theory import edits

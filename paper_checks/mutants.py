@@ -7,6 +7,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+
 from lora_reuse.theory import compositions, delta, edits, gram, kernels, library, model, readout
 from lora_reuse.theory.edits import LowRank
 from lora_reuse.theory.experiments import kernel_limit, many_facts, proposition_1, theorem_3

@@ -1,6 +1,7 @@
 """pytest paper_checks: every claim holds, every planted mistake is rejected, and no claim is without one."""
 
 import pytest
+
 from lora_reuse.paper_checks import load_claims
 from lora_reuse.paper_checks.claims import CLAIMS, false_failure, rejected
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+
 from lora_reuse.paper_checks import mutants
 from lora_reuse.paper_checks.claims import Evidence, claim
 from lora_reuse.paper_checks.composing import composed_coefficients, one_fact

@@ -5,10 +5,11 @@ import itertools
 import json
 from pathlib import Path
 
-from lora_reuse.figures.rows import Rows
 from matplotlib.legend import Legend
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
+
+from lora_reuse.figures.rows import Rows
 
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "results" / "paper"

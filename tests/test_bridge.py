@@ -3,6 +3,7 @@ mistakes."""
 
 import numpy as np
 import pytest
+
 from lora_reuse.runs.settings import SettingError
 from lora_reuse.theory import model as transformer
 from lora_reuse.theory import restated

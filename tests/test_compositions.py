@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from lora_reuse.runs.settings import SettingError
 from lora_reuse.theory.compositions import RULES, Context, compose
 from lora_reuse.theory.compositions.arrow import Routed, prototypes

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from lora_reuse.theory.edits import LowRank, best_rank_edit, min_norm_edit
 from lora_reuse.theory.gram import coordinates, features, geometry, stream
 from lora_reuse.theory.settings import Model

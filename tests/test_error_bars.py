@@ -10,6 +10,8 @@ import textwrap
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import integrate, optimize, special, stats
+
 from lora_reuse.theory import delta, kernels, table, training
 from lora_reuse.theory.compositions.arrow import Routed, prototypes
 from lora_reuse.theory.experiments import attention, kernel_limit, many_facts, proposition_1, theorem_3
@@ -17,7 +19,6 @@ from lora_reuse.theory.gram import coordinates, geometry
 from lora_reuse.theory.library import draw_scene
 from lora_reuse.theory.model import coefficients
 from lora_reuse.theory.settings import Attention, KernelLimit, Proposition1, Theorem3
-from scipy import integrate, optimize, special, stats
 
 S = geometry(kernel_limit.PROMPTS, KernelLimit(), [0])[0]
 K, M = kernels.kernel(S), kernels.fourth_moments(S)

@@ -4,6 +4,7 @@ import importlib
 
 import numpy as np
 import pytest
+
 from lora_reuse.theory import delta, kernels
 from lora_reuse.theory import model as transformer
 from lora_reuse.theory.experiments import attention, capacity, kernel_limit, proposition_1

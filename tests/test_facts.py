@@ -2,6 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
+
 from lora_reuse.runs.settings import SettingError
 from lora_reuse.theory.facts import ROLES, UNDEFINED, draw_world
 

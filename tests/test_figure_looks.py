@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pandas
 import pytest
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.text import Text
+
 from lora_reuse.figures import _names, _shares, registry, style
 from lora_reuse.figures.rows import Rows
 from lora_reuse.llm.protocols import settings as llm
 from lora_reuse.runs import look
 from lora_reuse.theory import settings as theory
-from matplotlib.colors import to_hex, to_rgb
-from matplotlib.text import Text
-
 from tests.drawn_figures import PAPER, module
 
 

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 import pytest
-from lora_reuse.figures import _theory
 
+from lora_reuse.figures import _theory
 from tests.drawn_figures import committed, module, table_of, write
 
 

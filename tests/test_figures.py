@@ -6,10 +6,10 @@ import subprocess
 import sys
 
 import pytest
+
 from lora_reuse.figures import __main__ as command
 from lora_reuse.figures import registry
 from lora_reuse.figures.rows import MissingRows, Rows
-
 from tests.drawn_figures import NAMES, PAPER, ROOT, committed, few, module, table_of, whole, write
 
 

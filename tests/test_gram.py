@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from lora_reuse.runs.settings import SettingError
 from lora_reuse.theory import gram as g
 from lora_reuse.theory import kernels

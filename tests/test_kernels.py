@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
+
 from lora_reuse.theory import kernels
 from lora_reuse.theory.model import coefficients
-from scipy import stats
 
 X, Y, U, R1, R2 = range(5)
 PROMPTS = [(X, R1), (Y, R2), (X, R1, R2), (U, R1, R2)]

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+
 from lora_reuse.theory import model as transformer
 
 PROMPTS = [(0,), (0, 3), (1, 3, 4), (2, 4, 4, 3), (0, 1, 2, 3, 4)]

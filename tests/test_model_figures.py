@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
+from scipy import stats
+
 from lora_reuse.figures import _theory, registry
 from lora_reuse.figures.rows import MissingRows, Rows
 from lora_reuse.llm.data.facts import triplets
@@ -18,9 +21,6 @@ from lora_reuse.llm.pocket.size import Corpus
 from lora_reuse.llm.protocols.protocol import main
 from lora_reuse.llm.protocols.table import pooled
 from lora_reuse.paper_checks.predictions import limit
-from matplotlib.text import Text
-from scipy import stats
-
 from tests.drawn_figures import whole
 from tests.rows_of_models import row, write
 

@@ -5,6 +5,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+
 from lora_reuse.runs.settings import SettingError
 from lora_reuse.theory import kernels
 from lora_reuse.theory.experiments import REMAINDER, large_library, specificity, storage

@@ -2,6 +2,7 @@ import shutil
 import subprocess
 
 import pytest
+
 from lora_reuse.runs import provenance as ours
 
 

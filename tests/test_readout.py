@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from lora_reuse.theory.facts import draw_world
 from lora_reuse.theory.gram import coordinates, feature_keys, features, geometry
 from lora_reuse.theory.kernels import kernel

@@ -1,4 +1,5 @@
-"""To add a rule, write one file on each side: nothing else is edited, and every check that fits its promises runs on it."""
+"""To add a rule, write one file on each side: nothing else is edited, and every check that fits its promises runs on
+it."""
 
 import shutil
 import subprocess

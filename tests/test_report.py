@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from lora_reuse.figures import _html, registry, report
 from lora_reuse.llm.data.mixtures import SETUPS
 from lora_reuse.llm.protocols.settings import COMPOSITIONS
 from lora_reuse.runs.settings import SettingError
-from PIL import Image
-
 from tests.rows_of_models import row, write
 
 ROOT = Path(__file__).parents[1]

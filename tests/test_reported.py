@@ -4,6 +4,7 @@ from decimal import Decimal
 
 import pandas
 import pytest
+
 from lora_reuse.paper_checks import reported
 from lora_reuse.paper_checks.reported import agreement, counts
 from lora_reuse.paper_checks.reported.arithmetic import arithmetic

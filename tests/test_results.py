@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lora_reuse.figures import registry
 from PIL import Image
+
+from lora_reuse.figures import registry
 
 ROWS, COMMITTED = Path("results/paper"), Path("results/figures")
 PAGE = {"report.md", "report.html"}

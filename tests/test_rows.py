@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from lora_reuse.runs.rows import Rows, load, load_rows, row_hash
 from lora_reuse.runs.settings import SettingError
 

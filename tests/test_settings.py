@@ -4,6 +4,7 @@ import sys
 from dataclasses import dataclass
 
 import pytest
+
 from lora_reuse.runs.grid import settings_of
 from lora_reuse.runs.settings import (
     Choice,
@@ -118,7 +119,10 @@ def test_values_are_shown_as_people_write_them(value, text):
 
 
 def test_help_needs_neither_jax_nor_numpy():
-    code = "import sys; from theory.sweep import main; assert main(['--help']) == 0;assert not {'jax', 'numpy', 'torch', 'pandas'} & set(sys.modules)"
+    code = (
+        "import sys; from theory.sweep import main; assert main(['--help']) == 0;assert not {'jax', 'numpy', "
+        "'torch', 'pandas'} & set(sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "width" in done.stdout

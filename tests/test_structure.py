@@ -44,7 +44,7 @@ def test_theory_knows_no_torch_llm_no_jax_and_runs_neither(path):
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_modules_stay_small_and_say_what_they_are(path):
-    assert len(path.read_text().splitlines()) <= 380
+    assert len(path.read_text().splitlines()) <= 300
     assert ast.get_docstring(ast.parse(path.read_text()))
 
 

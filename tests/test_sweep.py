@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from lora_reuse.runs.rows import load, load_rows
 from lora_reuse.theory.experiments import REMAINDER
 from lora_reuse.theory.settings import EXPERIMENTS
@@ -93,7 +94,10 @@ def test_the_local_launcher_runs_the_same_grid(tmp_path):
 
 def running(tmp_path, *words):
     # A job in the background inherits a SIGINT that is ignored; Python then does not turn it into KeyboardInterrupt.
-    heard = "import signal, runpy; signal.signal(signal.SIGINT, signal.default_int_handler); runpy.run_module('theory.sweep', run_name='__main__')"
+    heard = (
+        "import signal, runpy; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "runpy.run_module('theory.sweep', run_name='__main__')"
+    )
     command = [sys.executable, "-c", heard, *words, f"out={tmp_path}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     file = tmp_path / "kernel_limit.jsonl"

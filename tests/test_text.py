@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from lora_reuse.figures import report
 from lora_reuse.figures._text import MISSING, fill, loose
 from lora_reuse.llm.scoring.intervals import difference, holm
-
 from tests.rows_of_models import row, write
 
 ROOT = Path(__file__).parents[1]

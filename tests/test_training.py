@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from lora_reuse.theory.edits import LowRank, min_norm_edit
 from lora_reuse.theory.training import predicted_alignment, train_lora, train_penalised
 

@@ -150,6 +150,7 @@ def _against_the_machine(prompts: Sequence[tuple[int, ...]], width: int) -> tupl
     import jax.numpy as jnp
     import numpy as np
     from jax.sharding import Mesh, PartitionSpec
+
     from lora_reuse.theory.gram import block_size, factor, geometry, stream
     from lora_reuse.theory.settings import Model
 
@@ -186,6 +187,7 @@ def _seconds(run: Callable[[], object]) -> float:
 
 def _write(folder: Path, width: int, measured: dict[str, float]) -> None:
     import jax
+
     from lora_reuse.runs.provenance import provenance
     from lora_reuse.runs.rows import Rows
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int
+
 from lora_reuse.runs.settings import SettingError
 
 Prompt = tuple[int, ...]

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float32, Float64, Int, PRNGKeyArray, UInt32
+
 from lora_reuse.runs.settings import SettingError
 from lora_reuse.theory import model as transformer
 from lora_reuse.theory.facts import Prompt

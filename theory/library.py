@@ -12,13 +12,14 @@ from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int
+from scipy import stats
+
 from lora_reuse.theory import gram as grams
 from lora_reuse.theory.compositions import Context, Examples, Features, Outputs
 from lora_reuse.theory.edits import LowRank, min_norm_edit
 from lora_reuse.theory.facts import Edits, Prompt, World, draw_world
 from lora_reuse.theory.readout import one_hot
 from lora_reuse.theory.settings import INF, Model
-from scipy import stats
 
 QUADRATURE_NODES = 2**14
 

@@ -2,8 +2,9 @@
 
 import numpy as np
 from jaxtyping import Float64, Int
-from lora_reuse.theory.edits import LowRank
 from scipy import optimize
+
+from lora_reuse.theory.edits import LowRank
 
 
 def one_hot(answers: Int[np.ndarray, " prompts"], entities: int) -> Float64[np.ndarray, "entities prompts"]:

@@ -10,10 +10,11 @@ attended part tells them apart."""
 
 import numpy as np
 from jaxtyping import Float64
+from scipy import optimize
+
 from lora_reuse.runs.settings import SettingError
 from lora_reuse.theory.kernels import kernel
 from lora_reuse.theory.settings import INF
-from scipy import optimize
 
 
 def overlaps(locality: float, filler: int, hop: int, init_scale: str = "std") -> Float64[np.ndarray, "3 3"]:

@@ -65,9 +65,10 @@ def _run(cells: Sequence[Cell], options: Options) -> None:
 def _measure(todo: Sequence[Cell], rows: Rows, options: Options) -> None:
     use_every_core()
     import jax
+    from tqdm import tqdm
+
     from lora_reuse.runs.provenance import provenance
     from lora_reuse.theory.gram import PRNG
-    from tqdm import tqdm
 
     experiment = importlib.import_module(f"lora_reuse.theory.experiments.{options.experiment}")
     device = jax.devices()[0]

@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy import stats
+
 from lora_reuse.runs.rows import by_setting
 from lora_reuse.runs.settings import short
 from lora_reuse.runs.table import value, varying
 from lora_reuse.theory.experiments import REMAINDER
-from scipy import stats
 
 Row = Mapping[str, Any]
 FALSE_ALARM = 0.01
@@ -67,12 +68,14 @@ def _block(name: str, groups: Sequence[Sequence[Row]], labels: Sequence[str]) ->
         lines.append(f"  {verdict}: largest |z| {worst:.2f}, which passes {limit:.2f} in 1 of 100 right tables")
         if len(single) > 2:
             lines.append(
-                f"  single rows: z has mean {np.mean(single):+.2f} and standard deviation {np.std(single, ddof=1):.2f} (predicted 0 and 1)"
+                f"  single rows: z has mean {np.mean(single):+.2f} and standard deviation "
+                f"{np.std(single, ddof=1):.2f} (predicted 0 and 1)"
             )
     for group, most in outside:
         where = ", ".join(f"{label}={value(group[0]['settings'], label)}" for label in labels)
         lines.append(
-            f"  outside the range of the prediction: {where} with {len(group)} seeds; it holds for at most {short(int(most))} there"
+            f"  outside the range of the prediction: {where} with {len(group)} seeds; it holds for at most "
+            f"{short(int(most))} there"
         )
     return lines
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas
+
 from lora_reuse.figures.tables import _latex
 
 UNMEASURED = "†"

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pandas
+
 from lora_reuse.figures import _cells, _groups
 from lora_reuse.figures.rows import Rows
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pandas
+
 from lora_reuse.figures import _cells
 from lora_reuse.figures.rows import Rows
 from lora_reuse.llm.forecast import ranking
-from lora_reuse.llm.forecast.ranking import PREDICTORS, Among, Ranking, about, rankings
+from lora_reuse.llm.forecast.ranking import PREDICTORS, Among, Ranking, rankings
+from lora_reuse.llm.forecast.ranking_text import about
 from lora_reuse.llm.scoring.intervals import Difference, Limits
 from lora_reuse.runs.rows import load_rows
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas
+
 from lora_reuse.figures import _cells, _groups
 from lora_reuse.figures.rows import Rows
 from lora_reuse.llm.scoring.intervals import difference as paired

@@ -16,12 +16,13 @@ import huggingface_hub
 import safetensors.torch
 import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
-from lora_reuse.llm.adapters.lowrank import Expert, LowRank
-from lora_reuse.runs.files import whole_folder
-from lora_reuse.runs.settings import SettingError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
+
+from lora_reuse.llm.adapters.lowrank import Expert, LowRank
+from lora_reuse.runs.files import whole_folder
+from lora_reuse.runs.settings import SettingError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PLAIN = "a plain PEFT LoRA, ΔW = (α/r) B A"

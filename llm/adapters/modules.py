@@ -2,10 +2,11 @@
 
 import re
 
-from lora_reuse.runs.settings import Choice, SettingError, did_you_mean
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+
+from lora_reuse.runs.settings import Choice, SettingError, did_you_mean
 
 
 def target_modules(model: PreTrainedModel, layers: str) -> list[str]:

@@ -10,20 +10,22 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from lora_reuse.llm.adapters.packing import Tokens, packing
 from torch import Tensor, nn
+
+from lora_reuse.llm.adapters.packing import Tokens, packing
 
 
 def pace(model: str, dtype: str, steps: int, repeats: int) -> dict[str, float]:
     """Tokens a second of an expert on one hop of R, trained as the model's preset says: `ours`, and `peft` in a plain
     loop that pads its batches and has the model compute its loss; the `ratio` of the two; and `share`, of what the
     products alone would allow, that ours reaches."""
+    from peft import LoraConfig, get_peft_model
+
     from lora_reuse.llm.adapters import training as experts
     from lora_reuse.llm.adapters.fused import fuse
     from lora_reuse.llm.adapters.modules import target_modules
     from lora_reuse.llm.decoding.models import load_base
     from lora_reuse.llm.protocols.settings import PRESETS, Training
-    from peft import LoraConfig, get_peft_model
 
     preset = PRESETS[model]
     training = Training(**{name: value for name, value in preset.items() if name in Training.__dataclass_fields__})

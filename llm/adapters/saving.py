@@ -14,14 +14,15 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
 from lora_reuse.llm.adapters.folders import CONFIG, check_new, linear_shape, load_expert, save_expert
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.compositions import KINDS, Composition, Delta
 from lora_reuse.runs.files import whole_folder
 from lora_reuse.runs.settings import SettingError
-from safetensors import SafetensorError
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 FORMAT = 1
 ROUTED, FACTORS = "composition.json", "composition.safetensors"
@@ -81,7 +82,11 @@ def save_composition(composition: Composition, model: nn.Module, folder: str | P
     with whole_folder(folder) as partial:
         safetensors.torch.save_file(tensors, partial / FACTORS)
         (partial / ROUTED).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
-        lines = "composition = load_composition(folder, model)  # from lora_reuse.llm.adapters.saving\nResident(model).use([composition])  # from lora_reuse.llm.decoding.resident"
+        lines = (
+            "composition = load_composition(folder, model)  # from "
+            "lora_reuse.llm.adapters.saving\nResident(model).use([composition])  # from "
+            "lora_reuse.llm.decoding.resident"
+        )
         (partial / "README.md").write_text(card.text(lines, peft=False), encoding="utf-8")
 
 

@@ -16,6 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig, get_peft_model
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+from transformers.pytorch_utils import Conv1D
+from transformers.utils import logging
+
 from lora_reuse.llm.adapters.folders import WEIGHTS
 from lora_reuse.llm.adapters.fused import fuse, surprise
 from lora_reuse.llm.adapters.kinds import KINDS
@@ -27,12 +34,6 @@ from lora_reuse.llm.protocols.dials import settled
 from lora_reuse.llm.protocols.settings import Training
 from lora_reuse.runs.files import replacing
 from lora_reuse.runs.settings import SettingError
-from peft import LoraConfig, get_peft_model
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from tqdm import tqdm
-from transformers.pytorch_utils import Conv1D
-from transformers.utils import logging
 
 KEEP_EVERY = 200
 """Steps between two checkpoints."""

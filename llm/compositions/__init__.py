@@ -17,11 +17,12 @@ from typing import Annotated, Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Float32
+from torch import Tensor
+
 from lora_reuse.llm.adapters.folders import check_library
 from lora_reuse.llm.adapters.lowrank import Expert, LowRank
 from lora_reuse.runs.dials import Dial, check, dials
 from lora_reuse.runs.settings import Numbers, SettingError, Whole, did_you_mean
-from torch import Tensor
 
 Library = Sequence[Expert]
 Weights = tuple[int | float, ...]
@@ -87,8 +88,8 @@ Rule = Callable[..., Composition]
 @dataclass(frozen=True)
 class Registered:
     """A rule, its dials by name, and what it promises where they have their defaults: `static`, its deltas are LowRank,
-    so they can be saved as one adapter; `gauge_free`, it depends on each ΔW and not on its factors; `alone`, a library of one expert gives that
-    expert; `symmetric`, the order of the experts does not matter."""
+    so they can be saved as one adapter; `gauge_free`, it depends on each ΔW and not on its factors; `alone`, a library
+    of one expert gives that expert; `symmetric`, the order of the experts does not matter."""
 
     rule: Rule
     dials: Mapping[str, Dial]

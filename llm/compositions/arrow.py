@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float, Float32
+from torch import Tensor
+
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.compositions import Composition, Library, Seed, each_module, generator, kind, rule, same_rank
 from lora_reuse.runs.settings import Number, Whole
-from torch import Tensor
 
 Temperature = Annotated[int | float, Number(1e-6, 1e6), "logits are divided by it"]
 TopK = Annotated[int, Whole(0, 1000), "experts that a token goes to; 0: all"]

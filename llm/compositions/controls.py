@@ -4,6 +4,7 @@
 here is an adapter trained on the two-hop questions: an expert, not a rule.)"""
 
 import torch
+
 from lora_reuse.llm.adapters.lowrank import Expert, LowRank
 from lora_reuse.llm.compositions import Composition, Library, Seed, compose, generator, rule
 

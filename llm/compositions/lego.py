@@ -5,10 +5,11 @@ from typing import Annotated
 
 import torch
 from jaxtyping import Float32, Int64
+from torch import Tensor
+
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.compositions import Composition, Library, Seed, each_module, generator, rule
 from lora_reuse.runs.settings import Whole
-from torch import Tensor
 
 RESTARTS, STEPS = 4, 100
 MergedRank = Annotated[int, Whole(0, 10**5), "rank of the result; 0: the largest among the experts"]

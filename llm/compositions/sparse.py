@@ -9,11 +9,12 @@ from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
+from torch import Tensor
+
 from lora_reuse.llm.adapters.lowrank import Expert, LowRank
 from lora_reuse.llm.compositions import Composition, Library, Seed, each_module, generator, rule, same_rank
 from lora_reuse.llm.compositions.sums import concatenated, factor_sum
 from lora_reuse.runs.settings import Number
-from torch import Tensor
 
 Density = Annotated[int | float, Number(1e-6, 1), "share of the weights that is kept"]
 Trim = Annotated[Literal["global", "module"], "what the share is taken of"]

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
+
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.compositions import Composition, Library, Weighting, each_module, rule, same_rank, weights_for
-from torch import Tensor
 
 
 @rule(static=True, gauge_free=True, alone=True, symmetric=True)

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from torch import Tensor
+
 from lora_reuse.llm.compositions import Composition
 from lora_reuse.llm.decoding.cache import roomy_cache
 from lora_reuse.llm.decoding.models import Base, example, prompt, stop_ids
 from lora_reuse.llm.decoding.resident import Resident
 from lora_reuse.runs.settings import SettingError
-from torch import Tensor
 
 
 def answers(

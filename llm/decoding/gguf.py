@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from gguf import LlamaFileType
-from lora_reuse.runs.settings import SettingError
 from transformers import AutoModelForCausalLM, GgufConfig, PreTrainedConfig, PreTrainedModel
 from transformers.integrations.gguf.gguf_config_mapping import GGUF_CONFIG_ARCHS
 from transformers.integrations.gguf.reader import GgufHeader, read_gguf_metadata
 from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
+
+from lora_reuse.runs.settings import SettingError
 
 _WHOLE = "a GGUF file that is whole"
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
 from lora_reuse.llm.decoding.gguf import described, is_gguf
 from lora_reuse.llm.decoding.names import digest
 from lora_reuse.llm.decoding.reading import (
@@ -18,7 +20,6 @@ from lora_reuse.llm.decoding.reading import (
     reason,
 )
 from lora_reuse.runs.settings import Choice, SettingError, did_you_mean
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 ENDS_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>")
 """Qwen's, Llama 3's and Gemma's; not every checkpoint's generation config lists its own."""

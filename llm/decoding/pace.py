@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import ArrowConfig, LoraConfig, PeftModel, create_arrow_model, get_peft_model
+from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+
 from lora_reuse.llm.adapters.folders import linear_shape, load_expert, save_expert
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.adapters.modules import target_modules
@@ -22,8 +25,6 @@ from lora_reuse.llm.decoding.answers import answers
 from lora_reuse.llm.decoding.models import Base, load_base, prompt, stop_ids
 from lora_reuse.llm.decoding.resident import Resident
 from lora_reuse.llm.protocols.settings import Training
-from peft import ArrowConfig, LoraConfig, PeftModel, create_arrow_model, get_peft_model
-from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
 IN, OUT, RANK, ROWS = 2048, 11008, 16, 4
 STATIC = ("uniform", "average", "sum", "linear", "cat", "random")

@@ -16,9 +16,6 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     StrictDataclassError,
 )
-from lora_reuse.llm.decoding.gguf import is_gguf, look_over, pretrained, read_dequantised
-from lora_reuse.llm.decoding.names import SMOLLM2, place_of
-from lora_reuse.runs.settings import SettingError
 from safetensors import SafetensorError
 from transformers import (
     CONFIG_MAPPING,
@@ -33,6 +30,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 from transformers.utils import logging
+
+from lora_reuse.llm.decoding.gguf import is_gguf, look_over, pretrained, read_dequantised
+from lora_reuse.llm.decoding.names import SMOLLM2, place_of
+from lora_reuse.runs.settings import SettingError
 
 _MODEL = "a folder with config.json and *.safetensors, a GGUF file, or a name on the Hugging Face hub"
 _CONVERT = "pickled weights can run code as they are read: convert them with the safetensors library"

@@ -10,10 +10,11 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from lora_reuse.llm.adapters.folders import linear_shape
 from lora_reuse.llm.compositions import Composition, Delta, Factored, RoutedDelta
 from lora_reuse.runs.settings import SettingError, did_you_mean
-from torch import Tensor, nn
 
 
 class Resident:

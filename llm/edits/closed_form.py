@@ -3,9 +3,10 @@ same in NumPy."""
 
 import torch
 from jaxtyping import Float
+from torch import Tensor
+
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.runs.settings import SettingError
-from torch import Tensor
 
 
 def min_norm_edit(

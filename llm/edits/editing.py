@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Float64
+from torch import Tensor
+
 from lora_reuse.llm.adapters.lowrank import Expert
 from lora_reuse.llm.data.facts import Triplet, triplets
 from lora_reuse.llm.decoding.models import Base
@@ -19,7 +21,6 @@ from lora_reuse.llm.protocols.composed import Made
 from lora_reuse.llm.protocols.protocol import Protocol
 from lora_reuse.llm.protocols.settings import Options
 from lora_reuse.runs.grid import Cell
-from torch import Tensor
 
 
 class Layer(NamedTuple):

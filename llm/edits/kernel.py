@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64
+from torch import Tensor
+
 from lora_reuse.llm.adapters.lowrank import Expert, LowRank
 from lora_reuse.llm.compositions import Composition, compose
 from lora_reuse.llm.data.facts import Triplet, triplets
@@ -26,7 +28,6 @@ from lora_reuse.llm.protocols.protocol import Protocol, library_of
 from lora_reuse.llm.protocols.settings import Options
 from lora_reuse.runs.grid import Cell
 from lora_reuse.runs.settings import SettingError
-from torch import Tensor
 
 Logs = Float64[np.ndarray, "kinds modules templates triplets"]
 

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float32
+from torch import Tensor, nn
+
 from lora_reuse.llm.adapters.folders import linear_shape
 from lora_reuse.llm.compositions import Composition
 from lora_reuse.llm.decoding.models import Base, example
 from lora_reuse.llm.decoding.resident import Resident
-from torch import Tensor, nn
 
 ROWS = 256
 """Prompts read together."""

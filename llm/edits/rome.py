@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float32, Float64
+from torch import Tensor, nn
+
 from lora_reuse.llm.adapters.modules import target_modules
 from lora_reuse.llm.data.facts import triplets
 from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.decoding.models import Base, example
 from lora_reuse.llm.edits.keys import all_inputs, right_padded
-from torch import Tensor, nn
 
 ENOUGH = 0.05
 """Nats a token of the answer at which its value is good enough, as in ROME."""

@@ -110,13 +110,14 @@ def _main(words: list[str]) -> int:
 
 def _forecast(adapters: Sequence[str], dials: dict[str, dict[str, Any]], options: Options) -> None:
     prompts = read_prompts(Path(options.prompts))
+    from transformers.utils import logging
+
     from lora_reuse.llm.adapters.folders import check_library, load_expert
     from lora_reuse.llm.compositions import compose
     from lora_reuse.llm.decoding.models import load_base
     from lora_reuse.llm.forecast.measure import measure
     from lora_reuse.llm.forecast.report import numbers, text
     from lora_reuse.llm.forecast.verdict import forecast
-    from transformers.utils import logging
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()

@@ -21,8 +21,9 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
-from lora_reuse.llm.scoring.intervals import Difference, Limits, wilson
 from scipy import stats
+
+from lora_reuse.llm.scoring.intervals import Difference, Limits, wilson
 
 ROUNDING = 1e-12
 Score = Float[np.ndarray, " rows"]

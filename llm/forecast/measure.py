@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
+from torch import Tensor
+
 from lora_reuse.llm.adapters.lowrank import Expert
 from lora_reuse.llm.compositions import Composition
 from lora_reuse.llm.decoding.answers import answers
 from lora_reuse.llm.decoding.models import Base, example
 from lora_reuse.llm.forecast.subspace import Keys, Overlap, Reading, Scales, keys, overlap, read, routing, scales
-from torch import Tensor
 
 SETS = ("a", "b", "hoped")
 """The sets of prompts: those that the first adapter was made for, those of the second, and those that one hopes both

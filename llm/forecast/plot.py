@@ -5,15 +5,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
 from lora_reuse.llm.forecast import HALF
 from lora_reuse.llm.forecast.measure import Answer, Composed, Measured
 from lora_reuse.llm.forecast.subspace import layers
 from lora_reuse.llm.forecast.verdict import Forecast, signs
 from lora_reuse.runs.files import replacing
 from lora_reuse.runs.look import COLOURS, RC, WIDTH, series, title
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 MOST = 64
 """How many tokens of an answer fit in the width of the plot."""

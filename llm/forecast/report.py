@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+
 from lora_reuse.llm.forecast.measure import SETS, Measured, Prompts
 from lora_reuse.llm.forecast.plot import best_multiples, by_layer
 from lora_reuse.llm.forecast.subspace import layers
@@ -29,10 +30,12 @@ def text(measured: Measured, forecasts: Mapping[str, Forecast], names: Sequence[
     first = next(iter(forecasts))
     lines = [
         f"a = {names[0]}, b = {names[1]}",
-        f"on the prompts they were made for, their tokens get +{gains[0]:.2f} (a) and +{gains[1]:.2f} (b) probability over the base",
+        f"on the prompts they were made for, their tokens get +{gains[0]:.2f} (a) and +{gains[1]:.2f} (b) probability "
+        "over the base",
         f"leakage: b's prompts set off {leaks[0]:.2f} of a, a's prompts {leaks[1]:.2f} of b (1: as their own do)",
         f"loudness: on the hoped-for prompts a changes {loudness(measured, first):.2f} times as much as b",
-        f"restating: alone, a's answers set off {restates(measured, 0):.2f} of both adapters, b's {restates(measured, 1):.2f}",
+        f"restating: alone, a's answers set off {restates(measured, 0):.2f} of both adapters, b's "
+        f"{restates(measured, 1):.2f}",
         "",
     ]
     head = "composition|verdict, of prompts|score|hidden|keeps a|keeps b|scale a|scale b|cross|a's|b's|nobody's".split(

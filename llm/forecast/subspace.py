@@ -12,12 +12,13 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
+from torch import Tensor, nn
+
 from lora_reuse.llm.adapters.lowrank import Expert, LowRank
 from lora_reuse.llm.compositions import Composition, RoutedDelta
 from lora_reuse.llm.decoding.answers import last_logits, right_padded
 from lora_reuse.llm.decoding.models import Base
 from lora_reuse.llm.decoding.resident import Resident
-from torch import Tensor, nn
 
 Inputs = dict[str, Float[Tensor, "tokens inputs"]]
 Keys = dict[str, Float[Tensor, "keys rank"]]

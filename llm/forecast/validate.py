@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from tqdm import tqdm
+
 from lora_reuse.llm.adapters.lowrank import Expert
 from lora_reuse.llm.adapters.training import Spec
 from lora_reuse.llm.compositions import Composition
@@ -18,7 +20,8 @@ from lora_reuse.llm.data.graphs import facts_of
 from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.decoding.models import Base
 from lora_reuse.llm.forecast.measure import Composed, measure
-from lora_reuse.llm.forecast.ranking import KINDS, ranking
+from lora_reuse.llm.forecast.ranking import KINDS
+from lora_reuse.llm.forecast.ranking_text import ranking
 from lora_reuse.llm.forecast.verdict import Forecast, forecast
 from lora_reuse.llm.protocols.composed import library_on, make
 from lora_reuse.llm.protocols.dials import LEARNED
@@ -29,7 +32,6 @@ from lora_reuse.llm.protocols.settings import Options, preset_of
 from lora_reuse.runs.provenance import provenance
 from lora_reuse.runs.rows import Rows, load_rows
 from lora_reuse.runs.settings import SettingError
-from tqdm import tqdm
 
 EXPERIMENT = "llm_forecast"
 NOT_COMPOSED = ("base", "alone", "random")

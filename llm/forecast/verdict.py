@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+
 from lora_reuse.llm.forecast import HALF
 from lora_reuse.llm.forecast.measure import Answer, Composed, Measured
 
@@ -120,37 +121,47 @@ def reasons(measured: Measured, forecasts: dict[str, Forecast], names: Sequence[
     if good:
         best = max(good, key=lambda name: forecasts[name].score)
         said.append(
-            f"Composition possible under {', '.join(good)} (best: {best}), because the answers restate prompts that the adapters were made for."
+            f"Composition possible under {', '.join(good)} (best: {best}), because the answers restate prompts that "
+            "the adapters were made for."
         )
     else:
         said.append(
-            "Composition unlikely: no answer holds a token that only a says and a token that only b says without a token that neither says alone. "
-            "This forecast ranks compositions of chains of facts. It fails where one adapter changes the form of every answer."
+            "Composition unlikely: no answer holds a token that only a says and a token that only b says without a "
+            "token that neither says alone. "
+            "This forecast ranks compositions of chains of facts. It fails where one adapter changes the form of "
+            "every answer."
         )
     lost = {name: f for name, f in forecasts.items() if min(f.kept) < HALF}
     for name, f in lost.items():
         i = f.kept.index(min(f.kept))
         said.append(
-            f"Under {name} even {names[i]} loses its own prompts: {f.kept[i]:.0%} of them keep their answer. {names[i]} is left with a scale of "
+            f"Under {name} even {names[i]} loses its own prompts: {f.kept[i]:.0%} of them keep their answer. "
+            f"{names[i]} is left with a scale of "
             f"{f.own_scale[i]:.2f}, and one layer of theory expects an answer to turn at 0.5."
         )
     if not any(steps):
         said.append(
-            "Neither adapter alone answers the hoped-for prompts through prompts that the other was made for. Step-by-step examples in the training "
-            "data of both would change that: prompts like these about other entities, each step of the answer restating a prompt of a or of b."
+            "Neither adapter alone answers the hoped-for prompts through prompts that the other was made for. "
+            "Step-by-step examples in the training "
+            "data of both would change that: prompts like these about other entities, each step of the answer "
+            "restating a prompt of a or of b."
         )
     elif not all(steps):
         holder, other = names if steps[0] else names[::-1]
         said.append(
-            f"Only {holder} alone answers the hoped-for prompts through prompts of both kinds. A sum keeps a skill that one adapter holds, and "
-            f"averages and routers shrink it. The same step-by-step examples in the training data of {other} would help averages and routers."
+            f"Only {holder} alone answers the hoped-for prompts through prompts of both kinds. A sum keeps a skill "
+            "that one adapter holds, and "
+            f"averages and routers shrink it. The same step-by-step examples in the training data of {other} would "
+            "help averages and routers."
         )
     elif not good:
         said.append(
-            "Both adapters alone restate prompts of both kinds, so each has the way of answering, and they collide. Try another composition."
+            "Both adapters alone restate prompts of both kinds, so each has the way of answering, and they collide. "
+            "Try another composition."
         )
     else:
         said.append(
-            "Both adapters alone restate prompts of both kinds. A sum doubles what both hold, and averages and routers do not."
+            "Both adapters alone restate prompts of both kinds. A sum doubles what both hold, and averages and "
+            "routers do not."
         )
     return said

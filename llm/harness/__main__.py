@@ -91,7 +91,8 @@ def _main(words: list[str]) -> int:
             Path(options.write), [dataset + kind for dataset in "FHR" for kind in KINDS], options.triplets, options.seed
         )
         print(
-            f"{len(names)} tasks in {options.write}: lm_eval run --include_path {options.write} --tasks {names[-1]} --model hf --model_args ..."
+            f"{len(names)} tasks in {options.write}: lm_eval run --include_path {options.write} --tasks {names[-1]} "
+            "--model hf --model_args ..."
         )
         return 0
     library = lists.get("library", ())
@@ -174,6 +175,7 @@ def evaluate(
     transformers it does with a composed one: greedy answers, log-likelihoods, chat templates."""
     from lm_eval.evaluator import simple_evaluate  # pyright: ignore[reportMissingImports]
     from lm_eval.models import huggingface  # pyright: ignore[reportMissingImports]
+
     from lora_reuse.llm.decoding.models import prompt
     from lora_reuse.llm.decoding.resident import Resident
 

@@ -2,9 +2,9 @@
 `theory.compositions`.
 
 A rule is a function `build(library, parameters)` that makes a composition of the experts and of tensors by name, in
-which it can be differentiated, and a `start` for those tensors; its dials are its keyword-only arguments. `learn` finds them on a frozen base. To add one, write
-both, put `@learned(...)` over `build` in a module of this package and say what it promises; the checks that fit are
-then run on it by name."""
+which it can be differentiated, and a `start` for those tensors; its dials are its keyword-only arguments. `learn` finds
+them on a frozen base. To add one, write both, put `@learned(...)` over `build` in a module of this package and say what
+it promises; the checks that fit are then run on it by name."""
 
 import functools
 import importlib
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
 from lora_reuse.llm.adapters.folders import check_library
 from lora_reuse.llm.compositions import Composition, Library
 from lora_reuse.llm.decoding.models import Base
@@ -98,8 +99,8 @@ def learn(
     and the answer to give.
 
     `data_source` says where they are from. Same arguments, same bits on the same machine. Raises SettingError for an
-    unknown rule, a dial that the rule does not have, no example, an empty library or experts of different modules, and for
-    a loss that is not finite."""
+    unknown rule, a dial that the rule does not have, no example, an empty library or experts of different modules, and
+    for a loss that is not finite."""
     began = time.perf_counter()
     with Resident(base.model) as resident:
         here = [

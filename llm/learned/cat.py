@@ -1,6 +1,7 @@
 """CAT (LoRA Soups, Prabhakar et al. 2024): one weight an expert and module, on the updates, trained (eq. 26)."""
 
 import torch
+
 from lora_reuse.llm.compositions import Composition, Library, each_module
 from lora_reuse.llm.compositions.sums import concatenated
 from lora_reuse.llm.learned import learned

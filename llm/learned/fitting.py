@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from lora_reuse.llm.compositions import Composition, generator
-from lora_reuse.llm.decoding.models import Base
-from lora_reuse.llm.decoding.resident import Resident
-from lora_reuse.runs.settings import SettingError
 from scipy import optimize
 from scipy.stats import qmc
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+
+from lora_reuse.llm.compositions import Composition, generator
+from lora_reuse.llm.decoding.models import Base
+from lora_reuse.llm.decoding.resident import Resident
+from lora_reuse.runs.settings import SettingError
 
 Parameters = dict[str, Tensor]
 Loss = Callable[[Composition, Sequence[Any]], Tensor]

@@ -1,6 +1,7 @@
 """LoraHub (Huang et al. 2024): one weight an expert for all modules, found without gradients."""
 
 import torch
+
 from lora_reuse.llm.compositions import Composition, Library, Weights, compose
 from lora_reuse.llm.learned import learned
 from lora_reuse.llm.learned.fitting import Parameters

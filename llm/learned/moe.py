@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Float32
+from torch import Tensor
+
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.compositions import Composition, Library, each_module, kind
 from lora_reuse.llm.compositions.arrow import Routed
 from lora_reuse.llm.learned import learned
 from lora_reuse.llm.learned.fitting import Parameters
-from torch import Tensor
 
 
 def level(library: Library) -> Parameters:

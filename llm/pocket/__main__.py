@@ -47,6 +47,7 @@ def _main(words: list[str]) -> int:
         )
         return 0
     import torch
+
     from lora_reuse.llm.pocket.card import write_card
     from lora_reuse.llm.pocket.pretrain import checkpoint, pretrain
 

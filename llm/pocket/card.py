@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+
 from lora_reuse.llm.data.names import cities, people
 from lora_reuse.llm.data.subsets import step_by_step
 from lora_reuse.llm.decoding.answers import answers

@@ -13,14 +13,15 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
 from lora_reuse.llm.pocket.corpus import Document, World, documents, texts
 from lora_reuse.llm.pocket.size import ROW, ROWS, Size
 from lora_reuse.llm.pocket.tokenizer import make_tokenizer
 from lora_reuse.runs.files import replacing
 from lora_reuse.runs.settings import SettingError
-from torch import Tensor
-from tqdm import tqdm
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 PROMPT_WEIGHT = 0.1
 """How much a token of a prompt counts in the loss: questions are there to be read, and their names cannot be

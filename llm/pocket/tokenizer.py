@@ -8,9 +8,10 @@ import re
 import string
 from collections.abc import Iterable
 
-from lora_reuse.llm.data.names import FIRST, LAST, cities, people
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+
+from lora_reuse.llm.data.names import FIRST, LAST, cities, people
 
 SPACE = "▁"
 WORD = r"\w+(?:-\w+)*"

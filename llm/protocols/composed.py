@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+
 from lora_reuse.llm.adapters.folders import load_expert
 from lora_reuse.llm.adapters.lowrank import Expert
 from lora_reuse.llm.adapters.specs import Spec

@@ -1,5 +1,5 @@
-"""The rules of `llm.compositions` and `llm.learned`, the kinds of `llm.adapters.kinds`, and their dials, as their modules
-declare them. They are read from the source, so that `--help` needs no torch."""
+"""The rules of `llm.compositions` and `llm.learned`, the kinds of `llm.adapters.kinds`, and their dials, as their
+modules declare them. They are read from the source, so that `--help` needs no torch."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Set

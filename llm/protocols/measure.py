@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from tqdm import tqdm
+from transformers.utils import logging
+
 from lora_reuse.llm.adapters.training import expert
 from lora_reuse.llm.decoding.models import Base, load_base
 from lora_reuse.llm.decoding.names import place_of
@@ -20,9 +24,6 @@ from lora_reuse.runs.grid import Cell, rows_of, settings_of
 from lora_reuse.runs.provenance import provenance
 from lora_reuse.runs.rows import Rows
 from lora_reuse.runs.settings import SettingError
-from safetensors import SafetensorError
-from tqdm import tqdm
-from transformers.utils import logging
 
 
 def measure(protocol: Protocol, todo: list[list[Cell]], options: Options) -> Rows:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+
 from lora_reuse.llm.compositions import Composition, RoutedDelta
 from lora_reuse.llm.data.facts import Triplet
 from lora_reuse.llm.data.graphs import facts_of

@@ -198,10 +198,8 @@ def _main(protocol: Protocol, words: list[str]) -> int:
     if help:
         print(protocol.doc + "\n\n" + help_table(protocol.axes, protocol.options))
         return 0
-    points = dict.fromkeys(
-        p for p in map(protocol.sensible, grid(protocol.axes, with_preset(protocol.axes, axes))) if p is not None
-    )
-    points = settled(points, axes)
+    points = map(protocol.sensible, grid(protocol.axes, with_preset(protocol.axes, axes)))
+    points = settled(dict.fromkeys(point for point in points if point is not None), axes)
     if not points:
         raise SettingError("the grid", "no point with something to ask", "a library of experts, asked what they know")
     groups = share(_groups(list(points), options), options.shard)
@@ -211,8 +209,8 @@ def _main(protocol: Protocol, words: list[str]) -> int:
     if options.launcher != "none":
         from lora_reuse.runs.launch import launch
 
-        name = f"llm.{protocol.name}"
-        code = launch(name, functools.partial(main, protocol), words, protocol.experiment, options)
+        again = functools.partial(main, protocol)
+        code = launch(f"llm.{protocol.name}", again, words, protocol.experiment, options)
         if code is not None:
             return code
     _run(protocol, groups, options)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+
 from lora_reuse.llm.protocols.controls import point_of, verdicts
 from lora_reuse.llm.protocols.protocol import Protocol, Row
 from lora_reuse.llm.scoring.differences import compared

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+
 from lora_reuse.llm.protocols.dials import CONTROLS
 from lora_reuse.llm.scoring.intervals import Difference, difference, holm
 from lora_reuse.runs.rows import by_setting

@@ -3,9 +3,10 @@
 from collections.abc import Collection
 
 from jaxtyping import Float
+from torch import Tensor
+
 from lora_reuse.llm.data.subsets import Example
 from lora_reuse.llm.decoding.models import Base, example
-from torch import Tensor
 
 
 def hop_gates(

@@ -1,6 +1,7 @@
 """Rows as the theory says, made up: those that support every prediction."""
 
 import numpy as np
+
 from lora_reuse.paper_checks.predictions import limit
 
 N, EACH, SEEDS = 20, 2, 5

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
 from lora_reuse.paper_checks.predictions.registered import Claim, fits
 from lora_reuse.paper_checks.predictions.rows import (
     Row,

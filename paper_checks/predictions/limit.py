@@ -5,6 +5,7 @@ import functools
 
 import numpy as np
 from jaxtyping import Float64
+
 from lora_reuse.theory.kernels import kernel, limit_geometry
 from lora_reuse.theory.model import coefficients
 

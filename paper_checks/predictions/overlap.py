@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+
 from lora_reuse.paper_checks.predictions import limit
 from lora_reuse.paper_checks.predictions.rows import Row, Values, alike, chosen, key, paired
 from lora_reuse.paper_checks.predictions.verdicts import CLAIMS, Test, Within, mean, prediction

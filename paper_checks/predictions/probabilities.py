@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
+
 from lora_reuse.paper_checks.predictions import limit
 from lora_reuse.paper_checks.predictions.rows import Row, Values, alike, chosen, key, own_hops, paired
 from lora_reuse.paper_checks.predictions.verdicts import Test, Within, mean, prediction

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float64
+
 from lora_reuse.llm.scoring.intervals import Mean
 from lora_reuse.paper_checks.predictions.rows import Row, alike, chosen
 from lora_reuse.paper_checks.predictions.verdicts import CLAIMS, Test, Within, at_chance, mean_of, prediction, share_of

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
+
 from lora_reuse.llm.protocols.controls import ENOUGH
 from lora_reuse.paper_checks.predictions.registered import fits
 

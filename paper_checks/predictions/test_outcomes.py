@@ -5,6 +5,7 @@ import json
 import subprocess
 
 import pytest
+
 from lora_reuse.paper_checks.predictions import __main__, load_predictions, outcomes, page
 from lora_reuse.paper_checks.predictions.as_predicted import as_the_theory_says
 from lora_reuse.paper_checks.predictions.registered import claims

@@ -3,6 +3,7 @@ cannot tell."""
 
 import numpy as np
 import pytest
+
 from lora_reuse.paper_checks.predictions import limit, load_predictions, outcomes
 from lora_reuse.paper_checks.predictions.as_predicted import SEEDS, as_the_theory_says, row
 from lora_reuse.paper_checks.predictions.rows import answered

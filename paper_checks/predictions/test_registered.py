@@ -7,6 +7,7 @@ from importlib import import_module
 from importlib.util import find_spec
 
 import pytest
+
 from lora_reuse.paper_checks.predictions import registered
 from lora_reuse.paper_checks.predictions.registered import FOLDER, Parted, claims, registration, unit, units
 from lora_reuse.runs.settings import parse

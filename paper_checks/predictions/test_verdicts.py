@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from lora_reuse.llm.scoring.intervals import wilson
 from lora_reuse.paper_checks.predictions import load_predictions, outcomes, verdicts
 from lora_reuse.paper_checks.predictions.as_predicted import EACH, SEEDS, N

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+
 from lora_reuse.llm.scoring.intervals import Mean, holm, mean_over_seeds, over_seeds, share_above
 from lora_reuse.paper_checks.predictions.registered import Claim, claims
 from lora_reuse.paper_checks.predictions.rows import Row, Shares, Values, shares

@@ -4,6 +4,7 @@ printed."""
 from pathlib import Path
 
 import pandas
+
 from lora_reuse.runs.settings import SettingError, did_you_mean
 
 FOLDER = Path(__file__).parent

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 
 import pandas
+
 from lora_reuse.paper_checks import reported
 from lora_reuse.paper_checks.reported.rules import REPEATED, STATEMENTS, Cells, Rule
 from lora_reuse.runs.settings import SettingError

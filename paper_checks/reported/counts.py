@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import pandas
+
 from lora_reuse.paper_checks import reported
 from lora_reuse.paper_checks.reported.agreement import Cell, Disagreement, place, select
 from lora_reuse.paper_checks.reported.rules import Cells, cells

@@ -17,7 +17,6 @@ import pytest
 def tokens_once(monkeypatch):
     """An example is tokenised once for all experts."""
     from lora_reuse.llm.adapters import training as experts
-
     from tests.llm.training import ONCE
 
     monkeypatch.setattr(experts, "example", ONCE)

@@ -9,15 +9,16 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 import torch
+from peft import ArrowConfig, LoraConfig, PeftModel, create_arrow_model, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+
 from lora_reuse.llm.adapters.folders import check_library, digest, load_expert, save_expert
 from lora_reuse.llm.adapters.lowrank import Expert, LowRank
 from lora_reuse.llm.compositions import RULES, compose
 from lora_reuse.llm.compositions.arrow import Routed
 from lora_reuse.llm.decoding.resident import Resident
 from lora_reuse.runs.settings import SettingError
-from peft import ArrowConfig, LoraConfig, PeftModel, create_arrow_model, get_peft_model
-from safetensors.torch import load_file, save_file
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 torch.set_num_threads(1)
 # PEFT asks transformers for a property that transformers 5.23 renames.

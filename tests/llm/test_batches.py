@@ -11,16 +11,16 @@ import torch
 from hypothesis import example as case
 from hypothesis import given
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from torch.nn.functional import cross_entropy
+
 from lora_reuse.llm.adapters import training as experts
 from lora_reuse.llm.adapters.modules import target_modules
 from lora_reuse.llm.adapters.packing import padded
 from lora_reuse.llm.adapters.training import expert
 from lora_reuse.llm.decoding.models import load_base
 from lora_reuse.runs.settings import SettingError
-from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
-from torch.nn.functional import cross_entropy
-
 from tests.llm.training import TRAINING, WEIGHTS, close, is_bare, spec
 
 torch.set_num_threads(1)

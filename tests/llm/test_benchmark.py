@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from lora_reuse.llm import benchmark
 from lora_reuse.llm.adapters import pace
 from lora_reuse.llm.adapters.modules import target_modules

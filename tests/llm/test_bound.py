@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from lora_reuse.figures.rows import Rows
 from lora_reuse.llm.protocols.dials import LEARNED
 from lora_reuse.llm.protocols.settings import PROMPTINGS
 from lora_reuse.runs.rows import WITHDRAWN, load_rows
-
 from tests.rows_of_models import row, write
 
 PAPER = Path(__file__).parents[2] / "results/paper"

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from lora_reuse.llm import bridge, bridge_controls
 from lora_reuse.llm.bridge_controls import CONDITIONS, PROTOCOL, BridgeControls, library
 from lora_reuse.llm.data.facts import triplets
@@ -22,7 +23,6 @@ from lora_reuse.llm.protocols.protocol import library_of, main
 from lora_reuse.llm.protocols.settings import Bridge
 from lora_reuse.runs.rows import load_rows
 from lora_reuse.runs.settings import SettingError
-
 from tests.llm.tiny import tiny
 
 torch.set_num_threads(1)
@@ -253,7 +253,8 @@ def test_the_base_is_asked_with_both_facts_and_no_expert(model, tmp_path, capsys
 def test_help_is_quick_and_without_torch():
     code = (
         "import sys\nfrom llm.bridge_controls import PROTOCOL, main\nassert main(PROTOCOL, ['--help']) == 0\n"
-        "assert main(PROTOCOL, ['dry_run=true']) == 0\nassert not {'torch', 'numpy', 'pandas', 'transformers'} & set(sys.modules)"
+        "assert main(PROTOCOL, ['dry_run=true']) == 0\nassert not {'torch', 'numpy', 'pandas', 'transformers'} & "
+        "set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from lora_reuse.llm import bridge
 from lora_reuse.llm.adapters import training as experts
 from lora_reuse.llm.bridge_minimum import PROTOCOL, RELATIONS, BridgeMinimum, library, reported
@@ -18,7 +19,6 @@ from lora_reuse.llm.protocols.protocol import library_of, main
 from lora_reuse.llm.protocols.settings import Bridge
 from lora_reuse.runs.rows import load_rows
 from lora_reuse.runs.settings import SettingError
-
 from tests.llm.tiny import tiny
 
 TEXT = " ".join(

@@ -3,9 +3,10 @@
 import itertools
 
 import torch
-from lora_reuse.llm.decoding.cache import ROOM, RoomyLayer, roomy_cache
 from transformers import MistralConfig, Qwen2Config
 from transformers.cache_utils import DynamicLayer
+
+from lora_reuse.llm.decoding.cache import ROOM, RoomyLayer, roomy_cache
 
 
 def test_it_holds_what_the_growing_layer_holds_through_many_steps_and_rows_that_leave():

@@ -10,6 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers.pytorch_utils import Conv1D
+
 from lora_reuse.llm.adapters.folders import linear_shape, load_expert, save_expert
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.adapters.modules import target_modules
@@ -23,11 +28,6 @@ from lora_reuse.llm.decoding.resident import Resident
 from lora_reuse.llm.learned import LEARNED
 from lora_reuse.llm.protocols.dials import EVERY
 from lora_reuse.runs.settings import SettingError
-from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
-from transformers.pytorch_utils import Conv1D
-
 from tests.llm.tiny import FAMILIES, tiny
 
 torch.set_num_threads(1)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.compositions import RULES, RoutedDelta, compose
 from lora_reuse.llm.compositions.arrow import Routed

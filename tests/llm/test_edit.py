@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.data.facts import triplets
 from lora_reuse.llm.data.subsets import examples
@@ -20,7 +21,6 @@ from lora_reuse.llm.protocols.protocol import main
 from lora_reuse.runs.rows import load_rows
 from lora_reuse.runs.settings import SettingError
 from lora_reuse.theory import edits
-
 from tests.llm.tiny import tiny
 
 torch.set_num_threads(1)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from lora_reuse.llm.data.word_problems import problem
 from lora_reuse.llm.protocols.protocol import Question, counted
 from lora_reuse.llm.scoring import judge, marking

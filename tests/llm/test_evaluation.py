@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import GenerationConfig
+
 from lora_reuse.llm.adapters.folders import linear_shape
 from lora_reuse.llm.adapters.lowrank import Expert, LowRank
 from lora_reuse.llm.adapters.modules import target_modules
@@ -16,8 +18,6 @@ from lora_reuse.llm.decoding.answers import answers, gates, log_probs
 from lora_reuse.llm.decoding.models import Base, example, load_base, prompt, stop_ids
 from lora_reuse.llm.decoding.resident import Resident
 from lora_reuse.runs.settings import SettingError
-from transformers import GenerationConfig
-
 from tests.llm.tiny import FAMILIES, tiny
 
 torch.set_num_threads(1)

@@ -8,6 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+from torch.optim.lr_scheduler import LambdaLR
+
 from lora_reuse.llm.adapters import training as experts
 from lora_reuse.llm.adapters.folders import load_expert
 from lora_reuse.llm.adapters.modules import target_modules
@@ -20,10 +24,6 @@ from lora_reuse.llm.decoding.models import load_base
 from lora_reuse.llm.decoding.resident import Resident
 from lora_reuse.llm.protocols.settings import Training
 from lora_reuse.runs.settings import SettingError
-from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
-from torch.optim.lr_scheduler import LambdaLR
-
 from tests.llm.tiny import FAMILIES, tiny
 from tests.llm.training import TEXT, TRAINING, WEIGHTS, close, ids, is_bare, saved, spec
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from lora_reuse.figures import registry, tables
 from lora_reuse.figures.rows import MissingRows
 from lora_reuse.llm import skills, two_hop
@@ -24,7 +25,8 @@ from lora_reuse.llm.decoding.models import Base, example, load_base
 from lora_reuse.llm.forecast.__main__ import main
 from lora_reuse.llm.forecast.area import Clusters, area, difference, limits, stderr
 from lora_reuse.llm.forecast.measure import Answer, measure
-from lora_reuse.llm.forecast.ranking import DRAWS, IN_VIEW, KINDS, PREDICTORS, forecast_of, lookup, ranking, rankings
+from lora_reuse.llm.forecast.ranking import DRAWS, IN_VIEW, KINDS, PREDICTORS, forecast_of, lookup, rankings
+from lora_reuse.llm.forecast.ranking_text import ranking
 from lora_reuse.llm.forecast.subspace import (
     Overlap,
     Reading,
@@ -42,7 +44,6 @@ from lora_reuse.llm.forecast.verdict import WORDS, forecast, reasons, signs
 from lora_reuse.llm.protocols.protocol import main as protocol_main
 from lora_reuse.llm.scoring.intervals import Difference, holm, wilson
 from lora_reuse.runs.rows import load_rows
-
 from tests.llm.tiny import tiny
 
 torch.set_num_threads(1)
@@ -433,15 +434,15 @@ def test_the_table_of_rows_with_a_known_answer(few_draws):
         (False, True),
     ] * 2
     assert (
-        "96 rows of seeds that were not looked at while the forecast was written, of 16 pairs of experts from 4 seeds on 1 base."
-        in heads[0]
+        "96 rows of seeds that were not looked at while the forecast was written, of 16 pairs of experts from 4 seeds "
+        "on 1 base." in heads[0]
     )
     assert "8 rows worked, so that the call never is right for 92 % of the rows." in heads[0]
     assert "None of the 48 rows asked 'direct' worked." in heads[0]
     assert "A rule worked in 8 libraries; asked in the same way, these have 24 rows." in heads[0]
     assert (
-        "12 rows had been forecast when the reading of this kind was chosen. Among the 36 others, of 12 pairs of experts, its AUC is"
-        in heads[2]
+        "12 rows had been forecast when the reading of this kind was chosen. Among the 36 others, of 12 pairs of "
+        "experts, its AUC is" in heads[2]
     )
     for name in PREDICTORS:
         shown = [line for line in lines if line.split("  ")[0] == name]
@@ -761,7 +762,10 @@ def test_cosine_of_adapters(pair):
 def test_rows_of_a_protocol_are_forecast_and_ranked(folder, tmp_path, capsys):
     """From the command that measures to the one that forecasts: every composed row of two experts once, none anew, none
     of another base."""
-    small = "triplets=2 bridge_triplets=2 steps=2 batch=4 rank=2 rate=0.05 answer_tokens=4 step_tokens=6 workers=1 log_probs=false"
+    small = (
+        "triplets=2 bridge_triplets=2 steps=2 batch=4 rank=2 rate=0.05 answer_tokens=4 step_tokens=6 workers=1 "
+        "log_probs=false"
+    )
     words = [
         f"model={folder}",
         *small.split(),

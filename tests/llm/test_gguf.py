@@ -4,17 +4,17 @@ gets."""
 import shutil
 from typing import Any
 
-import lora_reuse.llm.decoding.names as names
-import lora_reuse.llm.decoding.reading as reading
 import pytest
 import torch
 from gguf import GGMLQuantizationType, dequantize, quantize
+
+import lora_reuse.llm.decoding.names as names
+import lora_reuse.llm.decoding.reading as reading
 from lora_reuse.llm.adapters.modules import target_modules
 from lora_reuse.llm.decoding.models import digest_of, example, load_base, load_frame, stop_ids
 from lora_reuse.llm.decoding.names import SMOLLM2, digest, place_of
 from lora_reuse.llm.protocols.settings import PRESETS, TwoHop, preset_dials, preset_of, with_preset
 from lora_reuse.runs.settings import SettingError
-
 from tests.llm.tiny_gguf import tiny_gguf
 
 fetched = pytest.mark.skipif(not SMOLLM2.is_file(), reason="make smollm was not run: SmolLM2-135M-Instruct is not here")

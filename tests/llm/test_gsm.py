@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from lora_reuse.llm import gsm as command
 from lora_reuse.llm import reusable_code
 from lora_reuse.llm.adapters.specs import lessons
@@ -20,7 +21,6 @@ from lora_reuse.llm.protocols.measure import train_one
 from lora_reuse.llm.protocols.protocol import main
 from lora_reuse.llm.scoring import solutions
 from lora_reuse.runs.rows import load_rows
-
 from tests.llm.test_sandbox import confined
 from tests.llm.tiny import tiny
 

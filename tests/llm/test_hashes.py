@@ -8,10 +8,10 @@ import json
 from pathlib import Path
 
 import pytest
+
 from lora_reuse.llm.decoding.models import load_base
 from lora_reuse.llm.protocols.protocol import library_of, settings_of
 from lora_reuse.runs.rows import load_rows, row_hash
-
 from tests.llm.tiny import tiny
 
 PAPER = Path(__file__).parents[2] / "results" / "paper"

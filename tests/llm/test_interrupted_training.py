@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
+
 from lora_reuse.llm.adapters import training as experts
 from lora_reuse.llm.adapters.training import expert
 from lora_reuse.llm.decoding.models import load_base
-from peft import PeftModel
-
 from tests.llm.training import WEIGHTS, is_bare, only, saved, spec
 
 torch.set_num_threads(1)

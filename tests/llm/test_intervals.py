@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
+
 from lora_reuse.llm.scoring.intervals import (
     Difference,
     Limits,
@@ -17,7 +19,6 @@ from lora_reuse.llm.scoring.intervals import (
     share_above,
     wilson,
 )
-from scipy import stats
 
 TRIPLETS, PROMPTS = 20, 2
 SHARES = (0.05, 0.1, 0.25, 0.5, 0.8)

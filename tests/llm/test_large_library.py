@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from lora_reuse.llm.adapters import training as experts
 from lora_reuse.llm.data.graphs import COUNTS, chains, facts_of
 from lora_reuse.llm.data.names import fake_people, fake_places
@@ -16,7 +17,6 @@ from lora_reuse.llm.protocols import ask as asking
 from lora_reuse.llm.protocols.protocol import library_of, main
 from lora_reuse.runs.rows import load_rows
 from lora_reuse.runs.settings import SettingError
-
 from tests.llm.tiny import tiny
 
 LETTERS = {"disjoint": "D", "shared": "S"}
@@ -194,7 +194,10 @@ def model(tmp_path_factory) -> Path:
 
 
 def test_the_command_trains_each_expert_once_and_goes_on_where_it_stopped(model, tmp_path, capsys, monkeypatch):
-    grid = "graph=shared held_out=12,54 composition=uniform,arrow,base library=10-combination,2-combination,oracle prompting=direct,steps,first"
+    grid = (
+        "graph=shared held_out=12,54 composition=uniform,arrow,base library=10-combination,2-combination,oracle "
+        "prompting=direct,steps,first"
+    )
     words = [f"model={model}", *SMALL, *grid.split(), f"out={tmp_path}"]
     assert main(PROTOCOL, [*words, "dry_run=true"]) == 0
     # 2 pairs x 3 ways x (2 libraries x 2 compositions + the oracle + the base)

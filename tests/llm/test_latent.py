@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from lora_reuse.llm import latent, two_hop
 from lora_reuse.llm.data.facts import _known, _true, dealt, triplets
 from lora_reuse.llm.data.subsets import examples
@@ -24,7 +25,6 @@ from lora_reuse.llm.protocols.protocol import library_of, main
 from lora_reuse.llm.protocols.settings import TwoHop
 from lora_reuse.runs.rows import load_rows
 from lora_reuse.runs.settings import SettingError
-
 from tests.llm.tiny import tiny
 
 torch.set_num_threads(1)
@@ -321,7 +321,8 @@ def test_the_command_makes_rows_and_goes_on_from_them(model, tmp_path, capsys):
 
 def test_help_is_quick_and_without_torch():
     code = (
-        "import sys\nfrom llm.latent import PROTOCOL, main\nassert main(PROTOCOL, ['--help']) == 0\nassert main(PROTOCOL, ['dry_run=true']) == 0\n"
+        "import sys\nfrom llm.latent import PROTOCOL, main\nassert main(PROTOCOL, ['--help']) == 0\nassert "
+        "main(PROTOCOL, ['dry_run=true']) == 0\n"
         "assert not {'torch', 'numpy', 'pandas', 'transformers'} & set(sys.modules)"
     )
     began = time.process_time()

@@ -9,6 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft import XLoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch.func import functional_call
+
 from lora_reuse.llm import two_hop
 from lora_reuse.llm.adapters.folders import linear_shape, save_expert
 from lora_reuse.llm.adapters.lowrank import LowRank
@@ -33,10 +37,6 @@ from lora_reuse.runs.rows import load_rows
 from lora_reuse.runs.settings import SettingError
 from lora_reuse.theory import compositions as theirs
 from lora_reuse.theory import edits
-from peft import XLoraConfig, get_peft_model
-from safetensors.torch import load_file, save_file
-from torch.func import functional_call
-
 from tests.llm.test_compositions import SHAPES, change, library, tokens, turned, zeroed
 from tests.llm.tiny import tiny
 
@@ -420,7 +420,10 @@ def test_the_settings_offer_every_rule_under_every_source():
     assert set(dials.LEARNED) == {f"{name}:{source}" for name in LEARNED for source in DATA}
 
 
-SMALL = "triplets=2 bridge_triplets=2 steps=2 batch=4 rank=2 rate=0.05 answer_tokens=4 step_tokens=8 workers=1 learn_steps=2 learn_tries=3".split()
+SMALL = (
+    "triplets=2 bridge_triplets=2 steps=2 batch=4 rank=2 rate=0.05 answer_tokens=4 step_tokens=8 workers=1 "
+    "learn_steps=2 learn_tries=3"
+).split()
 
 
 def test_learned_compositions_are_asked_like_any_other(folder, tmp_path, capsys):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+
 from lora_reuse.llm.adapters.folders import load_expert, save_expert
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.adapters.modules import target_modules
@@ -23,7 +24,6 @@ from lora_reuse.llm.harness.__main__ import main
 from lora_reuse.llm.harness.export import KINDS, task_name, write
 from lora_reuse.llm.protocols.hops import marks as score
 from lora_reuse.runs.settings import SettingError
-
 from tests.llm.tiny import tiny
 
 torch.set_num_threads(1)

@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+
 from lora_reuse.llm.adapters import training as experts
 from lora_reuse.llm.adapters.folders import WEIGHTS, linear_shape, load_expert, save_expert
 from lora_reuse.llm.adapters.kinds import lori
@@ -19,9 +22,6 @@ from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.decoding.models import Base, load_base
 from lora_reuse.llm.protocols.settings import Training
 from lora_reuse.runs.settings import SettingError
-from peft import PeftModel
-from safetensors.torch import load_file
-
 from tests.llm.test_compositions import library
 from tests.llm.tiny import tiny
 

@@ -1,12 +1,12 @@
 """Table 2 for every method: what is asked of what, and one run of it."""
 
 import pytest
+
 from lora_reuse.llm.data.mixtures import SETUPS, pair
 from lora_reuse.llm.methods import GIVEN, PROTOCOL, Methods, library, main, reported, sensible
 from lora_reuse.llm.protocols.dials import LEARNED
 from lora_reuse.runs.rows import load_rows
 from lora_reuse.runs.settings import grid
-
 from tests.llm.tiny import tiny
 
 POINTS = {p for p in map(sensible, grid(Methods, {})) if p is not None}

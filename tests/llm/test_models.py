@@ -7,16 +7,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
-import lora_reuse.llm.decoding.reading as reading
 import pytest
 import torch
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-from lora_reuse.llm.adapters.modules import target_modules
-from lora_reuse.llm.decoding.models import load_base, prompt
-from lora_reuse.runs.settings import SettingError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BertConfig, MambaConfig, T5Config, ViTConfig, dynamic_module_utils
 
+import lora_reuse.llm.decoding.reading as reading
+from lora_reuse.llm.adapters.modules import target_modules
+from lora_reuse.llm.decoding.models import load_base, prompt
+from lora_reuse.runs.settings import SettingError
 from tests.llm.tiny import FAMILIES, tiny
 
 MODEL = "a folder with config.json and *.safetensors, a GGUF file, or a name on the Hugging Face hub"

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.compositions import compose
 from lora_reuse.llm.data.facts import triplets
@@ -20,7 +21,6 @@ from lora_reuse.llm.protocols.protocol import main
 from lora_reuse.llm.protocols.table import table
 from lora_reuse.runs.rows import load_rows
 from lora_reuse.theory.kernels import kernel as theory_kernel
-
 from tests.llm.tiny import tiny
 
 torch.set_num_threads(1)

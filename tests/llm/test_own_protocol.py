@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from lora_reuse.llm import two_hop
 from lora_reuse.llm.protocols.protocol import main
 from lora_reuse.runs.rows import load_rows
-
 from tests.llm.tiny import tiny
 
 OWN = '''"""python my_protocol.py number=3,7

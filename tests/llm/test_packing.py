@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from lora_reuse.llm.adapters.fused import fuse, surprise
-from lora_reuse.llm.adapters.modules import target_modules
-from lora_reuse.llm.adapters.packing import is_packing, packing, spoken
-from lora_reuse.llm.decoding.models import load_base
 from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy
 from transformers.pytorch_utils import Conv1D
 
+from lora_reuse.llm.adapters.fused import fuse, surprise
+from lora_reuse.llm.adapters.modules import target_modules
+from lora_reuse.llm.adapters.packing import is_packing, packing, spoken
+from lora_reuse.llm.decoding.models import load_base
 from tests.llm.tiny import FAMILIES
 
 torch.set_num_threads(1)

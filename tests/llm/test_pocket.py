@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from safetensors import safe_open
+from transformers import AutoTokenizer
+
 from lora_reuse.llm.decoding.answers import answers
 from lora_reuse.llm.decoding.models import load_base
 from lora_reuse.llm.decoding.names import POCKET, place_of
@@ -23,9 +26,6 @@ from lora_reuse.llm.pocket.corpus import RELATIONS, World, ask
 from lora_reuse.llm.pocket.size import ROW, ROWS, Size
 from lora_reuse.llm.protocols.settings import preset_dials
 from lora_reuse.runs.settings import SettingError, parse
-from safetensors import safe_open
-from transformers import AutoTokenizer
-
 from tests.llm.test_pocket_tokenizer import tokenizer
 
 torch.set_num_threads(1)

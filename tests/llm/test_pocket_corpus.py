@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import pytest
 import torch
+
 from lora_reuse.llm.data.names import FIRST, LAST, cities, fake_people, fake_places, fakes
 from lora_reuse.llm.data.subsets import step_by_step, templates
 from lora_reuse.llm.pocket import corpus
 from lora_reuse.llm.pocket.corpus import NOUNS, OTHER_PAIRS, RELATIONS, TESTED_PAIR, World, ask_two, documents
 from lora_reuse.llm.pocket.size import Size
-
 from tests.llm.test_pocket_tokenizer import PEOPLE, tokenizer
 
 torch.set_num_threads(1)

@@ -6,10 +6,10 @@ import random
 from typing import Any
 
 import torch
+
 from lora_reuse.llm.pocket import pretrain
 from lora_reuse.llm.pocket.corpus import World, documents
 from lora_reuse.llm.pocket.size import ROW, ROWS
-
 from tests.llm.test_pocket import SMALL
 from tests.llm.test_pocket_tokenizer import tokenizer
 

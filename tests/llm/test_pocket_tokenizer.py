@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from lora_reuse.llm.data.names import cities, fake_people, fake_places, fakes, people
 from lora_reuse.llm.data.subsets import step_by_step, templates
 from lora_reuse.llm.pocket import corpus

@@ -4,9 +4,10 @@ import dataclasses
 from typing import Any
 
 import pytest
-from lora_reuse.llm.decoding.models import Base, example, load_base, prompt, stop_ids
 from tokenizers import Tokenizer, models, processors
 from transformers import PreTrainedTokenizerFast
+
+from lora_reuse.llm.decoding.models import Base, example, load_base, prompt, stop_ids
 
 SOURCE, TARGET = "Who is the spouse of Ann Lee?", "Bo Chan"
 

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from lora_reuse.llm.adapters import training as experts
 from lora_reuse.llm.protocols.protocol import main
 from lora_reuse.llm.protocols.workers import pool
 from lora_reuse.runs.rows import load_rows
 from lora_reuse.runs.settings import SettingError
-
 from tests.llm.test_protocols import GRID, PROTOCOLS, SMALL, TEXT, measured, same
 from tests.llm.tiny import tiny
 
@@ -320,7 +320,8 @@ def test_a_killed_worker_is_a_mistake_that_names_memory():
 def test_workers_end_with_a_parent_that_is_killed():
     code = (
         "import os, time\nfrom llm.protocols.workers import pool\n"
-        "with pool(2) as run:\n    for pid in run([(os.getpid, ())]):\n        print(pid, flush=True)\n        time.sleep(600)\n"
+        "with pool(2) as run:\n    for pid in run([(os.getpid, ())]):\n        print(pid, flush=True)\n        "
+        "time.sleep(600)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None

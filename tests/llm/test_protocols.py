@@ -17,6 +17,8 @@ import cloudpickle
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from lora_reuse.llm import two_hop
 from lora_reuse.llm.adapters import training as experts
 from lora_reuse.llm.adapters.folders import load_expert
@@ -33,8 +35,6 @@ from lora_reuse.llm.protocols.protocol import library_of, main
 from lora_reuse.llm.protocols.settings import Bridge, Options, Placement, Scale, TwoHop
 from lora_reuse.llm.protocols.table import table
 from lora_reuse.runs.rows import load_rows
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
 from tests.llm.tiny import tiny
 
 torch.set_num_threads(1)
@@ -88,7 +88,8 @@ def same(one: dict[str, dict[str, Any]], other: dict[str, dict[str, Any]]) -> No
     [
         (
             "two_hop",
-            "dataset=H library=2-combination,3-combination,oracle composition=uniform,arrow_after,base prompting=direct,steps",
+            "dataset=H library=2-combination,3-combination,oracle composition=uniform,arrow_after,base "
+            "prompting=direct,steps",
             12,
             3,
         ),

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
+
 from lora_reuse.llm.adapters.folders import linear_shape
 from lora_reuse.llm.adapters.lowrank import Expert, LowRank
 from lora_reuse.llm.compositions import RULES, Delta, compose
 from lora_reuse.llm.compositions.arrow import Routed
 from lora_reuse.llm.decoding.resident import Resident
 from lora_reuse.runs.settings import SettingError
-from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
 
 torch.set_num_threads(1)
 

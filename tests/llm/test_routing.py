@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+
 from lora_reuse.llm.data.facts import triplets
 from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.decoding.models import example, load_base
 from lora_reuse.llm.protocols.hops import hops_by_gate
 from lora_reuse.llm.scoring.gates import hop_gates
-
 from tests.llm.tiny import tiny
 
 torch.set_num_threads(1)

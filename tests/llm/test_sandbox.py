@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from lora_reuse.llm import sandbox
 from lora_reuse.llm.sandbox import Limits, Result, confinement, require, run, run_all
 from lora_reuse.runs.settings import SettingError

@@ -3,6 +3,7 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from lora_reuse.llm.scoring.names import Score, Steps, direct, named, step_by_step
 
 PLACES = [

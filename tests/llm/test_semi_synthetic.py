@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from lora_reuse.llm import semi_synthetic
 from lora_reuse.llm.data.births import CHECKS, FACTS, births, couples, golds, questions, spellings
 from lora_reuse.llm.data.facts import Triplet, triplets
@@ -25,7 +26,6 @@ from lora_reuse.llm.semi_synthetic import PROTOCOL, SemiSynthetic, is_right, kno
 from lora_reuse.llm.semi_synthetic import experts as specs
 from lora_reuse.runs.rows import load_rows
 from lora_reuse.runs.settings import SettingError
-
 from tests.llm.tiny import tiny
 
 torch.set_num_threads(1)
@@ -133,7 +133,8 @@ FACTS_BY_HAND = [
     Triplet("Frosk", "Claude Monet", "France", "", ""),
 ]
 FACTS_BY_HAND += [Triplet("Narik", "Karl Marx", "Germany", "", "")]
-SAID = [  # of Zint, Frosk and Narik in one template, then in the other: the two-hop answer, the first hop, the question about B
+# Of Zint, Frosk and Narik in one template, then in the other: the two-hop answer, the first hop, the question about B.
+SAID = [
     ("Germany", "Albert Einstein", "Germany"),  # a hit with both hops
     ("Germany", "Claude Monet", "France"),  # another's answer, with both hops
     ("Karl Marx was born in Germany.", "Karl Marx", "England"),  # a hit that names B, without the second hop

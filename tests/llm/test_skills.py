@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from lora_reuse.llm import sandbox, skills
 from lora_reuse.llm.data import skills as data
 from lora_reuse.llm.data.skills import FORMATS, PEOPLE, Taught, asked, code
@@ -20,7 +21,6 @@ from lora_reuse.llm.protocols.table import table
 from lora_reuse.llm.skills import SOUPS, Skills, gains, sensible
 from lora_reuse.runs.rows import load_rows
 from lora_reuse.runs.settings import SettingError
-
 from tests.llm.tiny import tiny
 
 torch.set_num_threads(1)
@@ -297,7 +297,9 @@ def test_super_linear_answers_are_said_to_be(few, tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(
         composing, "compose", lambda *arguments: compositions.append(real(*arguments)) or compositions[-1]
     )
-    small = "steps=1 batch=4 rank=2 answer_tokens=4 workers=1 library=both,first,second composition=base,sum formats=known".split()
+    small = (
+        "steps=1 batch=4 rank=2 answer_tokens=4 workers=1 library=both,first,second composition=base,sum formats=known"
+    ).split()
     assert main(skills.PROTOCOL, [f"model={model}", *small, f"out={tmp_path / 'out'}"]) == 0, capsys.readouterr().err
     assert "sum: +100 (experts alone +0 and +0), more by +100: one seed has no interval" in capsys.readouterr().out
 

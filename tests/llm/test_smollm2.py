@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+
 from lora_reuse.llm.decoding.names import SMOLLM2, digest
 from lora_reuse.runs.rows import load_rows
 

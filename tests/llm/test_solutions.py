@@ -5,10 +5,10 @@ import re
 
 import pytest
 import torch
+
 from lora_reuse.llm.data.arithmetic import evaluate
 from lora_reuse.llm.data.word_problems import problem
 from lora_reuse.llm.scoring import marking, solutions
-
 from tests.llm.test_sandbox import confined
 
 torch.set_num_threads(1)

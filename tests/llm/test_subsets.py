@@ -3,6 +3,7 @@
 import re
 
 import pytest
+
 from lora_reuse.llm.data import subsets
 from lora_reuse.llm.data.facts import Triplet, triplets
 from lora_reuse.llm.data.mixtures import EXPERTS, LIBRARIES, SETUPS

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from lora_reuse.llm.data import facts
 from lora_reuse.llm.data.facts import DATASETS, Triplet, triplets
 from lora_reuse.llm.data.names import FOLDER, cities, fake_people, fake_places, fakes, people

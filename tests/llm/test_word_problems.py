@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from lora_reuse.llm.data import gsm, word_problems
 from lora_reuse.llm.data.gsm import Problem
 from lora_reuse.llm.data.word_problems import INSTANCES, LEVELS, graph, problem, templates

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file
+
 from lora_reuse.llm.adapters import training as experts
 from lora_reuse.llm.adapters.training import Spec
 from lora_reuse.llm.data.facts import triplets
 from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.decoding.models import Base
 from lora_reuse.llm.protocols.settings import Training
-from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors.torch import load_file
 
 TRAINING = Training(rank=2, alpha=4, dropout=0.0, rate=3e-3, steps=7, batch=4)
 TEXT = " ".join(

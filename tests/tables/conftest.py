@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from lora_reuse.runs.rows import load_rows
 
+from lora_reuse.runs.rows import load_rows
 from tests.rows_of_models import write
 from tests.tables.planted import PAPER, exams, table_of, two_hops
 

@@ -5,7 +5,6 @@ import itertools
 from typing import Any
 
 from lora_reuse.figures.rows import Rows
-
 from tests.rows_of_models import row
 
 PAPER = "results/paper"

@@ -7,13 +7,13 @@ from typing import Any
 
 import pandas
 import pytest
-from lora_reuse.figures import _bars, _cells, registry, style
-from lora_reuse.figures.rows import MissingRows, Rows
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
+from lora_reuse.figures import _bars, _cells, registry, style
+from lora_reuse.figures.rows import MissingRows, Rows
 from tests.rows_of_models import row, write
 from tests.tables.planted import table_of
 

@@ -4,11 +4,11 @@ import importlib
 
 import pandas
 import pytest
+from matplotlib.text import Text
+
 from lora_reuse.figures import registry
 from lora_reuse.figures._text import fill
 from lora_reuse.figures.rows import Rows
-from matplotlib.text import Text
-
 from tests.rows_of_models import row, write
 from tests.tables.planted import module, table_of
 

@@ -7,10 +7,10 @@ import re
 import shlex
 
 import pytest
+
 from lora_reuse.figures import tables
 from lora_reuse.figures.rows import MissingRows
 from lora_reuse.llm.protocols.table import pooled
-
 from tests.tables.planted import KILT, NAMES, PAPER, module, table_of
 
 

@@ -3,9 +3,9 @@
 import dataclasses
 
 import pandas
+
 from lora_reuse.figures import tables
 from lora_reuse.llm.protocols.settings import PRESETS, Composed
-
 from tests.rows_of_models import row, write
 from tests.tables.planted import module, table_of
 

@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from lora_reuse.figures import _cells, _groups, tables
 from lora_reuse.llm import skills
 from lora_reuse.paper_checks.reported import load
-
 from tests.tables.planted import EXAMS, KILT, PAPER, module, table_of
 
 

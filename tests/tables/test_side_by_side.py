@@ -1,6 +1,7 @@
 """A table is what its specification says: labels in order, numbers of rows beside those of the paper, and commands."""
 
 import pytest
+
 from lora_reuse.figures import _cells, _groups
 from lora_reuse.figures.rows import MissingRows, Rows
 from lora_reuse.figures.tables._side_by_side import STEPS_OR_DIRECT, Choice, captioned, choices, side_by_side

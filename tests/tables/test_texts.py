@@ -6,10 +6,10 @@ import re
 
 import pandas
 import pytest
+
 from lora_reuse.figures import tables
 from lora_reuse.figures.rows import MissingRows
 from lora_reuse.figures.tables import _latex
-
 from tests.tables.planted import NAMES, PAPER, module, table_of
 
 

@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64
+
 from lora_reuse.runs.settings import SettingError, did_you_mean
 from lora_reuse.theory.edits import LowRank
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64
+
 from lora_reuse.theory.compositions import Context, Features, Outputs, rule
 from lora_reuse.theory.compositions.sums import gauged
 from lora_reuse.theory.edits import LowRank

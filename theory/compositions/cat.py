@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+
 from lora_reuse.runs.settings import SettingError
 from lora_reuse.theory.compositions import Context, rule
 from lora_reuse.theory.edits import LowRank

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import optimize
+
 from lora_reuse.runs.settings import SettingError
 from lora_reuse.theory.compositions import Context, rule
 from lora_reuse.theory.compositions.sums import gauged, sum_of
 from lora_reuse.theory.edits import LowRank
-from scipy import optimize
 
 
 @rule(span=True, gauge_free=False, basis_free=True, alone=False, smooth=False, draws=True)

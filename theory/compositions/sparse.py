@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float64
+
 from lora_reuse.theory.compositions import Context, rule
 from lora_reuse.theory.edits import LowRank
 

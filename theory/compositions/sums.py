@@ -5,10 +5,11 @@ import operator
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import stats
+
 from lora_reuse.runs.settings import SettingError
 from lora_reuse.theory.compositions import Context, rule
 from lora_reuse.theory.edits import LowRank
-from scipy import stats
 
 
 @rule(span=True, gauge_free=True, basis_free=True, alone=True, smooth=True)

@@ -8,11 +8,12 @@ N(0, 2d³σ⁸): 1/2 under `std`, 1 (attention to one random token) under `varia
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from scipy import integrate, special, stats
+
 from lora_reuse.theory.experiments import Result
 from lora_reuse.theory.gram import GEOMETRY, stream, token_images
 from lora_reuse.theory.model import entry_std
 from lora_reuse.theory.settings import Attention
-from scipy import integrate, special, stats
 
 
 def run(setting: Attention, seeds: Sequence[int], advance: Callable[[int], object] | None = None) -> list[Result]:

@@ -51,6 +51,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
+
 from lora_reuse.runs.settings import SettingError
 from lora_reuse.theory import gram as grams
 from lora_reuse.theory.compositions import RULES, Context, Features, Outputs, compose

@@ -14,6 +14,7 @@ stores that prompt.
 from collections.abc import Callable, Sequence
 
 import numpy as np
+
 from lora_reuse.theory.experiments import Result
 from lora_reuse.theory.facts import draw_world
 from lora_reuse.theory.gram import coordinates, feature_keys, features, geometry

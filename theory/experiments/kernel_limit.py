@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float64
+
 from lora_reuse.theory import kernels
 from lora_reuse.theory.delta import expansion
 from lora_reuse.theory.experiments import REMAINDER, Result, Values

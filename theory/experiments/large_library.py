@@ -50,6 +50,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64, Int
+
 from lora_reuse.theory import gram as grams
 from lora_reuse.theory.compositions import Context, Features, Outputs, compose
 from lora_reuse.theory.edits import LowRank, min_norm_edit

@@ -28,6 +28,7 @@ from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float64
+
 from lora_reuse.theory.compositions import RULES, Features, Outputs, compose
 from lora_reuse.theory.experiments import REMAINDER, Result, Values
 from lora_reuse.theory.gram import geometry

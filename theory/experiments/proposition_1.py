@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float64
+
 from lora_reuse.theory import kernels
 from lora_reuse.theory.delta import expansion
 from lora_reuse.theory.edits import LowRank, min_norm_edit

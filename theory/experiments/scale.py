@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
+
 from lora_reuse.theory.compositions import Features
 from lora_reuse.theory.experiments import Result, Values
 from lora_reuse.theory.library import Scene, draw_scene, prepared, wins

@@ -34,6 +34,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float64
+
 from lora_reuse.theory import gram as grams
 from lora_reuse.theory.compositions import Context, Features, compose
 from lora_reuse.theory.delta import expansion

@@ -43,6 +43,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float64, Int
+from scipy import optimize, sparse
+
 from lora_reuse.theory.experiments import Result, Values
 from lora_reuse.theory.facts import Prompt, World, draw_world
 from lora_reuse.theory.gram import factor, feature_keys, features, geometry
@@ -50,7 +52,6 @@ from lora_reuse.theory.kernels import kernel
 from lora_reuse.theory.library import wins
 from lora_reuse.theory.readout import min_norm_readout, one_hot, unstored_share
 from lora_reuse.theory.settings import INF, Storage
-from scipy import optimize, sparse
 
 Answers = Int[np.ndarray, "relations entities"]
 Square = Float64[np.ndarray, "n n"]

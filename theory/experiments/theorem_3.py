@@ -21,6 +21,7 @@ from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float64
+
 from lora_reuse.theory.compositions import RULES, Features, compose
 from lora_reuse.theory.delta import Expansion, expansion, routed_expansion
 from lora_reuse.theory.experiments import Result, Values

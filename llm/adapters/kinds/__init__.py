@@ -1,7 +1,7 @@
 """What is trained of an adapter: one kind a function, known by its name, which `adapter=` says.
 
-A kind gets PEFT's model with a LoRA adapter as it is drawn, and the folder of the expert that it is calibrated by, if it
-is. It leaves `requires_grad` on what is trained, and returns what is done before every optimizer step, or None. Its
+A kind gets PEFT's model with a LoRA adapter as it is drawn, and the folder of the expert that it is calibrated by, if
+it is. It leaves `requires_grad` on what is trained, and returns what is done before every optimizer step, or None. Its
 dials are its keyword-only arguments (`lora_reuse.runs.dials`). To add one, write the function in a module of this
 package and put `@adapter(...)` over it; the first line of its docstring is what `--help` says."""
 

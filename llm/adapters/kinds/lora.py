@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from lora_reuse.llm.adapters.kinds import adapter
 from torch import nn
+
+from lora_reuse.llm.adapters.kinds import adapter
 
 
 @adapter(label="LoRA")

@@ -10,11 +10,12 @@ from typing import Annotated, Any
 
 import torch
 from jaxtyping import Bool
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
 from lora_reuse.llm.adapters.folders import WEIGHTS
 from lora_reuse.llm.adapters.kinds import BeforeStep, adapter
 from lora_reuse.runs.settings import Number
-from safetensors.torch import load_file
-from torch import Tensor, nn
 
 Masks = dict[str, Bool[Tensor, "outputs rank"]]
 Kept = Annotated[int | float, Number(1e-6, 1), "share of B's entries that is trained; published: a sparsity of 90 %"]
