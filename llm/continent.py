@@ -19,7 +19,7 @@ from lora_reuse.llm.protocols.dials import COMPOSITIONS, CONTROLS, RULES
 from lora_reuse.llm.protocols.problems import ExamSettings
 from lora_reuse.llm.protocols.protocol import Marks, Protocol, Question, main, share_of
 from lora_reuse.llm.protocols.settings import Options
-from lora_reuse.llm.scoring.names import direct
+from lora_reuse.llm.scoring.two_hop import direct
 from lora_reuse.runs.settings import Choice, SettingError, Text, Whole, setting
 
 ROLES = {"R2": 2, "R4": 4}

@@ -21,7 +21,7 @@ from lora_reuse.llm.protocols.controls import Control, own_hops
 from lora_reuse.llm.protocols.hops import asked, question
 from lora_reuse.llm.protocols.protocol import Asked, Marks, Protocol, Question, main
 from lora_reuse.llm.protocols.settings import PATH, Options
-from lora_reuse.llm.scoring.names import named
+from lora_reuse.llm.scoring.two_hop import named
 from lora_reuse.runs.grid import Cell
 from lora_reuse.runs.settings import Choice, Number, Whole, setting
 
@@ -124,7 +124,6 @@ def stays(asked: Asked) -> list[list[Marks]]:
     """Of the answers to neighbours, whether each first names whom or what the base's first names."""
     if asked.points[0].prompting != "neighbours":
         return [[{} for _ in asked.questions] for _ in asked.answers]
-    from lora_reuse.llm.decoding import answers
 
     prompts, rows = [q.prompt for q in asked.questions], asked.options.batch_rows
     (before,) = answers.answers(asked.base, [None], prompts, asked.points[0].answer_tokens, rows)

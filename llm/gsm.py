@@ -154,7 +154,7 @@ def questions(point: Gsm, seed: int) -> list[Question]:
 def mark(point: Gsm, asked: Sequence[Question], said: Sequence[str], options: GsmOptions) -> list[dict[str, Any]]:
     """The marks of each answer: whether it is right, of what kind it is, and what is wrong with it."""
     from lora_reuse.llm.scoring.endpoint import endpoint_of
-    from lora_reuse.llm.scoring.marking import mark as marks
+    from lora_reuse.llm.scoring.word_problems import mark as marks
 
     judge = None if point.judge == "none" else endpoint_of(options.endpoint, point.judge, options.key_variable)
     return marks([q.reference for q in asked], said, point.prompting == "tir", judge)

@@ -29,8 +29,8 @@ from lora_reuse.llm.protocols.bound import once_in_n
 from lora_reuse.llm.protocols.hops import asked, chances, counted, everyone, everywhere, gates, log_probs, score
 from lora_reuse.llm.protocols.protocol import Asked, Marks, Protocol, Question, main, share_of
 from lora_reuse.llm.protocols.settings import Composed, Options
-from lora_reuse.llm.scoring.names import direct as scored
-from lora_reuse.llm.scoring.names import named
+from lora_reuse.llm.scoring.two_hop import direct as scored
+from lora_reuse.llm.scoring.two_hop import named
 from lora_reuse.runs.settings import Choice, Whole, setting
 
 WAYS = ("direct", "first", "second")

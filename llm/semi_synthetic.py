@@ -27,8 +27,8 @@ from lora_reuse.llm.protocols.dials import COMPOSITIONS, CONTROLS, RULES
 from lora_reuse.llm.protocols.hops import everyone
 from lora_reuse.llm.protocols.protocol import Protocol, Question, main, share_of
 from lora_reuse.llm.protocols.settings import Composed, Options
-from lora_reuse.llm.scoring.names import direct as scored
-from lora_reuse.llm.scoring.names import named
+from lora_reuse.llm.scoring.two_hop import direct as scored
+from lora_reuse.llm.scoring.two_hop import named
 from lora_reuse.runs.grid import Cell, hash_of
 from lora_reuse.runs.settings import Choice, SettingError, Whole, setting
 
@@ -137,7 +137,7 @@ def ready(points: Sequence[SemiSynthetic], options: Options) -> None:
 
 def ask(base: "Base", protocol: Protocol, cells: list[Cell], options: Options) -> list[tuple[Cell, dict[str, Any]]]:
     """Measures a group of cells. Raises SettingError where the base knows the fact of nobody."""
-    from lora_reuse.llm.decoding.answers import answers
+    from lora_reuse.llm.decoding.greedy import answers
     from lora_reuse.llm.protocols.ask import composed, keep, with_costs
 
     point, seed = cells[0]
@@ -164,7 +164,7 @@ def known(base: "Base", point: SemiSynthetic, seed: int, rows: int) -> list[Trip
 
     They are put in the tokenizer's chat template where it has one, whatever `chat` says of the other questions: to a
     bare question a model made to chat says nothing, whatever it knows. Raises SettingError for nobody."""
-    from lora_reuse.llm.decoding.answers import answers
+    from lora_reuse.llm.decoding.greedy import answers
 
     right = golds(point.fact, point.model)
     drawn = [t._replace(c=right[t.b]) for t in couples(point.names, point.triplets, seed) if t.b in right]

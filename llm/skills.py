@@ -115,7 +115,7 @@ def mark(point: Skills, asked: Sequence[Question], said: Sequence[str], options:
     if point.data != OWN:
         return _by_number(asked, said, options.allow_code_execution)
     from lora_reuse.llm.data.skills import code
-    from lora_reuse.llm.scoring.names import named
+    from lora_reuse.llm.scoring.two_hop import named
 
     marks = []
     for question, text in zip(asked, said, strict=True):

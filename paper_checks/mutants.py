@@ -8,13 +8,13 @@ from unittest.mock import patch
 
 import numpy as np
 
-from lora_reuse.theory import compositions, delta, edits, gram, kernels, library, model, readout
+from lora_reuse.theory import compositions, edits, error_bars, gram, kernels, library, model, readout
 from lora_reuse.theory.edits import LowRank
 from lora_reuse.theory.experiments import kernel_limit, many_facts, proposition_1, theorem_3
 
 _MODULES = (
     compositions,
-    delta,
+    error_bars,
     edits,
     gram,
     kernels,
@@ -45,7 +45,7 @@ def replaced(name: str, new: Any) -> Iterator[None]:
 
 def _forget() -> None:
     kernel_limit._unit_width_distance.cache_clear()
-    delta._moments.cache_clear()
+    error_bars._moments.cache_clear()
 
 
 def kernel_without_pi_minus_theta() -> AbstractContextManager:

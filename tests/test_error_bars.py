@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import integrate, optimize, special, stats
 
-from lora_reuse.theory import delta, kernels, table, training
+from lora_reuse.theory import error_bars, kernels, table, training
 from lora_reuse.theory.compositions.arrow import Routed, prototypes
 from lora_reuse.theory.experiments import attention, kernel_limit, many_facts, proposition_1, theorem_3
 from lora_reuse.theory.gram import coordinates, geometry
@@ -201,7 +201,7 @@ def expansion():
     """At width 256 the mean is off by the remainder, to 40 %, and the standard error by 0.2 %: what is beyond O(m⁻²) is
     a tenth of these."""
     off = []
-    found = delta.expansion(kernel_limit.shares, S, 256.0)
+    found = error_bars.expansion(kernel_limit.shares, S, 256.0)
     for name, (e, q) in kernel_limit.COEFFICIENTS.items():
         mean, error = exact_ratio(256, e, q)
         off += [((mean - found.mean[name]) / found.remainder[name] - 1) / 0.4, (found.stderr[name] / error - 1) / 0.002]
@@ -219,7 +219,7 @@ def expansion():
 def expansion_in_several_entries():
     """A product of four entries, whose mean and variance at width m follow from E[δ_a δ_b] and E[δ_a δ_b δ_c] as far as
     O(m⁻²)."""
-    phi = delta._features(S.tobytes(), 4, "relu")
+    phi = error_bars._features(S.tobytes(), 4, "relu")
     pairs = [(0, 0), (1, 2), (0, 3), (2, 2)]
     x = np.stack([phi[:, i] * phi[:, j] - K[i, j] for i, j in pairs])
     a = np.array([K[pair] for pair in pairs])
@@ -231,7 +231,7 @@ def expansion_in_several_entries():
     twos, threes = list(itertools.combinations(range(4), 2)), list(itertools.combinations(range(4), 3))
     second = sum(rest(i, j) * C[i, j] for i, j in twos)
     third = sum(rest(*t) * T[t] for t in threes) + C[0, 1] * C[2, 3] + C[0, 2] * C[1, 3] + C[0, 3] * C[1, 2]
-    found = delta.expansion(lambda G: {"product": float(np.prod([G[pair] for pair in pairs]))}, S, 1000.0)
+    found = error_bars.expansion(lambda G: {"product": float(np.prod([G[pair] for pair in pairs]))}, S, 1000.0)
     slopes = np.array([rest(i) for i in range(4)])
     F2 = np.array([[rest(i, j) if i != j else 0.0 for j in range(4)] for i in range(4)])
     F3 = np.zeros((4, 4, 4))
@@ -257,7 +257,7 @@ def higher():
     F = lambda G: np.array(  # noqa: E731
         [(a := G[0, 0]) ** 2 * (b := G[0, 1]) ** 2 + 3 * a * b * (c := G[1, 1]) + 2 * a**3 * b + c**3 + b**4]
     )
-    second, third, fourth = delta._higher(F, np.array([[x, y], [y, z]]), axes, 0.02)
+    second, third, fourth = error_bars._higher(F, np.array([[x, y], [y, z]]), axes, 0.02)
     exact = [
         2 * y**2 + 12 * x * y,
         4 * x * y + 3 * z + 6 * x**2,
@@ -306,7 +306,7 @@ def routed_moments():
             "third": (odds(G) - shift) ** 3,
             "square": G[0, 2] ** 2,
         }
-        found = delta.routed_expansion(values, odds, S, m)
+        found = error_bars.routed_expansion(values, odds, S, m)
         sd = (variance / m) ** 0.5 / T
         off += [(found.mean["first"] - shift) / sd / 2e-3, (found.stderr["first"] / sd - 1) / 1e-3]
         off.append((found.mean["third"] / skewed * m**2 * T**3 - 1) / 0.05)
@@ -326,7 +326,7 @@ def arrow_of(G, temperature, top_k):
 @pytest.mark.parametrize(("temperature", "top_k"), [(1.0, 0), (1.0, 1), (0.1, 0), (0.02, 0)])
 def test_a_softmax_of_noisy_scores_has_its_mean_and_error_at_a_small_width(drawn, temperature, top_k):
     values = lambda G: {"c": float(arrow_of(G, temperature, top_k)[0])}  # noqa: E731
-    found = delta.routed_expansion(
+    found = error_bars.routed_expansion(
         values, lambda G: float(arrow_of(G, temperature, top_k)[1]), S, 64.0, jumps=top_k == 1
     )
     sample, _ = arrow_of(drawn, temperature, top_k)
@@ -340,12 +340,12 @@ def test_a_softmax_of_noisy_scores_has_its_mean_and_error_at_a_small_width(drawn
 
 def test_where_a_softmax_saturates_one_row_is_all_that_can_be_compared():
     odds = lambda G: float(arrow_of(G, 0.02, 0)[1])  # noqa: E731
-    found = delta.routed_expansion(lambda G: {"c": float(arrow_of(G, 0.02, 0)[0])}, odds, S, 512.0)
+    found = error_bars.routed_expansion(lambda G: {"c": float(arrow_of(G, 0.02, 0)[0])}, odds, S, 512.0)
     assert found.remainder == found.stderr
 
 
 def test_where_the_width_is_too_small_for_the_series_one_row_is_all_that_can_be_compared():
-    small, enough = (delta.expansion(kernel_limit.shares, S, width) for width in (8.0, 64.0))
+    small, enough = (error_bars.expansion(kernel_limit.shares, S, width) for width in (8.0, 64.0))
     assert small.remainder == small.stderr
     assert all(enough.remainder[name] < 0.01 * enough.stderr[name] for name in enough.mean)
 
@@ -374,7 +374,7 @@ def coefficient_expansion():
     whole = geometry(scene.prompts, KernelLimit(), [0])[0]
     used = [*range(*scene.second.indices(99)), *range(*scene.two_hop.indices(99))]
     part = whole[np.ix_(used, used)].copy()
-    found = delta.expansion(lambda G: {"c": float(np.linalg.solve(G[:2, :2], G[:2, 2:]).mean())}, part, 1e6)
+    found = error_bars.expansion(lambda G: {"c": float(np.linalg.solve(G[:2, :2], G[:2, 2:]).mean())}, part, 1e6)
     k = kernels.kernel(part)
     bias, error, _ = many_facts.coefficient_expansion(scene, whole, "relu")
     numerical = (found.mean["c"] - np.linalg.solve(k[:2, :2], k[:2, 2:]).mean()) * 1e6
@@ -499,37 +499,37 @@ CHECKS = {
         (kernels, "relative_rms_bias", "9 * np.sum", "3 * np.sum"),
     ],
     expansion: [
-        (delta, "expansion", "mean[which] += varies * bends", "mean[which] += 0 * bends"),
-        (delta, "expansion", "bends.sum(axis=0) / (2 * width)", "bends.sum(axis=0) / (4 * width)"),
-        (delta, "expansion", "first + added / width", "first"),
-        (delta, "expansion", "cubic) / 6", "cubic) / 12"),
-        (delta, "expansion", "fourth / 8", "fourth / 16"),
-        (delta, "expansion", "np.sum(second**2, axis=(0, 1)) / 2 + ", ""),
-        (delta, "expansion", ' + np.einsum("aq,abbq->q", slopes, cubic)', ""),
+        (error_bars, "expansion", "mean[which] += varies * bends", "mean[which] += 0 * bends"),
+        (error_bars, "expansion", "bends.sum(axis=0) / (2 * width)", "bends.sum(axis=0) / (4 * width)"),
+        (error_bars, "expansion", "first + added / width", "first"),
+        (error_bars, "expansion", "cubic) / 6", "cubic) / 12"),
+        (error_bars, "expansion", "fourth / 8", "fourth / 16"),
+        (error_bars, "expansion", "np.sum(second**2, axis=(0, 1)) / 2 + ", ""),
+        (error_bars, "expansion", ' + np.einsum("aq,abbq->q", slopes, cubic)', ""),
     ],
     higher: [
-        (delta, "_higher", "fourth += 2 * (sum", "fourth += (sum"),
-        (delta, "_higher", "third[order] = mixed", "third[order] = mixed / 2"),
-        (delta, "_higher", "third[a, a, b] = third[a, b, a] = third[b, a, a] = aab", "pass"),
-        (delta, "_higher", "second[a, b] = second[b, a] = sum", "second[a, b] = sum"),
-        (delta, "_higher", "/ (2 * h**3)\n        fourth", "/ h**3\n        fourth"),
+        (error_bars, "_higher", "fourth += 2 * (sum", "fourth += (sum"),
+        (error_bars, "_higher", "third[order] = mixed", "third[order] = mixed / 2"),
+        (error_bars, "_higher", "third[a, a, b] = third[a, b, a] = third[b, a, a] = aab", "pass"),
+        (error_bars, "_higher", "second[a, b] = second[b, a] = sum", "second[a, b] = sum"),
+        (error_bars, "_higher", "/ (2 * h**3)\n        fourth", "/ h**3\n        fourth"),
     ],
     expansion_in_several_entries: [
-        (delta, "_axes", "np.moveaxis(regressed @ whiten", "np.moveaxis(regressed @ whiten / 2"),
+        (error_bars, "_axes", "np.moveaxis(regressed @ whiten", "np.moveaxis(regressed @ whiten / 2"),
         (
-            delta,
+            error_bars,
             "_axes",
             "y = (phi[:, rows] * phi[:, columns] - k[rows, columns])",
             "y = (phi[:, rows] * phi[:, columns])",
         ),
     ],
     routed_moments: [
-        (delta, "routed_expansion", "skewness * He[3] / 6", "skewness * He[3] / 12"),
-        (delta, "routed_expansion", "weights @ (squares + spread)", "weights @ squares"),
-        (delta, "routed_expansion", "@ (values + bent)", "@ values"),
-        (delta, "routed_expansion", "bends_across.sum(axis=0) / 2", "bends_across.sum(axis=0) / 4"),
-        (delta, "routed_expansion", "float(odds(k)[0] + bends.sum() / 2)", "float(odds(k)[0])"),
-        (delta, "routed_expansion", "third[0, 0, 0]) + 3 * _diff", "third[0, 0, 0]) + _diff"),
+        (error_bars, "routed_expansion", "skewness * He[3] / 6", "skewness * He[3] / 12"),
+        (error_bars, "routed_expansion", "weights @ (squares + spread)", "weights @ squares"),
+        (error_bars, "routed_expansion", "@ (values + bent)", "@ values"),
+        (error_bars, "routed_expansion", "bends_across.sum(axis=0) / 2", "bends_across.sum(axis=0) / 4"),
+        (error_bars, "routed_expansion", "float(odds(k)[0] + bends.sum() / 2)", "float(odds(k)[0])"),
+        (error_bars, "routed_expansion", "third[0, 0, 0]) + 3 * _diff", "third[0, 0, 0]) + _diff"),
     ],
     coefficient_expansion: [
         (many_facts, "coefficient_expansion", "-np.mean(h * psi)", "-np.mean(h * psi) / 2"),
@@ -545,7 +545,7 @@ CHECKS = {
         (attention, "run", "(1 + 2 / dim) ** 3", "(1 + 2 / dim) ** 2"),
         (attention, "run", "mean_square - mean**2", "mean_square - mean**2 / 2"),
     ],
-    neighbour_key: [(delta, "expansion", "np.sum(slopes**2, axis=0), np", "np.sum(slopes**2, axis=0) / 2, np")],
+    neighbour_key: [(error_bars, "expansion", "np.sum(slopes**2, axis=0), np", "np.sum(slopes**2, axis=0) / 2, np")],
     alignment: [
         (training, "predicted_alignment", "4 * total", "2 * total"),
         (training, "_flow_length", "2 * middle * s", "middle * s"),

@@ -5,7 +5,7 @@ import importlib
 import numpy as np
 import pytest
 
-from lora_reuse.theory import delta, kernels
+from lora_reuse.theory import error_bars, kernels
 from lora_reuse.theory import model as transformer
 from lora_reuse.theory.experiments import attention, capacity, kernel_limit, proposition_1
 from lora_reuse.theory.gram import geometry
@@ -72,7 +72,7 @@ def drop_pi_minus_theta(monkeypatch):
         return (across + theta * S) / (2 * np.pi) + np.eye(len(S)) * np.diagonal(S) / 2
 
     monkeypatch.setattr(kernels, "kernel", wrong)
-    monkeypatch.setattr(delta, "kernel", wrong)
+    monkeypatch.setattr(error_bars, "kernel", wrong)
 
 
 def attend_fully(monkeypatch):
@@ -88,7 +88,7 @@ def attend_fully(monkeypatch):
 
 
 def understate_errors(monkeypatch):
-    honest = delta.expansion
+    honest = error_bars.expansion
 
     def wrong(*arguments):
         found = honest(*arguments)
@@ -130,7 +130,7 @@ def test_two_thousand_seeds_of_a_small_width_agree_to_second_order_and_not_to_fi
     text = table(list(rows_at(48, 2000)))
     assert "DISAGREES" not in text
     assert text.count("agrees") == 5
-    honest = delta.expansion
+    honest = error_bars.expansion
 
     def first_order_only(quantities, S, width, *activation):
         return honest(quantities, S, width, *activation)._replace(mean=quantities(kernels.kernel(S)))

@@ -119,7 +119,7 @@ def drop_pi_minus_theta(monkeypatch):
         across, theta = kernels._angle(S)
         return (across + theta * S) / (2 * np.pi) + np.eye(len(S)) * np.diagonal(S) / 2
 
-    monkeypatch.setattr("lora_reuse.theory.delta.kernel", wrong)
+    monkeypatch.setattr("lora_reuse.theory.error_bars.kernel", wrong)
 
 
 @pytest.mark.parametrize("mutant", [swap_experts, forget_the_average, drop_pi_minus_theta])

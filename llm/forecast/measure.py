@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lora_reuse.llm.adapters.lowrank import Expert
 from lora_reuse.llm.compositions import Composition
-from lora_reuse.llm.decoding.answers import answers
+from lora_reuse.llm.decoding.greedy import answers
 from lora_reuse.llm.decoding.models import Base, example
 from lora_reuse.llm.forecast.subspace import Keys, Overlap, Reading, Scales, keys, overlap, read, routing, scales
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lora_reuse.llm.adapters.lowrank import Expert, LowRank
 from lora_reuse.llm.compositions import Composition, RoutedDelta
-from lora_reuse.llm.decoding.answers import last_logits, right_padded
+from lora_reuse.llm.decoding.greedy import last_logits, right_padded
 from lora_reuse.llm.decoding.models import Base
 from lora_reuse.llm.decoding.resident import Resident
 

@@ -9,7 +9,7 @@ from lora_reuse.llm.data.facts import triplets
 from lora_reuse.llm.data.names import cities, fake_people, fake_places, people
 from lora_reuse.llm.data.subsets import examples, parts
 from lora_reuse.llm.harness import two_hop
-from lora_reuse.llm.scoring import names as scoring
+from lora_reuse.llm.scoring import two_hop as scoring
 from lora_reuse.runs.files import whole_folder
 from lora_reuse.runs.settings import SettingError
 
@@ -76,7 +76,7 @@ def _task(subset: str) -> str:
 def _standing_alone() -> str:
     """The functions with the scoring in them."""
     own = inspect.getsource(two_hop)
-    line = "from lora_reuse.llm.scoring.names import direct, step_by_step\n"
+    line = "from lora_reuse.llm.scoring.two_hop import direct, step_by_step\n"
     return own.replace(line, inspect.getsource(scoring)).replace(
         inspect.getdoc(scoring) or "", "How an answer is scored.", 1
     )

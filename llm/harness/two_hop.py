@@ -1,7 +1,7 @@
 """What the exported tasks of lm-evaluation-harness call: the questions, and the scores of an answer.
 
-The export puts the source of `llm.scoring.names` in the place of the import below, so that the folder needs nothing but
-lm-eval."""
+The export puts the source of `llm.scoring.two_hop` in the place of the import below, so that the folder needs nothing
+but lm-eval."""
 
 import functools
 import json
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lora_reuse.llm.scoring.names import direct, step_by_step
+from lora_reuse.llm.scoring.two_hop import direct, step_by_step
 
 
 def dataset(file: str, **_: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lora_reuse.llm.adapters.folders import digest
-from lora_reuse.llm.decoding.answers import answers
+from lora_reuse.llm.decoding.greedy import answers
 from lora_reuse.llm.decoding.models import Base
 from lora_reuse.llm.protocols.composed import Made, collisions, library_on, make
 from lora_reuse.llm.protocols.hops import subset_of

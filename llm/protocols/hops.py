@@ -11,7 +11,7 @@ from lora_reuse.llm.data.graphs import facts_of
 from lora_reuse.llm.data.names import cities, fake_people, fake_places, people
 from lora_reuse.llm.data.subsets import Example, examples
 from lora_reuse.llm.protocols.protocol import Asked, Marks, Protocol, Question, Row, total
-from lora_reuse.llm.scoring.names import direct, named, step_by_step
+from lora_reuse.llm.scoring.two_hop import direct, named, step_by_step
 from lora_reuse.runs.settings import SettingError
 
 

@@ -9,8 +9,8 @@ from lora_reuse.llm.data.facts import Triplet
 from lora_reuse.llm.data.graphs import facts_of
 from lora_reuse.llm.data.names import cities, fake_people, fake_places, people
 from lora_reuse.llm.data.subsets import Example, examples
-from lora_reuse.llm.decoding.answers import gates as routing
-from lora_reuse.llm.decoding.answers import log_probs as likelihoods
+from lora_reuse.llm.decoding.greedy import gates as routing
+from lora_reuse.llm.decoding.greedy import log_probs as likelihoods
 from lora_reuse.llm.decoding.models import Base
 from lora_reuse.llm.protocols.hops import Hop, everyone, everywhere, subset_of
 from lora_reuse.llm.protocols.protocol import Asked, Marks

@@ -1,7 +1,7 @@
 """The settings of protocols that put problems to a model and mark its solutions.
 
-What a solution says is in `llm.scoring.solutions`, its marks by rule and by a judge model in `llm.scoring.marking` and
-`judge`."""
+What a solution says is in `llm.scoring.solutions`, its marks by rule and by a judge model in
+`llm.scoring.word_problems` and `judge`."""
 
 from dataclasses import dataclass
 

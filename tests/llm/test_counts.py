@@ -20,7 +20,7 @@ from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.data.facts import triplets
 from lora_reuse.llm.data.names import fake_people, fake_places
 from lora_reuse.llm.data.subsets import Example, examples
-from lora_reuse.llm.decoding import answers as decoding
+from lora_reuse.llm.decoding import greedy as decoding
 from lora_reuse.llm.edit import KEPT, Edit
 from lora_reuse.llm.protocols import ask as asking
 from lora_reuse.llm.protocols import composed as composing

@@ -7,7 +7,7 @@ import torch
 
 from lora_reuse.llm.data.word_problems import problem
 from lora_reuse.llm.protocols.protocol import Question, counted
-from lora_reuse.llm.scoring import judge, marking
+from lora_reuse.llm.scoring import judge, word_problems
 from lora_reuse.llm.scoring.endpoint import Endpoint
 from lora_reuse.runs.settings import SettingError
 
@@ -54,7 +54,7 @@ def test_a_judge_is_heard_and_compared_with_the_rules(stub: Any):
         '{"kind": "poem", "correct": true, "error": "none"}',
     ]
     server = stub(lambda messages, before: opinions[before])
-    marks = marking.mark(chosen, said, False, Endpoint(server.url, "judge", "NO_KEY"))
+    marks = word_problems.mark(chosen, said, False, Endpoint(server.url, "judge", "NO_KEY"))
     assert [m["judge_unclear"] for m in marks] == [False, False, False, True]
     assert [m.get("agreed") for m in marks] == [True, True, False, None]
     assert [m.get("same_error") for m in marks] == [None, True, False, None]

@@ -14,7 +14,7 @@ from lora_reuse.llm.adapters.lowrank import Expert, LowRank
 from lora_reuse.llm.adapters.modules import target_modules
 from lora_reuse.llm.compositions import Composition, compose
 from lora_reuse.llm.compositions.arrow import Routed
-from lora_reuse.llm.decoding.answers import answers, gates, log_probs
+from lora_reuse.llm.decoding.greedy import answers, gates, log_probs
 from lora_reuse.llm.decoding.models import Base, example, load_base, prompt, stop_ids
 from lora_reuse.llm.decoding.resident import Resident
 from lora_reuse.runs.settings import SettingError

@@ -19,7 +19,7 @@ from lora_reuse.llm.adapters.training import Spec, expert
 from lora_reuse.llm.compositions import compose
 from lora_reuse.llm.data.facts import triplets
 from lora_reuse.llm.data.subsets import examples
-from lora_reuse.llm.decoding.answers import answers, gates
+from lora_reuse.llm.decoding.greedy import answers, gates
 from lora_reuse.llm.decoding.models import load_base
 from lora_reuse.llm.decoding.resident import Resident
 from lora_reuse.llm.protocols.settings import Training

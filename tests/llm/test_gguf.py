@@ -163,7 +163,7 @@ def test_a_named_base_is_named_in_python_as_in_the_commands(name):
 
 @fetched
 def test_smollm2_answers():
-    from lora_reuse.llm.decoding.answers import answers
+    from lora_reuse.llm.decoding.greedy import answers
 
     base = load_base("smollm2")
     assert sum(p.numel() for p in base.model.parameters()) == 134_515_008

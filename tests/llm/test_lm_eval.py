@@ -18,7 +18,7 @@ from lora_reuse.llm.adapters.modules import target_modules
 from lora_reuse.llm.compositions import compose
 from lora_reuse.llm.data.facts import triplets
 from lora_reuse.llm.data.subsets import examples
-from lora_reuse.llm.decoding.answers import answers
+from lora_reuse.llm.decoding.greedy import answers
 from lora_reuse.llm.decoding.models import load_base
 from lora_reuse.llm.harness.__main__ import main
 from lora_reuse.llm.harness.export import KINDS, task_name, write

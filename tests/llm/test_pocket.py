@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoTokenizer
 
-from lora_reuse.llm.decoding.answers import answers
+from lora_reuse.llm.decoding.greedy import answers
 from lora_reuse.llm.decoding.models import load_base
 from lora_reuse.llm.decoding.names import POCKET, place_of
 from lora_reuse.llm.pocket import card, corpus, pretrain, switches

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_reuse.llm.scoring.names import Score, Steps, direct, named, step_by_step
+from lora_reuse.llm.scoring.two_hop import Score, Steps, direct, named, step_by_step
 
 PLACES = [
     *(

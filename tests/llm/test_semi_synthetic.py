@@ -17,11 +17,11 @@ from lora_reuse.llm.data.births import CHECKS, FACTS, births, couples, golds, qu
 from lora_reuse.llm.data.facts import Triplet, triplets
 from lora_reuse.llm.data.names import people
 from lora_reuse.llm.data.subsets import examples
-from lora_reuse.llm.decoding import answers as evaluation
+from lora_reuse.llm.decoding import greedy as evaluation
 from lora_reuse.llm.decoding.models import load_base
 from lora_reuse.llm.protocols.hops import everyone
 from lora_reuse.llm.protocols.protocol import main
-from lora_reuse.llm.scoring.names import named
+from lora_reuse.llm.scoring.two_hop import named
 from lora_reuse.llm.semi_synthetic import PROTOCOL, SemiSynthetic, is_right, known
 from lora_reuse.llm.semi_synthetic import experts as specs
 from lora_reuse.runs.rows import load_rows

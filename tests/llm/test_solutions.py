@@ -8,7 +8,7 @@ import torch
 
 from lora_reuse.llm.data.arithmetic import evaluate
 from lora_reuse.llm.data.word_problems import problem
-from lora_reuse.llm.scoring import marking, solutions
+from lora_reuse.llm.scoring import solutions, word_problems
 from tests.llm.test_sandbox import confined
 
 torch.set_num_threads(1)
@@ -124,10 +124,10 @@ def test_what_a_program_prints_is_its_answer_and_the_run_goes_on():
         chosen[3].answer,
         f"```python\n{chosen[4].code}\n```\n```output\n0\n```",
     ]
-    marks = marking.mark(chosen, said, execute=True)
+    marks = word_problems.mark(chosen, said, execute=True)
     assert [m["right"] for m in marks] == [True, False, False, True, True]
     assert [m.get("program") for m in marks] == ["done", "output", "denied", None, "done"]
     assert [m["kind"] for m in marks] == ["code", "code", "code", "text", "code"]
-    unrun = marking.mark(chosen, said, execute=False)
+    unrun = word_problems.mark(chosen, said, execute=False)
     assert [m["right"] for m in unrun] == [False, False, False, True, False]
     assert not any("program" in m for m in unrun)

@@ -55,8 +55,8 @@ from jaxtyping import Float64
 from lora_reuse.runs.settings import SettingError
 from lora_reuse.theory import gram as grams
 from lora_reuse.theory.compositions import RULES, Context, Features, Outputs, compose
-from lora_reuse.theory.delta import expansion
 from lora_reuse.theory.edits import LowRank, min_norm_edit
+from lora_reuse.theory.error_bars import expansion
 from lora_reuse.theory.experiments import Result, Values
 from lora_reuse.theory.facts import ROLES, Prompt
 from lora_reuse.theory.kernels import kernel, limit_geometry

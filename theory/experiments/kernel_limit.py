@@ -6,9 +6,9 @@ entity's prompt, the same two differences appear with coefficients of their own.
 
 A prediction is the limit one step on. At a finite width it is that of the kernel of the hidden states actually drawn (m
 → ∞ at these E and V) with the term of O(1/m) of the mean over U, and its error is that of the draw of U
-(`theory.delta`). At width = inf and a finite dim it is the d → ∞ limit, with the error in the draw of E and V to first
-order, where that is known in closed form (std, uniform attention, ReLU). At dim = width = inf it is the value itself.
-"""
+(`theory.error_bars`). At width = inf and a finite dim it is the d → ∞ limit, with the error in the draw of E and V to
+first order, where that is known in closed form (std, uniform attention, ReLU). At dim = width = inf it is the value
+itself."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from lora_reuse.theory import kernels
-from lora_reuse.theory.delta import expansion
+from lora_reuse.theory.error_bars import expansion
 from lora_reuse.theory.experiments import REMAINDER, Result, Values
 from lora_reuse.theory.gram import geometry, gram
 from lora_reuse.theory.library import quadrature_features

@@ -20,8 +20,8 @@ import numpy as np
 from jaxtyping import Float64
 
 from lora_reuse.theory import kernels
-from lora_reuse.theory.delta import expansion
 from lora_reuse.theory.edits import LowRank, min_norm_edit
+from lora_reuse.theory.error_bars import expansion
 from lora_reuse.theory.experiments import Result, Values
 from lora_reuse.theory.facts import World, draw_world
 from lora_reuse.theory.gram import TRAINING, coordinates, feature_keys, features, geometry, gram, stream

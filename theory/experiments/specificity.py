@@ -37,8 +37,8 @@ from jaxtyping import Float64
 
 from lora_reuse.theory import gram as grams
 from lora_reuse.theory.compositions import Context, Features, compose
-from lora_reuse.theory.delta import expansion
 from lora_reuse.theory.edits import min_norm_edit
+from lora_reuse.theory.error_bars import expansion
 from lora_reuse.theory.experiments import Result, Values
 from lora_reuse.theory.facts import Prompt, World, draw_world
 from lora_reuse.theory.kernels import kernel

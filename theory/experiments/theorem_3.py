@@ -7,7 +7,7 @@ differences appear. The composed fact needs i_z − i_old. At d = m = ∞ the or
 that margin, 1.48 m^(−1/2), up to a width of 10 000.
 
 Measured, with the same quantities of the kernel as prediction and, where the rule is smooth in the Gram matrix or in it
-and one softmax, the term of O(1/m) and the errors of `theory.delta`:
+and one softmax, the term of O(1/m) and the errors of `theory.error_bars`:
 
 - `c_first`, `c_second`, `c_first_other_entity`, `c_second_other_entity`; absent when coincidences make the differences
   dependent;
@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from lora_reuse.theory.compositions import RULES, Features, compose
-from lora_reuse.theory.delta import Expansion, expansion, routed_expansion
+from lora_reuse.theory.error_bars import Expansion, expansion, routed_expansion
 from lora_reuse.theory.experiments import Result, Values
 from lora_reuse.theory.gram import coordinates, geometry
 from lora_reuse.theory.kernels import kernel
