@@ -504,7 +504,7 @@ CHECKS = {
         (error_bars, "expansion", "first + added / width", "first"),
         (error_bars, "expansion", "cubic) / 6", "cubic) / 12"),
         (error_bars, "expansion", "fourth / 8", "fourth / 16"),
-        (error_bars, "expansion", "np.sum(second**2, axis=(0, 1)) / 2 + ", ""),
+        (error_bars, "expansion", "+ np.sum(second**2, axis=(0, 1)) / 2", ""),
         (error_bars, "expansion", ' + np.einsum("aq,abbq->q", slopes, cubic)', ""),
     ],
     higher: [
@@ -545,7 +545,7 @@ CHECKS = {
         (attention, "run", "(1 + 2 / dim) ** 3", "(1 + 2 / dim) ** 2"),
         (attention, "run", "mean_square - mean**2", "mean_square - mean**2 / 2"),
     ],
-    neighbour_key: [(error_bars, "expansion", "np.sum(slopes**2, axis=0), np", "np.sum(slopes**2, axis=0) / 2, np")],
+    neighbour_key: [(error_bars, "expansion", "np.sum(slopes**2, axis=0),", "np.sum(slopes**2, axis=0) / 2,")],
     alignment: [
         (training, "predicted_alignment", "4 * total", "2 * total"),
         (training, "_flow_length", "2 * middle * s", "middle * s"),
