@@ -124,9 +124,10 @@ def stays(asked: Asked) -> list[list[Marks]]:
     """Of the answers to neighbours, whether each first names whom or what the base's first names."""
     if asked.points[0].prompting != "neighbours":
         return [[{} for _ in asked.questions] for _ in asked.answers]
+    from lora_reuse.llm.decoding import greedy
 
     prompts, rows = [q.prompt for q in asked.questions], asked.options.batch_rows
-    (before,) = answers.answers(asked.base, [None], prompts, asked.points[0].answer_tokens, rows)
+    (before,) = greedy.answers(asked.base, [None], prompts, asked.points[0].answer_tokens, rows)
     found = []
     for after in asked.answers:
         marks = []

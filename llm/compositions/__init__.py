@@ -13,7 +13,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Float32
@@ -25,6 +25,7 @@ from lora_reuse.runs.dials import Dial, check, dials
 from lora_reuse.runs.settings import Numbers, SettingError, Whole, did_you_mean
 
 Library = Sequence[Expert]
+Enrolled = TypeVar("Enrolled")
 Weights = tuple[int | float, ...]
 Weighting = Annotated[
     Weights | Mapping[str, Weights] | None,
@@ -104,7 +105,7 @@ KINDS: dict[str, type] = {"LowRank": LowRank}
 """The updates that a saved composition can hold, by the names that its file calls them by."""
 
 
-def kind(cls: type) -> type:
+def kind(cls: type[Enrolled]) -> type[Enrolled]:
     """Enrols a dataclass that is a Delta under its own name, so that compositions of it can be saved and loaded."""
     KINDS[cls.__name__] = cls
     return cls

@@ -63,12 +63,12 @@ def subset_of(questions: Sequence[Question]) -> str:
     return next((q.reference.subset for q in questions if isinstance(q.reference, Hop)), "")
 
 
-def score(question: Question, answer: str) -> Marks:
+def score(question: Question, answer: str) -> dict[str, Any]:
     """Whether the answer is right, strictly and leniently, and hop by hop when it is step by step."""
     return marks(question.reference.example, answer, question.reference.way)
 
 
-def marks(e: Example, answer: str, way: str) -> Marks:
+def marks(e: Example, answer: str, way: str) -> dict[str, Any]:
     """The marks of an answer to an example that was asked in this way."""
     names, places = everyone(), everywhere()
     if way == "steps":

@@ -16,6 +16,7 @@ from lora_reuse.llm.compositions.sparse import elect_and_average, keep_largest
 from lora_reuse.runs.settings import SettingError
 from lora_reuse.theory import compositions as theirs
 from lora_reuse.theory import edits
+from lora_reuse.theory.compositions import arrow, sparse
 
 torch.set_num_threads(1)
 SHAPES = {"up": (11, 7), "down": (7, 11)}
@@ -172,7 +173,7 @@ def test_the_theory_routes_the_same(scores):
     there = theirs.compose("arrow_after", twins, context)
     here = compose("arrow_after", experts, scores=scores, top_k=2)["up"]
     assert isinstance(here, Routed)
-    assert isinstance(there, theirs.arrow.Routed)
+    assert isinstance(there, arrow.Routed)
     x = tokens("up").flatten(0, 1)
     np.testing.assert_allclose(here.weights(x).T.numpy(), there.weights(x.double().numpy().T), atol=1e-5)
 
@@ -307,7 +308,7 @@ def test_ties_over_modules_and_as_the_theory_elects():
     stack = torch.randn(3, 6, 8, generator=torch.Generator().manual_seed(0))
     for density in (0.2, 0.5, 1.0):
         here = elect_and_average(torch.stack([keep_largest(matrix, density) for matrix in stack]))
-        there = theirs.sparse.merge_ties(list(stack.double().numpy()), density)
+        there = sparse.merge_ties(list(stack.double().numpy()), density)
         np.testing.assert_allclose(here, there, rtol=1e-5)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lora_reuse.llm.adapters.specs import Spec
 from lora_reuse.llm.decoding.models import load_base
 from lora_reuse.llm.protocols.protocol import library_of, settings_of
 from lora_reuse.runs.rows import load_rows, row_hash
@@ -46,7 +47,7 @@ def experts(experiment, base):
     specs = dict.fromkeys(
         spec for protocol, _, (point, seed) in cells(experiment) for spec in library_of(protocol, point, seed)
     )
-    return sorted({spec.key(base) for spec in specs if dataclasses.is_dataclass(spec)})
+    return sorted({spec.key(base) for spec in specs if isinstance(spec, Spec)})
 
 
 def summary(names):

@@ -261,8 +261,11 @@ def test_the_router_weighs_each_token_by_its_softmax():
     x = tokens("up").flatten(0, 1)
     w = torch.softmax(x @ values["up"].T, dim=-1)
     expected = torch.stack(
-        [sum(w[t, i] * e["up"].dense() for i, e in enumerate(library())) @ x[t] for t in range(len(x))]
-    )  # pyright: ignore
+        [
+            torch.stack([w[t, i] * e["up"].dense() for i, e in enumerate(library())]).sum(dim=0) @ x[t]
+            for t in range(len(x))
+        ]
+    )
     router = LEARNED["moe"].build(library(), values)["up"]
     torch.testing.assert_close(router(x), expected, rtol=1e-4, atol=1e-4)
     assert isinstance(router, RoutedDelta)
