@@ -21,6 +21,7 @@ from lora_reuse.llm.protocols import hops, observers
 from lora_reuse.llm.protocols.controls import verdicts
 from lora_reuse.llm.protocols.protocol import library_of, main
 from lora_reuse.llm.protocols.settings import Bridge
+from lora_reuse.runs.grid import settings_of
 from lora_reuse.runs.rows import load_rows
 from lora_reuse.runs.settings import SettingError
 from tests.llm.tiny import tiny
@@ -218,7 +219,7 @@ def test_the_command_makes_rows_of_every_condition_and_goes_on_from_them(model, 
     assert len(list((tmp_path / "experts").glob("*/adapter_model.safetensors"))) == 8
     rows = load_rows(tmp_path, "llm_bridge_controls")
     for row in rows:
-        assert set(row["settings"]) == {f.name for f in dataclasses.fields(BridgeControls)} | {"seed"}
+        assert row["settings"].keys() == settings_of((BridgeControls(), 0)).keys()
         assert row["predicted"] == {}
         assert row["measured"]["total"] == 4
         assert ("bridge_right" in row["measured"]) == (row["settings"]["prompting"] == "steps")
