@@ -29,6 +29,12 @@ ROUTED, FACTORS = "composition.json", "composition.safetensors"
 OURS = "a composition as save_composition writes it"
 
 
+def named(place: str) -> str:
+    """A model's or adapter's name: of a folder or file of this machine its last part, which says the same elsewhere."""
+    path = Path(place).expanduser()
+    return path.name if path.exists() else place
+
+
 @dataclass(frozen=True)
 class Card:
     """What the folder says of itself: its base, the rule (`says`: its formula), what it was made of and with, how (a
@@ -46,19 +52,27 @@ class Card:
         """A model card in Markdown, with the lines that load the folder."""
         head = [
             "---",
-            f"base_model: {json.dumps(self.base)}",
+            f"base_model: {json.dumps(named(self.base))}",
             *(["library_name: peft"] if peft else []),
             "tags: [lora, merge]",
             "---",
         ]
         body = [f"# {self.rule} of {len(self.experts) or 'some'} adapters", "", " ".join(self.says.split()), ""]
-        body += [f"- {name} ({digest})" if digest else f"- {name}" for name, digest in self.experts.items()]
+        body += [
+            f"- {named(name)} ({digest})" if digest else f"- {named(name)}" for name, digest in self.experts.items()
+        ]
         body += [
             "",
             "Dials: " + (", ".join(f"{name}={value}" for name, value in self.dials.items()) or "none") + ".",
         ]
         body += [f"Made by {self.made}."] if self.made else []
         return "\n".join([*head, *body, "", "```python", loading, "```", ""])
+
+    def plain(self) -> dict[str, Any]:
+        """What a routed composition's file says of itself."""
+        experts = [[named(name), digest] for name, digest in self.experts.items()]
+        said = {"base": named(self.base), "rule": self.rule, "experts": experts}
+        return said | {"dials": dict(self.dials), "made": self.made}
 
 
 def save_composition(composition: Composition, model: nn.Module, folder: str | Path, card: Card) -> None:
@@ -78,7 +92,7 @@ def save_composition(composition: Composition, model: nn.Module, folder: str | P
         return
     tensors: dict[str, Tensor] = {}
     modules = {name: _taken_apart(name, delta, tensors) for name, delta in composition.items()}
-    said = {"format": FORMAT, **{k: v for k, v in dataclasses.asdict(card).items() if k != "says"}, "modules": modules}
+    said = {"format": FORMAT, **card.plain(), "modules": modules}
     with whole_folder(folder) as partial:
         safetensors.torch.save_file(tensors, partial / FACTORS)
         (partial / ROUTED).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
