@@ -20,7 +20,7 @@ from lora_reuse.llm.protocols.bound import once_in_n
 from lora_reuse.llm.protocols.controls import Control, own_hops
 from lora_reuse.llm.protocols.hops import asked, question
 from lora_reuse.llm.protocols.protocol import Asked, Marks, Protocol, Question, main
-from lora_reuse.llm.protocols.settings import PATH, Options
+from lora_reuse.llm.protocols.settings import Answered, Dataset, Model, Options
 from lora_reuse.llm.scoring.two_hop import named
 from lora_reuse.runs.grid import Cell
 from lora_reuse.runs.settings import Choice, Number, Whole, setting
@@ -32,23 +32,9 @@ ASKED = ("own", "first", "second", "direct", "steps", "neighbours")
 
 
 @dataclass(frozen=True)
-class Edit:
+class Edit(Dataset, Answered, Model):
     """Edits of one hop, or of both."""
 
-    model: str = setting("pocket", PATH, "pocket, smollm2, a folder, a GGUF file, or a name on the Hugging Face hub")
-    dataset: str = setting(
-        "R", Choice("F", "H", "R"), "fake names and places, fake names and real places, or real ones"
-    )
-    triplets: int = setting(100, Whole(2, 100), "triplets of the dataset: as many facts a hop; model=pocket: 20")
-    split: str = setting("test", Choice("dev", "test"), "the held-out templates that are asked: make choices on dev")
-    chat: str = setting(
-        "auto", Choice("auto", "on", "off"), "the tokenizer's chat template; the paper's software used none"
-    )
-    dtype: str = setting(
-        "auto",
-        Choice("auto", "float32", "bfloat16", "float16"),
-        "of the base; auto: float32 on a CPU, else the checkpoint's",
-    )
     depth: float = setting(
         0.35, Number(0, 1), "the layer that is written to: 0 the first, 1 the last", grid=(0.0, 0.35, 0.7, 1.0)
     )
@@ -66,8 +52,6 @@ class Edit:
         0.05, Number(0, 1e6), "the weight of the squared change, in units of the output's square, beside nats a token"
     )
     value_clamp: float = setting(4.0, Number(0, 1e6), "the longest change, in units of the output's length")
-    answer_tokens: int = setting(48, Whole(1, 10**5), "longest direct answer")
-    step_tokens: int = setting(192, Whole(1, 10**5), "longest step-by-step answer")
     library: str = setting(
         "2-combination",
         Choice("1", "2", "2-combination"),

@@ -28,7 +28,7 @@ from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.protocols.bound import once_in_n
 from lora_reuse.llm.protocols.hops import asked, chances, counted, everyone, everywhere, gates, log_probs, score
 from lora_reuse.llm.protocols.protocol import Asked, Marks, Protocol, Question, main, share_of
-from lora_reuse.llm.protocols.settings import Composed, Options
+from lora_reuse.llm.protocols.settings import Composed, Dataset, Options
 from lora_reuse.llm.scoring.two_hop import direct as scored
 from lora_reuse.llm.scoring.two_hop import named
 from lora_reuse.runs.settings import Choice, Whole, setting
@@ -40,12 +40,9 @@ DOCUMENT = len(EXPERTS) + 1
 
 
 @dataclass(frozen=True)
-class Latent(Composed):
+class Latent(Dataset, Composed):
     """Two one-hop experts, or one expert on both facts, asked directly."""
 
-    dataset: str = setting(
-        "R", Choice("F", "H", "R"), "fake names and places, fake names and real places, or real ones"
-    )
     triplets: int = setting(20, Whole(2, 100), "n: triplets, and so facts of each expert", grid=(5, 10, 20, 40))
     split: str = setting("test", Choice("dev", "test"), "the held-out templates that are asked", grid=("dev", "test"))
     library: str = setting(

@@ -16,29 +16,16 @@ from lora_reuse.llm.adapters.specs import Spec, trained
 from lora_reuse.llm.data.mixtures import EXPERTS
 from lora_reuse.llm.edits.neighbours import BESIDE, KERNELS
 from lora_reuse.llm.protocols.protocol import Protocol, Row, main
-from lora_reuse.llm.protocols.settings import PATH, Options, Training
+from lora_reuse.llm.protocols.settings import Dataset, Facts, Model, Options, Training
 from lora_reuse.runs.grid import Cell
 from lora_reuse.runs.settings import Choice, Whole, setting
 
 
 @dataclass(frozen=True)
-class Overlap(Training):
+class Overlap(Dataset, Facts, Model, Training):
     """Two one-hop experts on one base."""
 
-    model: str = setting("pocket", PATH, "pocket, smollm2, a folder, a GGUF file, or a name on the Hugging Face hub")
-    dataset: str = setting(
-        "R", Choice("F", "H", "R"), "fake names and places, fake names and real places, or real ones"
-    )
-    triplets: int = setting(100, Whole(3, 100), "triplets of the dataset; model=pocket: 20")
-    split: str = setting("test", Choice("dev", "test"), "the held-out templates that are asked: make choices on dev")
-    chat: str = setting(
-        "auto", Choice("auto", "on", "off"), "the tokenizer's chat template; the paper's software used none"
-    )
-    dtype: str = setting(
-        "auto",
-        Choice("auto", "float32", "bfloat16", "float16"),
-        "of the base; auto: float32 on a CPU, else the checkpoint's",
-    )
+    triplets: int = setting(100, Whole(3, 100), "triplets of the dataset; pocket and smollm2: 20")
     composition: str = setting("sum", Choice("sum"), "what state=sum puts on the base")
     expert: int = setting(1, Whole(1, 2), "the expert on the first hop, or on the second", grid=(1, 2))
     state: str = setting(

@@ -22,7 +22,8 @@ from lora_reuse.llm.data.skills import OWN, SKILLS, Taught
 from lora_reuse.llm.protocols.dials import COMPOSITIONS, CONTROLS, LEARNED, RULES
 from lora_reuse.llm.protocols.problems import ExamOptions, ExamSettings
 from lora_reuse.llm.protocols.protocol import Protocol, Question, Row, main, share_of, together
-from lora_reuse.runs.settings import Choice, Number, SettingError, Text, Whole, setting
+from lora_reuse.llm.protocols.settings import Learning
+from lora_reuse.runs.settings import Choice, SettingError, Text, Whole, setting
 
 LIBRARIES = {"both": (("first",), ("second",)), "first": (("first",),), "second": (("second",),), "mixed": (SKILLS,)}
 """The skills that each expert of a library learns; mixed is one expert on the data of both."""
@@ -31,7 +32,7 @@ SOUPS = tuple(name for name in LEARNED if name.endswith(":own"))
 
 
 @dataclass(frozen=True)
-class Skills(ExamSettings):
+class Skills(Learning, ExamSettings):
     """LoRA Soups; how experts are trained, composed and asked."""
 
     POCKET: ClassVar = {"epochs": 10, "answer_tokens": 16}
@@ -56,9 +57,6 @@ class Skills(ExamSettings):
         grid=("known", "new"),
     )
     split: str = setting("test", Choice("dev", "test"), "the held-out wordings and formats: make choices on dev")
-    learn_rate: float = setting(0.0, Number(0, 1), "learned compositions: Adam's rate; 0: the rule's own")
-    learn_steps: int = setting(100, Whole(1, 10**7), "learned compositions: batches of batch= examples")
-    learn_tries: int = setting(40, Whole(1, 10**6), "lorahub: how often its search may look")
     answer_tokens: int = setting(256, Whole(1, 10**5), "longest answer; model=pocket: 16")
 
 

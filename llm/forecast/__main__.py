@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lora_reuse.llm.protocols.dials import COMPOSITIONS, EVERY, WORDS, Dials, made_with
-from lora_reuse.llm.protocols.settings import PATH, preset_dials
+from lora_reuse.llm.protocols.settings import Device, Model, preset_dials
 from lora_reuse.runs.command import command, without_help
 from lora_reuse.runs.files import write
 from lora_reuse.runs.settings import (
     Choice,
-    Flag,
     SettingError,
     Text,
     Whole,
@@ -39,33 +38,21 @@ from lora_reuse.runs.settings import (
 class Lists:
     """Lists, with commas between:"""
 
-    library: str = setting("", Text("a PEFT folder or a hub name"), "the two adapters, a and b")
+    library: str = setting("", Text("a PEFT folder or a hub name"), "the two adapters, a and b, trained on model=")
     composition: str = setting("uniform", Choice("base", *WORDS), "how they are composed", grid=COMPOSITIONS)
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Device, Model):
     """What is asked, and how:"""
 
     RENAMED: ClassVar = {"base": "model", "adapters": "library", "normalise": "scores"}
 
-    model: str = setting("pocket", PATH, "the model both adapters were trained on")
     prompts: str = setting("", Text("a JSONL file"), "the prompts")
     out: str = setting(
         "", Text("a folder"), "where forecast.json, forecast.png and forecast.pdf go; with validate=, rows, experts"
     )
     answer_tokens: int = setting(96, Whole(1, 10**5), "longest answer")
-    chat: str = setting("auto", Choice("auto", "on", "off"), "the tokenizer's chat template")
-    dtype: str = setting(
-        "auto",
-        Choice("auto", "float32", "bfloat16", "float16"),
-        "of the base; auto: float32 on a CPU, else the checkpoint's",
-    )
-    device: str = setting("auto", Choice("auto", "cpu", "cuda", "mps"), "where the base goes")
-    device_map: str = setting(
-        "", Text("auto, balanced, ...", r"[\w-]*"), "accelerate's placement over several GPUs, instead of device"
-    )
-    trust_remote_code: bool = setting(False, Flag(), "run code that comes with a model")
     validate: str = setting("", Text("a folder with rows"), "measure how good forecasts are, on the rows there")
     asked: int = setting(6, Whole(1, 100), "validate: hoped-for prompts, and own prompts of each adapter, a forecast")
 

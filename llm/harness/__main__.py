@@ -20,27 +20,26 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lora_reuse.llm.protocols.dials import EVERY, WORDS, Dials, made_with
-from lora_reuse.llm.protocols.settings import PATH, preset_dials
+from lora_reuse.llm.protocols.settings import Device, Model, preset_dials
 from lora_reuse.runs import files
 from lora_reuse.runs.command import command, without_help
-from lora_reuse.runs.settings import Choice, Flag, SettingError, Text, Whole, did_you_mean, help_table, parse, setting
+from lora_reuse.runs.settings import SettingError, Text, Whole, did_you_mean, help_table, parse, setting
 
 
 @dataclass(frozen=True)
 class Lists:
     """Lists, with commas between:"""
 
-    library: str = setting("", Text("a PEFT folder or a hub name"), "the adapters")
+    library: str = setting("", Text("a PEFT folder or a hub name"), "the adapters, trained on model=")
     tasks: str = setting("lora_reuse_r12_cot", Text("a task of lm-eval", r"[\w-]+"), "the tasks")
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Device, Model):
     """What is evaluated, and how:"""
 
     RENAMED: ClassVar = {"base": "model", "method": "composition"}
 
-    model: str = setting("pocket", PATH, "the model the adapters were trained on")
     composition: str = setting(
         "",
         Text(f"{' | '.join(WORDS)}, or a folder"),
@@ -53,17 +52,6 @@ class Options:
     batch: int = setting(32, Whole(1, 10**5), "prompts decoded together")
     out: str = setting("", Text("a folder"), "where lm_eval.json goes: results and every answer")
     write: str = setting("", Text("a folder"), "write the two-hop tasks there, and evaluate nothing")
-    chat: str = setting("auto", Choice("auto", "on", "off"), "the tokenizer's chat template")
-    dtype: str = setting(
-        "auto",
-        Choice("auto", "float32", "bfloat16", "float16"),
-        "of the base; auto: float32 on a CPU, else the checkpoint's",
-    )
-    device: str = setting("auto", Choice("auto", "cpu", "cuda", "mps"), "where the base goes")
-    device_map: str = setting(
-        "", Text("auto, balanced, ...", r"[\w-]*"), "accelerate's placement over several GPUs, instead of device"
-    )
-    trust_remote_code: bool = setting(False, Flag(), "run code that comes with a model")
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,66 @@ PATH = Text("pocket, smollm2, a folder, a GGUF file or a hub name")
 
 
 @dataclass(frozen=True)
+class Model:
+    """The base, which every row names."""
+
+    model: str = setting("pocket", PATH, "pocket, smollm2, a folder, a GGUF file, or a name on the Hugging Face hub")
+    chat: str = setting(
+        "auto", Choice("auto", "on", "off"), "the tokenizer's chat template; the paper's software used none"
+    )
+    dtype: str = setting(
+        "auto",
+        Choice("auto", "float32", "bfloat16", "float16"),
+        "of the base; auto: float32 on a CPU, else the checkpoint's",
+    )
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The people and places that are asked about."""
+
+    dataset: str = setting(
+        "R", Choice("F", "H", "R"), "fake names and places, fake names and real places, or real ones"
+    )
+
+
+@dataclass(frozen=True)
+class Facts:
+    """How many facts are asked, and in which templates."""
+
+    triplets: int = setting(100, Whole(2, 100), "triplets of the dataset; pocket and smollm2: 20")
+    split: str = setting("test", Choice("dev", "test"), "the held-out templates that are asked: make choices on dev")
+
+
+@dataclass(frozen=True)
+class Answered(Facts):
+    """How many facts are asked, in which templates, and how long an answer may be."""
+
+    answer_tokens: int = setting(48, Whole(1, 10**5), "longest direct answer")
+    step_tokens: int = setting(192, Whole(1, 10**5), "longest step-by-step answer")
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How a composition learns."""
+
+    learn_rate: float = setting(0.0, Number(0, 1), "learned compositions: Adam's rate; 0: the rule's own")
+    learn_steps: int = setting(100, Whole(1, 10**7), "learned compositions: batches of batch= examples")
+    learn_tries: int = setting(40, Whole(1, 10**6), "lorahub: how often its search may look")
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where the base goes."""
+
+    device: str = setting("auto", Choice("auto", "cpu", "cuda", "mps"), "where the base goes")
+    device_map: str = setting(
+        "", Text("auto, balanced, ...", r"[\w-]*"), "accelerate's placement over several GPUs, instead of device"
+    )
+    trust_remote_code: bool = setting(False, Flag(), "run code that comes with a model")
+
+
+@dataclass(frozen=True)
 class Training(TrainingDials):
     """How an expert is trained. The defaults are Table 11's, and mttl's where it is silent; some models have their own,
     see PRESETS."""
@@ -86,29 +146,19 @@ have four bits each. Arrow's temperature 3/8 is the rule of the pocket model at 
 
 
 @dataclass(frozen=True)
-class Asked(PointDials, Training):
-    """What every row of a protocol says: the model, its experts, the question."""
+class Composing(PointDials, Model, Training):
+    """A base with experts that are composed."""
 
-    model: str = setting("pocket", PATH, "pocket, smollm2, a folder, a GGUF file, or a name on the Hugging Face hub")
-    triplets: int = setting(100, Whole(2, 100), "triplets of the dataset; pocket and smollm2: 20")
-    bridge_triplets: int = setting(100, Whole(0, 100), "triplets of the bridge; pocket and smollm2: 20")
-    split: str = setting("test", Choice("dev", "test"), "the held-out templates that are asked: make choices on dev")
-    chat: str = setting(
-        "auto", Choice("auto", "on", "off"), "the tokenizer's chat template; the paper's software used none"
-    )
-    dtype: str = setting(
-        "auto",
-        Choice("auto", "float32", "bfloat16", "float16"),
-        "of the base; auto: float32 on a CPU, else the checkpoint's",
-    )
     temperature: float = setting(1.0, Number(1e-6, 1e6), "Arrow: logits are divided by it")
     top_k: int = setting(0, Whole(0, 1000), "Arrow: experts a token goes to; 0: all")
     normalise: bool = setting(False, Flag(), "Arrow: logits from normalised activations; mttl's are not")
-    learn_rate: float = setting(0.0, Number(0, 1), "learned compositions: Adam's rate; 0: the rule's own")
-    learn_steps: int = setting(100, Whole(1, 10**7), "learned compositions: batches of batch= examples")
-    learn_tries: int = setting(40, Whole(1, 10**6), "lorahub: how often its search may look")
-    answer_tokens: int = setting(48, Whole(1, 10**5), "longest direct answer")
-    step_tokens: int = setting(192, Whole(1, 10**5), "longest step-by-step answer")
+
+
+@dataclass(frozen=True)
+class Asked(Learning, Answered, Composing):
+    """What every row of a protocol says: the model, its experts, the question."""
+
+    bridge_triplets: int = setting(100, Whole(0, 100), "triplets of the bridge; pocket and smollm2: 20")
 
 
 PROMPTINGS = ("direct", "steps", "first", "second")
@@ -174,13 +224,10 @@ class Placement(Composed):
 
 
 @dataclass(frozen=True)
-class Scale(Composed):
+class Scale(Dataset, Composed):
     """Experts scaled by w."""
 
     composition: str = setting("cat", Choice("cat"), "the sum, scaled")
-    dataset: str = setting(
-        "R", Choice("F", "H", "R"), "fake names and places, fake names and real places, or real ones"
-    )
     library: str = setting(
         "1", Choice("1", "2", "2-combination"), "one expert, or the sum of both", grid=("1", "2", "2-combination")
     )
@@ -197,16 +244,11 @@ class Scale(Composed):
 
 
 @dataclass(frozen=True)
-class Options(Run):
+class Options(Device, Run):
     """What to run and where."""
 
     jobs: int = setting(1, Whole(1, 10_000), "shards that launcher= starts")
     workers: int = setting(0, Whole(0, 1024), "processes; 0: one a core on a CPU, one on a GPU")
-    device: str = setting("auto", Choice("auto", "cpu", "cuda", "mps"), "where the base goes")
-    device_map: str = setting(
-        "", Text("auto, balanced, ...", r"[\w-]*"), "accelerate's placement over several GPUs, instead of device"
-    )
-    trust_remote_code: bool = setting(False, Flag(), "run code that comes with a model")
     batch_rows: int = setting(256, Whole(1, 10**6), "prompts decoded together; halved when memory runs out")
     log_probs: bool = setting(True, Flag(), "measure log-probabilities of the candidate answers, too")
 
