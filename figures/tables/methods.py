@@ -5,9 +5,9 @@ them, asked directly and step by step. A method that was never asked has no line
 
 from lora_reuse.figures.tables import READING
 from lora_reuse.figures.tables._side_by_side import Choice, Line, Measured, Settings, captioned, side_by_side
+from lora_reuse.llm.protocols.dials import ADAPTERS
 
 NEEDS = {"llm_methods": "python -m llm.methods"}
-ADAPTERS = {"lora": "LoRA", "lori_d": "LoRI-D", "lori_s": "LoRI-S"}
 ALONE = {"oracle": "one expert on the pair", "data_mix": "one expert on the union"}
 AXES = ("setup", "adapter", "library", "composition", "prompting")
 
@@ -15,7 +15,7 @@ AXES = ("setup", "adapter", "library", "composition", "prompting")
 def methods(measured: Measured, line: Line) -> dict[tuple[str, str], Choice]:
     """What was asked, by adapter and method."""
     return {
-        (ADAPTERS[one["adapter"]], ALONE.get(one["library"], one["composition"])): Choice(
+        (ADAPTERS[one["adapter"]].promises["label"], ALONE.get(one["library"], one["composition"])): Choice(
             {name: one[name] for name in ("adapter", "library", "composition")}
         )
         for one in measured
