@@ -6,7 +6,6 @@ Word problems may be the paper's or our own. On our own a model has lines of its
 the paper's."""
 
 import dataclasses
-import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ import pandas
 
 from lora_reuse.figures import _names
 from lora_reuse.figures.rows import Rows
-from lora_reuse.llm.protocols.controls import verdicts
+from lora_reuse.llm.protocols.controls import protocol_of, verdicts
 from lora_reuse.llm.protocols.settings import PRESETS, Composed, Training
 from lora_reuse.runs.settings import short
 
@@ -86,7 +85,6 @@ def _controls(table: pandas.DataFrame, experiment: str) -> dict[str, list[str]]:
     row measures."""
     if "measured.hits" not in table:
         return dict.fromkeys(("void", "unmeasured"), [""] * len(table))
-    protocol = importlib.import_module("lora_reuse." + experiment.replace("_", ".", 1)).PROTOCOL
     settings = table[_settings(table)].rename(columns=lambda name: name.partition(".")[2]).to_dict("records")
     weights = table["provenance.base_digest"] if "provenance.base_digest" in table else [None] * len(table)
     counts = zip(settings, table["measured.hits"], table["measured.total"], weights, strict=True)
@@ -94,7 +92,7 @@ def _controls(table: pandas.DataFrame, experiment: str) -> dict[str, list[str]]:
         {"settings": said, "measured": {"hits": h, "total": t}, "provenance": {"base_digest": digest}}
         for said, h, t, digest in counts
     ]
-    found = verdicts(protocol, rows)
+    found = verdicts(protocol_of(experiment), rows)
     return {"void": [verdict.void for verdict in found], "unmeasured": [verdict.unmeasured for verdict in found]}
 
 

@@ -1,10 +1,10 @@
 """Rows of language models as they are on disk, made up."""
 
 import dataclasses
-import importlib
 import json
 from collections import Counter
 
+from lora_reuse.llm.protocols.controls import protocol_of
 from lora_reuse.llm.protocols.settings import PRESETS, Composed
 from lora_reuse.runs.rows import SCHEMA, row_hash
 
@@ -24,7 +24,7 @@ def row(
 ):
     """A row of `llm` as it is on disk: two prompts a triplet (or group of questions), `right` of each; `marks` of
     answers; what else is measured; what the provenance says of a pocket model, or of the base."""
-    axes = importlib.import_module("lora_reuse." + experiment.replace("_", ".", 1)).PROTOCOL.axes
+    axes = protocol_of(experiment).axes
     defaults = {f.name: f.default for f in dataclasses.fields(axes)}
     preset = PRESETS.get(model, {}) | (getattr(axes, "POCKET", {}) if model == "pocket" else {})
     own = (

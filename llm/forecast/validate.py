@@ -4,8 +4,8 @@ A forecast is made with the same experts on the same base, from held-out questio
 answers."""
 
 import dataclasses
-import importlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from lora_reuse.llm.forecast.ranking import KINDS
 from lora_reuse.llm.forecast.ranking_text import ranking
 from lora_reuse.llm.forecast.verdict import Forecast, forecast
 from lora_reuse.llm.protocols.composed import library_on, make
+from lora_reuse.llm.protocols.controls import protocol_of
 from lora_reuse.llm.protocols.dials import LEARNED
 from lora_reuse.llm.protocols.hops import counts, subset_of
 from lora_reuse.llm.protocols.measure import base_of, train_one
@@ -73,7 +74,7 @@ def validate(folder: Path, out: Path, options: Any) -> str:
         out=str(out), device=options.device, device_map=options.device_map, trust_remote_code=options.trust_remote_code
     )
     source = provenance("torch", "transformers", "peft", "safetensors")
-    left_out: dict[str, int] = {}
+    left_out: Counter[str] = Counter()
     made: Compositions = {}
     todo = [case for case in cases if case.row["hash"] not in known]
     with tqdm(total=len(todo), desc="forecasts", disable=None, unit="row") as bar:
@@ -81,26 +82,18 @@ def validate(folder: Path, out: Path, options: Any) -> str:
             try:
                 base = base_of(group[0].point, run)
             except SKIPPED as error:
-                left_out[f"{group[0].point.model}: {error}"] = left_out.get(
-                    f"{group[0].point.model}: {error}", 0
-                ) + len(group)
+                left_out[f"{group[0].point.model}: {error}"] += len(group)
                 bar.update(len(group))
                 continue
             here = [case for case in group if case.row["provenance"]["base_digest"] == base.digest]
             if other := len(group) - len(here):
-                why = f"{group[0].point.model}: other weights than the model of that name has now"
-                left_out[why] = left_out.get(why, 0) + other
+                left_out[f"{group[0].point.model}: other weights than the model of that name has now"] += other
             for row in _forecasts(base, here, run, options.asked, made) if here else ():
                 kept.append(row | {"provenance": source | {"base_digest": base.digest, "device": str(base.device)}})
             bar.update(len(group))
     wanted = {case.row["hash"] for case in cases}
-    table = ranking(
-        [
-            row
-            for row in kept.known.values()
-            if row["settings"]["row"] in wanted and row["settings"]["asked"] == options.asked
-        ]
-    )
+    forecasts = (row for row in kept.known.values() if row["settings"]["asked"] == options.asked)
+    table = ranking([row for row in forecasts if row["settings"]["row"] in wanted])
     notes = [f"left out {count} rows of {why}" for why, count in left_out.items()]
     return "\n".join([table, *notes, f"{len(kept.known)} rows in {kept.path}"])
 
@@ -108,16 +101,11 @@ def validate(folder: Path, out: Path, options: Any) -> str:
 def _case(row: Row) -> Case | None:
     """The row as a case, or None for one of another kind."""
     settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row["settings"].items()}
-    name = row["experiment"].removeprefix("llm_")
-    if (
-        not row["experiment"].startswith("llm_")
-        or settings.get("composition") in (None, *NOT_COMPOSED)
-        or "hits" not in row["measured"]
-    ):
+    if settings.get("composition") in (None, *NOT_COMPOSED) or "hits" not in row["measured"]:
         return None
     try:
-        protocol: Protocol = importlib.import_module(f"lora_reuse.llm.{name}").PROTOCOL
-    except (ImportError, AttributeError):
+        protocol = protocol_of(row["experiment"])
+    except SettingError:
         return None
     seed, fields = settings.pop("seed"), {f.name for f in dataclasses.fields(protocol.axes)}
     if (protocol.counts is not counts and not protocol.hoped) or settings.keys() - fields:

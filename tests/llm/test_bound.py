@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from lora_reuse.figures.rows import Rows
+from lora_reuse.llm.protocols.controls import protocol_of
 from lora_reuse.llm.protocols.dials import LEARNED
 from lora_reuse.llm.protocols.settings import PROMPTINGS
 from lora_reuse.runs.rows import WITHDRAWN, load_rows
@@ -22,7 +23,7 @@ FACTS: dict[str, Any] = {"triplets": 10, "prompting": "direct"}
 
 
 def protocol(name):
-    return importlib.import_module(f"lora_reuse.llm.{name}").PROTOCOL
+    return protocol_of(f"llm_{name}")
 
 
 def point(name, **settings):

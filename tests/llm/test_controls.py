@@ -14,9 +14,10 @@ from lora_reuse.figures import _cells, tables
 from lora_reuse.figures.rows import Rows
 from lora_reuse.llm import two_hop
 from lora_reuse.llm.protocols import controls
-from lora_reuse.llm.protocols.controls import verdicts
+from lora_reuse.llm.protocols.controls import protocol_of, verdicts
 from lora_reuse.llm.protocols.table import table
 from lora_reuse.runs.rows import load_rows
+from lora_reuse.runs.settings import SettingError
 from tests.rows_of_models import row, write
 
 PAPER = Path(__file__).parents[2] / "results/paper"
@@ -67,7 +68,7 @@ NONE: list[tuple[str, Settings]] = [
 
 def of(name, rows):
     """The verdict on the cell of the first row."""
-    return verdicts(importlib.import_module(f"lora_reuse.llm.{name}").PROTOCOL, rows)[0]
+    return verdicts(protocol_of(f"llm_{name}"), rows)[0]
 
 
 def planted(name, cell, *others):
@@ -148,7 +149,7 @@ def test_the_committed_zeros_of_the_pocket_model_step_by_step_are_void():
         for one in load_rows(PAPER, "llm_two_hop")
         if one["settings"]["model"] == "pocket" and one["settings"]["dataset"] == "R"
     ]
-    judged = verdicts(importlib.import_module("lora_reuse.llm.two_hop").PROTOCOL, rows)
+    judged = verdicts(protocol_of("llm_two_hop"), rows)
     of_cell = {
         tuple(one["settings"][name] for name in ("library", "composition", "prompting")): verdict
         for one, verdict in zip(rows, judged, strict=True)
@@ -224,3 +225,10 @@ def test_rows_of_two_experiments_are_void_where_either_is(tmp_path):
             ("pocket", "arrow", "setup 2, MLP layers")
         ]
         assert (found["seeds"], found["void"], found["unmeasured"]) == (2, void, "")
+
+
+@pytest.mark.parametrize("experiment", ["bridge", "llm_benchmark", "llm_forecast", "llm_no_such", "kernel_limit"])
+def test_rows_that_no_protocol_makes_are_refused_in_a_line(experiment):
+    assert protocol_of("llm_bridge").experiment == "llm_bridge"
+    with pytest.raises(SettingError, match=f"^experiment: got {experiment}; allowed: llm_"):
+        protocol_of(experiment)
