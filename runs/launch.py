@@ -1,11 +1,14 @@
 """Shards of a grid as jobs: the same command, once a shard, through submitit's local executor or a Slurm array."""
 
+import functools
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lora_reuse.runs.grid import Run
+from lora_reuse.runs.provenance import program
 from lora_reuse.runs.rows import load_rows
 from lora_reuse.runs.settings import SettingError
 
@@ -39,7 +42,8 @@ def launch(
             f"{run.launcher}, refused by submitit ({error})",
             "launcher=local, or slurm where sbatch is installed",
         ) from None
-    jobs = executor.map_array(main, [[*kept, f"shard={i}/{run.jobs}"] for i in range(1, run.jobs + 1)])
+    job = functools.partial(_job, main, program())
+    jobs = executor.map_array(job, [[*kept, f"shard={i}/{run.jobs}"] for i in range(1, run.jobs + 1)])
     if run.launcher == "slurm":
         print(f"submitted {len(jobs)} jobs: {', '.join(job.job_id for job in jobs)}; logs in {folder}")
         print("when they are done, the same command without launcher= prints the table")
@@ -49,3 +53,9 @@ def launch(
         print(f"{name}: {sum(map(bool, codes))} of {len(codes)} jobs failed; see {folder}", file=sys.stderr)
         return max(codes)
     return None
+
+
+def _job(main: Callable[[Sequence[str]], int], program: Sequence[str], words: Sequence[str]) -> int:
+    """`main(words)` in a job, whose rows say the command that was typed and not submitit's."""
+    sys.argv = [shlex.join(program), *words]
+    return main(words)

@@ -21,7 +21,7 @@ def provenance(*libraries: str) -> dict[str, Any]:
     commit = _git("rev-parse", "HEAD") if _git("ls-files", "--error-unmatch", "--", __file__) is not None else None
     status = _git("status", "--porcelain", "--untracked-files=no", "--", ":(top)", ":(top,exclude)results")
     return {
-        "command": shlex.join([*_program(), *sys.argv[1:]]),
+        "command": shlex.join([*program(), *sys.argv[1:]]),
         "commit": commit,
         "dirty": None if commit is None else bool(status),
         "python": sys.version.split()[0],
@@ -29,11 +29,14 @@ def provenance(*libraries: str) -> dict[str, Any]:
     }
 
 
-def _program() -> list[str]:
-    """The words that start this program: `lora-reuse two_hop`, `python -m llm.two_hop` in a checkout, or a file's."""
+def program() -> list[str]:
+    """The words that start this program: `lora-reuse two_hop`, `python -m llm.two_hop` in a checkout, or a file's;
+    in a job of `runs.launch`, those of the command that launched it."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if not spec:
         return ["python", Path(sys.argv[0]).name]
+    if spec.name.startswith("submitit."):
+        return shlex.split(sys.argv[0])
     name = spec.name.removesuffix(".__main__")
     words = {module: word for word, (module, _) in commands().items()}
     return ["lora-reuse", words[name]] if name in words else ["python", "-m", name]

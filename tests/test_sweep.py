@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -90,6 +91,9 @@ def test_the_local_launcher_runs_the_same_grid(tmp_path):
     assert "0 new" in done.stdout
     assert main([*SMALL, f"out={tmp_path / 'one'}"]) == 0
     assert measured(tmp_path / "jobs") == measured(tmp_path / "one")
+    typed = shlex.join(["python", "-m", "theory.sweep", *SMALL, f"out={tmp_path / 'jobs'}"])
+    made = {row["provenance"]["command"] for row in load_rows(tmp_path / "jobs")}
+    assert made == {f"{typed} shard={i}/2" for i in (1, 2)}
 
 
 def running(tmp_path, *words):
