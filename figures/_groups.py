@@ -13,7 +13,8 @@ import pandas
 
 from lora_reuse.figures import _names
 from lora_reuse.figures.rows import Rows
-from lora_reuse.llm.protocols.controls import protocol_of, verdicts
+from lora_reuse.llm.protocols.by_name import protocol_of
+from lora_reuse.llm.protocols.controls import verdicts
 from lora_reuse.llm.protocols.settings import PRESETS, Composed, Training
 from lora_reuse.runs.settings import short
 

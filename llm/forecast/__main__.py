@@ -54,6 +54,7 @@ class Options(Device, Model):
     )
     answer_tokens: int = setting(96, Whole(1, 10**5), "longest answer")
     validate: str = setting("", Text("a folder with rows"), "measure how good forecasts are, on the rows there")
+    protocol: str = setting("", Text("a Python file"), "validate: a protocol of one's own, whose rows are there, too")
     asked: int = setting(6, Whole(1, 100), "validate: hoped-for prompts, and own prompts of each adapter, a forecast")
 
 

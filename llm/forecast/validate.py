@@ -23,8 +23,8 @@ from lora_reuse.llm.forecast.measure import Composed, measure
 from lora_reuse.llm.forecast.ranking import KINDS
 from lora_reuse.llm.forecast.ranking_text import ranking
 from lora_reuse.llm.forecast.verdict import Forecast, forecast
+from lora_reuse.llm.protocols.by_name import protocol_in, protocol_of
 from lora_reuse.llm.protocols.composed import library_on, make
-from lora_reuse.llm.protocols.controls import protocol_of
 from lora_reuse.llm.protocols.dials import LEARNED
 from lora_reuse.llm.protocols.hops import counts, subset_of
 from lora_reuse.llm.protocols.measure import base_of, train_one
@@ -61,7 +61,8 @@ def validate(folder: Path, out: Path, options: Any) -> str:
     The forecasts are rows of llm_forecast.jsonl in `out`, and experts that are not there are trained into it. Raises
     SettingError for a folder without such rows."""
     rows = load_rows(folder)
-    cases = [case for row in rows if (case := _case(row))]
+    own = protocol_in(Path(options.protocol)) if options.protocol else None
+    cases = [case for row in rows if (case := _case(row, own))]
     if not cases:
         raise SettingError(
             "validate",
@@ -98,13 +99,13 @@ def validate(folder: Path, out: Path, options: Any) -> str:
     return "\n".join([table, *notes, f"{len(kept.known)} rows in {kept.path}"])
 
 
-def _case(row: Row) -> Case | None:
-    """The row as a case, or None for one of another kind."""
+def _case(row: Row, own: Protocol | None) -> Case | None:
+    """The row as a case, or None for one of another kind; `own` is a protocol that is not in `llm`."""
     settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row["settings"].items()}
     if settings.get("composition") in (None, *NOT_COMPOSED) or "hits" not in row["measured"]:
         return None
     try:
-        protocol = protocol_of(row["experiment"])
+        protocol = own if own and own.experiment == row["experiment"] else protocol_of(row["experiment"])
     except SettingError:
         return None
     seed, fields = settings.pop("seed"), {f.name for f in dataclasses.fields(protocol.axes)}
@@ -133,7 +134,7 @@ def _groups(cases: Sequence[Case]) -> Iterator[list[Case]]:
             p.chat,
             case.specs,
             _subset(case),
-            p.split,
+            getattr(p, "split", ""),
             _prompting(case),
             getattr(p, "formats", ""),
             case.row["settings"]["seed"],
@@ -210,8 +211,8 @@ def prompts(case: Case, count: int) -> dict[str, list[str]]:
 
 
 def _prompting(case: Case) -> str:
-    """The way of asking, in the words of `KINDS`."""
-    return getattr(case.point, "prompting", None) or case.point.asked
+    """The way of asking, in the words of `KINDS`; a protocol of one's own that has none asks what needs both."""
+    return getattr(case.point, "prompting", None) or getattr(case.point, "asked", "both")
 
 
 def _measured(composed: Composed, found: Forecast, prompting: str) -> dict[str, Any]:

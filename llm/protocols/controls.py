@@ -10,12 +10,9 @@ What is left of an expert's own hop is a finding of its own: a hop has no contro
 asks one."""
 
 import dataclasses
-import importlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-from lora_reuse.runs.settings import SettingError
 
 if TYPE_CHECKING:
     from lora_reuse.llm.protocols.protocol import Protocol
@@ -78,14 +75,6 @@ def verdicts(protocol: "Protocol", rows: Sequence[Row]) -> list[Verdict]:
                 ]
             )
     return [found[key] for key in keys]
-
-
-def protocol_of(experiment: str) -> "Protocol":
-    """The protocol of an experiment's rows. Raises SettingError for rows that no protocol in `llm` makes."""
-    try:
-        return importlib.import_module("lora_reuse." + experiment.replace("_", ".", 1)).PROTOCOL
-    except (ImportError, AttributeError):
-        raise SettingError("experiment", experiment, "llm_ and the name of a protocol, as llm_two_hop") from None
 
 
 def point_of(protocol: "Protocol", settings: Mapping[str, Any]) -> Any:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lora_reuse.llm.decoding.names import digest, place_of
+from lora_reuse.llm.protocols.by_name import named
 from lora_reuse.llm.protocols.controls import Control
 from lora_reuse.llm.protocols.dials import settled
 from lora_reuse.llm.protocols.settings import Options, preset_of, with_preset
@@ -173,13 +174,7 @@ class Protocol:
     def __reduce__(self) -> Any:
         """By name: its functions need not be such as can be sent to another process."""
         top = "." not in self.path
-        return _named, (self.path, str(Path(str(sys.modules[self.module].__file__)).resolve().parent) if top else "")
-
-
-def _named(path: str, folder: str) -> Protocol:
-    if folder and folder not in sys.path:
-        sys.path.append(folder)  # of a file of one's own, which is in no package
-    return importlib.import_module(path).PROTOCOL
+        return named, (self.path, str(Path(str(sys.modules[self.module].__file__)).resolve().parent) if top else "")
 
 
 def main(protocol: Protocol, words: Sequence[str]) -> int:

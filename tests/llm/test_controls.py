@@ -14,7 +14,8 @@ from lora_reuse.figures import _cells, tables
 from lora_reuse.figures.rows import Rows
 from lora_reuse.llm import two_hop
 from lora_reuse.llm.protocols import controls
-from lora_reuse.llm.protocols.controls import protocol_of, verdicts
+from lora_reuse.llm.protocols.by_name import protocol_of
+from lora_reuse.llm.protocols.controls import verdicts
 from lora_reuse.llm.protocols.table import table
 from lora_reuse.runs.rows import load_rows
 from lora_reuse.runs.settings import SettingError

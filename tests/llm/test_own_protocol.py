@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lora_reuse.llm import two_hop
+from lora_reuse.llm.forecast.__main__ import main as forecast
 from lora_reuse.llm.protocols.protocol import main
 from lora_reuse.runs.rows import load_rows
 from tests.llm.tiny import tiny
@@ -64,9 +65,14 @@ def score(question, answer):
     return {"right": len(answer) % 2 == 0, "spoken": bool(answer)}
 
 
+def hoped(point, seed, count):
+    a, b = ([asked for asked, _ in Taught(point.number, order).pairs()][:count] for order in (0, 1))
+    return {"a": a, "b": b, "hoped": [f"{i} and {point.number} more?" for i in range(count)]}
+
+
 PROTOCOL = Protocol(
     __name__, Sums, experts, questions, score,
-    bound=lambda point: 0.5, reported=lambda point: "42 %", columns={"spoken": share_of("spoken")},
+    bound=lambda point: 0.5, reported=lambda point: "42 %", columns={"spoken": share_of("spoken")}, hoped=hoped,
 )
 
 if __name__ == "__main__":
@@ -119,6 +125,17 @@ def test_a_file_of_ones_own_is_a_protocol(run, tmp_path):
         assert row["measured"].get("spoken", 0) == sum(bool(record["answer"]) for record in said)
         assert row["predicted"] == {"at_most": 1.5}
     assert len(list((tmp_path / "out" / "experts").iterdir())) == 4
+
+
+def test_its_rows_are_forecast(run, tmp_path, capsys):
+    run("composition=sum,average")
+    file, out = tmp_path / "mine" / "my_protocol.py", tmp_path / "forecasts"
+    words = [f"validate={tmp_path / 'out'}", f"out={out}", "asked=2"]
+    assert forecast([*words, f"protocol={file}"]) == 0, capsys.readouterr().err
+    assert {row["settings"]["of"] for row in load_rows(out, "llm_forecast")} == {"llm_my_protocol"}
+    assert len(load_rows(out, "llm_forecast")) == 2
+    assert forecast([*words, f"protocol={tmp_path / 'none.py'}"]) == 2
+    assert "allowed: a Python file with PROTOCOL" in capsys.readouterr().err
 
 
 def test_a_launched_job_finds_the_file(run, tmp_path):
