@@ -9,6 +9,7 @@ from unittest.mock import patch
 import numpy as np
 
 from lora_reuse.theory import compositions, edits, error_bars, gram, kernels, library, model, readout
+from lora_reuse.theory.compositions import sums
 from lora_reuse.theory.edits import LowRank
 from lora_reuse.theory.experiments import kernel_limit, many_facts, proposition_1, theorem_3
 
@@ -95,8 +96,13 @@ def norm_not_squared() -> AbstractContextManager:
 
 
 def rule_replaced(name: str, by: str) -> AbstractContextManager:
-    """One composition rule computing another."""
-    return patch.dict(compositions.RULES, {name: compositions.RULES[by]})
+    """One composition rule computing another, with the dials that both have."""
+    honest, other = compositions.RULES[name], compositions.RULES[by]
+
+    def wrong(library: Any, context: Any, **dials: Any) -> Any:
+        return other.rule(library, context, **{dial: dials[dial] for dial in dials.keys() & other.dials.keys()})
+
+    return patch.dict(compositions.RULES, {name: replace(other, rule=wrong, dials=honest.dials)})
 
 
 def rule_scaled(name: str, factor: float) -> AbstractContextManager:
@@ -110,21 +116,14 @@ def rule_scaled(name: str, factor: float) -> AbstractContextManager:
         def __matmul__(self, features: np.ndarray) -> np.ndarray:
             return factor * (self.update @ features)
 
-    wrong = compositions.Registered(
-        lambda experts, context: Scaled(honest.rule(experts, context)),
-        honest.span, honest.gauge_free, honest.basis_free, honest.alone, honest.smooth,
-    )  # fmt: skip
+    wrong = replace(honest, rule=lambda library, context, **dials: Scaled(honest.rule(library, context, **dials)))
     return patch.dict(compositions.RULES, {name: wrong})
 
 
 def square_root_weights() -> AbstractContextManager:
     """√w for w in eq. 27, as PEFT's `linear` has it."""
-    honest = compositions.Context.weights_for
-    return patch.object(
-        compositions.Context,
-        "weights_for",
-        lambda self, experts, default: np.sqrt(np.abs(honest(self, experts, default))),
-    )
+    honest = sums.weights_for
+    return patch.object(sums, "weights_for", lambda library, weights: np.sqrt(np.abs(honest(library, weights))))
 
 
 def variance_reading() -> AbstractContextManager:

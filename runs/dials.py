@@ -7,15 +7,16 @@
 
 import ast
 import copy
+import dataclasses
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
-from lora_reuse.runs.settings import Choice, Kind, SettingError, did_you_mean
+from lora_reuse.runs.settings import Choice, Kind, SettingError, did_you_mean, setting
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,35 @@ def declared(package: str, decorator: str) -> dict[str, Declared]:
         if path.stem != "__init__":
             _run(path, package, set(), {decorator: enrol})
     return found
+
+
+def every(*declarations: Mapping[str, Declared]) -> dict[str, tuple[Dial, list[str]]]:
+    """All dials by name, each with the rules that have it. Raises TypeError for a name that means two things."""
+    found: dict[str, tuple[Dial, list[str]]] = {}
+    for rule, it in (item for one in declarations for item in one.items()):
+        for name, dial in it.dials.items():
+            same, rules = found.setdefault(name, (dial, []))
+            if (same.kind.allowed, same.default, same.doc) != (dial.kind.allowed, dial.default, dial.doc):
+                raise TypeError(f"{name} of {rule} and of {rules[0]}: one name, one annotation and one default")
+            rules.append(rule)
+    return found
+
+
+def axis(dial: Dial, rules: Sequence[str], omitted: bool = False) -> Any:
+    """The setting of a dial, read by these rules alone."""
+    return setting(dial.default, dial.kind, dial.doc, omitted=omitted, rules=rules)
+
+
+def axes(
+    name: str,
+    doc: str,
+    known: Mapping[str, tuple[Dial, list[str]]],
+    left_out: Container[str] = (),
+    omitted: Container[str] = (),
+) -> Any:
+    """A dataclass of the dials as settings, but those left out. A row does not name one of `omitted` at its default."""
+    fields = [(dial, Any, axis(*known[dial], dial in omitted)) for dial in known if dial not in left_out]
+    return dataclasses.make_dataclass(name, fields, frozen=True, namespace={"__doc__": doc})
 
 
 def _run(path: Path, package: str, wanted: set[str], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -148,10 +148,14 @@ class Text:
         return text
 
 
-def setting(default: Any, kind: Kind, doc: str, grid: tuple | None = None, omitted: bool = False) -> Any:
+def setting(
+    default: Any, kind: Kind, doc: str, grid: tuple | None = None, omitted: bool = False, rules: Sequence[str] = ()
+) -> Any:
     """A dataclass field that can be set by `name=value`; `grid` is the axis a command takes when the person names none.
-    A row does not name a setting that is `omitted` where it has its default."""
-    return dataclasses.field(default=default, metadata={"kind": kind, "doc": doc, "grid": grid, "omitted": omitted})
+    A row does not name a setting that is `omitted` where it has its default. A dial is read by its `rules` alone."""
+    doc = f"{', '.join(rules)}: {doc}" if rules else doc
+    notes = {"kind": kind, "doc": doc, "grid": grid, "omitted": omitted, "rules": rules}
+    return dataclasses.field(default=default, metadata=notes)
 
 
 def parse(words: Iterable[str], axes: type, options: type) -> tuple[dict[str, tuple], dict[str, Any]]:

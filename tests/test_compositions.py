@@ -12,7 +12,8 @@ from lora_reuse.theory.edits import LowRank
 from lora_reuse.theory.experiments import many_facts, scale, theorem_3
 from lora_reuse.theory.gram import coordinates
 from lora_reuse.theory.library import draw_scene, prepared, wins
-from lora_reuse.theory.settings import COMPOSITIONS, INF, ManyFacts, Scale, Theorem3
+from lora_reuse.theory.settings import COMPOSITIONS, INF, ManyFacts, Scale, Theorem3, settled
+from lora_reuse.theory.settings.composed import RULES as DECLARED
 from lora_reuse.theory.table import z_score
 
 SCENE = draw_scene(1)
@@ -20,12 +21,12 @@ FEATURES = prepared(SCENE.prompts, Theorem3(width=2**12), [0], basis_free=False)
 FALSE_ALARM_Z = 5.3  # one z in 1e7
 
 
-def context(features, **knobs):
-    return SCENE.context(features, knobs.pop("data", "two_hop"), **knobs)
+def context(features, data="two_hop", width=np.inf, seed=0):
+    return SCENE.context(features, data, width, seed)
 
 
-def change(name, library, features=FEATURES, **knobs):
-    return compose(name, library, context(features, **knobs)) @ features
+def change(name, library, features=FEATURES, width=np.inf, seed=0, **dials):
+    return compose(name, library, context(features, width=width, seed=seed), **dials) @ features
 
 
 def turned(expert, sign):
@@ -33,14 +34,24 @@ def turned(expert, sign):
 
 
 def test_the_settings_offer_every_rule():
-    assert set(COMPOSITIONS) == set(RULES)
+    assert set(COMPOSITIONS) == set(RULES) == set(DECLARED)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_what_is_read_from_the_source_is_what_is_imported(name):
+    plain = [
+        {dial: (it.kind.allowed, it.default, it.doc) for dial, it in of[name].dials.items()} for of in (DECLARED, RULES)
+    ]
+    assert plain[0] == plain[1]
+    assert DECLARED[name].promises.items() <= vars(RULES[name]).items()
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_span(name):
     """The change on every prompt is a combination of the experts' answer differences, exactly where the rule says
     so."""
-    out = change(name, SCENE.experts(FEATURES), density=0.05, width=2**12)
+    dials = {"density": 0.05} if "density" in RULES[name].dials else {}
+    out = change(name, SCENE.experts(FEATURES), width=2**12, **dials)
     D = SCENE.differences
     residual = np.linalg.norm(out - D @ np.linalg.lstsq(D, out, rcond=None)[0])
     if RULES[name].span:
@@ -97,11 +108,11 @@ def test_linear_merging_depends_on_the_sign_of_the_factors():
     t = FEATURES[:, SCENE.two_hop]
     phi = coordinates_at_the_limit()
     for gauge, expected in (("plus", (0.985, 0.985)), ("minus", (-0.161, 0.161))):
-        update = compose("linear", SCENE.experts(phi), context(phi, gauge=gauge))
+        update = compose("linear", SCENE.experts(phi), context(phi), gauge=gauge)
         np.testing.assert_allclose(
             np.linalg.lstsq(D, update @ phi[:, SCENE.two_hop], rcond=None)[0][:, 0], expected, atol=1e-3
         )
-    half = compose("linear", experts, context(FEATURES, weights=(0.5, 0.5))) @ t
+    half = compose("linear", experts, context(FEATURES), weights=(0.5, 0.5)) @ t
     np.testing.assert_allclose(compose("uniform", experts, context(FEATURES)) @ t, half, atol=1e-12)
 
 
@@ -130,17 +141,17 @@ def test_cat_weights_are_of_least_error_and_differ_with_the_examples():
 
 
 def test_cat_on_the_simplex_stays_there_and_is_best_there():
-    experts, given = SCENE.experts(FEATURES), context(FEATURES, fit="softmax")
+    experts, given = SCENE.experts(FEATURES), context(FEATURES)
     assert given.examples is not None
-    alpha = fitted_weights(experts, given)
+    alpha = fitted_weights(experts, given, "softmax")
     assert abs(alpha.sum() - 1) < 1e-12
     parts = np.stack([(e @ given.examples.features).ravel() for e in experts], axis=1)
     errors = [np.sum((parts @ [a, 1 - a] - given.examples.changes.ravel()) ** 2) for a in np.linspace(0, 1, 2001)]
     assert np.sum((parts @ alpha - given.examples.changes.ravel()) ** 2) < min(errors) + 1e-3
 
 
-def routed(experts, given):
-    update = compose("arrow", experts, given)
+def routed(experts, width=np.inf, **dials):
+    update = compose("arrow", experts, context(FEATURES, width=width), **dials)
     assert isinstance(update, Routed)
     return update
 
@@ -152,14 +163,11 @@ def test_arrow_prototypes_are_the_keys_and_raw_scores_saturate():
         key = FEATURES[:, prompts][:, 0]
         assert abs(abs(row @ key) - np.linalg.norm(key)) < 1e-9
     t = FEATURES[:, SCENE.two_hop]
-    shares = [
-        routed(experts, context(FEATURES, scores="raw", width=width)).weights(t)[1, 0]
-        for width in (1e2, 1e3, 1e4, np.inf)
-    ]
+    shares = [routed(experts, width, scores="raw").weights(t)[1, 0] for width in (1e2, 1e3, 1e4, np.inf)]
     assert shares == sorted(shares)
     assert 0.75 < shares[0] < 0.9
     assert shares[-1] == 1  # the anchor's 0.83, 0.994, 1 − 1e-7 within the noise of 2^12 features
-    top = routed(experts, context(FEATURES, top_k=1)).weights(t)
+    top = routed(experts, top_k=1).weights(t)
     np.testing.assert_allclose(top[:, 0], [0, 1])
 
 
@@ -288,14 +296,15 @@ def test_ties_are_shared():
         ("random", "bare", "unrelated_keys: got 0"),
         ("oracle", "bare", "composed: got none"),
         ("linear", "weights", "weights: got 3"),
+        ("sum", "weights", "weights: got (1.0, 1.0, 1.0); allowed: no dial with sum (sum does not read it)"),
     ],
 )
 def test_mistakes_are_one_line(name, library, message):
     experts = SCENE.experts(FEATURES)
-    given = Context(weights=(1.0, 1.0, 1.0)) if library == "weights" else Context()
+    dials = {"weights": (1.0, 1.0, 1.0)} if library == "weights" else {}
     experts = {"none": [], "ranks": [experts[0], experts[0] + experts[1]]}.get(library, experts)
     with pytest.raises(SettingError) as error:
-        compose(name, experts, given)
+        compose(name, experts, Context(), **dials)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -303,3 +312,14 @@ def test_mistakes_are_one_line(name, library, message):
 def test_a_rule_that_looks_at_single_weights_is_refused_where_it_cannot_run():
     with pytest.raises(SettingError, match="width: got 32768 with composition=ties; allowed: up to 16384"):
         theorem_3.run(Theorem3(width=2**15, composition="ties"), [0])
+
+
+def test_a_dial_that_no_rule_reads_is_refused():
+    points = [Theorem3(composition=name, density=0.3) for name in ("ties", "sum")]
+    assert settled(points, {"density": (0.3,)}) == points  # every row says the density
+    for name, value, rules in (
+        ("density", 0.3, "ties,dare,knots".split(",")),
+        ("weight_first", 2.0, ["cat", "linear"]),
+    ):
+        with pytest.raises(SettingError, match=rf"^{name}: got {value}; allowed: .* composition={','.join(rules)}$"):
+            settled([Theorem3(composition="sum", **{name: value})], {name: (value,)})

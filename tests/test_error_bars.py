@@ -13,12 +13,13 @@ import pytest
 from scipy import integrate, optimize, special, stats
 
 from lora_reuse.theory import error_bars, kernels, table, training
-from lora_reuse.theory.compositions.arrow import Routed, prototypes
+from lora_reuse.theory.compositions import compose
+from lora_reuse.theory.compositions.arrow import Routed
 from lora_reuse.theory.experiments import attention, kernel_limit, many_facts, proposition_1, theorem_3
 from lora_reuse.theory.gram import coordinates, geometry
 from lora_reuse.theory.library import draw_scene
 from lora_reuse.theory.model import coefficients
-from lora_reuse.theory.settings import Attention, KernelLimit, Proposition1, Theorem3
+from lora_reuse.theory.settings import Attention, KernelLimit, Proposition1, Theorem3, dials_of
 
 S = geometry(kernel_limit.PROMPTS, KernelLimit(), [0])[0]
 K, M = kernels.kernel(S), kernels.fourth_moments(S)
@@ -359,7 +360,8 @@ def test_the_log_odds_are_those_of_the_rule(scores):
     G = kernels.kernel(geometry(scene.prompts, Theorem3(dim=32), [1])[0])
     phi = coordinates(G)
     library = scene.experts(phi)
-    update = Routed(library, prototypes(library), scene.context(phi, "two_hop", **setting.knobs(0)), before=True)
+    update = compose("arrow", library, scene.context(phi, "two_hop", setting.width, 0), **dials_of(setting))
+    assert isinstance(update, Routed)
     for asked in (scene.two_hop.start, scene.other.start):
         weights = update.weights(phi[:, [asked]])[:, 0]
         np.testing.assert_allclose(

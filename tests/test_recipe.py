@@ -13,14 +13,18 @@ THEORY = '''"""A share of the sum."""
 
 import functools
 import operator
+from typing import Annotated
 
+from lora_reuse.runs.settings import Number
 from lora_reuse.theory.compositions import rule
+
+Share = Annotated[float, Number(0, 1), "of each update"]
 
 
 @rule(span=True, gauge_free=True, basis_free=True, alone=PROMISE, smooth=True)
-def halved(library, context):
-    """ΔW = ½ Σ_i ΔW_i."""
-    return 0.5 * functools.reduce(operator.add, library)
+def halved(library, context, *, share: Share = 0.5):
+    """ΔW = share Σ_i ΔW_i."""
+    return share * functools.reduce(operator.add, library)
 '''
 LLM = '''"""A share of the sum."""
 
@@ -77,9 +81,12 @@ def test_the_commands_of_both_sides_know_it(tree):
     assert "share" in said(tree, "llm.compose", "--help")
     assert "halved: of each update" in said(tree, "llm.harness", "--help")
     assert "halved: of each update" in said(tree, "llm.forecast", "--help")
-    assert "composition=halved" in said(
-        tree, "theory.sweep", "experiment=theorem_3", "composition=halved", "dry_run=true"
+    sweep = ("theory.sweep", "experiment=theorem_3", "share=0.25,0.5", "dry_run=true")
+    assert "theorem_3: 3 settings" in said(tree, *sweep, "composition=halved,sum")  # the sum does not read the share
+    assert "share: got 0.25,0.5; allowed: no share= but with composition=halved" in said(
+        tree, *sweep, "composition=sum"
     )
+    assert "halved: of each update" in said(tree, "theory.sweep", "experiment=many_facts", "--help")
 
 
 def test_the_checks_of_both_sides_run_on_it_and_its_promises_count(tree):

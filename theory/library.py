@@ -55,7 +55,7 @@ class Scene:
         D = self.differences
         return [min_norm_edit(features[:, self.first], D[:, :n]), min_norm_edit(features[:, self.second], D[:, n:])]
 
-    def context(self, features: Features, data: str, **knobs: object) -> Context:
+    def context(self, features: Features, data: str, width: int | float, seed: int) -> Context:
         """What rules may know: `data` says which examples fitted rules see.
 
         `two_hop`: the composed prompts of the edited facts with the composed answers; `held_out`: those of the later
@@ -72,10 +72,11 @@ class Scene:
         else:
             examples = Examples(np.hstack([features[:, self.first], features[:, self.second]]), self.differences)
         return Context(
+            width=width,
+            seed=seed,
             examples=examples,
             unrelated_keys=tuple(features[:, part] for part in self.unrelated),
             composed=Examples(features[:, self.two_hop], composed),
-            **knobs,  # pyright: ignore[reportArgumentType]
         )
 
     def two_hop_outputs(self, change: Outputs) -> Outputs:

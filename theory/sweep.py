@@ -14,7 +14,7 @@ from lora_reuse.runs.command import command, without_help
 from lora_reuse.runs.grid import Cell, axes_of, found, hash_of, rows_of, settings_of, share
 from lora_reuse.runs.rows import Rows
 from lora_reuse.runs.settings import grid, help_table, parse, short
-from lora_reuse.theory.settings import EXPERIMENTS, Options, Point
+from lora_reuse.theory.settings import EXPERIMENTS, Options, Point, settled
 
 # Features drawn together before their rows are written: what a kill can lose, about a second on two cores.
 _BATCH = 2**26
@@ -36,7 +36,8 @@ def _main(words: list[str]) -> int:
     if help:
         print((__doc__ or "").strip() + "\n\n" + help_table(axes_class, Options))
         return 0
-    cells = share([(point, seed) for point in grid(axes_class, axes) for seed in options.every_seed], options.shard)
+    points = settled(list(grid(axes_class, axes)), axes)
+    cells = share([(point, seed) for point in points for seed in options.every_seed], options.shard)
     if options.dry_run:
         return _dry_run(cells, options)
     if options.launcher != "none":

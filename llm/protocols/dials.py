@@ -5,8 +5,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
-from lora_reuse.runs.dials import Declared, Dial, check, declared
-from lora_reuse.runs.settings import SettingError, setting, short
+from lora_reuse.runs.dials import Dial, axes, check, declared, every
+from lora_reuse.runs.settings import SettingError, short
 
 GIVEN = declared("lora_reuse.llm.compositions", "rule")
 TO_LEARN = declared("lora_reuse.llm.learned", "learned")
@@ -43,36 +43,11 @@ def said_by(composition: str) -> dict[str, str]:
     return {"prototypes": word} if word and word not in SOURCES else {}
 
 
-def _every(*declarations: Mapping[str, Declared]) -> dict[str, tuple[Dial, list[str]]]:
-    """All dials by name, each with the rules that have it. Raises TypeError for a name that means two things."""
-    found: dict[str, tuple[Dial, list[str]]] = {}
-    for rule, it in (item for one in declarations for item in one.items()):
-        for name, dial in it.dials.items():
-            same, rules = found.setdefault(name, (dial, []))
-            if (same.kind.allowed, same.default, same.doc) != (dial.kind.allowed, dial.default, dial.doc):
-                raise TypeError(f"{name} of {rule} and of {rules[0]}: one name, one annotation and one default")
-            rules.append(rule)
-    return found
-
-
-EVERY = _every(GIVEN, TO_LEARN)
-TRAINED = _every(ADAPTERS)
-
-
-def _class(
-    name: str, doc: str, every: Mapping[str, tuple[Dial, list[str]]], left_out: Iterable[str] = (), **how: Any
-) -> Any:
-    fields = [
-        (dial, Any, setting(it.default, it.kind, f"{', '.join(rules)}: {it.doc}", **how))
-        for dial, (it, rules) in every.items()
-        if dial not in left_out
-    ]
-    return dataclasses.make_dataclass(name, fields, frozen=True, namespace={"__doc__": doc, "__module__": __name__})
-
-
-Dials = _class("Dials", "Of the rule; a dial that it does not have is refused.", EVERY)
-TrainingDials = _class("TrainingDials", "Of the kind of adapter.", TRAINED, omitted=True)
-PointDials = _class("PointDials", "Of the rule.", EVERY, ("seed", "scores", "prototypes"), omitted=True)
+EVERY = every(GIVEN, TO_LEARN)
+TRAINED = every(ADAPTERS)
+Dials = axes("Dials", "Of the rule; a dial that it does not have is refused.", EVERY)
+TrainingDials = axes("TrainingDials", "Of the kind of adapter.", TRAINED, omitted=TRAINED)
+PointDials = axes("PointDials", "Of the rule.", EVERY, ("seed", "scores", "prototypes"), omitted=EVERY)
 """What a point says of its rule. Its seed is that of the row, `normalise` says `scores`, and `arrow:swapped` says
 `prototypes`. A row leaves out a dial at its default, and has all values with its provenance."""
 

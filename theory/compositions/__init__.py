@@ -1,19 +1,21 @@
 """Rules that make one update of a library of experts: one rule a function, known by its name.
 
 A rule gets the experts (LowRank updates of W) and a `Context`, and returns something that multiplies features: a
-LowRank, a dense matrix, or a routed update that looks at the features first. To add one, write the function, put
+LowRank, a dense matrix, or a routed update that looks at the features first. The dials of a rule are its keyword-only
+arguments (`lora_reuse.runs.dials`): from them come the axes of the experiments. To add a rule, write the function, put
 `@rule(...)` over it in a module of this package and say what it leaves invariant; the checks that fit are then run on
-it by name."""
+it by name. A dial of one name is one dial: rules that share it share its annotation and its default."""
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64
 
+from lora_reuse.runs.dials import Dial, check, dials
 from lora_reuse.runs.settings import SettingError, did_you_mean
 from lora_reuse.theory.edits import LowRank
 
@@ -38,43 +40,30 @@ class Examples:
 
 @dataclass(frozen=True)
 class Context:
-    """What a rule may know besides the experts: its knobs, examples to fit on, keys that have nothing to do with the
-    facts, a seed."""
+    """What a rule may know besides the experts and its dials: the width, the row's seed, examples to fit on, keys that
+    have nothing to do with the facts, and the composed prompts with the changes they should get."""
 
-    weights: tuple[float, ...] | None = None
-    fit: str = "free"
-    gauge: str = "plus"
-    temperature: float = 1.0
-    top_k: int = 0
-    scores: str = "kernel"
-    density: float = 0.2
     width: int | float = np.inf
     seed: int = 0
     examples: Examples | None = None
     unrelated_keys: tuple[Features, ...] = ()
     composed: Examples | None = None
 
-    def weights_for(self, library: Sequence[LowRank], default: float) -> np.ndarray:
-        """One weight an expert. Raises SettingError when their numbers differ."""
-        if self.weights is None:
-            return np.full(len(library), default)
-        if len(self.weights) != len(library):
-            raise SettingError("weights", len(self.weights), f"one for each of the {len(library)} experts")
-        return np.array(self.weights)
 
-
-Rule = Callable[[Sequence[LowRank], Context], Update | np.ndarray]
+Rule = Callable[..., Update | np.ndarray]
+"""From a library and a context, with the rule's dials by keyword."""
 
 
 @dataclass(frozen=True)
 class Registered:
-    """A rule and what it promises: `span`, its change lies in the span of the experts' answer differences;
-    `gauge_free`, it depends on each ΔW and not on its factors; `basis_free`, it depends on features through inner
-    products alone (so it has an exact infinite width); `alone`, a library of one expert gives that expert; `smooth`,
-    its coefficients are smooth in the Gram matrix (so they have error bars). `draws`: it takes random numbers from the
-    context's seed."""
+    """A rule, its dials by name, and what it promises: `span`, its change lies in the span of the experts' answer
+    differences; `gauge_free`, it depends on each ΔW and not on its factors; `basis_free`, it depends on features
+    through inner products alone (so it has an exact infinite width); `alone`, a library of one expert gives that
+    expert; `smooth`, its coefficients are smooth in the Gram matrix (so they have error bars). `draws`: it takes random
+    numbers from the context's seed."""
 
     rule: Rule
+    dials: Mapping[str, Dial]
     span: bool
     gauge_free: bool
     basis_free: bool
@@ -92,19 +81,23 @@ def rule(
     """Enrols a function under its own name (a trailing underscore is dropped)."""
 
     def enrol(function: Rule) -> Rule:
-        RULES[function.__name__.rstrip("_")] = Registered(function, span, gauge_free, basis_free, alone, smooth, draws)
+        RULES[function.__name__.rstrip("_")] = Registered(
+            function, dials(function), span, gauge_free, basis_free, alone, smooth, draws
+        )
         return function
 
     return enrol
 
 
-def compose(name: str, library: Sequence[LowRank], context: Context | None = None) -> Update | np.ndarray:
-    """The update that rule `name` makes of the library. Raises SettingError for an unknown rule or an empty library."""
+def compose(name: str, library: Sequence[LowRank], context: Context | None = None, **dials: Any) -> Update | np.ndarray:
+    """The update that rule `name` makes of the library with these dials. Raises SettingError for an unknown rule, a
+    dial that the rule does not have or that is out of range, or an empty library."""
     if name not in RULES:
         raise SettingError("composition", repr(name), " | ".join(RULES), did_you_mean(name, RULES))
     if not library:
         raise SettingError("library", "no expert", "at least one")
-    return RULES[name].rule(library, context or Context())
+    check(name, RULES[name].dials, dials)
+    return RULES[name].rule(library, context or Context(), **dials)
 
 
 for _module in pkgutil.iter_modules(__path__):

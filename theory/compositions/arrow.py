@@ -3,26 +3,48 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
 from jaxtyping import Float64
 
+from lora_reuse.runs.settings import Number, Whole
 from lora_reuse.theory.compositions import Context, Features, Outputs, rule
-from lora_reuse.theory.compositions.sums import gauged
+from lora_reuse.theory.compositions.sums import Gauge, gauged
 from lora_reuse.theory.edits import LowRank
+
+Scores = Annotated[Literal["kernel", "raw", "cosine"], "|phi.v| at unit scale, as software has it, or over |phi|"]
+Temperature = Annotated[float, Number(1e-6, 1e6), "of the softmax"]
+TopK = Annotated[int, Whole(0, 2), "experts kept (0: all)"]
 
 
 @rule(span=True, gauge_free=False, basis_free=True, alone=True, smooth=True)
-def arrow(library: Sequence[LowRank], context: Context) -> "Routed":
+def arrow(
+    library: Sequence[LowRank],
+    context: Context,
+    *,
+    gauge: Gauge = "plus",
+    scores: Scores = "kernel",
+    temperature: Temperature = 1.0,
+    top_k: TopK = 0,
+) -> "Routed":
     """ΔW(φ) = (Σ_i w_i A_i)(Σ_i w_i B_i)ᵀ, w = softmax of the scores of φ (eq. 28): merged before the product, so it
     has cross terms and depends on the factorisation, like eq. 27."""
-    return Routed(gauged(library, context), prototypes(library), context, before=True)
+    factors = gauged(library, gauge, context.seed)
+    return Routed(factors, prototypes(library), context.width, scores, temperature, top_k, before=True)
 
 
 @rule(span=True, gauge_free=True, basis_free=True, alone=True, smooth=True)
-def arrow_after(library: Sequence[LowRank], context: Context) -> "Routed":
+def arrow_after(
+    library: Sequence[LowRank],
+    context: Context,
+    *,
+    scores: Scores = "kernel",
+    temperature: Temperature = 1.0,
+    top_k: TopK = 0,
+) -> "Routed":
     """ΔW(φ) = Σ_i w_i A_i B_iᵀ with the weights of `arrow`: merged after the product, as PEFT does it."""
-    return Routed(list(library), prototypes(library), context, before=False)
+    return Routed(list(library), prototypes(library), context.width, scores, temperature, top_k, before=False)
 
 
 def prototypes(library: Sequence[LowRank]) -> Float64[np.ndarray, "experts features"]:
@@ -40,7 +62,10 @@ class Routed:
 
     library: Sequence[LowRank]
     prototypes: Float64[np.ndarray, "experts features"]
-    context: Context
+    width: int | float
+    scores: str
+    temperature: float
+    top_k: int
     before: bool
 
     def weights(self, features: Features) -> Float64[np.ndarray, "experts prompts"]:
@@ -48,17 +73,17 @@ class Routed:
         `scores=kernel` uses them as they are (the paper's |k(η, ξ)/k(η, η)|, as ‖η‖ is one), `raw` takes it out, as
         software does, so that logits grow like √m and the softmax becomes a maximum, and `cosine` divides by ‖φ‖."""
         scores = np.abs(self.prototypes @ features)
-        if self.context.scores == "cosine":
+        if self.scores == "cosine":
             scores = scores / np.linalg.norm(features, axis=0)
-        if self.context.scores == "raw":
-            scale = np.sqrt(self.context.width)
+        if self.scores == "raw":
+            scale = np.sqrt(self.width)
             if np.isinf(scale):
                 best = np.isclose(scores, scores.max(axis=0), rtol=1e-9)
                 return best / best.sum(axis=0)
             scores = scores * scale
-        kept = self.context.top_k or len(self.library)
+        kept = self.top_k or len(self.library)
         cut = np.sort(scores, axis=0)[-min(kept, len(scores))]
-        logits = np.where(scores >= cut, scores / self.context.temperature, -np.inf)
+        logits = np.where(scores >= cut, scores / self.temperature, -np.inf)
         weights = np.exp(logits - logits.max(axis=0))
         return weights / weights.sum(axis=0)
 

@@ -7,17 +7,17 @@ from scipy import optimize
 
 from lora_reuse.runs.settings import SettingError
 from lora_reuse.theory.compositions import Context, rule
-from lora_reuse.theory.compositions.sums import gauged, sum_of
+from lora_reuse.theory.compositions.sums import Gauge, gauged, sum_of
 from lora_reuse.theory.edits import LowRank
 
 
 @rule(span=True, gauge_free=False, basis_free=True, alone=False, smooth=False, draws=True)
-def lorahub(library: Sequence[LowRank], context: Context) -> LowRank:
+def lorahub(library: Sequence[LowRank], context: Context, *, gauge: Gauge = "plus") -> LowRank:
     """ΔW = (Σ_i w_i A_i)(Σ_i w_i B_i)ᵀ, w in [−1.5, 1.5]^N of the least squared error on the examples + 0.05 mean|w|,
     by differential evolution (the original uses NGOpt with the same bounds and penalty)."""
     if context.examples is None:
         raise SettingError("examples", "none", "a few examples for lorahub to fit its weights on")
-    examples, factors = context.examples, gauged(library, context)
+    examples, factors = context.examples, gauged(library, gauge, context.seed)
     outs, intos = [f.out for f in factors], [f.into.T @ examples.features for f in factors]
 
     def objective(w: np.ndarray) -> float:

@@ -3,13 +3,19 @@
 import functools
 import operator
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import numpy as np
+from jaxtyping import Float64
 from scipy import stats
 
-from lora_reuse.runs.settings import SettingError
+from lora_reuse.runs.settings import Numbers, SettingError
 from lora_reuse.theory.compositions import Context, rule
 from lora_reuse.theory.edits import LowRank
+
+Gauge = Annotated[Literal["plus", "minus", "random"], "which balanced factors are added"]
+Weights = tuple[float, ...] | None
+Weighting = Annotated[Weights, Numbers(), "one weight an expert; none: 1 each"]
 
 
 @rule(span=True, gauge_free=True, basis_free=True, alone=True, smooth=True)
@@ -26,28 +32,33 @@ def average(library: Sequence[LowRank], context: Context) -> LowRank:
 
 
 @rule(span=True, gauge_free=False, basis_free=True, alone=True, smooth=True)
-def linear(library: Sequence[LowRank], context: Context) -> LowRank:
+def linear(
+    library: Sequence[LowRank], context: Context, *, gauge: Gauge = "plus", weights: Weighting = None
+) -> LowRank:
     """ΔW = (Σ_i w_i A_i)(Σ_i w_i B_i)ᵀ (eq. 27), w_i = 1 unless given. The cross terms w_i w_j A_i B_jᵀ depend on how
     each ΔW_i is factored: Proposition 1 fixes ΔW_i and leaves its balanced factors free up to a sign, or at rank n a
     rotation. `gauge=minus` turns the sign of every second expert, `gauge=random` rotates each one's factors."""
-    weights = context.weights_for(library, 1.0)
-    factors = gauged(library, context)
-    return LowRank(sum_of([f.out for f in factors], weights), sum_of([f.into for f in factors], weights))
+    w = weights_for(library, weights)
+    factors = gauged(library, gauge, context.seed)
+    return LowRank(sum_of([f.out for f in factors], w), sum_of([f.into for f in factors], w))
 
 
 @rule(span=True, gauge_free=False, basis_free=True, alone=True, smooth=True)
-def uniform(library: Sequence[LowRank], context: Context) -> LowRank:
+def uniform(library: Sequence[LowRank], context: Context, *, gauge: Gauge = "plus") -> LowRank:
     """ΔW = (1/N Σ_i A_i)(1/N Σ_i B_i)ᵀ: eq. 27 with equal weights, as the paper's software averages factors; each ΔW_i
     enters with 1/N²."""
-    equal = (1 / len(library),) * len(library)
-    factors = gauged(library, context)
-    return LowRank(
-        sum_of([f.out for f in factors], np.array(equal)), sum_of([f.into for f in factors], np.array(equal))
-    )
+    return linear(library, context, gauge=gauge, weights=(1 / len(library),) * len(library))
 
 
-def gauged(library: Sequence[LowRank], context: Context) -> list[LowRank]:
-    """The balanced factors of each expert, as Proposition 1's penalty leaves them, in the gauge of the context.
+def weights_for(library: Sequence[LowRank], weights: Weights) -> Float64[np.ndarray, " experts"]:
+    """One weight an expert, 1 unless given. Raises SettingError when their numbers differ."""
+    if weights is not None and len(weights) != len(library):
+        raise SettingError("weights", len(weights), f"one for each of the {len(library)} experts")
+    return np.ones(len(library)) if weights is None else np.array(weights)
+
+
+def gauged(library: Sequence[LowRank], gauge: str, seed: int) -> list[LowRank]:
+    """The balanced factors of each expert, as Proposition 1's penalty leaves them, in this gauge.
 
     Of the balanced factors the one nearest to the fitting form D · dual (column j of `out` along the j-th answer
     difference) is taken."""
@@ -63,13 +74,13 @@ def gauged(library: Sequence[LowRank], context: Context) -> list[LowRank]:
         # not hang on the order in which an SVD happens to return equal singular values.
         left, _, right = np.linalg.svd(balanced.out.T @ expert.out)
         turn = left @ right
-        if context.gauge == "minus" and i % 2:
+        if gauge == "minus" and i % 2:
             turn = -turn
-        elif context.gauge == "random":
+        elif gauge == "random":
             turn = (
-                turn @ stats.ortho_group.rvs(expert.rank, random_state=np.random.default_rng([context.seed, i]))
+                turn @ stats.ortho_group.rvs(expert.rank, random_state=np.random.default_rng([seed, i]))
                 if expert.rank > 1
-                else turn * _sign(context.seed, i)
+                else turn * _sign(seed, i)
             )
         factors.append(LowRank(balanced.out @ turn, balanced.into @ turn))
     return factors

@@ -62,7 +62,7 @@ from lora_reuse.theory.facts import ROLES, Prompt
 from lora_reuse.theory.kernels import kernel, limit_geometry
 from lora_reuse.theory.library import Scene, draw_scene, wins
 from lora_reuse.theory.readout import one_hot
-from lora_reuse.theory.settings import INF, Bridge
+from lora_reuse.theory.settings import INF, Bridge, dials_of
 
 Segments = tuple[Prompt, ...]
 
@@ -239,9 +239,8 @@ def run(setting: Bridge, seeds: Sequence[int], advance: Callable[[int], object] 
 def quantities(plan: Plan, G: Float64[np.ndarray, "n n"]) -> Values:
     """Everything measured, from the Gram matrix of the plan's prompts."""
     phi = grams.coordinates(G)
-    update = compose(
-        plan.setting.composition, plan.experts(phi), Context(width=plan.setting.width, scores=plan.setting.scores)
-    )
+    context = Context(width=plan.setting.width)
+    update = compose(plan.setting.composition, plan.experts(phi), context, **dials_of(plan.setting))
 
     def right(name: str, old: bool = False) -> Float64[np.ndarray, " facts"]:
         part = plan.asked[name]

@@ -35,7 +35,7 @@ from lora_reuse.theory.gram import geometry
 from lora_reuse.theory.kernels import kernel, kernel_change, limit_geometry
 from lora_reuse.theory.library import QUADRATURE_NODES, Scene, draw_scene, prepared, quadrature_features, wins
 from lora_reuse.theory.model import coefficients as coefficients_of
-from lora_reuse.theory.settings import INF, ManyFacts, at_infinite_dim
+from lora_reuse.theory.settings import INF, ManyFacts, at_infinite_dim, dials_of
 
 ANGLES = np.linspace(0, 2 * np.pi, 144, endpoint=False)
 LENGTHS = np.geomspace(1e-2, 1e4, 49)
@@ -82,7 +82,8 @@ def quantities(setting: ManyFacts, scene: Scene, phi: Features, seed: int) -> Va
     if setting.composition == "best":
         best = best_accuracy(scene, [expert @ asked for expert in experts])
         return coefficients(scene, experts[1] @ asked) | {"accuracy": best, "ceiling": best}
-    change = compose(setting.composition, experts, scene.context(phi, setting.data, **setting.knobs(seed))) @ asked
+    context = scene.context(phi, setting.data, setting.width, seed)
+    change = compose(setting.composition, experts, context, **dials_of(setting)) @ asked
     scored = slice(0, n // 2) if setting.data == "held_out" and n > 1 else slice(None)
     right = wins(scene.two_hop_outputs(change), scene.edits.z)[scored]
     return coefficients(scene, change) | {"accuracy": float(right.mean())}

@@ -28,7 +28,7 @@ from lora_reuse.theory.experiments import Result, Values
 from lora_reuse.theory.gram import coordinates, geometry
 from lora_reuse.theory.kernels import kernel
 from lora_reuse.theory.library import Scene, draw_scene, prepared, wins
-from lora_reuse.theory.settings import INF, Theorem3, at_infinite_dim
+from lora_reuse.theory.settings import INF, Theorem3, at_infinite_dim, dials_of
 
 Square = Float64[np.ndarray, "n n"]
 COEFFICIENTS = ("c_first", "c_second", "c_first_other_entity", "c_second_other_entity")
@@ -54,8 +54,8 @@ def run(setting: Theorem3, seeds: Sequence[int], advance: Callable[[int], object
 
 def quantities(setting: Theorem3, scene: Scene, phi: Features, seed: int) -> Values:
     """Everything measured, from the features of the scene's prompts."""
-    context = scene.context(phi, setting.data, **setting.knobs(seed))
-    update = compose(setting.composition, scene.experts(phi), context)
+    context = scene.context(phi, setting.data, setting.width, seed)
+    update = compose(setting.composition, scene.experts(phi), context, **dials_of(setting))
     change = update @ phi[:, [scene.two_hop.start, scene.other.start]]
     D = scene.differences
     coefficients = np.linalg.lstsq(D, change, rcond=1e-9)[0]

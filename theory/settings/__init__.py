@@ -22,6 +22,8 @@ from lora_reuse.theory.settings.composed import (
     Storage,
     Theorem2,
     Theorem3,
+    dials_of,
+    settled,
 )
 from lora_reuse.theory.settings.features import Attention, Capacity, KernelLimit, Proposition1
 
@@ -47,6 +49,8 @@ __all__ = [
     "Theorem2",
     "Theorem3",
     "at_infinite_dim",
+    "dials_of",
+    "settled",
 ]
 
 EXPERIMENTS: dict[str, type[Point]] = {

@@ -1,10 +1,11 @@
 """Settings of the experiments on composed experts."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from lora_reuse.runs.dials import declared
-from lora_reuse.runs.settings import Choice, Number, SettingError, Text, Whole, setting
+from lora_reuse.runs.dials import axes, axis, declared, every
+from lora_reuse.runs.settings import Choice, Number, SettingError, Text, Whole, setting, short
 from lora_reuse.theory.settings.base import INF, LARGEST_BASIS_WIDTH, Model, at_least
 
 RULES = declared("lora_reuse.theory.compositions", "rule")
@@ -12,6 +13,33 @@ ROLE_PAIR = r"(x|y|z|r1x|r2y|r2r1x)=(x|y|z|r1x|r2y|r2r1x)"
 _FIRST = ("sum", "average", "linear", "uniform", "cat", "arrow", "arrow_after", "ties", "dare", "knots", "lorahub")
 COMPOSITIONS = tuple(dict.fromkeys((*_FIRST, "random", "oracle", *RULES)))
 """Every rule, in the order of figures and tables."""
+DIALS = every(RULES)
+NAMED = ("gauge", "scores", "temperature", "top_k", "fit", "density")
+"""The dials that every row names; a row leaves out any other at its default."""
+RuleDials = axes("RuleDials", "Of the rule.", DIALS, ("weights",), DIALS.keys() - NAMED)
+"""What a point says of its rule. `weight_first` and `weight_second` say `weights`."""
+
+
+def dials_of(point: Any) -> dict[str, Any]:
+    """The dials of a point's rule, as the rule takes them; those that the experiment does not set are left out."""
+    return {name: getattr(point, name) for name in RULES[point.composition].dials if hasattr(point, name)}
+
+
+def settled(points: Sequence[Any], named: Mapping[str, tuple]) -> list[Any]:
+    """The points, each with the dials that its rule does not read at their defaults, where a row can leave them out.
+    Raises SettingError for a named dial that no point reads."""
+    dials = [f for f in fields(points[0]) if f.metadata["rules"]]
+    for f in dials:
+        rules = f.metadata["rules"]
+        if f.name in named and not any(point.composition in rules for point in points):
+            allowed = f"no {f.name}= but with composition={','.join(rules)}"
+            raise SettingError(f.name, ",".join(map(short, named[f.name])), allowed)
+
+    def settle(point: Any) -> Any:
+        unread = [f for f in dials if f.metadata["omitted"] and point.composition not in f.metadata["rules"]]
+        return replace(point, **{f.name: f.default for f in unread})
+
+    return list(dict.fromkeys(map(settle, points)))
 
 
 def wide_enough(model: Model, width: int) -> None:
@@ -69,7 +97,7 @@ class Theorem2(Model):
 
 
 @dataclass(frozen=True)
-class Theorem3(Theorem2):
+class Theorem3(RuleDials, Theorem2):
     """experiment=theorem_3: every composition rule on two experts of one fact each."""
 
     coincide: str = setting(
@@ -78,23 +106,13 @@ class Theorem3(Theorem2):
         "entities of the edits that are the same",
     )
     composition: str = setting("sum", Choice(*COMPOSITIONS), "the rule", grid=COMPOSITIONS)
-    weight_first: float = setting(1.0, Number(-1e6, 1e6), "linear, and cat with fit=given: weight of the first expert")
-    weight_second: float = setting(1.0, Number(-1e6, 1e6), "linear, and cat with fit=given: weight of the second")
-    fit: str = setting(
-        "free", Choice("free", "softmax", "given"), "cat: weights by least squares, on the simplex, or given"
+    weight_first: float = setting(
+        1.0, Number(-1e6, 1e6), "weight of the first expert (cat: with fit=given)", rules=DIALS["weights"][1]
     )
+    weight_second: float = setting(1.0, Number(-1e6, 1e6), "weight of the second", rules=DIALS["weights"][1])
     data: str = setting(
         "two_hop", Choice("two_hop", "held_out", "one_hop"), "cat, lorahub: the examples the weights are fitted on"
     )
-    gauge: str = setting(
-        "plus", Choice("plus", "minus", "random"), "linear, uniform, lorahub, arrow: which balanced factors are added"
-    )
-    scores: str = setting(
-        "kernel", Choice("kernel", "raw", "cosine"), "arrow: |phi.v| at unit scale, as software has it, or over |phi|"
-    )
-    temperature: float = setting(1.0, Number(1e-6, 1e6), "arrow: of the softmax")
-    top_k: int = setting(0, Whole(0, 2), "arrow: experts kept (0: all)")
-    density: float = setting(0.2, Number(0.001, 1.0), "ties, knots, dare: share of weights kept")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -111,14 +129,10 @@ class Theorem3(Theorem2):
         rule = RULES.get(self.composition)
         return rule is not None and not rule.promises["basis_free"]
 
-    def knobs(self, seed: int) -> dict[str, Any]:
-        """What `compositions.Context` calls these."""
-        given = self.composition == "linear" or self.fit == "given"
-        names = ("fit", "gauge", "scores", "temperature", "top_k", "density", "width")
-        return {name: getattr(self, name) for name in names} | {
-            "seed": seed,
-            "weights": (self.weight_first, self.weight_second) if given else None,
-        }
+    @property
+    def weights(self) -> tuple[float, float]:
+        """One an expert."""
+        return self.weight_first, self.weight_second
 
 
 @dataclass(frozen=True)
@@ -266,9 +280,7 @@ class Bridge(Model):
     setup: int = setting(
         0, Whole(0, 8), "what the experts were trained on besides their facts: a row of the paper's Table 1"
     )
-    scores: str = setting(
-        "kernel", Choice("kernel", "raw", "cosine"), "arrow: |phi.v| at unit scale, as software has it, or over |phi|"
-    )
+    scores: str = axis(*DIALS["scores"])
 
     def __post_init__(self) -> None:
         super().__post_init__()
