@@ -77,6 +77,10 @@ class Declared(NamedTuple):
     doc: str
 
 
+Every = dict[str, tuple[Dial, list[str]]]
+"""Dials by name, each with the rules that have it."""
+
+
 @functools.cache
 def declared(package: str, decorator: str) -> dict[str, Declared]:
     """The functions under `@decorator(...)` in the modules of a package, by name (a trailing underscore is dropped), in
@@ -100,9 +104,9 @@ def declared(package: str, decorator: str) -> dict[str, Declared]:
     return found
 
 
-def every(*declarations: Mapping[str, Declared]) -> dict[str, tuple[Dial, list[str]]]:
-    """All dials by name, each with the rules that have it. Raises TypeError for a name that means two things."""
-    found: dict[str, tuple[Dial, list[str]]] = {}
+def every(*declarations: Mapping[str, Declared]) -> Every:
+    """All dials of these rules. Raises TypeError for a name that means two things."""
+    found: Every = {}
     for rule, it in (item for one in declarations for item in one.items()):
         for name, dial in it.dials.items():
             same, rules = found.setdefault(name, (dial, []))
@@ -117,13 +121,7 @@ def axis(dial: Dial, rules: Sequence[str], omitted: bool = False) -> Any:
     return setting(dial.default, dial.kind, dial.doc, omitted=omitted, rules=rules)
 
 
-def axes(
-    name: str,
-    doc: str,
-    known: Mapping[str, tuple[Dial, list[str]]],
-    left_out: Container[str] = (),
-    omitted: Container[str] = (),
-) -> Any:
+def axes(name: str, doc: str, known: Every, left_out: Container[str] = (), omitted: Container[str] = ()) -> Any:
     """A dataclass of the dials as settings, but those left out. A row does not name one of `omitted` at its default."""
     fields = [(dial, Any, axis(*known[dial], dial in omitted)) for dial in known if dial not in left_out]
     return dataclasses.make_dataclass(name, fields, frozen=True, namespace={"__doc__": doc})

@@ -13,13 +13,13 @@ import pytest
 from scipy import integrate, optimize, special, stats
 
 from lora_reuse.theory import error_bars, kernels, table, training
-from lora_reuse.theory.compositions import compose
+from lora_reuse.theory.compositions import compose, dials_of
 from lora_reuse.theory.compositions.arrow import Routed
 from lora_reuse.theory.experiments import attention, kernel_limit, many_facts, proposition_1, theorem_3
 from lora_reuse.theory.gram import coordinates, geometry
 from lora_reuse.theory.library import draw_scene
 from lora_reuse.theory.model import coefficients
-from lora_reuse.theory.settings import Attention, KernelLimit, Proposition1, Theorem3, dials_of
+from lora_reuse.theory.settings import Attention, KernelLimit, Proposition1, Theorem3
 
 S = geometry(kernel_limit.PROMPTS, KernelLimit(), [0])[0]
 K, M = kernels.kernel(S), kernels.fourth_moments(S)

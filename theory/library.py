@@ -63,21 +63,14 @@ class Scene:
         experts' own prompts and answers."""
         n = len(self.edits.x)
         composed = self.one_hot(self.edits.z) - self.one_hot(self.edits.r2r1x)
-        if data == "two_hop":
-            examples = Examples(features[:, self.two_hop], composed)
-        elif data == "held_out" and n > 1:
+        examples = asked = Examples(features[:, self.two_hop], composed)
+        if data == "held_out" and n > 1:
             examples = Examples(features[:, self.two_hop][:, n // 2 :], composed[:, n // 2 :])
         elif data == "held_out":
             examples = Examples(features[:, self.other], np.zeros((self.world.entities, 1)))
-        else:
+        elif data == "one_hop":
             examples = Examples(np.hstack([features[:, self.first], features[:, self.second]]), self.differences)
-        return Context(
-            width=width,
-            seed=seed,
-            examples=examples,
-            unrelated_keys=tuple(features[:, part] for part in self.unrelated),
-            composed=Examples(features[:, self.two_hop], composed),
-        )
+        return Context(width, seed, examples, tuple(features[:, part] for part in self.unrelated), asked)
 
     def two_hop_outputs(self, change: Outputs) -> Outputs:
         """The outputs on the composed prompts: the old answers and the change."""

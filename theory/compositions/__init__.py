@@ -19,6 +19,7 @@ from lora_reuse.runs.dials import Dial, check, dials
 from lora_reuse.runs.settings import SettingError, did_you_mean
 from lora_reuse.theory.edits import LowRank
 
+Library = Sequence[LowRank]
 Features = Float64[np.ndarray, "features prompts"]
 Outputs = Float64[np.ndarray, "outputs prompts"]
 
@@ -81,15 +82,14 @@ def rule(
     """Enrols a function under its own name (a trailing underscore is dropped)."""
 
     def enrol(function: Rule) -> Rule:
-        RULES[function.__name__.rstrip("_")] = Registered(
-            function, dials(function), span, gauge_free, basis_free, alone, smooth, draws
-        )
+        name = function.__name__.rstrip("_")
+        RULES[name] = Registered(function, dials(function), span, gauge_free, basis_free, alone, smooth, draws)
         return function
 
     return enrol
 
 
-def compose(name: str, library: Sequence[LowRank], context: Context | None = None, **dials: Any) -> Update | np.ndarray:
+def compose(name: str, library: Library, context: Context | None = None, **dials: Any) -> Update | np.ndarray:
     """The update that rule `name` makes of the library with these dials. Raises SettingError for an unknown rule, a
     dial that the rule does not have or that is out of range, or an empty library."""
     if name not in RULES:
@@ -98,6 +98,11 @@ def compose(name: str, library: Sequence[LowRank], context: Context | None = Non
         raise SettingError("library", "no expert", "at least one")
     check(name, RULES[name].dials, dials)
     return RULES[name].rule(library, context or Context(), **dials)
+
+
+def dials_of(point: Any) -> dict[str, Any]:
+    """The dials of the rule that a point of an experiment names, but those that the experiment does not set."""
+    return {name: getattr(point, name) for name in RULES[point.composition].dials if hasattr(point, name)}
 
 
 for _module in pkgutil.iter_modules(__path__):

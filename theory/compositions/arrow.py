@@ -1,7 +1,6 @@
 """Arrow routing: weights from how much the features resemble each expert's input direction (eq. 28, Ostapenko et al.
 2024)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -9,9 +8,8 @@ import numpy as np
 from jaxtyping import Float64
 
 from lora_reuse.runs.settings import Number, Whole
-from lora_reuse.theory.compositions import Context, Features, Outputs, rule
+from lora_reuse.theory.compositions import Context, Features, Library, Outputs, rule
 from lora_reuse.theory.compositions.sums import Gauge, gauged
-from lora_reuse.theory.edits import LowRank
 
 Scores = Annotated[Literal["kernel", "raw", "cosine"], "|phi.v| at unit scale, as software has it, or over |phi|"]
 Temperature = Annotated[float, Number(1e-6, 1e6), "of the softmax"]
@@ -20,7 +18,7 @@ TopK = Annotated[int, Whole(0, 2), "experts kept (0: all)"]
 
 @rule(span=True, gauge_free=False, basis_free=True, alone=True, smooth=True)
 def arrow(
-    library: Sequence[LowRank],
+    library: Library,
     context: Context,
     *,
     gauge: Gauge = "plus",
@@ -36,18 +34,13 @@ def arrow(
 
 @rule(span=True, gauge_free=True, basis_free=True, alone=True, smooth=True)
 def arrow_after(
-    library: Sequence[LowRank],
-    context: Context,
-    *,
-    scores: Scores = "kernel",
-    temperature: Temperature = 1.0,
-    top_k: TopK = 0,
+    library: Library, context: Context, *, scores: Scores = "kernel", temperature: Temperature = 1.0, top_k: TopK = 0
 ) -> "Routed":
     """ΔW(φ) = Σ_i w_i A_i B_iᵀ with the weights of `arrow`: merged after the product, as PEFT does it."""
     return Routed(list(library), prototypes(library), context.width, scores, temperature, top_k, before=False)
 
 
-def prototypes(library: Sequence[LowRank]) -> Float64[np.ndarray, "experts features"]:
+def prototypes(library: Library) -> Float64[np.ndarray, "experts features"]:
     """The top right singular vector of each ΔW: for Proposition 1, the key φ(Uη) at unit length."""
     rows = []
     for expert in library:
@@ -60,7 +53,7 @@ def prototypes(library: Sequence[LowRank]) -> Float64[np.ndarray, "experts featu
 class Routed:
     """An update whose weights depend on the features."""
 
-    library: Sequence[LowRank]
+    library: Library
     prototypes: Float64[np.ndarray, "experts features"]
     width: int | float
     scores: str

@@ -2,7 +2,6 @@
 
 import functools
 import operator
-from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import jax
@@ -11,22 +10,22 @@ import numpy as np
 import optax
 
 from lora_reuse.runs.settings import SettingError
-from lora_reuse.theory.compositions import Context, rule
-from lora_reuse.theory.compositions.sums import Weighting, weights_for
+from lora_reuse.theory.compositions import Context, Library, rule
+from lora_reuse.theory.compositions.sums import Weights, weights_for
 from lora_reuse.theory.edits import LowRank
 
 Fit = Annotated[Literal["free", "softmax", "given"], "weights by least squares, on the simplex, or given"]
 
 
 @rule(span=True, gauge_free=True, basis_free=True, alone=False, smooth=True)
-def cat(library: Sequence[LowRank], context: Context, *, fit: Fit = "free", weights: Weighting = None) -> LowRank:
+def cat(library: Library, context: Context, *, fit: Fit = "free", weights: Weights = None) -> LowRank:
     """ΔW = Σ_i α_i A_i B_iᵀ (eq. 26). α is `weights` with `fit=given`, or fitted to the squared error on the context's
     examples: free (least squares, in closed form) or on the simplex (`fit=softmax`, by optax, as in LoRA Soups)."""
     alpha = weights_for(library, weights) if fit == "given" else fitted_weights(library, context, fit)
     return functools.reduce(operator.add, [float(a) * expert for a, expert in zip(alpha, library, strict=True)])
 
 
-def fitted_weights(library: Sequence[LowRank], context: Context, fit: str = "free") -> np.ndarray:
+def fitted_weights(library: Library, context: Context, fit: str = "free") -> np.ndarray:
     """α of the least squared error ‖Σ_i α_i ΔW_i Φ − changes‖ over the examples."""
     if context.examples is None:
         raise SettingError("examples", "none", "examples to fit the weights of cat on, or fit=given")

@@ -2,15 +2,14 @@
 
 import functools
 import operator
-from collections.abc import Sequence
 
 from lora_reuse.runs.settings import SettingError
-from lora_reuse.theory.compositions import Context, rule
+from lora_reuse.theory.compositions import Context, Library, rule
 from lora_reuse.theory.edits import LowRank, min_norm_edit
 
 
 @rule(span=True, gauge_free=False, basis_free=True, alone=False, smooth=True)
-def random(library: Sequence[LowRank], context: Context) -> LowRank:
+def random(library: Library, context: Context) -> LowRank:
     """The sum of adapters with the answer differences and norms of the experts, under keys of prompts that share no
     token with theirs."""
     if len(context.unrelated_keys) != len(library):
@@ -24,7 +23,7 @@ def random(library: Sequence[LowRank], context: Context) -> LowRank:
 
 
 @rule(span=False, gauge_free=True, basis_free=True, alone=False, smooth=True)
-def oracle(library: Sequence[LowRank], context: Context) -> LowRank:
+def oracle(library: Library, context: Context) -> LowRank:
     """The composed facts edited directly: the minimum-norm edit of the two-hop prompts themselves, the experts
     unused."""
     if context.composed is None:

@@ -1,18 +1,16 @@
 """LoraHub: the weights of eq. 27 found without gradients on a few examples (Huang et al. 2024)."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from scipy import optimize
 
 from lora_reuse.runs.settings import SettingError
-from lora_reuse.theory.compositions import Context, rule
+from lora_reuse.theory.compositions import Context, Library, rule
 from lora_reuse.theory.compositions.sums import Gauge, gauged, sum_of
 from lora_reuse.theory.edits import LowRank
 
 
 @rule(span=True, gauge_free=False, basis_free=True, alone=False, smooth=False, draws=True)
-def lorahub(library: Sequence[LowRank], context: Context, *, gauge: Gauge = "plus") -> LowRank:
+def lorahub(library: Library, context: Context, *, gauge: Gauge = "plus") -> LowRank:
     """ΔW = (Σ_i w_i A_i)(Σ_i w_i B_i)ᵀ, w in [−1.5, 1.5]^N of the least squared error on the examples + 0.05 mean|w|,
     by differential evolution (the original uses NGOpt with the same bounds and penalty)."""
     if context.examples is None:

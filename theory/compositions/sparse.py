@@ -10,15 +10,14 @@ import numpy as np
 from jaxtyping import Float64
 
 from lora_reuse.runs.settings import Number
-from lora_reuse.theory.compositions import Context, rule
-from lora_reuse.theory.edits import LowRank
+from lora_reuse.theory.compositions import Context, Library, rule
 
 Dense = Float64[np.ndarray, "outputs features"]
 Density = Annotated[float, Number(0.001, 1.0), "share of weights kept"]
 
 
 @rule(span=False, gauge_free=True, basis_free=False, alone=False, smooth=False)
-def ties(library: Sequence[LowRank], context: Context, *, density: Density = 0.2) -> Dense:
+def ties(library: Library, context: Context, *, density: Density = 0.2) -> Dense:
     """TIES-Merging (Yadav et al. 2023) on the whole of each ΔW: keep its `density` share of largest weights, elect a
     sign for each weight by the sum, average the kept weights of that sign. Experts with no output in common have no
     conflict, and it is a trimmed sum."""
@@ -26,7 +25,7 @@ def ties(library: Sequence[LowRank], context: Context, *, density: Density = 0.2
 
 
 @rule(span=False, gauge_free=True, basis_free=False, alone=False, smooth=False, draws=True)
-def dare(library: Sequence[LowRank], context: Context, *, density: Density = 0.2) -> Dense:
+def dare(library: Library, context: Context, *, density: Density = 0.2) -> Dense:
     """DARE (Yu et al. 2024): ΔW = Σ_i M_i ∘ ΔW_i / p with M_i Bernoulli(p), p = `density`. Unbiased: its coefficients
     are those of the sum, with extra noise of order (p m)^(−1/2)."""
     dense = [expert.dense() for expert in library]
@@ -37,7 +36,7 @@ def dare(library: Sequence[LowRank], context: Context, *, density: Density = 0.2
 
 
 @rule(span=False, gauge_free=True, basis_free=False, alone=False, smooth=False)
-def knots(library: Sequence[LowRank], context: Context, *, density: Density = 0.2) -> Dense:
+def knots(library: Library, context: Context, *, density: Density = 0.2) -> Dense:
     """KnOTS-TIES (Stoica et al. 2025): [ΔW₁ … ΔW_N] = U Σ [V₁ … V_N]ᵀ, then TIES on the ΣV_iᵀ, then U times the result.
     Where singular values coincide U is arbitrary, and so is what is trimmed."""
     stacked = np.hstack([expert.dense() for expert in library])

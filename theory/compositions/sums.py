@@ -10,31 +10,28 @@ from jaxtyping import Float64
 from scipy import stats
 
 from lora_reuse.runs.settings import Numbers, SettingError
-from lora_reuse.theory.compositions import Context, rule
+from lora_reuse.theory.compositions import Context, Library, rule
 from lora_reuse.theory.edits import LowRank
 
 Gauge = Annotated[Literal["plus", "minus", "random"], "which balanced factors are added"]
-Weights = tuple[float, ...] | None
-Weighting = Annotated[Weights, Numbers(), "one weight an expert; none: 1 each"]
+Weights = Annotated[tuple[float, ...] | None, Numbers(), "one weight an expert; none: 1 each"]
 
 
 @rule(span=True, gauge_free=True, basis_free=True, alone=True, smooth=True)
-def sum_(library: Sequence[LowRank], context: Context) -> LowRank:
+def sum_(library: Library, context: Context) -> LowRank:
     """ΔW = Σ_i ΔW_i (Theorem 2). Invariant under the factorisation of each expert and under rotations of the
     features."""
     return functools.reduce(operator.add, library)
 
 
 @rule(span=True, gauge_free=True, basis_free=True, alone=True, smooth=True)
-def average(library: Sequence[LowRank], context: Context) -> LowRank:
+def average(library: Library, context: Context) -> LowRank:
     """ΔW = (1/N) Σ_i ΔW_i: the mean of the updates, not of their factors. Invariant as the sum is."""
     return (1 / len(library)) * functools.reduce(operator.add, library)
 
 
 @rule(span=True, gauge_free=False, basis_free=True, alone=True, smooth=True)
-def linear(
-    library: Sequence[LowRank], context: Context, *, gauge: Gauge = "plus", weights: Weighting = None
-) -> LowRank:
+def linear(library: Library, context: Context, *, gauge: Gauge = "plus", weights: Weights = None) -> LowRank:
     """ΔW = (Σ_i w_i A_i)(Σ_i w_i B_i)ᵀ (eq. 27), w_i = 1 unless given. The cross terms w_i w_j A_i B_jᵀ depend on how
     each ΔW_i is factored: Proposition 1 fixes ΔW_i and leaves its balanced factors free up to a sign, or at rank n a
     rotation. `gauge=minus` turns the sign of every second expert, `gauge=random` rotates each one's factors."""
@@ -44,20 +41,20 @@ def linear(
 
 
 @rule(span=True, gauge_free=False, basis_free=True, alone=True, smooth=True)
-def uniform(library: Sequence[LowRank], context: Context, *, gauge: Gauge = "plus") -> LowRank:
+def uniform(library: Library, context: Context, *, gauge: Gauge = "plus") -> LowRank:
     """ΔW = (1/N Σ_i A_i)(1/N Σ_i B_i)ᵀ: eq. 27 with equal weights, as the paper's software averages factors; each ΔW_i
     enters with 1/N²."""
     return linear(library, context, gauge=gauge, weights=(1 / len(library),) * len(library))
 
 
-def weights_for(library: Sequence[LowRank], weights: Weights) -> Float64[np.ndarray, " experts"]:
+def weights_for(library: Library, weights: Weights) -> Float64[np.ndarray, " experts"]:
     """One weight an expert, 1 unless given. Raises SettingError when their numbers differ."""
     if weights is not None and len(weights) != len(library):
         raise SettingError("weights", len(weights), f"one for each of the {len(library)} experts")
     return np.ones(len(library)) if weights is None else np.array(weights)
 
 
-def gauged(library: Sequence[LowRank], gauge: str, seed: int) -> list[LowRank]:
+def gauged(library: Library, gauge: str, seed: int) -> list[LowRank]:
     """The balanced factors of each expert, as Proposition 1's penalty leaves them, in this gauge.
 
     Of the balanced factors the one nearest to the fitting form D · dual (column j of `out` along the j-th answer

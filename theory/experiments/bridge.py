@@ -54,7 +54,7 @@ from jaxtyping import Float64
 
 from lora_reuse.runs.settings import SettingError
 from lora_reuse.theory import gram as grams
-from lora_reuse.theory.compositions import RULES, Context, Features, Outputs, compose
+from lora_reuse.theory.compositions import RULES, Context, Features, Outputs, compose, dials_of
 from lora_reuse.theory.edits import LowRank, min_norm_edit
 from lora_reuse.theory.error_bars import expansion
 from lora_reuse.theory.experiments import Result, Values
@@ -62,7 +62,7 @@ from lora_reuse.theory.facts import ROLES, Prompt
 from lora_reuse.theory.kernels import kernel, limit_geometry
 from lora_reuse.theory.library import Scene, draw_scene, wins
 from lora_reuse.theory.readout import one_hot
-from lora_reuse.theory.settings import INF, Bridge, dials_of
+from lora_reuse.theory.settings import INF, Bridge
 
 Segments = tuple[Prompt, ...]
 

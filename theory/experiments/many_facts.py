@@ -29,13 +29,13 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float64
 
-from lora_reuse.theory.compositions import RULES, Features, Outputs, compose
+from lora_reuse.theory.compositions import RULES, Features, Outputs, compose, dials_of
 from lora_reuse.theory.experiments import REMAINDER, Result, Values
 from lora_reuse.theory.gram import geometry
 from lora_reuse.theory.kernels import kernel, kernel_change, limit_geometry
 from lora_reuse.theory.library import QUADRATURE_NODES, Scene, draw_scene, prepared, quadrature_features, wins
 from lora_reuse.theory.model import coefficients as coefficients_of
-from lora_reuse.theory.settings import INF, ManyFacts, at_infinite_dim, dials_of
+from lora_reuse.theory.settings import INF, ManyFacts, at_infinite_dim
 
 ANGLES = np.linspace(0, 2 * np.pi, 144, endpoint=False)
 LENGTHS = np.geomspace(1e-2, 1e4, 49)

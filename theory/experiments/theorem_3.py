@@ -22,13 +22,13 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float64
 
-from lora_reuse.theory.compositions import RULES, Features, compose
+from lora_reuse.theory.compositions import RULES, Features, compose, dials_of
 from lora_reuse.theory.error_bars import Expansion, expansion, routed_expansion
 from lora_reuse.theory.experiments import Result, Values
 from lora_reuse.theory.gram import coordinates, geometry
 from lora_reuse.theory.kernels import kernel
 from lora_reuse.theory.library import Scene, draw_scene, prepared, wins
-from lora_reuse.theory.settings import INF, Theorem3, at_infinite_dim, dials_of
+from lora_reuse.theory.settings import INF, Theorem3, at_infinite_dim
 
 Square = Float64[np.ndarray, "n n"]
 COEFFICIENTS = ("c_first", "c_second", "c_first_other_entity", "c_second_other_entity")

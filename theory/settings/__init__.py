@@ -22,7 +22,6 @@ from lora_reuse.theory.settings.composed import (
     Storage,
     Theorem2,
     Theorem3,
-    dials_of,
     settled,
 )
 from lora_reuse.theory.settings.features import Attention, Capacity, KernelLimit, Proposition1
@@ -49,7 +48,6 @@ __all__ = [
     "Theorem2",
     "Theorem3",
     "at_infinite_dim",
-    "dials_of",
     "settled",
 ]
 

@@ -11,6 +11,7 @@ from lora_reuse.theory.settings.base import INF, LARGEST_BASIS_WIDTH, Model, at_
 RULES = declared("lora_reuse.theory.compositions", "rule")
 ROLE_PAIR = r"(x|y|z|r1x|r2y|r2r1x)=(x|y|z|r1x|r2y|r2r1x)"
 _FIRST = ("sum", "average", "linear", "uniform", "cat", "arrow", "arrow_after", "ties", "dare", "knots", "lorahub")
+_PAPER = ("sum", "average", "uniform", "arrow")
 COMPOSITIONS = tuple(dict.fromkeys((*_FIRST, "random", "oracle", *RULES)))
 """Every rule, in the order of figures and tables."""
 DIALS = every(RULES)
@@ -20,26 +21,17 @@ RuleDials = axes("RuleDials", "Of the rule.", DIALS, ("weights",), DIALS.keys() 
 """What a point says of its rule. `weight_first` and `weight_second` say `weights`."""
 
 
-def dials_of(point: Any) -> dict[str, Any]:
-    """The dials of a point's rule, as the rule takes them; those that the experiment does not set are left out."""
-    return {name: getattr(point, name) for name in RULES[point.composition].dials if hasattr(point, name)}
-
-
 def settled(points: Sequence[Any], named: Mapping[str, tuple]) -> list[Any]:
     """The points, each with the dials that its rule does not read at their defaults, where a row can leave them out.
     Raises SettingError for a named dial that no point reads."""
-    dials = [f for f in fields(points[0]) if f.metadata["rules"]]
-    for f in dials:
+    for f in (f for f in fields(points[0]) if f.metadata["rules"]):
         rules = f.metadata["rules"]
         if f.name in named and not any(point.composition in rules for point in points):
             allowed = f"no {f.name}= but with composition={','.join(rules)}"
             raise SettingError(f.name, ",".join(map(short, named[f.name])), allowed)
-
-    def settle(point: Any) -> Any:
-        unread = [f for f in dials if f.metadata["omitted"] and point.composition not in f.metadata["rules"]]
-        return replace(point, **{f.name: f.default for f in unread})
-
-    return list(dict.fromkeys(map(settle, points)))
+        if f.metadata["omitted"]:
+            points = [p if p.composition in rules else replace(p, **{f.name: f.default}) for p in points]
+    return list(dict.fromkeys(points))
 
 
 def wide_enough(model: Model, width: int) -> None:
@@ -81,42 +73,32 @@ class Theorem2(Model):
 
     def coincidences(self) -> list[tuple[str, str]]:
         """The asked equalities as pairs of roles."""
-        return (
-            []
-            if self.coincide == "none"
-            else [(pair.split("=")[0], pair.split("=")[1]) for pair in self.coincide.split("+")]
-        )
+        pairs = [pair.partition("=") for pair in self.coincide.split("+")]
+        return [(one, other) for one, equals, other in pairs if equals]
 
     def prompts_and_rank(self) -> tuple[int, int]:
         return 6, 6
 
     def as_theorem_3(self) -> "Theorem3":
         """The same setting with the rule `sum`."""
-        shared = {f.name: getattr(self, f.name) for f in fields(Theorem2)}
-        return Theorem3(**shared)
+        return Theorem3(**vars(self))
 
 
 @dataclass(frozen=True)
 class Theorem3(RuleDials, Theorem2):
     """experiment=theorem_3: every composition rule on two experts of one fact each."""
 
-    coincide: str = setting(
-        "none",
-        Text("none, or equalities of x, y, z, r1x, r2y, r2r1x joined by +", rf"none|{ROLE_PAIR}(\+{ROLE_PAIR})*"),
-        "entities of the edits that are the same",
-    )
     composition: str = setting("sum", Choice(*COMPOSITIONS), "the rule", grid=COMPOSITIONS)
-    weight_first: float = setting(
-        1.0, Number(-1e6, 1e6), "weight of the first expert (cat: with fit=given)", rules=DIALS["weights"][1]
-    )
-    weight_second: float = setting(1.0, Number(-1e6, 1e6), "weight of the second", rules=DIALS["weights"][1])
+    weight_first: float = setting(1.0, Number(-1e6, 1e6), "of the first expert", rules=DIALS["weights"][1])
+    weight_second: float = setting(1.0, Number(-1e6, 1e6), "of the second", rules=DIALS["weights"][1])
     data: str = setting(
         "two_hop", Choice("two_hop", "held_out", "one_hop"), "cat, lorahub: the examples the weights are fitted on"
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self._in_a_basis() and LARGEST_BASIS_WIDTH < self.width < INF:
+        rule = RULES.get(self.composition)
+        if rule and not rule.promises["basis_free"] and LARGEST_BASIS_WIDTH < self.width < INF:
             allowed = f"up to {LARGEST_BASIS_WIDTH}, or inf, for a rule that looks at single weights"
             raise SettingError("width", f"{self.width} with composition={self.composition}", allowed)
 
@@ -124,10 +106,6 @@ class Theorem3(RuleDials, Theorem2):
         """Whether the rule itself draws random numbers, from the row's seed."""
         rule = RULES.get(self.composition)
         return (rule is not None and rule.promises.get("draws", False)) or self.gauge == "random"
-
-    def _in_a_basis(self) -> bool:
-        rule = RULES.get(self.composition)
-        return rule is not None and not rule.promises["basis_free"]
 
     @property
     def weights(self) -> tuple[float, float]:
@@ -178,12 +156,7 @@ class Specificity(Model):
     """experiment=specificity: what a composition does to facts that were not edited, and whether the order of relations
     is seen."""
 
-    composition: str = setting(
-        "sum",
-        Choice("sum", "average", "uniform", "arrow", "arrow_after"),
-        "the rule",
-        grid=("sum", "average", "uniform", "arrow"),
-    )
+    composition: str = setting("sum", Choice(*_PAPER, "arrow_after"), "the rule", grid=_PAPER)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -233,12 +206,7 @@ class LargeLibrary(Model):
     """experiment=large_library: five relations and five of their compositions as ten experts, asked a held-out
     composition (A.3)."""
 
-    composition: str = setting(
-        "sum",
-        Choice("sum", "average", "uniform", "arrow", "arrow_after"),
-        "the rule",
-        grid=("sum", "average", "uniform", "arrow"),
-    )
+    composition: str = setting("sum", Choice(*_PAPER, "arrow_after"), "the rule", grid=_PAPER)
     graph: str = setting(
         "disjoint",
         Choice("disjoint", "shared"),
@@ -269,9 +237,7 @@ class Bridge(Model):
     """experiment=bridge: step-by-step prompts, attention of share `locality` on the current segment; when does the
     second hop succeed?"""
 
-    composition: str = setting(
-        "sum", Choice("sum", "average", "uniform", "arrow", "arrow_after"), "the rule", grid=("sum", "average", "arrow")
-    )
+    composition: str = setting("sum", Choice(*_PAPER, "arrow_after"), "the rule", grid=("sum", "average", "arrow"))
     locality: float = setting(
         0.5, Number(0.0, 1.0), "share of attention on the current segment", grid=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     )
