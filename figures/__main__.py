@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_reuse.runs.command import command, without_help
-from lora_reuse.runs.settings import Flag, SettingError, Text, did_you_mean, help_table, parse_options, setting
+from lora_reuse.runs.command import with_options
+from lora_reuse.runs.settings import Flag, SettingError, Text, did_you_mean, setting
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,10 @@ class Options:
 def main(words: Sequence[str]) -> int:
     """Runs the command; returns its exit code: 0 done, 2 a mistake in the settings or rows that only= needs and that
     are missing."""
-    return command("figures", _main, words, "what is drawn is on disk, whole")
+    return with_options("figures", _main, Options, words, "what is drawn is on disk, whole")
 
 
-def _main(words: list[str]) -> int:
-    words, help = without_help(words)
-    options = parse_options(words, Options)
-    if help:
-        print((__doc__ or "").strip() + "\n\n" + help_table(Options))
-        return 0
+def _main(options: Options) -> int:
     from lora_reuse.figures import registry
 
     items = registry.items()

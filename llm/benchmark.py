@@ -28,8 +28,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lora_reuse.runs.command import command, without_help
-from lora_reuse.runs.settings import Flag, Text, Whole, help_table, parse_options, setting
+from lora_reuse.runs.command import with_options
+from lora_reuse.runs.settings import Flag, Text, Whole, setting
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,10 @@ class Options:
 
 def main(words: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    return command("llm.benchmark", _main, words, "nothing was kept")
+    return with_options("llm.benchmark", _main, Options, words, "nothing was kept")
 
 
-def _main(words: list[str]) -> int:
-    words, help = without_help(words)
-    options = parse_options(words, Options)
-    if help:
-        print((__doc__ or "").strip() + "\n\n" + help_table(Options))
-        return 0
+def _main(options: Options) -> int:
     measured = _benchmark(options)
     if options.out:
         _write(Path(options.out), options, measured)

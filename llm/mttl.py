@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lora_reuse.runs.command import command, without_help
-from lora_reuse.runs.settings import Number, SettingError, Text, help_table, parse_options, setting
+from lora_reuse.runs.command import with_options
+from lora_reuse.runs.settings import Number, SettingError, Text, setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,15 +44,10 @@ class Options:
 
 def main(words: Sequence[str]) -> int:
     """Runs the command; returns its exit code: 0 done, 2 a mistake in the settings or a file in another format."""
-    return command("llm.mttl", _main, words)
+    return with_options("llm.mttl", _main, Options, words, bare=False)
 
 
-def _main(words: list[str]) -> int:
-    words, help = without_help(words)
-    options = parse_options(words, Options)
-    if help or not words:
-        print((__doc__ or "").strip() + "\n\n" + help_table(Options))
-        return 0
+def _main(options: Options) -> int:
     for name in ("expert", "out"):
         if not getattr(options, name):
             raise SettingError(name, "nothing", f"{name}=...", "--help says more")

@@ -19,8 +19,8 @@ from lora_reuse.llm.data.word_problems import LEVELS, Problem
 from lora_reuse.llm.sandbox import require, run
 from lora_reuse.llm.scoring.endpoint import Endpoint, endpoint_of
 from lora_reuse.llm.scoring.solutions import equal, program
-from lora_reuse.runs.command import command, without_help
-from lora_reuse.runs.settings import Flag, SettingError, Text, Whole, help_table, parse_options, setting
+from lora_reuse.runs.command import with_options
+from lora_reuse.runs.settings import Flag, SettingError, Text, Whole, setting
 
 TURNS = 6
 LEARNED = ("symbolic", "p1")
@@ -66,17 +66,11 @@ class Options:
 
 def main(words: Sequence[str]) -> int:
     """Runs the command; returns its exit code: 0 done, 2 a mistake in the settings, 130 interrupted."""
-    return command(
-        "llm.reusable_code", _main, words, "finished programs are on disk, and the same command goes on from there"
-    )
+    going_on = "finished programs are on disk, and the same command goes on from there"
+    return with_options("llm.reusable_code", _main, Options, words, going_on, bare=False)
 
 
-def _main(words: list[str]) -> int:
-    words, help = without_help(words)
-    options = parse_options(words, Options)
-    if help or not words:
-        print((__doc__ or "").strip() + "\n\n" + help_table(Options))
-        return 0
+def _main(options: Options) -> int:
     if not options.allow_code_execution:
         raise SettingError("allow_code_execution", "false", "true", "code that is not run cannot be checked")
     if options.data in ("", gsm.OWN):

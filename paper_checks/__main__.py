@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_reuse.runs.settings import SettingError, Text, did_you_mean, help_table, parse_options, setting
+from lora_reuse.runs.command import with_options
+from lora_reuse.runs.settings import SettingError, Text, did_you_mean, setting
 
 
 @dataclass(frozen=True)
@@ -42,18 +43,11 @@ class Entry:
 
 def main(words: Sequence[str]) -> int:
     """Runs the command: 0 if everything holds, 1 if something does not, 2 for a mistake in the settings."""
-    try:
-        options = parse_options([word for word in words if word != "--help"], Options)
-        if "--help" in words:
-            print((__doc__ or "").strip() + "\n\n" + help_table(Options))
-            return 0
-        entries = _check(options)
-    except SettingError as error:
-        print(f"paper_checks: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("paper_checks: interrupted; nothing was written", file=sys.stderr)
-        return 130
+    return with_options("paper_checks", _main, Options, words)
+
+
+def _main(options: Options) -> int:
+    entries = _check(options)
     disagreements = _disagreements()
     print(_terminal(entries))
     if options.only == "all":
@@ -63,11 +57,7 @@ def main(words: Sequence[str]) -> int:
             (folder / "ledger.md").write_text(_markdown(entries, disagreements))
             (folder / "ledger.html").write_text(_page(entries, disagreements))
         except OSError as error:
-            print(
-                f"paper_checks: out: got {options.out} ({error.strerror}); allowed: a folder that can be written",
-                file=sys.stderr,
-            )
-            return 2
+            raise SettingError("out", f"{options.out} ({error.strerror})", "a folder that can be written") from None
         print(
             f"\nwritten to {folder / 'ledger.md'} and {folder / 'ledger.html'}; {len(disagreements)} disagreements"
             " among the paper's own numbers"

@@ -3,8 +3,11 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
-from lora_reuse.runs.settings import SettingError
+from lora_reuse.runs.settings import SettingError, help_table, parse_options
+
+Given = TypeVar("Given")
 
 
 def without_help(words: Sequence[str]) -> tuple[list[str], bool]:
@@ -29,3 +32,25 @@ def command(
     except KeyboardInterrupt:
         print(f"{name}: interrupted; {interrupted}", file=sys.stderr)
         return 130
+
+
+def with_options(
+    name: str,
+    function: Callable[[Given], int],
+    options: type[Given],
+    words: Sequence[str],
+    interrupted: str = "nothing was written",
+    bare: bool = True,
+) -> int:
+    """Runs `function(options)` as `command` does, with the options of a command without axes read from its words.
+    `--help`, and no words at all where the command does nothing `bare`, print its docstring and a table of them."""
+
+    def run(words: list[str]) -> int:
+        words, help = without_help(words)
+        given = parse_options(words, options)
+        if help or not (words or bare):
+            print((sys.modules[options.__module__].__doc__ or "").strip() + "\n\n" + help_table(options))
+            return 0
+        return function(given)
+
+    return command(name, run, words, interrupted)

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lora_reuse.runs.settings import SettingError, Text, Whole, help_table, parse_options, setting
+from lora_reuse.runs.command import with_options
+from lora_reuse.runs.settings import Text, Whole, setting
 
 PROMPTS = [(0, 3), (1, 4), (0, 3, 4), (2, 3, 4)]
 THOUSAND = [(x, 50 + r, *second) for x in range(50) for r in range(4) for second in ((), (50,), (51,), (52,), (53,))]
@@ -35,17 +36,13 @@ class Options:
 
 def main(words: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    try:
-        options = parse_options([word for word in words if word != "--help"], Options)
-        if "--help" in words:
-            print((__doc__ or "").strip() + "\n\n" + help_table(Options))
-            return 0
-        measured = _benchmark(options.width)
-        if options.out:
-            _write(Path(options.out), options.width, measured)
-    except SettingError as error:
-        print(f"theory.benchmark: {error}", file=sys.stderr)
-        return 2
+    return with_options("theory.benchmark", _main, Options, words)
+
+
+def _main(options: Options) -> int:
+    measured = _benchmark(options.width)
+    if options.out:
+        _write(Path(options.out), options.width, measured)
     return 0
 
 

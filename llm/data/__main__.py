@@ -12,9 +12,9 @@ from pathlib import Path
 from lora_reuse.llm.data.facts import COUNT, Triplet
 from lora_reuse.llm.data.graphs import COUNTS, facts_of
 from lora_reuse.llm.data.subsets import SPLITS, SUBSETS, examples, parts
-from lora_reuse.runs.command import command, without_help
+from lora_reuse.runs.command import with_options
 from lora_reuse.runs.files import write
-from lora_reuse.runs.settings import Choice, SettingError, Text, Whole, help_table, parse_options, setting
+from lora_reuse.runs.settings import Choice, SettingError, Text, Whole, setting
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,12 @@ class Options:
 
 def main(words: Sequence[str]) -> int:
     """Runs the command; returns its exit code: 0 done, 2 a mistake in the settings."""
-    return command("llm.data", _main, words)
+    return with_options("llm.data", _main, Options, words, bare=False)
 
 
-def _main(words: list[str]) -> int:
-    words, help = without_help(words)
-    options = parse_options(words, Options)
-    if help or not (options.show or options.write):
-        print((__doc__ or "").strip() + "\n\n" + help_table(Options))
-        return 0
+def _main(options: Options) -> int:
+    if not (options.show or options.write):
+        raise SettingError("show", "nothing", "show=..., write=... or both", "--help says more")
     if options.show:
         parts(options.show)
         for example in examples(options.show, _facts(options.show, options), options.split)[: options.count]:

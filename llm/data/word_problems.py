@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 from lora_reuse.llm.data.arithmetic import evaluate, plain
 from lora_reuse.runs import files
-from lora_reuse.runs.command import command, without_help
-from lora_reuse.runs.settings import Choice, SettingError, Text, Whole, help_table, parse_options, setting
+from lora_reuse.runs.command import with_options
+from lora_reuse.runs.settings import Choice, SettingError, Text, Whole, setting
 
 LEVELS = ("symbolic", "p1", "p2")
 FILES = {"symbolic": "GSM_symbolic.jsonl", "p1": "GSM_p1.jsonl", "p2": "GSM_p2.jsonl"}
@@ -170,15 +170,12 @@ class Options:
 
 def main(words: Sequence[str]) -> int:
     """Runs the command; returns its exit code: 0 done, 2 a mistake in the settings."""
-    return command("llm.data.word_problems", _main, words)
+    return with_options("llm.data.word_problems", _main, Options, words, bare=False)
 
 
-def _main(words: list[str]) -> int:
-    words, help = without_help(words)
-    options = parse_options(words, Options)
-    if help or not (options.show or options.write):
-        print((__doc__ or "").strip() + "\n\n" + help_table(Options))
-        return 0
+def _main(options: Options) -> int:
+    if not (options.show or options.write):
+        raise SettingError("show", "nothing", "show=..., write=... or both", "--help says more")
     for template in range(min(options.count, len(templates())) if options.show else 0):
         shown = problem(template, options.show, 0, options.seed)
         print(f"{shown.question}\n\n{getattr(shown, {'text': 'answer'}.get(options.solutions, options.solutions))}\n\n")

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_reuse.runs.command import command, without_help
+from lora_reuse.runs.command import with_options
 from lora_reuse.runs.rows import load_rows
-from lora_reuse.runs.settings import SettingError, Text, help_table, parse_options, setting
+from lora_reuse.runs.settings import SettingError, Text, setting
 
 if TYPE_CHECKING:
     from lora_reuse.paper_checks.predictions.outcomes import Outcome
@@ -27,15 +27,10 @@ class Options:
 
 def main(words: Sequence[str]) -> int:
     """Runs the command: 0 whatever the verdicts, which are results; 2 for a mistake in the settings."""
-    return command("paper_checks.predictions", _main, words)
+    return with_options("paper_checks.predictions", _main, Options, words)
 
 
-def _main(words: list[str]) -> int:
-    words, help = without_help(words)
-    options = parse_options(words, Options)
-    if help:
-        print((__doc__ or "").strip() + "\n\n" + help_table(Options))
-        return 0
+def _main(options: Options) -> int:
     if not Path(options.rows).is_dir():
         raise SettingError("rows", options.rows, "a folder with rows", "python -m llm.two_hop makes some in results")
     from lora_reuse.paper_checks.predictions.outcomes import compare

@@ -39,6 +39,7 @@ def test_show_indents_every_line_of_an_answer_alike(capsys):
     [
         (["show=R12-cot"], ["'R12-cot'", "14-CoT", "did you mean 'R12-CoT'?"]),
         (["show=Q7"], ["'Q7'", "F, H or R"]),
+        (["count=2"], ["show", "nothing", "write=..."]),
         (["shwo=R12"], ["shwo", "did you mean 'show'?"]),
         (["show=R12", "split=tets"], ["'tets'", "did you mean 'test'?"]),
         (["show=R12", "triplets=101"], ["triplets", "'101'", "1 to 100"]),
