@@ -225,15 +225,7 @@ def reported(point: CrossLingual) -> str:
     )
 
 
-COLUMNS = (
-    "no_code",
-    "program_done",
-    "program_error",
-    "program_denied",
-    "program_time",
-    "program_memory",
-    "program_crash",
-)
+COLUMNS = ("no_code", *(f"program_{how}" for how in ("done", "error", "denied", "time", "memory", "crash")))
 """How the programs ended."""
 
 PROTOCOL = Protocol(

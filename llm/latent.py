@@ -40,11 +40,20 @@ DOCUMENT = len(EXPERTS) + 1
 
 
 @dataclass(frozen=True)
-class Latent(Dataset, Composed):
+class Beside(Composed):
+    """A two-hop question that is asked directly, with both of its hops beside it."""
+
+    split: str = setting("test", Choice("dev", "test"), "the held-out templates that are asked", grid=("dev", "test"))
+    prompting: str = setting(
+        "direct", Choice("direct"), "what is asked: the two-hop question, and beside it both one-hop questions"
+    )
+
+
+@dataclass(frozen=True)
+class Latent(Dataset, Beside):
     """Two one-hop experts, or one expert on both facts, asked directly."""
 
     triplets: int = setting(20, Whole(2, 100), "n: triplets, and so facts of each expert", grid=(5, 10, 20, 40))
-    split: str = setting("test", Choice("dev", "test"), "the held-out templates that are asked", grid=("dev", "test"))
     library: str = setting(
         "2-combination",
         Choice("none", "2-combination", "mixed", "document"),
@@ -56,9 +65,6 @@ class Latent(Dataset, Composed):
         Choice("right", "dealt"),
         "expert 2's facts: the right places, or each other's",
         grid=("right", "dealt"),
-    )
-    prompting: str = setting(
-        "direct", Choice("direct"), "what is asked: the two-hop question, and beside it both one-hop questions"
     )
 
 
@@ -220,16 +226,8 @@ def _by_triplet(records: Records, triplets: int) -> list[int]:
     return [counted[i] for i in range(triplets)]
 
 
-COLUMNS = (
-    "permuted",
-    "first_kept",
-    "second_kept",
-    "both_kept",
-    "hits_both_kept",
-    "permuted_both_kept",
-    "hits_dealt",
-    "y_named",
-)
+KEPT = ("first_kept", "second_kept", "both_kept", "hits_both_kept", "permuted_both_kept")
+COLUMNS = ("permuted", *KEPT, "hits_dealt", "y_named")
 
 
 PROTOCOL = Protocol(

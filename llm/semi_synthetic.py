@@ -22,11 +22,11 @@ from lora_reuse.llm.data.births import CHECKS, FACTS, births, couples, golds, sp
 from lora_reuse.llm.data.births import questions as births_questions
 from lora_reuse.llm.data.facts import Triplet
 from lora_reuse.llm.data.subsets import examples
-from lora_reuse.llm.latent import hop_counts
+from lora_reuse.llm.latent import KEPT, Beside, hop_counts
 from lora_reuse.llm.protocols.dials import COMPOSITIONS, CONTROLS, RULES
 from lora_reuse.llm.protocols.hops import everyone
 from lora_reuse.llm.protocols.protocol import Protocol, Question, main, share_of
-from lora_reuse.llm.protocols.settings import Composed, Options
+from lora_reuse.llm.protocols.settings import Options
 from lora_reuse.llm.scoring.two_hop import direct as scored
 from lora_reuse.llm.scoring.two_hop import named
 from lora_reuse.runs.grid import Cell, hash_of
@@ -40,7 +40,7 @@ UNRELATED = "H2"
 
 
 @dataclass(frozen=True)
-class SemiSynthetic(Composed):
+class SemiSynthetic(Beside):
     """A new first hop, asked with a known second."""
 
     POCKET: ClassVar = {"fact": "study_in"}
@@ -57,7 +57,6 @@ class SemiSynthetic(Composed):
     known_in: int = setting(
         3, Whole(1, CHECKS), f"of {CHECKS} questions about B, in how many the base alone has to be right"
     )
-    split: str = setting("test", Choice("dev", "test"), "the held-out templates that are asked", grid=("dev", "test"))
     library: str = setting(
         "1",
         Choice("none", "1", "2-combination"),
@@ -69,9 +68,6 @@ class SemiSynthetic(Composed):
         Choice(*COMPOSITIONS, *CONTROLS, *RULES),
         "how the library is composed",
         grid=(*COMPOSITIONS, "arrow:swapped", "base"),
-    )
-    prompting: str = setting(
-        "direct", Choice("direct"), "what is asked: the two-hop question, and beside it both one-hop questions"
     )
 
     def __post_init__(self) -> None:
@@ -241,16 +237,7 @@ def counted(records: Sequence[dict[str, Any]], facts: Sequence[Triplet]) -> dict
     return {"measured": measured, "predicted": {}, "stderr": {"hits": (hits * (total - hits) / total) ** 0.5}}
 
 
-COLUMNS = (
-    "permuted",
-    "constant",
-    "first_kept",
-    "second_kept",
-    "both_kept",
-    "hits_both_kept",
-    "permuted_both_kept",
-    "y_named",
-)
+COLUMNS = ("permuted", "constant", *KEPT, "y_named")
 
 
 PROTOCOL = Protocol(
