@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections import Counter
 
-from lora_reuse.llm.protocols.controls import protocol_of
+from lora_reuse.llm.protocols.by_name import protocol_of
 from lora_reuse.llm.protocols.settings import PRESETS, Composed
 from lora_reuse.runs.rows import SCHEMA, row_hash
 

@@ -1,5 +1,7 @@
 """Every rule, by its name, in the checks that fit what it promises; and the numbers of single rules."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -50,7 +52,7 @@ def test_what_is_read_from_the_source_is_what_is_imported(name):
 def test_span(name):
     """The change on every prompt is a combination of the experts' answer differences, exactly where the rule says
     so."""
-    dials = {"density": 0.05} if "density" in RULES[name].dials else {}
+    dials: dict[str, Any] = {"density": 0.05} if "density" in RULES[name].dials else {}
     out = change(name, SCENE.experts(FEATURES), width=2**12, **dials)
     D = SCENE.differences
     residual = np.linalg.norm(out - D @ np.linalg.lstsq(D, out, rcond=None)[0])

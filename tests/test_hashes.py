@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,9 @@ def test_committed_rows_are_found_again(experiment):
     rows = load_rows(PAPER, experiment)
     assert rows
     for row in rows:
-        settings = {name: math.inf if value == "inf" else value for name, value in row["settings"].items()}
+        settings: dict[str, Any] = {
+            name: math.inf if value == "inf" else value for name, value in row["settings"].items()
+        }
         seed = settings.pop("seed")
         (point,) = settled([EXPERIMENTS[experiment](**settings)], {})
         assert row_hash(experiment, settings_of((point, seed))) == row["hash"]

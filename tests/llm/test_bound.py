@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lora_reuse.figures.rows import Rows
-from lora_reuse.llm.protocols.controls import protocol_of
+from lora_reuse.llm.protocols.by_name import protocol_of
 from lora_reuse.llm.protocols.dials import LEARNED
 from lora_reuse.llm.protocols.settings import PROMPTINGS
 from lora_reuse.runs.rows import WITHDRAWN, load_rows

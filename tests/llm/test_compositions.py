@@ -159,7 +159,7 @@ def test_ties_on_factors_is_the_theorys_on_updates_where_one_factor_is_the_ident
     random = torch.Generator().manual_seed(0)
     experts = [{"up": LowRank(torch.randn(11, 7, generator=random), torch.eye(7))} for _ in range(3)]
     twins = [edits.LowRank(*(factor.double().numpy() for factor in e["up"])) for e in experts]
-    there = theirs.compose("ties", twins, theirs.Context(density=density))
+    there = theirs.compose("ties", twins, density=density)
     here = compose("ties", experts, density=density, trim="module")["up"]
     assert isinstance(here, LowRank)
     np.testing.assert_allclose(here.dense(), np.asarray(there), rtol=1e-5)
@@ -169,8 +169,7 @@ def test_ties_on_factors_is_the_theorys_on_updates_where_one_factor_is_the_ident
 def test_the_theory_routes_the_same(scores):
     experts = library()
     twins = [edits.LowRank(*(factor.double().numpy() for factor in e["up"])) for e in experts]
-    context = theirs.Context(scores="kernel" if scores == "raw" else scores, top_k=2)
-    there = theirs.compose("arrow_after", twins, context)
+    there = theirs.compose("arrow_after", twins, scores="kernel" if scores == "raw" else scores, top_k=2)
     here = compose("arrow_after", experts, scores=scores, top_k=2)["up"]
     assert isinstance(here, Routed)
     assert isinstance(there, arrow.Routed)

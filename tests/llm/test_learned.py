@@ -200,8 +200,9 @@ def test_the_theory_finds_the_same(name):
     weights = (0.7, 0.2, 0.1) if name == "cat_softmax" else (0.9, -0.5, 0.3)
     goal = compose("linear" if name == "lorahub" else "cat", twins, weights=weights)["up"](x) + 0.1 * noise
     fitted = theirs.Examples(x.T.double().numpy(), goal.T.double().numpy())
-    context = theirs.Context(examples=fitted, fit="softmax" if name == "cat_softmax" else "free")
-    there = theirs.compose(name.removesuffix("_softmax"), balanced, context) @ fitted.features
+    dials = {"lorahub": {}, "cat": {"fit": "free"}, "cat_softmax": {"fit": "softmax"}}[name]
+    there = theirs.compose(name.removesuffix("_softmax"), balanced, theirs.Context(examples=fitted), **dials)
+    there = there @ fitted.features
     values = fit(
         name,
         twins,

@@ -10,7 +10,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64
@@ -53,6 +53,7 @@ class Context:
 
 Rule = Callable[..., Update | np.ndarray]
 """From a library and a context, with the rule's dials by keyword."""
+Ruled = TypeVar("Ruled", bound=Rule)
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,10 @@ RULES: dict[str, Registered] = {}
 
 def rule(
     *, span: bool, gauge_free: bool, basis_free: bool, alone: bool, smooth: bool, draws: bool = False
-) -> Callable[[Rule], Rule]:
+) -> Callable[[Ruled], Ruled]:
     """Enrols a function under its own name (a trailing underscore is dropped)."""
 
-    def enrol(function: Rule) -> Rule:
+    def enrol(function: Ruled) -> Ruled:
         name = function.__name__.rstrip("_")
         RULES[name] = Registered(function, dials(function), span, gauge_free, basis_free, alone, smooth, draws)
         return function
