@@ -146,9 +146,9 @@ def test_the_theory_computes_the_same(name, knobs: dict[str, Any]):
     balanced = [edits.LowRank(*(factor.double().numpy() for factor in e["up"])).balanced() for e in library()]
     experts = [{"up": LowRank(torch.from_numpy(e.out).float(), torch.from_numpy(e.into).float())} for e in balanced]
     x = tokens("up").flatten(0, 1)
-    there = (
-        theirs.compose(name, balanced, theirs.Context(**{"weights": (1.0, 1.0, 1.0), **knobs})) @ x.double().numpy().T
-    )
+    given = {"weights": (1.0, 1.0, 1.0), "fit": "given", **knobs}
+    dials = {dial: given[dial] for dial in theirs.RULES[name].dials.keys() & given}
+    there = theirs.compose(name, balanced, **dials) @ x.double().numpy().T
     here = compose(name, experts, **{dial: knobs[dial] for dial in RULES[name].dials.keys() & knobs})["up"](x)
     np.testing.assert_allclose(here.T.numpy(), there, rtol=1e-4, atol=1e-4)
 
