@@ -298,7 +298,7 @@ def test_ties_are_shared():
         ("random", "bare", "unrelated_keys: got 0"),
         ("oracle", "bare", "composed: got none"),
         ("linear", "weights", "weights: got 3"),
-        ("sum", "weights", "weights: got (1.0, 1.0, 1.0); allowed: no dial with sum (sum does not read it)"),
+        ("sum", "weights", "weights: got (1.0, 1.0, 1.0); allowed: no dial with sum; sum does not read it"),
     ],
 )
 def test_mistakes_are_one_line(name, library, message):
