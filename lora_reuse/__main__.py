@@ -78,8 +78,13 @@ def first_sentence(path: Path) -> str:
 
 
 def _extra(missing: str) -> str | None:
-    """The extra of this distribution that installs the missing library; None if none does."""
-    for requirement in metadata.requires("lora-reuse") or ():
+    """The extra of this distribution that installs the missing library; None if none does, or in a checkout that is not
+    installed."""
+    try:
+        requirements = metadata.requires("lora-reuse") or ()
+    except metadata.PackageNotFoundError:
+        return None
+    for requirement in requirements:
         named = re.match(r"([\w-]+).*extra == ['\"](\w+)['\"]", requirement)
         if named and named[1].replace("-", "_") == missing.partition(".")[0]:
             return named[2]

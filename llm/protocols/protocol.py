@@ -20,7 +20,6 @@ from lora_reuse.llm.protocols.dials import settled
 from lora_reuse.llm.protocols.settings import Options, preset_of, with_preset
 from lora_reuse.runs.command import command, without_help
 from lora_reuse.runs.grid import Cell, axes_of, found, hash_of, share
-from lora_reuse.runs.grid import settings_of as settings_of
 from lora_reuse.runs.rows import load_rows
 from lora_reuse.runs.settings import SettingError, grid, help_table, parse
 

@@ -22,9 +22,9 @@ from lora_reuse.llm.protocols.dials import (
     read_by,
     settled,
 )
-from lora_reuse.llm.protocols.protocol import settings_of
 from lora_reuse.llm.protocols.settings import Composed, Options, Scale, TwoHop, preset_dials
 from lora_reuse.runs.dials import dials
+from lora_reuse.runs.grid import settings_of
 from lora_reuse.runs.settings import Number, SettingError, parse
 
 BASE: Any = SimpleNamespace(digest="0" * 16, chat=False, model=SimpleNamespace(dtype="float32"))

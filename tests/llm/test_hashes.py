@@ -11,7 +11,8 @@ import pytest
 
 from lora_reuse.llm.adapters.specs import Spec
 from lora_reuse.llm.decoding.models import load_base
-from lora_reuse.llm.protocols.protocol import library_of, settings_of
+from lora_reuse.llm.protocols.protocol import library_of
+from lora_reuse.runs.grid import settings_of
 from lora_reuse.runs.rows import load_rows, row_hash
 from tests.llm.tiny import tiny
 
