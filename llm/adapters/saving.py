@@ -1,14 +1,9 @@
 """Compositions on disk: a static one is a PEFT folder, which PEFT loads by itself; a routed one is a folder of our own,
-which we load.
-
-composition = load_composition(folder, model)
-Resident(model).use([composition])
-"""
+which we load."""
 
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +13,11 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from lora_reuse.llm.adapters.adapter import Adapter, Card, load_adapter
 from lora_reuse.llm.adapters.folders import CONFIG, check_new, linear_shape, load_expert, save_expert
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.compositions import KINDS, Composition, Delta
+from lora_reuse.llm.decoding.models import Base
 from lora_reuse.runs.files import whole_folder
 from lora_reuse.runs.settings import SettingError
 
@@ -29,65 +26,44 @@ ROUTED, FACTORS = "composition.json", "composition.safetensors"
 OURS = "a composition as save_composition writes it"
 
 
-def named(place: str) -> str:
-    """A model's or adapter's name: of a folder or file of this machine its last part, which says the same elsewhere."""
-    path = Path(place).expanduser()
-    return path.name if path.exists() else place
+def save(adapter: Adapter, folder: str | Path) -> None:
+    """Writes an adapter or a composition to a new folder, which appears whole or not at all.
 
+    A static one becomes a PEFT folder with the same ΔW, which `peft.PeftModel.from_pretrained` and vLLM load by
+    themselves. One with a router becomes a folder that `load` alone reads. Both have a README.md that says what it was
+    made of, with which dials, and how to load it.
 
-@dataclass(frozen=True)
-class Card:
-    """What the folder says of itself: its base, the rule (`says`: its formula), what it was made of and with, how (a
-    command, libraries)."""
+    Args:
+        adapter: what `compose`, `load_adapter`, `train_adapter` or `load` returned.
+        folder: a new or an empty folder.
 
-    base: str
-    rule: str
-    says: str = ""
-    experts: Mapping[str, str] = field(default_factory=dict)
-    """Adapters, and what tells them from others of the same name (the digest of their weights)."""
-    dials: Mapping[str, Any] = field(default_factory=dict)
-    made: str = ""
+    Raises:
+        SettingError: there is something in the folder, or weights are not finite.
 
-    def text(self, loading: str, peft: bool) -> str:
-        """A model card in Markdown, with the lines that load the folder."""
-        head = [
-            "---",
-            f"base_model: {json.dumps(named(self.base))}",
-            *(["library_name: peft"] if peft else []),
-            "tags: [lora, merge]",
-            "---",
-        ]
-        body = [f"# {self.rule} of {len(self.experts) or 'some'} adapters", "", " ".join(self.says.split()), ""]
-        body += [
-            f"- {named(name)} ({digest})" if digest else f"- {named(name)}" for name, digest in self.experts.items()
-        ]
-        body += [
-            "",
-            "Dials: " + (", ".join(f"{name}={value}" for name, value in self.dials.items()) or "none") + ".",
-        ]
-        body += [f"Made by {self.made}."] if self.made else []
-        return "\n".join([*head, *body, "", "```python", loading, "```", ""])
-
-    def plain(self) -> dict[str, Any]:
-        """What a routed composition's file says of itself."""
-        experts = [[named(name), digest] for name, digest in self.experts.items()]
-        said = {"base": named(self.base), "rule": self.rule, "experts": experts}
-        return said | {"dials": dict(self.dials), "made": self.made}
+    Example:
+        >>> lr.save(lr.compose([a, b], "ties", density=0.3), "merged")
+        >>> lr.load(base, "merged")
+        <Adapter 'merged': rank 2, 12 modules of pocket>
+    """
+    _save(adapter, adapter.fan_in_fan_out, Path(folder), adapter.card)
 
 
 def save_composition(composition: Composition, model: nn.Module, folder: str | Path, card: Card) -> None:
-    """Writes the composition of `model`; the folder appears whole or not at all.
-
-    Where every update is a LowRank the folder is a PEFT adapter with the same ΔW, α = r in every module, and ranks as
-    the rule made them. Else it holds the fields of every update, so that a router comes back as it was, whatever made
-    it. Raises SettingError for a folder with something in it, for weights that are not finite, for modules that the
-    model does not have and for updates that no file can hold."""
+    """`save` for updates without a card, of a model. Raises SettingError, also for modules that the model does not have
+    and for updates that no file can hold."""
     folder = Path(folder)
     check_new(folder)
     _check(composition, model, str(folder))
+    conv = isinstance(model.get_submodule(next(iter(composition))), Conv1D)
+    _save(composition, conv, folder, card)
+
+
+def _save(composition: Composition, conv: bool, folder: Path, card: Card) -> None:
+    """Where every update is a LowRank, a PEFT adapter with the same ΔW, α = r in every module, and ranks as the rule
+    made them. Else the fields of every update, so that a router comes back as it was, whatever made it."""
+    check_new(folder)
     if all(isinstance(delta, LowRank) for delta in composition.values()):
         lines = "model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder)"
-        conv = isinstance(model.get_submodule(next(iter(composition))), Conv1D)
         save_expert(composition, folder, card.base, fan_in_fan_out=conv, card=card.text(lines, peft=True))
         return
     tensors: dict[str, Tensor] = {}
@@ -96,12 +72,22 @@ def save_composition(composition: Composition, model: nn.Module, folder: str | P
     with whole_folder(folder) as partial:
         safetensors.torch.save_file(tensors, partial / FACTORS)
         (partial / ROUTED).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
-        lines = (
-            "composition = load_composition(folder, model)  # from "
-            "lora_reuse.llm.adapters.saving\nResident(model).use([composition])  # from "
-            "lora_reuse.llm.decoding.resident"
-        )
+        lines = "base = lora_reuse.load_base(base)\ncomposition = lora_reuse.load(base, folder)"
         (partial / "README.md").write_text(card.text(lines, peft=False), encoding="utf-8")
+
+
+def load(base: Base, folder: str | Path) -> Adapter:
+    """What `save` wrote, for the base that it was made of: a PEFT folder or a router.
+
+    Raises:
+        SettingError: the folder is neither, is broken, or its modules are not those of the base.
+    """
+    folder = Path(folder)
+    if (folder / CONFIG).is_file():
+        return load_adapter(base, folder)
+    updates = load_composition(folder, base.model)
+    conv = isinstance(base.model.get_submodule(next(iter(updates))), Conv1D)
+    return Adapter(updates, Card(base.name, "", experts={str(folder): ""}), conv)
 
 
 def load_composition(folder: str | Path, model: nn.Module) -> Composition:

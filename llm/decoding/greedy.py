@@ -3,8 +3,8 @@ given answers."""
 
 import inspect
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, overload
 
 import torch
 from jaxtyping import Float
@@ -17,25 +17,69 @@ from lora_reuse.llm.decoding.resident import Resident
 from lora_reuse.runs.settings import SettingError
 
 
+@overload
+def answers(
+    base: Base,
+    compositions: Composition | None,
+    questions: Sequence[str],
+    max_new_tokens: int = 96,
+    rows: int = 256,
+    done: Callable[[int], object] = id,
+) -> list[str]: ...
+@overload
 def answers(
     base: Base,
     compositions: Sequence[Composition | None],
     questions: Sequence[str],
-    longest: int,
+    max_new_tokens: int = 96,
     rows: int = 256,
     done: Callable[[int], object] = id,
-) -> list[list[str]]:
-    """The greedy answer to each question under each composition (None: the base alone): answers[composition][question].
+) -> list[list[str]]: ...
+def answers(
+    base: Base,
+    compositions: Composition | Sequence[Composition | None] | None,
+    questions: Sequence[str],
+    max_new_tokens: int = 96,
+    rows: int = 256,
+    done: Callable[[int], object] = id,
+) -> list[str] | list[list[str]]:
+    """The greedy answer to each question under a composition, or under several, which are decoded in one batch.
 
-    At most `rows` prompts are decoded together, in groups of one length or nearly; half as many when memory runs out.
-    `done` is told how many answers have come. Of the checkpoint's own generation settings only the stops are used: some
-    hold a repetition penalty, which is not greedy."""
+    The composition is added to the outputs of the base's modules while the base stays as it is. Of the checkpoint's own
+    generation settings only the stops are used: some hold a repetition penalty, which is not greedy.
+
+    Args:
+        base: the model that is asked, each question as its chat template or, without one, as plain text.
+        compositions: an adapter or a composition; None asks the base alone; a list of these asks each of them.
+        questions: the prompts.
+        max_new_tokens: where an answer is cut.
+        rows: how many prompts are decoded together, in groups of one length or nearly; half as many from where memory
+            runs out on.
+        done: is told how many answers have come, for a progress bar.
+
+    Returns:
+        `answers[question]`, or for a list of compositions `answers[composition][question]`.
+
+    Raises:
+        SettingError: a composition of another model, or one prompt that does not fit into memory.
+
+    Example:
+        >>> lr.answers(base, None, ["Where does Plato live?"], max_new_tokens=8)
+        ['Plato lives in ...']
+        >>> of_base, of_a = lr.answers(base, [None, a], ["Where does Plato live?"], max_new_tokens=8)
+        >>> of_base == lr.answers(base, None, ["Where does Plato live?"], max_new_tokens=8)
+        True
+    """
+    if isinstance(questions, str):
+        raise SettingError("questions", repr(questions), "a list of questions", f"[{questions!r}]")
+    if compositions is None or isinstance(compositions, Mapping):
+        return answers(base, [compositions], questions, max_new_tokens, rows, done)[0]
     prompts = [prompt(base, question) for question in questions]
     texts: list[list[str]] = [[""] * len(questions) for _ in compositions]
 
     def decode(resident: Resident, lot: list[int], chosen: list[int]) -> None:
         said = base.tokenizer.batch_decode(
-            _greedy(base, resident, [prompts[i] for i in chosen], len(lot), longest), skip_special_tokens=True
+            _greedy(base, resident, [prompts[i] for i in chosen], len(lot), max_new_tokens), skip_special_tokens=True
         )
         for place, (k, i) in enumerate(itertools.product(lot, chosen)):
             texts[k][i] = said[place].strip()

@@ -44,6 +44,12 @@ class Base:
         """Where token ids go: the device of the input embedding."""
         return _embedding(self.model).device
 
+    def __repr__(self) -> str:
+        size = sum(parameter.numel() for parameter in self.model.parameters())
+        how = f"{str(self.model.dtype).removeprefix('torch.')} on {self.device}"
+        template = "" if self.chat else ", no chat template"
+        return f"<Base {self.name!r}: {type(self.model).__name__}, {size / 1e6:,.1f} M parameters, {how}{template}>"
+
 
 def load_base(
     model: str,
@@ -53,10 +59,28 @@ def load_base(
     chat: str = "auto",
     trust_remote_code: bool = False,
 ) -> Base:
-    """A model from a folder, a GGUF file or the hub, in eval mode and frozen; only safetensors and GGUF files are read.
+    """A causal language model and its tokenizer, in eval mode and frozen; only safetensors and GGUF files are read.
 
-    `device_map` spreads the layers over devices (auto, balanced, balanced_low_0, sequential), in place of `device`.
-    Raises SettingError."""
+    Args:
+        model: a name on the Hugging Face hub, a folder, a GGUF file; `"pocket"`, the committed model of 3.7 M
+            parameters; or `"smollm2"`, SmolLM2-135M-Instruct, which `lora-reuse smollm2` fetches.
+        dtype: auto, float32, bfloat16 or float16; auto is float32 on a CPU and else the checkpoint's own.
+        device: auto, cpu, cuda, cuda:0 or mps.
+        device_map: spreads the layers over devices (auto, balanced, balanced_low_0, sequential), in place of `device`.
+        chat: whether prompts go through the tokenizer's chat template: auto (if it has one), on or off. Adapters are
+            asked as they were trained.
+        trust_remote_code: run code that comes with the model.
+
+    Returns:
+        The base. Its `model` and `tokenizer` are those of transformers.
+
+    Raises:
+        SettingError: there is no such model, its weights are not safetensors or GGUF, or a value is not allowed.
+
+    Example:
+        >>> lr.load_base("pocket")
+        <Base 'pocket': Qwen2ForCausalLM, 3.7 M parameters, float32 on cpu, no chat template>
+    """
     _choose("dtype", dtype, "auto", "float32", "bfloat16", "float16")
     _choose("chat", chat, "auto", "on", "off")
     place = _place(device, device_map)

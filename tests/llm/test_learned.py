@@ -14,10 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch.func import functional_call
 
 from lora_reuse.llm import two_hop
+from lora_reuse.llm.adapters.adapter import Card
 from lora_reuse.llm.adapters.folders import linear_shape, save_expert
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.adapters.modules import target_modules
-from lora_reuse.llm.adapters.saving import Card, load_composition, save_composition
+from lora_reuse.llm.adapters.saving import load_composition, save_composition
 from lora_reuse.llm.adapters.training import Spec
 from lora_reuse.llm.adapters.training import tokens as trained_on
 from lora_reuse.llm.compositions import RULES, Composition, Library, RoutedDelta, compose, each_module

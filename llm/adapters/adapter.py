@@ -1,0 +1,175 @@
+"""An adapter of a base: what each module adds to its output, with a card that says where it comes from. A composition
+of adapters is an adapter again."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from lora_reuse.llm.adapters.folders import digest, load_expert, origin
+from lora_reuse.llm.adapters.lowrank import Expert, LowRank
+from lora_reuse.llm.compositions import Composition, Delta
+from lora_reuse.llm.decoding.models import Base
+from lora_reuse.llm.decoding.names import place_of
+from lora_reuse.runs.settings import SettingError
+
+
+def named(place: str) -> str:
+    """A model's or adapter's name: of a folder or file of this machine its last part, which says the same elsewhere."""
+    path = Path(place).expanduser()
+    return path.name if path.exists() else place
+
+
+@dataclass(frozen=True)
+class Card:
+    """What an adapter says of itself: its base, the rule (`says`: its formula), what it was made of and with, how (a
+    command, libraries). An adapter that was loaded has no rule."""
+
+    base: str
+    rule: str
+    says: str = ""
+    experts: Mapping[str, str] = field(default_factory=dict)
+    """Adapters, and what tells them from others of the same name (the digest of their weights)."""
+    dials: Mapping[str, Any] = field(default_factory=dict)
+    made: str = ""
+
+    @property
+    def title(self) -> str:
+        """`ties of 2 adapters`, and of an adapter that was loaded its name."""
+        if not self.rule:
+            return ", ".join(map(named, self.experts)) or "an adapter"
+        return f"{self.rule} of {len(self.experts) or 'some'} adapters"
+
+    def text(self, loading: str, peft: bool) -> str:
+        """A model card in Markdown, with the lines that load the folder."""
+        head = [
+            "---",
+            f"base_model: {json.dumps(named(self.base))}",
+            *(["library_name: peft"] if peft else []),
+            "tags: [lora, merge]",
+            "---",
+        ]
+        body = [f"# {self.title}", "", " ".join(self.says.split()), ""]
+        body += [
+            f"- {named(name)} ({digest})" if digest else f"- {named(name)}" for name, digest in self.experts.items()
+        ]
+        body += [
+            "",
+            "Dials: " + (", ".join(f"{name}={value}" for name, value in self.dials.items()) or "none") + ".",
+        ]
+        body += [f"Made by {self.made}."] if self.made else []
+        return "\n".join([*head, *body, "", "```python", loading, "```", ""])
+
+    def plain(self) -> dict[str, Any]:
+        """What a routed composition's file says of itself."""
+        experts = [[named(name), digest] for name, digest in self.experts.items()]
+        said = {"base": named(self.base), "rule": self.rule, "experts": experts}
+        return said | {"dials": dict(self.dials), "made": self.made}
+
+
+class Adapter(dict[str, Delta]):
+    """What each adapted module of a base adds to its output, by the module's full name in the base.
+
+    Every value is ΔW = out · intoᵀ as a `LowRank`, or a router that weighs several of them anew for each token. The
+    values are float32 on the CPU. `card` says what the adapter was made of; `fan_in_fan_out` is what PEFT is told of
+    it (true for the Conv1D modules of GPT-2)."""
+
+    def __init__(self, updates: Composition, card: Card, fan_in_fan_out: bool = False):
+        super().__init__(updates)
+        self.card = card
+        self.fan_in_fan_out = fan_in_fan_out
+
+    @property
+    def name(self) -> str:
+        """The last part of the folder or hub name; of a composition, the rule and what it is made of."""
+        if not self.card.rule:
+            return Path(self.card.title).name
+        made_of = ", ".join(Path(named(place)).name for place in self.card.experts)
+        return f"{self.card.rule} of {made_of}"
+
+    @property
+    def source(self) -> tuple[str, str]:
+        """What a composition of this adapter says it was made of: folder or hub name and digest, or a rule's name."""
+        return (self.name, "") if self.card.rule else next(iter(self.card.experts.items()))
+
+    @property
+    def static(self) -> bool:
+        """Whether ΔW is the same for every token, so that the adapter is a LoRA, and can be merged into the weights."""
+        return all(isinstance(update, LowRank) for update in self.values())
+
+    @property
+    def ranks(self) -> str:
+        """The rank of the modules' ΔW, or the least and the largest of them, as `8-32`; of a router ""."""
+        found = sorted({update.rank for update in self.values() if isinstance(update, LowRank)})
+        return "-".join(map(str, dict.fromkeys((found[0], found[-1])))) if found else ""
+
+    def experts(self) -> Expert:
+        """The updates as LowRank. Raises SettingError for a router, which is none."""
+        found = {name: update for name, update in self.items() if isinstance(update, LowRank)}
+        if len(found) < len(self):
+            raise SettingError(
+                "adapter", f"{self.name}, which weighs its adapters anew for each token", "an adapter with one ΔW"
+            )
+        return found
+
+    def __repr__(self) -> str:
+        kind = f"rank {self.ranks}" if self.static else "routed"
+        dials = ", ".join(f"{name}={value}" for name, value in self.card.dials.items())
+        said = f"; {dials}" if dials else ""
+        return f"<Adapter {self.name!r}: {kind}, {len(self)} modules of {named(self.card.base)}{said}>"
+
+
+def load_adapter(base: Base, folder_or_hub: str | Path, another_model: bool = False) -> Adapter:
+    """A plain PEFT LoRA as an adapter of the base.
+
+    Args:
+        base: the model that the adapter was trained on.
+        folder_or_hub: a PEFT folder (adapter_config.json, adapter_model.safetensors), or a name on the Hugging Face
+            hub, of which nothing but these two files is fetched.
+        another_model: take the adapter although it names another base than this one.
+
+    Returns:
+        ΔW = (α/r) B A of every module that the adapter changes, float32 on the CPU.
+
+    Raises:
+        SettingError: the adapter is not a plain LoRA (DoRA, rsLoRA, biases and trained embeddings are refused by name),
+            is broken, or was trained on another base.
+
+    Example:
+        >>> lr.load_adapter(base, "a")
+        <Adapter 'a': rank 2, 12 modules of pocket>
+
+    Source: Hu et al. 2022 (LoRA); the format is PEFT's.
+    """
+    return read_adapter(folder_or_hub, base.model, base.name, lambda: base.digest, another_model)
+
+
+def read_adapter(
+    folder_or_hub: str | Path, model: PreTrainedModel, name: str, digest_of: Callable[[], str], another_model: bool
+) -> Adapter:
+    """`load_adapter` for a model of which the modules are enough (`llm.decoding.models.load_frame`), the name it is
+    called by and the digest of its weights, which is asked for where the adapter says one."""
+    place = str(folder_or_hub)
+    if not another_model:
+        _check_model(place, name, digest_of)
+    updates = load_expert(place, model)
+    conv = isinstance(model.get_submodule(next(iter(updates))), Conv1D)
+    return Adapter(updates, Card(name, "", experts={place: digest(place)}), conv)
+
+
+def _check_model(adapter: str, model: str, digest_of: Callable[[], str]) -> None:
+    """Raises SettingError when the adapter says that it was trained on another model: by its digest, or else by the
+    last part of its path or name."""
+    said = origin(adapter)
+    mend = "another_model=true composes it all the same"
+    allowed = "the model of every adapter"
+    if said.digest:
+        if said.digest != digest_of():
+            got = f"{model}, other weights than {adapter} was trained on ({said.base})"
+            raise SettingError("model", got, allowed, mend)
+    elif said.base and place_of(said.base).name.lower() != place_of(model).name.lower():
+        raise SettingError("model", f"{model}, and {adapter} names {said.base}", allowed, mend)

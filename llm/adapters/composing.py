@@ -1,0 +1,82 @@
+"""Adapters composed by a rule that is given, with the dials that the model's preset has for it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lora_reuse.llm import compositions
+from lora_reuse.llm.adapters.adapter import Adapter, Card
+from lora_reuse.llm.protocols.dials import GIVEN, TO_LEARN, WORDS, made_with
+from lora_reuse.llm.protocols.settings import preset_dials
+from lora_reuse.runs.provenance import provenance
+from lora_reuse.runs.settings import SettingError, did_you_mean
+
+
+def compose(adapters: Sequence[Adapter], rule: str, **dials: Any) -> Adapter:
+    """One adapter made of several by a rule.
+
+    Args:
+        adapters: adapters of one base that change the same modules, each once. Some rules want one rank, and say so.
+        rule: a name of `lora_reuse.llm.compositions.RULES`, such as `"ties"`, or a control such as `"arrow:random"`.
+        dials: the rule's own, such as `density=0.3` or `weights=[0.5, 0.5]`. A dial that is not named has the value of
+            the base's preset, or else the rule's default; the result's `card` has all values.
+
+    Returns:
+        An adapter of the same base: static, so that it can be saved as a LoRA or merged into the weights, or a router
+        (`"arrow"`).
+
+    Raises:
+        SettingError: a rule or a dial that does not exist (with the nearest one that does), a dial out of its range,
+            adapters of different bases or modules, a router among the adapters.
+
+    Example:
+        >>> both = lr.compose([a, b], "ties", density=0.3)
+        >>> both
+        <Adapter 'ties of a, b': rank 2, 12 modules of pocket; density=0.3, trim=global>
+        >>> lr.compose([a, b], "tys")
+        Traceback (most recent call last):
+        ...
+        lora_reuse.runs.settings.SettingError: composition: got 'tys'; allowed: ...; did you mean 'ties'?
+
+    Source: the formula of every rule, with its paper, is in `lora_reuse.llm.compositions`.
+    """
+    return composed(adapters, rule, dials, "lora_reuse.compose")
+
+
+def composed(adapters: Sequence[Adapter], rule: str, given: Mapping[str, Any], made_by: str) -> Adapter:
+    """`compose`, by a command or function whose name goes on the card."""
+    check_rule(rule)
+    _check_adapters(adapters)
+    card = adapters[0].card
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    dials = made_with([rule], given, preset_dials(card.base))[rule]
+    if dials.get("top_k", 0) > len(adapters):
+        raise SettingError("top_k", dials["top_k"], f"at most {len(adapters)}, the adapters")
+    name, _, _ = rule.partition(":")
+    updates = compositions.compose(name, [adapter.experts() for adapter in adapters], **dials)
+    made_of = dict(adapter.source for adapter in adapters)
+    libraries = provenance("torch", "peft", "safetensors")["versions"]
+    made = f"`{made_by}` with " + ", ".join(f"{library} {version}" for library, version in libraries.items())
+    return Adapter(updates, Card(card.base, rule, GIVEN[name].doc, made_of, dials, made), adapters[0].fan_in_fan_out)
+
+
+def _check_adapters(adapters: Sequence[Adapter]) -> None:
+    """Raises SettingError for no adapter, for one that is there twice, and for adapters of different bases."""
+    if not adapters:
+        raise SettingError("library", "no adapter", "at least one")
+    if len({adapter.source for adapter in adapters}) < len(adapters):
+        raise SettingError("library", ", ".join(adapter.name for adapter in adapters), "each adapter once")
+    for other in adapters[1:]:
+        if other.card.base != adapters[0].card.base:
+            got = f"{adapters[0].name} of {adapters[0].card.base} and {other.name} of {other.card.base}"
+            raise SettingError("library", got, "adapters of one base")
+
+
+def check_rule(name: str) -> None:
+    """Raises SettingError for a rule that is none, or that learns from data, of which none is here."""
+    if name in WORDS:
+        return
+    allowed = " | ".join(WORDS)
+    if name.partition(":")[0] in TO_LEARN:
+        mend = "the protocols learn it (NAME:SOURCE), and llm.adapters.saving.save_composition saves what they learn"
+        raise SettingError("composition", f"{name}, which learns from data", allowed, mend)
+    raise SettingError("composition", repr(name), allowed, did_you_mean(name, [*WORDS, *TO_LEARN]))
