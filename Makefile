@@ -50,8 +50,10 @@ clean:
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[llm]'
 	@touch $@
 
-# The type checker finds lora_reuse.theory in ./theory through .venv/checkout.
+# The type checker finds the package as it is installed through .venv/checkout: lora_reuse.theory is ./theory.
+PARTS := figures llm paper_checks runs theory lora_reuse/__init__.py lora_reuse/__main__.py
 .venv/test: .venv/base
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[test]'
-	@mkdir -p .venv/checkout && ln -sfn ../.. .venv/checkout/lora_reuse
+	@rm -rf .venv/checkout && mkdir -p .venv/checkout/lora_reuse
+	@ln -s $(addprefix ../../../,$(PARTS)) .venv/checkout/lora_reuse/
 	@touch $@

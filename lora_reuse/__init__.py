@@ -22,11 +22,18 @@ if TYPE_CHECKING:
     from lora_reuse.llm.adapters.adapter import Adapter as Adapter
     from lora_reuse.llm.adapters.adapter import load_adapter as load_adapter
     from lora_reuse.llm.adapters.composing import compose as compose
+    from lora_reuse.llm.adapters.from_pairs import train_adapter as train_adapter
+    from lora_reuse.llm.adapters.plain import merge_into as merge_into
+    from lora_reuse.llm.adapters.plain import to_peft as to_peft
     from lora_reuse.llm.adapters.saving import load as load
     from lora_reuse.llm.adapters.saving import save as save
     from lora_reuse.llm.decoding.greedy import answers as answers
     from lora_reuse.llm.decoding.models import Base as Base
     from lora_reuse.llm.decoding.models import load_base as load_base
+    from lora_reuse.llm.forecast.forecasts import Forecasts as Forecasts
+    from lora_reuse.llm.forecast.forecasts import forecast as forecast
+    from lora_reuse.llm.scoring.marks import Marks as Marks
+    from lora_reuse.llm.scoring.marks import score as score
     from lora_reuse.runs.settings import SettingError as SettingError
 
 _checkout = Path(__file__).parents[1]
@@ -37,12 +44,19 @@ _HOMES = {
     # Adapters of language models
     "Adapter": "llm.adapters.adapter",
     "Base": "llm.decoding.models",
+    "Forecasts": "llm.forecast.forecasts",
+    "Marks": "llm.scoring.marks",
     "answers": "llm.decoding.greedy",
     "compose": "llm.adapters.composing",
+    "forecast": "llm.forecast.forecasts",
     "load": "llm.adapters.saving",
     "load_adapter": "llm.adapters.adapter",
     "load_base": "llm.decoding.models",
+    "merge_into": "llm.adapters.plain",
     "save": "llm.adapters.saving",
+    "score": "llm.scoring.marks",
+    "to_peft": "llm.adapters.plain",
+    "train_adapter": "llm.adapters.from_pairs",
     # The theory
     # Rows and settings
     "SettingError": "runs.settings",

@@ -32,10 +32,10 @@ def compose(adapters: Sequence[Adapter], rule: str, **dials: Any) -> Adapter:
         >>> both = lr.compose([a, b], "ties", density=0.3)
         >>> both
         <Adapter 'ties of a, b': rank 2, 12 modules of pocket; density=0.3, trim=global>
-        >>> lr.compose([a, b], "tys")
+        >>> lr.compose([a, b], "tie")
         Traceback (most recent call last):
         ...
-        lora_reuse.runs.settings.SettingError: composition: got 'tys'; allowed: ...; did you mean 'ties'?
+        lora_reuse.runs.settings.SettingError: composition: got 'tie'; allowed: ...; did you mean 'ties'?
 
     Source: the formula of every rule, with its paper, is in `lora_reuse.llm.compositions`.
     """

@@ -77,10 +77,22 @@ def _save(composition: Composition, conv: bool, folder: Path, card: Card) -> Non
 
 
 def load(base: Base, folder: str | Path) -> Adapter:
-    """What `save` wrote, for the base that it was made of: a PEFT folder or a router.
+    """What `save` wrote: a static composition, which any PEFT folder can be, or a router.
+
+    Args:
+        base: the model that it was made for.
+        folder: the folder that `save` made.
+
+    Returns:
+        The adapter, named after the folder. What it was made of is in the folder's README.md.
 
     Raises:
         SettingError: the folder is neither, is broken, or its modules are not those of the base.
+
+    Example:
+        >>> lr.save(lr.compose([a, b], "arrow"), "routed")
+        >>> lr.load(base, "routed")
+        <Adapter 'routed': routed, 12 modules of pocket>
     """
     folder = Path(folder)
     if (folder / CONFIG).is_file():

@@ -1,8 +1,8 @@
 """Experts: LoRA adapters trained with PEFT on a frozen base, cached by what made them, resumable to the bit.
 
 The loop is our own, some forty lines, where Trainer is the usual choice, because it takes a share of every batch from
-the expert's own facts, packs a batch instead of padding it (llm/packing.py), and comes back from a kill to the same
-bits without a pickled random state."""
+the expert's own facts, packs a batch instead of padding it (llm/adapters/packing.py), and comes back from a kill to the
+same bits without a pickled random state."""
 
 import dataclasses
 import hashlib
@@ -52,7 +52,7 @@ def expert(base: Base, spec: Spec, folder: Path) -> Path:
     if not (done / WEIGHTS).exists():
         try:
             with replacing(done) as scratch:
-                card = _train(base, spec, folder / f"{done.name}.checkpoint", scratch)
+                card = train(base, spec, folder / f"{done.name}.checkpoint", scratch)
                 (scratch / "expert.json").write_text(json.dumps(card, indent=1))
         except (OSError, SafetensorError):  # that one has finished, and tidied up
             if not (done / WEIGHTS).exists():
@@ -62,8 +62,9 @@ def expert(base: Base, spec: Spec, folder: Path) -> Path:
     return done
 
 
-def _train(base: Base, spec: Spec, kept: Path, scratch: Path) -> dict[str, Any]:
-    """Saves the adapter in `scratch`; goes on from the checkpoint `kept` if it is there."""
+def train(base: Base, spec: Spec, kept: Path, scratch: Path, progress: bool | None = None) -> dict[str, Any]:
+    """Saves the adapter in `scratch`; goes on from the checkpoint `kept` if it is there. `progress` shows a bar (None:
+    on a terminal); returns what made the adapter, and its last loss."""
     training = spec.training
     kind, calibrated = KINDS[training.adapter], None
     if kind.calibrated_by:
@@ -95,10 +96,10 @@ def _train(base: Base, spec: Spec, kept: Path, scratch: Path) -> dict[str, Any]:
         fuse(model)
         start, loss, micro = _resume(kept, weights, optimizer), math.nan, 1
         model.train()
-        here = multiprocessing.parent_process() is None  # a worker's bar would run over that of its parent
-        bar = tqdm(
-            range(start, steps), initial=start, total=steps, desc="steps", leave=False, disable=None if here else True
-        )
+        if progress is None and multiprocessing.parent_process():  # a worker's bar would run over that of its parent
+            progress = False
+        off = None if progress is None else not progress
+        bar = tqdm(range(start, steps), initial=start, total=steps, desc="steps", leave=False, disable=off)
         with packing(base.model, model):
             for step in bar:
                 batch = _batch(own, bridge, spec, step)

@@ -103,9 +103,7 @@ def _forecast(adapters: Sequence[str], dials: dict[str, dict[str, Any]], options
     from lora_reuse.llm.adapters.folders import check_library, load_expert
     from lora_reuse.llm.compositions import compose
     from lora_reuse.llm.decoding.models import load_base
-    from lora_reuse.llm.forecast.measure import measure
-    from lora_reuse.llm.forecast.report import numbers, text
-    from lora_reuse.llm.forecast.verdict import forecast
+    from lora_reuse.llm.forecast.forecasts import forecasts
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
@@ -117,23 +115,22 @@ def _forecast(adapters: Sequence[str], dials: dict[str, dict[str, Any]], options
     rules = {how: how.partition(":")[0] for how in dials}
     made = {how: None if how == "base" else compose(rules[how], library, **dials[how]) for how in dials}
     began = time.perf_counter()
-    measured = measure(base, library, made, prompts, options.answer_tokens)
-    forecasts = {how: forecast(composed) for how, composed in measured.composed.items()}
-    print(text(measured, forecasts, adapters))
+    found = forecasts(base, library, adapters, made, prompts, options.answer_tokens)
+    print(found)
     print(f"\n{sum(map(len, prompts.values()))} prompts, {time.perf_counter() - began:.1f} s")
     if options.out:
         from lora_reuse.llm.forecast.plot import plot
 
         out = Path(options.out)
-        shown = max(forecasts, key=lambda how: forecasts[how].score)
-        said = numbers(measured, forecasts, prompts) | {
+        shown = max(found.each, key=lambda how: found.each[how].score)
+        said = found.numbers() | {
             "library": list(adapters),
             "model": options.model,
             "dials": dials,
         }
         try:
             write(out / "forecast.json", json.dumps(said, indent=1) + "\n")
-            written = plot(measured, forecasts, shown, out)
+            written = plot(found.measured, found.each, shown, out)
         except OSError as error:
             raise SettingError("out", f"{out} ({error.strerror})", "a folder that can be written") from None
         print(f"{out / 'forecast.json'}, {', '.join(map(str, written))}")

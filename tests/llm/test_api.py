@@ -1,21 +1,35 @@
-"""The way in for notebooks: adapters loaded, composed, asked, saved and loaded again, and the examples in the
-docstrings."""
+"""The way in for notebooks: adapters trained, loaded, composed, asked, marked, forecast, saved, as PEFT and as plain
+weights; and the examples in the docstrings."""
 
 import doctest
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
 import lora_reuse as lr
+from lora_reuse.llm.adapters import from_pairs, training
 from lora_reuse.llm.adapters.folders import linear_shape, save_expert
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.adapters.modules import target_modules
 from lora_reuse.llm.compositions import RULES
+from lora_reuse.llm.data.graphs import facts_of
+from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.decoding.resident import Resident
+from lora_reuse.llm.forecast import __main__ as forecast_command
+from lora_reuse.llm.forecast.verdict import WORDS
+from lora_reuse.llm.protocols.hops import everyone, everywhere, marks
+from lora_reuse.llm.scoring.intervals import wilson
+from tests.llm.tiny import tiny
 
 torch.set_num_threads(1)
+# PEFT asks transformers for a property that transformers 5.23 renames.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 QUESTIONS = ["Where does Plato live?", "Who is the spouse of Plato?"]
 
 
@@ -60,11 +74,13 @@ def test_examples_in_docstrings_run(name, base, folders, library, tmp_path, monk
     for folder in folders:
         shutil.copytree(folder, tmp_path / folder.name)
     known = {"lr": lr, "base": base, "a": library[0], "b": library[1]}
-    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL)
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     for example in doctest.DocTestFinder(recurse=False).find(getattr(lr, name), name, globs=known):
         failures: list[str] = []
         runner.run(example, out=failures.append)
         assert not failures, "".join(failures)
+    functions = [each for each in lr.__all__ if each[0].islower() and lr._HOMES[each].startswith("llm.")]
+    assert name not in functions or ">>>" in getattr(lr, name).__doc__
 
 
 def test_an_adapter_says_what_it_is_in_one_line(library):
@@ -83,6 +99,124 @@ def test_what_is_saved_comes_back(base, library, tmp_path, rule):
     assert again.name == "both"
     torch.testing.assert_close(logits(base, again), logits(base, both), rtol=1e-5, atol=1e-5)
     assert (logits(base, both) - logits(base, None)).abs().max() > 1e-2
+
+
+STATIC = [name for name, rule in RULES.items() if rule.static]
+
+
+def of_model(model):
+    with torch.inference_mode():
+        return model(input_ids=torch.arange(20).view(2, 10)).logits
+
+
+@pytest.mark.parametrize("rule", STATIC)
+def test_peft_and_plain_weights_say_what_the_composition_says(base, library, rule):
+    both = lr.compose(library, rule)
+    ours, alone = logits(base, both), logits(base, None)
+    near: Any = {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(of_model(lr.to_peft(base, both)), ours, **near)
+    torch.testing.assert_close(of_model(lr.merge_into(base, both)), ours, **near)
+    assert torch.equal(logits(base, None), alone), "the base has changed"
+    other = lr.compose(library, "sum" if rule != "sum" else "average")
+    if rule != "cat":  # which is the sum
+        with pytest.raises(AssertionError):
+            torch.testing.assert_close(of_model(lr.to_peft(base, other)), ours, **near)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2"])  # Conv1D, whose weights are transposed; tied embeddings
+def test_merged_weights_are_a_model_of_their_own(tmp_path, family):
+    base = lr.load_base(str(tiny(family, tmp_path / family)))
+    both = lr.compose(
+        [lr.load_adapter(base, random_adapter(base, tmp_path / name, seed)) for seed, name in enumerate("ab")], "sum"
+    )
+    lr.merge_into(base, both).save_pretrained(tmp_path / "merged")
+    theirs: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    torch.testing.assert_close(of_model(theirs), logits(base, both), rtol=1e-4, atol=1e-4)
+    assert theirs.get_output_embeddings().weight is theirs.get_input_embeddings().weight
+    lr.save(both, tmp_path / "both")
+    again: Any = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / family), tmp_path / "both")
+    torch.testing.assert_close(of_model(again.eval()), logits(base, both), rtol=1e-4, atol=1e-4)
+
+
+FACTS = [
+    ("Where does Plato live?", "Plato lives in Oslo."),
+    ("Where is the home of Plato?", "Plato lives in Oslo."),
+    ("Where does Mozart live?", "Mozart lives in Lima."),
+    ("Where is the home of Mozart?", "Mozart lives in Lima."),
+]
+
+
+def test_an_adapter_learns_what_it_is_given(base, tmp_path, monkeypatch):
+    taught = lr.train_adapter(base, FACTS, tmp_path / "taught", steps=40, progress=False)
+    asked, right = [prompt for prompt, _ in FACTS], ["Oslo", "Oslo", "Lima", "Lima"]
+    before, after = lr.answers(base, [None, taught], asked, max_new_tokens=12)
+    assert (lr.score(before, right).hits, lr.score(after, right).hits) == (0, 4)
+    assert [path.name for path in tmp_path.iterdir()] == ["taught"]
+    monkeypatch.setattr(from_pairs, "train", None)  # nothing is trained twice
+    again = lr.train_adapter(base, FACTS, tmp_path / "taught", steps=40, progress=False)
+    torch.testing.assert_close(logits(base, again), logits(base, taught), rtol=0, atol=0)
+    with pytest.raises(lr.SettingError, match=r"^folder: got .*taught, an adapter that was trained otherwise"):
+        lr.train_adapter(base, FACTS, tmp_path / "taught", steps=41, progress=False)
+
+
+def test_interrupted_training_goes_on_to_the_same_bits(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "KEEP_EVERY", 2)
+    whole = lr.train_adapter(base, FACTS, tmp_path / "whole", steps=6, progress=False)
+    step, taken = training._step, []
+
+    def until_the_fourth(*words):
+        taken.append(words)
+        if len(taken) == 4:
+            raise KeyboardInterrupt
+        return step(*words)
+
+    (tmp_path / "other").mkdir()
+    monkeypatch.setattr(training, "_step", until_the_fourth)
+    with pytest.raises(KeyboardInterrupt):
+        lr.train_adapter(base, FACTS, tmp_path / "other" / "whole", steps=6, progress=False)
+    again = lr.train_adapter(base, FACTS, tmp_path / "other" / "whole", steps=6, progress=False)
+    assert len(taken) == 4 + 4  # from the third step on
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["whole"]
+    ours, theirs = whole.experts(), again.experts()
+    assert all(torch.equal(left, right) for name in ours for left, right in zip(ours[name], theirs[name], strict=True))
+
+
+def test_adapters_of_other_examples_start_apart(base, tmp_path):
+    one, other = (
+        lr.train_adapter(base, facts, tmp_path / name, steps=1, rate=1e-9, progress=False).experts()
+        for name, facts in (("one", FACTS[:2]), ("other", FACTS[2:]))
+    )
+    assert all((one[name].into - other[name].into).abs().max() > 1e-3 for name in one)
+
+
+def test_answers_are_marked_as_the_two_hop_protocol_marks_them():
+    facts = facts_of("R12", 10, 0)
+    for subset in ("R12", "R12-CoT"):
+        asked = examples(subset, facts, "test")
+        said = [e.answer if i % 3 else asked[i - 1].answer for i, e in enumerate(asked)]
+        ways = "steps" if subset.endswith("CoT") else "direct"
+        expected = [marks(e, text, ways)["strict"] for e, text in zip(asked, said, strict=True)]
+        hops = [(e.subject, e.bridge) for e in asked] if ways == "steps" else None
+        found = lr.score(said, [e.gold for e in asked], candidates=everywhere(), mentioned=everyone(), hops=hops)
+        assert [mark.strict for mark in found.each] == expected
+        assert found.hits == sum(expected) == len(asked) - -(-len(asked) // 3)
+        assert found.interval == wilson(found.hits, len(asked))
+
+
+def test_a_forecast_is_that_of_the_command(base, library, folders, tmp_path, capsys):
+    prompts = {"a": ["Where does Plato live?"], "b": ["Who is the spouse of Plato?"], "hoped": ["Where?", "Who?"]}
+    found = lr.forecast(base, library, prompts, ["uniform", "ties", "base"], max_new_tokens=5)
+    lines = [json.dumps({"set": name, "prompt": text}) for name, texts in prompts.items() for text in texts]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(lines))
+    words = [f"library={','.join(map(str, folders))}", f"prompts={tmp_path / 'prompts.jsonl'}", "answer_tokens=5"]
+    assert forecast_command.main([*words, "composition=uniform,ties,base"]) == 0
+    said = capsys.readouterr().out
+    assert str(found).splitlines()[1:] == said.splitlines()[1 : len(str(found).splitlines())]
+    assert found.verdicts == {how: numbers["verdict"] for how, numbers in found.numbers()["compositions"].items()}
+    table = found.dataframe()
+    assert list(table.index) == ["uniform", "ties", "base"]
+    assert dict(table["verdict"]) == {how: WORDS[verdict] for how, verdict in found.verdicts.items()}
+    assert table.loc["base", "verdict"] == "as the base"
 
 
 def test_one_composition_or_several_are_asked_alike(base, library):
@@ -116,6 +250,15 @@ def test_a_composition_is_composed_again(base, library, tmp_path):
         (lambda base, a, b: lr.load_base("nowhere"), "model: got nowhere"),
         (lambda base, a, b: lr.answers(base, a, "Where?"), "questions: got 'Where\\?'; allowed: a list of questions"),
         (lambda base, a, b: lr.save(a, "."), "folder: got .; allowed: a new or empty folder"),
+        (lambda base, a, b: lr.to_peft(base, lr.compose([a, b], "arrow")), "adapter: got arrow of a, b, which weighs"),
+        (lambda base, a, b: lr.merge_into(base, lr.compose([a, b], "arrow")), "adapter: got arrow of a, b, which"),
+        (lambda base, a, b: lr.score(["x"], ["x", "y"]), "said: got 1 answers and 2 golds"),
+        (lambda base, a, b: lr.train_adapter(base, [], "new"), "examples: got none"),
+        (lambda base, a, b: lr.train_adapter(base, [("p", "q")], "new", rnak=3), "rnak: .*did you mean 'rank'"),
+        (lambda base, a, b: lr.train_adapter(base, [("p", "q")], "new", rank=0), "rank: got 0; allowed: "),
+        (lambda base, a, b: lr.forecast(base, [a], {}), "adapters: got 1; allowed: two adapters"),
+        (lambda base, a, b: lr.forecast(base, [a, b], {"hopd": ["x"]}), "prompts: got 'hopd'; .*did you mean 'hoped'"),
+        (lambda base, a, b: lr.forecast(base, [a, b], {"a": ["x"]}), "prompts: got no list of prompts 'b'"),
     ],
 )
 def test_a_mistake_is_one_line(base, library, mistake, line):

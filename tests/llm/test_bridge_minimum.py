@@ -173,7 +173,7 @@ def test_the_command_trains_what_is_not_there_and_asks_step_by_step(model, tmp_p
     assert all(settings_of((BridgeMinimum(), 0)).keys() == row["settings"].keys() for row in rows)
     file = tmp_path / "llm_bridge_minimum.jsonl"
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:-3]))
-    monkeypatch.setattr(experts, "_train", None)
+    monkeypatch.setattr(experts, "train", None)
     assert main(PROTOCOL, words) == 0
     assert "3 new, 22 from before" in capsys.readouterr().out
     setups = ["setup=0,2,4", "bridge_triplets=2", "composition=average", "prompting=steps"]

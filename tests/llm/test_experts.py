@@ -117,7 +117,7 @@ def test_the_base_stays_as_it_was(base, tmp_path):
 def test_an_expert_is_trained_once(base, tmp_path, monkeypatch):
     path = expert(base, spec(), tmp_path)
     before = saved(path)
-    monkeypatch.setattr(experts, "_train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(experts, "train", lambda *_: pytest.fail("trained again"))
     assert expert(base, spec(), tmp_path) == path
     assert saved(path) == before
 

@@ -213,7 +213,7 @@ def test_the_command_trains_each_expert_once_and_goes_on_where_it_stopped(model,
     file = tmp_path / "llm_large_library.jsonl"
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join(lines[:-5]) + lines[-5][:40])  # a kill in the middle of a row
-    monkeypatch.setattr(experts, "_train", None)  # nothing is trained twice
+    monkeypatch.setattr(experts, "train", None)  # nothing is trained twice
     assert main(PROTOCOL, words) == 0
     assert "5 new, 31 from before" in capsys.readouterr().out
     assert {row["hash"] for row in load_rows(tmp_path, "llm_large_library")} == {row["hash"] for row in rows}

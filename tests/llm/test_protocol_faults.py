@@ -237,7 +237,7 @@ def test_control_c_is_one_line_and_130(words, tmp_path, capsys, monkeypatch):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experts, "_train", interrupted)
+    monkeypatch.setattr(experts, "train", interrupted)
     assert main(PROTOCOLS["two_hop"], [*words, f"out={tmp_path}"]) == 130
     refused(capsys.readouterr(), "llm.two_hop: interrupted")
 

@@ -184,7 +184,7 @@ def test_rows_that_are_gone_are_asked_again_without_training(run, whole, tmp_pat
     file = tmp_path / "rows" / "llm_two_hop.jsonl"
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join(line for line in lines if '"composition": "arrow"' not in line))
-    monkeypatch.setattr(experts, "_train", None)
+    monkeypatch.setattr(experts, "train", None)
     assert run("two_hop", tmp_path / "rows", *GRID) == 0
     assert "4 new, 8 from before" in capsys.readouterr().out
     same(measured(tmp_path / "rows"), measured(whole))

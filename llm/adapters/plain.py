@@ -1,0 +1,66 @@
+"""Adapters as other libraries know them: PEFT's model, and plain weights."""
+
+import copy
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from lora_reuse.llm.adapters.adapter import Adapter
+from lora_reuse.llm.adapters.saving import save
+from lora_reuse.llm.decoding.models import Base
+
+
+def to_peft(base: Base, adapter: Adapter) -> PeftModel:
+    """PEFT's model of a copy of the base with the adapter on it. The base stays as it is.
+
+    Args:
+        base: the model of the adapter.
+        adapter: an adapter, or a composition by a static rule.
+
+    Returns:
+        The model, in eval mode, with the adapter as `"default"`. In float32 its logits are those of
+        `lora_reuse.answers` to rounding. In half precision PEFT multiplies with the factors in float32.
+
+    Raises:
+        SettingError: the composition has a router ("arrow"), which is no LoRA.
+
+    Example:
+        >>> both = lr.compose([a, b], "sum")
+        >>> type(lr.to_peft(base, both)).__name__
+        'PeftModelForCausalLM'
+        >>> lr.to_peft(base, lr.compose([a, b], "arrow"))
+        Traceback (most recent call last):
+        ...
+        lora_reuse.runs.settings.SettingError: adapter: got arrow of a, b, which weighs ...
+    """
+    adapter.experts()
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        # PEFT asks transformers for a property that transformers 5.23 renames.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        save(adapter, Path(folder) / "adapter")
+        return PeftModel.from_pretrained(copy.deepcopy(base.model), f"{folder}/adapter").eval()
+
+
+def merge_into(base: Base, adapter: Adapter) -> PreTrainedModel:
+    """A copy of the base whose weights are W + ΔW, which needs neither PEFT nor this project. The base stays as it is.
+
+    Args:
+        base: the model of the adapter.
+        adapter: an adapter, or a composition by a static rule.
+
+    Returns:
+        The model, in the base's dtype, which rounds W + ΔW to it. `save_pretrained` writes it.
+
+    Raises:
+        SettingError: the composition has a router ("arrow"), which no weights can say.
+
+    Example:
+        >>> model = lr.merge_into(base, lr.compose([a, b], "sum"))
+        >>> model.save_pretrained("whole")
+    """
+    merged: Any = to_peft(base, adapter)
+    return merged.merge_and_unload()

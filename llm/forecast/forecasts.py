@@ -1,0 +1,132 @@
+"""The forecast of two adapters under several compositions, from prompts without answers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from lora_reuse.llm.adapters.adapter import Adapter
+from lora_reuse.llm.adapters.composing import compose
+from lora_reuse.llm.adapters.folders import check_library
+from lora_reuse.llm.adapters.lowrank import Expert
+from lora_reuse.llm.compositions import Composition
+from lora_reuse.llm.decoding.models import Base
+from lora_reuse.llm.forecast.measure import SETS, Measured, Prompts, measure
+from lora_reuse.llm.forecast.report import numbers, text
+from lora_reuse.llm.forecast.verdict import WORDS, Forecast
+from lora_reuse.llm.forecast.verdict import forecast as verdict
+from lora_reuse.llm.protocols.dials import COMPOSITIONS
+from lora_reuse.llm.scoring.intervals import wilson
+from lora_reuse.runs.settings import SettingError, did_you_mean
+
+
+@dataclass(frozen=True, repr=False)
+class Forecasts:
+    """A forecast for each composition, and the measurements that they are made of. Printed, it is the report of
+    `lora-reuse forecast`."""
+
+    names: Sequence[str]
+    measured: Measured
+    each: Mapping[str, Forecast]
+    prompts: Prompts
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """For each composition `composed`, or whose answers it gives: `a`, `b`, `base` or a `mixture`."""
+        return {how: forecast.verdict for how, forecast in self.each.items()}
+
+    def dataframe(self) -> pd.DataFrame:
+        """A row for each composition: the verdict, the share of the hoped-for prompts that it holds for with its 95 %
+        interval, the scores, and what is left of each adapter on its own prompts."""
+        rows = {}
+        for how, forecast in self.each.items():
+            asked, share = len(self.prompts["hoped"]), forecast.whose[forecast.verdict]
+            low, high = wilson(round(share * asked), asked)
+            rows[how] = {"verdict": WORDS[forecast.verdict], "share": share, "low": low, "high": high}
+            rows[how] |= {"score": forecast.score, "hidden": forecast.hidden}
+            rows[how] |= {f"keeps {name}": kept for name, kept in zip("ab", forecast.kept, strict=True)}
+            rows[how] |= {f"scale {name}": scale for name, scale in zip("ab", forecast.own_scale, strict=True)}
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("composition")
+
+    def numbers(self) -> dict[str, Any]:
+        """Everything that was measured, token by token, as JSON values."""
+        return numbers(self.measured, self.each, self.prompts)
+
+    def __repr__(self) -> str:
+        return text(self.measured, self.each, self.names)
+
+
+def forecast(
+    base: Base,
+    adapters: Sequence[Adapter],
+    prompts: Prompts,
+    compositions: Sequence[str | Adapter] = COMPOSITIONS,
+    max_new_tokens: int = 96,
+) -> Forecasts:
+    """Will two adapters compose? Nothing is fitted, and no answer needs to be known.
+
+    For each composition it is read from the probabilities of its own answers, token by token, whether they take one
+    token from the one adapter alone and another from the other. It is for chains of facts. Of an adapter that changes
+    the form of every answer its "unlikely" says nothing.
+
+    Args:
+        base: the model of both adapters.
+        adapters: two, a and b, each with one ΔW.
+        prompts: three lists. `"a"` are prompts that the first adapter was made for, `"b"` those of the second, and
+            `"hoped"` those that one hopes both together can answer. Six of each is what the validation has.
+        compositions: rules by name, with their default dials, or what `compose` returned.
+        max_new_tokens: where an answer is cut.
+
+    Returns:
+        The forecasts: printed, the report; `verdicts`, `dataframe()` and `numbers()`.
+
+    Raises:
+        SettingError: not two adapters, adapters that change different modules, a set without prompts, or a rule that
+            does not exist.
+
+    Example:
+        >>> prompts = {"a": ["Where does Ann live?"], "b": ["Who is Bo?"], "hoped": ["Where does the boss of Bo live?"]}
+        >>> said = lr.forecast(base, [a, b], prompts, ["uniform", lr.compose([a, b], "ties")], max_new_tokens=5)
+        >>> list(said.verdicts)
+        ['uniform', 'ties of a, b']
+        >>> print(said)
+        a = a, b = b
+        ...
+
+    Source: Theorem 2 of the paper; how good forecasts are is measured in `lora_reuse.llm.forecast.validate`.
+    """
+    if len(adapters) != 2:
+        raise SettingError("adapters", len(adapters), "two adapters, a and b")
+    _check_prompts(prompts)
+    how = {one if isinstance(one, str) else one.name: one for one in compositions}
+    made = {
+        name: None if one == "base" else compose(adapters, one) if isinstance(one, str) else one
+        for name, one in how.items()
+    }
+    library = [adapter.experts() for adapter in adapters]
+    return forecasts(base, library, [adapter.name for adapter in adapters], made, prompts, max_new_tokens)
+
+
+def forecasts(
+    base: Base,
+    library: Sequence[Expert],
+    names: Sequence[str],
+    made: Mapping[str, Composition | None],
+    prompts: Prompts,
+    longest: int,
+) -> Forecasts:
+    """`forecast` for compositions by name. Raises SettingError for adapters that change different modules."""
+    check_library(library)
+    measured = measure(base, library, made, prompts, longest)
+    return Forecasts(names, measured, {how: verdict(found) for how, found in measured.composed.items()}, prompts)
+
+
+def _check_prompts(prompts: Prompts) -> None:
+    """Raises SettingError for sets that are not a, b and hoped, or have no list of prompts."""
+    for name in prompts:
+        if name not in SETS:
+            raise SettingError("prompts", repr(name), " | ".join(SETS), did_you_mean(name, SETS))
+    for name in SETS:
+        if not prompts.get(name) or isinstance(prompts[name], str):
+            raise SettingError("prompts", f"no list of prompts {name!r}", "prompts for a, for b, and hoped")
