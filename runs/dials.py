@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
-from lora_reuse.runs.settings import Choice, Kind, SettingError, did_you_mean, setting
+from lora_reuse.runs.settings import Choice, Kind, SettingError, did_you_mean, of_kind, setting
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,8 @@ class Dial:
         """Raises SettingError for a value that is neither the default nor one whose text the kind takes; of a mapping,
         each value is looked at."""
         for one in value.values() if isinstance(value, Mapping) else [value]:
-            text = ":".join(map(str, one)) if isinstance(one, (tuple, list)) else str(one)
-            try:
-                if one is not self.default:
-                    self.kind.parse(text.lower() if isinstance(one, bool) else text)
-            except (ValueError, KeyError):
-                mend = did_you_mean(text, getattr(self.kind, "words", ()))
-                raise SettingError(name, repr(one), self.kind.allowed, mend) from None
+            if one is not self.default:
+                of_kind(name, self.kind, one)
 
 
 def dials(function: Callable[..., Any]) -> dict[str, Dial]:
@@ -57,6 +52,13 @@ def dials(function: Callable[..., Any]) -> dict[str, Dial]:
             raise TypeError(f'{where}: {name} should be {name}: Annotated[type, Kind(...), "what it means"] = default')
         found[name] = Dial(kinds[0], parameter.default, docs[0])
     return found
+
+
+def refuse_names(owner: str, known: Iterable[str], taken: Container[str]) -> None:
+    """Raises TypeError for a dial that has the name of a setting: in a row the two would be one."""
+    for name in known:
+        if name in taken:
+            raise TypeError(f"{name} of {owner}: got the name of a setting; call the dial something else")
 
 
 def check(owner: str, known: Mapping[str, Dial], given: Mapping[str, Any]) -> None:

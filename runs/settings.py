@@ -205,6 +205,25 @@ def _value(name: str, kind: Kind, text: str) -> Any:
         raise SettingError(name, repr(text), kind.allowed, did_you_mean(text, words)) from None
 
 
+def of_kind(name: str, kind: Kind, value: Any) -> Any:
+    """What a kind makes of a value that came from Python: what it makes of its text. Raises SettingError for one that
+    it does not take."""
+    whole = isinstance(kind, Whole) and isinstance(value, float) and value.is_integer()
+    text = ":".join(map(str, value)) if isinstance(value, (tuple, list)) else str(int(value) if whole else value)
+    try:
+        return kind.parse(text.lower() if isinstance(value, bool) else text)
+    except (ValueError, KeyError):
+        raise SettingError(name, repr(value), kind.allowed, did_you_mean(text, getattr(kind, "words", ()))) from None
+
+
+def checked(point: Any) -> None:
+    """Gives each setting of a frozen dataclass what its kind makes of it, but those at their defaults. Raises
+    SettingError for a value that is not allowed."""
+    for f in dataclasses.fields(point):
+        if (value := getattr(point, f.name)) is not f.default:
+            object.__setattr__(point, f.name, of_kind(f.name, f.metadata["kind"], value))
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`did you mean 'width'?`, or nothing when no known word is near."""
     near = difflib.get_close_matches(word, list(known), n=1)

@@ -15,9 +15,10 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from jaxtyping import Float64
 
-from lora_reuse.runs.dials import Dial, check, dials
+from lora_reuse.runs.dials import Dial, check, dials, refuse_names
 from lora_reuse.runs.settings import SettingError, did_you_mean
 from lora_reuse.theory.edits import LowRank
+from lora_reuse.theory.settings.composed import SETTINGS
 
 Library = Sequence[LowRank]
 Features = Float64[np.ndarray, "features prompts"]
@@ -80,11 +81,14 @@ RULES: dict[str, Registered] = {}
 def rule(
     *, span: bool, gauge_free: bool, basis_free: bool, alone: bool, smooth: bool, draws: bool = False
 ) -> Callable[[Ruled], Ruled]:
-    """Enrols a function under its own name (a trailing underscore is dropped)."""
+    """Enrols a function under its own name (a trailing underscore is dropped), in a module of this package or in a
+    notebook. Raises TypeError for a dial that does not say what it is, or that has the name of a setting."""
 
     def enrol(function: Ruled) -> Ruled:
         name = function.__name__.rstrip("_")
-        RULES[name] = Registered(function, dials(function), span, gauge_free, basis_free, alone, smooth, draws)
+        found = dials(function)
+        refuse_names(name, found, SETTINGS)
+        RULES[name] = Registered(function, found, span, gauge_free, basis_free, alone, smooth, draws)
         return function
 
     return enrol

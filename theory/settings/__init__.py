@@ -22,6 +22,7 @@ from lora_reuse.theory.settings.composed import (
     Storage,
     Theorem2,
     Theorem3,
+    of_rule,
     settled,
 )
 from lora_reuse.theory.settings.features import Attention, Capacity, KernelLimit, Proposition1
@@ -48,6 +49,7 @@ __all__ = [
     "Theorem2",
     "Theorem3",
     "at_infinite_dim",
+    "of_rule",
     "settled",
 ]
 

@@ -1,10 +1,10 @@
 """What every experiment's settings share: the transformer."""
 
 import math
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
-from lora_reuse.runs.settings import Choice, SettingError, Whole, setting
+from lora_reuse.runs.settings import Choice, SettingError, Whole, checked, did_you_mean, setting
 
 INF = math.inf
 LARGEST_EXPLICIT_WIDTH = 2**16
@@ -15,6 +15,15 @@ LARGEST_BASIS_WIDTH = 2**14
 @dataclass(frozen=True)
 class Point:
     """One point of an experiment's grid: a frozen dataclass of settings that also knows what it costs."""
+
+    def __new__(cls, *_: Any, **named: Any):
+        known = [f.name for f in fields(cls)]
+        for name in named.keys() - set(known):
+            raise SettingError(name, "an unknown setting", ", ".join(known), did_you_mean(name, known))
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        checked(self)
 
     def features(self) -> int:
         """How many random features one seed draws."""
@@ -44,6 +53,7 @@ class Model(Point):
     activation: str = setting("relu", Choice("relu", "linear"), "the MLP's nonlinearity, or none (A.1.2)")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.attention == "softmax" and self.dim == INF:
             raise SettingError(
                 "dim",

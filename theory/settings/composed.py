@@ -1,10 +1,11 @@
 """Settings of the experiments on composed experts."""
 
+import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, make_dataclass, replace
 from typing import Any
 
-from lora_reuse.runs.dials import axes, axis, declared, every
+from lora_reuse.runs.dials import Dial, axes, axis, declared, every, refuse_names
 from lora_reuse.runs.settings import Choice, Number, SettingError, Text, Whole, setting, short
 from lora_reuse.theory.settings.base import INF, LARGEST_BASIS_WIDTH, Model, at_least
 
@@ -17,8 +18,6 @@ COMPOSITIONS = tuple(dict.fromkeys((*_FIRST, "random", "oracle", *RULES)))
 DIALS = every(RULES)
 NAMED = ("gauge", "scores", "temperature", "top_k", "fit", "density")
 """The dials that every row names; a row leaves out any other at its default."""
-RuleDials = axes("RuleDials", "Of the rule.", DIALS, ("weights",), DIALS.keys() - NAMED)
-"""What a point says of its rule. `weight_first` and `weight_second` say `weights`."""
 
 
 def settled(points: Sequence[Any], named: Mapping[str, tuple]) -> list[Any]:
@@ -42,10 +41,19 @@ def wide_enough(model: Model, width: int) -> None:
         )
 
 
-def _scene_prompts(facts: int) -> tuple[int, int]:
-    """The prompts of `library.draw_scene`, and their rank at most."""
-    prompts = 5 * facts + 1
-    return prompts, min(prompts, 4 * facts + 8)
+@dataclass(frozen=True)
+class ManyEdits(Model):
+    """Two experts of n facts each, and the prompts of `library.draw_scene`."""
+
+    facts: int = setting(4, Whole(1, 64), "n, edited facts a relation", grid=(1, 2, 4, 8, 16, 32))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        wide_enough(self, 32 + 4 * self.facts)
+
+    def prompts_and_rank(self) -> tuple[int, int]:
+        prompts = 5 * self.facts + 1
+        return prompts, min(prompts, 4 * self.facts + 8)
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,10 @@ class Theorem2(Model):
         return Theorem3(**vars(self))
 
 
+RuleDials = axes("RuleDials", "Of the rule.", DIALS, ("weights",), DIALS.keys() - NAMED)
+"""What a point says of its rule. `weight_first` and `weight_second` say `weights`."""
+
+
 @dataclass(frozen=True)
 class Theorem3(RuleDials, Theorem2):
     """experiment=theorem_3: every composition rule on two experts of one fact each."""
@@ -97,15 +109,18 @@ class Theorem3(RuleDials, Theorem2):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        rule = RULES.get(self.composition)
-        if rule and not rule.promises["basis_free"] and LARGEST_BASIS_WIDTH < self.width < INF:
+        if not self.promises.get("basis_free", True) and LARGEST_BASIS_WIDTH < self.width < INF:
             allowed = f"up to {LARGEST_BASIS_WIDTH}, or inf, for a rule that looks at single weights"
             raise SettingError("width", f"{self.width} with composition={self.composition}", allowed)
 
     def random(self) -> bool:
         """Whether the rule itself draws random numbers, from the row's seed."""
-        rule = RULES.get(self.composition)
-        return (rule is not None and rule.promises.get("draws", False)) or self.gauge == "random"
+        return self.promises.get("draws", False) or self.gauge == "random"
+
+    @property
+    def promises(self) -> Mapping[str, Any]:
+        """What the rule says of itself when it is registered."""
+        return RULES[self.composition].promises if self.composition in RULES else {}
 
     @property
     def weights(self) -> tuple[float, float]:
@@ -114,7 +129,7 @@ class Theorem3(RuleDials, Theorem2):
 
 
 @dataclass(frozen=True)
-class ManyFacts(Theorem3):
+class ManyFacts(ManyEdits, Theorem3):
     """experiment=many_facts: two experts of n facts each; `best` searches all weights of eq. 26 for the most right
     answers."""
 
@@ -125,30 +140,28 @@ class ManyFacts(Theorem3):
         "the rule, or the best weights whatever",
         grid=("sum", "cat", "arrow", "oracle", "best"),
     )
-    facts: int = setting(4, Whole(1, 64), "n, edited facts a relation", grid=(1, 2, 4, 8, 16, 32))
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        wide_enough(self, 32 + 4 * self.facts)
 
-    def prompts_and_rank(self) -> tuple[int, int]:
-        return _scene_prompts(self.facts)
+def of_rule(name: str, dials: Mapping[str, Dial], promises: Mapping[str, Any]) -> type[Theorem3]:
+    """Theorem 3's settings for one rule, which need not be in a file of the package: its dials are settings too."""
+    own = [("composition", str, setting(name, Choice(name), "the rule"))]
+    own += [(dial, Any, axis(it, [name])) for dial, it in dials.items()]
+    return make_dataclass("OfRule", own, bases=(Theorem3,), frozen=True, namespace={"promises": promises})
+
+
+SETTINGS = {"seed", *(name for cls in (Model, Theorem2, Theorem3, ManyEdits) for name in inspect.get_annotations(cls))}
+"""What no dial may be called: the settings that a row has beside those of its rule."""
+for _name, _rule in RULES.items():
+    refuse_names(_name, _rule.dials, SETTINGS)
 
 
 @dataclass(frozen=True)
-class Scale(Model):
+class Scale(ManyEdits):
     """experiment=scale: one expert, or both, scaled by w: where one-hop and two-hop answers flip."""
 
     scale: float = setting(1.0, Number(0.0, 100.0), "w", grid=(0.0, 0.25, 0.45, 0.5, 0.55, 0.75, 1.0, 1.5, 2.0, 3.0))
     facts: int = setting(4, Whole(1, 64), "n, edited facts a relation", grid=(1, 4))
     experts: int = setting(2, Whole(1, 2), "1: each expert alone on its own prompts; 2: both together", grid=(1, 2))
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        wide_enough(self, 32 + 4 * self.facts)
-
-    def prompts_and_rank(self) -> tuple[int, int]:
-        return _scene_prompts(self.facts)
 
 
 @dataclass(frozen=True)
