@@ -12,6 +12,7 @@ from scipy import stats
 
 from lora_reuse.figures.rows import Rows
 from lora_reuse.theory import kernels
+from lora_reuse.theory.limit import limit_geometry
 from lora_reuse.theory.settings import EXPERIMENTS
 
 COVERAGE = 0.95
@@ -65,6 +66,6 @@ def coefficients() -> tuple[float, float, float]:
     # module imports jax.
     attended = np.array([[1, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0.5, 0, 0, 0.5, 0], [0, 0, 1, 0, 0]])
     residual = np.eye(5)[[3, 4, 4, 4]]
-    k = kernels.kernel(kernels.limit_geometry(attended, residual))
+    k = kernels.kernel(limit_geometry(attended, residual))
     first, second, another = (float(kernels.coefficient(k, *pair)) for pair in ((0, 2), (1, 2), (1, 3)))
     return first, second, another

@@ -35,6 +35,12 @@ if TYPE_CHECKING:
     from lora_reuse.llm.scoring.marks import Marks as Marks
     from lora_reuse.llm.scoring.marks import score as score
     from lora_reuse.runs.settings import SettingError as SettingError
+    from lora_reuse.theory.edits import edit as edit
+    from lora_reuse.theory.experiments.theorem_3 import coefficients as coefficients
+    from lora_reuse.theory.gram import coordinates as coordinates
+    from lora_reuse.theory.gram import gram as gram
+    from lora_reuse.theory.gram import kernel as kernel
+    from lora_reuse.theory.settings import Model as Model
 
 _checkout = Path(__file__).parents[1]
 if (_checkout / "pyproject.toml").is_file():
@@ -58,6 +64,12 @@ _HOMES = {
     "to_peft": "llm.adapters.plain",
     "train_adapter": "llm.adapters.from_pairs",
     # The theory
+    "Model": "theory.settings",
+    "coefficients": "theory.experiments.theorem_3",
+    "coordinates": "theory.gram",
+    "edit": "theory.edits",
+    "gram": "theory.gram",
+    "kernel": "theory.gram",
     # Rows and settings
     "SettingError": "runs.settings",
 }

@@ -9,8 +9,9 @@ from lora_reuse.paper_checks.claims import Evidence, claim, from_rows
 from lora_reuse.theory import edits
 from lora_reuse.theory.edits import LowRank
 from lora_reuse.theory.experiments import proposition_1
-from lora_reuse.theory.gram import features, geometry, stream
+from lora_reuse.theory.gram import geometry
 from lora_reuse.theory.settings import INF, Model, Proposition1
+from lora_reuse.theory.streaming import features, stream
 
 KEYS = [(x, 20 + r) for x in range(4) for r in range(2)]
 WIDTH = 64

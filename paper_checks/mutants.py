@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from lora_reuse.theory import compositions, edits, error_bars, gram, kernels, library, model, readout
+from lora_reuse.theory import compositions, edits, error_bars, gram, kernels, library, limit, model, readout
 from lora_reuse.theory.compositions import sums
 from lora_reuse.theory.edits import LowRank
 from lora_reuse.theory.experiments import kernel_limit, many_facts, proposition_1, theorem_3
@@ -20,6 +20,7 @@ _MODULES = (
     gram,
     kernels,
     library,
+    limit,
     model,
     readout,
     kernel_limit,
@@ -53,7 +54,7 @@ def kernel_without_pi_minus_theta() -> AbstractContextManager:
     """θ in place of (π − θ) in eq. 13."""
 
     def wrong(S: np.ndarray, activation: str = "relu") -> np.ndarray:
-        across, theta = kernels._angle(S)
+        across, theta = kernels.angle(S)
         k = (across + theta * S) / (2 * np.pi)
         np.einsum("...ii->...i", k)[...] = np.einsum("...ii->...i", S) / 2
         return k
@@ -63,7 +64,7 @@ def kernel_without_pi_minus_theta() -> AbstractContextManager:
 
 def attention_weight_one() -> AbstractContextManager:
     """Attention weight 1 for 1/2: the context is summed, not averaged, in the predicted geometry."""
-    honest = kernels.limit_geometry
+    honest = limit.limit_geometry
 
     def wrong(attended: np.ndarray, residual: np.ndarray, init_scale: str = "std") -> np.ndarray:
         return honest(np.sign(attended), residual, init_scale)

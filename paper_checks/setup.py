@@ -6,9 +6,10 @@ import numpy as np
 
 from lora_reuse.paper_checks import mutants
 from lora_reuse.paper_checks.claims import Evidence, claim, from_rows
-from lora_reuse.theory import gram, kernels
+from lora_reuse.theory import gram
 from lora_reuse.theory import model as transformer
 from lora_reuse.theory.experiments import attention, capacity, kernel_limit
+from lora_reuse.theory.limit import limit_geometry
 from lora_reuse.theory.settings import INF, Attention, Capacity, KernelLimit
 
 
@@ -114,7 +115,7 @@ def ordinary_mask() -> list[Evidence]:
     found = [
         Evidence(
             "norm of the key, squared (eq. 21 as printed: 0.75)",
-            float(kernels.limit_geometry(attended, residual)[0, 0]),
+            float(limit_geometry(attended, residual)[0, 0]),
             1.5,
         )
     ]

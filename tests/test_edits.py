@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_reuse.theory.edits import LowRank, best_rank_edit, min_norm_edit
-from lora_reuse.theory.gram import coordinates, features, geometry, stream
+from lora_reuse.theory.gram import coordinates, geometry
 from lora_reuse.theory.settings import Model
+from lora_reuse.theory.streaming import features, stream
 
 EDITS = [(x, 20 + r) for x in range(4) for r in range(2)]
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import integrate, optimize, special, stats
 
-from lora_reuse.theory import error_bars, kernels, table, training
+from lora_reuse.theory import distance, error_bars, kernels, limit, table, training
 from lora_reuse.theory.compositions import compose, dials_of
 from lora_reuse.theory.compositions.arrow import Routed
 from lora_reuse.theory.experiments import attention, kernel_limit, many_facts, proposition_1, theorem_3
@@ -118,7 +118,7 @@ def geometry_stderr():
         numerical = over_the_draw_of_tokens(
             lambda s, e=e, q=q: kernels.coefficient(kernels.kernel(s), e, q), attended, residual
         )
-        off.append(kernels.geometry_stderr(attended, residual, e, q) / numerical - 1)
+        off.append(limit.geometry_stderr(attended, residual, e, q) / numerical - 1)
     return np.abs(off).max() / 1e-6
 
 
@@ -133,7 +133,7 @@ def relative_rms_law():
     )
     off = []
     for k, covariance, mean, variance in cases:
-        found = kernels.relative_rms_law(covariance + np.multiply.outer(k, k), k)
+        found = distance.relative_rms_law(covariance + np.multiply.outer(k, k), k)
         off.append(np.array(found) / np.sqrt(0.3) * np.linalg.norm(k) / [mean, np.sqrt(variance)] - 1)
     return np.abs(off).max() / 1e-6
 
@@ -146,7 +146,7 @@ def relative_rms_bias():
     psi = phi[:, 0] ** 2 - k.item()
     m2, m3, m4 = (np.mean(psi**p) for p in (2, 3, 4))
     expected = -np.sqrt(2 / np.pi) * m2**0.5 * (m4 / m2**2 - 3 - m3**2 / m2**3) / 24 / k.item()
-    return abs(kernels.relative_rms_bias(phi, k) / expected - 1) / 1e-4
+    return abs(distance.relative_rms_bias(phi, k) / expected - 1) / 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def test_the_distance_to_the_kernel_has_its_law_at_a_small_width(drawn):
     assert abs(relative.mean() - mean) < of_mean * error
     assert abs(relative.std() / error - 1) < of_spread
     assert (
-        abs(relative.std() / kernels.relative_rms_law(M, K)[1] * 8 - 1) > of_spread
+        abs(relative.std() / distance.relative_rms_law(M, K)[1] * 8 - 1) > of_spread
     )  # as if G − k were Gaussian at this width
 
 
@@ -419,7 +419,7 @@ def attention_errors():
 def neighbour_key():
     """The norm of the edit along another key has relative variance E (ψ_xx/2k_xx + ψ_uu/2k_uu − ψ_xu/k_xu)²/m."""
     (result,) = proposition_1.run(Proposition1(width=2**14, train=False), [0])
-    one_hop = kernels.limit_geometry(*coefficients([(0, 2), (1, 2)], 3))
+    one_hop = limit.limit_geometry(*coefficients([(0, 2), (1, 2)], 3))
     k, four = kernels.kernel(one_hop), kernels.fourth_moments(one_hop)
     g = np.array([[0.5 / k[0, 0], -0.5 / k[0, 1]], [-0.5 / k[0, 1], 0.5 / k[1, 1]]])
     exact = np.sqrt(k[0, 0] * k[1, 1]) / k[0, 1] * np.sqrt(np.einsum("ij,kl,ijkl", g, g, four)) / 2**7
@@ -483,22 +483,22 @@ CHECKS = {
         (kernels, "kernel_change", "np.diagonal(change) / 2", "np.diagonal(change) / 4"),
     ],
     geometry_stderr: [
-        (kernels, "geometry_stderr", "- 2 * k / a**2", "- k / a**2"),
-        (kernels, "geometry_stderr", "q / (2 * np.pi * a**2)", "q / (4 * np.pi * a**2)"),
-        (kernels, "geometry_stderr", "q / (2 * np.pi * a * b)", "q / (4 * np.pi * a * b)"),
-        (kernels, "geometry_stderr", "+ 2 * np.sum(images**2)", "+ np.sum(images**2)"),
-        (kernels, "geometry_stderr", " + np.sum(mixed**2)", ""),
+        (limit, "geometry_stderr", "- 2 * k / a**2", "- k / a**2"),
+        (limit, "geometry_stderr", "q / (2 * np.pi * a**2)", "q / (4 * np.pi * a**2)"),
+        (limit, "geometry_stderr", "q / (2 * np.pi * a * b)", "q / (4 * np.pi * a * b)"),
+        (limit, "geometry_stderr", "+ 2 * np.sum(images**2)", "+ np.sum(images**2)"),
+        (limit, "geometry_stderr", " + np.sum(mixed**2)", ""),
     ],
     relative_rms_law: [
-        (kernels, "relative_rms_law", "np.log1p(2 * s", "np.log1p(s"),
-        (kernels, "relative_rms_law", ' - np.einsum("ij,kl->ijkl", k, k)', ""),
-        (kernels, "relative_rms_law", "1 - mean**2", "1 - mean**2 / 2"),
+        (distance, "relative_rms_law", "np.log1p(2 * s", "np.log1p(s"),
+        (distance, "relative_rms_law", ' - np.einsum("ij,kl->ijkl", k, k)', ""),
+        (distance, "relative_rms_law", "1 - mean**2", "1 - mean**2 / 2"),
     ],
     relative_rms_bias: [
-        (kernels, "relative_rms_bias", " - s**3 * kappa_3 / 9", ""),
-        (kernels, "relative_rms_bias", "s**2 * kappa_4 / 6", "s**2 * kappa_4 / 12"),
-        (kernels, "relative_rms_bias", "- 2 * gamma**2 @ variances**2", "- gamma**2 @ variances**2"),
-        (kernels, "relative_rms_bias", "9 * np.sum", "3 * np.sum"),
+        (distance, "relative_rms_bias", " - s**3 * kappa_3 / 9", ""),
+        (distance, "relative_rms_bias", "s**2 * kappa_4 / 6", "s**2 * kappa_4 / 12"),
+        (distance, "relative_rms_bias", "- 2 * gamma**2 @ variances**2", "- gamma**2 @ variances**2"),
+        (distance, "relative_rms_bias", "9 * np.sum", "3 * np.sum"),
     ],
     expansion: [
         (error_bars, "expansion", "mean[which] += varies * bends", "mean[which] += 0 * bends"),

@@ -9,6 +9,7 @@ from lora_reuse.theory import error_bars, kernels
 from lora_reuse.theory import model as transformer
 from lora_reuse.theory.experiments import attention, capacity, kernel_limit, proposition_1
 from lora_reuse.theory.gram import geometry
+from lora_reuse.theory.limit import limit_geometry
 from lora_reuse.theory.settings import INF, Attention, Capacity, KernelLimit, Proposition1
 from lora_reuse.theory.table import log_log_slope, table, z_score
 
@@ -68,7 +69,7 @@ def swap_edits(monkeypatch):
 
 def drop_pi_minus_theta(monkeypatch):
     def wrong(S, activation="relu"):
-        across, theta = kernels._angle(S)
+        across, theta = kernels.angle(S)
         return (across + theta * S) / (2 * np.pi) + np.eye(len(S)) * np.diagonal(S) / 2
 
     monkeypatch.setattr(kernels, "kernel", wrong)
@@ -82,9 +83,7 @@ def attend_fully(monkeypatch):
         attended, residual = honest(prompts, tokens, **options)
         return np.sign(attended), residual
 
-    monkeypatch.setattr(
-        kernel_limit, "geometry", lambda p, m, s: np.stack([kernels.limit_geometry(*wrong(p, 5))] * len(s))
-    )
+    monkeypatch.setattr(kernel_limit, "geometry", lambda p, m, s: np.stack([limit_geometry(*wrong(p, 5))] * len(s)))
 
 
 def understate_errors(monkeypatch):

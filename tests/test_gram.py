@@ -13,7 +13,10 @@ from lora_reuse.runs.settings import SettingError
 from lora_reuse.theory import gram as g
 from lora_reuse.theory import kernels
 from lora_reuse.theory import model as transformer
+from lora_reuse.theory.gaussian import factor
+from lora_reuse.theory.limit import geometry_stderr, limit_geometry
 from lora_reuse.theory.settings import INF, KernelLimit, Model
+from lora_reuse.theory.streaming import block_size, features, stream, streamed
 
 X, Y, U, R1, R2 = range(5)
 PROMPTS = [(X, R1), (Y, R2), (X, R1, R2), (U, R1, R2)]
@@ -35,7 +38,7 @@ def test_projected_with_z_from_u_gives_the_numbers_of_the_explicit_model(getkey)
         explicit = np.asarray(transformer.features(model, states))
     H = np.asarray(states)
     Q, R = positive_qr(H.T)
-    L = g.factor(H @ H.T)
+    L = factor(H @ H.T)
     np.testing.assert_allclose(L, R.T, atol=1e-12)
     Z = np.asarray(model.U) @ Q
     np.testing.assert_allclose(np.maximum(L @ Z.T, 0).T, explicit, atol=1e-12)
@@ -50,10 +53,10 @@ def test_a_fresh_z_gives_the_law_of_the_explicit_model():
     seeds, width, dim = range(300), 512, 24
     model = KernelLimit(width=width, dim=dim)
     S = g.geometry(PROMPTS, model, seeds)
-    projected = g.streamed(S, width, g.feature_keys(model, seeds))
+    projected = streamed(S, width, g.feature_keys(model, seeds))
     explicit, shapes = [], []
     for seed in seeds:
-        drawn = transformer.draw_transformer(g.stream(seed, 99), tokens=5, dim=dim, width=width)
+        drawn = transformer.draw_transformer(stream(seed, 99), tokens=5, dim=dim, width=width)
         states = transformer.hidden(drawn, PROMPTS)
         H, phi = np.asarray(states, np.float64), np.asarray(transformer.features(drawn, states), np.float64)
         shapes.append(H @ H.T)
@@ -86,16 +89,16 @@ def test_streaming_adds_up_the_very_features_that_can_be_kept(width, activation)
     model = KernelLimit(width=width, activation=activation)
     S = g.geometry(PROMPTS, model, [5])
     key = g.feature_keys(model, [5])
-    phi = g.features(S[0], width, key[0], activation)
+    phi = features(S[0], width, key[0], activation)
     assert phi.shape == (width, 4)
-    np.testing.assert_allclose(g.streamed(S, width, key, activation)[0], phi.T @ phi / width, rtol=3e-6)
+    np.testing.assert_allclose(streamed(S, width, key, activation)[0], phi.T @ phi / width, rtol=3e-6)
 
 
 def test_no_block_is_ever_drawn_twice():
-    most = g.block_size(200) << 32
+    most = block_size(200) << 32
     S = np.eye(200)[None]
     with pytest.raises(SettingError, match=f"width: got {most + 1}; allowed: up to {most} with 200 prompts"):
-        g.streamed(S, most + 1, g.feature_keys(Model(width=64), [0]))
+        streamed(S, most + 1, g.feature_keys(Model(width=64), [0]))
 
 
 def test_seeds_together_or_alone_give_the_same_bits():
@@ -166,7 +169,7 @@ matrices = st.integers(1, 6).flatmap(
 @given(matrices)
 def test_factor_has_the_rank_of_the_hidden_states(H):
     S = H @ H.T
-    L = g.factor(S)
+    L = factor(S)
     np.testing.assert_allclose(L @ L.T, S, atol=1e-9)
     assert L.shape[1] == max(np.linalg.matrix_rank(H), 1)
 
@@ -181,13 +184,13 @@ def test_a_large_dim_approaches_the_limit_at_its_closed_form_rate():
     """c at d = 1024 against d = ∞, 400 seeds: mean and spread; each fails once in 1e6 if right. 0.2: the O(1/d) bias of
     c."""
     attended, residual = transformer.coefficients(PROMPTS, 5)
-    limit = kernels.kernel(kernels.limit_geometry(attended, residual))
+    limit = kernels.kernel(limit_geometry(attended, residual))
     k = g.gram(PROMPTS, KernelLimit(width=INF, dim=1024), range(400))
     for pair in ((0, 2), (1, 2), (0, 3), (1, 3)):
         z = (
             (kernels.coefficient(k, *pair) - kernels.coefficient(limit, *pair))
             * 32
-            / kernels.geometry_stderr(attended, residual, *pair)
+            / geometry_stderr(attended, residual, *pair)
         )
         assert abs(z.mean()) < 5 / 20 + 0.2
         assert abs(z.std() - 1) < 5 / np.sqrt(800)
@@ -213,7 +216,7 @@ def test_a_one_token_prompt_has_no_limit_under_variance():
 
 def test_streams_of_different_purposes_differ():
     words = {
-        hashlib.sha256(np.asarray(jax.random.key_data(g.stream(*labels))).tobytes()).digest()
+        hashlib.sha256(np.asarray(jax.random.key_data(stream(*labels))).tobytes()).digest()
         for labels in ((0,), (1,), (0, 0), (0, 1), (0, 2**32), (0, 0, 0))
     }
     assert len(words) == 6

@@ -7,6 +7,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lora_reuse.theory import kernels
+from lora_reuse.theory.distance import relative_rms_law
+from lora_reuse.theory.gaussian import orthant_probability
+from lora_reuse.theory.limit import limit_geometry
 from lora_reuse.theory.model import coefficients
 
 X, Y, U, R1, R2 = range(5)
@@ -29,7 +32,7 @@ def test_kernel_is_the_mean_of_the_features_products(S):
         (kernels.pair_second_moment(S) - kernels.kernel(S) ** 2) / len(phi)
     )
     assert np.abs(z).max() < 5.3  # a right kernel fails once in 1e6
-    without_pi_minus_theta = (kernels._angle(S)[0] + kernels._angle(S)[1] * S) / (2 * np.pi)
+    without_pi_minus_theta = (kernels.angle(S)[0] + kernels.angle(S)[1] * S) / (2 * np.pi)
     wrong = (phi.T @ phi / len(phi) - without_pi_minus_theta) / np.sqrt(kernels.pair_second_moment(S) / len(phi))
     assert np.abs(wrong).max() > 100
 
@@ -82,8 +85,8 @@ def test_all_fourth_moments(S):
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
 def test_orthant_probabilities_against_an_independent_integral(S, n):
     expected = stats.multivariate_normal(np.zeros(n), S[:n, :n], allow_singular=True).cdf(np.zeros(n), rng=0)
-    assert abs(kernels.orthant_probability(S[:n, :n]) - expected) < 2e-4
-    identity = kernels.orthant_probability(np.eye(n))
+    assert abs(orthant_probability(S[:n, :n]) - expected) < 2e-4
+    identity = orthant_probability(np.eye(n))
     assert abs(identity - 0.5**n) < 1e-15
 
 
@@ -113,23 +116,23 @@ def test_error_bars_are_those_of_finite_width(S):
         )
         assert abs(spread / uncorrelated - 1) > tolerance  # G(η, ξ) and G(η, η) taken for independent
     relative = np.linalg.norm(G - k, axis=(1, 2)) / np.linalg.norm(k) * np.sqrt(m)
-    mean, spread = kernels.relative_rms_law(M, k)
+    mean, spread = relative_rms_law(M, k)
     assert abs(relative.mean() - mean) < 5 * spread / np.sqrt(replicates)
     assert abs(relative.std() / spread - 1) < tolerance
 
 
 def test_the_limit_geometry_gives_the_coefficients_known_in_closed_form():
     attended, residual = coefficients(PROMPTS, 5)
-    S = kernels.limit_geometry(attended, residual)
+    S = limit_geometry(attended, residual)
     np.testing.assert_allclose(S, [[2, 0, 0.5, 0], [0, 2, 1, 1], [0.5, 1, 1.5, 1.25], [0, 1, 1.25, 1.5]])
     k = kernels.kernel(S)
     assert abs(kernels.coefficient(k, 0, 2) - 0.4122) < 1e-4
     assert abs(kernels.coefficient(k, 1, 2) - 0.5730) < 1e-4
     k = kernels.kernel(
-        kernels.limit_geometry(attended, residual, "variance")
+        limit_geometry(attended, residual, "variance")
     )  # the other reading reverses which fact dominates
     assert abs(kernels.coefficient(k, 0, 2) - 0.5342) < 1e-4
     assert abs(kernels.coefficient(k, 1, 2) - 0.2251) < 1e-4
-    one_hop = kernels.limit_geometry(*coefficients([(X, R1), (U, R1), (U, R2)], 5))
+    one_hop = limit_geometry(*coefficients([(X, R1), (U, R1), (U, R2)], 5))
     assert abs(kernels.coefficient(kernels.kernel(one_hop), 0, 1) - 0.6090) < 1e-4
     assert abs(kernels.coefficient(kernels.kernel(one_hop), 0, 2) - 1 / np.pi) < 1e-15

@@ -116,7 +116,7 @@ def forget_the_average(monkeypatch):
 
 def drop_pi_minus_theta(monkeypatch):
     def wrong(S, activation="relu"):
-        across, theta = kernels._angle(S)
+        across, theta = kernels.angle(S)
         return (across + theta * S) / (2 * np.pi) + np.eye(len(S)) * np.diagonal(S) / 2
 
     monkeypatch.setattr("lora_reuse.theory.error_bars.kernel", wrong)

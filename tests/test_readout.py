@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 
 from lora_reuse.theory.facts import draw_world
-from lora_reuse.theory.gram import coordinates, feature_keys, features, geometry
+from lora_reuse.theory.gram import coordinates, feature_keys, geometry
 from lora_reuse.theory.kernels import kernel
 from lora_reuse.theory.readout import min_norm_readout, one_hot, unstored_share
 from lora_reuse.theory.settings import Model
+from lora_reuse.theory.streaming import features
 
 WORLD = draw_world(0, entities=16, edits=0)
 PROMPTS, ANSWERS = WORLD.known()

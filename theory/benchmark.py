@@ -131,8 +131,9 @@ def _numpy_nanoseconds(dim: int = 1024, width: int = 2**14) -> float:
 
 
 def _nanoseconds(prompts: Sequence[tuple[int, ...]], width: int) -> float:
-    from lora_reuse.theory.gram import feature_keys, geometry, streamed
+    from lora_reuse.theory.gram import feature_keys, geometry
     from lora_reuse.theory.settings import Model
+    from lora_reuse.theory.streaming import streamed
 
     model = Model(width=width)
     S, keys = geometry(prompts, model, [0]), feature_keys(model, [0])
@@ -148,8 +149,10 @@ def _against_the_machine(prompts: Sequence[tuple[int, ...]], width: int) -> tupl
     import numpy as np
     from jax.sharding import Mesh, PartitionSpec
 
-    from lora_reuse.theory.gram import block_size, factor, geometry, stream
+    from lora_reuse.theory.gaussian import factor
+    from lora_reuse.theory.gram import geometry
     from lora_reuse.theory.settings import Model
+    from lora_reuse.theory.streaming import block_size, stream
 
     L = jnp.asarray(factor(geometry(prompts, Model(), [0])[0]), jnp.float32)
     rank, block, key = L.shape[1], block_size(L.shape[0]), stream(0)

@@ -108,6 +108,42 @@ def min_norm_edit(
     return LowRank(residuals, scipy.linalg.solve(inner, dual.T, assume_a="pos").T)
 
 
+def edit(
+    keys: Keys | Float64[np.ndarray, " features"],
+    changes: Residuals | Float64[np.ndarray, " outputs"],
+    C: Float64[np.ndarray, "features features"] | None = None,
+) -> LowRank:
+    """Proposition 1: ΔW = (i_new − i_old) φᵀ/‖φ‖², the update of least norm that changes the output on one prompt, or
+    on several: ΔW = D (KᵀK)⁻¹ Kᵀ (eq. 23).
+
+    Args:
+        keys: φ(Uh) of the edited prompt, [features], or K, [features edits]. `coordinates(gram(...))` stands for it at
+            any width.
+        changes: what is to be added to the outputs, [outputs], or D, [outputs edits].
+        C: E[φφᵀ] over prompts that should stay as they are, [features features]: then it is ROME's update.
+
+    Returns:
+        ΔW = `out` `into`ᵀ as a `LowRank`: `edit(...) @ features` is what it adds to other prompts, `.dense()` the
+        matrix.
+
+    Raises:
+        ValueError: when shapes do not fit, keys are linearly dependent, or C is singular.
+
+    Example:
+        >>> from lora_reuse import Model, coordinates, gram
+        >>> phi = coordinates(gram(["x r1", "x r1 r2"], Model(width=2**12), 0))
+        >>> update = edit(phi[:, 0], np.array([1.0, -1.0]))
+        >>> (update @ phi).round(2)  # all of the change on its own prompt, c₁ of it on the other
+        array([[ 1.  ,  0.43],
+               [-1.  , -0.43]])
+
+    Source: Proposition 1 (eq. 1), eq. 23; Meng et al., *Locating and editing factual associations in GPT*, NeurIPS
+    2022.
+    """
+    columns = lambda a: a[:, None] if a.ndim == 1 else a  # noqa: E731
+    return min_norm_edit(columns(keys), columns(changes), C)
+
+
 def best_rank_edit(keys: Keys, residuals: Residuals, rank: int) -> LowRank:
     """The edit when the adapter's rank s is below the number n of facts: least error ‖ΔW K − D‖_F, then least ‖ΔW‖_F.
 

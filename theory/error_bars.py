@@ -19,8 +19,8 @@ from jaxtyping import Bool, Float64
 from scipy import stats
 
 from lora_reuse.theory.experiments import REMAINDER, Values
+from lora_reuse.theory.gaussian import QUADRATURE_NODES, quadrature_features
 from lora_reuse.theory.kernels import fourth_moments, kernel
-from lora_reuse.theory.library import QUADRATURE_NODES, quadrature_features
 
 Square = Float64[np.ndarray, "n n"]
 Quantities = Callable[[Square], Mapping[str, float]]

@@ -12,10 +12,31 @@ from jaxtyping import Int
 from lora_reuse.runs.settings import SettingError
 
 Prompt = tuple[int, ...]
+Prompts = Sequence[Prompt] | Sequence[str]
+"""Token sequences, or the same in words."""
 UNDEFINED = -1
 
 # The six entities of an edit, in the order they are drawn: x, the new answers y and z, and the old answers.
 ROLES = ("x", "y", "z", "r1x", "r2y", "r2r1x")
+
+
+def tokenised(prompts: Prompts) -> list[Prompt]:
+    """The prompts as token sequences: words are numbered in order of appearance.
+
+    Raises SettingError when there is no prompt or an empty one.
+
+    Example:
+        >>> tokenised(["x r1", "y r2", "x r1 r2"])
+        [(0, 1), (2, 3), (0, 1, 3)]
+    """
+    number: dict[str, int] = {}
+    numbered = [
+        tuple(number.setdefault(word, len(number)) for word in prompt.split()) if isinstance(prompt, str) else prompt
+        for prompt in prompts
+    ]
+    if not numbered or not all(numbered) or (number and not all(isinstance(prompt, str) for prompt in prompts)):
+        raise SettingError("prompts", list(prompts), "prompts of at least one token, all in words or all in numbers")
+    return numbered
 
 
 @dataclass(frozen=True)

@@ -9,62 +9,123 @@ gives it
 
 Projected sampling. U enters only as U Hᵀ, whose rows are i.i.d. N(0, S) with S = H Hᵀ: with S = L Lᵀ, L of r = rank(S)
 columns, each feature needs r normals and not d, with exactly the same joint law for a prompt set fixed in advance. In
-the same way V enters only as V Eᵀ: with Eᵀ = Q R, the entries of V Q are i.i.d., so d² draws become d · tokens.
-
-Streaming. Block b of a seed is drawn from `fold_in(key, b)` alone and its Gram matrix is computed in float32 on one
-device; blocks are spread over all devices, and the host adds them in float64 in the order of b. So 1 and N devices give
-the same bits."""
+the same way V enters only as V Eᵀ: with Eᵀ = Q R, the entries of V Q are i.i.d., so d² draws become d · tokens."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Float32, Float64, Int, PRNGKeyArray, UInt32
+from jaxtyping import Array, Float32, Float64, PRNGKeyArray
 
 from lora_reuse.runs.settings import SettingError
+from lora_reuse.theory import kernels
 from lora_reuse.theory import model as transformer
-from lora_reuse.theory.facts import Prompt
-from lora_reuse.theory.kernels import kernel, limit_geometry
+from lora_reuse.theory.facts import Prompt, Prompts, tokenised
+from lora_reuse.theory.limit import limit_geometry
 from lora_reuse.theory.settings import INF, Model
+from lora_reuse.theory.streaming import Advance, Grams, stream, streamed
 
-# About three times cheaper than the default threefry2x32 and, like it, the same numbers on any device count (rbg is
-# not).
-PRNG = "threefry4x32"
 # What a seed is used for; each has a stream of its own.
 GEOMETRY, FEATURES, TRAINING = range(3)
 
-Grams = Float64[np.ndarray, "seeds n n"]
+Gram = Float64[np.ndarray, "n n"]
 
 
-def stream(seed: int, *labels: int) -> PRNGKeyArray:
-    """The key of one purpose: `seed`, with each label (a non-negative whole number below 2^64) folded in."""
-    key = jax.random.key(seed, impl=PRNG)
-    for label in labels:
-        key = jax.random.fold_in(jax.random.fold_in(key, label & 0xFFFFFFFF), label >> 32)
-    return key
-
-
+@overload
+def gram(prompts: Prompts, model: Model, seeds: int, *, explicit: bool = ...) -> Gram: ...
+@overload
 def gram(
-    prompts: Sequence[Prompt],
+    prompts: Prompts, model: Model, seeds: Sequence[int], *, explicit: bool = ..., advance: Advance | None = ...
+) -> Grams: ...
+def gram(
+    prompts: Prompts,
     model: Model,
-    seeds: Sequence[int],
+    seeds: int | Sequence[int],
     *,
     explicit: bool = False,
-    advance: Callable[[int], object] | None = None,
-) -> Grams:
-    """G over `prompts`, one matrix a seed, from the provider that `model.width`, `model.dim` and `explicit` name.
+    advance: Advance | None = None,
+) -> Gram | Grams:
+    """The Gram matrix G(p, q) = φ(Uh_p)ᵀφ(Uh_q)/m of the features of n prompts, for one draw of E, V and U a seed.
 
-    `advance` is told how many features have been streamed since the last call.
+    Time grows with `model.width`, memory does not. At infinite width G is the arc-cosine kernel of the hidden states
+    that are drawn.
+
+    Args:
+        prompts: n token sequences, as `(0, 3)` or in words, as `"x r1 r2"`.
+        model: the transformer.
+        seeds: one seed, or several.
+        explicit: draw E, V, K, Q and U in full instead of in the span of the prompts (small finite models).
+        advance: is told how many features have been drawn since its last call.
+
+    Returns:
+        G of one seed, [n n] in float64; of several, [seeds n n]. Entries of U have unit variance, which cancels in
+        every ratio.
+
+    Raises:
+        SettingError: for an empty prompt, an infinite model with `explicit`, or 2^32 blocks of features and more.
+
+    Example:
+        >>> G = gram(["x r1", "y r2", "x r1 r2"], Model(width=2**12), 0)
+        >>> G.shape
+        (3, 3)
+        >>> (G[[0, 1], 2] / G.diagonal()[:2]).round(2)  # c₁ and c₂ of eq. 19 at this width
+        array([0.42, 0.58])
+
+    Source: eq. 13-15.
     """
+    prompts = tokenised(prompts)
+    if isinstance(seeds, int):
+        return gram(prompts, model, [seeds], explicit=explicit, advance=advance)[0]
     if explicit:
         return np.stack([_explicit(prompts, model, seed) for seed in seeds])
     S = geometry(prompts, model, seeds)
     if model.width == INF:
-        return kernel(S, model.activation)
+        return kernels.kernel(S, model.activation)
     return streamed(S, int(model.width), feature_keys(model, seeds), model.activation, advance)
+
+
+class Kernel(NamedTuple):
+    """The kernel of n prompts, and the standard deviation of each entry of G about it: [n n] each, or [seeds n n]."""
+
+    k: Gram | Grams
+    stderr: Gram | Grams
+
+
+def kernel(prompts: Prompts, model: Model, seeds: int | Sequence[int] = 0) -> Kernel:
+    """The arc-cosine kernel k(p, q) = ‖h_p‖‖h_q‖ (sin θ + (π − θ) cos θ)/2π that `gram` tends to as m → ∞, and the
+    error bar of `gram` at `model.width`, both in closed form.
+
+    (G − k)/stderr has mean 0 and variance 1 at every width. k is E[G] for the hidden states that the seed draws; at
+    `dim=inf` all seeds have the same.
+
+    Args:
+        prompts: n token sequences, as `(0, 3)` or in words, as `"x r1 r2"`.
+        model: the transformer.
+        seeds: one seed, or several.
+
+    Returns:
+        `k` and `stderr`, √((E[(φφ')²] − k²)/m), each [n n] in float64, or [seeds n n].
+
+    Raises:
+        SettingError: for an empty prompt.
+
+    Example:
+        >>> k, stderr = kernel(["x r1", "y r2", "x r1 r2"], Model(width=2**12))
+        >>> (k[[0, 1], 2] / k.diagonal()[:2]).round(4)  # c₁ and c₂ of eq. 19 at d = m = ∞
+        array([0.4122, 0.573 ])
+        >>> stderr.round(3)
+        array([[0.035, 0.015, 0.018],
+               [0.015, 0.035, 0.023],
+               [0.018, 0.023, 0.026]])
+
+    Source: eq. 13-15; Cho and Saul, *Kernel methods for deep learning*, NeurIPS 2009.
+    """
+    S = geometry(tokenised(prompts), model, [seeds] if isinstance(seeds, int) else seeds)
+    S = S[0] if isinstance(seeds, int) else S
+    return Kernel(kernels.kernel(S, model.activation), kernels.gram_stderr(S, model.activation) / np.sqrt(model.width))
 
 
 def feature_keys(model: Model, seeds: Sequence[int]) -> list[PRNGKeyArray]:
@@ -129,137 +190,6 @@ def _explicit(prompts: Sequence[Prompt], model: Model, seed: int) -> Float64[np.
     states = transformer.hidden(drawn, prompts, attention=model.attention, mask=model.mask)
     phi = np.asarray(transformer.features(drawn, states, activation=model.activation), np.float64)
     return phi.T @ phi / (model.width * transformer.entry_std(int(model.dim), model.init_scale) ** 2)
-
-
-def factor(S: Float64[np.ndarray, "n n"], tolerance: float = 1e-10) -> Float64[np.ndarray, "n rank"]:
-    """L with L Lᵀ = S and as many columns as S has rank: Cholesky, with no column for a prompt in the span of those
-    before it.
-
-    Unlike an eigendecomposition it is unique, so the features drawn from it are the same numbers on every machine.
-    """
-    L = np.zeros_like(S)
-    pivots: list[int] = []
-    for i in range(len(S)):
-        rank = len(pivots)
-        for column, pivot in enumerate(pivots):
-            L[i, column] = (S[i, pivot] - L[i, :column] @ L[pivot, :column]) / L[pivot, column]
-        left = S[i, i] - L[i, :rank] @ L[i, :rank]
-        if left > tolerance * S[i, i]:
-            L[i, rank] = np.sqrt(left)
-            pivots.append(i)
-    return L[:, : max(len(pivots), 1)]
-
-
-def block_size(n: int) -> int:
-    """Features a block: at most 2^14, fewer for many prompts, so that a block of features stays near 8 MB."""
-    return 1 << int(np.clip(21 - (n - 1).bit_length(), 8, 14))
-
-
-def _block_normals(key: PRNGKeyArray, rank: int, block: int) -> Float32[Array, "rank block"]:
-    """Z, the projections of one block of rows of U on the span of the hidden states."""
-    return jax.random.normal(key, (rank, block), jnp.float32)
-
-
-@functools.partial(jax.jit, static_argnames=("activation", "lanes", "mesh"))
-def _block_grams(
-    keys: UInt32[Array, "items words"],
-    blocks: UInt32[Array, " items"],
-    counts: Int[Array, " items"],
-    factors: Float32[Array, "items n rank"],
-    *,
-    activation: str,
-    lanes: int,
-    mesh: Mesh,
-) -> Float32[Array, "items n n"]:
-    """φφᵀ of each item, a block of one seed: items are spread over devices, `lanes` of a device's items are vmapped."""
-
-    def item(
-        key: UInt32[Array, " words"], block: UInt32[Array, ""], count: Int[Array, ""], L: Float32[Array, "n rank"]
-    ):
-        n, rank = L.shape
-        Z = _block_normals(jax.random.fold_in(jax.random.wrap_key_data(key, impl=PRNG), block), rank, block_size(n))
-        h = jnp.matmul(L, Z, precision="highest")
-        phi = jnp.where(jnp.arange(block_size(n))[None, :] < count, jax.nn.relu(h) if activation == "relu" else h, 0.0)
-        return jnp.matmul(phi, phi.T, precision="highest")
-
-    def local(*arguments: Array) -> Float32[Array, "local n n"]:
-        # batch_size=1 would still make every product a batched one, which XLA's CPU backend runs a quarter slower.
-        return jax.lax.map(lambda one: item(*one), arguments, batch_size=lanes if lanes > 1 else None)
-
-    spec = PartitionSpec("blocks")
-    spread = jax.shard_map(local, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
-    return spread(keys, blocks, counts, factors)
-
-
-def streamed(
-    S: Grams,
-    width: int,
-    keys: Sequence[PRNGKeyArray],
-    activation: str = "relu",
-    advance: Callable[[int], object] | None = None,
-) -> Grams:
-    """G at a finite width, one seed a matrix of `S` and a key; time grows with width · seeds, memory does not.
-
-    Raises SettingError beyond 2^32 blocks of features, where the numbers of blocks would repeat.
-    """
-    if width > (most := block_size(S.shape[1]) << 32):
-        raise SettingError("width", width, f"up to {most} with {S.shape[1]} prompts, or inf")
-    factors = [factor(matrix) for matrix in S]
-    rank = max(L.shape[1] for L in factors)
-    L = np.stack([np.pad(one, ((0, 0), (0, rank - one.shape[1]))) for one in factors]).astype(np.float32)
-    words = np.stack([jax.random.key_data(key) for key in keys])
-    total = np.zeros(S.shape)
-    for which, counts, partial in _in_flight(L, words, width, activation):
-        for seed, matrix in zip(which, np.asarray(partial, np.float64), strict=False):
-            total[seed] += matrix
-        if advance is not None:
-            advance(int(counts.sum()))
-    return total / width
-
-
-def _in_flight(
-    L: Float32[np.ndarray, "seeds n rank"], words: UInt32[np.ndarray, "seeds words"], width: int, activation: str
-) -> Iterator:
-    """Blocks in order of (seed, block), a fixed number a call so that a width compiles nothing new; one call runs
-    ahead."""
-    n, rank = L.shape[1:]
-    block = block_size(n)
-    mesh = Mesh(np.array(jax.devices()), ("blocks",))
-    lanes = 1 if jax.default_backend() == "cpu" else max(1, 2**26 // (block * n))
-    chunk = mesh.size * max(lanes, min(64, 2**22 // (n * max(n, rank)) or 1))
-    blocks_each = -(-width // block)
-    pending = None
-    for start in range(0, len(L) * blocks_each, chunk):
-        index = np.arange(start, min(start + chunk, len(L) * blocks_each))
-        seeds, blocks = index // blocks_each, index % blocks_each
-        counts = np.minimum(width - blocks * block, block)
-        padded = lambda a: np.concatenate([a, np.zeros((chunk - len(a), *a.shape[1:]), a.dtype)])  # noqa: E731
-        out = _block_grams(
-            padded(words[seeds]),
-            padded(blocks.astype(np.uint32)),
-            padded(counts.astype(np.int32)),
-            padded(L[seeds]),
-            activation=activation,
-            lanes=lanes,
-            mesh=mesh,
-        )
-        if pending:
-            yield pending
-        pending = seeds, counts, out
-    yield pending
-
-
-def features(
-    S: Float64[np.ndarray, "n n"], width: int, key: PRNGKeyArray, activation: str = "relu"
-) -> Float64[np.ndarray, "width n"]:
-    """The features that `streamed` adds up, kept: φ(U h), one column a prompt. The products are taken in float64,
-    because float32 rounding alone would make dependent features independent, and store what cannot be stored."""
-    L = factor(S)
-    block = block_size(len(S))
-    draw = jax.jit(_block_normals, static_argnums=(1, 2))
-    Z = [np.asarray(draw(jax.random.fold_in(key, b), L.shape[1], block), np.float64) for b in range(-(-width // block))]
-    h = np.concatenate(Z, axis=1)[:, :width].T @ L.T
-    return np.maximum(h, 0.0) if activation == "relu" else h
 
 
 def coordinates(G: Float64[np.ndarray, "... n n"]) -> Float64[np.ndarray, "... rank n"]:

@@ -1,37 +1,116 @@
-"""The arc-cosine kernel of order 1 (eq. 13), its fourth moments, and the error bars they give a finite width.
+"""The arc-cosine kernels, their moments, and the error bars that they give a finite width, in closed form.
 
-Throughout, S = H Hᵀ is the Gram matrix of the hidden states and the features are φ(u·h) with u ~ N(0, I), so that
-G = φ(UH)ᵀφ(UH)/m → E[φφ'] as m → ∞. The scale of U cancels in every ratio of the paper. φ is the ReLU, or the identity
-(`activation="linear"`, for the comparison with Nichani et al. in A.1.2).
+This module needs NumPy and SciPy alone, so that it can be used for any model of random features. S = H Hᵀ [n n] is the
+Gram matrix of n inputs h, the features are φ(u·h) with u ~ N(0, I), and G = φ(UH)ᵀφ(UH)/m is their Gram matrix at width
+m, which tends to k = E[φφᵀ] (eq. 13-15). The scale of U cancels in every ratio of the paper. φ is the ReLU, or the
+identity (`activation="linear"`, for the comparison with Nichani et al. in A.1.2).
+
+| function | what it returns |
+|---|---|
+| `kernel(S)`, `arc_cosine(S, order)` | k, and the arc-cosine kernels of order 0, 1 and 2 |
+| `kernel_change(S, change)` | dk for a small change of S |
+| `pair_second_moment(S)`, `fourth_moments(S)` | E[(φφ')²] of every pair, E[φ_iφ_jφ_kφ_l] of all |
+| `gram_stderr(S)` | √m times the standard deviation of every entry of G |
+| `coefficient(G, ...)`, `coefficient_stderr(M, k, ...)` | c = G(η, ξ)/G(η, η), and √m times its standard deviation |
+
+Orthant probabilities and moments of one to four Gaussians are in `lora_reuse.theory.gaussian`, the law of
+‖G − k‖/‖k‖ in `lora_reuse.theory.distance`, means and error bars of any smooth function of G, to second order, in
+`lora_reuse.theory.error_bars`.
 """
 
 import itertools
 
 import numpy as np
 from jaxtyping import Float64
-from scipy import integrate
+
+from lora_reuse.theory.gaussian import orthant_moment
 
 Matrix = Float64[np.ndarray, "... n n"]
 
 
 def kernel(S: Matrix, activation: str = "relu") -> Matrix:
-    """k(h, h') = ‖h‖‖h'‖/(2π) · ((π − θ) cos θ + sin θ), the m → ∞ limit of G (eq. 13–15); h·h' for linear features.
+    """k(h, h') = E[φ(u·h)φ(u·h')] = ‖h‖‖h'‖/(2π) · (sin θ + (π − θ) cos θ), the m → ∞ limit of G (eq. 13-15); h·h' for
+    linear features.
 
-    Written with ‖h‖‖h'‖ sin θ = √(‖h‖²‖h'‖² − (h·h')²) and arctan2, which keeps its digits where arccos(cos θ) loses
-    them."""
-    if activation == "linear":
-        return S.copy()
-    across, theta = _angle(S)
-    k = (across + (np.pi - theta) * S) / (2 * np.pi)
+    Args:
+        S: Gram matrix of the inputs, [... n n].
+        activation: `relu` or `linear`.
+
+    Returns:
+        k, [... n n].
+
+    Source: Cho and Saul, *Kernel methods for deep learning*, NeurIPS 2009, of which this is half the kernel of order 1.
+
+    Example:
+        >>> kernel(np.array([[2.0, 1.0], [1.0, 2.0]])).round(4)
+        array([[1.   , 0.609],
+               [0.609, 1.   ]])
+    """
+    return S.copy() if activation == "linear" else arc_cosine(S, 1)
+
+
+def arc_cosine(S: Matrix, order: int) -> Matrix:
+    """k_n(h, h') = E[(u·h)ⁿ(u·h')ⁿ 1{u·h > 0} 1{u·h' > 0}], the arc-cosine kernel of order n = 0 (steps), 1 (ReLU) or 2
+    (its square):
+
+        k₀ = (π − θ)/2π,    k₁ = ‖h‖‖h'‖ (sin θ + (π − θ) cos θ)/2π,
+        k₂ = ‖h‖²‖h'‖² (3 sin θ cos θ + (π − θ)(1 + 2 cos² θ))/2π.
+
+    They are written with ‖h‖‖h'‖ sin θ = √(‖h‖²‖h'‖² − (h·h')²) and arctan2, which keep their digits where
+    arccos(cos θ) loses them.
+
+    Args:
+        S: Gram matrix of the inputs, [... n n].
+        order: 0, 1 or 2.
+
+    Returns:
+        k_n, [... n n].
+
+    Raises:
+        ValueError: for another order.
+
+    Source: Cho and Saul, NeurIPS 2009, eq. 1, 4-8; their kernels are twice these.
+
+    Example:
+        >>> S = np.array([[1.0, 0.0], [0.0, 4.0]])
+        >>> arc_cosine(S, 0)
+        array([[0.5 , 0.25],
+               [0.25, 0.5 ]])
+        >>> arc_cosine(S, 2)
+        array([[ 1.5,  1. ],
+               [ 1. , 24. ]])
+    """
+    across, theta = angle(S)
     diagonal = np.einsum("...ii->...i", S)
-    np.einsum("...ii->...i", k)[...] = diagonal / 2
-    return k
+    if order == 0:
+        return (np.pi - theta) / (2 * np.pi)
+    if order == 1:
+        k = (across + (np.pi - theta) * S) / (2 * np.pi)
+        np.einsum("...ii->...i", k)[...] = diagonal / 2
+        return k
+    if order == 2:
+        squares = diagonal[..., :, None] * diagonal[..., None, :]
+        return (3 * across * S + (np.pi - theta) * (squares + 2 * S**2)) / (2 * np.pi)
+    raise ValueError(f"arc_cosine: order {order}; need 0, 1 or 2")
 
 
 def kernel_change(S: Float64[np.ndarray, "n n"], change: Float64[np.ndarray, "n n"]) -> Float64[np.ndarray, "n n"]:
-    """dk for a small change of S: ∂k/∂(h·h') = (π − θ)/(2π), ∂k/∂‖h‖² = ‖h'‖ sin θ/(4π ‖h‖), and ‖h‖²/2 on the
-    diagonal."""
-    across, theta = _angle(S)
+    """dk for a small change of S: ∂k/∂(h·h') = (π − θ)/(2π), ∂k/∂‖h‖² = ‖h'‖ sin θ/(4π ‖h‖), and d‖h‖²/2 on the
+    diagonal (ReLU).
+
+    Args:
+        S: Gram matrix of the inputs, [n n].
+        change: symmetric, [n n].
+
+    Returns:
+        dk, [n n].
+
+    Example:
+        >>> S, dS = np.array([[2.0, 1.0], [1.0, 2.0]]), np.array([[0.0, 1.0], [1.0, 0.0]])
+        >>> np.allclose(kernel(S + 1e-6 * dS) - kernel(S), 1e-6 * kernel_change(S, dS))
+        True
+    """
+    across, theta = angle(S)
     diagonal = np.diagonal(S)
     by_norm = across / (4 * np.pi * diagonal[:, None]) * np.diagonal(change)[:, None]
     dk = (np.pi - theta) / (2 * np.pi) * change + by_norm + by_norm.T
@@ -39,8 +118,8 @@ def kernel_change(S: Float64[np.ndarray, "n n"], change: Float64[np.ndarray, "n 
     return dk
 
 
-def _angle(S: Matrix) -> tuple[Matrix, Matrix]:
-    """‖h‖‖h'‖ sin θ and θ for every pair."""
+def angle(S: Matrix) -> tuple[Matrix, Matrix]:
+    """‖h‖‖h'‖ sin θ and the angle θ of every pair, each [... n n]."""
     diagonal = np.einsum("...ii->...i", S)
     norms = np.sqrt(diagonal[..., :, None] * diagonal[..., None, :])
     across = np.sqrt(np.maximum((norms - S) * (norms + S), 0.0))
@@ -48,66 +127,59 @@ def _angle(S: Matrix) -> tuple[Matrix, Matrix]:
 
 
 def pair_second_moment(S: Matrix, activation: str = "relu") -> Matrix:
-    """E[(φφ')²] = ‖h‖²‖h'‖²/(2π) · (3 sin θ cos θ + (π − θ)(1 + 2 cos² θ)) for every pair (the arc-cosine kernel of
-    order 2)."""
+    """E[(φφ')²] for every pair: the arc-cosine kernel of order 2; ‖h‖²‖h'‖² + 2(h·h')² for linear features.
+
+    Args:
+        S: Gram matrix of the inputs, [... n n].
+        activation: `relu` or `linear`.
+
+    Returns:
+        The moments, [... n n].
+
+    Example:
+        >>> pair_second_moment(np.eye(2), "linear")
+        array([[3., 1.],
+               [1., 3.]])
+    """
+    if activation == "relu":
+        return arc_cosine(S, 2)
     diagonal = np.einsum("...ii->...i", S)
-    squares = diagonal[..., :, None] * diagonal[..., None, :]
-    if activation == "linear":
-        return squares + 2 * S**2
-    across, theta = _angle(S)
-    return (3 * across * S + (np.pi - theta) * (squares + 2 * S**2)) / (2 * np.pi)
+    return diagonal[..., :, None] * diagonal[..., None, :] + 2 * S**2
 
 
-def orthant_moment(S: Float64[np.ndarray, "n n"], powers: tuple[int, ...]) -> float:
-    """E[Π_i x_i^{a_i} 1{x > 0}] for x ~ N(0, S) of full rank, n ≤ 4: so E[φ_iφ_jφ_kφ_l] for any four prompts.
+def gram_stderr(S: Matrix, activation: str = "relu") -> Matrix:
+    """√m times the standard deviation of every entry of G at width m, √(E[(φφ')²] − k²), exact at every width.
 
-    Stein's identity lowers a power, at the price of the boundary of the orthant (Kan and Robotti 2017): with b = a −
-    e_i, M(a) = Σ_j S_ij (b_j M(b − e_j) + [b_j = 0] N(0; S_jj) M_{x_j = 0}(b without j))."""
-    if not any(powers):
-        return orthant_probability(S)
-    i = next(i for i, a in enumerate(powers) if a)
-    lowered = tuple(a - (j == i) for j, a in enumerate(powers))
-    total = 0.0
-    for j, power in enumerate(lowered):
-        if power:
-            total += S[i, j] * power * orthant_moment(S, tuple(a - (k == j) for k, a in enumerate(lowered)))
-        else:
-            rest = [k for k in range(len(S)) if k != j]
-            conditional = S[np.ix_(rest, rest)] - np.outer(S[rest, j], S[j, rest]) / S[j, j]
-            total += (
-                S[i, j] / np.sqrt(2 * np.pi * S[j, j]) * orthant_moment(conditional, tuple(lowered[k] for k in rest))
-            )
-    return total
+    Args:
+        S: Gram matrix of the inputs, [... n n].
+        activation: `relu` or `linear`.
 
+    Returns:
+        The standard deviations, [... n n].
 
-def orthant_probability(S: Float64[np.ndarray, "n n"]) -> float:
-    """P(x > 0) for x ~ N(0, S), n ≤ 4: arcsines up to n = 3, for n = 4 one smooth integral over the scale t of the
-    correlations (Plackett 1954): dP/dt = Σ_{i<j} ρ_ij / (2π √(1 − t²ρ_ij²)) · P(x_k, x_l > 0 | x_i = x_j = 0)."""
-    scale = np.sqrt(np.diagonal(S))
-    R = np.clip(S / np.outer(scale, scale), -1.0, 1.0)
-    pairs = list(itertools.combinations(range(len(R)), 2))
-    arcsines = sum(np.arcsin(R[i, j]) for i, j in pairs)
-    if len(R) < 4:
-        return (1.0, 0.5, 0.25 + arcsines / (2 * np.pi), 0.125 + arcsines / (4 * np.pi))[len(R)]
-    nodes, weights = np.polynomial.legendre.leggauss(96)
-    t = (nodes + 1) / 2
-    slope = np.zeros_like(t)
-    for i, j in pairs:
-        k, l = (a for a in range(4) if a not in (i, j))  # noqa: E741
-        r = {(a, b): t * R[a, b] for a, b in itertools.permutations(range(4), 2)}
-        determinant = 1 - r[i, j] ** 2
-        variance = lambda a: 1 - (r[a, i] ** 2 + r[a, j] ** 2 - 2 * r[i, j] * r[a, i] * r[a, j]) / determinant  # noqa: E731, B023
-        covariance = (
-            r[k, l]
-            - (r[k, i] * r[l, i] + r[k, j] * r[l, j] - r[i, j] * (r[k, i] * r[l, j] + r[k, j] * r[l, i])) / determinant
-        )
-        both = 0.25 + np.arcsin(np.clip(covariance / np.sqrt(variance(k) * variance(l)), -1, 1)) / (2 * np.pi)
-        slope += R[i, j] / (2 * np.pi * np.sqrt(determinant)) * both
-    return 1 / 16 + float(weights @ slope) / 2
+    Example:
+        >>> gram_stderr(np.array([[1.0]]))  # √(3/2 − 1/4)
+        array([[1.11803399]])
+    """
+    return np.sqrt(np.maximum(pair_second_moment(S, activation) - kernel(S, activation) ** 2, 0.0))
 
 
 def fourth_moments(S: Float64[np.ndarray, "n n"], activation: str = "relu") -> Float64[np.ndarray, "n n n n"]:
-    """M[i, j, k, l] = E[φ_i φ_j φ_k φ_l]; for linear features Isserlis' S_ij S_kl + S_ik S_jl + S_il S_jk."""
+    """M[i, j, k, l] = E[φ_i φ_j φ_k φ_l], by `gaussian.orthant_moment`; for linear features S_ij S_kl + S_ik S_jl +
+    S_il S_jk (Isserlis).
+
+    Args:
+        S: Gram matrix of the inputs, [n n], of which every four are linearly independent.
+        activation: `relu` or `linear`.
+
+    Returns:
+        M, [n n n n]: √m (G − k) has the covariance M_ijkl − k_ij k_kl.
+
+    Example:
+        >>> S = np.array([[2.0, 1.0], [1.0, 2.0]])
+        >>> np.allclose(np.einsum("iijj->ij", fourth_moments(S)), pair_second_moment(S))
+        True
+    """
     n = len(S)
     if activation == "linear":
         return np.einsum("ij,kl->ijkl", S, S) + np.einsum("ik,jl->ijkl", S, S) + np.einsum("il,jk->ijkl", S, S)
@@ -121,106 +193,42 @@ def fourth_moments(S: Float64[np.ndarray, "n n"], activation: str = "relu") -> F
 
 
 def coefficient(G: Matrix, edited: int, asked: int) -> Float64[np.ndarray, "..."]:
-    """c = G(η, ξ)/G(η, η): the share of an edit's answer difference that appears on another prompt (eq. 19)."""
+    """c = G(η, ξ)/G(η, η): the share of an edit's answer difference that appears on another prompt (eq. 19).
+
+    Args:
+        G: a Gram matrix, or a kernel, [... n n].
+        edited: the index of the edited prompt, whose hidden state is η.
+        asked: the index of the asked prompt, whose hidden state is ξ.
+
+    Returns:
+        c, [...].
+
+    Example:
+        >>> round(float(coefficient(kernel(np.array([[2.0, 1.0], [1.0, 1.5]])), 0, 1)), 4)  # c₂ at d = m = ∞
+        0.573
+    """
     return np.asarray(G[..., edited, asked] / G[..., edited, edited])
 
 
 def coefficient_stderr(
     M: Float64[np.ndarray, "n n n n"], k: Float64[np.ndarray, "n n"], edited: int, asked: int
 ) -> float:
-    """√m times the standard deviation of c at width m, by the delta method: √E[φ_η²(φ_ξ − c φ_η)²] / k(η, η)."""
+    """√m times the standard deviation of c at width m, by the delta method: √E[φ_η²(φ_ξ − c φ_η)²] / k(η, η).
+
+    Args:
+        M: fourth moments of the features, [n n n n].
+        k: their kernel, [n n].
+        edited: the index of the edited prompt.
+        asked: the index of the asked prompt.
+
+    Returns:
+        The standard deviation of one draw of U, to O(1/m).
+
+    Example:
+        >>> S = np.array([[2.0, 1.0], [1.0, 1.5]])
+        >>> round(coefficient_stderr(fourth_moments(S), kernel(S), 0, 1), 4)
+        0.8881
+    """
     c = coefficient(k, edited, asked)
     e, q = edited, asked
     return float(np.sqrt(M[e, e, q, q] - 2 * c * M[e, e, e, q] + c**2 * M[e, e, e, e]) / k[e, e])
-
-
-def relative_rms_law(M: Float64[np.ndarray, "n n n n"], k: Float64[np.ndarray, "n n"]) -> tuple[float, float]:
-    """√m times mean and standard deviation of ‖G − k‖_F/‖k‖_F at width m, G − k being Gaussian with covariance (M −
-    kk)/m.
-
-    ‖G − k‖² is then Q = Σ λ_i χ²₁ with λ the eigenvalues of that covariance, and
-    E√Q = (4π)^(−1/2) ∫₀^∞ (1 − Π(1 + 2sλ_i)^(−1/2)) s^(−3/2) ds.
-    """
-    n = len(k)
-    covariance = (M - np.einsum("ij,kl->ijkl", k, k)).reshape(n * n, n * n)
-    scale = np.trace(covariance)
-    eigenvalues = np.maximum(np.linalg.eigvalsh(covariance), 0.0) / scale
-
-    def integrand(log_s: float) -> float:  # s = exp(log_s), so s^(-3/2) ds = s^(-1/2) d(log s)
-        s = np.exp(log_s)
-        return -np.expm1(-0.5 * np.log1p(2 * s * eigenvalues).sum()) / np.sqrt(s)
-
-    mean = integrate.quad(integrand, -60, 60, limit=400)[0] / np.sqrt(4 * np.pi)
-    norm = np.linalg.norm(k)
-    return mean * np.sqrt(scale) / norm, np.sqrt(max(1 - mean**2, 0.0) * scale) / norm
-
-
-def relative_rms_bias(phi: Float64[np.ndarray, "nodes n"], k: Float64[np.ndarray, "n n"]) -> float:
-    """m^(3/2) times what `relative_rms_law` leaves out of the mean of ‖G − k‖_F/‖k‖_F because G − k is Gaussian to
-    leading order only.
-
-    `phi` are features at quadrature nodes, mean_u φφᵀ = k. With ψ = φφᵀ − k, Q = m‖G − k‖² and g ~ N(0, Γ), Γ = (1 +
-    2sC)⁻¹ on the axes of C = E ψψᵀ, the Edgeworth series of the characteristic function of √m (G − k) gives
-
-        E e^(−sQ) = |Γ|^(1/2) (1 + (2s)² E κ₄(g)/(24m) − (2s)³ E κ₃(g)²/(72m)),
-
-    κ₃(g), κ₄(g) the cumulants of g·ψ, and E√Q follows from the integral of `relative_rms_law`. (For one entry: E|X|
-    falls by (κ₄/24 − κ₃²/24)/m.) What is left out next is smaller by another 1/m."""
-    psi = (phi[:, :, None] * phi[:, None, :] - k).reshape(len(phi), -1)
-    variances, axes = np.linalg.eigh(psi.T @ psi / len(phi))
-    kept = variances > 1e-10 * variances[-1]
-    scale = variances.sum()
-    variances, y = variances[kept] / scale, psi @ axes[:, kept] / np.sqrt(scale)
-    fourth = (y**2).T @ y**2 / len(y)
-    third = np.einsum("ui,uj,uk->ijk", y, y, y, optimize=True) / len(y)
-    log_s = np.linspace(-20, 20, 401)
-    s = np.exp(log_s)
-    gamma = 1 / (1 + 2 * np.multiply.outer(s, variances))
-    kappa_4 = 3 * (
-        np.einsum("si,ij,sj->s", gamma, fourth, gamma) - (gamma @ variances) ** 2 - 2 * gamma**2 @ variances**2
-    )
-    traced = np.einsum("iik,si->sk", third, gamma)
-    kappa_3 = 6 * np.einsum("ijk,si,sj,sk->s", third**2, gamma, gamma, gamma, optimize=True) + 9 * np.sum(
-        gamma * traced**2, axis=1
-    )
-    change = np.sqrt(np.prod(gamma, axis=1)) * (s**2 * kappa_4 / 6 - s**3 * kappa_3 / 9)
-    return float(
-        -integrate.trapezoid(change / np.sqrt(s), log_s) / np.sqrt(4 * np.pi) * np.sqrt(scale) / np.linalg.norm(k)
-    )
-
-
-def limit_geometry(
-    attended: Float64[np.ndarray, "n tokens"], residual: Float64[np.ndarray, "n tokens"], init_scale: str = "std"
-) -> Float64[np.ndarray, "n n"]:
-    """S as d → ∞, where tokens e_t and images V e_t become orthogonal: with uniform attention and strict masking
-    h(p)·h(q) → [last tokens equal] + (token overlaps of the two contexts)/(their lengths' product).
-
-    Reading N(0, 1/√d) as a variance, ‖V e‖² outgrows ‖e‖² by √d and only the second term is left.
-    """
-    overlap = attended @ attended.T
-    return overlap + residual @ residual.T if init_scale == "std" else overlap
-
-
-def geometry_stderr(
-    attended: Float64[np.ndarray, "n tokens"], residual: Float64[np.ndarray, "n tokens"], edited: int, asked: int
-) -> float:
-    """√d times the standard deviation of c = k(η, ξ)/k(η, η) over the draw of E and V at dimension d (`std`, ReLU,
-    uniform attention).
-
-    To first order E Eᵀ = I + A, (V e_s)·(V e_t) = I + A + B and (V e_s)·e_t = C, with A, B symmetric Gaussian of
-    variance 1/d off and 2/d on the diagonal, C Gaussian of variance 1/d, all independent; the rest is the gradient of c
-    in S."""
-    S = limit_geometry(attended, residual)
-    a, b = S[edited, edited], S[asked, asked]
-    across, theta = _angle(S)
-    q = across[edited, asked]
-    k = kernel(S)[edited, asked]
-    gradient = {(edited, asked): (np.pi - theta[edited, asked]) / (np.pi * a), (asked, asked): q / (2 * np.pi * a * b)}
-    gradient[edited, edited] = q / (2 * np.pi * a**2) - 2 * k / a**2
-    images, tokens, mixed = (np.zeros((attended.shape[1],) * 2) for _ in range(3))
-    for (i, j), slope in gradient.items():
-        images += slope * np.outer(attended[i], attended[j])
-        tokens += slope * np.outer(residual[i], residual[j])
-        mixed += slope * (np.outer(attended[i], residual[j]) + np.outer(attended[j], residual[i]))
-    images, tokens = (images + images.T) / 2, (tokens + tokens.T) / 2
-    return float(np.sqrt(2 * np.sum((images + tokens) ** 2) + 2 * np.sum(images**2) + np.sum(mixed**2)))

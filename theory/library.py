@@ -12,16 +12,15 @@ from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int
-from scipy import stats
 
 from lora_reuse.theory import gram as grams
 from lora_reuse.theory.compositions import Context, Examples, Features, Outputs
 from lora_reuse.theory.edits import LowRank, min_norm_edit
 from lora_reuse.theory.facts import Edits, Prompt, World, draw_world
+from lora_reuse.theory.gaussian import quadrature_features
 from lora_reuse.theory.readout import one_hot
 from lora_reuse.theory.settings import INF, Model
-
-QUADRATURE_NODES = 2**14
+from lora_reuse.theory.streaming import features
 
 
 @dataclass(frozen=True)
@@ -113,20 +112,7 @@ def prepared(
         return [quadrature_features(S, setting.activation) for S in shapes]
     width = int(setting.width)
     keys = grams.feature_keys(setting, seeds)
-    return [
-        grams.features(S, width, key, setting.activation) / np.sqrt(width) for S, key in zip(shapes, keys, strict=True)
-    ]
-
-
-def quadrature_features(
-    S: Float64[np.ndarray, "n n"], activation: str = "relu", nodes: int = QUADRATURE_NODES
-) -> Features:
-    """φ at quasi-random nodes (Sobol points through the normal quantile), in place of random rows of U: their means
-    stand for m → ∞."""
-    L = grams.factor(S)
-    points = stats.qmc.Sobol(L.shape[1], rng=0).random(nodes)
-    h = stats.norm.ppf(np.clip(points, 1e-12, 1 - 1e-12)) @ L.T
-    return (np.maximum(h, 0.0) if activation == "relu" else h) / np.sqrt(nodes)
+    return [features(S, width, key, setting.activation) / np.sqrt(width) for S, key in zip(shapes, keys, strict=True)]
 
 
 def wins(

@@ -69,7 +69,7 @@ def _measure(todo: Sequence[Cell], rows: Rows, options: Options) -> None:
     from tqdm import tqdm
 
     from lora_reuse.runs.provenance import provenance
-    from lora_reuse.theory.gram import PRNG
+    from lora_reuse.theory.streaming import PRNG
 
     experiment = importlib.import_module(f"lora_reuse.theory.experiments.{options.experiment}")
     device = jax.devices()[0]

@@ -6,7 +6,8 @@ import functools
 import numpy as np
 from jaxtyping import Float64
 
-from lora_reuse.theory.kernels import kernel, limit_geometry
+from lora_reuse.theory.kernels import kernel
+from lora_reuse.theory.limit import limit_geometry
 from lora_reuse.theory.model import coefficients
 
 KINDS = ("own", "two_hop", "two_hop_other", "same_relation", "same_entity", "unrelated")

@@ -11,9 +11,10 @@ import numpy as np
 from scipy import integrate, special, stats
 
 from lora_reuse.theory.experiments import Result
-from lora_reuse.theory.gram import GEOMETRY, stream, token_images
+from lora_reuse.theory.gram import GEOMETRY, token_images
 from lora_reuse.theory.model import entry_std
 from lora_reuse.theory.settings import Attention
+from lora_reuse.theory.streaming import stream
 
 
 def run(setting: Attention, seeds: Sequence[int], advance: Callable[[int], object] | None = None) -> list[Result]:

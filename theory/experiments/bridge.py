@@ -59,10 +59,12 @@ from lora_reuse.theory.edits import LowRank, min_norm_edit
 from lora_reuse.theory.error_bars import expansion
 from lora_reuse.theory.experiments import Result, Values
 from lora_reuse.theory.facts import ROLES, Prompt
-from lora_reuse.theory.kernels import kernel, limit_geometry
+from lora_reuse.theory.kernels import kernel
 from lora_reuse.theory.library import Scene, draw_scene, wins
+from lora_reuse.theory.limit import limit_geometry
 from lora_reuse.theory.readout import one_hot
 from lora_reuse.theory.settings import INF, Bridge
+from lora_reuse.theory.streaming import stream, streamed
 
 Segments = tuple[Prompt, ...]
 
@@ -213,7 +215,7 @@ def geometry(plan: Plan, seed: int) -> Float64[np.ndarray, "n n"]:
     (attended, residual), dim, scale = plan.tokens, plan.setting.dim, plan.setting.init_scale
     if dim == INF:
         return limit_geometry(attended, residual, scale)
-    images, _ = grams.token_images(grams.stream(seed, grams.GEOMETRY, int(dim)), attended.shape[1], int(dim), scale)
+    images, _ = grams.token_images(stream(seed, grams.GEOMETRY, int(dim)), attended.shape[1], int(dim), scale)
     H = attended @ images[1] + residual @ images[0]
     return H @ H.T
 
@@ -225,7 +227,7 @@ def run(setting: Bridge, seeds: Sequence[int], advance: Callable[[int], object] 
     if setting.width == INF:
         G = kernel(S, setting.activation)
     else:
-        G = grams.streamed(S, int(setting.width), grams.feature_keys(setting, seeds), setting.activation, advance)
+        G = streamed(S, int(setting.width), grams.feature_keys(setting, seeds), setting.activation, advance)
     predictions: dict[bytes, tuple[Values, Values]] = {}
     results = []
     for shape, one in zip(S, G, strict=True):

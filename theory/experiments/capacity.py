@@ -17,10 +17,11 @@ import numpy as np
 
 from lora_reuse.theory.experiments import Result
 from lora_reuse.theory.facts import draw_world
-from lora_reuse.theory.gram import coordinates, feature_keys, features, geometry
+from lora_reuse.theory.gram import coordinates, feature_keys, geometry
 from lora_reuse.theory.kernels import kernel
 from lora_reuse.theory.readout import min_norm_readout, one_hot, unstored_share
 from lora_reuse.theory.settings import INF, Capacity
+from lora_reuse.theory.streaming import features
 
 
 def run(setting: Capacity, seeds: Sequence[int], advance: Callable[[int], object] | None = None) -> list[Result]:

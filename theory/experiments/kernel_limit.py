@@ -16,11 +16,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Float64
 
-from lora_reuse.theory import kernels
+from lora_reuse.theory import distance, kernels
 from lora_reuse.theory.error_bars import expansion
 from lora_reuse.theory.experiments import REMAINDER, Result, Values
+from lora_reuse.theory.gaussian import quadrature_features
 from lora_reuse.theory.gram import geometry, gram
-from lora_reuse.theory.library import quadrature_features
+from lora_reuse.theory.limit import geometry_stderr, limit_geometry
 from lora_reuse.theory.model import coefficients
 from lora_reuse.theory.settings import INF, KernelLimit, at_infinite_dim
 
@@ -49,8 +50,8 @@ def shares(G: Float64[np.ndarray, "n n"]) -> Values:
 
 def _limit_of_width(setting: KernelLimit, S: Float64[np.ndarray, "n n"]) -> tuple[Values, Values]:
     found = expansion(shares, S, setting.width, setting.activation)
-    distance, error = _distance(S.tobytes(), setting.activation, float(setting.width))
-    return {"kernel_relative_rms": distance} | found.mean, error | found.errors()
+    mean, error = _distance(S.tobytes(), setting.activation, float(setting.width))
+    return {"kernel_relative_rms": mean} | found.mean, error | found.errors()
 
 
 def _distance(S_bytes: bytes, activation: str, width: float) -> tuple[float, Values]:
@@ -71,8 +72,8 @@ def _unit_width_distance(S_bytes: bytes, activation: str) -> tuple[float, float,
     for every width."""
     S = np.frombuffer(S_bytes).reshape(len(PROMPTS), len(PROMPTS))
     k, phi = kernels.kernel(S, activation), quadrature_features(S, activation, nodes=2**12)
-    law = kernels.relative_rms_law(kernels.fourth_moments(S, activation), k)
-    return *law, kernels.relative_rms_bias(phi * len(phi) ** 0.5, k)
+    law = distance.relative_rms_law(kernels.fourth_moments(S, activation), k)
+    return *law, distance.relative_rms_bias(phi * len(phi) ** 0.5, k)
 
 
 def _limit_of_dim(setting: KernelLimit, k: Float64[np.ndarray, "n n"]) -> tuple[Values, Values]:
@@ -81,13 +82,11 @@ def _limit_of_dim(setting: KernelLimit, k: Float64[np.ndarray, "n n"]) -> tuple[
         return predicted, stderr
     attended, residual = coefficients(PROMPTS, 5, mask=setting.mask)
     if setting.dim != INF:
-        k = kernels.kernel(kernels.limit_geometry(attended, residual, setting.init_scale), setting.activation)
+        k = kernels.kernel(limit_geometry(attended, residual, setting.init_scale), setting.activation)
     predicted |= shares(k)
     if setting.dim == INF:
         stderr |= dict.fromkeys(COEFFICIENTS, 0.0)
     elif (setting.init_scale, setting.attention, setting.activation) == ("std", "uniform", "relu"):
         root = setting.dim**-0.5
-        stderr |= {
-            name: kernels.geometry_stderr(attended, residual, *pair) * root for name, pair in COEFFICIENTS.items()
-        }
+        stderr |= {name: geometry_stderr(attended, residual, *pair) * root for name, pair in COEFFICIENTS.items()}
     return predicted, stderr

@@ -31,9 +31,11 @@ from jaxtyping import Float64
 
 from lora_reuse.theory.compositions import RULES, Features, Outputs, compose, dials_of
 from lora_reuse.theory.experiments import REMAINDER, Result, Values
+from lora_reuse.theory.gaussian import QUADRATURE_NODES, quadrature_features
 from lora_reuse.theory.gram import geometry
-from lora_reuse.theory.kernels import kernel, kernel_change, limit_geometry
-from lora_reuse.theory.library import QUADRATURE_NODES, Scene, draw_scene, prepared, quadrature_features, wins
+from lora_reuse.theory.kernels import kernel, kernel_change
+from lora_reuse.theory.library import Scene, draw_scene, prepared, wins
+from lora_reuse.theory.limit import limit_geometry
 from lora_reuse.theory.model import coefficients as coefficients_of
 from lora_reuse.theory.settings import INF, ManyFacts, at_infinite_dim
 
@@ -119,7 +121,7 @@ def spread_of_dim(scene: Scene, mask: str = "strict") -> float:
     """√d times the root mean square of C_ij − mean C at dimension d, to first order.
 
     dC = G_ee⁻¹ (dG_et − dG_ee C) is linear in the fluctuations of E Eᵀ = I + A, (V e_s)·(V e_t) = I + A + B and (V
-    e_s)·e_t = C' (variances as in `kernels.geometry_stderr`), so the mean square is a sum over their independent
+    e_s)·e_t = C' (variances as in `limit.geometry_stderr`), so the mean square is a sum over their independent
     entries."""
     prompts = scene.prompts[scene.second] + scene.prompts[scene.two_hop]
     used = sorted({token for prompt in prompts for token in prompt})

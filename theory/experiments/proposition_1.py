@@ -24,9 +24,10 @@ from lora_reuse.theory.edits import LowRank, min_norm_edit
 from lora_reuse.theory.error_bars import expansion
 from lora_reuse.theory.experiments import Result, Values
 from lora_reuse.theory.facts import World, draw_world
-from lora_reuse.theory.gram import TRAINING, coordinates, feature_keys, features, geometry, gram, stream
+from lora_reuse.theory.gram import TRAINING, coordinates, feature_keys, geometry, gram
 from lora_reuse.theory.readout import min_norm_readout, one_hot
 from lora_reuse.theory.settings import INF, Proposition1
+from lora_reuse.theory.streaming import features, stream
 from lora_reuse.theory.training import predicted_alignment, train_lora, train_penalised
 
 STEPS = 500

@@ -45,6 +45,7 @@ from lora_reuse.theory.kernels import kernel
 from lora_reuse.theory.library import prepared
 from lora_reuse.theory.readout import one_hot
 from lora_reuse.theory.settings import INF, Specificity, at_infinite_dim
+from lora_reuse.theory.streaming import stream, streamed
 
 Square = Float64[np.ndarray, "n n"]
 FIRST, SECOND, SAME_FIRST, SAME_SECOND, UNRELATED, TWO_HOP, OTHER, REVERSED = range(8)
@@ -123,12 +124,12 @@ def pooled_grams(setting: Specificity, seeds: Sequence[int]) -> Float64[np.ndarr
     for seed in seeds:
         H = weights
         if setting.dim != INF:
-            key = grams.stream(seed, grams.GEOMETRY, int(setting.dim))
+            key = stream(seed, grams.GEOMETRY, int(setting.dim))
             H = weights @ grams.token_images(key, 3, int(setting.dim), setting.init_scale)[0][0]
         shapes.append(H @ H.T)
     if setting.width == INF:
         return kernel(np.stack(shapes), setting.activation)
-    return grams.streamed(np.stack(shapes), int(setting.width), grams.feature_keys(setting, seeds), setting.activation)
+    return streamed(np.stack(shapes), int(setting.width), grams.feature_keys(setting, seeds), setting.activation)
 
 
 def _predict(setting: Specificity, world: World, S: Square) -> tuple[Values, Values]:

@@ -47,11 +47,13 @@ from scipy import optimize, sparse
 
 from lora_reuse.theory.experiments import Result, Values
 from lora_reuse.theory.facts import Prompt, World, draw_world
-from lora_reuse.theory.gram import factor, feature_keys, features, geometry
+from lora_reuse.theory.gaussian import factor
+from lora_reuse.theory.gram import feature_keys, geometry
 from lora_reuse.theory.kernels import kernel
 from lora_reuse.theory.library import wins
 from lora_reuse.theory.readout import min_norm_readout, one_hot, unstored_share
 from lora_reuse.theory.settings import INF, Storage
+from lora_reuse.theory.streaming import features
 
 Answers = Int[np.ndarray, "relations entities"]
 Square = Float64[np.ndarray, "n n"]

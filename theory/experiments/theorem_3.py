@@ -17,18 +17,22 @@ and one softmax, the term of O(1/m) and the errors of `theory.error_bars`:
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
 
+from lora_reuse.runs.dials import check
+from lora_reuse.runs.settings import SettingError, did_you_mean
 from lora_reuse.theory.compositions import RULES, Features, compose, dials_of
 from lora_reuse.theory.error_bars import Expansion, expansion, routed_expansion
+from lora_reuse.theory.estimate import Estimate
 from lora_reuse.theory.experiments import Result, Values
 from lora_reuse.theory.gram import coordinates, geometry
 from lora_reuse.theory.kernels import kernel
 from lora_reuse.theory.library import Scene, draw_scene, prepared, wins
-from lora_reuse.theory.settings import INF, Theorem3, at_infinite_dim
+from lora_reuse.theory.settings import INF, Model, Theorem3, at_infinite_dim, of_rule
 
 Square = Float64[np.ndarray, "n n"]
 COEFFICIENTS = ("c_first", "c_second", "c_first_other_entity", "c_second_other_entity")
@@ -50,6 +54,67 @@ def run(setting: Theorem3, seeds: Sequence[int], advance: Callable[[int], object
         predicted, stderr = predictions[key]
         results.append(Result(quantities(setting, scene, phi, seed), dict(predicted), dict(stderr)))
     return results
+
+
+class Coefficients(NamedTuple):
+    """c₁ and c₂ of eq. 19 under a rule."""
+
+    first: Estimate
+    second: Estimate
+
+
+def coefficients(
+    model: Model,
+    rule: str = "sum",
+    seeds: Sequence[int] = range(16),
+    *,
+    coincide: str = "none",
+    data: str = "two_hop",
+    **dials: Any,
+) -> Coefficients:
+    """c₁ and c₂ of Theorems 2 and 3: two experts of one edited fact each, composed by a rule, add c₁(i_y − i_{r1(x)}) +
+    c₂(i_z − i_{r2(y)}) to the output on the two-hop prompt `x r1 r2`.
+
+    This is the measurement of `sweep experiment=theorem_3`.
+
+    Args:
+        model: the transformer.
+        rule: a rule of `theory.compositions`, or of one's own under `theory.compositions.rule`.
+        seeds: the draws of E, V and U, one a seed.
+        coincide: entities of the edits that are the same, as `r2y=r2r1x`; all others differ.
+        data: what `cat` and `lorahub` fit their weights on: `two_hop`, `held_out` or `one_hop`.
+        **dials: the rule's own, as `temperature=0.1` for `arrow`.
+
+    Returns:
+        `first` and `second`: each what the seeds measured, the closed form to O(1/m), and its standard error. There is
+        no closed form for a rule that is not smooth in the Gram matrix (`ties`, `dare`).
+
+    Raises:
+        SettingError: for an unknown rule or dial, a value out of range, a width too small for the edits or too large
+            for a rule that looks at single weights, or coincidences that leave c₁ and c₂ undetermined.
+
+    Example:
+        >>> c1, c2 = coefficients(Model(width=2**12))
+        >>> print(c1)
+        0.41621 ± 0.00352 (closed form 0.41235, z = +1.10)
+        >>> c1, c2 = coefficients(Model(width=float("inf")), "arrow", temperature=0.1)
+        >>> round(c1.mean, 4), round(c2.mean, 4)
+        (0.0911, 0.4551)
+
+    Source: eq. 19 (Theorem 2), eq. 26-28 (Theorem 3).
+    """
+    if rule not in RULES:
+        raise SettingError("rule", repr(rule), " | ".join(RULES), did_you_mean(rule, RULES))
+    if isinstance(seeds, int) or not len(seeds):
+        raise SettingError("seeds", repr(seeds), "one or more whole numbers, as range(16)")
+    registered = RULES[rule]
+    check(rule, registered.dials, dials)
+    transformer = {f.name: getattr(model, f.name) for f in fields(Model)}
+    settings = of_rule(rule, registered.dials, vars(registered))
+    results = run(settings(**transformer, coincide=coincide, data=data, **dials), seeds)
+    if "c_first" not in results[0].measured:
+        raise SettingError("coincide", coincide, "coincidences that leave the two answer differences independent")
+    return Coefficients(Estimate.of(results, "c_first"), Estimate.of(results, "c_second"))
 
 
 def quantities(setting: Theorem3, scene: Scene, phi: Features, seed: int) -> Values:
@@ -105,7 +170,7 @@ def _expand(setting: Theorem3, scene: Scene, S: Square, seed: int) -> Expansion:
         values = quantities(setting, scene, coordinates(G), seed)
         return {name: values[name] for name in SMOOTH if name in values and wanted(name)}
 
-    if not setting.composition.startswith("arrow"):
+    if setting.composition not in ("arrow", "arrow_after"):
         return expansion(lambda G: smooth(G, lambda _: True), S, setting.width, setting.activation)
     parts = []
     for asked, is_other in ((scene.two_hop, False), (scene.other, True)):
