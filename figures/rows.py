@@ -73,4 +73,4 @@ def _words(value: Any) -> str:
 @cache
 def _load(folder: Path, experiment: str, stamps: tuple) -> pandas.DataFrame:
     """Read once a process; `stamps` changes when the files do."""
-    return on_disk.load(folder, experiment)
+    return on_disk.as_table(on_disk.load_rows(folder, experiment))

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from lora_reuse.llm.forecast.forecasts import forecast as forecast
     from lora_reuse.llm.scoring.marks import Marks as Marks
     from lora_reuse.llm.scoring.marks import score as score
+    from lora_reuse.runs.rows import rows as rows
     from lora_reuse.runs.settings import SettingError as SettingError
     from lora_reuse.theory.edits import edit as edit
     from lora_reuse.theory.experiments.theorem_3 import coefficients as coefficients
@@ -72,6 +73,7 @@ _HOMES = {
     "kernel": "theory.gram",
     # Rows and settings
     "SettingError": "runs.settings",
+    "rows": "runs.rows",
 }
 """The public names, each with the module that defines it."""
 

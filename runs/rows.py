@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_reuse.runs.settings import SettingError
+from lora_reuse.runs.settings import SettingError, did_you_mean
 
 if TYPE_CHECKING:
     import pandas
@@ -94,11 +94,48 @@ def load_rows(folder: Path | str, experiment: str | None = None) -> list[dict[st
     return list({row["hash"]: row for row in rows}.values())[::-1]
 
 
-def load(folder: Path | str, experiment: str | None = None) -> "pandas.DataFrame":
-    """The rows as one table, a column a leaf: `settings.width`, `measured.c_first`, `stderr.c_first`, ..."""
+def rows(folder: Path | str, experiment: str | None = None, *, provenance: bool = False) -> "pandas.DataFrame":
+    """The rows of a folder as one table, without what is withdrawn, each measurement once.
+
+    Args:
+        folder: where a command wrote rows (`out=`), as `results/paper`.
+        experiment: one experiment, as `theorem_2`, or all.
+        provenance: also how each row was made: command, commit, versions, device.
+
+    Returns:
+        A line a row: `experiment`, `hash`, and a column a leaf, as `settings.width`, `measured.c_first`,
+        `predicted.c_first`, `stderr.c_first`. What a row does not have is missing; a setting that it does not name has
+        its default.
+
+    Raises:
+        SettingError: for a folder without rows of the experiment, and for a line that is not a row.
+
+    Example:
+        >>> table = lr.rows("results/paper", "theorem_2")
+        >>> table.groupby("settings.width")[["measured.c_first"]].mean().round(3).reset_index()
+           settings.width  measured.c_first
+        0          4096.0             0.416
+        1             inf             0.412
+    """
+    from pandas.api.types import infer_dtype
+
+    if not (found := load_rows(folder, experiment)):
+        there = {path.name.split(".")[0] for path in Path(folder).glob("*.jsonl")}
+        if experiment is None or not there:
+            raise SettingError("folder", str(folder), "a folder that holds rows (*.jsonl)")
+        raise SettingError("experiment", repr(experiment), ", ".join(sorted(there)), did_you_mean(experiment, there))
+    table = as_table(found).drop(columns="schema")
+    if not provenance:
+        table = table.drop(columns=[name for name in table if name.startswith("provenance.")])
+    flags = [name for name in table if infer_dtype(table[name], skipna=True) == "boolean"]
+    return table.astype(dict.fromkeys(flags, "boolean"))
+
+
+def as_table(rows: Iterable[Mapping[str, Any]]) -> "pandas.DataFrame":
+    """Rows as one table, a column a leaf: `settings.width`, `measured.c_first`, `stderr.c_first`, ..."""
     import pandas
 
-    table = pandas.json_normalize(load_rows(folder, experiment))
+    table = pandas.json_normalize(list(rows))
     return table.replace({"inf": math.inf, "-inf": -math.inf}).infer_objects()
 
 

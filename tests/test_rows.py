@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_reuse.runs.rows import Rows, load, load_rows, row_hash
+import lora_reuse as lr
+from lora_reuse.runs.rows import Rows, load_rows, row_hash
 from lora_reuse.runs.settings import SettingError
 
 
@@ -66,9 +67,24 @@ def test_rows_load_as_one_table_over_files_each_measurement_once(tmp_path):
     shard.append(row(1))
     with open(shard.path, "a") as file:
         file.write((tmp_path / "demo.jsonl").read_text())  # the same measurement by another process
-    table = load(tmp_path, "demo")
+    table = lr.rows(tmp_path, "demo")
     assert sorted(table["measured.c"]) == [0.5, 1.5]
     assert table["settings.width"].tolist() == [math.inf, math.inf]
+
+
+def test_a_table_has_provenance_where_it_is_asked_for_and_says_what_is_missing(tmp_path):
+    Rows(tmp_path, "demo").append(row(0) | {"measured": {"c": 0.5, "called": True}})
+    Rows(tmp_path, "demo").append(row(1))
+    table = lr.rows(tmp_path)
+    assert not [name for name in table if name.startswith("provenance") or name == "schema"]
+    assert {name for name in lr.rows(tmp_path, provenance=True) if name not in table} == {"provenance.command"}
+    assert table["measured.called"].dtype == "boolean"
+    assert table["measured.called"].isna().tolist() == [False, True]
+    with pytest.raises(SettingError, match=r"^experiment: got 'demos'; allowed: demo; did you mean 'demo'\?$"):
+        lr.rows(tmp_path, "demos")
+    for experiment in (None, "demo"):
+        with pytest.raises(SettingError, match=r"^folder: got .*/nowhere; allowed: a folder that holds rows"):
+            lr.rows(tmp_path / "nowhere", experiment)
 
 
 def test_a_torn_last_line_is_cut_off_and_no_row_is_lost(tmp_path):
@@ -149,7 +165,7 @@ def test_a_withdrawn_field_is_not_read_and_the_rest_of_its_row_is(tmp_path):
     rows = {one["hash"]: one for one in load_rows(tmp_path)}
     assert (rows[first]["predicted"], rows[first]["measured"]) == ({}, {"c": 0.5})
     assert rows[second]["predicted"] == {"c": 0.5}
-    assert load(tmp_path, "demo")["predicted.c"].isna().tolist() == [True, False]
+    assert lr.rows(tmp_path, "demo")["predicted.c"].isna().tolist() == [True, False]
     assert (tmp_path / "demo.jsonl").read_bytes() == before
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_reuse.runs.rows import load, load_rows
+import lora_reuse as lr
+from lora_reuse.runs.rows import load_rows
 from lora_reuse.theory.experiments import REMAINDER
 from lora_reuse.theory.settings import EXPERIMENTS
 from lora_reuse.theory.sweep import main
@@ -57,7 +58,7 @@ def test_a_sweep_prints_a_table_and_leaves_one_row_a_setting_and_seed(tmp_path):
         assert {"command", "commit", "dirty", "versions", "device", "prng", "dtype", "wall_seconds"} <= set(
             row["provenance"]
         )
-    table = load(tmp_path)
+    table = lr.rows(tmp_path)
     assert len(table) == 18
     assert {"settings.width", "measured.c_first", "predicted.c_first", "stderr.c_first"} <= set(table.columns)
 

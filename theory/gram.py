@@ -68,7 +68,7 @@ def gram(
         SettingError: for an empty prompt, an infinite model with `explicit`, or 2^32 blocks of features and more.
 
     Example:
-        >>> G = gram(["x r1", "y r2", "x r1 r2"], Model(width=2**12), 0)
+        >>> G = lr.gram(["x r1", "y r2", "x r1 r2"], lr.Model(width=2**12), 0)
         >>> G.shape
         (3, 3)
         >>> (G[[0, 1], 2] / G.diagonal()[:2]).round(2)  # c₁ and c₂ of eq. 19 at this width
@@ -113,7 +113,7 @@ def kernel(prompts: Prompts, model: Model, seeds: int | Sequence[int] = 0) -> Ke
         SettingError: for an empty prompt.
 
     Example:
-        >>> k, stderr = kernel(["x r1", "y r2", "x r1 r2"], Model(width=2**12))
+        >>> k, stderr = lr.kernel(["x r1", "y r2", "x r1 r2"], lr.Model(width=2**12))
         >>> (k[[0, 1], 2] / k.diagonal()[:2]).round(4)  # c₁ and c₂ of eq. 19 at d = m = ∞
         array([0.4122, 0.573 ])
         >>> stderr.round(3)
@@ -193,9 +193,23 @@ def _explicit(prompts: Sequence[Prompt], model: Model, seed: int) -> Float64[np.
 
 
 def coordinates(G: Float64[np.ndarray, "... n n"]) -> Float64[np.ndarray, "... rank n"]:
-    """Features of dimension n with the same inner products: Φᵀ Φ = G. Whatever depends on the features only through
-    inner products (the readout, eq. 1, eq. 23, sums of adapters) has the same value on these, so width = inf needs no
-    code of its own."""
+    """Features of dimension n with the same inner products, Φᵀ Φ = G: columns that stand for φ(Uh)/√m at any width.
+
+    Whatever depends on the features only through inner products (the readout, eq. 1, eq. 23, sums of adapters) has the
+    same value on these, so width = inf needs no code of its own.
+
+    Args:
+        G: a Gram matrix, or a kernel, [... n n].
+
+    Returns:
+        Φ, [... n n], one column a prompt.
+
+    Example:
+        >>> phi = lr.coordinates(np.array([[2.0, 1.0], [1.0, 2.0]]))
+        >>> (phi.T @ phi).round(6)
+        array([[2., 1.],
+               [1., 2.]])
+    """
     values, vectors = np.linalg.eigh(G)
     # What is no more than rounding must not become a direction of size 1e-8.
     rounding = 1e-14 * G.shape[-1] * values[..., -1:]

@@ -94,10 +94,10 @@ def coefficients(
             for a rule that looks at single weights, or coincidences that leave c₁ and c₂ undetermined.
 
     Example:
-        >>> c1, c2 = coefficients(Model(width=2**12))
+        >>> c1, c2 = lr.coefficients(lr.Model(width=2**12))
         >>> print(c1)
         0.41621 ± 0.00352 (closed form 0.41235, z = +1.10)
-        >>> c1, c2 = coefficients(Model(width=float("inf")), "arrow", temperature=0.1)
+        >>> c1, c2 = lr.coefficients(lr.Model(width=float("inf")), "arrow", temperature=0.1)
         >>> round(c1.mean, 4), round(c2.mean, 4)
         (0.0911, 0.4551)
 

@@ -37,7 +37,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Model(Point):
-    """The transformer: every experiment has these settings (a comma list is a grid axis)."""
+    """The transformer: every experiment has these settings (a comma list is a grid axis).
+
+    A wrong name or value is one line: `SettingError: width: got 0; allowed: a whole number from 1 to 2**46 or inf`. In
+    Python `width=2**20`, `1e6`, `float("inf")` and `"inf"` are widths."""
 
     width: int | float = setting(
         4096, Whole(1, 2**46, infinite=True), "hidden units m of the MLP; inf is the arc-cosine kernel"
