@@ -126,12 +126,12 @@ def rows(folder: Path | str, experiment: str | None = None, *, provenance: bool 
         raise SettingError("experiment", repr(experiment), ", ".join(sorted(there)), did_you_mean(experiment, there))
     table = as_table(found).drop(columns="schema")
     if not provenance:
-        table = table.drop(columns=[name for name in table if name.startswith("provenance.")])
+        table = table.drop(columns=[name for name in table if str(name).startswith("provenance.")])
     flags = [name for name in table if infer_dtype(table[name], skipna=True) == "boolean"]
     return table.astype(dict.fromkeys(flags, "boolean"))
 
 
-def as_table(rows: Iterable[Mapping[str, Any]]) -> "pandas.DataFrame":
+def as_table(rows: Iterable[dict[str, Any]]) -> "pandas.DataFrame":
     """Rows as one table, a column a leaf: `settings.width`, `measured.c_first`, `stderr.c_first`, ..."""
     import pandas
 
