@@ -1,52 +1,28 @@
-"""To add a rule, write one file on each side: nothing else is edited, and every check that fits its promises runs on
-it."""
+"""The examples of the documentation that extend the repository. To add a rule, write one file on each side: nothing
+else is edited, and every check that fits its promises runs on it. A kind of adapter is one file, too."""
 
+import math
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
+
+from lora_reuse.runs.rows import load_rows
+from tests.llm.tiny import tiny
 
 ROOT = Path(__file__).parents[1]
-THEORY = '''"""A share of the sum."""
-
-import functools
-import operator
-from typing import Annotated
-
-from lora_reuse.runs.settings import Number
-from lora_reuse.theory.compositions import rule
-
-Share = Annotated[float, Number(0, 1), "of each update"]
-
-
-@rule(span=True, gauge_free=True, basis_free=True, alone=PROMISE, smooth=True)
-def halved(library, context, *, share: Share = 0.5):
-    """ΔW = share Σ_i ΔW_i."""
-    return share * functools.reduce(operator.add, library)
-'''
-LLM = '''"""A share of the sum."""
-
-from typing import Annotated
-
-from lora_reuse.llm.compositions import each_module, rule
-from lora_reuse.llm.compositions.sums import concatenated
-from lora_reuse.runs.settings import Number
-
-Share = Annotated[float, Number(0, 1), "of each update"]
-
-
-@rule(static=True, gauge_free=True, alone=PROMISE, symmetric=True)
-def halved(library, *, share: Share = 0.5):
-    """ΔW = share Σ_i ΔW_i."""
-    return each_module(library, lambda name, updates: concatenated(updates, (share,) * len(updates)))
-'''
+EXAMPLES = ROOT / "docs" / "examples"
 
 
 def written(tree: Path, promise: bool) -> None:
-    for side, text in (("theory", THEORY), ("llm", LLM)):
-        (tree / side / "compositions" / "halved.py").write_text(text.replace("PROMISE", str(promise)))
+    for side in ("theory", "llm"):
+        text = (EXAMPLES / f"{side}_rule.py").read_text()
+        assert text.count("alone=False") == 1
+        (tree / side / "compositions" / "halved.py").write_text(text.replace("alone=False", f"alone={promise}"))
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +83,40 @@ def test_the_checks_of_both_sides_run_on_it_and_its_promises_count(tree):
     wrong = said(tree, *checks)
     written(tree, promise=False)
     assert wrong.count("FAILED") == 2  # on each side one expert alone is not that expert
+
+
+def test_a_kind_of_adapter_is_one_file_and_trains_what_it_says(tree, tmp_path):
+    """B starts at zero, so that it stays zero where nothing is trained."""
+    shutil.copy(EXAMPLES / "upper_layers.py", tree / "llm" / "adapters" / "kinds")
+    assert "upper_layers: A and B from one layer upwards" in said(tree, "llm.bridge", "--help")
+    asked = "dataset=F library=2-combination composition=sum prompting=direct".split()
+    small = "triplets=2 bridge_triplets=2 steps=2 batch=2 rank=2 answer_tokens=2 workers=1 log_probs=false".split()
+    words = (*asked, *small, f"model={tiny('qwen2', tmp_path / 'model')}", f"out={tmp_path / 'out'}")
+    printed = said(tree, "llm.two_hop", "adapter=upper_layers", "first_layer=1", *words)
+    assert "1 rows in" in printed, printed
+    (row,) = load_rows(tmp_path / "out", "llm_two_hop")
+    assert (row["settings"]["adapter"], row["settings"]["first_layer"]) == ("upper_layers", 1)
+    experts = sorted((tmp_path / "out" / "experts").glob("*/adapter_model.safetensors"))
+    assert len(experts) == 2
+    for expert in experts:
+        trained = {
+            key.split(".layers.")[1][0]
+            for key, weight in load_file(expert).items()
+            if ".lora_B." in key and weight.abs().max() > 0
+        }
+        assert trained == {"1"}
+    assert "first_layer: got 1; allowed: no first_layer=" in said(tree, "llm.two_hop", "first_layer=1", *words)
+
+
+def test_an_assumption_of_the_theory_is_changed_in_a_file_of_ones_own():
+    """Uniform attention gives the paper's closed forms. Where only the last token of the context is read, `x r1` and
+    `x r1 r2` share nothing, so that c₁ = k(0) = 1/π, and `y r2` and `x r1 r2` meet at 60 degrees."""
+    printed = said(ROOT, "docs.examples.decaying_attention")
+    found = [tuple(map(float, pair)) for pair in re.findall(r"c₁ = (\S+), c₂ = (\S+) at", printed)]
+    sixty = (math.sqrt(3) / 2 + math.pi / 3) / math.pi
+    assert len(found) == 6
+    assert found[0] == pytest.approx((0.4122, 0.5730), abs=1e-4)
+    assert found[4] == pytest.approx((1 / math.pi, sixty), abs=1e-4)
+    assert found[0] > found[2] > found[4]
+    for exact, drawn in zip(found[::2], found[1::2], strict=True):
+        assert drawn == pytest.approx(exact, abs=0.01)  # six standard errors
