@@ -117,6 +117,7 @@ def test_an_assumption_of_the_theory_is_changed_in_a_file_of_ones_own():
     assert len(found) == 6
     assert found[0] == pytest.approx((0.4122, 0.5730), abs=1e-4)
     assert found[4] == pytest.approx((1 / math.pi, sixty), abs=1e-4)
-    assert found[0] > found[2] > found[4]
+    assert found[0][0] > found[2][0] > found[4][0]
+    assert found[0][1] < found[2][1] < found[4][1]
     for exact, drawn in zip(found[::2], found[1::2], strict=True):
         assert drawn == pytest.approx(exact, abs=0.01)  # six standard errors

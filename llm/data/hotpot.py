@@ -86,7 +86,7 @@ def _pairs(path: Path) -> Iterator[tuple[str, str, tuple[str, ...]]]:
             "data",
             f"{path} ({type(error).__name__})",
             "a file of questions and answers",
-            "see llm/README.md for where it is",
+            "such as HotpotQA's or KILT's validation questions",
         ) from None
     for number, record in enumerate(_records(path, text), start=1):
         try:

@@ -2,7 +2,7 @@
 `theory.compositions`."""
 
 import dataclasses
-import textwrap
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,13 @@ from lora_reuse.llm.adapters.modules import target_modules
 from lora_reuse.llm.adapters.saving import load_composition, save_composition
 from lora_reuse.llm.adapters.training import Spec
 from lora_reuse.llm.adapters.training import tokens as trained_on
-from lora_reuse.llm.compositions import RULES, Composition, Library, RoutedDelta, compose, each_module
-from lora_reuse.llm.compositions.sums import concatenated
+from lora_reuse.llm.compositions import RULES, Composition, Library, RoutedDelta, compose
 from lora_reuse.llm.data.facts import triplets
 from lora_reuse.llm.data.mixtures import SETUPS, data_mix, oracle, pair
 from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.decoding.models import Base, example, load_base
 from lora_reuse.llm.decoding.resident import Resident
-from lora_reuse.llm.learned import LEARNED, Learning, fit, learn, learned
+from lora_reuse.llm.learned import LEARNED, Learning, fit, learn
 from lora_reuse.llm.learned.fitting import Parameters, answer_loss, search
 from lora_reuse.llm.protocols import dials
 from lora_reuse.llm.protocols.composed import DATA, OWN_SHARE
@@ -495,12 +494,13 @@ def test_the_single_experts_that_a_pair_is_measured_against():
 # The page about them
 
 
-PAGE = (Path(__file__).parents[2] / "llm" / "compositions" / "README.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def test_the_table_says_what_the_registries_say():
+    page = (DOCS / "rules.md").read_text()
     rows = [
-        [cell.strip() for cell in line.strip("| \n").split("|")] for line in PAGE.splitlines() if line.startswith("| `")
+        [cell.strip() for cell in line.strip("| \n").split("|")] for line in page.splitlines() if line.startswith("| `")
     ]
     said = {row[0].strip("`").removesuffix(":SOURCE"): row for row in rows}
     assert len(rows) == len(RULES) + len(LEARNED)
@@ -515,11 +515,9 @@ def test_the_table_says_what_the_registries_say():
 
 
 def test_a_method_in_ten_lines(base, asked, monkeypatch):
-    """The one of the page: it learns, and is the sum at its start."""
-    code = next(block.split("```")[0] for block in PAGE.split("```python")[1:] if "@learned" in block)
+    """The one of the documentation: it learns, and is the sum at its start."""
     monkeypatch.setattr("lora_reuse.llm.learned.LEARNED", dict(LEARNED))
-    names = {"LowRank": LowRank, "Library": Library, "Composition": Composition, "Parameters": dict, "torch": torch}
-    exec(textwrap.dedent(code), names | {"learned": learned, "each_module": each_module, "concatenated": concatenated})
+    runpy.run_path(str(DOCS / "examples" / "learned_rule.py"))
     made = learn("scaled_sum", experts(base), base, asked, "two_hop", Learning(steps=10, rate=0.01))
     assert made.extra_parameters == 6
     with Resident(base.model) as resident, torch.no_grad():

@@ -1,0 +1,106 @@
+"""python -m docs.generate
+
+Writes what the documentation does not say by hand into docs/generated: the settings of every command, from its
+`--help`; the page of results, its figures and its tables; the claims and the predictions. Writes build/package, too:
+the folders of a checkout as the one package that they are when it is installed, from which the API page is made."""
+
+import re
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from lora_reuse.__main__ import FOLDERS, commands, first_sentence
+from lora_reuse.theory.settings import EXPERIMENTS
+
+ROOT = Path(__file__).parents[1]
+OUT = ROOT / "docs" / "generated"
+FIGURES, ROWS = ROOT / "results" / "figures", ROOT / "results" / "paper"
+PAGES = ("commands.md", "results.md", "figures.md", "tables.md", "ledger.md", "predictions.md")
+
+
+def main() -> None:
+    """Writes every file again."""
+    shutil.rmtree(OUT, ignore_errors=True)
+    OUT.mkdir(parents=True)
+    package()
+    pages = (
+        results() | {"commands.md": settings()} | {f"{name}.md": written(name) for name in ("ledger", "predictions")}
+    )
+    for name in PAGES:
+        (OUT / name).write_text(pages[name], encoding="utf-8")
+    shutil.copytree(FIGURES, OUT / "figures", ignore=shutil.ignore_patterns("*.md"))
+
+
+def package() -> None:
+    """build/package/lora_reuse, in links."""
+    folder = ROOT / "build" / "package" / "lora_reuse"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for path in ((ROOT / "lora_reuse").glob("*.py"), (ROOT / name for name in (*FOLDERS, "runs"))):
+        for target in path:
+            (folder / target.name).symlink_to(target)
+
+
+def settings() -> str:
+    """The page of commands: the help of each as it is printed, and of each experiment of the theory."""
+    found = commands()
+    words = [(name,) for name in found if name != "sweep"]
+    words += [("sweep", f"experiment={experiment}") for experiment in EXPERIMENTS]
+    with ThreadPoolExecutor(2) as pool:
+        printed = dict(zip(words, pool.map(help_of, words), strict=True))
+    text = (
+        "# Commands\n\nEvery command is `lora-reuse COMMAND key=value ...`, and prints its settings with `--help`. This"
+        " page is what they print: a setting, its default, what is allowed, and what it means. Where the help says so,"
+        " a setting is a list with commas, and then it is an axis of a grid.\n\n| command | what it does |\n|---|---|\n"
+    )
+    for name, (_, path) in found.items():
+        text += f"| [`{name}`](#{name.replace('.', '')}) | {first_sentence(path)} |\n"
+    for name in found:
+        text += f"\n## {name}\n"
+        for word in words:
+            if word[0] == name:
+                text += (f"\n### {word[1]}\n" if len(word) > 1 else "") + f"\n```text\n{printed[word]}\n```\n"
+    return text
+
+
+def help_of(words: tuple[str, ...]) -> str:
+    """What `lora-reuse WORDS --help` prints."""
+    run = [sys.executable, "-m", "lora_reuse", *words, "--help"]
+    return subprocess.run(run, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def results() -> dict[str, str]:
+    """The page of results as three: what was found, the figures, the tables; a number links to its row on the page."""
+    text = linked((FIGURES / "report.md").read_text(encoding="utf-8"))
+    found, figures = text.split("\n## Figures\n")
+    figures, tables = figures.split("\n## Tables\n")
+    tables = tables.split("\n## The paper's claims\n")[0]
+    found, figures, tables = (
+        found[found.index("\n## ") :],
+        figures.replace("\n### ", "\n## "),
+        tables.replace("\n### ", "\n## "),
+    )
+    whole = "The same with every row behind every number, as one file that a browser opens without a network, is"
+    return {
+        "results.md": f"# Results\n\n{whole} [the page of results](figures/report.html).\n{found}\n",
+        "figures.md": f"# Figures\n{figures}\n",
+        "tables.md": f"# Tables\n{tables}\n",
+    }
+
+
+def linked(text: str) -> str:
+    """Links to files beside the page lead to figures/, and those to rows to the page."""
+    text = re.sub(r"\]\(#(row-\w+)\)", r"](figures/report.html#\1)", text)
+    text = re.sub(r"\]\((\w+\.(?:png|pdf|csv|tex))\)", r"](figures/\1)", text)
+    return text.replace("<details>", '<details markdown="1">')
+
+
+def written(name: str) -> str:
+    """A page of the checks, as it is."""
+    return linked((ROWS / f"{name}.md").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()
