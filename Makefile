@@ -2,7 +2,7 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 
-.PHONY: sweep figures fresh two-hop smollm test check benchmark clean
+.PHONY: sweep figures fresh two-hop smollm test check docs benchmark clean
 
 sweep: .venv/base
 	$(RUN) -m theory.sweep width=2**8,2**10,2**12,2**14,2**16,2**18,2**20,2**22,2**24 seeds=32
@@ -34,6 +34,11 @@ check: .venv/test
 	$(RUN) -m ruff format --check .
 	$(RUN) -m basedpyright
 
+# The site is build/site; a warning is an error.
+docs: .venv/docs
+	$(RUN) -m docs.generate
+	$(RUN) -m zensical build --strict --clean
+
 benchmark: .venv/base
 	$(RUN) -m theory.benchmark
 
@@ -48,6 +53,10 @@ clean:
 
 .venv/llm: .venv/base
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[llm]'
+	@touch $@
+
+.venv/docs: .venv/test
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	@touch $@
 
 # The type checker finds the package as it is installed through .venv/checkout: lora_reuse.theory is ./theory.
