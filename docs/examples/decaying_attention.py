@@ -5,8 +5,9 @@ each place that is between it and the last token. `decay=1` is the paper's assum
 
 import numpy as np
 
-from lora_reuse.theory.gram import stream, streamed
-from lora_reuse.theory.kernels import kernel, limit_geometry
+from lora_reuse.theory.kernels import kernel
+from lora_reuse.theory.limit import limit_geometry
+from lora_reuse.theory.streaming import stream, streamed
 
 PROMPTS = ("x r1", "y r2", "x r1 r2")
 TOKENS = ("x", "y", "r1", "r2")
