@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from lora_reuse.__main__ import commands
-
 ROOT = Path(__file__).parents[1]
 FOLDERS = [ROOT / name for name in ("figures", "llm", "paper_checks", "runs", "theory")]
 MODULES = sorted(path for folder in FOLDERS for path in folder.rglob("*.py") if not path.name.startswith("test_"))
@@ -52,12 +50,6 @@ def test_modules_stay_small_and_say_what_they_are(path):
 def test_links_between_texts_lead_somewhere(path):
     links = re.findall(r"\]\(([^)#\s]+)", path.read_text())
     assert [link for link in links if "://" not in link and not (path.parent / link).exists()] == []
-
-
-def test_the_guide_to_the_language_models_names_every_command():
-    text = (ROOT / "llm" / "README.md").read_text()
-    named = {word for line in text.splitlines() if line.startswith("| `") for word in re.findall(r"`([\w.]+)`", line)}
-    assert {word for word, (module, _) in commands().items() if module.startswith("lora_reuse.llm.")} <= named
 
 
 def test_the_guide_to_the_language_models_names_every_module_of_every_room():
