@@ -1,8 +1,7 @@
 """python -m docs.generate
 
 Writes what the documentation does not say by hand into docs/generated: the settings of every command, from its
-`--help`; the page of results, its figures and its tables; the claims and the predictions. Writes build/package, too:
-the folders of a checkout as the one package that they are when it is installed, from which the API page is made."""
+`--help`; the page of results, its figures and its tables; the claims and the predictions."""
 
 import re
 import shutil
@@ -11,7 +10,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from lora_reuse.__main__ import FOLDERS, commands, first_sentence
+from lora_reuse.__main__ import commands, first_sentence
 from lora_reuse.theory.settings import EXPERIMENTS
 
 ROOT = Path(__file__).parents[1]
@@ -24,23 +23,12 @@ def main() -> None:
     """Writes every file again."""
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir(parents=True)
-    package()
     pages = (
         results() | {"commands.md": settings()} | {f"{name}.md": written(name) for name in ("ledger", "predictions")}
     )
     for name in PAGES:
         (OUT / name).write_text(pages[name], encoding="utf-8")
     shutil.copytree(FIGURES, OUT / "figures", ignore=shutil.ignore_patterns("*.md"))
-
-
-def package() -> None:
-    """build/package/lora_reuse, in links."""
-    folder = ROOT / "build" / "package" / "lora_reuse"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for path in ((ROOT / "lora_reuse").glob("*.py"), (ROOT / name for name in (*FOLDERS, "runs"))):
-        for target in path:
-            (folder / target.name).symlink_to(target)
 
 
 def settings() -> str:
