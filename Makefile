@@ -2,7 +2,15 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 
-.PHONY: sweep figures fresh two-hop smollm test check docs benchmark clean
+# The CPU build of torch for CI, Python 3.11 on Linux, as the index of PyTorch has it: PyPI's needs CUDA's packages.
+TORCH := torch==2.13.0 --hash=sha256:6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
+CPU_BUILD := awk '/^[a-z]/ { kept = !/^(torch|triton|cuda|nvidia)/ } kept'
+# The type checker finds the package as it is installed through .venv/checkout: lora_reuse.theory is ./theory.
+PARTS := figures llm paper_checks runs theory lora_reuse/__init__.py lora_reuse/__main__.py
+CHECKOUT := rm -rf .venv/checkout && mkdir -p .venv/checkout/lora_reuse \
+  && ln -s $(addprefix ../../../,$(PARTS)) .venv/checkout/lora_reuse/
+
+.PHONY: sweep figures fresh two-hop smollm test check docs benchmark lock locked lowest clean
 
 sweep: .venv/base
 	$(RUN) -m theory.sweep width=2**8,2**10,2**12,2**14,2**16,2**18,2**20,2**22,2**24 seeds=32
@@ -42,6 +50,29 @@ docs: .venv/docs
 benchmark: .venv/base
 	$(RUN) -m theory.benchmark
 
+# lock.txt: the versions of constraints.txt that CI needs, with the hashes of their files.
+lock: .venv/base
+	$(RUN) -m pip install --quiet --constraint constraints.txt uv
+	{ echo '# make lock writes this: the versions of constraints.txt with the hashes of their files, for make locked.'; \
+	  $(RUN) -m uv pip compile pyproject.toml --extra test --extra docs --constraint constraints.txt --generate-hashes \
+	  --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-header --no-annotate --quiet | $(CPU_BUILD); \
+	  echo '$(TORCH)'; } > .venv/lock.txt
+	mv .venv/lock.txt lock.txt
+
+# The environment of the other targets as CI has it: nothing is installed whose hash is not in lock.txt.
+locked:
+	$(PYTHON) -m venv .venv
+	$(RUN) -m pip install --quiet --require-hashes --requirement lock.txt
+	$(RUN) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(RUN) -m pip check
+	@$(CHECKOUT)
+	@touch .venv/base .venv/llm .venv/test .venv/docs
+
+# A share of the tests with the lowest versions that pyproject.toml allows.
+lowest: .venv/lowest/made
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv/lowest/bin/python -m pytest tests/test_kernels.py tests/test_sweep.py \
+	  tests/test_compositions.py tests/llm/test_compose.py tests/llm/test_adapters.py
+
 clean:
 	rm -rf .venv
 
@@ -59,10 +90,16 @@ clean:
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	@touch $@
 
-# The type checker finds the package as it is installed through .venv/checkout: lora_reuse.theory is ./theory.
-PARTS := figures llm paper_checks runs theory lora_reuse/__init__.py lora_reuse/__main__.py
 .venv/test: .venv/base
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[test]'
-	@rm -rf .venv/checkout && mkdir -p .venv/checkout/lora_reuse
-	@ln -s $(addprefix ../../../,$(PARTS)) .venv/checkout/lora_reuse/
+	@$(CHECKOUT)
+	@touch $@
+
+.venv/lowest/made: .venv/base
+	$(RUN) -m pip install --quiet --constraint constraints.txt uv
+	$(PYTHON) -m venv .venv/lowest
+	echo 'beartype>=0.22 hypothesis>=6.140 pytest>=9' | tr ' ' '\n' | $(RUN) -m uv pip compile pyproject.toml - \
+	  --extra llm --extra continent --resolution lowest-direct --no-header --no-annotate --quiet | $(CPU_BUILD) \
+	  > .venv/lowest/versions.txt
+	.venv/lowest/bin/python -m pip install --quiet --requirement .venv/lowest/versions.txt $(firstword $(TORCH))
 	@touch $@

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_reuse.runs.command import with_options
+from lora_reuse.runs.command import begin, settings_are_right, with_options
 from lora_reuse.runs.settings import Flag, SettingError, Text, did_you_mean, setting
 
 
@@ -35,6 +35,7 @@ def _main(options: Options) -> int:
 
     items = registry.items()
     if options.list:
+        begin()
         for item in items.values():
             needs = "".join(f"\n      {experiment}: {made_by}" for experiment, made_by in item.module.NEEDS.items())
             print(f"{item.name} ({item.kind})\n    {item.title}{needs}")
@@ -45,6 +46,7 @@ def _main(options: Options) -> int:
     for name in names:
         if name not in items:
             raise SettingError("only", repr(name), ", ".join(items), did_you_mean(name, items))
+    settings_are_right(options.out)
     if not Path(options.rows).is_dir():
         raise SettingError(
             "rows",
@@ -52,6 +54,7 @@ def _main(options: Options) -> int:
             "a folder that is there",
             "make sweep fills results/, results/paper comes with the repository",
         )
+    begin(options.out)
     draw = registry.draw_or_say if options.only == "all" else registry.draw
     drawn = []
     for name in names:

@@ -28,7 +28,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lora_reuse.runs.command import with_options
+from lora_reuse.runs.command import begin, with_options
 from lora_reuse.runs.settings import Flag, Text, Whole, setting
 
 
@@ -48,6 +48,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _main(options: Options) -> int:
+    begin(options.out)
     measured = _benchmark(options)
     if options.out:
         _write(Path(options.out), options, measured)

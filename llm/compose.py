@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lora_reuse.llm.protocols.dials import EVERY, WORDS, Dials
+from lora_reuse.llm.protocols.dials import EVERY, WORDS, Dials, check_rule, made_with
 from lora_reuse.llm.protocols.settings import PATH
-from lora_reuse.runs.command import command, without_help
+from lora_reuse.runs.command import begin, command, settings_are_right, without_help
 from lora_reuse.runs.provenance import program
 from lora_reuse.runs.settings import Flag, NoAxes, SettingError, Text, help_table, parse, setting
 
@@ -26,7 +26,11 @@ class Options:
 
     RENAMED: ClassVar = {
         "base": "model",
+        "base_model": "model",
+        "adapters": "library",
+        "models": "library",
         "method": "composition",
+        "merge_method": "composition",
         "another_base": "another_model",
         "rank": "merged_rank",
     }
@@ -60,29 +64,37 @@ def _main(words: list[str]) -> int:
     for name in ("library", "composition", "out"):
         if not getattr(options, name):
             raise SettingError(name, "nothing", f"{name}=...", "--help says more")
-    print(_compose(options, options.library.split(","), dials))
+    check_rule(options.composition)
+    made_with([options.composition], dials, {})
+    folders = options.library.split(",")
+    if "" in folders or len(set(folders)) < len(folders):
+        raise SettingError("library", options.library, "each adapter once")
+    settings_are_right(options.out)
+    print(_compose(options, folders, dials))
     return 0
 
 
 def _compose(options: Options, folders: list[str], given: dict[str, Any]) -> str:
     from lora_reuse.llm.adapters.adapter import read_adapter
-    from lora_reuse.llm.adapters.composing import check_rule, composed
+    from lora_reuse.llm.adapters.composing import card_of, composed
     from lora_reuse.llm.adapters.folders import origin
-    from lora_reuse.llm.adapters.saving import save
+    from lora_reuse.llm.adapters.saving import made_before, save
     from lora_reuse.llm.decoding.models import digest_of, load_frame
 
-    check_rule(options.composition)
-    out = Path(options.out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise SettingError("out", out, "a new or empty folder", "nothing is overwritten")
-    if "" in folders or len(set(folders)) < len(folders):
-        raise SettingError("library", options.library, "each adapter once")
     named = options.model or origin(folders[0]).base
     if not named:
         raise SettingError("model", "nothing", "model=...", f"{folders[0]} does not name the model it was trained on")
     frame, digest = load_frame(named, options.trust_remote_code), functools.cache(lambda: digest_of(named))
     library = [read_adapter(folder, frame, named, digest, options.another_model) for folder in folders]
-    both = composed(library, options.composition, given, shlex.join([*program(), *sys.argv[1:]]))
+    made = options.composition, given, shlex.join([*program(), *sys.argv[1:]])
+    out = Path(options.out)
+    there = made_before(out, card_of(library, *made))
+    if not there and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise SettingError("out", out, "a new or empty folder", "nothing is overwritten")
+    begin(options.out)
+    if there:
+        return f"{out} has {options.composition} of these adapters with these dials already"
+    both = composed(library, *made)
     try:
         save(both, out)
     except OSError as error:

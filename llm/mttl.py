@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lora_reuse.runs.command import with_options
+from lora_reuse.runs.command import begin, settings_are_right, with_options
 from lora_reuse.runs.settings import Number, SettingError, Text, setting
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def _main(options: Options) -> int:
     for name in ("expert", "out"):
         if not getattr(options, name):
             raise SettingError(name, "nothing", f"{name}=...", "--help says more")
+    settings_are_right(options.out)
     from lora_reuse.llm.adapters.folders import check_new, save_expert
 
     check_new(Path(options.out))
@@ -59,6 +60,7 @@ def _main(options: Options) -> int:
     if not model:
         raise SettingError("model", "nothing, and the expert names no model", "the model it was trained on")
     expert = convert(weights, info, options.alpha)
+    begin(options.out)
     try:
         save_expert(expert, options.out, model)
     except OSError as error:

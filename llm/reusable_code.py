@@ -19,7 +19,7 @@ from lora_reuse.llm.data.word_problems import LEVELS, Problem
 from lora_reuse.llm.sandbox import require, run
 from lora_reuse.llm.scoring.endpoint import Endpoint, endpoint_of
 from lora_reuse.llm.scoring.solutions import equal, program
-from lora_reuse.runs.command import with_options
+from lora_reuse.runs.command import begin, settings_are_right, with_options
 from lora_reuse.runs.settings import Flag, SettingError, Text, Whole, setting
 
 TURNS = 6
@@ -77,13 +77,11 @@ def _main(options: Options) -> int:
         raise SettingError(
             "data", repr(options.data), "a folder with the published files", "data=own has code of its own"
         )
+    endpoint = endpoint_of(options.endpoint, options.model, options.key_variable)
+    settings_are_right(options.data)
     require()
-    write(
-        Path(options.data).expanduser(),
-        endpoint_of(options.endpoint, options.model, options.key_variable),
-        options.templates,
-        options.parallel,
-    )
+    begin(options.data)
+    write(Path(options.data).expanduser(), endpoint, options.templates, options.parallel)
     return 0
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lora_reuse.llm.decoding.names import SMOLLM2
-from lora_reuse.runs.command import command
+from lora_reuse.runs.command import begin, command, without_help
 from lora_reuse.runs.files import write
 from lora_reuse.runs.settings import SettingError
 
@@ -25,9 +25,13 @@ def main(words: Sequence[str]) -> int:
 
 
 def _main(words: list[str]) -> int:
-    if words:
+    words, help = without_help(words)
+    if help:
         print((__doc__ or "").strip())
         return 0
+    if words:
+        raise SettingError(words[0], "a setting", "none", "the variable LORA_REUSE_CACHE says where the file goes")
+    begin(str(SMOLLM2))
     if not SMOLLM2.is_file():
         _fetch(SMOLLM2)
     print(f"{SMOLLM2} is model=smollm2")

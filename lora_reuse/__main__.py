@@ -1,13 +1,16 @@
 """lora-reuse COMMAND key=value ...
 
 Runs a command of the theory, of the language models, of the figures or of the paper's checks. `lora-reuse COMMAND
---help` lists the settings of one."""
+--help` lists the settings of one. `lora-reuse COMMAND key=value print=recipe` runs nothing, and prints the command as
+YAML, of which `lora-reuse run FILE` runs one step or many."""
 
 import ast
+import functools
 import re
 import runpy
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +18,7 @@ from pathlib import Path
 from lora_reuse.runs.command import command, without_help
 from lora_reuse.runs.settings import SettingError, did_you_mean
 
-FOLDERS = ("theory", "llm", "figures", "paper_checks")
+FOLDERS = ("runs", "theory", "llm", "figures", "paper_checks")
 
 
 def main() -> int:
@@ -32,8 +35,25 @@ def _main(words: list[str]) -> int:
     word, *rest = others
     if word not in found:
         raise SettingError("command", repr(word), ", ".join(found), did_you_mean(word, found))
-    module, _ = found[word]
-    sys.argv[1:] = [*rest, *["--help"] * help]
+    printed = [it for it in rest if it.startswith("print=")]
+    if printed and word != "run":
+        from lora_reuse.runs.recipe import Step, written
+
+        if printed != ["print=recipe"]:
+            raise SettingError("print", " ".join(printed), "print=recipe, once")
+        step = Step(word, [it for it in rest if it not in printed])
+        step.look(files=False)
+        print(written([step]), end="")
+        return 0
+    start(word, [*rest, *["--help"] * help])
+    return 0
+
+
+def start(word: str, words: Sequence[str]) -> None:
+    """Runs a command as the program that its module is, with these words as its command line. Raises SettingError where
+    a library is missing that an extra installs, and SystemExit where the command ends."""
+    module, _ = commands()[word]
+    sys.argv[1:] = words
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except ModuleNotFoundError as error:
@@ -42,9 +62,9 @@ def _main(words: list[str]) -> int:
         raise SettingError(
             word, f"no {error.name}", "with it installed", f"pip install 'lora-reuse[{extra}]'"
         ) from None
-    return 0
 
 
+@functools.cache
 def commands() -> dict[str, tuple[str, Path]]:
     """The module and the file of every command, by its word: what runs as a program at the top of a folder, and the
     folder itself where it does. A word that two folders have comes with the folder, as `theory.benchmark`."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_reuse.runs.command import with_options
+from lora_reuse.runs.command import begin, with_options
 from lora_reuse.runs.settings import SettingError, Text, did_you_mean, setting
 
 
@@ -76,6 +76,7 @@ def _check(options: Options) -> list[Entry]:
     for name in names:
         if name not in CLAIMS:
             raise SettingError("only", repr(name), ", ".join(CLAIMS), did_you_mean(name, CLAIMS))
+    begin(options.out)
     entries = []
     for name in tqdm(names, disable=None, unit=" claims"):
         claim = CLAIMS[name]

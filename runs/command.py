@@ -1,13 +1,50 @@
 """What every command does with `--help`, a mistake, a closed pipe and Control-C."""
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from typing import Literal, TypeVar
 
 from lora_reuse.runs.settings import SettingError, help_table, parse_options
 
 Given = TypeVar("Given")
+_looked_at: ContextVar[Literal["", "settings", "files"]] = ContextVar("looked_at", default="")
+"""How far a command goes that is only looked at; "" for one that runs."""
+
+
+class Begun(Exception):
+    """A command that is only looked at has come to where its work begins; `out` is what it would write."""
+
+    def __init__(self, out: str):
+        super().__init__(out)
+        self.out = out
+
+
+@contextlib.contextmanager
+def looking(files: bool) -> Iterator[None]:
+    """Commands in this context raise Begun where their work begins, or without `files` already where their settings are
+    known to be right, and let SettingError through."""
+    token = _looked_at.set("files" if files else "settings")
+    try:
+        yield
+    finally:
+        _looked_at.reset(token)
+
+
+def settings_are_right(out: str = "") -> None:
+    """Where a command has looked at its settings, and will look at what is on disk before `begin`. A recipe looks no
+    further at a step that takes what an earlier one makes."""
+    if _looked_at.get() == "settings":
+        raise Begun(out)
+
+
+def begin(out: str = "") -> None:
+    """Where the work of a command begins: every mistake that can be known before is known. Every command calls it
+    once, with what it will write."""
+    if _looked_at.get():
+        raise Begun(out)
 
 
 def without_help(words: Sequence[str]) -> tuple[list[str], bool]:
@@ -24,6 +61,8 @@ def command(
     try:
         return function(list(words))
     except SettingError as error:
+        if _looked_at.get():
+            raise
         print(f"{name}: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # whoever read the output had enough of it; what was made is on disk

@@ -26,6 +26,10 @@ class SettingError(ValueError):
     def __init__(self, name: str, got: object, allowed: str, mend: str = ""):
         super().__init__(" ".join(f"{name}: got {got}; allowed: {allowed}{'; ' + mend if mend else ''}".split()))
 
+    def at(self, *places: str) -> "SettingError":
+        """The same mistake, with the places where it stands said first."""
+        return _restored(": ".join([*places, str(self)]))
+
     def __reduce__(self) -> Any:
         """Whole across processes: a worker's mistake reads as one made here."""
         return _restored, (str(self),)

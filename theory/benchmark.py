@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lora_reuse.runs.command import with_options
+from lora_reuse.runs.command import begin, with_options
 from lora_reuse.runs.settings import Text, Whole, setting
 
 PROMPTS = [(0, 3), (1, 4), (0, 3, 4), (2, 3, 4)]
@@ -40,6 +40,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _main(options: Options) -> int:
+    begin(options.out)
     measured = _benchmark(options.width)
     if options.out:
         _write(Path(options.out), options.width, measured)

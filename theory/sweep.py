@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
-from lora_reuse.runs.command import command, without_help
+from lora_reuse.runs.command import begin, command, without_help
 from lora_reuse.runs.grid import Cell, axes_of, found, hash_of, rows_of, settings_of, share
 from lora_reuse.runs.rows import Rows
 from lora_reuse.runs.settings import grid, help_table, parse, short
@@ -38,6 +38,7 @@ def _main(words: list[str]) -> int:
         return 0
     points = settled(list(grid(axes_class, axes)), axes)
     cells = share([(point, seed) for point in points for seed in options.every_seed], options.shard)
+    begin(options.out)
     if options.dry_run:
         return _dry_run(cells, options)
     if options.launcher != "none":

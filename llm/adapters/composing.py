@@ -5,10 +5,10 @@ from typing import Any
 
 from lora_reuse.llm import compositions
 from lora_reuse.llm.adapters.adapter import Adapter, Card
-from lora_reuse.llm.protocols.dials import GIVEN, TO_LEARN, WORDS, made_with
+from lora_reuse.llm.protocols.dials import GIVEN, check_rule, made_with
 from lora_reuse.llm.protocols.settings import preset_dials
 from lora_reuse.runs.provenance import provenance
-from lora_reuse.runs.settings import SettingError, did_you_mean
+from lora_reuse.runs.settings import SettingError
 
 
 def compose(adapters: Sequence[Adapter], rule: str, **dials: Any) -> Adapter:
@@ -44,6 +44,15 @@ def compose(adapters: Sequence[Adapter], rule: str, **dials: Any) -> Adapter:
 
 def composed(adapters: Sequence[Adapter], rule: str, given: Mapping[str, Any], made_by: str) -> Adapter:
     """`compose`, by a command or function whose name goes on the card."""
+    card = card_of(adapters, rule, given, made_by)
+    name, _, _ = rule.partition(":")
+    updates = compositions.compose(name, [adapter.experts() for adapter in adapters], **card.dials)
+    return Adapter(updates, card, adapters[0].fan_in_fan_out)
+
+
+def card_of(adapters: Sequence[Adapter], rule: str, given: Mapping[str, Any], made_by: str) -> Card:
+    """The card of what `composed` makes, before it is made. Raises SettingError as `compose`, but for what the rule
+    itself refuses."""
     check_rule(rule)
     _check_adapters(adapters)
     card = adapters[0].card
@@ -51,12 +60,10 @@ def composed(adapters: Sequence[Adapter], rule: str, given: Mapping[str, Any], m
     dials = made_with([rule], given, preset_dials(card.base))[rule]
     if dials.get("top_k", 0) > len(adapters):
         raise SettingError("top_k", dials["top_k"], f"at most {len(adapters)}, the adapters")
-    name, _, _ = rule.partition(":")
-    updates = compositions.compose(name, [adapter.experts() for adapter in adapters], **dials)
     made_of = dict(adapter.source for adapter in adapters)
     libraries = provenance("torch", "peft", "safetensors")["versions"]
     made = f"`{made_by}` with " + ", ".join(f"{library} {version}" for library, version in libraries.items())
-    return Adapter(updates, Card(card.base, rule, GIVEN[name].doc, made_of, dials, made), adapters[0].fan_in_fan_out)
+    return Card(card.base, rule, GIVEN[rule.partition(":")[0]].doc, made_of, dials, made)
 
 
 def _check_adapters(adapters: Sequence[Adapter]) -> None:
@@ -69,14 +76,3 @@ def _check_adapters(adapters: Sequence[Adapter]) -> None:
         if other.card.base != adapters[0].card.base:
             got = f"{adapters[0].name} of {adapters[0].card.base} and {other.name} of {other.card.base}"
             raise SettingError("library", got, "adapters of one base")
-
-
-def check_rule(name: str) -> None:
-    """Raises SettingError for a rule that is none, or that learns from data, of which none is here."""
-    if name in WORDS:
-        return
-    allowed = " | ".join(WORDS)
-    if name.partition(":")[0] in TO_LEARN:
-        mend = "the protocols learn it (NAME:SOURCE), and llm.adapters.saving.save_composition saves what they learn"
-        raise SettingError("composition", f"{name}, which learns from data", allowed, mend)
-    raise SettingError("composition", repr(name), allowed, did_you_mean(name, [*WORDS, *TO_LEARN]))

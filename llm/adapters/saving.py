@@ -76,6 +76,15 @@ def _save(composition: Composition, conv: bool, folder: Path, card: Card) -> Non
         (partial / "README.md").write_text(card.text(lines, peft=False), encoding="utf-8")
 
 
+def made_before(folder: Path, card: Card) -> bool:
+    """Whether `save` wrote the folder under this card: the same rule and dials on the same adapters of the same base,
+    whatever the versions."""
+    readme = folder / "README.md"
+    said = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    unmade = dataclasses.replace(card, made="")
+    return any(said.startswith(unmade.text("", peft).partition("\n\n```")[0] + "\n") for peft in (True, False))
+
+
 def load(base: Base, folder: str | Path) -> Adapter:
     """What `save` wrote: a static composition, which any PEFT folder can be, or a router.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from lora_reuse.llm.data.facts import COUNT, Triplet
 from lora_reuse.llm.data.graphs import COUNTS, facts_of
 from lora_reuse.llm.data.subsets import SPLITS, SUBSETS, examples, parts
-from lora_reuse.runs.command import with_options
+from lora_reuse.runs.command import begin, with_options
 from lora_reuse.runs.files import write
 from lora_reuse.runs.settings import Choice, SettingError, Text, Whole, setting
 
@@ -43,6 +43,8 @@ def _main(options: Options) -> int:
         raise SettingError("show", "nothing", "show=..., write=... or both", "--help says more")
     if options.show:
         parts(options.show)
+    begin(options.write)
+    if options.show:
         for example in examples(options.show, _facts(options.show, options), options.split)[: options.count]:
             print(f"{example.question}\n{textwrap.indent(example.answer, '    ')}\n")
     if options.write:

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 from lora_reuse.llm.protocols.dials import COMPOSITIONS, EVERY, WORDS, Dials, made_with
 from lora_reuse.llm.protocols.settings import Device, Model, preset_dials
-from lora_reuse.runs.command import command, without_help
+from lora_reuse.runs.command import begin, command, settings_are_right, without_help
 from lora_reuse.runs.files import write
 from lora_reuse.runs.settings import (
     Choice,
@@ -82,6 +82,10 @@ def _main(words: list[str]) -> int:
         print((__doc__ or "").strip() + "\n\n" + help_table(Lists, Options, Dials))
         return 0
     if options.validate:
+        settings_are_right(options.out)
+        if not Path(options.validate).is_dir():
+            raise SettingError("validate", options.validate, "a folder with rows")
+        begin(options.out)
         from lora_reuse.llm.forecast.validate import validate
 
         print(validate(Path(options.validate), Path(options.out or "results"), options))
@@ -92,12 +96,21 @@ def _main(words: list[str]) -> int:
     if not options.prompts:
         raise SettingError("prompts", "nothing", "prompts=FILE, as --help says")
     how = lists.get("composition", COMPOSITIONS)
-    _forecast(library, made_with(how, dials, preset_dials(options.model)), options)
+    made = made_with(how, dials, preset_dials(options.model))
+    settings_are_right(options.out)
+    prompts = read_prompts(Path(options.prompts))
+    from lora_reuse.llm.adapters.folders import origin
+
+    for adapter in library:
+        origin(adapter)
+    begin(options.out)
+    _forecast(library, made, prompts, options)
     return 0
 
 
-def _forecast(adapters: Sequence[str], dials: dict[str, dict[str, Any]], options: Options) -> None:
-    prompts = read_prompts(Path(options.prompts))
+def _forecast(
+    adapters: Sequence[str], dials: dict[str, dict[str, Any]], prompts: dict[str, list[str]], options: Options
+) -> None:
     from transformers.utils import logging
 
     from lora_reuse.llm.adapters.folders import check_library, load_expert

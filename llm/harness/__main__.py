@@ -16,13 +16,14 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
 from lora_reuse.llm.protocols.dials import EVERY, WORDS, Dials, made_with
 from lora_reuse.llm.protocols.settings import Device, Model, preset_dials
 from lora_reuse.runs import files
-from lora_reuse.runs.command import command, without_help
+from lora_reuse.runs.command import begin, command, settings_are_right, without_help
 from lora_reuse.runs.settings import SettingError, Text, Whole, did_you_mean, help_table, parse, setting
 
 
@@ -75,6 +76,7 @@ def _main(words: list[str]) -> int:
     if options.write:
         from lora_reuse.llm.harness.export import KINDS, write
 
+        begin(options.write)
         names = write(
             Path(options.write), [dataset + kind for dataset in "FHR" for kind in KINDS], options.triplets, options.seed
         )
@@ -85,6 +87,12 @@ def _main(words: list[str]) -> int:
         return 0
     library = lists.get("library", ())
     _check(library, options.composition, dials)
+    if library:
+        preset = preset_dials(options.model) | {"seed": options.seed}
+        dials = made_with([options.composition], dials, preset)[options.composition]
+    settings_are_right(options.out)
+    _check_what_is_there(library, options.composition)
+    begin(options.out)
     print(_evaluated(library, lists.get("tasks", (Lists.tasks,)), options, dials))
     return 0
 
@@ -96,29 +104,33 @@ def _check(library: Sequence[str], how: str, dials: dict[str, Any]) -> None:
         raise SettingError("composition", how or "nothing", allowed, did_you_mean(how, WORDS))
     if how in WORDS and not library:
         raise SettingError("library", "nothing", f"the adapters, with composition={how}")
-    if how and not library and not Path(how).is_dir():
-        allowed = "a folder, or a rule with library="
-        raise SettingError("composition", f"{how}, which is no folder", allowed, did_you_mean(how, WORDS))
     if dials and not library:
         name, value = next(iter(dials.items()))
         raise SettingError(name, value, "dials of a rule with library= and composition=", "what is saved has its own")
 
 
-def _evaluated(library: Sequence[str], tasks: Sequence[str], options: Options, given: dict[str, Any]) -> str:
+def _check_what_is_there(library: Sequence[str], how: str) -> None:
+    """Raises SettingError without lm-eval, and for an adapter or a composition that is no folder of one."""
+    if find_spec("lm_eval") is None:
+        raise SettingError("lm-eval", "nothing installed", "lm-eval from 0.4.13", "pip install 'lora-reuse[harness]'")
+    from lora_reuse.llm.adapters.folders import origin
+
+    for adapter in library:
+        origin(adapter)
+    if how and not library and not Path(how).is_dir():
+        allowed = "a folder, or a rule with library="
+        raise SettingError("composition", f"{how}, which is no folder", allowed, did_you_mean(how, WORDS))
+
+
+def _evaluated(library: Sequence[str], tasks: Sequence[str], options: Options, dials: dict[str, Any]) -> str:
     """The table of lm-eval; everything goes to out=. Raises SettingError for a task that does not exist."""
-    try:
-        from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
-        from lm_eval.utils import make_table  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise SettingError(
-            "lm-eval", "nothing installed", "lm-eval from 0.4.13", "pip install 'lora-reuse[harness]'"
-        ) from None
+    from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
+    from lm_eval.utils import make_table  # pyright: ignore[reportMissingImports]
+
     from lora_reuse.llm.decoding.models import load_base
     from lora_reuse.llm.harness.export import KINDS, write
 
     how = options.composition
-    preset = preset_dials(options.model) | {"seed": options.seed}
-    dials = made_with([how], given, preset)[how] if library else {}
     with tempfile.TemporaryDirectory() as scratch:
         own = Path(scratch) / "two_hop"
         write(own, [dataset + kind for dataset in "FHR" for kind in KINDS], options.triplets, options.seed)

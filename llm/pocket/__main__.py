@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_reuse.runs.command import command, without_help
+from lora_reuse.runs.command import begin, command, settings_are_right, without_help
 from lora_reuse.runs.settings import Flag, SettingError, Text, Whole, grid, help_table, parse, setting
 
 
@@ -40,7 +40,9 @@ def _main(words: list[str]) -> int:
         raise SettingError("llm.pocket", f"{len(sizes)} models", "one model a command, without comma lists")
     size = sizes[0]
     folder = Path(options.out)
+    settings_are_right(options.out)
     if options.dry_run:
+        begin()
         print(f"{size.steps} steps of {size.tokens // size.steps} tokens into {folder}: {dataclasses.asdict(size)}")
         print(
             f"time: about {size.tokens / 7000 * (size.width / 256) ** 2 / 60:.0f} min on two CPU cores; nothing was run"
@@ -48,12 +50,19 @@ def _main(words: list[str]) -> int:
         return 0
     import torch
 
+    from lora_reuse.llm.pocket import switches
     from lora_reuse.llm.pocket.card import write_card
     from lora_reuse.llm.pocket.pretrain import checkpoint, pretrain
 
     torch.set_num_threads(options.threads)
-    if (folder / "model.safetensors").exists() and not checkpoint(folder).exists():
+    whole = (folder / "model.safetensors").exists() and not checkpoint(folder).exists()
+    same = whole and switches(folder) == dataclasses.asdict(size)
+    if whole and not same:
         raise SettingError("out", f"{folder}, which holds a model", "a folder without one", "choose another out=")
+    begin(options.out)
+    if same:
+        print(f"{folder} holds the model of these settings already")
+        return 0
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

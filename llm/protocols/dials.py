@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 from lora_reuse.runs.dials import Dial, axes, check, declared, every
-from lora_reuse.runs.settings import SettingError, short
+from lora_reuse.runs.settings import SettingError, did_you_mean, short
 
 GIVEN = declared("lora_reuse.llm.compositions", "rule")
 TO_LEARN = declared("lora_reuse.llm.learned", "learned")
@@ -50,6 +50,17 @@ TrainingDials = axes("TrainingDials", "Of the kind of adapter.", TRAINED, omitte
 PointDials = axes("PointDials", "Of the rule.", EVERY, ("seed", "scores", "prototypes"), omitted=EVERY)
 """What a point says of its rule. Its seed is that of the row, `normalise` says `scores`, and `arrow:swapped` says
 `prototypes`. A row leaves out a dial at its default, and has all values with its provenance."""
+
+
+def check_rule(name: str) -> None:
+    """Raises SettingError for a rule that is none, or that learns from data, of which none is here."""
+    if name in WORDS:
+        return
+    allowed = " | ".join(WORDS)
+    if name.partition(":")[0] in TO_LEARN:
+        mend = "the protocols learn it (NAME:SOURCE), and llm.adapters.saving.save_composition saves what they learn"
+        raise SettingError("composition", f"{name}, which learns from data", allowed, mend)
+    raise SettingError("composition", repr(name), allowed, did_you_mean(name, [*WORDS, *TO_LEARN]))
 
 
 def made_with(compositions: Iterable[str], given: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, Any]:

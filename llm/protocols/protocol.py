@@ -18,7 +18,7 @@ from lora_reuse.llm.protocols.by_name import named
 from lora_reuse.llm.protocols.controls import Control
 from lora_reuse.llm.protocols.dials import settled
 from lora_reuse.llm.protocols.settings import Options, preset_of, with_preset
-from lora_reuse.runs.command import command, without_help
+from lora_reuse.runs.command import begin, command, settings_are_right, without_help
 from lora_reuse.runs.grid import Cell, axes_of, found, hash_of, share
 from lora_reuse.runs.rows import load_rows
 from lora_reuse.runs.settings import SettingError, grid, help_table, parse
@@ -197,7 +197,9 @@ def _main(protocol: Protocol, words: list[str]) -> int:
     if not points:
         raise SettingError("the grid", "no point with something to ask", "a library of experts, asked what they know")
     groups = share(_groups(list(points), options), options.shard)
+    settings_are_right(options.out)
     protocol.ready(list(points), options)
+    begin(options.out)
     if options.dry_run:
         return _dry_run(protocol, groups, options)
     if options.launcher != "none":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_reuse.runs.command import with_options
+from lora_reuse.runs.command import begin, settings_are_right, with_options
 from lora_reuse.runs.rows import load_rows
 from lora_reuse.runs.settings import SettingError, Text, setting
 
@@ -31,8 +31,10 @@ def main(words: Sequence[str]) -> int:
 
 
 def _main(options: Options) -> int:
+    settings_are_right(options.out)
     if not Path(options.rows).is_dir():
         raise SettingError("rows", options.rows, "a folder with rows", "python -m llm.two_hop makes some in results")
+    begin(options.out)
     from lora_reuse.paper_checks.predictions.outcomes import compare
     from lora_reuse.paper_checks.predictions.page import markdown
 

@@ -349,6 +349,27 @@ def test_the_base_is_the_one_the_first_adapter_names(made, tmp_path):
     assert said == named
 
 
+@pytest.mark.parametrize("rule", ["ties", "arrow"])
+def test_the_same_command_again_finds_what_it_made_and_another_is_refused(made, tmp_path, capsys, rule):
+    it = made("qwen2")
+    library = [shutil.copytree(folder, tmp_path / Path(folder).name) for folder in it.adapters]
+    out = tmp_path / "out"
+    words = [it.words[0], f"library={library[0]},{library[1]}", f"composition={rule}", f"out={out}"]
+    assert main(words) == 0
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    capsys.readouterr()
+    assert main(words) == 0
+    assert capsys.readouterr().out == f"{out} has {rule} of these adapters with these dials already\n"
+    assert main([*words, "another_model=true"]) == 0  # it changes nothing that is made
+    dial = {"ties": "density=0.5", "arrow": "top_k=1"}[rule]
+    for others in ([*words, dial], [words[0], f"library={library[1]},{library[0]}", *words[2:]]):
+        assert main(others) == 2
+    adapter(it.base, library[1], 7)
+    assert main(words) == 2
+    assert capsys.readouterr().err.count("nothing is overwritten") == 3
+    assert before == {path: path.stat().st_mtime_ns for path in out.iterdir()}
+
+
 def test_an_adapter_that_names_no_base_needs_one(made, tmp_path, capsys):
     it = made("qwen2")
     nameless = shutil.copytree(it.adapters[0], tmp_path / "nameless")

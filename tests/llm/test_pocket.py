@@ -184,6 +184,8 @@ def test_the_command_makes_a_model_with_its_card(tmp_path, capsys, quick):
     assert sorted(path.name for path in out.parent.iterdir()) == ["model.1"]
     assert main([*WORDS, "tokens=10000", f"out={out}"]) == 2
     assert "which holds a model" in one_line(capsys)
+    assert main([*WORDS, "tokens=10000", "conflict=true", "coverage=0.5", f"out={out}"]) == 0
+    assert capsys.readouterr().out == f"{out} holds the model of these settings already\n"
 
 
 def one_line(capsys):
