@@ -42,10 +42,12 @@ check: .venv/test
 	$(RUN) -m ruff format --check .
 	$(RUN) -m basedpyright
 
-# The site is build/site; a warning is an error.
+# The site is build/site. A warning is an error, and so is a page that loads anything from another host.
 docs: .venv/docs
 	$(RUN) -m docs.generate
 	$(RUN) -m zensical build --strict --clean
+	@! grep -rnoE '(<(script|link|img|iframe)[^>]* (src|href)=|url\()["'\'']?(https?:)?//[^"'\'' )]+' \
+	  --include='*.html' --include='*.css' build/site
 
 benchmark: .venv/base
 	$(RUN) -m theory.benchmark

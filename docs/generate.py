@@ -62,26 +62,21 @@ def help_of(words: tuple[str, ...]) -> str:
 def results() -> dict[str, str]:
     """The page of results as three: what was found, the figures, the tables; a number links to its row on the page."""
     text = linked((FIGURES / "report.md").read_text(encoding="utf-8"))
-    found, figures = text.split("\n## Figures\n")
-    figures, tables = figures.split("\n## Tables\n")
-    tables = tables.split("\n## The paper's claims\n")[0]
-    found, figures, tables = (
-        found[found.index("\n## ") :],
-        figures.replace("\n### ", "\n## "),
-        tables.replace("\n### ", "\n## "),
-    )
+    heads = r"^## (?:Figures|Tables|The paper's claims)$"
+    found, figures, tables, *_ = re.split(heads, text, flags=re.MULTILINE)
+    found = re.sub(r"^# .*\n|^\[.* · .*\n", "", found, flags=re.MULTILINE)  # the title and the contents
     whole = "The same with every row behind every number, as one file that a browser opens without a network, is"
     return {
-        "results.md": f"# Results\n\n{whole} [the page of results](figures/report.html).\n{found}\n",
-        "figures.md": f"# Figures\n{figures}\n",
-        "tables.md": f"# Tables\n{tables}\n",
+        "results.md": f"# Results\n\n{whole} [the page of results](figures/report.html).\n{found}",
+        "figures.md": "# Figures\n" + figures.replace("\n### ", "\n## "),
+        "tables.md": "# Tables\n" + tables.replace("\n### ", "\n## "),
     }
 
 
 def linked(text: str) -> str:
     """Links to files beside the page lead to figures/, and those to rows to the page."""
     text = re.sub(r"\]\(#(row-\w+)\)", r"](figures/report.html#\1)", text)
-    text = re.sub(r"\]\((\w+\.(?:png|pdf|csv|tex))\)", r"](figures/\1)", text)
+    text = re.sub(r"\]\((\w+\.(?:png|pdf|csv|tex|html))\)", r"](figures/\1)", text)
     return text.replace("<details>", '<details markdown="1">')
 
 
