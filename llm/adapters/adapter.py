@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
-from lora_reuse.llm.adapters.folders import digest, load_expert, origin
+from lora_reuse.llm.adapters.folders import Layout, digest, layout, load_expert, origin
 from lora_reuse.llm.adapters.lowrank import Expert, LowRank
 from lora_reuse.llm.compositions import Composition, Delta
 from lora_reuse.llm.decoding.models import Base
@@ -75,13 +74,13 @@ class Adapter(dict[str, Delta]):
     """What each adapted module of a base adds to its output, by the module's full name in the base.
 
     Every value is ΔW = out · intoᵀ as a `LowRank`, or a router that weighs several of them anew for each token. The
-    values are float32 on the CPU. `card` says what the adapter was made of; `fan_in_fan_out` is what PEFT is told of
-    it (true for the Conv1D modules of GPT-2)."""
+    values are float32 on the CPU. `card` says what the adapter was made of; `layout` is what PEFT is told of its
+    modules."""
 
-    def __init__(self, updates: Composition, card: Card, fan_in_fan_out: bool = False):
+    def __init__(self, updates: Composition, card: Card, layout: Layout):
         super().__init__(updates)
         self.card = card
-        self.fan_in_fan_out = fan_in_fan_out
+        self.layout = layout
 
     @property
     def name(self) -> str:
@@ -124,7 +123,7 @@ class Adapter(dict[str, Delta]):
 
 
 def load_adapter(base: Base, folder_or_hub: str | Path, another_model: bool = False) -> Adapter:
-    """A plain PEFT LoRA as an adapter of the base.
+    """A PEFT adapter whose ΔW is a product of two factors, as an adapter of the base.
 
     Args:
         base: the model that the adapter was trained on.
@@ -133,11 +132,12 @@ def load_adapter(base: Base, folder_or_hub: str | Path, another_model: bool = Fa
         another_model: take the adapter although it names another base than this one.
 
     Returns:
-        ΔW = (α/r) B A of every module that the adapter changes, float32 on the CPU.
+        ΔW of every module that the adapter changes, float32 on the CPU: (α/r) B A of a LoRA, (α/√r) B A of a
+        rank-stabilised one, and likewise for AdaLoRA and VeRA.
 
     Raises:
-        SettingError: the adapter is not a plain LoRA (DoRA, rsLoRA, biases and trained embeddings are refused by name),
-            is broken, or was trained on another base.
+        SettingError: the adapter changes more than ΔW can say (DoRA, biases and whole modules are refused by name), is
+            broken, or was trained on another base.
 
     Example:
         >>> lr.load_adapter(base, "a")
@@ -157,8 +157,7 @@ def read_adapter(
     if not another_model:
         _check_model(place, name, digest_of)
     updates = load_expert(place, model)
-    conv = isinstance(model.get_submodule(next(iter(updates))), Conv1D)
-    return Adapter(updates, Card(name, "", experts={place: digest(place)}), conv)
+    return Adapter(updates, Card(name, "", experts={place: digest(place)}), layout(model, updates))
 
 
 def _check_model(adapter: str, model: str, digest_of: Callable[[], str]) -> None:

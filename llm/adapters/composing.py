@@ -5,6 +5,7 @@ from typing import Any
 
 from lora_reuse.llm import compositions
 from lora_reuse.llm.adapters.adapter import Adapter, Card
+from lora_reuse.llm.adapters.folders import Layout
 from lora_reuse.llm.protocols.dials import GIVEN, check_rule, made_with
 from lora_reuse.llm.protocols.settings import preset_dials
 from lora_reuse.runs.provenance import provenance
@@ -15,7 +16,7 @@ def compose(adapters: Sequence[Adapter], rule: str, **dials: Any) -> Adapter:
     """One adapter made of several by a rule.
 
     Args:
-        adapters: adapters of one base that change the same modules, each once. Some rules want one rank, and say so.
+        adapters: adapters of one base, each once. In a module that one of them does not change, its ΔW is 0.
         rule: a name of `lora_reuse.llm.compositions.RULES`, such as `"ties"`, or a control such as `"arrow:random"`.
         dials: the rule's own, such as `density=0.3` or `weights=[0.5, 0.5]`. A dial that is not named has the value of
             the base's preset, or else the rule's default; the result's `card` has all values.
@@ -26,7 +27,7 @@ def compose(adapters: Sequence[Adapter], rule: str, **dials: Any) -> Adapter:
 
     Raises:
         SettingError: a rule or a dial that does not exist (with the nearest one that does), a dial out of its range,
-            adapters of different bases or modules, a router among the adapters.
+            adapters of different bases, a router among the adapters.
 
     Example:
         >>> both = lr.compose([a, b], "ties", density=0.3)
@@ -47,7 +48,9 @@ def composed(adapters: Sequence[Adapter], rule: str, given: Mapping[str, Any], m
     card = card_of(adapters, rule, given, made_by)
     name, _, _ = rule.partition(":")
     updates = compositions.compose(name, [adapter.experts() for adapter in adapters], **card.dials)
-    return Adapter(updates, card, adapters[0].fan_in_fan_out)
+    embeddings = frozenset().union(*(adapter.layout.embeddings for adapter in adapters))
+    layout = Layout(any(adapter.layout.conv1d for adapter in adapters), embeddings)
+    return Adapter(updates, card, layout)
 
 
 def card_of(adapters: Sequence[Adapter], rule: str, given: Mapping[str, Any], made_by: str) -> Card:

@@ -6,8 +6,16 @@ with one column a rank.)"""
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Float32
-from torch import Tensor
+from jaxtyping import Float, Float32, Int
+from torch import Tensor, nn
+
+Inputs = Float[Tensor, "*batch inputs"] | Int[Tensor, "*batch"]
+"""What goes into a module: activations of a linear one, token ids of an embedding, each for its one-hot vector."""
+
+
+def times(x: Inputs, matrix: Float[Tensor, "inputs columns"]) -> Float[Tensor, "*batch columns"]:
+    """xᵀ matrix, in the dtype of x; for token ids the rows of the matrix."""
+    return x @ matrix.to(x.dtype) if x.is_floating_point() else matrix[x]
 
 
 class CoreSVD(NamedTuple):
@@ -32,16 +40,22 @@ class LowRank(NamedTuple):
     def shape(self) -> tuple[int, int]:
         return self.out.shape[0], self.into.shape[0]
 
-    def __call__(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
-        """ΔW x, in the dtype of x."""
-        return self.inner(x) @ self.out.to(x.dtype).T
+    def __call__(self, x: Inputs) -> Float[Tensor, "*batch outputs"]:
+        """ΔW x, in the dtype of x; of token ids, in the dtype of the factors."""
+        inner = self.inner(x)
+        return inner @ self.out.to(inner.dtype).T
 
-    def inner(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch rank"]:
+    def inner(self, x: Inputs) -> Float[Tensor, "*batch rank"]:
         """intoᵀ x."""
-        return x @ self.into.to(x.dtype)
+        return times(x, self.into)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "LowRank":
         return LowRank(self.out.to(device, dtype), self.into.to(device, dtype))
+
+    def padded(self, rank: int) -> "LowRank":
+        """The same ΔW, with columns of zeros after its own."""
+        zeros = rank - self.rank
+        return LowRank(nn.functional.pad(self.out, (0, zeros)), nn.functional.pad(self.into, (0, zeros)))
 
     def dense(self) -> Float[Tensor, "outputs inputs"]:
         """The whole of ΔW: for tests."""

@@ -11,10 +11,10 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from lora_reuse.llm.adapters.adapter import Adapter, Card, load_adapter
-from lora_reuse.llm.adapters.folders import CONFIG, check_new, linear_shape, load_expert, save_expert
+from lora_reuse.llm.adapters.config import CONFIG
+from lora_reuse.llm.adapters.folders import Layout, check_new, layout, load_expert, save_expert, weight_shape
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.compositions import KINDS, Composition, Delta
 from lora_reuse.llm.decoding.models import Base
@@ -45,7 +45,7 @@ def save(adapter: Adapter, folder: str | Path) -> None:
         >>> lr.load(base, "merged")
         <Adapter 'merged': rank 2, 12 modules of pocket>
     """
-    _save(adapter, adapter.fan_in_fan_out, Path(folder), adapter.card)
+    _save(adapter, adapter.layout, Path(folder), adapter.card)
 
 
 def save_composition(composition: Composition, model: nn.Module, folder: str | Path, card: Card) -> None:
@@ -54,17 +54,16 @@ def save_composition(composition: Composition, model: nn.Module, folder: str | P
     folder = Path(folder)
     check_new(folder)
     _check(composition, model, str(folder))
-    conv = isinstance(model.get_submodule(next(iter(composition))), Conv1D)
-    _save(composition, conv, folder, card)
+    _save(composition, layout(model, composition), folder, card)
 
 
-def _save(composition: Composition, conv: bool, folder: Path, card: Card) -> None:
+def _save(composition: Composition, layout: Layout, folder: Path, card: Card) -> None:
     """Where every update is a LowRank, a PEFT adapter with the same ΔW, α = r in every module, and ranks as the rule
     made them. Else the fields of every update, so that a router comes back as it was, whatever made it."""
     check_new(folder)
     if all(isinstance(delta, LowRank) for delta in composition.values()):
         lines = "model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder)"
-        save_expert(composition, folder, card.base, fan_in_fan_out=conv, card=card.text(lines, peft=True))
+        save_expert(composition, folder, card.base, layout, card.text(lines, peft=True))
         return
     tensors: dict[str, Tensor] = {}
     modules = {name: _taken_apart(name, delta, tensors) for name, delta in composition.items()}
@@ -107,8 +106,8 @@ def load(base: Base, folder: str | Path) -> Adapter:
     if (folder / CONFIG).is_file():
         return load_adapter(base, folder)
     updates = load_composition(folder, base.model)
-    conv = isinstance(base.model.get_submodule(next(iter(updates))), Conv1D)
-    return Adapter(updates, Card(base.name, "", experts={str(folder): ""}), conv)
+    card = Card(base.name, "", experts={str(folder): ""})
+    return Adapter(updates, card, layout(base.model, updates))
 
 
 def load_composition(folder: str | Path, model: nn.Module) -> Composition:
@@ -143,9 +142,9 @@ def load_composition(folder: str | Path, model: nn.Module) -> Composition:
 def _check(composition: Composition, model: nn.Module, folder: str) -> None:
     modules = dict(model.named_modules())
     for name, delta in composition.items():
-        shape = linear_shape(modules[name]) if name in modules else None
+        shape = weight_shape(modules[name]) if name in modules else None
         if shape != delta.shape:
-            there = "no such linear module in the model" if shape is None else f"{shape} in the model"
+            there = "no such linear module or embedding in the model" if shape is None else f"{shape} in the model"
             raise SettingError(
                 "composition",
                 f"{folder} with ΔW of shape {delta.shape} for {name}, {there}",

@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from lora_reuse.llm.adapters.folders import check_library
-from lora_reuse.llm.adapters.lowrank import Expert, LowRank
+from lora_reuse.llm.adapters.folders import complete
+from lora_reuse.llm.adapters.lowrank import Expert, Inputs, LowRank
 from lora_reuse.runs.dials import Dial, check, dials
 from lora_reuse.runs.settings import Numbers, SettingError, Whole, did_you_mean
 
@@ -41,7 +41,7 @@ class Delta(Protocol):
 
     @property
     def shape(self) -> tuple[int, int]: ...
-    def __call__(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]: ...
+    def __call__(self, x: Inputs) -> Float[Tensor, "*batch outputs"]: ...
     def to(self, device: torch.device, dtype: torch.dtype) -> "Delta": ...
 
 
@@ -52,17 +52,15 @@ class Factored(Delta, Protocol):
 
     @property
     def out(self) -> Tensor: ...
-    def inner(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch ranks"]: ...
+    def inner(self, x: Inputs) -> Float[Tensor, "*batch ranks"]: ...
 
 
 @runtime_checkable
 class RoutedDelta(Delta, Protocol):
     """A delta with a weight an expert for each token: delta(x) = mix(x, weights(x))."""
 
-    def weights(self, x: Float[Tensor, "*batch inputs"]) -> Float32[Tensor, "*batch experts"]: ...
-    def mix(
-        self, x: Float[Tensor, "*batch inputs"], weights: Float32[Tensor, "*batch experts"]
-    ) -> Float[Tensor, "*batch outputs"]: ...
+    def weights(self, x: Inputs) -> Float32[Tensor, "*batch experts"]: ...
+    def mix(self, x: Inputs, weights: Float32[Tensor, "*batch experts"]) -> Float[Tensor, "*batch outputs"]: ...
 
 
 Composition = Mapping[str, Delta]  # an Expert is one
@@ -124,13 +122,13 @@ def rule(*, static: bool, gauge_free: bool, alone: bool, symmetric: bool) -> Cal
 
 
 def compose(name: str, library: Library, **dials: Any) -> Composition:
-    """What rule `name` makes of the library with these dials. Raises SettingError for an unknown rule, a dial that the
-    rule does not have or that is out of range, an empty library or experts of different modules."""
+    """What rule `name` makes of the library with these dials. In a module that an expert does not change its ΔW is 0.
+    Raises SettingError for an unknown rule, a dial that the rule does not have or that is out of range, an empty
+    library or experts of different bases."""
     if name not in RULES:
         raise SettingError("composition", repr(name), " | ".join(RULES), did_you_mean(name, RULES))
     check(name, RULES[name].dials, dials)
-    check_library(library)
-    return RULES[name].rule(library, **dials)
+    return RULES[name].rule(complete(library), **dials)
 
 
 def each_module(library: Library, merge: Callable[[str, list[LowRank]], Delta]) -> Composition:
@@ -138,12 +136,11 @@ def each_module(library: Library, merge: Callable[[str, list[LowRank]], Delta]) 
     return {name: merge(name, [expert[name] for expert in library]) for name in library[0]}
 
 
-def same_rank(library: Library, reason: str) -> None:
-    """Raises SettingError unless the experts have one rank in each module."""
-    for name in library[0]:
-        ranks = [expert[name].rank for expert in library]
-        if len(set(ranks)) > 1:
-            raise SettingError("library", f"ranks {ranks} in {name}", f"experts of one rank, because {reason}")
+def padded(library: Library) -> Library:
+    """The same updates, with columns of zeros after the factors of those whose rank in a module is not the largest
+    there: for rules that add factors column by column or entry by entry."""
+    ranks = {name: max(expert[name].rank for expert in library) for name in library[0]}
+    return [{name: expert[name].padded(ranks[name]) for name in ranks} for expert in library]
 
 
 def generator(seed: int, *words: object) -> torch.Generator:

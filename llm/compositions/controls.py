@@ -27,4 +27,4 @@ def gaussian(library: Library, seed: int) -> list[Expert]:
 
 def _drawn(update: LowRank, random: torch.Generator) -> LowRank:
     drawn = LowRank(*(torch.randn(factor.shape, generator=random) for factor in update))
-    return LowRank(drawn.out * (update.norm() / drawn.norm()), drawn.into)
+    return LowRank(drawn.out * (update.norm() / drawn.norm()), drawn.into) if update.rank else update

@@ -9,8 +9,8 @@ from lora_reuse.llm.compositions import (
     Weighting,
     Weights,
     each_module,
+    padded,
     rule,
-    same_rank,
     weights_for,
 )
 from lora_reuse.llm.compositions.sums import concatenated, factor_sum
@@ -31,11 +31,10 @@ def lori_concat(library: Library, *, weights: Weighting = None) -> Composition:
 @rule(static=True, gauge_free=False, alone=True, symmetric=True)
 def lori_linear(library: Library, *, weights: Weighting = None) -> Composition:
     """ΔW = (Σ_i √w_i A_i)(Σ_i √w_i B_i)ᵀ with the w of `lori_concat`: eq. 27 with PEFT's root, which puts w_i on the
-    diagonal and √(w_i w_j) on cross terms. With two experts of one α/r it is twice `uniform`. Raises SettingError for a
-    weight below 0."""
-    same_rank(library, "it adds their factors column by column")
+    diagonal and √(w_i w_j) on cross terms. With two experts of one α/r it is twice `uniform`. A factor of lower
+    rank gets columns of zeros. Raises SettingError for a weight below 0."""
     return each_module(
-        library,
+        padded(library),
         lambda name, updates: factor_sum(
             updates, _roots(weights_for(weights, name, len(updates), published(len(updates))))
         ),

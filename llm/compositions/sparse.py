@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lora_reuse.llm.adapters.lowrank import Expert, LowRank
-from lora_reuse.llm.compositions import Composition, Library, Seed, each_module, generator, rule, same_rank
+from lora_reuse.llm.compositions import Composition, Library, Seed, each_module, generator, padded, rule
 from lora_reuse.llm.compositions.sums import concatenated, factor_sum
 from lora_reuse.runs.settings import Number
 
@@ -26,11 +26,11 @@ def ties(library: Library, *, density: Density = 0.2, trim: Trim = "global") -> 
     """TIES-Merging (Yadav et al. 2023): ΔW = merge(A_1 … A_N) merge(B_1 … B_N)ᵀ. Of each expert keep the `density`
     share of largest weights, elect a sign for each weight by the sum, average the kept weights of that sign.
     `trim=global` takes the share over all weights of A and B of all modules together (the original trims the whole task
-    vector; mttl pools the factors so), `trim=module` of each factor of each module (PEFT)."""
-    same_rank(library, "TIES merges their factors entry by entry")
+    vector; mttl pools the factors so), `trim=module` of each factor of each module (PEFT). After
+    trimming, a factor of lower rank gets columns of zeros, which do not vote."""
     kept = trim_global if trim == "global" else trim_each
     trimmed = [kept(expert, density) for expert in library]
-    return each_module(trimmed, lambda name, updates: elected(updates))
+    return each_module(padded(trimmed), lambda name, updates: elected(updates))
 
 
 @rule(static=True, gauge_free=False, alone=False, symmetric=False)
@@ -39,8 +39,6 @@ def dare(library: Library, *, density: Density = 0.2, then: Then = "sum", seed: 
     by `density` (PEFT; the original and the theory drop weights of ΔW), then: `sum` ΔW = Σ_i Ã_i B̃_iᵀ, whose mean over
     masks is the sum; `linear` (Σ_i Ã_i)(Σ_i B̃_i)ᵀ, PEFT's dare_linear; `ties` elects signs and averages, PEFT's
     dare_ties."""
-    if then != "sum":
-        same_rank(library, f"then={then} merges their factors entry by entry")
 
     def merge(name: str, updates: list[LowRank]) -> LowRank:
         kept = []
@@ -50,6 +48,8 @@ def dare(library: Library, *, density: Density = 0.2, then: Then = "sum", seed: 
                 draw = torch.rand(factor.shape, generator=generator(seed, "dare", name, i, which))
                 factors.append(torch.where(draw < density, factor / density, 0.0))
             kept.append(LowRank(*factors))
+        if then != "sum":
+            kept = [update.padded(max(update.rank for update in kept)) for update in kept]
         if then == "ties":
             return elected(kept)
         return {"sum": concatenated, "linear": factor_sum}[then](kept, (1.0,) * len(kept))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lora_reuse.llm.adapters.lowrank import LowRank
-from lora_reuse.llm.compositions import Composition, Library, Weighting, each_module, rule, same_rank, weights_for
+from lora_reuse.llm.compositions import Composition, Library, Weighting, each_module, padded, rule, weights_for
 
 
 @rule(static=True, gauge_free=True, alone=True, symmetric=True)
@@ -23,24 +23,19 @@ def average(library: Library) -> Composition:
 
 @rule(static=True, gauge_free=False, alone=True, symmetric=True)
 def linear(library: Library, *, weights: Weighting = None) -> Composition:
-    """ΔW = (Σ_i w_i A_i)(Σ_i w_i B_i)ᵀ (eq. 27), w_i = 1 unless given. The factors are those on disk, with α/r in A.
-    The cross terms w_i w_j A_i B_jᵀ depend on how each ΔW_i is factored. PEFT's `linear` has √w_i in place of w_i (and
-    the sign of w_i on one factor only)."""
-    same_rank(library, _COLUMNS)
+    """ΔW = (Σ_i w_i A_i)(Σ_i w_i B_i)ᵀ (eq. 27), w_i = 1 unless given. The factors are those on disk, with α/r in A;
+    one of lower rank gets columns of zeros. The cross terms w_i w_j A_i B_jᵀ depend on how each ΔW_i is factored.
+    PEFT's `linear` has √w_i in place of w_i (and the sign of w_i on one factor only)."""
     return each_module(
-        library, lambda name, updates: factor_sum(updates, weights_for(weights, name, len(updates), 1.0))
+        padded(library), lambda name, updates: factor_sum(updates, weights_for(weights, name, len(updates), 1.0))
     )
 
 
 @rule(static=True, gauge_free=False, alone=True, symmetric=True)
 def uniform(library: Library) -> Composition:
     """ΔW = (1/N Σ_i A_i)(1/N Σ_i B_i)ᵀ: eq. 27 with equal weights, as the paper's software averages factors; each ΔW_i
-    enters with 1/N²."""
-    same_rank(library, _COLUMNS)
-    return each_module(library, lambda name, updates: factor_sum(updates, (1 / len(updates),) * len(updates)))
-
-
-_COLUMNS = "eq. 27 adds their factors column by column"
+    enters with 1/N². A factor of lower rank gets columns of zeros."""
+    return each_module(padded(library), lambda name, updates: factor_sum(updates, (1 / len(updates),) * len(updates)))
 
 
 def concatenated(updates: Sequence[LowRank], weights: Sequence[int | float | Tensor]) -> LowRank:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lora_reuse.llm.adapters.folders import linear_shape
+from lora_reuse.llm.adapters.folders import weight_shape
 from lora_reuse.llm.compositions import Composition, Delta, Factored, RoutedDelta
 from lora_reuse.runs.settings import SettingError, did_you_mean
 
@@ -71,7 +71,7 @@ class Resident:
         def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             x, groups = inputs[0], len(compositions)
             rows = self._rows if groups > 1 and self._rows else [x.shape[0] // groups] * groups
-            if groups > 1 and (x.ndim < 3 or x.shape[0] != sum(rows)):
+            if groups > 1 and (output.ndim < 3 or x.shape[0] != sum(rows)):
                 # Without a rows' axis the tokens may come in any order, as those of a mixture's experts do.
                 allowed = f"[{sum(self._rows) or f'{groups} n'} rows, tokens, features]"
                 raise SettingError("batch", f"{tuple(x.shape)} into {name} for {groups} compositions", allowed)
@@ -80,7 +80,7 @@ class Resident:
             if torch.is_grad_enabled():
                 return torch.cat(
                     [
-                        base if not c else base + self._change(k, name, c, own).to(base.dtype)
+                        base if not c else base + self._change(k, name, c, own, base).to(base.dtype)
                         for k, (c, own, base) in enumerate(parts)
                     ]
                 )
@@ -94,17 +94,18 @@ class Resident:
     def _add(self, k: int, name: str, composition: Composition, x: Tensor, output: Tensor) -> None:
         if name not in composition:
             return
-        _, factored = self._place(name, composition, x)
+        _, factored = self._place(name, composition, x if x.is_floating_point() else output)
         if factored is not None and not self.record and x.dtype == output.dtype:
             # The change is never there by itself.
             output.view(-1, output.shape[-1]).addmm_(factored.inner(x).flatten(0, -2), factored.out.T)
         else:
-            output.add_(self._change(k, name, composition, x))
+            output.add_(self._change(k, name, composition, x, output))
 
-    def _change(self, k: int, name: str, composition: Composition, x: Tensor) -> Tensor:
+    def _change(self, k: int, name: str, composition: Composition, x: Tensor, output: Tensor) -> Tensor:
         if name not in composition:
-            return x.new_zeros(())
-        delta, _ = self._place(name, composition, x)
+            return output.new_zeros(())
+        # Token ids have no dtype that factors could have.
+        delta, _ = self._place(name, composition, x if x.is_floating_point() else output)
         if not (self.record and isinstance(delta, RoutedDelta)):
             return delta(x)
         weights = delta.weights(x)
@@ -125,11 +126,13 @@ class Resident:
 def _check(name: str, delta: Delta, modules: dict[str, nn.Module]) -> None:
     if name not in modules:
         raise SettingError("composition", f"module {name}", "modules of the model", did_you_mean(name, modules))
-    shape = linear_shape(modules[name])
+    shape = weight_shape(modules[name])
     if shape is None:
-        raise SettingError(
-            "composition", f"{name}, a {type(modules[name]).__name__}", "updates of Linear and Conv1D modules"
+        got, allowed = (
+            f"{name}, a {type(modules[name]).__name__}",
+            "updates of Linear, Conv1D and plain Embedding modules",
         )
+        raise SettingError("composition", got, allowed)
     if shape != delta.shape:
         raise SettingError(
             "composition", f"an update of shape {delta.shape} for {name}", f"shape {shape}, as the model's"

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from lora_reuse.llm.adapters.folders import check_library
+from lora_reuse.llm.adapters.folders import complete
 from lora_reuse.llm.compositions import Composition, Library
 from lora_reuse.llm.decoding.models import Base
 from lora_reuse.llm.decoding.resident import Resident
@@ -99,9 +99,10 @@ def learn(
     and the answer to give.
 
     `data_source` says where they are from. Same arguments, same bits on the same machine. Raises SettingError for an
-    unknown rule, a dial that the rule does not have, no example, an empty library or experts of different modules, and
+    unknown rule, a dial that the rule does not have, no example, an empty library or experts of different bases, and
     for a loss that is not finite."""
     began = time.perf_counter()
+    library = complete(library)
     with Resident(base.model) as resident:
         here = [
             {module: update.to(base.device, torch.float32) for module, update in expert.items()} for expert in library
@@ -120,7 +121,7 @@ def fit(
     if name not in LEARNED:
         raise SettingError("composition", repr(name), " | ".join(LEARNED), did_you_mean(name, LEARNED))
     check(name, LEARNED[name].dials, dials)
-    check_library(library)
+    library = complete(library)
     if not examples:
         raise SettingError("examples", "none", "a few to learn from")
     rule = LEARNED[name]

@@ -21,7 +21,7 @@ def lorahub(library: Library, parameters: Parameters) -> Composition:
 
 @learned(nothing, static=True, rate=0, gauge_free=True, alone=False, symmetric=False)
 def lorahub_cat(library: Library, parameters: Parameters) -> Composition:
-    """ΔW = Σ_i w_i A_i B_iᵀ (eq. 26) with the same search: no cross terms, and ranks may differ."""
+    """ΔW = Σ_i w_i A_i B_iᵀ (eq. 26) with the same search: no cross terms."""
     return compose("cat", library, weights=_weights(parameters))
 
 

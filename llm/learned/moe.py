@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float32
 from torch import Tensor
 
-from lora_reuse.llm.adapters.lowrank import LowRank
+from lora_reuse.llm.adapters.lowrank import Inputs, LowRank, times
 from lora_reuse.llm.compositions import Composition, Library, each_module, kind
 from lora_reuse.llm.compositions.arrow import Routed
 from lora_reuse.llm.learned import learned
@@ -31,10 +31,10 @@ def moe(library: Library, parameters: Parameters) -> Composition:
 class Router(Routed):
     """Arrow's layer with trained rows in place of its prototypes, and with their signs."""
 
-    def weights(self, x: Float[Tensor, "*batch inputs"]) -> Float32[Tensor, "*batch experts"]:
+    def weights(self, x: Inputs) -> Float32[Tensor, "*batch experts"]:
         """softmax(R x), in float32 whatever x is."""
         with torch.autocast(x.device.type, enabled=False):
-            return torch.softmax(x.float() @ self.prototypes.T, dim=-1)
+            return torch.softmax(times(x.float() if x.is_floating_point() else x, self.prototypes.T), dim=-1)
 
 
 def _router(updates: Sequence[LowRank], rows: Float32[Tensor, "experts inputs"]) -> Router:

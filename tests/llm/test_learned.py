@@ -354,7 +354,6 @@ def test_memory_that_runs_out_changes_nothing(base, asked, monkeypatch):
             lambda: fit("lorahub", library(), lambda *_: torch.tensor(torch.nan), GOAL),
             "library: got experts under which no loss is finite",
         ),
-        (lambda: fit("lorahub", [*library(1), *library(1, rank=2)], squared, GOAL), "library: got ranks [3, 2]"),
         (lambda: Learning(rate=-1), "rate: got -1"),
         (lambda: Learning(steps=0), "steps: got 0"),
         (

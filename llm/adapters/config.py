@@ -1,0 +1,119 @@
+"""What an adapter's adapter_config.json says: its kind, its scaling, and what of it ΔW = out · intoᵀ cannot say, which
+is refused."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from lora_reuse.runs.settings import SettingError
+
+CONFIG = "adapter_config.json"
+KINDS = ("LORA", "ADALORA", "VERA")
+PLAIN = "a PEFT folder of LoRA, rank-stabilised LoRA, AdaLoRA or VeRA, whose ΔW is a product of two factors"
+
+# Keys of adapter_config.json that leave ΔW as it is, whatever they hold. Any other key must be empty: use_dora,
+# lora_bias, modules_to_save, layer_replication, trainable_token_indices, alora_invocation_tokens, ..., and those of
+# PEFT versions to come.
+_HARMLESS = {
+    *"""alpha_pattern auto_mapping base_model_name_or_path corda_config eva_config exclude_modules fan_in_fan_out
+    inference_mode init_lora_weights layers_pattern layers_to_transform lora_alpha lora_dropout lora_ga_config
+    megatron_core peft_type peft_version qalora_group_size r rank_pattern revision runtime_config target_modules
+    task_type use_rslora""".split(),
+    "velora_config",  # VeLoRA changes the backward pass only
+    "ensure_weight_tying",  # ties what is not here: modules_to_save and embeddings of tied models are looked at
+}
+_HARMLESS_OF_KIND = {
+    "LORA": set[str](),
+    # the schedule of its training; how much of each update is left is in the tensors
+    "ADALORA": set("beta1 beta2 deltaT init_r orth_reg_weight target_r tfinal tinit total_step".split()),
+    "VERA": {"vera_dropout", "d_initial", "projection_prng_key", "save_projection", "init_weights"},
+}
+# PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA take something out of the base weights, which the adapter then has to be used
+# with.
+_INITS = (True, False, None, "gaussian", "eva", "orthogonal")
+_TASKS = (None, "", "CAUSAL_LM")
+_MENDS = {
+    "use_dora": "DoRA's change of the weights is not linear in ΔW; PEFT's merge_and_unload writes it into the base",
+    "modules_to_save": "whole modules are not composed; without them save_pretrained writes the LoRA alone",
+    "trainable_token_indices": "whole rows of the embedding are not composed",
+    "bias": "the base's biases were trained, too, and are not composed",
+    "layer_replication": "it was trained on a model with repeated layers",
+}
+_CONVERTIBLE = """C3A DELORA FOURIERFT GRALORA HIRA LOHA LOKR MISS PSOFT RANDLORA SHIRA TINYLORA UNILORA VBLORA
+    WAVEFT""".split()  # those whose layers in PEFT 0.21 support its conversion to LoRA
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration, with `rank_pattern` and `alpha_pattern` as dicts. Raises SettingError for what is no adapter,
+    or one whose change of the base is more than ΔW."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        patterns = {name: dict(config.get(name) or {}) for name in ("rank_pattern", "alpha_pattern")}
+        for pattern in (pattern for named in patterns.values() for pattern in named):
+            re.compile(pattern)
+    except (ValueError, AttributeError, TypeError, OSError, re.error):
+        raise SettingError("expert", f"an unreadable {CONFIG} in {folder}", PLAIN) from None
+    kind = config.get("peft_type")
+    if kind not in KINDS:
+        mend = "PEFT's save_as_lora(path, model, rank) writes it as a LoRA" if kind in _CONVERTIBLE else ""
+        raise SettingError("expert", f"peft_type {kind} in {folder}", PLAIN, mend)
+    if config.get("task_type") not in _TASKS:
+        raise SettingError("expert", f"task_type {config['task_type']} in {folder}", "CAUSAL_LM, or none")
+    for key, value in config.items():
+        if key not in _HARMLESS | _HARMLESS_OF_KIND[kind] and value not in (None, False, "none", [], {}):
+            raise SettingError("expert", f"{key}={json.dumps(value)} in {folder}", PLAIN, _MENDS.get(key, ""))
+    if config.get("init_lora_weights", True) not in _INITS:
+        got = f"init_lora_weights={config['init_lora_weights']} in {folder}, which changes the base"
+        raise SettingError("expert", got, PLAIN, "save it with path_initial_model_for_weight_conversion")
+    _check_numbers(config, patterns, folder)
+    return config | patterns
+
+
+def _check_numbers(config: Mapping[str, Any], patterns: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
+    kind = config["peft_type"]
+    named = {"LORA": ("r", "lora_alpha"), "ADALORA": ("init_r", "lora_alpha"), "VERA": ("r",)}[kind]
+    by_module = {"r": "rank_pattern", "lora_alpha": "alpha_pattern"} if kind == "LORA" else {}
+    found = {name: [config.get(name), *patterns.get(by_module.get(name, ""), {}).values()] for name in named}
+    every = [number for numbers in found.values() for number in numbers]
+    if not all(isinstance(n, int | float) and math.isfinite(n) for n in every) or min(found[named[0]]) <= 0:
+        got = " and ".join(f"{name}={config.get(name)}" for name in named)
+        raise SettingError("expert", f"{got} in {folder}", f"numbers, {named[0]} above 0")
+
+
+def rank_of(config: Mapping[str, Any], module: str) -> int:
+    """The rank that the configuration gives a module of a LoRA."""
+    return _pattern(config["rank_pattern"], module, config["r"])
+
+
+def scaling(config: Mapping[str, Any], module: str) -> float:
+    """What multiplies the product of a module's factors: α/r, with use_rslora α/√r (Kalajdzievski 2023, arXiv
+    2312.03732); AdaLoRA's α over the rank it began with, and the 1e-5 that PEFT adds to it; 1 for VeRA."""
+    if config["peft_type"] == "VERA":
+        return 1.0
+    alpha = _pattern(config["alpha_pattern"], module, config["lora_alpha"])
+    if config["peft_type"] == "ADALORA":
+        return (alpha if alpha > 0 else float(config["init_r"])) / (config["init_r"] + 1e-5)
+    rank = rank_of(config, module)
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def sits_on(config: Mapping[str, Any], module: str) -> bool:
+    """Whether PEFT puts this adapter on a module of this name, by `target_modules`, `exclude_modules` and
+    `layers_to_transform`."""
+    from peft.tuners.tuners_utils import check_target_module_exists  # PEFT takes seconds to import
+
+    if config.get("target_modules") in (None, "all-linear"):
+        return True
+    names = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
+    said = SimpleNamespace(**{name: config.get(name) for name in names}, modules_to_save=None, target_parameters=None)
+    return bool(check_target_module_exists(said, module))
+
+
+def _pattern(patterns: Mapping[str, Any], name: str, default: Any) -> Any:
+    """The value of the first pattern that matches the end of the module's name, as PEFT reads rank_pattern and
+    alpha_pattern."""
+    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", name)), default)

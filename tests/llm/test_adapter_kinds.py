@@ -1,0 +1,274 @@
+"""Adapters of every kind that is read, as PEFT wrote them, against the ΔW of PEFT's own modules and against PEFT after
+a round trip; libraries whose experts differ in kind, modules and ranks."""
+
+from typing import Any
+
+import pytest
+import torch
+from peft import AdaLoraConfig, LoraConfig, PeftModel, VeraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from lora_reuse.llm.adapters import config as adapter_config
+from lora_reuse.llm.adapters.folders import complete, load_expert
+from lora_reuse.llm.adapters.lowrank import LowRank
+from lora_reuse.llm.adapters.saving import Card, load_composition, save_composition
+from lora_reuse.llm.compositions import RULES, compose
+from lora_reuse.llm.compositions.arrow import Routed
+from lora_reuse.llm.decoding.resident import Resident
+from lora_reuse.runs.settings import SettingError
+from tests.llm.test_adapters import IDS, gpt2, qwen, with_composition
+
+torch.set_num_threads(1)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`"),
+]
+MLP = ["up_proj", "down_proj"]
+BASES: dict[str, Any] = {"qwen": qwen, "gpt2": gpt2}
+KINDS: dict[str, tuple[str, Any]] = {
+    "lora": ("qwen", lambda: LoraConfig(r=4, lora_alpha=6, target_modules=MLP)),
+    "rslora": ("qwen", lambda: LoraConfig(r=4, lora_alpha=6, use_rslora=True, target_modules=MLP)),
+    "rslora of ranks": (
+        "qwen",
+        lambda: LoraConfig(
+            r=4,
+            lora_alpha=6,
+            use_rslora=True,
+            target_modules=MLP,
+            rank_pattern={"down_proj": 9},
+            alpha_pattern={"layers.1.mlp.up_proj": 3},
+        ),
+    ),
+    "attention and mlp": ("qwen", lambda: LoraConfig(r=2, target_modules="all-linear")),
+    "one layer": ("qwen", lambda: LoraConfig(r=4, target_modules=MLP, layers_to_transform=[1])),
+    "head": ("qwen", lambda: LoraConfig(r=4, target_modules=["lm_head", "up_proj"])),
+    "embedding": ("qwen", lambda: LoraConfig(r=4, target_modules=["embed_tokens", "up_proj"])),
+    "adalora": (
+        "qwen",
+        lambda: AdaLoraConfig(init_r=5, target_r=3, lora_alpha=6, target_modules=MLP, total_step=10, tinit=1, tfinal=1),
+    ),
+    "vera": ("qwen", lambda: VeraConfig(r=5, target_modules=MLP)),
+    "conv1d": ("gpt2", lambda: LoraConfig(r=4, target_modules=["c_fc", "c_attn"], fan_in_fan_out=True)),
+    "rslora of conv1d": (
+        "gpt2",
+        lambda: LoraConfig(r=4, use_rslora=True, target_modules=["c_fc"], fan_in_fan_out=True),
+    ),
+}
+
+
+def written(kind, folder, seed=1, save: Any = None) -> tuple[Any, dict[str, torch.Tensor], torch.Tensor]:
+    """An adapter of this kind with all its parameters random, in `folder`: its base, the ΔW of each of PEFT's modules
+    in float64, outputs times inputs, and PEFT's logits."""
+    base, config = KINDS[kind]
+    adapted: Any = get_peft_model(BASES[base](), config())
+    torch.manual_seed(seed)
+    for name, parameter in adapted.named_parameters():
+        if parameter.requires_grad and ("lora_" in name or "vera_" in name):
+            torch.nn.init.normal_(parameter, std=0.5)
+    deltas = {}
+    with torch.no_grad():
+        for name, module in adapted.base_model.model.named_modules():
+            if hasattr(module, "get_delta_weight") and not name.endswith("base_layer"):
+                delta = module.get_delta_weight("default").double()
+                turned = isinstance(module.base_layer, torch.nn.Embedding) or getattr(module, "fan_in_fan_out", False)
+                deltas[name] = delta.T if turned else delta
+        logits = adapted.eval()(IDS).logits
+    adapted.save_pretrained(str(folder), **(save or {}))
+    return BASES[base], deltas, logits
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_delta_is_that_of_pefts_modules(kind, tmp_path):
+    base, deltas, logits = written(kind, tmp_path)
+    expert = load_expert(tmp_path, base())
+    assert expert.keys() == deltas.keys()
+    for name, update in expert.items():
+        torch.testing.assert_close(update.dense().double(), deltas[name], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(with_composition(base(), expert), logits, rtol=1e-4, atol=1e-4)
+    assert (logits - base()(IDS).logits).abs().max() > 0.1
+
+
+def test_a_wrong_scaling_is_seen(tmp_path, monkeypatch):
+    """α/r in place of α/√r."""
+    base, deltas, _ = written("rslora", tmp_path)
+    monkeypatch.setattr("lora_reuse.llm.adapters.config.math.sqrt", lambda rank: rank)
+    expert = load_expert(tmp_path, base())
+    assert all((update.dense() - deltas[name]).abs().max() > 0.1 for name, update in expert.items())
+
+
+STATIC = [name for name, rule in RULES.items() if rule.static]
+MIXED = ("rslora", "attention and mlp", "one layer")
+"""Kinds of one base whose modules and ranks differ."""
+
+
+def mixed(tmp_path) -> tuple[list[Any], list[dict[str, torch.Tensor]]]:
+    found = [written(kind, tmp_path / str(i), seed=i) for i, kind in enumerate(MIXED)]
+    return [load_expert(tmp_path / str(i), qwen()) for i in range(len(MIXED))], [deltas for _, deltas, _ in found]
+
+
+@pytest.mark.parametrize("rule", STATIC)
+def test_a_composition_of_different_kinds_is_an_adapter_that_peft_loads(rule, tmp_path):
+    library, _ = mixed(tmp_path)
+    composition = compose(rule, library)
+    assert composition.keys() == set().union(*library)
+    save_composition(composition, qwen(), tmp_path / "merged", Card("tiny", rule))
+    theirs = PeftModel.from_pretrained(qwen(), str(tmp_path / "merged"))(IDS).logits
+    torch.testing.assert_close(with_composition(qwen(), composition), theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("rule", "weights"), [("sum", (1, 1, 1)), ("average", (1 / 3,) * 3), ("cat", (1, 1, 1))])
+def test_rules_on_updates_take_a_missing_module_for_zero(rule, weights, tmp_path):
+    library, deltas = mixed(tmp_path)
+    for name, update in compose(rule, library).items():
+        zero = torch.zeros(update.shape, dtype=torch.float64)
+        wanted = sum(w * delta.get(name, zero) for w, delta in zip(weights, deltas, strict=True))
+        assert isinstance(update, LowRank)
+        torch.testing.assert_close(update.dense().double(), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rule", ["linear", "uniform", "lori_linear"])
+def test_rules_on_factors_pad_them_with_zeros(rule, tmp_path):
+    library, _ = mixed(tmp_path)
+    w = {"linear": 1.0, "uniform": 1 / 3, "lori_linear": 0.5**0.5}[rule]
+    for name, update in compose(rule, library).items():
+        rank = max(expert[name].rank for expert in library if name in expert)
+        factors = []
+        for which in (0, 1):
+            total = torch.zeros(update.shape[which], rank)
+            for expert in library:
+                if name in expert:
+                    factor = expert[name][which]
+                    total[:, : factor.shape[1]] += w * factor
+            factors.append(total)
+        assert isinstance(update, LowRank)
+        torch.testing.assert_close(update.dense(), factors[0] @ factors[1].T, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rule", ["arrow", "arrow_after"])
+def test_a_router_leaves_out_experts_that_do_not_change_a_module(rule, tmp_path):
+    library, _ = mixed(tmp_path)
+    composition = compose(rule, library)
+    x = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))
+    for name in ("model.layers.0.self_attn.q_proj", "model.layers.0.mlp.up_proj"):
+        router = composition[name]
+        there = [i for i, expert in enumerate(library) if name in expert]
+        assert isinstance(router, Routed)
+        weights = router.weights(x)
+        assert weights.shape[-1] == 3
+        torch.testing.assert_close(weights[..., there].sum(-1), torch.ones(2, 5))
+        if len(there) == 1:
+            torch.testing.assert_close(router(x), library[there[0]][name](x), rtol=1e-5, atol=1e-5)
+    save_composition(composition, qwen(), tmp_path / "routed", Card("tiny", rule))
+    again = load_composition(tmp_path / "routed", qwen())
+    ours, theirs = with_composition(qwen(), composition), with_composition(qwen(), again)
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("rule", [*STATIC, "arrow", "arrow_after"])
+def test_embeddings_and_heads_are_composed(rule, tmp_path):
+    """Several compositions in one batch, too: token ids go in where activations do elsewhere."""
+    for i, kind in enumerate(("embedding", "head")):
+        written(kind, tmp_path / str(i), seed=i)
+    library = [load_expert(tmp_path / str(i), qwen()) for i in range(2)]
+    composition = compose(rule, library)
+    ours = with_composition(qwen(), composition)
+    if RULES[rule].static:
+        save_composition(composition, qwen(), tmp_path / "merged", Card("tiny", rule))
+        theirs = PeftModel.from_pretrained(qwen(), str(tmp_path / "merged"))(IDS).logits
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    model = qwen()
+    with torch.no_grad(), Resident(model) as resident:
+        resident.use([None, composition])
+        both = model(IDS.repeat(2, 1)).logits
+    torch.testing.assert_close(both[2:], ours, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(both[:2], qwen()(IDS).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_a_dropped_module_is_seen(tmp_path):
+    library, deltas = mixed(tmp_path)
+    name = "model.layers.0.self_attn.q_proj"
+    spoilt = [{module: update for module, update in expert.items() if module != name} for expert in library]
+    assert name not in compose("sum", spoilt)
+    assert deltas[1][name].abs().max() > 0.1
+
+
+def test_whole_weights_in_the_file_have_to_be_the_bases(tmp_path):
+    """PEFT saves the base's weights of a head or an embedding beside the adapter on it."""
+    written("head", tmp_path)
+    path = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(path)
+    (whole,) = (key for key in tensors if "lm_head.base_layer" in key)
+    load_expert(tmp_path, qwen())
+    tensors[whole][0, 0] += 1
+    save_file(tensors, path)
+    with pytest.raises(SettingError, match=r"lm_head.weight in .*, other than the base's"):
+        load_expert(tmp_path, qwen())
+    tensors[whole] = torch.zeros(3, 32)
+    save_file(tensors, path)
+    with pytest.raises(SettingError, match=r"\(3, 32\) in .*, where the model has \(64, 32\)"):
+        load_expert(tmp_path, qwen())
+
+
+def test_whole_weights_are_compared_with_the_files_of_a_base_that_is_not_loaded(tmp_path):
+    from lora_reuse.llm.decoding.models import load_frame
+
+    qwen().save_pretrained(tmp_path / "base")
+    written("head", tmp_path / "a")
+    frame = load_frame(str(tmp_path / "base"))
+    assert "lm_head" in load_expert(tmp_path / "a", frame)
+    (tmp_path / "base" / "model.safetensors").unlink()
+    with pytest.raises(SettingError, match="its weights are not on this machine"):
+        load_expert(tmp_path / "a", frame)
+
+
+@pytest.mark.parametrize(
+    "prefix", ["_orig_mod.", "_fsdp_wrapped_module.", "module.", "_orig_mod._fsdp_wrapped_module."]
+)
+def test_what_wrapped_the_model_is_taken_out_of_the_names(prefix, tmp_path):
+    base, deltas, _ = written("lora", tmp_path)
+    path = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(path)
+    save_file(
+        {
+            key.replace("base_model.model.model.", f"base_model.model.{prefix}model.")
+            .replace("mlp.", f"mlp.{prefix}")
+            .replace("lora_A.weight", "lora_A.default.weight"): value
+            for key, value in tensors.items()
+        },
+        path,
+    )
+    assert load_expert(tmp_path, base()).keys() == deltas.keys()
+
+
+def test_vera_without_its_projections_is_refused(tmp_path):
+    written("vera", tmp_path)
+    path = tmp_path / "adapter_model.safetensors"
+    save_file({key: value for key, value in load_file(path).items() if not key.startswith("base_model.vera_")}, path)
+    with pytest.raises(SettingError, match=r"no vera_A and vera_B in .*save_projection=True"):
+        load_expert(tmp_path, qwen())
+
+
+def test_completed_libraries_change_nothing_where_all_is_there(tmp_path):
+    expert = load_expert(tmp_path, written("lora", tmp_path)[0]())
+    (same,) = complete([expert])
+    assert all(same[name] is update for name, update in expert.items())
+
+
+def test_kinds_that_peft_says_it_converts_are_those_of_the_message():
+    """Kinds whose layers support PEFT's conversion to LoRA, asked of PEFT's own classes."""
+    import importlib
+    import inspect
+
+    from peft import PeftType
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    found = set()
+    for kind in PeftType:
+        try:
+            layer = importlib.import_module(f"peft.tuners.{kind.value.lower()}.layer")
+        except ModuleNotFoundError:
+            continue
+        classes = [c for _, c in inspect.getmembers(layer, inspect.isclass) if issubclass(c, BaseTunerLayer)]
+        if any(c.supports_lora_conversion is not BaseTunerLayer.supports_lora_conversion for c in classes):
+            found.add(kind.value)
+    assert set(adapter_config._CONVERTIBLE) == found - set(adapter_config.KINDS)
