@@ -66,7 +66,7 @@ def _main(words: list[str]) -> int:
             raise SettingError(name, "nothing", f"{name}=...", "--help says more")
     check_rule(options.composition)
     made_with([options.composition], dials, {})
-    folders = options.library.split(",")
+    folders = [name.strip() for name in options.library.split(",")]
     if "" in folders or len(set(folders)) < len(folders):
         raise SettingError("library", options.library, "each adapter once")
     settings_are_right(options.out)
@@ -78,6 +78,7 @@ def _compose(options: Options, folders: list[str], given: dict[str, Any]) -> str
     from lora_reuse.llm.adapters.adapter import read_adapter
     from lora_reuse.llm.adapters.composing import card_of, composed
     from lora_reuse.llm.adapters.folders import origin
+    from lora_reuse.llm.adapters.modules import tied
     from lora_reuse.llm.adapters.saving import made_before, save
     from lora_reuse.llm.decoding.models import digest_of, load_frame
 
@@ -102,9 +103,10 @@ def _compose(options: Options, folders: list[str], given: dict[str, Any]) -> str
             "out", f"{out} ({error.strerror or error})", "a folder that can be written, on a disk with room"
         ) from None
     kind = f"a PEFT adapter of rank {both.ranks}" if both.static else "a routed composition"
+    note = tied(frame, both)
     return (
         f"{options.composition} of {len(folders)} adapters, {len(both)} modules: {kind} in {out}; its "
-        "README.md says how to load it"
+        "README.md says how to load it" + (f"\n{note}" if note else "")
     )
 
 

@@ -19,12 +19,19 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 Given = TypeVar("Given")
 
 
+_LONGEST = 400
+"""Characters of a value that an error repeats."""
+
+
 class SettingError(ValueError):
     """A mistake of the user's: one line that names the argument, what came, what is allowed and, where it helps, the
     mend."""
 
     def __init__(self, name: str, got: object, allowed: str, mend: str = ""):
-        super().__init__(" ".join(f"{name}: got {got}; allowed: {allowed}{'; ' + mend if mend else ''}".split()))
+        said = str(got)
+        if len(said) > _LONGEST:
+            said = f"{said[: _LONGEST // 2]} ... ({len(said)} characters)"
+        super().__init__(" ".join(f"{name}: got {said}; allowed: {allowed}{'; ' + mend if mend else ''}".split()))
 
     def at(self, *places: str) -> "SettingError":
         """The same mistake, with the places where it stands said first."""
@@ -68,14 +75,14 @@ class Whole:
     def parse(self, text: str) -> int | float:
         if self.infinite and text == "inf":
             return math.inf
-        if match := re.fullmatch(r"(\d{1,9})\*\*(\d{1,4})", text):
+        if match := re.fullmatch(r"([0-9]{1,9})\*\*([0-9]{1,4})", text):
             value = int(match[1]) ** int(match[2])
-        elif match := re.fullmatch(r"(\d+)(?:\.(\d*))?[eE]\+?(\d{1,3})", text):
+        elif match := re.fullmatch(r"([0-9]+)(?:\.([0-9]*))?[eE]\+?([0-9]{1,3})", text):
             decimals = match[2] or ""
             value, remainder = divmod(int(match[1] + decimals) * 10 ** int(match[3]), 10 ** len(decimals))
             if remainder:
                 raise ValueError
-        elif re.fullmatch(r"\d+", text):
+        elif re.fullmatch(r"[0-9]+", text):
             value = int(text)
         else:
             raise ValueError
@@ -96,10 +103,17 @@ class Number:
         return f"a number from {self.minimum:g} to {self.maximum:g}"
 
     def parse(self, text: str) -> float:
-        value = float(text)
+        value = _real(text)
         if not self.minimum <= value <= self.maximum:
             raise ValueError
         return value
+
+
+def _real(text: str) -> float:
+    """A number written in ASCII: Python reads digits of every script."""
+    if not text.isascii():
+        raise ValueError
+    return float(text)
 
 
 class Choice:
@@ -124,7 +138,7 @@ class Numbers:
     allowed = "numbers joined by : or ,"
 
     def parse(self, text: str) -> tuple[float, ...]:
-        values = tuple(float(word) for word in text.replace(":", ",").split(","))
+        values = tuple(_real(word) for word in text.replace(":", ",").split(","))
         if not all(map(math.isfinite, values)):
             raise ValueError
         return values
@@ -183,7 +197,7 @@ def parse(words: Iterable[str], axes: type, options: type) -> tuple[dict[str, tu
                 name, f"{word} after an earlier {name}=", "each setting once", "a list is written with commas"
             )
         kind, cls = fields[name]
-        texts = text.split(",") if cls is axes else [text]
+        texts = [part.strip() for part in text.split(",")] if cls is axes else [text]
         given[name] = tuple(_value(name, kind, part) for part in texts)
         if len(set(given[name])) < len(given[name]):
             raise SettingError(name, text, "each value once")

@@ -143,3 +143,22 @@ def test_a_table_names_the_settings_that_differ_and_those_left_out():
     ]
     assert varying(groups) == ["density"]
     assert [value(group[0]["settings"], "density") for group in groups] == ["default", "0.5"]
+
+
+@pytest.mark.parametrize(
+    ("word", "kind"), [("width=２５６", "a whole number"), ("width=٢", "a whole"), ("share=０.5", "a n")]
+)
+def test_digits_are_ascii(word, kind):
+    with pytest.raises(SettingError, match=f"allowed: {kind}"):
+        parse([word], Axes, Options)
+
+
+def test_an_error_repeats_at_most_a_line_of_what_came():
+    with pytest.raises(SettingError) as error:
+        parse(["width=" + "9" * 5000], Axes, Options)
+    assert len(str(error.value)) < 400
+    assert "(5002 characters)" in str(error.value)
+
+
+def test_a_list_may_have_spaces_after_its_commas():
+    assert parse(["width=64, 128"], Axes, Options)[0] == {"width": (64, 128)}

@@ -9,11 +9,11 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from lora_reuse.llm.adapters.bases import same_base
 from lora_reuse.llm.adapters.folders import Layout, digest, layout, load_expert, origin
 from lora_reuse.llm.adapters.lowrank import Expert, LowRank
 from lora_reuse.llm.compositions import Composition, Delta
 from lora_reuse.llm.decoding.models import Base
-from lora_reuse.llm.decoding.names import place_of
 from lora_reuse.runs.settings import SettingError
 
 
@@ -161,8 +161,8 @@ def read_adapter(
 
 
 def _check_model(adapter: str, model: str, digest_of: Callable[[], str]) -> None:
-    """Raises SettingError when the adapter says that it was trained on another model: by its digest, or else by the
-    last part of its path or name."""
+    """Raises SettingError when the adapter says that it was trained on another model: by its digest, or else by its
+    name."""
     said = origin(adapter)
     mend = "another_model=true composes it all the same"
     allowed = "the model of every adapter"
@@ -170,5 +170,5 @@ def _check_model(adapter: str, model: str, digest_of: Callable[[], str]) -> None
         if said.digest != digest_of():
             got = f"{model}, other weights than {adapter} was trained on ({said.base})"
             raise SettingError("model", got, allowed, mend)
-    elif said.base and place_of(said.base).name.lower() != place_of(model).name.lower():
+    elif said.base and not same_base(said.base, model):
         raise SettingError("model", f"{model}, and {adapter} names {said.base}", allowed, mend)

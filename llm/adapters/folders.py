@@ -203,8 +203,8 @@ def save_expert(
     """Writes an expert, or a static composition, as a PEFT folder with the same ΔW; the folder appears whole or not at
     all.
 
-    `layout` is that of the modules (none: all are Linear); `card` is its README.md. Raises SettingError for a folder with
-    something in it, for weights that are not finite and for routed updates, which are no adapter."""
+    `layout` is that of the modules (none: all are Linear); `card` is its README.md. Raises SettingError for a folder
+    with something in it, for weights that are not finite and for routed updates, which are no adapter."""
     folder, layout = Path(folder), layout or Layout()
     check_new(folder)
     updates = {name: _storable(name, update) for name, update in expert.items()}

@@ -1,6 +1,7 @@
 """The linear modules of a causal language model that adapters can sit on, found by architecture."""
 
 import re
+from collections.abc import Iterable
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -33,6 +34,22 @@ def target_modules(model: PreTrainedModel, layers: str) -> list[str]:
                 "layers", f"{layers} for {type(model).__name__}", allowed, f"this one has {', '.join(seen) or 'none'}"
             )
     return [f"{prefix}.{name}" for name, part in linear.items() if part == layers or (layers == "both" and part)]
+
+
+def tied(model: PreTrainedModel, adapted: Iterable[str]) -> str:
+    """What goes wrong when an adapter of these modules is merged into a model whose head is its embedding, and the way
+    out; "" where nothing does."""
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    if not getattr(model.config, "tie_word_embeddings", False):
+        return ""
+    changed = [name for name in adapted if any(model.get_submodule(name) is end for end in ends)]
+    if not changed:
+        return ""
+    return (
+        f"{' and '.join(changed)}: this model's head and embedding are one weight, so that merging the adapter into "
+        "it (merge_and_unload) would change both; keep it an adapter, or untie them first (tie_word_embeddings=False "
+        "and a copy of the weight)"
+    )
 
 
 def _decoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
