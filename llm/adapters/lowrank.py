@@ -87,3 +87,12 @@ def _core(update: LowRank) -> tuple[Tensor, Tensor, Tensor]:
 
 
 Expert = dict[str, LowRank]  # by the full dotted name of the module in the base model: "model.layers.0.mlp.up_proj"
+
+
+def cosine(one: Expert, other: Expert) -> float:
+    """⟨ΔW_1, ΔW_2⟩/(‖ΔW_1‖‖ΔW_2‖) of all modules together."""
+    inner = sum(
+        float(((a.out.T @ b.out) * (a.into.T @ b.into)).sum()) for a, b in ((one[name], other[name]) for name in one)
+    )
+    norms = [sum(update.norm() ** 2 for update in expert.values()) ** 0.5 for expert in (one, other)]
+    return inner / (norms[0] * norms[1])

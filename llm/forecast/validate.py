@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from lora_reuse.llm.adapters.lowrank import Expert
+from lora_reuse.llm.adapters.lowrank import cosine
 from lora_reuse.llm.adapters.training import Spec
 from lora_reuse.llm.compositions import Composition
 from lora_reuse.llm.data.graphs import facts_of
@@ -231,15 +231,6 @@ def _measured(composed: Composed, found: Forecast, prompting: str) -> dict[str, 
     if prompting in KINDS["keeps"]:
         return values | {"hidden": found.own_scale[KINDS["keeps"].index(prompting)]}
     return values | {"score": found.score, "hidden": found.hidden, "called": found.verdict == "composed"}
-
-
-def cosine(one: Expert, other: Expert) -> float:
-    """⟨ΔW_1, ΔW_2⟩/(‖ΔW_1‖‖ΔW_2‖) of all modules together."""
-    inner = sum(
-        float(((a.out.T @ b.out) * (a.into.T @ b.into)).sum()) for a, b in ((one[name], other[name]) for name in one)
-    )
-    norms = [sum(update.norm() ** 2 for update in expert.values()) ** 0.5 for expert in (one, other)]
-    return inner / (norms[0] * norms[1])
 
 
 def _pair(base: Base, specs: Sequence[Spec]) -> str:

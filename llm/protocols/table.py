@@ -42,7 +42,7 @@ def table(protocol: Protocol, rows: Sequence[Row], known: Sequence[Row] = ()) ->
         lines.append([*cells, str(len(group)), *_cells(protocol, group, control)])
     notes = [f"({mark}) void: {reason}" for reason, mark in reasons.items()]
     notes += [UNMEASURED] if any(line[lines[0].index("control")] == "not measured" for line in lines) else []
-    parts = (aligned(lines), "\n".join(notes), _differences(rows, names), protocol.below(rows))
+    parts = (aligned(lines), "\n".join(notes), differences(rows, names), protocol.below(rows))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -62,7 +62,7 @@ def _cells(protocol: Protocol, group: Sequence[Row], control: str) -> list[str]:
     ]
 
 
-def _differences(rows: Sequence[Row], settings: Sequence[str]) -> str:
+def differences(rows: Sequence[Row], settings: Sequence[str]) -> str:
     """Where several rules were asked the same in several seeds: by how much the best of them is better than each
     other."""
     found = compared(rows)

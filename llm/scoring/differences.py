@@ -19,7 +19,7 @@ from lora_reuse.runs.rows import by_setting
 
 Row = Mapping[str, Any]
 Shares = dict[int, Float[np.ndarray, " triplets"]]
-"""The share of right answers to each triplet, by seed."""
+"""The share of right answers to each triplet (or group of questions that are right or wrong together), by seed."""
 
 
 class Compared(NamedTuple):
@@ -42,7 +42,7 @@ def compared(rows: Sequence[Row]) -> list[Compared]:
     for group in by_setting(rows).values():
         settings = dict(group[0]["settings"])
         rule = settings.pop("composition")
-        if rule not in CONTROLS and "by_triplet" in group[0]["measured"]:
+        if rule not in CONTROLS and {"by_triplet", "by_group"} & group[0]["measured"].keys():
             blocks.setdefault(json.dumps(settings | {"seed": 0}), {})[rule] = list(group)
     return [pair for rules in blocks.values() for pair in _best(rules)]
 
@@ -73,8 +73,9 @@ def _best(rules: Mapping[str, Sequence[Row]]) -> list[Compared]:
 def _shares(group: Sequence[Row]) -> Shares:
     found: Shares = {}
     for row in group:
-        right = np.array(row["measured"]["by_triplet"], dtype=float)
-        found[row["settings"]["seed"]] = right * len(right) / row["measured"]["total"]
+        measured = row["measured"]
+        right = np.array(measured["by_triplet"] if "by_triplet" in measured else measured["by_group"], dtype=float)
+        found[row["settings"]["seed"]] = right * len(right) / measured["total"]
     return found
 
 

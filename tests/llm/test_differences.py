@@ -1,11 +1,12 @@
 """Which rule is better: by hand, in the table, and how often a difference is found where there is none."""
 
+import json
 from typing import Any
 
 import numpy as np
 import pytest
 
-from lora_reuse.llm import bridge
+from lora_reuse.llm import bridge, compare
 from lora_reuse.llm.protocols.table import table
 from lora_reuse.llm.scoring.differences import compared
 from lora_reuse.llm.scoring.intervals import difference, holm
@@ -108,3 +109,57 @@ def test_where_rules_are_alike_one_is_said_to_be_better_in_5_percent_of_settings
         found += min(pair.p for pair in pairs) < 0.05
         naive += min(holm([pair.difference.p for pair in pairs])) < 0.05
     assert found <= 11 < naive
+
+
+def written(folder, made):
+    """The rows as the file that a protocol writes."""
+    for i, one in enumerate(made):
+        one["hash"] = f"{i:016x}"
+    (folder / "llm_bridge.jsonl").write_text("".join(json.dumps(one) + "\n" for one in made))
+    return [f"rows={folder}"]
+
+
+def test_the_command_compares_the_rows_that_are_named(tmp_path, capsys):
+    words = written(tmp_path, rows() + rows(setup="4"))
+    assert compare.main([*words, "experiment=bridge", "where=setup:2+prompting:steps"]) == 0
+    title, _, head, *lines = capsys.readouterr().out.splitlines()
+    assert (title, head.split()[0]) == ("bridge", "best")
+    assert [line.split()[:4] for line in lines] == [["arrow", "sum", "3", "+42"], ["arrow", "uniform", "3", "+88"]]
+    assert compare.main([*words, "composition=sum,uniform"]) == 0
+    lines = capsys.readouterr().out.splitlines()[3:]
+    assert [line.split()[:5] for line in lines] == [[setup, "sum", "uniform", "3", "+46"] for setup in "24"]
+
+
+def test_of_two_rules_nothing_is_corrected(tmp_path, capsys):
+    words = written(tmp_path, rows())
+    assert compare.main([*words, "composition=arrow,sum"]) == 0
+    shares = {rule: [np.array(of) / 2 for of in seeds] for rule, seeds in RIGHT.items()}
+    plain = difference(shares["arrow"], shares["sum"])
+    assert plain is not None
+    assert capsys.readouterr().out.split()[-1] == f"{plain.p:.3f}"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["experiment=bridg"], "experiment: got bridg; allowed: protocols with rows in "),
+        (["experiment=bridge", "where=setup:3"], "where: got setup:3; allowed: 2"),
+        (["experiment=bridge", "where=step:3"], "where: got step:3; allowed: "),
+        (["experiment=bridge", "composition=arow"], "composition: got arow; allowed: arrow, sum, uniform"),
+        (["experiment=bridge", "composition=arrow"], "allowed: two rules or more that were asked the same"),
+        (["rows=nowhere"], "rows: got nowhere; allowed: a folder with rows"),
+    ],
+)
+def test_a_mistake_is_one_line(words, said, tmp_path, capsys):
+    here = written(tmp_path, rows())
+    assert compare.main([*({} if words[0].startswith("rows=") else here), *words]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_questions_in_groups_are_compared_too():
+    grouped = rows()
+    for one in grouped:
+        one["measured"]["by_group"] = one["measured"].pop("by_triplet")
+    assert compared(grouped) == compared(rows())

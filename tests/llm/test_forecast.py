@@ -16,7 +16,7 @@ from lora_reuse.figures import registry, tables
 from lora_reuse.figures.rows import MissingRows
 from lora_reuse.llm import skills, two_hop
 from lora_reuse.llm.adapters.folders import save_expert
-from lora_reuse.llm.adapters.lowrank import Expert, LowRank
+from lora_reuse.llm.adapters.lowrank import Expert, LowRank, cosine
 from lora_reuse.llm.adapters.modules import target_modules
 from lora_reuse.llm.compositions import compose
 from lora_reuse.llm.data.facts import triplets
@@ -39,7 +39,6 @@ from lora_reuse.llm.forecast.subspace import (
     routing,
     scales,
 )
-from lora_reuse.llm.forecast.validate import cosine
 from lora_reuse.llm.forecast.verdict import WORDS, forecast, reasons, signs
 from lora_reuse.llm.protocols.protocol import main as protocol_main
 from lora_reuse.llm.scoring.intervals import Difference, holm, wilson

@@ -1,0 +1,147 @@
+"""lora-reuse inspect library=folder/a,folder/b model=MODEL
+
+Says of adapters what they are and what can be done with them: kind, rank and scaling, the modules that they change, the
+base that they name, how large ΔW is, and, of several, in which modules and ranks they differ and how alike they are.
+An adapter that cannot be composed is listed with the reason. Of the model only the shapes are read; where it is not on
+this machine, its modules are not checked and ΔW is not measured."""
+
+import math
+import re
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lora_reuse.llm.protocols.settings import PATH
+from lora_reuse.runs.command import with_options
+from lora_reuse.runs.settings import Flag, SettingError, Text, setting
+
+if TYPE_CHECKING:
+    from lora_reuse.llm.adapters.lowrank import Expert
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to look at."""
+
+    library: str = setting("", Text("folders or hub names joined by commas"), "the adapters")
+    model: str = setting("", PATH, "their model; none: the one that each names")
+    trust_remote_code: bool = setting(False, Flag(), "run code that comes with a model")
+
+
+def main(words: Sequence[str]) -> int:
+    """Runs the command; returns its exit code: 0 all can be composed, 1 one cannot, 2 a mistake in the settings."""
+    return with_options("llm.inspect", _main, Options, words, bare=False)
+
+
+def _main(options: Options) -> int:
+    folders = [name.strip() for name in options.library.split(",")]
+    if "" in folders or len(set(folders)) < len(folders):
+        raise SettingError("library", options.library or "nothing", "adapters, each once")
+    experts: dict[str, Expert] = {}
+    refused = 0
+    for folder in folders:
+        try:
+            lines, expert = _looked_at(folder, options)
+        except SettingError as error:
+            lines, expert, refused = [f"refused    {error}"], None, refused + 1
+        print("\n".join([folder, *(f"  {line}" for line in lines), ""]))
+        if expert is not None:
+            experts[folder] = expert
+    if len(experts) > 1:
+        print("\n".join(_together(experts)))
+    return 1 if refused else 0
+
+
+def _looked_at(folder: str, options: Options) -> "tuple[list[str], Expert | None]":
+    """What is said of one adapter, and its updates where the model is on this machine."""
+    from lora_reuse.llm.adapters.bases import same_base
+    from lora_reuse.llm.adapters.config import read_config
+    from lora_reuse.llm.adapters.folders import folder_of, load_expert, origin
+    from lora_reuse.llm.adapters.modules import tied
+    from lora_reuse.llm.decoding.models import load_frame
+
+    config, said = read_config(folder_of(folder)), origin(folder)
+    name = options.model or said.base
+    lines = [f"kind       {_kind(config)}", f"base       {said.base or 'not named'}"]
+    if options.model and said.base and not same_base(said.base, options.model):
+        lines[-1] += f", not {options.model}: compose wants another_model=true"
+    try:
+        frame = load_frame(name, options.trust_remote_code)
+    except SettingError as error:
+        return [*lines, f"modules    not checked ({error})"], None
+    expert = load_expert(folder, frame)
+    norms = {module: update.norm() for module, update in expert.items()}
+    largest = max(norms, key=lambda module: norms[module])
+    lines.append(f"modules    {_modules(expert)}")
+    if nothing := [module for module, norm in norms.items() if norm == 0]:
+        lines.append(f"zero       ΔW = 0 in {len(nothing)} of them, such as {nothing[0]}")
+    middle = statistics.median(norms.values())
+    lines.append(f"size       |ΔW| {middle:.3g} in the median module, {norms[largest]:.3g} in {largest}")
+    if warning := tied(frame, expert):
+        lines.append(f"beware     {warning}")
+    return lines, expert
+
+
+def _kind(config: Mapping[str, Any]) -> str:
+    kind, rank = config["peft_type"], config.get("r") if config["peft_type"] != "ADALORA" else config.get("init_r")
+    name = {"LORA": "LoRA", "ADALORA": "AdaLoRA", "VERA": "VeRA"}[kind]
+    if kind == "VERA":
+        return f"{name} of rank {rank}"
+    stable = bool(config.get("use_rslora"))
+    scale = config["lora_alpha"] / (math.sqrt(rank) if stable else rank)
+    others = " and others by module" if config["rank_pattern"] or config["alpha_pattern"] else ""
+    how = "rank-stabilised " if stable else ""
+    return f"{how}{name} of rank {rank}, alpha {config['lora_alpha']:g}, ΔW = {scale:g} B A{others}"
+
+
+def _modules(expert: "Expert") -> str:
+    """`56: down_proj, up_proj of layers 0 to 27; lm_head`."""
+    layers: dict[str, set[int]] = {}
+    for module in expert:
+        numbers = re.findall(r"\.(\d+)\.", module)
+        layers.setdefault(module.rpartition(".")[2], set()).update(int(number) for number in numbers[:1])
+    told: dict[str, list[str]] = {}
+    for name, of in layers.items():
+        told.setdefault(_ranges(sorted(of)), []).append(name)
+    said = "; ".join(", ".join(names) + (f" of layers {of}" if of else "") for of, names in told.items())
+    return f"{len(expert)}: {said}"
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """`0 to 3, 7`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def _together(experts: "Mapping[str, Expert]") -> list[str]:
+    """What is said of several: modules that not all change, ranks that differ, and the cosine of their ΔW."""
+    from lora_reuse.llm.adapters.folders import complete
+    from lora_reuse.llm.adapters.lowrank import cosine
+
+    names, library = list(experts), complete(list(experts.values()))
+    lines = ["together"]
+    alone = [module for module in library[0] if not all(module in expert for expert in experts.values())]
+    if alone:
+        said = f"{len(alone)} of {len(library[0])} modules are not changed by all, such as {alone[0]}: ΔW = 0 there"
+        lines.append(f"  {said}")
+    ranks = [module for module in library[0] if len({e[module].rank for e in library} - {0}) > 1]
+    if ranks:
+        lines.append(
+            f"  their ranks differ in {len(ranks)} modules, such as {ranks[0]}: rules on factors pad them with zeros"
+        )
+    for i, one in enumerate(names):
+        for j in range(i + 1, len(names)):
+            lines.append(f"  cosine of ΔW, {one} and {names[j]}: {cosine(library[i], library[j]):+.3f}")
+    lines.append("  every rule of `lora-reuse compose` can be used; `lora-reuse forecast` says whether one will work")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,89 @@
+"""What `lora-reuse inspect` says of folders as PEFT wrote them."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lora_reuse.llm import inspect
+from tests.llm.test_adapter_kinds import qwen, written
+
+torch.set_num_threads(1)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`"),
+]
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adapters")
+    qwen().save_pretrained(folder / "base")
+    for kind in ("lora", "rslora of ranks", "one layer", "adalora", "vera"):
+        written(kind, folder / kind.replace(" ", "_"))
+    return folder
+
+
+def said(capsys, there, *names, code=0):
+    library = ",".join(str(there / name) for name in names)
+    assert inspect.main([f"library={library}", f"model={there / 'base'}"]) == code
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "modules"),
+    [
+        ("lora", "LoRA of rank 4, alpha 6, ΔW = 1.5 B A\n", "4: down_proj, up_proj of layers 0 to 1"),
+        ("rslora_of_ranks", "rank-stabilised LoRA of rank 4, alpha 6, ΔW = 3 B A and others by module\n", "4: "),
+        ("one_layer", "LoRA of rank 4, alpha 8, ΔW = 2 B A\n", "2: down_proj, up_proj of layers 1\n"),
+        ("adalora", "AdaLoRA of rank 5, alpha 6, ΔW = 1.2 B A\n", "4: "),
+        ("vera", "VeRA of rank 5\n", "4: "),
+    ],
+)
+def test_one_adapter(name, kind, modules, there, capsys):
+    text = said(capsys, there, name)
+    assert kind in text
+    assert modules in text
+    assert "|ΔW|" in text
+
+
+def test_several_are_told_apart(there, capsys):
+    text = said(capsys, there, "lora", "one_layer", "rslora_of_ranks")
+    assert "2 of 4 modules are not changed by all, such as model.layers.0.mlp.down_proj: ΔW = 0 there" in text
+    assert "their ranks differ in 2 modules, such as model.layers.0.mlp.down_proj" in text
+    assert text.count("cosine of ΔW") == 3
+
+
+def test_what_cannot_be_composed_is_listed_with_the_reason(there, tmp_path, capsys):
+    written("lora", tmp_path / "dora")
+    path = tmp_path / "dora" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"use_dora": True}))
+    library = f"{tmp_path / 'dora'}, {there / 'lora'}"
+    assert inspect.main([f"library={library}", f"model={there / 'base'}"]) == 1
+    text = capsys.readouterr().out
+    assert "refused    expert: got use_dora=true in " in text
+    assert "LoRA of rank 4" in text
+
+
+def test_an_adapter_that_does_nothing_somewhere(there, tmp_path, capsys):
+    written("lora", tmp_path / "a")
+    path = tmp_path / "a" / "adapter_model.safetensors"
+    tensors = load_file(path)
+    key = next(key for key in tensors if "layers.0" in key and "lora_B" in key)
+    save_file(tensors | {key: torch.zeros_like(tensors[key])}, path)
+    assert inspect.main([f"library={tmp_path / 'a'}", f"model={there / 'base'}"]) == 0
+    assert "ΔW = 0 in 1 of them, such as model.layers.0.mlp.down_proj" in capsys.readouterr().out
+
+
+def test_without_the_model_only_the_configuration_is_read(there, capsys):
+    assert inspect.main([f"library={there / 'lora'}", "model=nobody/nothing"]) == 0
+    text = capsys.readouterr().out
+    assert "LoRA of rank 4" in text
+    assert "modules    not checked (model: got nobody/nothing" in text
+
+
+def test_mistakes(capsys):
+    for words in (["library=a,a"], ["library=a,"]):
+        assert inspect.main(words) == 2
+        assert capsys.readouterr().err.startswith("llm.inspect: library: got ")
