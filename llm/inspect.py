@@ -85,7 +85,8 @@ def _looked_at(folder: str, options: Options) -> "tuple[list[str], Expert | None
 
 
 def _kind(config: Mapping[str, Any]) -> str:
-    kind, rank = config["peft_type"], config.get("r") if config["peft_type"] != "ADALORA" else config.get("init_r")
+    kind = config["peft_type"]
+    rank: int = config["init_r" if kind == "ADALORA" else "r"]
     name = {"LORA": "LoRA", "ADALORA": "AdaLoRA", "VERA": "VeRA"}[kind]
     if kind == "VERA":
         return f"{name} of rank {rank}"
