@@ -10,8 +10,10 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from lora_reuse.llm.adapters.adapter import Adapter
+from lora_reuse.llm.adapters.modules import tied
 from lora_reuse.llm.adapters.saving import save
 from lora_reuse.llm.decoding.models import Base
+from lora_reuse.runs.settings import SettingError
 
 
 def to_peft(base: Base, adapter: Adapter) -> PeftModel:
@@ -56,11 +58,14 @@ def merge_into(base: Base, adapter: Adapter) -> PreTrainedModel:
         The model, in the base's dtype, which rounds W + ΔW to it. `save_pretrained` writes it.
 
     Raises:
-        SettingError: the composition has a router ("arrow"), which no weights can say.
+        SettingError: the composition has a router ("arrow"), which no weights can say, or it changes the head or the
+            embedding of a base whose head is its embedding, which would change both.
 
     Example:
         >>> model = lr.merge_into(base, lr.compose([a, b], "sum"))
         >>> model.save_pretrained("whole")
     """
+    if both := tied(base.model, adapter):
+        raise SettingError("adapter", f"{adapter.name} of {both}", "an adapter of other modules")
     merged: Any = to_peft(base, adapter)
     return merged.merge_and_unload()

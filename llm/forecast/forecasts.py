@@ -8,7 +8,7 @@ import pandas as pd
 
 from lora_reuse.llm.adapters.adapter import Adapter
 from lora_reuse.llm.adapters.composing import compose
-from lora_reuse.llm.adapters.folders import check_library
+from lora_reuse.llm.adapters.folders import complete, linear_shape
 from lora_reuse.llm.adapters.lowrank import Expert
 from lora_reuse.llm.compositions import Composition
 from lora_reuse.llm.decoding.models import Base
@@ -116,8 +116,13 @@ def forecasts(
     prompts: Prompts,
     longest: int,
 ) -> Forecasts:
-    """`forecast` for compositions by name. Raises SettingError for adapters that change different modules."""
-    check_library(library)
+    """`forecast` for compositions by name. Raises SettingError for adapters of different bases, and of embeddings, whose
+    inputs are tokens and no directions."""
+    library = complete(library)
+    if other := next((name for name in library[0] if linear_shape(base.model.get_submodule(name)) is None), ""):
+        raise SettingError(
+            "library", f"adapters of {other}", "adapters of linear modules: a forecast reads their inputs"
+        )
     measured = measure(base, library, made, prompts, longest)
     return Forecasts(names, measured, {how: verdict(found) for how, found in measured.composed.items()}, prompts)
 

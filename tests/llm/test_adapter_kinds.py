@@ -9,13 +9,16 @@ from peft import AdaLoraConfig, LoraConfig, PeftModel, VeraConfig, get_peft_mode
 from safetensors.torch import load_file, save_file
 
 from lora_reuse.llm.adapters import config as adapter_config
+from lora_reuse.llm.adapters.adapter import Adapter
 from lora_reuse.llm.adapters.bases import same_base
-from lora_reuse.llm.adapters.folders import complete, load_expert
+from lora_reuse.llm.adapters.folders import Layout, complete, load_expert
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.adapters.modules import tied
+from lora_reuse.llm.adapters.plain import merge_into
 from lora_reuse.llm.adapters.saving import Card, load_composition, save_composition
 from lora_reuse.llm.compositions import RULES, compose
 from lora_reuse.llm.compositions.arrow import Routed
+from lora_reuse.llm.decoding.models import Base, load_base
 from lora_reuse.llm.decoding.resident import Resident
 from lora_reuse.runs.settings import SettingError
 from tests.llm.test_adapters import IDS, gpt2, qwen, with_composition
@@ -338,3 +341,14 @@ def test_a_home_folder_is_one(tmp_path, monkeypatch):
 def test_a_gguf_adapter_is_one_line():
     with pytest.raises(SettingError, match=r"convert_lora_to_gguf\.py made the file from one"):
         load_expert("adapter.gguf", qwen())
+
+
+def test_an_adapter_on_a_tied_head_is_not_merged(tmp_path):
+    model = qwen()
+    model.config.tie_word_embeddings = True
+    model.tie_weights()
+    written("head", tmp_path)
+    base = Base(model, load_base("pocket").tokenizer, "tiny", "", False)
+    adapter = Adapter(load_expert(tmp_path, qwen()), Card("tiny", ""), Layout())
+    with pytest.raises(SettingError, match="lm_head: this model's head and embedding are one weight"):
+        merge_into(base, adapter)
