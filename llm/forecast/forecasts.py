@@ -116,8 +116,8 @@ def forecasts(
     prompts: Prompts,
     longest: int,
 ) -> Forecasts:
-    """`forecast` for compositions by name. Raises SettingError for adapters of different bases, and of embeddings, whose
-    inputs are tokens and no directions."""
+    """`forecast` for compositions by name. Raises SettingError for adapters of different bases, and for those of
+    embeddings, whose inputs are tokens and no directions."""
     library = complete(library)
     if other := next((name for name in library[0] if linear_shape(base.model.get_submodule(name)) is None), ""):
         raise SettingError(
