@@ -24,8 +24,9 @@ from lora_reuse.runs.settings import Choice, setting
 LORI = ("lori_concat", "lori_linear")
 LIBRARIES = {"pair": pair, "data_mix": data_mix, "oracle": oracle}
 THE_ORACLE = ORACLE._replace(settings={**ORACLE.settings, "adapter": "lora", "setup": "0"})
-GIVEN = (*COMPOSITIONS, "base", "random", *(rule for rule in RULES if rule != "cat"))
-"""Compositions that learn nothing. CAT is not among them, because with equal given weights it is the sum."""
+GIVEN = (*COMPOSITIONS, "base", "random", "lego", *LORI, "ties", "dare", "knots", "linear")
+"""Compositions that learn nothing and are asked when none is named. CAT is not among them, because with equal given
+weights it is the sum."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,10 @@ class Methods(Composed):
         grid=tuple(LIBRARIES),
     )
     composition: str = setting(
-        "uniform", Choice(*GIVEN, *LEARNED), "how the library is composed", grid=(*GIVEN, *LEARNED)
+        "uniform",
+        Choice(*COMPOSITIONS, "base", "random", *(rule for rule in RULES if rule != "cat"), *LEARNED),
+        "how the library is composed",
+        grid=(*GIVEN, *LEARNED),
     )
     prompting: str = setting(
         "direct", Choice(*PROMPTINGS), "what is asked; first and second are the experts' own", grid=("direct", "steps")

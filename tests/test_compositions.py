@@ -320,8 +320,8 @@ def test_a_dial_that_no_rule_reads_is_refused():
     points = [Theorem3(composition=name, density=0.3) for name in ("ties", "sum")]
     assert settled(points, {"density": (0.3,)}) == points  # every row says the density
     for name, value, rules in (
-        ("density", 0.3, "ties,dare,knots".split(",")),
-        ("weight_first", 2.0, ["cat", "linear"]),
+        ("density", 0.3, "ties,dare,knots,core_space".split(",")),
+        ("weight_first", 2.0, ["cat", "svd", "linear"]),
     ):
         with pytest.raises(SettingError, match=rf"^{name}: got {value}; allowed: .* composition={','.join(rules)}$"):
             settled([Theorem3(composition="sum", **{name: value})], {name: (value,)})

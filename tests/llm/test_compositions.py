@@ -156,8 +156,8 @@ def test_modules_may_differ(name):
 def test_the_theory_computes_the_same(name, knobs: dict[str, Any]):
     """From the same matrices. The theory adds balanced factors (as Proposition 1 leaves them), so the experts are
     balanced; its `scores=kernel` takes features as they are, which is `raw` here. At density 1 no trimmed entry of
-    KnOTS hangs on rounding, and DARE has no masks, which are of factors here and of ΔW there."""
-    if name in ("knots", "dare"):
+    KnOTS or Core Space hangs on rounding, and DARE has no masks, which are of factors here and of ΔW there."""
+    if name in ("knots", "dare", "core_space"):
         knobs = {"density": 1.0}
     balanced = [edits.LowRank(*(factor.double().numpy() for factor in e["up"])).balanced() for e in library()]
     experts = [{"up": LowRank(torch.from_numpy(e.out).float(), torch.from_numpy(e.into).float())} for e in balanced]
