@@ -10,7 +10,7 @@ from lora_reuse.theory.compositions import RULES, Context, compose
 from lora_reuse.theory.compositions.arrow import Routed, prototypes
 from lora_reuse.theory.compositions.cat import fitted_weights
 from lora_reuse.theory.compositions.sparse import merge_ties
-from lora_reuse.theory.edits import LowRank
+from lora_reuse.theory.edits import LowRank, min_norm_edit
 from lora_reuse.theory.experiments import many_facts, scale, theorem_3
 from lora_reuse.theory.gram import coordinates
 from lora_reuse.theory.library import draw_scene, prepared, wins
@@ -325,3 +325,14 @@ def test_a_dial_that_no_rule_reads_is_refused():
     ):
         with pytest.raises(SettingError, match=rf"^{name}: got {value}; allowed: .* composition={','.join(rules)}$"):
             settled([Theorem3(composition="sum", **{name: value})], {name: (value,)})
+
+
+@pytest.mark.parametrize("facts", [1, 4])
+def test_wudi_is_the_joint_edit(facts):
+    """Eq. 23 on the facts of both experts at once: each one-hop prompt gets its whole change, which the sum misses."""
+    scene = draw_scene(facts)
+    (phi,) = prepared(scene.prompts, ManyFacts(width=INF, facts=facts), [0], basis_free=True)
+    experts, keys = scene.experts(phi), np.hstack([phi[:, scene.first], phi[:, scene.second]])
+    joint = min_norm_edit(keys, scene.differences) @ phi
+    np.testing.assert_allclose(compose("wudi", experts) @ phi, joint, atol=1e-9)
+    assert np.abs(compose("sum", experts) @ phi - joint).max() > 0.1

@@ -65,8 +65,9 @@ def wudi(library: Library) -> Composition:
     Where no V_i depends on the others the loss is 0: ΔW does to the input directions of each expert what that expert
     does, and is the least ΔW that does so. Experts of orthogonal inputs are summed.
 
-    The paper stops 300 steps of Adam at the rate 1e-5, which start at the sum, in every entry of ΔW. What they reach
-    depends on the scale of the entries and on their basis, and has full rank; this is where they lead."""
+    The paper takes 300 steps of Adam at the rate 1e-5 from the sum, in every entry of ΔW. How near they come to the
+    least loss depends on the scale of the entries, and they leave the span of the experts' inputs, which does not
+    change the loss: their ΔW has full rank, and is not this one."""
 
     def merge(name: str, updates: Sequence[LowRank]) -> LowRank:
         parts = [supported(update) for update in updates]

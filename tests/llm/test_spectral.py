@@ -1,4 +1,4 @@
-"""Rules on singular vectors against their formulas in dense float64, written here a second time and without QR cores."""
+"""Rules on singular vectors against their formulas in dense float64, written here again and without QR cores."""
 
 import numpy as np
 import pytest
@@ -103,7 +103,7 @@ def test_the_gain_multiplies():
 
 
 def test_spectral_rules_are_the_same_in_core_space():
-    """Iso-C and TSV of the cores, carried back, are those of the updates; so Core Space is a rule for single entries."""
+    """Iso-C and TSV of the cores, carried back, are those of the updates: Core Space is for rules of single entries."""
     ranks = (3, 2)
     library, updates = experts(ranks), dense(experts(ranks))
     out, into = (np.hstack([e["m"][factor].double().numpy() for e in library]) for factor in (0, 1))
