@@ -56,7 +56,7 @@ def controls(point: TwoHop) -> tuple[Control, ...]:
     """Of two hops: both experts' own, and the oracle asked in the same way, since the prompting may be beyond the model
     and the fact beyond the adapter; the oracle alone for its own question put to a library that holds it. Of a hop: one
     expert on both hops."""
-    if point.library in ("none", "oracle") or point.composition == "random":
+    if point.library in ("none", "oracle") or "random" in (point.composition, point.pool):
         return ()
     if point.prompting in ("first", "second"):
         return (MIXED,) if point.library != "mixed" else ()

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from lora_reuse.llm.adapters.folders import digest
 from lora_reuse.llm.decoding.greedy import answers
 from lora_reuse.llm.decoding.models import Base
-from lora_reuse.llm.protocols.composed import Made, collisions, library_on, make
+from lora_reuse.llm.protocols.composed import Made, collisions, make, pool_on
 from lora_reuse.llm.protocols.hops import subset_of
 from lora_reuse.llm.protocols.protocol import Asked, Marks, Protocol, Question, library_of
 from lora_reuse.llm.protocols.settings import Options
@@ -101,10 +101,11 @@ def with_costs(
 ) -> list[tuple[Cell, dict[str, Any]]]:
     """The results of cells, with how large and how alike their experts' updates are, and what composing them cost. The
     provenance says what the weights of named adapters were."""
+    folder = Path(options.out) / "experts"
+    cells = {asking.experts: asking.cell for asking in askings if asking.experts}
     alike = {
-        experts: collisions(base, library_on(base, experts, Path(options.out) / "experts"))
-        for experts in dict.fromkeys(asking.experts for asking in askings)
-        if experts
+        experts: collisions(base, pool_on(base, point, experts, seed, folder))
+        for experts, (point, seed) in cells.items()
     }
     for asking in askings:
         results[asking.cell]["measured"] |= alike.get(asking.experts, {}) | asking.made.cost

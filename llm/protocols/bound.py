@@ -13,5 +13,6 @@ def once_in_n(point: Any) -> float | None:
     The point says that its experts know one hop each; this says whether the bound speaks of what is made of them. It
     does not of a rule that has seen the answers (`:two_hop`), nor of a composition that has none of the experts, nor of
     questions asked otherwise: then it is None."""
-    composed = point.composition not in WITHOUT_EXPERTS and not point.composition.endswith(":two_hop")
+    trained = getattr(point, "pool", "trained") == "trained"  # edits have no pool
+    composed = trained and point.composition not in WITHOUT_EXPERTS and not point.composition.endswith(":two_hop")
     return 1 / point.triplets if composed and point.prompting == "direct" else None

@@ -13,6 +13,7 @@ from lora_reuse.llm.adapters.lowrank import Expert
 from lora_reuse.llm.adapters.specs import Spec
 from lora_reuse.llm.adapters.training import Tokens, expert, tokens
 from lora_reuse.llm.compositions import Composition, compose, generator
+from lora_reuse.llm.compositions.controls import gaussian
 from lora_reuse.llm.data.graphs import facts_of
 from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.decoding.models import Base, example
@@ -38,7 +39,7 @@ def make(base: Base, point: Any, specs: Sequence[Any], asked: str, seed: int, fo
     two-hop subset that is asked."""
     if point.composition == "base":
         return Made(None, {}, 0.0, {})
-    library = library_on(base, specs, folder)
+    library = pool_on(base, point, specs, seed, folder)
     if point.composition == "alone":
         return Made(library[0], {}, 0.0, {})
     dials = of_point(point, seed)
@@ -57,6 +58,12 @@ def make(base: Base, point: Any, specs: Sequence[Any], asked: str, seed: int, fo
     began = time.perf_counter()
     composition = compose(name, library, **dials)
     return Made(composition, {}, time.perf_counter() - began, dials)
+
+
+def pool_on(base: Base, point: Any, specs: Sequence[Spec | str], seed: int, folder: Path) -> list[Expert]:
+    """What the point composes: the experts, or with `pool=random` Gaussian adapters of their ranks and norms."""
+    library = library_on(base, specs, folder)
+    return gaussian(library, seed) if point.pool == "random" else library
 
 
 def library_on(base: Base, specs: Sequence[Spec | str], folder: Path) -> list[Expert]:

@@ -51,7 +51,8 @@ class Verdict(NamedTuple):
 
 def own_hops(point: Any) -> tuple[Control, ...]:
     """The controls of a two-hop question to a composition of experts; none of a hop, nor where there is no expert."""
-    return OWN_HOPS if point.prompting in ("direct", "steps") and point.composition not in ("base", "random") else ()
+    experts = point.composition != "base" and "random" not in (point.composition, point.pool)
+    return OWN_HOPS if experts and point.prompting in ("direct", "steps") else ()
 
 
 def verdicts(protocol: "Protocol", rows: Sequence[Row]) -> list[Verdict]:

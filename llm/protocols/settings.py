@@ -152,6 +152,12 @@ class Composing(PointDials, Model, Training):
     temperature: float = setting(1.0, Number(1e-6, 1e6), "Arrow: logits are divided by it")
     top_k: int = setting(0, Whole(0, 1000), "Arrow: experts a token goes to; 0: all")
     normalise: bool = setting(False, Flag(), "Arrow: logits from normalised activations; mttl's are not")
+    pool: str = setting(
+        "trained",
+        Choice("trained", "random"),
+        "the experts, or the control of every rule: Gaussian adapters of their ranks and norms",
+        omitted=True,
+    )
 
 
 @dataclass(frozen=True)

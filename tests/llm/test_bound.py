@@ -118,6 +118,7 @@ def test_two_one_hop_experts_are_right_once_in_n_at_most(name):
         assert of(composition="cat:own") == of()
         seen = [rule for rule in LEARNED if rule.endswith(":two_hop")]
         assert [of(composition=rule) for rule in ("base", "random", *seen)] == [None] * (2 + len(seen))
+        assert of(pool="random") is None
 
 
 @pytest.mark.parametrize(("name", "settings"), WITHOUT)

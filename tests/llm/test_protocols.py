@@ -23,17 +23,20 @@ from lora_reuse.llm import two_hop
 from lora_reuse.llm.adapters import training as experts
 from lora_reuse.llm.adapters.folders import load_expert
 from lora_reuse.llm.adapters.lowrank import LowRank
+from lora_reuse.llm.compositions.controls import gaussian
 from lora_reuse.llm.data.facts import triplets
 from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.protocols import ask as asking
 from lora_reuse.llm.protocols import hops
 from lora_reuse.llm.protocols.composed import make
+from lora_reuse.llm.protocols.controls import own_hops
 from lora_reuse.llm.protocols.dials import read_by
 from lora_reuse.llm.protocols.hops import marks as score
 from lora_reuse.llm.protocols.measure import base_of
 from lora_reuse.llm.protocols.protocol import library_of, main
 from lora_reuse.llm.protocols.settings import Bridge, Options, Placement, Scale, TwoHop
 from lora_reuse.llm.protocols.table import table
+from lora_reuse.runs.grid import hash_of, settings_of
 from lora_reuse.runs.rows import load_rows
 from tests.llm.tiny import tiny
 
@@ -280,6 +283,34 @@ def test_random_adapters_have_the_norms_of_the_experts_and_swapped_prototypes_ro
     assert not torch.equal(own.prototypes, swapped.prototypes)
     x = torch.randn(5, own.shape[1])
     assert (own(x) - swapped(x)).abs().max() > 1e-3 * own(x).abs().max()
+
+
+@pytest.mark.parametrize("name", ["cat:own", "lorahub:own", "moe:own", "arrow_after", "average"])
+def test_a_pool_of_random_adapters_is_the_control_of_every_rule(model, whole, name):
+    """A rule gets adapters of the experts' shapes and norms, the same for every rule and others in another seed."""
+    point = TwoHop(model=str(model), dataset="F", triplets=2, bridge_triplets=2, steps=2, batch=4, rank=2, rate=0.05)
+    small = dataclasses.replace(point, learn_steps=2, learn_tries=25, composition=name)
+    base, specs = base_of(point, Options()), library_of(PROTOCOLS["two_hop"], point, 0)
+
+    def made(seed: int, **others: str) -> Any:
+        return make(base, dataclasses.replace(small, **others), specs, "F12", seed, whole / "experts").composition
+
+    drawn = made(0, pool="random")
+    library = gaussian([load_expert(whole / "experts" / spec.key(base), base.model) for spec in specs], 0)
+    trained, other = made(0), made(1, pool="random")
+    assert drawn.keys() == trained.keys()
+    for module, delta in drawn.items():
+        if not name.startswith("lorahub"):  # which adds factors
+            assert torch.equal(delta.into, torch.cat([expert[module].into for expert in library], dim=1))
+            assert not torch.equal(delta.into, other[module].into)
+            assert not torch.equal(delta.into, trained[module].into)
+    hashed = {
+        pool: hash_of("llm_two_hop", (dataclasses.replace(small, pool=pool), 0)) for pool in ("trained", "random")
+    }
+    assert "pool" not in settings_of((small, 0))
+    assert hashed["trained"] == hash_of("llm_two_hop", (small, 0)) != hashed["random"]
+    assert own_hops(small)
+    assert own_hops(dataclasses.replace(small, pool="random")) == ()
 
 
 # What is right
