@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lora_reuse.paper_checks.setup import C_FIRST, C_SECOND
 from lora_reuse.runs.settings import SettingError
 from lora_reuse.theory.compositions import RULES, Context, compose
 from lora_reuse.theory.compositions.arrow import Routed, prototypes
@@ -212,6 +213,13 @@ def test_at_both_limits_the_oracle_answers_and_nothing_else_does():
         assert row["wins_z"] == 0
 
 
+@pytest.mark.parametrize("name", ["tsv", "iso_c", "wudi", "slerp"])
+def test_rules_on_singular_vectors_do_not_tell_facts_apart_either(name):
+    (result,) = many_facts.run(ManyFacts(width=INF, facts=8, composition=name), [0])
+    assert result.measured["coefficient_second_spread"] < 1e-9
+    assert result.measured["accuracy"] <= 1 / 8
+
+
 @pytest.mark.parametrize("facts", [1, 2, 3, 8])
 def test_the_second_expert_adds_the_same_multiple_of_every_difference(facts):
     (result,) = many_facts.run(ManyFacts(width=INF, facts=facts), [0])
@@ -336,3 +344,23 @@ def test_wudi_is_the_joint_edit(facts):
     joint = min_norm_edit(keys, scene.differences) @ phi
     np.testing.assert_allclose(compose("wudi", experts) @ phi, joint, atol=1e-9)
     assert np.abs(compose("sum", experts) @ phi - joint).max() > 0.1
+
+
+def test_rules_on_singular_vectors_are_powers_of_the_gram_matrix_of_the_keys():
+    """Sum, TSV and the joint edit are G^0, G^(-1/2) and G^(-1) on (c₁, c₂); Iso-C has the mean singular value."""
+    c, rho = np.array([C_FIRST, C_SECOND]), 1 / np.pi
+    halves = [(1 + rho) ** -0.5 / 2, (1 - rho) ** -0.5 / 2]
+    root = np.array([[halves[0] + halves[1], halves[0] - halves[1]], [halves[0] - halves[1], halves[0] + halves[1]]])
+    expected = {
+        "sum": c,
+        "tsv": root @ c,
+        "wudi": root @ root @ c,
+        "iso_c": (np.sqrt(1 + rho) + np.sqrt(1 - rho)) / 2 * root @ c,
+        "slerp": c / np.sqrt(2),
+        "svd": np.full(2, c.mean()),
+    }
+    for name, coefficients in expected.items():
+        (row,) = [r.measured for r in theorem_3.run(Theorem3(width=INF, composition=name), [0])]
+        np.testing.assert_allclose([row["c_first"], row["c_second"]], coefficients, atol=1e-6)
+        assert row["span_residual"] < 1e-9
+        assert row["margin_old_over_new"] > 0.4

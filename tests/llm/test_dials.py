@@ -80,7 +80,9 @@ def test_a_grid_of_several_rules_has_a_dial_where_it_is_read():
         ("uniform", 0.2),
         ("base", 0.2),
     ]
-    with pytest.raises(SettingError, match=r"^density: got 0.3; allowed: .*composition=ties,dare,knots$"):
+    with pytest.raises(
+        SettingError, match=r"^density: got 0.3; allowed: .*composition=magnitude_prune,.*,ties,dare,knots$"
+    ):
         settled([TwoHop(composition="uniform", density=0.3)], {"density": (0.3,)})
     with pytest.raises(SettingError, match="normalise: got true"):
         settled([TwoHop(composition="sum", normalise=True)], {"normalise": (True,)})
