@@ -7,8 +7,8 @@ it is; its masks are drawn from torch's global state, here from `seed`. `ties` a
 `ties` with `trim=module` and weights 1, and its `linear` with weights w is `linear` with √w.
 
 Those in `_svd` work on ΔW, and but for `svd` form it, for one module at a time and every expert: (N + 3) outputs ×
-inputs numbers. Their SVD takes O(outputs · inputs · min(outputs, inputs)) operations, minutes for each large module of
-a 7 B model on two cores. `core_space` and `knots` are TIES on ΔW in a small basis."""
+inputs numbers. Their SVD takes O(outputs · inputs · min(outputs, inputs)) operations, more than a minute for
+each large module of a 7 B model on one core. `core_space` and `knots` are TIES on ΔW in a small basis."""
 
 from collections.abc import Callable, Sequence
 
