@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from PIL import Image
 
-PAGE = Path(__file__).with_name("report_page.html")
+PAGE, STYLE = (Path(__file__).with_name(name) for name in ("report_page.html", "page.css"))
 LONG = 30
 """A table of more lines is folded."""
 MOST = 100
@@ -43,7 +43,15 @@ def rendered(text: str, out: Path) -> str:
                 part.attrSet(name, value)
     title = next((inside.content for token, inside in itertools.pairwise(tokens) if token.tag == "h1"), "")
     body = parser.renderer.render(tokens, parser.options, {})
-    return PAGE.read_text().replace("<!-- title -->", escape(title)).replace("<!-- body -->", body)
+    return filled(PAGE, title=escape(title), body=body)
+
+
+def filled(template: Path, **parts: str) -> str:
+    """A template of a page with the style that all have, and its parts in the places of `<!-- NAME -->`."""
+    text = template.read_text()
+    for name, part in {"style": STYLE.read_text(), **parts}.items():
+        text = text.replace(f"<!-- {name} -->", part)
+    return text
 
 
 def _numbers(path: Path) -> str:

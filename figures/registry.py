@@ -22,7 +22,7 @@ from lora_reuse.figures.rows import MissingRows, Rows
 from lora_reuse.runs.files import write
 from lora_reuse.runs.settings import SettingError
 
-FRAMEWORK = ("registry", "report", "rows", "style", "tables")
+FRAMEWORK = ("explore", "registry", "report", "rows", "style", "tables")
 DOTS_PER_INCH = 200
 
 

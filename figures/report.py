@@ -8,17 +8,18 @@ are placeholders (`figures._placeholders`), and so is the README, `readme_text.m
 import os
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas
 
+from lora_reuse.figures import explore
 from lora_reuse.figures._html import anchor, rendered
 from lora_reuse.figures._text import fill
 from lora_reuse.figures.registry import Drawn, write
-from lora_reuse.runs.rows import load_rows
+from lora_reuse.figures.rows import Source, sources
 from lora_reuse.runs.settings import SettingError
 
 TEXT, README = (Path(__file__).with_name(name) for name in ("report_text.md", "readme_text.md"))
@@ -31,24 +32,18 @@ names."""
 MADE_BY = {"ledger": "python -m paper_checks", "predictions": "python -m paper_checks.predictions"}
 
 
-class Source(NamedTuple):
-    """Where a row lies, and how it was made."""
-
-    file: str
-    line: int
-    row: dict[str, Any]
-
-
 def main(rows: Path, out: Path, drawn: Sequence[Drawn]) -> int:
-    """Writes report.md and report.html into `out`; returns the exit code. Raises SettingError if it cannot be
-    written."""
-    text = page(rows, out, drawn)
+    """Writes report.md, report.html and explore.html into `out`; returns the exit code. Raises SettingError if they
+    cannot be written."""
+    found = sources(rows)
+    text = page(rows, out, drawn, found)
     try:
+        write(out / "explore.html", explore.page(rows, out, list(found.values())).encode())
         write(out / "report.md", text.encode())
         write(out / "report.html", rendered(text, out).encode())
     except OSError as error:
         raise SettingError("out", f"{out} ({error.strerror})", "a folder that can be written") from None
-    print(f"report: {out / 'report.md'}, {out / 'report.html'}")
+    print(f"report: {out / 'report.md'}, {out / 'report.html'}, {out / 'explore.html'}")
     return 0
 
 
@@ -78,8 +73,8 @@ def _wrapped(text: str) -> str:
     return "".join(fenced).rstrip() + "\n"
 
 
-def page(rows: Path, out: Path, drawn: Sequence[Drawn]) -> str:
-    """The page as Markdown; its links are relative to `out`."""
+def page(rows: Path, out: Path, drawn: Sequence[Drawn], found: Mapping[str, Source]) -> str:
+    """The page as Markdown; its links are relative to `out`. `found` are all rows by their hashes."""
     filled = fill(TEXT.read_text(), rows, linked=True)
     text, cited = filled.text, filled.cited
     places = {name: place for place, name in enumerate(ORDER)}
@@ -95,8 +90,7 @@ def page(rows: Path, out: Path, drawn: Sequence[Drawn]) -> str:
     for item in drawn:
         for first, others in _rows_of(item):
             cited.setdefault(first, others)
-    sources = dict(_sources(rows))
-    parts |= {"provenance": _provenance(sources.values()), "rows": _rows(cited, sources, os.path.relpath(rows, out))}
+    parts |= {"provenance": _provenance(found.values()), "rows": _rows(cited, found, os.path.relpath(rows, out))}
     for name, part in parts.items():
         text = text.replace(f"<!-- {name} -->", part.strip())
     heads = re.findall(r"^## (.+)$", text, re.MULTILINE)
@@ -145,18 +139,6 @@ def _rows_of(item: Drawn) -> Iterator[tuple[str, list[str]]]:
             yield from ((first, every.split()) for first, every in zip(table["row"], together, strict=True) if first)
 
 
-def _sources(rows: Path) -> Iterator[tuple[str, Source]]:
-    """Every row by its hash."""
-    places = {}
-    for path in sorted(rows.glob("*.jsonl")):
-        for number, line in enumerate(path.read_text().splitlines(), start=1):
-            if match := re.search(r'"hash": "(\w+)"', line[:300]):
-                places.setdefault(match[1], (path.name, number))
-    for row in load_rows(rows):
-        file, number = places[row["hash"]]
-        yield row["hash"], Source(file, number, row)
-
-
 def _provenance(sources: Iterable[Source]) -> str:
     """A line an experiment: how many rows, of what, on what, with which versions."""
     groups: dict[str, list[dict[str, Any]]] = {}
@@ -188,7 +170,7 @@ def _each(values: Iterable[Any]) -> str:
     return "<br>".join(escape(value) for value in dict.fromkeys(map(str, values)))
 
 
-def _rows(cited: dict[str, list[str]], sources: dict[str, Source], folder: str) -> str:
+def _rows(cited: dict[str, list[str]], sources: Mapping[str, Source], folder: str) -> str:
     """Every row that a number on this page stands on, by the command that made it."""
     groups: dict[tuple[str, str, str], list[str]] = {}
     for first, hashes in cited.items():

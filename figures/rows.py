@@ -1,15 +1,34 @@
 """How figures and tables read rows: one table an experiment, filtered by settings, with what is missing said once and
 alike."""
 
+import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas
 
 from lora_reuse.runs import rows as on_disk
 from lora_reuse.runs.settings import SettingError, short
+
+
+class Source(NamedTuple):
+    """Where a row lies, and how it was made."""
+
+    file: str
+    line: int
+    row: dict[str, Any]
+
+
+def sources(folder: Path) -> dict[str, Source]:
+    """Every row of a folder by its hash. Raises SettingError for a file that does not hold rows."""
+    places: dict[str, tuple[str, int]] = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        for number, line in enumerate(path.read_text().splitlines(), start=1):
+            if match := re.search(r'"hash": "(\w+)"', line[:300]):
+                places.setdefault(match[1], (path.name, number))
+    return {row["hash"]: Source(*places[row["hash"]], row) for row in on_disk.load_rows(folder)}
 
 
 class MissingRows(SettingError):

@@ -1,0 +1,208 @@
+"""What the page of rows shows (`figures.explore`): of every protocol the settings that vary, and of every cell its
+numbers, its controls, its rows and its sample of answers.
+
+All numbers are made here, with the functions that the tables of a command use. The page only chooses among cells."""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas
+
+from lora_reuse.figures import _names
+from lora_reuse.figures._groups import OWN
+from lora_reuse.figures.rows import Source
+from lora_reuse.llm.answers import read
+from lora_reuse.llm.protocols.by_name import protocol_of
+from lora_reuse.llm.protocols.controls import point_of, verdicts
+from lora_reuse.llm.protocols.dials import CONTROLS
+from lora_reuse.llm.protocols.protocol import Protocol
+from lora_reuse.llm.protocols.table import pooled
+from lora_reuse.runs.settings import Choice, SettingError, short
+
+SETUPS = {
+    "0": "no bridge",
+    "1": "full bridge in both, of real names; fake ones asked",
+    "2": "full bridge in both",
+    "3": "bridge of direct answers",
+    "4": "full bridge in the first only",
+    "5": "full bridge in the second only",
+    "6": "steps only",
+    "7": "steps and own hop",
+    "8": "bridge of other relations",
+}
+WORDS = {
+    "setup": SETUPS,
+    "prompting": {
+        "direct": "asked directly",
+        "steps": "asked step by step",
+        "first": "the first hop alone",
+        "second": "the second hop alone",
+    },
+    "dataset": {"R": "real names and places", "F": "fake names and places", "H": "fake names, real places"},
+    "split": {"test": "the test templates", "dev": "the templates that choices were made on"},
+    "second": {"right": "the right places", "dealt": "each other's places"},
+}
+"""What stands behind a value in its list."""
+RULE = "composition"
+FIELDS = (
+    *("at", "hits", "total", "share", "each", "theory", "paper", "void", "ends", "dots", "chance"),
+    *("controls", "rows", "commands", "sample"),
+)
+"""What a cell is, in this order."""
+
+
+class Cell(NamedTuple):
+    """Rows that differ in the seed alone, what their point is, and what their model is called."""
+
+    point: Any
+    weights: str
+    model: str
+    rows: list[Source]
+
+    def at(self, name: str) -> str:
+        """The value of a setting."""
+        return self.model if name == "model" else short(getattr(self.point, name))
+
+
+def views(sources: Sequence[Source], folder: Path) -> list[dict[str, Any]]:
+    """Every protocol whose rows count answers, by its name; those of which no protocol in `llm` is are left out, as
+    forecasts are. `folder` holds the rows, and the sample of answers."""
+    found: dict[str, list[Source]] = {}
+    for source in sources:
+        if source.row["experiment"].startswith("llm_") and "hits" in source.row["measured"]:
+            found.setdefault(source.row["experiment"], []).append(source)
+    shown = []
+    for experiment, own in sorted(found.items()):
+        try:
+            protocol = protocol_of(experiment)
+        except SettingError:
+            continue
+        sample = {line["row"]: line for line in read(folder / "answers" / f"{experiment}.jsonl")}
+        shown.append(_view(protocol, own, sample))
+    return shown
+
+
+def _view(protocol: Protocol, sources: Sequence[Source], sample: Mapping[str, Any]) -> dict[str, Any]:
+    cells = _cells(protocol, sources)
+    axes = list(_axes(protocol, cells))
+    places = {(cell.point, cell.weights): i for i, cell in enumerate(cells)}
+    judged = iter(verdicts(protocol, [source.row for cell in cells for source in cell.rows]))
+    commands: dict[str, int] = {}
+    shown = []
+    for cell in cells:
+        verdict, *_ = [next(judged) for _ in cell.rows]  # that of a row is that of its cell
+        controls = [
+            [control.name, places[at]]
+            for control in protocol.controls(cell.point)
+            if (at := (dataclasses.replace(cell.point, **control.settings), cell.weights)) in places
+        ]
+        told = {"at": [list(axis["values"]).index(cell.at(axis["name"])) for axis in axes], "controls": controls}
+        told |= _numbers(protocol, cell, verdict.void, verdict.unmeasured) | {"rows": _rows(cell, sources[0].file)}
+        made = dict.fromkeys(source.row["provenance"]["command"] for source in cell.rows)
+        told |= {"commands": [commands.setdefault(command, len(commands)) for command in made]}
+        told |= {"sample": _sample(cell, sample)}
+        shown.append([told[name] for name in FIELDS])
+    ours = any(getattr(cell.point, "data", "") == "own" for cell in cells)
+    stand_in = f" The data are a stand-in of this project's: {OWN[protocol.experiment]}." if ours else ""
+    return {
+        "name": protocol.name,
+        "about": _first_sentence(protocol.doc) + stand_in,
+        "file": sources[0].file,
+        "axes": axes,
+        "commands": list(commands),
+        "cells": shown,
+    }
+
+
+def _first_sentence(doc: str) -> str:
+    """Of the first paragraph behind the command."""
+    return re.split(r"(?<=[.?]) (?=[A-Z])", " ".join(doc.split("\n\n")[1].split()))[0]
+
+
+def _cells(protocol: Protocol, sources: Sequence[Source]) -> list[Cell]:
+    """Each measurement once; a setting that is younger than a row is at its default."""
+    groups: dict[tuple[Any, str], dict[int, Source]] = {}
+    for source in sources:
+        key = point_of(protocol, source.row["settings"]), source.row["provenance"].get("base_digest") or ""
+        groups.setdefault(key, {})[source.row["settings"]["seed"]] = source
+    weights: dict[str, set[str]] = {}
+    for point, digest in groups:
+        weights.setdefault(point.model, set()).add(digest)
+    models: dict[str, list[dict[str, Any]]] = {}
+    name = lambda point, digest: point.model + (f" ({digest[:8]})" if len(weights[point.model]) > 1 else "")  # noqa: E731
+    for (point, digest), seeds in groups.items():
+        models.setdefault(name(point, digest), []).extend(
+            {"provenance": source.row["provenance"]} for source in seeds.values()
+        )
+    called = _names.called({model: pandas.json_normalize(rows) for model, rows in models.items()})
+    return [
+        Cell(point, digest, called[name(point, digest)], [seeds[seed] for seed in sorted(seeds)])
+        for (point, digest), seeds in groups.items()
+    ]
+
+
+def _axes(protocol: Protocol, cells: Sequence[Cell]) -> Iterator[dict[str, Any]]:
+    """The model; the settings that vary, first those that the command's own grid turns, of these last how it is asked;
+    and the rule."""
+    fields = [f for f in dataclasses.fields(protocol.axes) if f.name not in ("model", RULE)]
+    fields.sort(key=lambda f: (not f.metadata["grid"], f.name == "prompting"))
+    docs = {f.name: f.metadata for f in dataclasses.fields(protocol.axes)}
+    for name in ("model", *(f.name for f in fields), RULE):
+        found = list(dict.fromkeys(cell.at(name) for cell in cells))
+        if len(found) > 1 or name in ("model", RULE):
+            kind = docs[name]["kind"]
+            order = {word: i for i, word in enumerate(kind.words)} if isinstance(kind, Choice) else {}
+            if name != "model":
+                found.sort(key=lambda value: (order.get(value, len(order)), _number(value), value))
+            words = dict.fromkeys(CONTROLS, "a control") if name == RULE else WORDS.get(name, {})
+            told = {value: words.get(value, "") for value in found}
+            yield {"name": name, "about": "the base" if name == "model" else docs[name]["doc"], "values": told}
+
+
+def _number(value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        return 0.0
+
+
+def _numbers(protocol: Protocol, cell: Cell, void: str, unmeasured: str) -> dict[str, Any]:
+    """What the line of a cell says, and in percent where its mark, its interval and its seeds' dots are."""
+    rows = [source.row for source in cell.rows]
+    found = pooled(rows)
+    hits, totals = ([row["measured"][name] for row in rows] for name in ("hits", "total"))
+    each = ", ".join(map(str, hits)) + (f" of {totals[0]}" if len(set(totals)) == 1 else "")
+    bounds = [row["predicted"].get("at_most") for row in rows]
+    share = f"void: {void}" if void else found.share + (" (one seed)" if len(rows) == 1 else "")
+    percent = lambda part: round(100 * part, 2)  # noqa: E731
+    return {
+        "hits": found.hits,
+        "total": found.total,
+        "share": share + (f"; {unmeasured} not measured" if unmeasured else ""),
+        "each": each if len(rows) > 1 else "",
+        "theory": "" if None in bounds else f"≤ {100 * sum(bounds) / found.total:.0f} %",
+        "paper": protocol.reported(cell.point),
+        "void": int(bool(void)),
+        "ends": [percent(end) for end in found.limits or ()],
+        "dots": [percent(h / t) for h, t in zip(hits, totals, strict=True)] if len(rows) > 1 else [],
+        "chance": percent(1 / cell.point.triplets) if hasattr(cell.point, "triplets") else 0,
+    }
+
+
+def _rows(cell: Cell, file: str) -> list[str]:
+    """Of each row its hash, its seed and its line; its file where that is not the protocol's own."""
+    places = [f"{it.row['hash']} {it.row['settings']['seed']} {it.line} {it.file}" for it in cell.rows]
+    return [place.removesuffix(f" {file}") for place in places]
+
+
+def _sample(cell: Cell, sample: Mapping[str, Any]) -> list[Any]:
+    """Of the first of its rows that has a sample: the seed, of how many questions it is, and of each question the right
+    answer, the answer and whether that is a hit. Empty where none has."""
+    for source in cell.rows:
+        if line := sample.get(source.row["hash"]):
+            said = [[a["question"], a["gold"], a["answer"], int(a["hit"])] for a in line["answers"]]
+            return [source.row["settings"]["seed"], line["asked"], said]
+    return []
