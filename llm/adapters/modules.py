@@ -1,13 +1,23 @@
 """The linear modules of a causal language model that adapters can sit on, found by architecture."""
 
+import contextlib
 import re
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
 
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lora_reuse.runs.settings import Choice, SettingError, did_you_mean
+
+
+@contextlib.contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Without the warning that PEFT 0.21 asks transformers for a property that transformers 5.23 renames."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield
 
 
 def target_modules(model: PreTrainedModel, layers: str) -> list[str]:

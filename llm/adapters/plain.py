@@ -2,7 +2,6 @@
 
 import copy
 import tempfile
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from lora_reuse.llm.adapters.adapter import Adapter
-from lora_reuse.llm.adapters.modules import tied
+from lora_reuse.llm.adapters.modules import quiet_peft, tied
 from lora_reuse.llm.adapters.saving import save
 from lora_reuse.llm.decoding.models import Base
 from lora_reuse.runs.settings import SettingError
@@ -40,9 +39,7 @@ def to_peft(base: Base, adapter: Adapter) -> PeftModel:
         lora_reuse.runs.settings.SettingError: adapter: got arrow of a, b, which weighs ...
     """
     adapter.experts()
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        # PEFT asks transformers for a property that transformers 5.23 renames.
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+    with tempfile.TemporaryDirectory() as folder, quiet_peft():
         save(adapter, Path(folder) / "adapter")
         return PeftModel.from_pretrained(copy.deepcopy(base.model), f"{folder}/adapter").eval()
 

@@ -2,7 +2,9 @@
 which we load."""
 
 import dataclasses
+import filecmp
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,7 @@ def save(adapter: Adapter, folder: str | Path) -> None:
 
     Args:
         adapter: what `compose`, `load_adapter`, `train_adapter` or `load` returned.
-        folder: a new or an empty folder.
+        folder: a new or an empty folder, or one that holds the very same already.
 
     Raises:
         SettingError: there is something in the folder, or weights are not finite.
@@ -45,7 +47,19 @@ def save(adapter: Adapter, folder: str | Path) -> None:
         >>> lr.load(base, "merged")
         <Adapter 'merged': rank 2, 12 modules of pocket>
     """
-    _save(adapter, adapter.layout, Path(folder), adapter.card)
+    if not _holds(Path(folder), adapter):
+        _save(adapter, adapter.layout, Path(folder), adapter.card)
+
+
+def _holds(folder: Path, adapter: Adapter) -> bool:
+    """Whether `save` of this very adapter made the folder: a cell of a notebook is run more than once."""
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return False
+    with tempfile.TemporaryDirectory() as scratch:
+        new = Path(scratch) / "new"
+        _save(adapter, adapter.layout, new, adapter.card)
+        names = [path.name for path in new.iterdir()]
+        return filecmp.cmpfiles(new, folder, names, shallow=False)[0] == names
 
 
 def save_composition(composition: Composition, model: nn.Module, folder: str | Path, card: Card) -> None:

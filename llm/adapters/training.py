@@ -26,7 +26,7 @@ from transformers.utils import logging
 from lora_reuse.llm.adapters.folders import WEIGHTS
 from lora_reuse.llm.adapters.fused import fuse, surprise
 from lora_reuse.llm.adapters.kinds import KINDS
-from lora_reuse.llm.adapters.modules import target_modules
+from lora_reuse.llm.adapters.modules import quiet_peft, target_modules
 from lora_reuse.llm.adapters.packing import Tokens, is_packing, packing, spoken
 from lora_reuse.llm.adapters.specs import Spec
 from lora_reuse.llm.decoding.models import Base, example
@@ -86,7 +86,8 @@ def train(base: Base, spec: Spec, kept: Path, scratch: Path, progress: bool | No
             bias="none",
             task_type="CAUSAL_LM",
         )
-        model = get_peft_model(base.model, config)
+        with quiet_peft():
+            model = get_peft_model(base.model, config)
     try:
         before_step = kind.prepare(model, calibrated, **{name: getattr(training, name) for name in kind.dials})
         weights = [p for p in model.parameters() if p.requires_grad]
@@ -98,8 +99,10 @@ def train(base: Base, spec: Spec, kept: Path, scratch: Path, progress: bool | No
         model.train()
         if progress is None and multiprocessing.parent_process():  # a worker's bar would run over that of its parent
             progress = False
-        off = None if progress is None else not progress
-        bar = tqdm(range(start, steps), initial=start, total=steps, desc="steps", leave=False, disable=off)
+        hidden = (
+            {} if progress else {"disable": None if progress is None else True}
+        )  # the variable TQDM_DISABLE may, too
+        bar = tqdm(range(start, steps), initial=start, total=steps, desc="steps", leave=False, **hidden)
         with packing(base.model, model):
             for step in bar:
                 batch = _batch(own, bridge, spec, step)

@@ -94,6 +94,9 @@ def test_an_adapter_says_what_it_is_in_one_line(library):
 def test_what_is_saved_comes_back(base, library, tmp_path, rule):
     both = lr.compose(library, rule)
     lr.save(both, tmp_path / "both")
+    lr.save(both, tmp_path / "both")  # as a cell of a notebook that is run again
+    with pytest.raises(lr.SettingError, match=r"^folder: got .*both; allowed: a new or empty folder"):
+        lr.save(library[0], tmp_path / "both")
     again = lr.load(base, tmp_path / "both")
     assert both.static == RULES[rule].static == (tmp_path / "both" / "adapter_config.json").is_file()
     assert again.name == "both"
