@@ -54,6 +54,13 @@ def dials(function: Callable[..., Any]) -> dict[str, Dial]:
     return found
 
 
+def refuse_name(name: str, known: Callable[..., Any], new: Callable[..., Any]) -> None:
+    """Raises TypeError for a rule that has the name of a known one of another module. (A cell of a notebook is run
+    again.)"""
+    if known.__module__ != new.__module__:
+        raise TypeError(f"{name} of {new.__module__}: got the name of a rule of {known.__module__}; call it otherwise")
+
+
 def refuse_names(owner: str, known: Iterable[str], taken: Container[str]) -> None:
     """Raises TypeError for a dial that has the name of a setting: in a row the two would be one."""
     for name in known:

@@ -168,6 +168,14 @@ def test_a_dial_may_not_have_the_name_of_a_setting(name):
     assert "own" not in RULES
 
 
+def test_a_rule_may_not_have_the_name_of_another_modules_rule():
+    def sum_(library: list, context: object) -> Any: ...
+
+    with pytest.raises(TypeError, match=r"^sum of .*: got the name of a rule of .*\.compositions\.sums;"):
+        rule(**PROMISES)(sum_)
+    assert RULES["sum"].rule.__module__ == "lora_reuse.theory.compositions.sums"
+
+
 def test_kernels_and_error_bars_stand_alone():
     code = (
         "import sys; from lora_reuse.theory import distance, error_bars, gaussian, kernels;"

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from lora_reuse.llm.adapters.folders import complete
 from lora_reuse.llm.adapters.lowrank import Expert, Inputs, LowRank
-from lora_reuse.runs.dials import Dial, check, dials
+from lora_reuse.llm.protocols.dials import GIVEN
+from lora_reuse.runs.dials import Declared, Dial, check, dials, refuse_name
 from lora_reuse.runs.settings import Numbers, SettingError, Whole, did_you_mean
 
 Library = Sequence[Expert]
@@ -110,12 +111,16 @@ def kind(cls: type[Enrolled]) -> type[Enrolled]:
 
 
 def rule(*, static: bool, gauge_free: bool, alone: bool, symmetric: bool) -> Callable[[Rule], Rule]:
-    """Enrols a function under its own name (a trailing underscore is dropped)."""
+    """Enrols a function under its own name (a trailing underscore is dropped), in a module of this package or in a
+    notebook. Raises TypeError for the name of another module's rule, and for a dial that does not say what it is."""
 
     def enrol(function: Rule) -> Rule:
-        RULES[function.__name__.rstrip("_")] = Registered(
-            function, dials(function), static, gauge_free, alone, symmetric
-        )
+        name, found = function.__name__.rstrip("_"), dials(function)
+        promises = {"static": static, "gauge_free": gauge_free, "alone": alone, "symmetric": symmetric}
+        refuse_name(name, RULES[name].rule if name in RULES else function, function)
+        RULES[name] = Registered(function, found, **promises)
+        if not function.__module__.startswith(__name__):  # those of the package are read from their files
+            GIVEN[name] = Declared(found, promises, function.__doc__ or "")
         return function
 
     return enrol

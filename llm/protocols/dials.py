@@ -54,13 +54,14 @@ PointDials = axes("PointDials", "Of the rule.", EVERY, ("seed", "scores", "proto
 
 def check_rule(name: str) -> None:
     """Raises SettingError for a rule that is none, or that learns from data, of which none is here."""
-    if name in WORDS:
+    words = dict.fromkeys((*WORDS, *GIVEN))  # one's own rules are not in the files that WORDS is read from
+    if name in words:
         return
-    allowed = " | ".join(WORDS)
+    allowed = " | ".join(words)
     if name.partition(":")[0] in TO_LEARN:
         mend = "the protocols learn it (NAME:SOURCE), and llm.adapters.saving.save_composition saves what they learn"
         raise SettingError("composition", f"{name}, which learns from data", allowed, mend)
-    raise SettingError("composition", repr(name), allowed, did_you_mean(name, [*WORDS, *TO_LEARN]))
+    raise SettingError("composition", repr(name), allowed, did_you_mean(name, [*words, *TO_LEARN]))
 
 
 def made_with(compositions: Iterable[str], given: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, Any]:

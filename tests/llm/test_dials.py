@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
+from lora_reuse.llm.adapters.composing import check_rule
 from lora_reuse.llm.adapters.kinds import KINDS
 from lora_reuse.llm.adapters.specs import trained
-from lora_reuse.llm.compositions import RULES
+from lora_reuse.llm.compositions import RULES, compose, rule
 from lora_reuse.llm.learned import LEARNED
 from lora_reuse.llm.protocols.dials import (
     ADAPTERS,
@@ -56,6 +57,29 @@ def test_a_dial_without_kind_meaning_or_default_is_refused():
             dials(function)
     assert plain(dials(whole)) == {"share": ("a number from 0 to 1", 0.2, "kept")}
     assert plain(dials(word)) == {"trim": ("all | each", "all", "of what")}
+
+
+def test_a_rule_of_ones_own_is_known_by_its_name_and_dials():
+    promises = {"static": True, "gauge_free": True, "alone": False, "symmetric": True}
+
+    def scaled(library: list, *, share: Annotated[float, Number(0, 1), "of the sum"] = 0.5) -> Any:
+        return compose("cat", library, weights=(share,) * len(library))
+
+    def sum_(library: list) -> Any: ...
+
+    try:
+        rule(**promises)(rule(**promises)(scaled))  # a cell that is run again
+        check_rule("scaled")
+        assert made_with(["scaled"], {"share": 0.3}, {}) == {"scaled": {"share": 0.3}}
+        with pytest.raises(SettingError, match=r"^share: got 2; allowed: a number from 0 to 1$"):
+            made_with(["scaled"], {"share": 2}, {})
+        with pytest.raises(SettingError, match="did you mean 'scaled'"):
+            check_rule("scale")
+        with pytest.raises(TypeError, match=r"^sum of .*test_dials: got the name of a rule of lora_reuse.llm.compos"):
+            rule(**promises)(sum_)
+    finally:
+        GIVEN.pop("scaled", None)
+        RULES.pop("scaled", None)
 
 
 def test_dials_are_no_settings_of_their_points_by_another_name():

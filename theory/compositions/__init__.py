@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from jaxtyping import Float64
 
-from lora_reuse.runs.dials import Dial, check, dials, refuse_names
+from lora_reuse.runs.dials import Dial, check, dials, refuse_name, refuse_names
 from lora_reuse.runs.settings import SettingError, did_you_mean
 from lora_reuse.theory.edits import LowRank
 from lora_reuse.theory.settings.composed import SETTINGS
@@ -82,11 +82,13 @@ def rule(
     *, span: bool, gauge_free: bool, basis_free: bool, alone: bool, smooth: bool, draws: bool = False
 ) -> Callable[[Ruled], Ruled]:
     """Enrols a function under its own name (a trailing underscore is dropped), in a module of this package or in a
-    notebook. Raises TypeError for a dial that does not say what it is, or that has the name of a setting."""
+    notebook. Raises TypeError for the name of another module's rule, and for a dial that does not say what it is or has
+    the name of a setting."""
 
     def enrol(function: Ruled) -> Ruled:
         name = function.__name__.rstrip("_")
         found = dials(function)
+        refuse_name(name, RULES[name].rule if name in RULES else function, function)
         refuse_names(name, found, SETTINGS)
         RULES[name] = Registered(function, found, span, gauge_free, basis_free, alone, smooth, draws)
         return function
