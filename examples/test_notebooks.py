@@ -22,6 +22,7 @@ def test_it_prints_what_it_printed(path, tmp_path, monkeypatch, request):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # the kernel reads this tree
     monkeypatch.setenv("TQDM_DISABLE", "1")  # no bars in what is kept
     monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore:IProgress not found")  # of tqdm, where there is no ipywidgets
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     fresh = nbformat.from_dict(committed)
     nbclient.NotebookClient(
