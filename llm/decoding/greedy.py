@@ -35,14 +35,23 @@ def answers(
     rows: int = 256,
     done: Callable[[int], object] = id,
 ) -> list[list[str]]: ...
+@overload
 def answers(
     base: Base,
-    compositions: Composition | Sequence[Composition | None] | None,
+    compositions: Mapping[str, Composition | None],
     questions: Sequence[str],
     max_new_tokens: int = 96,
     rows: int = 256,
     done: Callable[[int], object] = id,
-) -> list[str] | list[list[str]]:
+) -> dict[str, list[str]]: ...
+def answers(
+    base: Base,
+    compositions: Composition | Sequence[Composition | None] | Mapping[str, Composition | None] | None,
+    questions: Sequence[str],
+    max_new_tokens: int = 96,
+    rows: int = 256,
+    done: Callable[[int], object] = id,
+) -> list[str] | list[list[str]] | dict[str, list[str]]:
     """The greedy answer to each question under a composition, or under several, which are decoded in one batch.
 
     The composition is added to the outputs of the base's modules while the base stays as it is. Of the checkpoint's own
@@ -50,7 +59,8 @@ def answers(
 
     Args:
         base: the model that is asked, each question as its chat template or, without one, as plain text.
-        compositions: an adapter or a composition; None asks the base alone; a list of these asks each of them.
+        compositions: an adapter or a composition; None asks the base alone; a list of these, or a dict of them by name,
+            asks each of them.
         questions: the prompts.
         max_new_tokens: where an answer is cut.
         rows: how many prompts are decoded together, in groups of one length or nearly; half as many from where memory
@@ -58,7 +68,8 @@ def answers(
         done: is told how many answers have come, for a progress bar.
 
     Returns:
-        `answers[question]`, or for a list of compositions `answers[composition][question]`.
+        `answers[question]`; for a list `answers[composition][question]`; and for a dict `answers[name][question]`,
+        of which `pandas.DataFrame(..., index=questions)` is a table.
 
     Raises:
         SettingError: a composition of another model, or one prompt that does not fit into memory.
@@ -66,14 +77,18 @@ def answers(
     Example:
         >>> lr.answers(base, None, ["Where does Plato live?"], max_new_tokens=8)
         ['Plato lives in ...']
-        >>> of_base, of_a = lr.answers(base, [None, a], ["Where does Plato live?"], max_new_tokens=8)
-        >>> of_base == lr.answers(base, None, ["Where does Plato live?"], max_new_tokens=8)
-        True
+        >>> lr.answers(base, {"base": None, "a": a}, ["Where does Plato live?"], max_new_tokens=8)
+        {'base': ['Plato lives in ...'], 'a': [...]}
     """
     if isinstance(questions, str):
         raise SettingError("questions", repr(questions), "a list of questions", f"[{questions!r}]")
+    if isinstance(compositions, Mapping) and any(it is None or isinstance(it, Mapping) for it in compositions.values()):
+        by_name: Any = compositions
+        several = answers(base, list(by_name.values()), questions, max_new_tokens, rows, done)
+        return dict(zip(by_name, several, strict=True))
     if compositions is None or isinstance(compositions, Mapping):
-        return answers(base, [compositions], questions, max_new_tokens, rows, done)[0]
+        one: Any = compositions
+        return answers(base, [one], questions, max_new_tokens, rows, done)[0]
     prompts = [prompt(base, question) for question in questions]
     texts: list[list[str]] = [[""] * len(questions) for _ in compositions]
 

@@ -227,6 +227,8 @@ def test_one_composition_or_several_are_asked_alike(base, library):
     several = lr.answers(base, [None, library[0], both], QUESTIONS, max_new_tokens=5)
     assert several == [lr.answers(base, one, QUESTIONS, max_new_tokens=5) for one in (None, library[0], both)]
     assert len({tuple(said) for said in several}) == 3
+    named = lr.answers(base, {"base": None, "a": library[0], "both": both}, QUESTIONS, max_new_tokens=5)
+    assert named == dict(zip(("base", "a", "both"), several, strict=True))
 
 
 def test_a_composition_is_composed_again(base, library, tmp_path):
