@@ -71,6 +71,13 @@ def test_the_example_of_the_theorist_prints_what_its_page_says(capsys):
     assert numbers(found) == pytest.approx(numbers(said), rel=0.02, abs=0.02)
 
 
+def test_the_recipe_is_the_commands_of_its_page():
+    page = (DOCS / "quickstart" / "practitioner.md").read_text()
+    commands = printed("lora_reuse", "run", "docs/examples/recipe.yaml", "print=command").splitlines()
+    assert [line.split()[1] for line in commands] == ["compose", "forecast", "harness"]
+    assert commands[0] in page
+
+
 @pytest.mark.parametrize(("target", "start"), [("sweep", "c_first"), ("two-hop", "composition")])
 def test_what_the_readme_prints_is_printed_from_the_committed_rows(target, start, tmp_path):
     """The command of the Makefile finds the rows there and prints its table."""
