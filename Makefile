@@ -61,7 +61,7 @@ lock: .venv/base
 	$(RUN) -m pip install --quiet --constraint constraints.txt uv
 	{ echo '# make lock writes this: the versions of constraints.txt with the hashes of their files, for make locked.'; \
 	  $(RUN) -m uv pip compile pyproject.toml --extra test --extra docs --constraint constraints.txt --generate-hashes \
-	  --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-header --no-annotate --quiet | $(CPU_BUILD); \
+	  --python-version 3.11.5 --python-platform x86_64-manylinux_2_28 --no-header --no-annotate --quiet | $(CPU_BUILD); \
 	  echo '$(TORCH)'; } > .venv/lock.txt
 	mv .venv/lock.txt lock.txt
 

@@ -32,9 +32,14 @@ def asked(extra: str) -> Iterator[Requirement]:
             yield requirement
 
 
-def test_the_lock_has_what_the_project_and_its_tests_ask_for():
+def test_the_lock_has_what_the_project_its_tests_and_its_documentation_ask_for():
     locked = pins("lock.txt")
-    wrong = {str(it) for it in asked("test") if not it.specifier.contains(locked.get(canonicalize_name(it.name), "0"))}
+    wrong = {
+        str(it)
+        for extra in ("test", "docs")
+        for it in asked(extra)
+        if not it.specifier.contains(locked.get(canonicalize_name(it.name), "0"))
+    }
     assert not wrong, AGAIN
 
 
