@@ -19,18 +19,13 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 Given = TypeVar("Given")
 
 
-_LONGEST = 400
-"""Characters of a value that an error repeats."""
-
-
 class SettingError(ValueError):
     """A mistake of the user's: one line that names the argument, what came, what is allowed and, where it helps, the
     mend."""
 
     def __init__(self, name: str, got: object, allowed: str, mend: str = ""):
         said = str(got)
-        if len(said) > _LONGEST:
-            said = f"{said[: _LONGEST // 2]} ... ({len(said)} characters)"
+        said = said if len(said) <= 400 else f"{said[:200]} ... ({len(said)} characters)"
         super().__init__(" ".join(f"{name}: got {said}; allowed: {allowed}{'; ' + mend if mend else ''}".split()))
 
     def at(self, *places: str) -> "SettingError":

@@ -68,7 +68,11 @@ def logits(base, adapter):
         return base.model(input_ids=torch.arange(20).view(2, 10)).logits
 
 
-@pytest.mark.parametrize("name", lr.__all__)
+NAMES = [name for name in lr.__all__ if lr._HOMES[name].startswith("llm.")]
+"""Examples of the others are run by tests/test_doctests.py."""
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_examples_in_docstrings_run(name, base, folders, library, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for folder in folders:
@@ -79,8 +83,7 @@ def test_examples_in_docstrings_run(name, base, folders, library, tmp_path, monk
         failures: list[str] = []
         runner.run(example, out=failures.append)
         assert not failures, "".join(failures)
-    functions = [each for each in lr.__all__ if each[0].islower() and lr._HOMES[each].startswith("llm.")]
-    assert name not in functions or ">>>" in getattr(lr, name).__doc__
+    assert not name[0].islower() or ">>>" in getattr(lr, name).__doc__
 
 
 def test_an_adapter_says_what_it_is_in_one_line(library):
@@ -116,7 +119,7 @@ def of_model(model):
 def test_peft_and_plain_weights_say_what_the_composition_says(base, library, rule):
     both = lr.compose(library, rule)
     ours, alone = logits(base, both), logits(base, None)
-    near: Any = {"rtol": 1e-4, "atol": 1e-4}
+    near: Any = {"rtol": 1e-4, "atol": 1e-5 * max(10, float(ours.abs().max()))}  # DARE's are large
     torch.testing.assert_close(of_model(lr.to_peft(base, both)), ours, **near)
     torch.testing.assert_close(of_model(lr.merge_into(base, both)), ours, **near)
     assert torch.equal(logits(base, None), alone), "the base has changed"

@@ -95,6 +95,7 @@ MODELS = {
     "pocket, none of the people known": "results/pocket-none",
     "pocket, width 128": "results/pocket-128",
     "Qwen2.5-14B-Instruct": "somewhere/Qwen2.5-14B-Instruct",
+    "SmolLM2-135M-Instruct, Q4_1, dequantised": "smollm2",
 }
 """What a model is called -> its name in the rows."""
 SAYS = {  # the settings that a cell's labels speak of
