@@ -19,10 +19,15 @@ COVERAGE = 0.95
 
 
 def rows_of(rows: Rows, experiment: str, *axes: str, **fixed: Any) -> pandas.DataFrame:
-    """Rows in which `axes` (and the seed) may be anything and all other settings are `fixed`, or their defaults. Raises
-    MissingRows."""
-    defaults = {f.name: f.default for f in dataclasses.fields(EXPERIMENTS[experiment])}
-    return rows.select(experiment, **{name: value for name, value in defaults.items() if name not in axes} | fixed)
+    """Rows in which `axes` (and the seed) may be anything and all other settings are `fixed`, or their defaults, which
+    a row may leave out. Raises MissingRows."""
+    fields = [f for f in dataclasses.fields(EXPERIMENTS[experiment]) if f.name not in {*axes, *fixed}]
+    said = {f.name: f.default for f in fields if not f.metadata["omitted"]}
+    table = rows.select(experiment, **said | fixed)
+    for name, default in ((f.name, f.default) for f in fields if f.metadata["omitted"]):
+        column = table.get(f"settings.{name}")
+        table = table if column is None else table[column.isna() | (column == default)]
+    return table
 
 
 def over_seeds(table: pandas.DataFrame, axes: Sequence[str], names: Sequence[str]) -> pandas.DataFrame:

@@ -17,7 +17,7 @@ from typing import Any
 
 from lora_reuse.llm.protocols.by_name import protocol_of
 from lora_reuse.llm.protocols.controls import point_of
-from lora_reuse.runs.command import with_options
+from lora_reuse.runs.command import begin, settings_are_right, with_options
 from lora_reuse.runs.files import write
 from lora_reuse.runs.rows import by_setting, load_rows
 from lora_reuse.runs.settings import SettingError, Text, Whole, setting
@@ -45,11 +45,13 @@ def main(words: Sequence[str]) -> int:
 def _main(options: Options) -> int:
     if not options.run:
         raise SettingError("run", "nothing", "run=FOLDER", "--help says more")
+    settings_are_right()
     groups: dict[str, list[Row]] = {}
     for row in load_rows(options.run):
         groups.setdefault(row["experiment"], []).append(row)
     if not groups:
         raise SettingError("run", f"{options.run}, which has no rows", "the folder (out=) of a run")
+    begin()
     samples = {}
     for experiment, made in groups.items():
         kept = {row["hash"]: row for row in load_rows(options.rows, experiment)}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_reuse.runs.command import with_options
+from lora_reuse.runs.command import begin, settings_are_right, with_options
 from lora_reuse.runs.settings import SettingError, Text, did_you_mean, setting
 
 Row = Mapping[str, Any]
@@ -38,6 +38,7 @@ def _main(options: Options) -> int:
     from lora_reuse.runs.rows import by_setting, load_rows
     from lora_reuse.runs.table import varying
 
+    settings_are_right()
     if not Path(options.rows).is_dir():
         raise SettingError("rows", options.rows, "a folder with rows")
     known = [row for row in load_rows(options.rows) if row["experiment"].startswith("llm_")]
@@ -46,6 +47,7 @@ def _main(options: Options) -> int:
     if wanted and wanted not in there:
         allowed = f"protocols with rows in {options.rows}: {', '.join(there) or 'none'}"
         raise SettingError("experiment", options.experiment, allowed, did_you_mean(wanted, there))
+    begin()
     shown = 0
     for name in [wanted] if wanted else there:
         rows = _chosen([row for row in known if row["experiment"] == f"llm_{name}"], options, bool(wanted))

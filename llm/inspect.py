@@ -1,9 +1,9 @@
 """lora-reuse inspect library=folder/a,folder/b model=MODEL
 
-Says of adapters what they are and what can be done with them: kind, rank and scaling, the modules that they change, the
-base that they name, how large ΔW is, and, of several, in which modules and ranks they differ and how alike they are.
-An adapter that cannot be composed is listed with the reason. Of the model only the shapes are read; where it is not on
-this machine, its modules are not checked and ΔW is not measured."""
+Says what adapters are and what can be done with them. Of one it tells kind, rank and scaling, the modules that it
+changes, the base that it names and how large ΔW is; of several, in which modules and ranks they differ and how alike
+they are. An adapter that cannot be composed is listed with the reason. Of the model only the shapes are read; where it
+is not on this machine, its modules are not checked and ΔW is not measured."""
 
 import math
 import re
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lora_reuse.llm.protocols.settings import PATH
-from lora_reuse.runs.command import with_options
+from lora_reuse.runs.command import begin, settings_are_right, with_options
 from lora_reuse.runs.settings import Flag, SettingError, Text, setting
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ def _main(options: Options) -> int:
     folders = [name.strip() for name in options.library.split(",")]
     if "" in folders or len(set(folders)) < len(folders):
         raise SettingError("library", options.library or "nothing", "adapters, each once")
+    settings_are_right()
+    begin()
     experts: dict[str, Expert] = {}
     refused = 0
     for folder in folders:
