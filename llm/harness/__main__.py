@@ -111,15 +111,15 @@ def _check(library: Sequence[str], how: str, dials: dict[str, Any]) -> None:
 
 def _check_what_is_there(library: Sequence[str], how: str) -> None:
     """Raises SettingError without lm-eval, and for an adapter or a composition that is no folder of one."""
+    if how and not library and not Path(how).is_dir():
+        allowed = "a folder, or a rule with library="
+        raise SettingError("composition", f"{how}, which is no folder", allowed, did_you_mean(how, WORDS))
     if find_spec("lm_eval") is None:
         raise SettingError("lm-eval", "nothing installed", "lm-eval from 0.4.13", "pip install 'lora-reuse[harness]'")
     from lora_reuse.llm.adapters.folders import origin
 
     for adapter in library:
         origin(adapter)
-    if how and not library and not Path(how).is_dir():
-        allowed = "a folder, or a rule with library="
-        raise SettingError("composition", f"{how}, which is no folder", allowed, did_you_mean(how, WORDS))
 
 
 def _evaluated(library: Sequence[str], tasks: Sequence[str], options: Options, dials: dict[str, Any]) -> str:

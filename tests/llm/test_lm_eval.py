@@ -124,9 +124,9 @@ def test_a_folder_is_never_overwritten(folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["library=a,b"], "composition: got nothing; allowed: arrow | "),
+        (["library=a,b"], "composition: got nothing; allowed: svd | "),
         (["composition=sum"], "library: got nothing; allowed: the adapters, with composition=sum"),
-        (["library=a", "composition=c"], "composition: got c; allowed: arrow | "),
+        (["library=a", "composition=c"], "composition: got c; allowed: svd | "),
         (["composition=sun"], "composition: got sun, which is no folder; allowed: a folder, or a rule"),
         (["library=a,b", "composition=sun"], "did you mean 'sum'?"),
         (["density=0.3"], "density: got 0.3; allowed: dials of a rule with library="),
