@@ -156,8 +156,8 @@ def _place(node: yaml.Node, path: Path) -> str:
     return f"{path}:{node.start_mark.line + 1}"
 
 
-def _mapping(pairs: list[tuple[yaml.Node, yaml.Node]]) -> yaml.MappingNode:
-    return yaml.MappingNode(_MAP, pairs, flow_style=not pairs)
+def _mapping(pairs: Sequence[tuple[yaml.Node, yaml.Node]]) -> yaml.MappingNode:
+    return yaml.MappingNode(_MAP, list(pairs), flow_style=not pairs)
 
 
 def _value(text: str) -> yaml.Node:

@@ -99,9 +99,8 @@ def train(base: Base, spec: Spec, kept: Path, scratch: Path, progress: bool | No
         model.train()
         if progress is None and multiprocessing.parent_process():  # a worker's bar would run over that of its parent
             progress = False
-        hidden = (
-            {} if progress else {"disable": None if progress is None else True}
-        )  # the variable TQDM_DISABLE may, too
+        # Without a word of the caller's the variable TQDM_DISABLE hides it, too.
+        hidden: Any = {} if progress else {"disable": None if progress is None else True}
         bar = tqdm(range(start, steps), initial=start, total=steps, desc="steps", leave=False, **hidden)
         with packing(base.model, model):
             for step in bar:
