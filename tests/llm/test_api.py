@@ -119,7 +119,7 @@ def of_model(model):
 def test_peft_and_plain_weights_say_what_the_composition_says(base, library, rule):
     both = lr.compose(library, rule)
     ours, alone = logits(base, both), logits(base, None)
-    near: Any = {"rtol": 1e-4, "atol": 1e-5 * max(10, float(ours.abs().max()))}  # DARE's are large
+    near: Any = {"rtol": 1e-4, "atol": 5e-5 * max(10, float(ours.abs().max()))}  # DARE multiplies by 25
     torch.testing.assert_close(of_model(lr.to_peft(base, both)), ours, **near)
     torch.testing.assert_close(of_model(lr.merge_into(base, both)), ours, **near)
     assert torch.equal(logits(base, None), alone), "the base has changed"
