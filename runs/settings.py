@@ -283,9 +283,8 @@ def help_table(*classes: type) -> str:
         tables = [[row[0], *(cell if len(cell) <= _WIDEST else "below" for cell in row[1:3])] for row in rows]
         widths = [max(map(len, column)) for column in zip(*tables, strict=True)]
         for row, cells in zip(rows, tables, strict=True):
-            lines.append(
-                "  ".join(["", *(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), row[3]])
-            )
+            start = "  ".join(["", *(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), ""])
+            lines += textwrap.wrap(start + row[3], max(200, len(start) + 60), subsequent_indent=" " * len(start))
             long = [(what, cell) for what, cell in (("default", row[1]), ("allowed", row[2])) if len(cell) > _WIDEST]
             indent = " " * (widths[0] + 4)
             for what, cell in long:
