@@ -57,6 +57,13 @@ STEPS = {
 """Words of every command that can be a step."""
 
 
+@pytest.fixture(autouse=True)
+def no_bytecode(monkeypatch):
+    """What the import hook of the type checks makes of a module that runs as a program would be kept as its ordinary
+    bytecode, which no program without the hook can run."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
     """An empty folder that a program is called in."""
