@@ -76,8 +76,9 @@ locked:
 
 # A share of the tests with the lowest versions that pyproject.toml allows.
 lowest: .venv/lowest/made
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv/lowest/bin/python -m pytest tests/test_kernels.py tests/test_sweep.py \
-	  tests/test_compositions.py tests/llm/test_compose.py tests/llm/test_adapters.py
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv/lowest/bin/python -m pytest --numprocesses 2 --dist loadfile \
+	  tests/test_kernels.py tests/test_sweep.py tests/test_compositions.py tests/test_rows.py \
+	  tests/test_figure_numbers.py tests/llm/test_compose.py tests/llm/test_adapters.py
 
 clean:
 	rm -rf .venv
@@ -104,7 +105,7 @@ clean:
 .venv/lowest/made: .venv/base
 	$(RUN) -m pip install --quiet --constraint constraints.txt uv
 	$(PYTHON) -m venv .venv/lowest
-	echo 'beartype>=0.22 hypothesis>=6.140 pytest>=9' | tr ' ' '\n' | $(RUN) -m uv pip compile pyproject.toml - \
+	echo 'beartype>=0.22 hypothesis>=6.140 pytest>=9 pytest-xdist>=3.8' | tr ' ' '\n' | $(RUN) -m uv pip compile pyproject.toml - \
 	  --extra llm --extra continent --resolution lowest-direct --no-header --no-annotate --quiet | $(CPU_BUILD) \
 	  > .venv/lowest/versions.txt
 	.venv/lowest/bin/python -m pip install --quiet --requirement .venv/lowest/versions.txt $(firstword $(TORCH))
