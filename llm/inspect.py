@@ -5,7 +5,6 @@ changes, the base that it names and how large ΔW is; of several, in which modul
 they are. An adapter that cannot be composed is listed with the reason. Of the model only the shapes are read; where it
 is not on this machine, its modules are not checked and ΔW is not measured."""
 
-import math
 import re
 import statistics
 import sys
@@ -87,15 +86,16 @@ def _looked_at(folder: str, options: Options) -> "tuple[list[str], Expert | None
 
 
 def _kind(config: Mapping[str, Any]) -> str:
+    from lora_reuse.llm.adapters.config import scaling
+
     kind = config["peft_type"]
-    rank: int = config["init_r" if kind == "ADALORA" else "r"]
+    rank = config["init_r" if kind == "ADALORA" else "r"]
     name = {"LORA": "LoRA", "ADALORA": "AdaLoRA", "VERA": "VeRA"}[kind]
     if kind == "VERA":
         return f"{name} of rank {rank}"
-    stable = bool(config.get("use_rslora"))
-    scale = config["lora_alpha"] / (math.sqrt(rank) if stable else rank)
     others = " and others by module" if config["rank_pattern"] or config["alpha_pattern"] else ""
-    how = "rank-stabilised " if stable else ""
+    how = "rank-stabilised " if config.get("use_rslora") else ""
+    scale = scaling(config, "")  # that of a module without a pattern of its own
     return f"{how}{name} of rank {rank}, alpha {config['lora_alpha']:g}, ΔW = {scale:g} B A{others}"
 
 

@@ -110,7 +110,7 @@ def rows(folder: Path | str, experiment: str | None = None, *, provenance: bool 
     Raises:
         SettingError: for a folder without rows of the experiment, and for a line that is not a row.
 
-    Example:
+    Examples:
         >>> table = lr.rows("results/paper", "theorem_2")
         >>> table.groupby("settings.width")[["measured.c_first"]].mean().round(3).reset_index()
            settings.width  measured.c_first

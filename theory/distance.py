@@ -19,7 +19,7 @@ def relative_rms_law(M: Float64[np.ndarray, "n n n n"], k: Float64[np.ndarray, "
     Returns:
         Mean and standard deviation, each times √m.
 
-    Example:
+    Examples:
         >>> from lora_reuse.theory.kernels import fourth_moments, gram_stderr, kernel
         >>> S = np.array([[1.0]])  # E|x| = √(2/π) of a standard deviation
         >>> mean, spread = relative_rms_law(fourth_moments(S), kernel(S))
@@ -59,7 +59,7 @@ def relative_rms_bias(phi: Float64[np.ndarray, "nodes n"], k: Float64[np.ndarray
     Returns:
         The correction, times m^(3/2).
 
-    Example:
+    Examples:
         >>> from lora_reuse.theory.gaussian import QUADRATURE_NODES, quadrature_features
         >>> from lora_reuse.theory.kernels import kernel
         >>> S = np.array([[1.0]])

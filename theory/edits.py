@@ -129,7 +129,7 @@ def edit(
     Raises:
         ValueError: when shapes do not fit, keys are linearly dependent, or C is singular.
 
-    Example:
+    Examples:
         >>> phi = lr.coordinates(lr.gram(["x r1", "x r1 r2"], lr.Model(width=2**12), 0))
         >>> update = lr.edit(phi[:, 0], np.array([1.0, -1.0]))
         >>> (update @ phi).round(2)  # all of the change on its own prompt, c₁ of it on the other

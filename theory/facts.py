@@ -25,7 +25,7 @@ def tokenised(prompts: Prompts) -> list[Prompt]:
 
     Raises SettingError when there is no prompt or an empty one.
 
-    Example:
+    Examples:
         >>> tokenised(["x r1", "y r2", "x r1 r2"])
         [(0, 1), (2, 3), (0, 1, 3)]
     """

@@ -35,7 +35,7 @@ def orthant_probability(S: Float64[np.ndarray, "n n"]) -> float:
 
     Source: Plackett, *A reduction formula for normal multivariate integrals*, Biometrika 1954.
 
-    Example:
+    Examples:
         >>> orthant_probability(np.eye(4))
         0.0625
         >>> round(orthant_probability(np.array([[1, 0.5], [0.5, 1]])), 6)  # 1/4 + (π/6)/2π
@@ -80,7 +80,7 @@ def orthant_moment(S: Float64[np.ndarray, "n n"], powers: tuple[int, ...]) -> fl
 
     Source: Kan and Robotti, *On moments of folded and truncated multivariate normal distributions*, JCGS 2017.
 
-    Example:
+    Examples:
         >>> orthant_moment(np.array([[4.0]]), (2,))  # half of the variance
         2.0
         >>> S = np.array([[1.0, 0.5], [0.5, 1.0]])
@@ -118,7 +118,7 @@ def factor(S: Float64[np.ndarray, "n n"], tolerance: float = 1e-10) -> Float64[n
     Returns:
         L, [n rank].
 
-    Example:
+    Examples:
         >>> factor(np.array([[1.0, 2.0], [2.0, 4.0]]))
         array([[1.],
                [2.]])
@@ -150,7 +150,7 @@ def quadrature_features(
     Returns:
         Φ, [nodes n], with Φᵀ Φ = E[φφᵀ] up to the error of the quadrature.
 
-    Example:
+    Examples:
         >>> Phi = quadrature_features(np.array([[1.0, 0.5], [0.5, 1.0]]))
         >>> (Phi.T @ Phi).round(3)
         array([[0.5  , 0.304],

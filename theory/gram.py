@@ -67,7 +67,7 @@ def gram(
     Raises:
         SettingError: for an empty prompt, an infinite model with `explicit`, or 2^32 blocks of features and more.
 
-    Example:
+    Examples:
         >>> G = lr.gram(["x r1", "y r2", "x r1 r2"], lr.Model(width=2**12), 0)
         >>> G.shape
         (3, 3)
@@ -112,7 +112,7 @@ def kernel(prompts: Prompts, model: Model, seeds: int | Sequence[int] = 0) -> Ke
     Raises:
         SettingError: for an empty prompt.
 
-    Example:
+    Examples:
         >>> k, stderr = lr.kernel(["x r1", "y r2", "x r1 r2"], lr.Model(width=2**12))
         >>> (k[[0, 1], 2] / k.diagonal()[:2]).round(4)  # c₁ and c₂ of eq. 19 at d = m = ∞
         array([0.4122, 0.573 ])
@@ -204,7 +204,7 @@ def coordinates(G: Float64[np.ndarray, "... n n"]) -> Float64[np.ndarray, "... r
     Returns:
         Φ, [... n n], one column a prompt.
 
-    Example:
+    Examples:
         >>> phi = lr.coordinates(np.array([[2.0, 1.0], [1.0, 2.0]]))
         >>> (phi.T @ phi).round(6)
         array([[2., 1.],

@@ -41,7 +41,7 @@ def kernel(S: Matrix, activation: str = "relu") -> Matrix:
 
     Source: Cho and Saul, *Kernel methods for deep learning*, NeurIPS 2009, of which this is half the kernel of order 1.
 
-    Example:
+    Examples:
         >>> kernel(np.array([[2.0, 1.0], [1.0, 2.0]])).round(4)
         array([[1.   , 0.609],
                [0.609, 1.   ]])
@@ -71,7 +71,7 @@ def arc_cosine(S: Matrix, order: int) -> Matrix:
 
     Source: Cho and Saul, NeurIPS 2009, eq. 1, 4-8; their kernels are twice these.
 
-    Example:
+    Examples:
         >>> S = np.array([[1.0, 0.0], [0.0, 4.0]])
         >>> arc_cosine(S, 0)
         array([[0.5 , 0.25],
@@ -105,7 +105,7 @@ def kernel_change(S: Float64[np.ndarray, "n n"], change: Float64[np.ndarray, "n 
     Returns:
         dk, [n n].
 
-    Example:
+    Examples:
         >>> S, dS = np.array([[2.0, 1.0], [1.0, 2.0]]), np.array([[0.0, 1.0], [1.0, 0.0]])
         >>> np.allclose(kernel(S + 1e-6 * dS) - kernel(S), 1e-6 * kernel_change(S, dS))
         True
@@ -136,7 +136,7 @@ def pair_second_moment(S: Matrix, activation: str = "relu") -> Matrix:
     Returns:
         The moments, [... n n].
 
-    Example:
+    Examples:
         >>> pair_second_moment(np.eye(2), "linear")
         array([[3., 1.],
                [1., 3.]])
@@ -157,7 +157,7 @@ def gram_stderr(S: Matrix, activation: str = "relu") -> Matrix:
     Returns:
         The standard deviations, [... n n].
 
-    Example:
+    Examples:
         >>> gram_stderr(np.array([[1.0]]))  # √(3/2 − 1/4)
         array([[1.11803399]])
     """
@@ -175,7 +175,7 @@ def fourth_moments(S: Float64[np.ndarray, "n n"], activation: str = "relu") -> F
     Returns:
         M, [n n n n]: √m (G − k) has the covariance M_ijkl − k_ij k_kl.
 
-    Example:
+    Examples:
         >>> S = np.array([[2.0, 1.0], [1.0, 2.0]])
         >>> np.allclose(np.einsum("iijj->ij", fourth_moments(S)), pair_second_moment(S))
         True
@@ -203,7 +203,7 @@ def coefficient(G: Matrix, edited: int, asked: int) -> Float64[np.ndarray, "..."
     Returns:
         c, [...].
 
-    Example:
+    Examples:
         >>> round(float(coefficient(kernel(np.array([[2.0, 1.0], [1.0, 1.5]])), 0, 1)), 4)  # c₂ at d = m = ∞
         0.573
     """
@@ -224,7 +224,7 @@ def coefficient_stderr(
     Returns:
         The standard deviation of one draw of U, to O(1/m).
 
-    Example:
+    Examples:
         >>> S = np.array([[2.0, 1.0], [1.0, 1.5]])
         >>> round(coefficient_stderr(fourth_moments(S), kernel(S), 0, 1), 4)
         0.8881

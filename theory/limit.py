@@ -23,7 +23,7 @@ def limit_geometry(
     Returns:
         S, [n n].
 
-    Example:
+    Examples:
         >>> from lora_reuse.theory.model import coefficients
         >>> limit_geometry(*coefficients([(0, 2), (1, 3), (0, 2, 3)], tokens=4))  # x r1, y r2, x r1 r2
         array([[2. , 0. , 0.5],
@@ -53,7 +53,7 @@ def geometry_stderr(
     Returns:
         The standard deviation of one draw of E and V, to O(1/d).
 
-    Example:
+    Examples:
         >>> from lora_reuse.theory.model import coefficients
         >>> tokens = coefficients([(0, 2), (1, 3), (0, 2, 3)], tokens=4)
         >>> round(geometry_stderr(*tokens, 0, 2), 2), round(geometry_stderr(*tokens, 1, 2), 2)

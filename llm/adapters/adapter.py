@@ -139,7 +139,7 @@ def load_adapter(base: Base, folder_or_hub: str | Path, another_model: bool = Fa
         SettingError: the adapter changes more than ΔW can say (DoRA, biases and whole modules are refused by name), is
             broken, or was trained on another base.
 
-    Example:
+    Examples:
         >>> lr.load_adapter(base, "a")
         <Adapter 'a': rank 2, 12 modules of pocket>
 

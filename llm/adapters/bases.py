@@ -7,7 +7,7 @@ from lora_reuse.llm.decoding.names import place_of
 
 _QUANTISED = re.compile(
     r"""[-_.](?:(?:unsloth-)?bnb-(?:4|8)bit | (?:4|8)bit(?:-\w+)? | gptq(?:-int[48]|-\w+)? | awq(?:-int4)? | gguf
-    | fp8(?:-dynamic)? | int[48] | i?q[2-8](?:_\w+)? | f16 | bf16 | dequantised)$""",
+    | fp8(?:-dynamic)? | int[48] | i?q[2-8](?:_\w+)? | f16 | bf16)$""",
     re.VERBOSE | re.IGNORECASE,
 )
 _OWNERS = re.compile(r"^(?:meta-)?llama", re.IGNORECASE)

@@ -29,7 +29,7 @@ def compose(adapters: Sequence[Adapter], rule: str, **dials: Any) -> Adapter:
         SettingError: a rule or a dial that does not exist (with the nearest one that does), a dial out of its range,
             adapters of different bases, a router among the adapters.
 
-    Example:
+    Examples:
         >>> both = lr.compose([a, b], "ties", density=0.3)
         >>> both
         <Adapter 'ties of a, b': rank 2, 12 modules of pocket; density=0.3, trim=global>

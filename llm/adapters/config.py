@@ -4,7 +4,7 @@ is refused."""
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +24,7 @@ _HARMLESS = {
     megatron_core peft_type peft_version qalora_group_size r rank_pattern revision runtime_config target_modules
     task_type use_rslora""".split(),
     "velora_config",  # VeLoRA changes the backward pass only
-    "ensure_weight_tying",  # ties what is not here: modules_to_save and embeddings of tied models are looked at
+    "ensure_weight_tying",  # `check_tying` looks at what it would tie
 }
 _HARMLESS_OF_KIND = {
     "LORA": set[str](),
@@ -43,6 +43,8 @@ _MENDS = {
     "bias": "the base's biases were trained, too, and are not composed",
     "layer_replication": "it was trained on a model with repeated layers",
 }
+EMBEDDING_NAMES = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out", "word_embeddings")
+"""The last parts of the names of embeddings and heads in the families of models."""
 _CONVERTIBLE = """C3A DELORA FOURIERFT GRALORA HIRA LOHA LOKR MISS PSOFT RANDLORA SHIRA TINYLORA UNILORA VBLORA
     WAVEFT""".split()  # those whose layers in PEFT 0.21 support its conversion to LoRA
 
@@ -111,6 +113,15 @@ def sits_on(config: Mapping[str, Any], module: str) -> bool:
     names = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
     said = SimpleNamespace(**{name: config.get(name) for name in names}, modules_to_save=None, target_parameters=None)
     return bool(check_target_module_exists(said, module))
+
+
+def check_tying(config: Mapping[str, Any], modules: Iterable[str], folder: Path) -> None:
+    """Raises SettingError where `ensure_weight_tying` has something to tie: an adapter of an embedding or a head then
+    changes the other one, too."""
+    ends = [name for name in modules if name.rpartition(".")[2] in EMBEDDING_NAMES]
+    if config.get("ensure_weight_tying") and ends:
+        got = f"ensure_weight_tying=true with an adapter of {ends[0]} in {folder}"
+        raise SettingError("expert", got, "adapters of modules that stand alone", "train it without the tying")
 
 
 def _pattern(patterns: Mapping[str, Any], name: str, default: Any) -> Any:

@@ -17,7 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from lora_reuse.llm.adapters.config import CONFIG, PLAIN, rank_of, read_config, scaling, sits_on
+from lora_reuse.llm.adapters.config import CONFIG, PLAIN, check_tying, rank_of, read_config, scaling, sits_on
 from lora_reuse.llm.adapters.lowrank import Expert, LowRank
 from lora_reuse.llm.adapters.tensors import WEIGHTS, Tensors, read_tensors
 from lora_reuse.runs.files import whole_folder
@@ -36,6 +36,7 @@ def load_expert(folder_or_hub: str | Path, model: nn.Module) -> Expert:
     folder = folder_of(folder_or_hub)
     config = read_config(folder)
     found = read_tensors(folder, model)
+    check_tying(config, found.factors, folder)
     modules = dict(model.named_modules())
     return {name: _update(name, found, config, modules, folder) for name in sorted(found.factors)}
 

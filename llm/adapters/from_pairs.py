@@ -20,7 +20,7 @@ from lora_reuse.runs.files import replacing
 from lora_reuse.runs.settings import SettingError
 
 STEPS = 300
-"""Optimizer steps where none are named: what SmolLM2 needs for a handful of facts or for twenty."""
+"""Optimizer steps where none are named: those of SmolLM2's preset, which was chosen on twenty facts."""
 CARD = "expert.json"
 
 
@@ -69,7 +69,7 @@ def train_adapter(
         SettingError: no example, a setting that does not exist or is out of range, a folder with something else in it,
             a loss that is not finite.
 
-    Example:
+    Examples:
         >>> c = lr.train_adapter(base, [("Where does Ann live?", "Ann lives in Rome.")], "c", steps=5, progress=False)
         >>> c
         <Adapter 'c': rank 16, 12 modules of pocket>

@@ -29,7 +29,7 @@ def to_peft(base: Base, adapter: Adapter) -> PeftModel:
     Raises:
         SettingError: the composition has a router ("arrow"), which is no LoRA.
 
-    Example:
+    Examples:
         >>> both = lr.compose([a, b], "sum")
         >>> type(lr.to_peft(base, both)).__name__
         'PeftModelForCausalLM'
@@ -58,7 +58,7 @@ def merge_into(base: Base, adapter: Adapter) -> PreTrainedModel:
         SettingError: the composition has a router ("arrow"), which no weights can say, or it changes the head or the
             embedding of a base whose head is its embedding, which would change both.
 
-    Example:
+    Examples:
         >>> model = lr.merge_into(base, lr.compose([a, b], "sum"))
         >>> model.save_pretrained("whole")
     """

@@ -42,7 +42,7 @@ def save(adapter: Adapter, folder: str | Path) -> None:
     Raises:
         SettingError: there is something in the folder, or weights are not finite.
 
-    Example:
+    Examples:
         >>> lr.save(lr.compose([a, b], "ties", density=0.3), "merged")
         >>> lr.load(base, "merged")
         <Adapter 'merged': rank 2, 12 modules of pocket>
@@ -111,7 +111,7 @@ def load(base: Base, folder: str | Path) -> Adapter:
     Raises:
         SettingError: the folder is neither, is broken, or its modules are not those of the base.
 
-    Example:
+    Examples:
         >>> lr.save(lr.compose([a, b], "arrow"), "routed")
         >>> lr.load(base, "routed")
         <Adapter 'routed': routed, 12 modules of pocket>

@@ -22,7 +22,7 @@ _FACTOR = re.compile(
     r"(?:\.default)?(?:\.weight)?"
 )
 _SHARED = re.compile(r"base_model\.vera_([AB])(?:\.default)?")
-_BASE = re.compile(r"base_model\.model\.(.+?)(?:\.base_layer)?(\.weight|\.bias)")
+_BASE = re.compile(r"base_model\.model\.(?!.*\.(?:lora|vera)_)(.+?)(?:\.base_layer)?(\.weight|\.bias)")
 
 
 class Tensors(NamedTuple):

@@ -74,7 +74,7 @@ def answers(
     Raises:
         SettingError: a composition of another model, or one prompt that does not fit into memory.
 
-    Example:
+    Examples:
         >>> lr.answers(base, None, ["Where does Plato live?"], max_new_tokens=8)
         ['Plato lives in ...']
         >>> lr.answers(base, {"base": None, "a": a}, ["Where does Plato live?"], max_new_tokens=8)

@@ -77,7 +77,7 @@ def load_base(
     Raises:
         SettingError: there is no such model, its weights are not safetensors or GGUF, or a value is not allowed.
 
-    Example:
+    Examples:
         >>> lr.load_base("pocket")
         <Base 'pocket': Qwen2ForCausalLM, 3.7 M parameters, float32 on cpu, no chat template>
     """

@@ -94,7 +94,7 @@ class Resident:
     def _add(self, k: int, name: str, composition: Composition, x: Tensor, output: Tensor) -> None:
         if name not in composition:
             return
-        _, factored = self._place(name, composition, x if x.is_floating_point() else output)
+        _, factored = self._place(name, composition, x, output)
         if factored is not None and not self.record and x.dtype == output.dtype:
             # The change is never there by itself.
             output.view(-1, output.shape[-1]).addmm_(factored.inner(x).flatten(0, -2), factored.out.T)
@@ -104,22 +104,22 @@ class Resident:
     def _change(self, k: int, name: str, composition: Composition, x: Tensor, output: Tensor) -> Tensor:
         if name not in composition:
             return output.new_zeros(())
-        # Token ids have no dtype that factors could have.
-        delta, _ = self._place(name, composition, x if x.is_floating_point() else output)
+        delta, _ = self._place(name, composition, x, output)
         if not (self.record and isinstance(delta, RoutedDelta)):
             return delta(x)
         weights = delta.weights(x)
         self.gates[k].setdefault(name, []).append(weights.detach().cpu())
         return delta.mix(x, weights)
 
-    def _place(self, name: str, composition: Composition, x: Tensor) -> tuple[Delta, Factored | None]:
+    def _place(self, name: str, composition: Composition, x: Tensor, output: Tensor) -> tuple[Delta, Factored | None]:
         """The delta where x is and in its dtype, and again if it is Factored there (asking that each time takes longer
         than a small product)."""
         _, placed = self._placed.setdefault(id(composition), (composition, {}))
-        key = (name, x.device, x.dtype)
+        dtype = x.dtype if x.is_floating_point() else output.dtype  # token ids have none that factors could have
+        key = (name, x.device, dtype)
         if key not in placed:
-            delta = composition[name].to(x.device, x.dtype)
-            placed[key] = delta, delta if isinstance(delta, Factored) and delta.out.dtype == x.dtype else None
+            delta = composition[name].to(x.device, dtype)
+            placed[key] = delta, delta if isinstance(delta, Factored) and delta.out.dtype == dtype else None
         return placed[key]
 
 

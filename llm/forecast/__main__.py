@@ -113,7 +113,7 @@ def _forecast(
 ) -> None:
     from transformers.utils import logging
 
-    from lora_reuse.llm.adapters.folders import complete, load_expert
+    from lora_reuse.llm.adapters.folders import load_expert
     from lora_reuse.llm.compositions import compose
     from lora_reuse.llm.decoding.models import load_base
     from lora_reuse.llm.forecast.forecasts import forecasts
@@ -123,7 +123,7 @@ def _forecast(
     base = load_base(
         options.model, options.dtype, options.device, options.device_map, options.chat, options.trust_remote_code
     )
-    library = complete([load_expert(adapter, base.model) for adapter in adapters])
+    library = [load_expert(adapter, base.model) for adapter in adapters]
     rules = {how: how.partition(":")[0] for how in dials}
     made = {how: None if how == "base" else compose(rules[how], library, **dials[how]) for how in dials}
     began = time.perf_counter()

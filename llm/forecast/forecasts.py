@@ -82,10 +82,10 @@ def forecast(
         The forecasts: printed, the report; `verdicts`, `dataframe()` and `numbers()`.
 
     Raises:
-        SettingError: not two adapters, adapters that change different modules, a set without prompts, or a rule that
-            does not exist.
+        SettingError: not two adapters, adapters of different bases or of embeddings, a set without prompts, or a rule
+            that does not exist.
 
-    Example:
+    Examples:
         >>> prompts = {"a": ["Where does Ann live?"], "b": ["Who is Bo?"], "hoped": ["Where does the boss of Bo live?"]}
         >>> said = lr.forecast(base, [a, b], prompts, ["uniform", lr.compose([a, b], "ties")], max_new_tokens=5)
         >>> list(said.verdicts)

@@ -68,7 +68,7 @@ def score(
     Raises:
         SettingError: as many answers as golds are needed, and as many hops.
 
-    Example:
+    Examples:
         >>> lr.score(["He lives in Zint.", "In Frosk, not in Zint.", "Zint or Frosk."], ["Zint", "Zint", "Frosk"])
         <1 of 3 right (95 %: 6% to 79%), 2 named it>
 

@@ -1,6 +1,7 @@
 """Adapters of every kind that is read, as PEFT wrote them, against the ΔW of PEFT's own modules and against PEFT after
 a round trip; libraries whose experts differ in kind, modules and ranks."""
 
+import json
 from typing import Any
 
 import pytest
@@ -124,7 +125,13 @@ def test_a_composition_of_different_kinds_is_an_adapter_that_peft_loads(rule, tm
 @pytest.mark.parametrize(("rule", "weights"), [("sum", (1, 1, 1)), ("average", (1 / 3,) * 3), ("cat", (1, 1, 1))])
 def test_rules_on_updates_take_a_missing_module_for_zero(rule, weights, tmp_path):
     library, deltas = mixed(tmp_path)
-    for name, update in compose(rule, library).items():
+    assert_weighted_sum(compose(rule, library), deltas, weights)
+
+
+def assert_weighted_sum(composition, deltas, weights):
+    """The composition is Σ w_i ΔW_i in every module that any expert changes, in float64."""
+    assert composition.keys() == set().union(*deltas)
+    for name, update in composition.items():
         zero = torch.zeros(update.shape, dtype=torch.float64)
         wanted = sum(w * delta.get(name, zero) for w, delta in zip(weights, deltas, strict=True))
         assert isinstance(update, LowRank)
@@ -189,12 +196,36 @@ def test_embeddings_and_heads_are_composed(rule, tmp_path):
     torch.testing.assert_close(both[:2], qwen()(IDS).logits, rtol=1e-4, atol=1e-4)
 
 
-def test_a_dropped_module_is_seen(tmp_path):
+def test_a_dropped_module_and_the_root_of_a_weight_are_seen(tmp_path):
     library, deltas = mixed(tmp_path)
+    weights = (0.5, 2.0, 1.0)
+    assert_weighted_sum(compose("cat", library, weights=weights), deltas, weights)
     name = "model.layers.0.self_attn.q_proj"
-    spoilt = [{module: update for module, update in expert.items() if module != name} for expert in library]
-    assert name not in compose("sum", spoilt)
-    assert deltas[1][name].abs().max() > 0.1
+    dropped = [{module: update for module, update in expert.items() if module != name} for expert in library]
+    for spoilt, given in ((dropped, weights), (library, tuple(w**0.5 for w in weights))):
+        with pytest.raises(AssertionError):
+            assert_weighted_sum(compose("cat", spoilt, weights=given), deltas, weights)
+
+
+def test_tied_adapters_of_embeddings_are_refused(tmp_path):
+    """PEFT's `ensure_weight_tying` changes the head with the embedding; with nothing to tie it says nothing."""
+    for kind, refused in (("embedding", True), ("lora", False)):
+        written(kind, tmp_path / kind)
+        path = tmp_path / kind / "adapter_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"ensure_weight_tying": True}))
+        if refused:
+            with pytest.raises(SettingError, match=r"ensure_weight_tying=true with an adapter of model\.embed_tokens"):
+                load_expert(tmp_path / kind, qwen())
+        else:
+            assert load_expert(tmp_path / kind, qwen())
+
+
+def test_a_bias_of_a_factor_is_no_weight_of_the_base(tmp_path):
+    written("lora", tmp_path)
+    path = tmp_path / "adapter_model.safetensors"
+    save_file(load_file(path) | {"base_model.model.model.layers.0.mlp.up_proj.lora_B.bias": torch.zeros(48)}, path)
+    with pytest.raises(SettingError, match=r"the tensor .*lora_B\.bias .*; allowed: factors of linear modules"):
+        load_expert(tmp_path, qwen())
 
 
 def test_whole_weights_in_the_file_have_to_be_the_bases(tmp_path):

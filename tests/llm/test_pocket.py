@@ -67,8 +67,7 @@ def bits(folder):
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def test_a_small_sibling_learns_in_half_a_minute(trained):
-    assert trained.seconds < 30
+def test_a_small_sibling_learns(trained):
     log = log_of(trained.folder)
     assert [line[0] for line in log] == [8, 16, 24, 32, 33]
     assert [line[1] for line in log] == [step * ROW * ROWS for step in (8, 16, 24, 32, 33)]

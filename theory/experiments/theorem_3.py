@@ -93,7 +93,7 @@ def coefficients(
         SettingError: for an unknown rule or dial, a value out of range, a width too small for the edits or too large
             for a rule that looks at single weights, or coincidences that leave c₁ and c₂ undetermined.
 
-    Example:
+    Examples:
         >>> c1, c2 = lr.coefficients(lr.Model(width=2**12))
         >>> print(c1)
         0.41621 ± 0.00352 (closed form 0.41235, z = +1.10)
