@@ -12,8 +12,9 @@ and the variance of A over G clusters is G/(G − 1) Σ_g (Σ_{row in g} influen
 how many hold others, whichever is less. The standard error is the largest of those with seeds, pairs of experts and
 rows as clusters, since a few seeds may agree by luck, as in `llm.scoring.intervals.difference`; Student's t has G − 1
 degrees of freedom, G of the seeds. Limits are Wilson's with A(1 − A)/stderr² trials.
-`tests/llm/test_forecast_ranking.py` measures the coverage: four seeds give more than is promised where a seed shifts a score by no more than its noise.
-Where a seed shifts it by twice as much they give less, and few seeds cannot show that."""
+`tests/llm/test_forecast_ranking.py` measures the coverage: four seeds give more than is promised where a seed shifts a
+score by no more than its noise. Where a seed shifts it by twice as much they give less, and few seeds cannot show
+that."""
 
 import math
 from collections.abc import Sequence
