@@ -9,8 +9,8 @@ from PIL import Image
 from lora_reuse.figures import registry
 
 ROWS, COMMITTED = Path("results/paper"), Path("results/figures")
-PAGE = {"report.md", "report.html"}
-"""The page, which has a test of its own."""
+PAGES = {"report.md", "report.html", "explore.html"}
+"""The pages, which have tests of their own."""
 FAINT, FEW = 32, 1e-4
 """Of 255 levels of a colour, and of all pixels: smaller differences are another machine's rounding of a letter's
 edge."""
@@ -33,7 +33,7 @@ def at_the_root(monkeypatch, request):
 
 
 def test_no_file_is_missing_or_left_over(drawn):
-    assert {path.name for path in COMMITTED.iterdir()} - PAGE == {path.name for path in drawn.iterdir()}
+    assert {path.name for path in COMMITTED.iterdir()} - PAGES == {path.name for path in drawn.iterdir()}
 
 
 @pytest.mark.parametrize("ending", ["csv", "md", "tex"])
