@@ -80,6 +80,7 @@ def _compose(options: Options, folders: list[str], given: dict[str, Any]) -> str
     from lora_reuse.llm.adapters.folders import origin
     from lora_reuse.llm.adapters.modules import tied
     from lora_reuse.llm.adapters.saving import made_before, save
+    from lora_reuse.llm.adapters.writing import saved_ranks
     from lora_reuse.llm.decoding.models import digest_of, load_frame
 
     named = options.model or origin(folders[0]).base
@@ -102,7 +103,7 @@ def _compose(options: Options, folders: list[str], given: dict[str, Any]) -> str
         raise SettingError(
             "out", f"{out} ({error.strerror or error})", "a folder that can be written, on a disk with room"
         ) from None
-    kind = f"a PEFT adapter of rank {both.ranks}" if both.static else "a routed composition"
+    kind = f"a PEFT adapter of rank {saved_ranks(out)}" if both.static else "a routed composition"
     note = tied(frame, both)
     return (
         f"{options.composition} of {len(folders)} adapters, {len(both)} modules: {kind} in {out}; its "

@@ -52,7 +52,7 @@ def _main(options: Options) -> int:
         if not getattr(options, name):
             raise SettingError(name, "nothing", f"{name}=...", "--help says more")
     settings_are_right(options.out)
-    from lora_reuse.llm.adapters.folders import check_new, save_expert
+    from lora_reuse.llm.adapters.writing import check_new, save_expert
 
     check_new(Path(options.out))
     weights, info = read(options.expert)

@@ -2,7 +2,7 @@
 of adapters is an adapter again."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from lora_reuse.llm.adapters.bases import same_base
-from lora_reuse.llm.adapters.folders import Layout, digest, layout, load_expert, origin
+from lora_reuse.llm.adapters.each import Each
+from lora_reuse.llm.adapters.folders import Layout, digest, layout, open_expert, origin
 from lora_reuse.llm.adapters.lowrank import Expert, LowRank
 from lora_reuse.llm.compositions import Composition, Delta
 from lora_reuse.llm.decoding.models import Base
@@ -70,17 +71,31 @@ class Card:
         return said | {"dials": dict(self.dials), "made": self.made}
 
 
-class Adapter(dict[str, Delta]):
+class Adapter(Mapping[str, Delta]):
     """What each adapted module of a base adds to its output, by the module's full name in the base.
 
     Every value is ΔW = out · intoᵀ as a `LowRank`, or a router that weighs several of them anew for each token. The
     values are float32 on the CPU. `card` says what the adapter was made of; `layout` is what PEFT is told of its
-    modules."""
+    modules. `static` is known beforehand where the updates are made when they are asked for."""
 
-    def __init__(self, updates: Composition, card: Card, layout: Layout):
-        super().__init__(updates)
+    def __init__(self, updates: Composition, card: Card, layout: Layout, static: bool | None = None):
+        self._updates = updates
         self.card = card
         self.layout = layout
+        self._known_static = static
+
+    def __getitem__(self, module: str) -> Delta:
+        return self._updates[module]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._updates)
+
+    def __len__(self) -> int:
+        return len(self._updates)
+
+    def in_memory(self) -> "Adapter":
+        """The same, with all its updates in memory: `read_adapter` and `composed` make each when it is asked for."""
+        return Adapter(dict(self), self.card, self.layout)
 
     @property
     def name(self) -> str:
@@ -98,6 +113,8 @@ class Adapter(dict[str, Delta]):
     @property
     def static(self) -> bool:
         """Whether ΔW is the same for every token, so that the adapter is a LoRA, and can be merged into the weights."""
+        if self._known_static is not None:
+            return self._known_static
         return all(isinstance(update, LowRank) for update in self.values())
 
     @property
@@ -107,13 +124,16 @@ class Adapter(dict[str, Delta]):
         return "-".join(map(str, dict.fromkeys((found[0], found[-1])))) if found else ""
 
     def experts(self) -> Expert:
-        """The updates as LowRank. Raises SettingError for a router, which is none."""
-        found = {name: update for name, update in self.items() if isinstance(update, LowRank)}
-        if len(found) < len(self):
+        """The updates as LowRank. A router among them, which is none, raises SettingError when it is asked for."""
+        return Each(self, self._low_rank)
+
+    def _low_rank(self, module: str) -> LowRank:
+        update = self[module]
+        if not isinstance(update, LowRank):
             raise SettingError(
                 "adapter", f"{self.name}, which weighs its adapters anew for each token", "an adapter with one ΔW"
             )
-        return found
+        return update
 
     def __repr__(self) -> str:
         kind = f"rank {self.ranks}" if self.static else "routed"
@@ -145,19 +165,20 @@ def load_adapter(base: Base, folder_or_hub: str | Path, another_model: bool = Fa
 
     Source: Hu et al. 2022 (LoRA); the format is PEFT's.
     """
-    return read_adapter(folder_or_hub, base.model, base.name, lambda: base.digest, another_model)
+    return read_adapter(folder_or_hub, base.model, base.name, lambda: base.digest, another_model).in_memory()
 
 
 def read_adapter(
     folder_or_hub: str | Path, model: PreTrainedModel, name: str, digest_of: Callable[[], str], another_model: bool
 ) -> Adapter:
     """`load_adapter` for a model of which the modules are enough (`llm.decoding.models.load_frame`), the name it is
-    called by and the digest of its weights, which is asked for where the adapter says one."""
+    called by and the digest of its weights, which is asked for where the adapter says one. Each update is read when it
+    is asked for."""
     place = str(folder_or_hub)
     if not another_model:
         _check_model(place, name, digest_of)
-    updates = load_expert(place, model)
-    return Adapter(updates, Card(name, "", experts={place: digest(place)}), layout(model, updates))
+    updates = open_expert(place, model)
+    return Adapter(updates, Card(name, "", experts={place: digest(place)}), layout(model, updates), static=True)
 
 
 def _check_model(adapter: str, model: str, digest_of: Callable[[], str]) -> None:

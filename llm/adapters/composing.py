@@ -40,17 +40,18 @@ def compose(adapters: Sequence[Adapter], rule: str, **dials: Any) -> Adapter:
 
     Source: the formula of every rule, with its paper, is in `lora_reuse.llm.compositions`.
     """
-    return composed(adapters, rule, dials, "lora_reuse.compose")
+    return composed(adapters, rule, dials, "lora_reuse.compose").in_memory()
 
 
 def composed(adapters: Sequence[Adapter], rule: str, given: Mapping[str, Any], made_by: str) -> Adapter:
-    """`compose`, by a command or function whose name goes on the card."""
+    """`compose`, by a command or function whose name goes on the card. Each update is made when it is asked for, so
+    that one module of the adapters is in memory at a time; the rule's own refusals then come as late."""
     card = card_of(adapters, rule, given, made_by)
     name, _, _ = rule.partition(":")
-    updates = compositions.compose(name, [adapter.experts() for adapter in adapters], **card.dials)
+    updates = compositions.streamed(name, [adapter.experts() for adapter in adapters], **card.dials)
     embeddings = frozenset().union(*(adapter.layout.embeddings for adapter in adapters))
     layout = Layout(any(adapter.layout.conv1d for adapter in adapters), embeddings)
-    return Adapter(updates, card, layout)
+    return Adapter(updates, card, layout, compositions.RULES[name].static)
 
 
 def card_of(adapters: Sequence[Adapter], rule: str, given: Mapping[str, Any], made_by: str) -> Card:

@@ -1,30 +1,26 @@
-"""Adapters on disk: a PEFT folder or hub name whose ΔW is a product of two factors is an expert, and an expert is saved
-as a folder that PEFT loads by itself.
+"""Adapters on disk: a PEFT folder or hub name whose ΔW is a product of two factors is an expert.
 
 What PEFT can store and ΔW cannot say is refused with one line, because a wrong expert looks like a right one."""
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import huggingface_hub
-import safetensors.torch
-import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
-from torch import Tensor, nn
+from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from lora_reuse.llm.adapters.config import CONFIG, PLAIN, check_tying, rank_of, read_config, scaling, sits_on
+from lora_reuse.llm.adapters.each import Each
 from lora_reuse.llm.adapters.lowrank import Expert, LowRank
-from lora_reuse.llm.adapters.tensors import WEIGHTS, Tensors, read_tensors
-from lora_reuse.runs.files import whole_folder
+from lora_reuse.llm.adapters.tensors import WEIGHTS, Tensors, find_tensors
 from lora_reuse.runs.settings import SettingError
 
 
-def load_expert(folder_or_hub: str | Path, model: nn.Module) -> Expert:
+def load_expert(folder_or_hub: str | Path, model: nn.Module) -> dict[str, LowRank]:
     """The LowRank of each module that the adapter changes, float32 on the CPU, with the scaling (α/r, of that module)
     in `out`.
 
@@ -33,18 +29,25 @@ def load_expert(folder_or_hub: str | Path, model: nn.Module) -> Expert:
     another kind, is broken, says one thing in its configuration and another in its tensors, or was made for another
     base model.
     """
+    return dict(open_expert(folder_or_hub, model))
+
+
+def open_expert(folder_or_hub: str | Path, model: nn.Module) -> Expert:
+    """`load_expert`, with each update read from the file when it is asked for: one is in memory at a time. Raises
+    SettingError as it does, but for values that are not finite, which are found when they are read."""
     folder = folder_of(folder_or_hub)
     config = read_config(folder)
-    found = read_tensors(folder, model)
+    found = find_tensors(folder, model)
     check_tying(config, found.factors, folder)
     modules = dict(model.named_modules())
-    return {name: _update(name, found, config, modules, folder) for name in sorted(found.factors)}
+    shapes = {name: _checked(name, found, config, modules) for name in sorted(found.factors)}
+    return Each(shapes, lambda name: _update(name, found, config, shapes[name]))
 
 
-def _update(
-    name: str, found: Tensors, config: Mapping[str, Any], modules: Mapping[str, nn.Module], folder: Path
-) -> LowRank:
-    factors = found.factors[name]
+def _checked(name: str, found: Tensors, config: Mapping[str, Any], modules: Mapping[str, nn.Module]) -> tuple[int, int]:
+    """The shape of a module's ΔW. Raises SettingError where the adapter's configuration, its tensors and the model do
+    not fit together there."""
+    folder, factors = found.folder, found.shapes_of(name)
     if name not in modules:
         raise SettingError(
             "expert", f"{folder} for module {name}", "modules of the model", "it was trained on another base model"
@@ -65,41 +68,45 @@ def _update(
             "expert", got, "tensors of the modules that it names", "one of the two is not this adapter's"
         )
     if config["peft_type"] == "VERA":
-        return _vera(name, factors, found.shared, need, folder)
+        _check_vera(name, found, need)
+        return need
     A, B = factors["A"], factors["B"]
-    if A.ndim != 2 or B.ndim != 2 or (B.shape[0], A.shape[1]) != need:
-        got = f"{folder} with lora_B {tuple(B.shape)} and lora_A {tuple(A.shape)} for {name}"
+    if len(A) != 2 or len(B) != 2 or (B[0], A[1]) != need:
+        got = f"{folder} with lora_B {B} and lora_A {A} for {name}"
         raise SettingError("expert", got, f"ΔW of shape {need}, as the model's", "it was trained on another base model")
-    rank = A.shape[0] if config["peft_type"] == "ADALORA" else rank_of(config, name)
-    if not A.shape[0] == B.shape[1] == rank:
-        got = f"{folder} with ranks {A.shape[0]} (lora_A) and {B.shape[1]} (lora_B) of {name}"
+    rank = A[0] if config["peft_type"] == "ADALORA" else rank_of(config, name)
+    if not A[0] == B[1] == rank:
+        got = f"{folder} with ranks {A[0]} (lora_A) and {B[1]} (lora_B) of {name}"
         raise SettingError("expert", got, f"rank {rank}, as its {CONFIG} says")
+    return need
+
+
+def _check_vera(name: str, found: Tensors, need: tuple[int, int]) -> None:
+    if set(found.shared) != {"A", "B"}:
+        mend = "with save_projection=True PEFT writes them; from a random seed they differ between machines"
+        raise SettingError(
+            "expert", f"no vera_A and vera_B in {found.folder}", "the projections with the adapter", mend
+        )
+    (outputs, inputs), factors = need, found.shapes_of(name)
+    A, B = (found.shapes[found.shared[factor]] for factor in ("A", "B"))
+    b, d = factors["lambda_b"], factors["lambda_d"]
+    if b != (outputs,) or A[1] < inputs or B[0] < outputs or not (A[0],) == d == B[1:]:
+        got = f"{found.folder} for {name}"
+        raise SettingError("expert", got, f"ΔW of shape {need}, as the model's", "it was trained on another base model")
+
+
+def _update(name: str, found: Tensors, config: Mapping[str, Any], need: tuple[int, int]) -> LowRank:
+    """A module's update: of VeRA diag(b) B diag(d) A, of whose shared B and A a module takes the first rows and
+    columns."""
+    factors = found.read(found.factors[name])
+    if config["peft_type"] == "VERA":
+        shared, (outputs, inputs) = found.read(found.shared), need
+        out = factors["lambda_b"][:, None] * shared["B"][:outputs] * factors["lambda_d"]
+        return LowRank(out, shared["A"][:, :inputs].T.contiguous())
+    A, B = factors["A"], factors["B"]
     if "E" in factors:
         B = B * factors["E"].flatten()
     return LowRank(B * scaling(config, name), A.T.contiguous())
-
-
-def _vera(
-    name: str,
-    factors: Mapping[str, torch.Tensor],
-    shared: Mapping[str, torch.Tensor],
-    need: tuple[int, int],
-    folder: Path,
-) -> LowRank:
-    """diag(b) B diag(d) A, of whose shared B and A a module takes the first rows and columns (PEFT's VeRA)."""
-    if set(shared) != {"A", "B"}:
-        mend = "with save_projection=True PEFT writes them; from a random seed they differ between machines"
-        raise SettingError("expert", f"no vera_A and vera_B in {folder}", "the projections with the adapter", mend)
-    outputs, inputs = need
-    b, d, A, B = factors["lambda_b"], factors["lambda_d"], shared["A"], shared["B"]
-    if b.shape != (outputs,) or A.shape[1] < inputs or B.shape[0] < outputs or not len(A) == len(d) == B.shape[1]:
-        raise SettingError(
-            "expert",
-            f"{folder} for {name}",
-            f"ΔW of shape {need}, as the model's",
-            "it was trained on another base model",
-        )
-    return LowRank(b[:, None] * B[:outputs] * d, A[:, :inputs].T.contiguous())
 
 
 def weight_shape(module: nn.Module) -> tuple[int, int] | None:
@@ -182,83 +189,27 @@ def origin(folder_or_hub: str | Path) -> Origin:
 
 def complete(experts: Sequence[Expert]) -> list[Expert]:
     """The experts, each with an update in every module that any of them changes: ΔW = 0, of rank 0, where it has none.
-    Raises SettingError for no expert, and for modules of different shapes."""
+    Raises SettingError for no expert, and when updates of one module are asked for that differ in shape."""
     if not experts:
         raise SettingError("library", "no expert", "at least one")
-    one_of = {name: update for expert in experts for name, update in expert.items()}
-    for name, update in ((name, update) for expert in experts for name, update in expert.items()):
-        if update.shape != one_of[name].shape:
-            got = f"shapes {one_of[name].shape} and {update.shape} of {name}"
-            raise SettingError("library", got, "experts of one base model")
-    nothing = {name: LowRank(update.out[:, :0], update.into[:, :0]) for name, update in one_of.items()}
-    return [{name: expert.get(name, nothing[name]) for name in one_of} for expert in experts]
+    first = {name: expert for expert in reversed(experts) for name in expert}
+    names, shapes = dict.fromkeys(name for expert in experts for name in expert), dict[str, tuple[int, int]]()
+
+    def completed(expert: Expert) -> Expert:
+        def update(name: str) -> LowRank:
+            own = expert[name] if name in expert else _nothing_like(first[name][name])
+            if own.shape != shapes.setdefault(name, own.shape):
+                got = f"shapes {shapes[name]} and {own.shape} of {name}"
+                raise SettingError("library", got, "experts of one base model")
+            return own
+
+        return Each(names, update)
+
+    return [completed(expert) for expert in experts]
 
 
-def save_expert(
-    expert: Mapping[str, object],
-    folder: str | Path,
-    base_name: str,
-    layout: Layout | None = None,
-    card: str = "",
-) -> None:
-    """Writes an expert, or a static composition, as a PEFT folder with the same ΔW; the folder appears whole or not at
-    all.
-
-    `layout` is that of the modules (none: all are Linear); `card` is its README.md. Raises SettingError for a folder
-    with something in it, for weights that are not finite and for routed updates, which are no adapter."""
-    folder, layout = Path(folder), layout or Layout()
-    check_new(folder)
-    updates = {name: _storable(name, update) for name, update in expert.items()}
-    if not updates:
-        raise SettingError("expert", "no module", "at least one")
-    tensors: dict[str, Tensor] = {}
-    for name, update in updates.items():
-        for factor, value in (("A", update.into.T), ("B", update.out)):
-            key = f"lora_embedding_{factor}" if name in layout.embeddings else f"lora_{factor}.weight"
-            tensors[f"base_model.model.{name}.{key}"] = value.clone(memory_format=torch.contiguous_format)
-    config = _config({name: update.rank for name, update in updates.items()}, base_name, layout.conv1d)
-    with whole_folder(folder) as partial:
-        safetensors.torch.save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
-        (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        if card:
-            (partial / "README.md").write_text(card, encoding="utf-8")
-
-
-def check_new(folder: Path) -> None:
-    """Raises SettingError for a folder with something in it."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise SettingError("folder", folder, "a new or empty folder", "an adapter is never overwritten")
-
-
-def _storable(name: str, update: object) -> LowRank:
-    if not isinstance(update, LowRank):
-        mend = "a routed composition cannot be saved as one adapter"
-        raise SettingError("expert", f"a {type(update).__name__} in {name}", "LowRank updates", mend)
-    if not (torch.isfinite(update.out).all() and torch.isfinite(update.into).all()):
-        raise SettingError("expert", f"NaN or infinity in {name}", "finite weights")
-    if update.rank == 0:  # PEFT has no rank 0
-        update = LowRank(update.out.new_zeros(update.shape[0], 1), update.into.new_zeros(update.shape[1], 1))
-    return update.to(torch.device("cpu"), torch.float32)
-
-
-def _config(ranks: Mapping[str, int], base_name: str, fan_in_fan_out: bool) -> dict[str, Any]:
-    """With α = r in every module, so that ΔW = B A; modules by their full names."""
-    r = max(ranks.values())
-    others = {re.escape(name): rank for name, rank in sorted(ranks.items()) if rank != r}
-    return {
-        "alpha_pattern": others,
-        "base_model_name_or_path": base_name,
-        "bias": "none",
-        "fan_in_fan_out": fan_in_fan_out,
-        "inference_mode": True,
-        "lora_alpha": r,
-        "lora_dropout": 0.0,
-        "peft_type": "LORA",
-        "r": r,
-        "rank_pattern": others,
-        "target_modules": sorted(ranks),
-        "task_type": "CAUSAL_LM",
-    }
+def _nothing_like(update: LowRank) -> LowRank:
+    return LowRank(update.out[:, :0], update.into[:, :0])
 
 
 def digest(folder_or_hub: str | Path) -> str:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from lora_reuse.llm.adapters.adapter import Adapter, load_adapter
-from lora_reuse.llm.adapters.folders import check_new
 from lora_reuse.llm.adapters.specs import Lessons, Pairs
 from lora_reuse.llm.adapters.training import train
+from lora_reuse.llm.adapters.writing import check_new
 from lora_reuse.llm.decoding.models import Base
 from lora_reuse.llm.protocols.settings import PRESETS, Training, preset_of
 from lora_reuse.runs.dials import Dial, check

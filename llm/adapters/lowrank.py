@@ -3,6 +3,7 @@
 (The paper writes ΔW = B Aᵀ in eq. 26-28 and PEFT ΔW = (α/r) B A; `out` is B with PEFT's α/r multiplied in, `into` is A
 with one column a rank.)"""
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -86,7 +87,14 @@ def _core(update: LowRank) -> tuple[Tensor, Tensor, Tensor]:
     return q_out, r_out @ r_into.T, q_into
 
 
-Expert = dict[str, LowRank]  # by the full dotted name of the module in the base model: "model.layers.0.mlp.up_proj"
+Expert = Mapping[str, LowRank]  # by the full dotted name of the module in the base: "model.layers.0.mlp.up_proj"
+
+
+def padded(updates: Sequence[LowRank]) -> list[LowRank]:
+    """The same updates, with columns of zeros after the factors of those whose rank is not the largest: for rules that
+    add factors column by column or entry by entry."""
+    rank = max(update.rank for update in updates)
+    return [update.padded(rank) for update in updates]
 
 
 def cosine(one: Expert, other: Expert) -> float:

@@ -38,9 +38,9 @@ def to_peft(base: Base, adapter: Adapter) -> PeftModel:
         ...
         lora_reuse.runs.settings.SettingError: adapter: got arrow of a, b, which weighs ...
     """
-    adapter.experts()
+    whole = Adapter(dict(adapter.experts()), adapter.card, adapter.layout)
     with tempfile.TemporaryDirectory() as folder, quiet_peft():
-        save(adapter, Path(folder) / "adapter")
+        save(whole, Path(folder) / "adapter")
         return PeftModel.from_pretrained(copy.deepcopy(base.model), f"{folder}/adapter").eval()
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import filecmp
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from lora_reuse.llm.adapters.adapter import Adapter, Card, load_adapter
 from lora_reuse.llm.adapters.config import CONFIG
-from lora_reuse.llm.adapters.folders import Layout, check_new, layout, load_expert, save_expert, weight_shape
+from lora_reuse.llm.adapters.folders import Layout, layout, load_expert, weight_shape
 from lora_reuse.llm.adapters.lowrank import LowRank
+from lora_reuse.llm.adapters.writing import check_new, save_expert, tensor_file
 from lora_reuse.llm.compositions import KINDS, Composition, Delta
 from lora_reuse.llm.decoding.models import Base
 from lora_reuse.runs.files import whole_folder
@@ -48,7 +49,7 @@ def save(adapter: Adapter, folder: str | Path) -> None:
         <Adapter 'merged': rank 2, 12 modules of pocket>
     """
     if not _holds(Path(folder), adapter):
-        _save(adapter, adapter.layout, Path(folder), adapter.card)
+        _save(adapter, adapter.static, adapter.layout, Path(folder), adapter.card)
 
 
 def _holds(folder: Path, adapter: Adapter) -> bool:
@@ -57,7 +58,7 @@ def _holds(folder: Path, adapter: Adapter) -> bool:
         return False
     with tempfile.TemporaryDirectory() as scratch:
         new = Path(scratch) / "new"
-        _save(adapter, adapter.layout, new, adapter.card)
+        _save(adapter, adapter.static, adapter.layout, new, adapter.card)
         names = [path.name for path in new.iterdir()]
         return filecmp.cmpfiles(new, folder, names, shallow=False)[0] == names
 
@@ -68,22 +69,23 @@ def save_composition(composition: Composition, model: nn.Module, folder: str | P
     folder = Path(folder)
     check_new(folder)
     _check(composition, model, str(folder))
-    _save(composition, layout(model, composition), folder, card)
+    static = all(isinstance(delta, LowRank) for delta in composition.values())
+    _save(composition, static, layout(model, composition), folder, card)
 
 
-def _save(composition: Composition, layout: Layout, folder: Path, card: Card) -> None:
+def _save(composition: Composition, static: bool, layout: Layout, folder: Path, card: Card) -> None:
     """Where every update is a LowRank, a PEFT adapter with the same ΔW, α = r in every module, and ranks as the rule
-    made them. Else the fields of every update, so that a router comes back as it was, whatever made it."""
+    made them. Else the fields of every update, so that a router comes back as it was, whatever made it. One module is
+    asked for after the other, once each."""
     check_new(folder)
-    if all(isinstance(delta, LowRank) for delta in composition.values()):
+    if static:
         lines = "model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder)"
         save_expert(composition, folder, card.base, layout, card.text(lines, peft=True))
         return
-    tensors: dict[str, Tensor] = {}
-    modules = {name: _taken_apart(name, delta, tensors) for name, delta in composition.items()}
-    said = {"format": FORMAT, **card.plain(), "modules": modules}
     with whole_folder(folder) as partial:
-        safetensors.torch.save_file(tensors, partial / FACTORS)
+        with tensor_file(partial / FACTORS) as put:
+            modules = {name: _taken_apart(name, delta, put) for name, delta in composition.items()}
+        said = {"format": FORMAT, **card.plain(), "modules": modules}
         (partial / ROUTED).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
         lines = "base = lora_reuse.load_base(base)\ncomposition = lora_reuse.load(base, folder)"
         (partial / "README.md").write_text(card.text(lines, peft=False), encoding="utf-8")
@@ -166,8 +168,8 @@ def _check(composition: Composition, model: nn.Module, folder: str) -> None:
             )
 
 
-def _taken_apart(name: str, delta: Delta, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """The kind and the plain fields of an update; its tensors go to `tensors`."""
+def _taken_apart(name: str, delta: Delta, put: Callable[[str, Tensor], None]) -> dict[str, Any]:
+    """The kind and the plain fields of an update; its tensors are written."""
     if isinstance(delta, LowRank):
         fields: dict[str, Any] = delta._asdict()
     elif dataclasses.is_dataclass(delta) and KINDS.get(type(delta).__name__) is type(delta):
@@ -181,7 +183,7 @@ def _taken_apart(name: str, delta: Delta, tensors: dict[str, Tensor]) -> dict[st
         if isinstance(value, Tensor):
             if not torch.isfinite(value).all():
                 raise SettingError("composition", f"NaN or infinity in {key} of {name}", "finite weights")
-            tensors[f"{name}.{key}"] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            put(f"{name}.{key}", value)
         elif json.loads(json.dumps(value, default=str)) == (list(value) if isinstance(value, tuple) else value):
             plain[key] = value
         else:

@@ -1,11 +1,12 @@
 """The tensors of an adapter's file by the module that they are of, whatever wrapped the model they were saved from."""
 
+import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import safetensors.torch
+import safetensors
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -26,38 +27,57 @@ _BASE = re.compile(r"base_model\.model\.(?!.*\.(?:lora|vera)_)(.+?)(?:\.base_lay
 
 
 class Tensors(NamedTuple):
-    """Of each module its factors by name (A, B; E of AdaLoRA; lambda_b and lambda_d of VeRA), float32; which of the
-    modules are embeddings; and the projections A and B that all modules of a VeRA share."""
+    """Where the tensors of an adapter are: of each module its factors by name (A, B; E of AdaLoRA; lambda_b and
+    lambda_d of VeRA), which of the modules are embeddings, and the projections A and B that all modules of a VeRA
+    share, each by its name in the file."""
 
-    factors: dict[str, dict[str, Tensor]]
+    folder: Path
+    factors: dict[str, dict[str, str]]
     embeddings: set[str]
-    shared: dict[str, Tensor]
+    shared: dict[str, str]
+    shapes: dict[str, tuple[int, ...]]
+    """Of every tensor in the file, by its name there."""
+
+    def shapes_of(self, module: str) -> dict[str, tuple[int, ...]]:
+        """The shapes of a module's factors."""
+        return {factor: self.shapes[stored] for factor, stored in self.factors[module].items()}
+
+    def read(self, names: Mapping[str, str]) -> dict[str, Tensor]:
+        """The tensors of these names in the file, in float32 and in memory of their own. Raises SettingError for values
+        that are not finite."""
+        with _opened(self.folder) as file:  # anew each time: what is mapped into memory and was read counts as used
+            found = {factor: file.get_tensor(stored).to(torch.float32, copy=True) for factor, stored in names.items()}
+        for factor, tensor in found.items():
+            if not torch.isfinite(tensor).all():
+                got = f"NaN or infinity in {names[factor]} of {self.folder}"
+                raise SettingError("expert", got, "finite weights")
+        return found
 
 
-def read_tensors(folder: Path, model: nn.Module) -> Tensors:
-    """What the file holds. Weights of the base that it repeats (PEFT saves whole embeddings beside adapters on them)
-    have to be those of `model`. Raises SettingError for a broken file, for values that are not finite and for tensors
-    of another meaning."""
-    found = Tensors({}, set(), {})
-    for stored, tensor in _load(folder).items():
-        key = _WRAPPED.sub("", stored)
-        if not torch.isfinite(tensor).all():
-            raise SettingError("expert", f"NaN or infinity in {stored} of {folder}", "finite weights")
-        if match := _FACTOR.fullmatch(key):
-            factors = found.factors.setdefault(match["module"], {})
-            factor = match["factor"] or match["vera"]
-            if factor in factors:
-                raise SettingError("expert", f"two tensors for {factor} of {match['module']} in {folder}", PLAIN)
-            factors[factor] = tensor.float()
-            if match["embeds"]:
-                found.embeddings.add(match["module"])
-        elif match := _SHARED.fullmatch(key):
-            found.shared[match[1]] = tensor.float()
-        elif match := _BASE.fullmatch(key):
-            _check_same(match[1] + match[2], tensor, model, folder)
-        else:
-            allowed = "factors of linear modules and of embeddings by PEFT's names"
-            raise SettingError("expert", f"the tensor {stored} in {folder}", allowed, _mend(key))
+def find_tensors(folder: Path, model: nn.Module) -> Tensors:
+    """What the file holds, by the names and shapes at its head. Weights of the base that it repeats (PEFT saves whole
+    embeddings beside adapters on them) are read, and have to be those of `model`. Raises SettingError for a broken file
+    and for tensors of another meaning."""
+    found = Tensors(folder, {}, set(), {}, {})
+    with _opened(folder) as file:
+        for stored in file.keys():  # noqa: SIM118 (it is no dict)
+            key = _WRAPPED.sub("", stored)
+            found.shapes[stored] = tuple(file.get_slice(stored).get_shape())
+            if match := _FACTOR.fullmatch(key):
+                factors = found.factors.setdefault(match["module"], {})
+                factor = match["factor"] or match["vera"]
+                if factor in factors:
+                    raise SettingError("expert", f"two tensors for {factor} of {match['module']} in {folder}", PLAIN)
+                factors[factor] = stored
+                if match["embeds"]:
+                    found.embeddings.add(match["module"])
+            elif match := _SHARED.fullmatch(key):
+                found.shared[match[1]] = stored
+            elif match := _BASE.fullmatch(key):
+                _check_same(match[1] + match[2], file.get_tensor(stored), model, folder)
+            else:
+                allowed = "factors of linear modules and of embeddings by PEFT's names"
+                raise SettingError("expert", f"the tensor {stored} in {folder}", allowed, _mend(key))
     if not found.factors:
         raise SettingError("expert", f"no weights in {folder}", PLAIN)
     return found
@@ -69,9 +89,11 @@ def _mend(key: str) -> str:
     return "" if "lora_" in key else "PEFT leaves base weights out with save_embedding_layers=False"
 
 
-def _load(folder: Path) -> dict[str, Tensor]:
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[Any]:
     try:
-        return safetensors.torch.load_file(folder / WEIGHTS)
+        with safetensors.safe_open(folder / WEIGHTS, framework="pt") as file:
+            yield file
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise SettingError(
             "expert", f"a broken {WEIGHTS} in {folder} ({error})", "a complete safetensors file"

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
+from lora_reuse.llm.adapters.each import Each
 from lora_reuse.llm.adapters.folders import complete
 from lora_reuse.llm.adapters.lowrank import Expert, Inputs, LowRank
 from lora_reuse.llm.protocols.dials import GIVEN
@@ -130,6 +131,12 @@ def compose(name: str, library: Library, **dials: Any) -> Composition:
     """What rule `name` makes of the library with these dials. In a module that an expert does not change its ΔW is 0.
     Raises SettingError for an unknown rule, a dial that the rule does not have or that is out of range, an empty
     library or experts of different bases."""
+    return dict(streamed(name, library, **dials))
+
+
+def streamed(name: str, library: Library, **dials: Any) -> Composition:
+    """`compose`, where the rule goes module by module (`each_module`) with updates that are made anew whenever they are
+    asked for: one module at a time is in memory. What is wrong in a module is raised when it is asked for."""
     if name not in RULES:
         raise SettingError("composition", repr(name), " | ".join(RULES), did_you_mean(name, RULES))
     check(name, RULES[name].dials, dials)
@@ -137,15 +144,8 @@ def compose(name: str, library: Library, **dials: Any) -> Composition:
 
 
 def each_module(library: Library, merge: Callable[[str, list[LowRank]], Delta]) -> Composition:
-    """`merge(name, updates)` for each module, with the updates of all experts there."""
-    return {name: merge(name, [expert[name] for expert in library]) for name in library[0]}
-
-
-def padded(library: Library) -> Library:
-    """The same updates, with columns of zeros after the factors of those whose rank in a module is not the largest
-    there: for rules that add factors column by column or entry by entry."""
-    ranks = {name: max(expert[name].rank for expert in library) for name in library[0]}
-    return [{name: expert[name].padded(ranks[name]) for name in ranks} for expert in library]
+    """`merge(name, updates)` for each module, with the updates of all experts there, when it is asked for."""
+    return Each(library[0], lambda name: merge(name, [expert[name] for expert in library]))
 
 
 def generator(seed: int, *words: object) -> torch.Generator:

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from lora_reuse.llm.adapters.lowrank import Inputs, LowRank, times
-from lora_reuse.llm.compositions import Composition, Library, Seed, each_module, generator, kind, padded, rule
+from lora_reuse.llm.adapters.lowrank import Inputs, LowRank, padded, times
+from lora_reuse.llm.compositions import Composition, Library, Seed, each_module, generator, kind, rule
 from lora_reuse.runs.settings import Number, Whole
 
 Temperature = Annotated[int | float, Number(1e-6, 1e6), "logits are divided by it"]
@@ -136,15 +136,16 @@ def _routed(
 
     def router(name: str, updates: Sequence[LowRank]) -> Routed:
         v = torch.stack([update.top_input_direction() for update in updates])
-        absent = tuple(i for i, expert in enumerate(library) if expert[name].rank == 0)
+        absent = tuple(i for i, update in enumerate(updates) if update.rank == 0)
         if prototypes == "swapped":
             there = [i for i in range(len(v)) if i not in absent]
             v[there] = v[there].roll(-1, dims=0)
         elif prototypes == "random":
             v = torch.randn(v.shape, generator=generator(seed, "prototypes", name))
             v = v / torch.linalg.vector_norm(v, dim=1, keepdim=True)
+        updates = padded(updates) if before else updates
         out, into = (torch.cat([update[factor] for update in updates], dim=1) for factor in (0, 1))
         ranks = tuple(update.rank for update in updates)
         return Routed(out, into, v, ranks, before, temperature, top_k, scores, absent)
 
-    return each_module(padded(library) if before else library, router)
+    return each_module(library, router)

@@ -3,7 +3,9 @@
 
 from typing import Annotated
 
-from lora_reuse.llm.compositions import Composition, Library, compose, rule
+from lora_reuse.llm.adapters.each import Each
+from lora_reuse.llm.adapters.lowrank import Expert, LowRank
+from lora_reuse.llm.compositions import Composition, Library, rule, streamed
 from lora_reuse.llm.compositions.arrow import Scores, Temperature, TopK
 from lora_reuse.llm.compositions.sums import concatenated
 from lora_reuse.runs.settings import SettingError, Whole
@@ -31,8 +33,13 @@ def genknowsub(
         raise SettingError("general", general, f"fewer than the {len(library)} experts", "name the general ones last")
     experts, known = library[:-general], library[-general:]
     weights = (1.0, *(-1 / general,) * general)
-    residual = [
-        {name: concatenated([update, *(other[name] for other in known)], weights) for name, update in expert.items()}
-        for expert in experts
-    ]
-    return compose("arrow_after", residual, temperature=temperature, top_k=top_k, scores=scores)
+
+    def residual(expert: Expert) -> Expert:
+        def less(name: str) -> LowRank:
+            return concatenated([expert[name], *(other[name] for other in known)], weights)
+
+        return Each(expert, less)
+
+    return streamed(
+        "arrow_after", [residual(expert) for expert in experts], temperature=temperature, top_k=top_k, scores=scores
+    )

@@ -4,7 +4,7 @@ arXiv 2409.16167)."""
 from typing import Annotated
 
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from lora_reuse.llm.adapters.lowrank import LowRank
@@ -31,7 +31,9 @@ def _clustered(updates: list[LowRank], rank: int, random: torch.Generator) -> Lo
     outputs = updates[0].shape[0]
     units = torch.cat([torch.cat([update.out, update.into]) for update in updates], dim=1).T
     count = rank or max(update.rank for update in updates)
-    labels = k_means(units, min(count, len(units)), random)
+    # The columns of R, as many numbers as there are units, are as far from one another as those of Q R.
+    places = torch.linalg.qr(units.T.double()).R.T
+    labels = k_means(places, min(count, len(units)), random)
     centres = []
     for label in labels.unique():
         members = units[labels == label]
@@ -43,9 +45,7 @@ def _clustered(updates: list[LowRank], rank: int, random: torch.Generator) -> Lo
     return LowRank(merged[:outputs], merged[outputs:])
 
 
-def k_means(
-    points: Float32[Tensor, "points features"], count: int, random: torch.Generator
-) -> Int64[Tensor, " points"]:
+def k_means(points: Float[Tensor, "points features"], count: int, random: torch.Generator) -> Int64[Tensor, " points"]:
     """Lloyd's algorithm from k-means++ starts, the best of `RESTARTS`: a label for each point. Fewer labels than
     `count` when points coincide."""
     runs = [_lloyd(points, _spread_start(points, count, random)) for _ in range(RESTARTS)]

@@ -9,7 +9,6 @@ from lora_reuse.llm.compositions import (
     Weighting,
     Weights,
     each_module,
-    padded,
     rule,
     weights_for,
 )
@@ -34,7 +33,7 @@ def lori_linear(library: Library, *, weights: Weighting = None) -> Composition:
     diagonal and √(w_i w_j) on cross terms. With two experts of one α/r it is twice `uniform`. A factor of lower
     rank gets columns of zeros. Raises SettingError for a weight below 0."""
     return each_module(
-        padded(library),
+        library,
         lambda name, updates: factor_sum(
             updates, _roots(weights_for(weights, name, len(updates), published(len(updates))))
         ),

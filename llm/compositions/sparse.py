@@ -5,14 +5,15 @@ first.
 software and PEFT do, and depend on the factorisation: on a rotation of the rank, and on which factor has α/r in it
 (here A)."""
 
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int32, Int64
 from torch import Tensor
 
-from lora_reuse.llm.adapters.lowrank import Expert, LowRank
-from lora_reuse.llm.compositions import Composition, Library, Seed, each_module, generator, padded, rule
+from lora_reuse.llm.adapters.lowrank import Expert, LowRank, padded
+from lora_reuse.llm.compositions import Composition, Library, Seed, each_module, generator, rule
 from lora_reuse.llm.compositions.sums import concatenated, factor_sum
 from lora_reuse.runs.settings import Number
 
@@ -28,9 +29,12 @@ def ties(library: Library, *, density: Density = 0.2, trim: Trim = "global") -> 
     `trim=global` takes the share over all weights of A and B of all modules together (the original trims the whole task
     vector; mttl pools the factors so), `trim=module` of each factor of each module (PEFT). After
     trimming, a factor of lower rank gets columns of zeros, which do not vote."""
-    kept = trim_global if trim == "global" else trim_each
-    trimmed = [kept(expert, density) for expert in library]
-    return each_module(padded(trimmed), lambda name, updates: elected(updates))
+    cuts = [smallest_kept(expert, density) if trim == "global" else None for expert in library]
+
+    def merge(name: str, updates: Sequence[LowRank]) -> LowRank:
+        return elected(padded([_trimmed(*pair, density) for pair in zip(updates, cuts, strict=True)]))
+
+    return each_module(library, merge)
 
 
 @rule(static=True, gauge_free=False, alone=False, symmetric=False)
@@ -48,10 +52,8 @@ def dare(library: Library, *, density: Density = 0.2, then: Then = "sum", seed: 
                 draw = torch.rand(factor.shape, generator=generator(seed, "dare", name, i, which))
                 factors.append(torch.where(draw < density, factor / density, 0.0))
             kept.append(LowRank(*factors))
-        if then != "sum":
-            kept = [update.padded(max(update.rank for update in kept)) for update in kept]
         if then == "ties":
-            return elected(kept)
+            return elected(padded(kept))
         return {"sum": concatenated, "linear": factor_sum}[then](kept, (1.0,) * len(kept))
 
     return each_module(library, merge)
@@ -81,19 +83,41 @@ def _knots(updates: list[LowRank], density: int | float) -> LowRank:
     return LowRank((q @ left).float(), merged.T.float().contiguous())
 
 
-def trim_global(expert: Expert, density: int | float) -> Expert:
-    """Zeroes all but the `density` share of largest weights, over all factors of all modules together."""
-    sizes = torch.cat([factor.abs().flatten() for update in expert.values() for factor in update])
-    cut = _cut(sizes, density)
-    return {
-        name: LowRank(*(torch.where(factor.abs() >= cut, factor, 0.0) for factor in update))
-        for name, update in expert.items()
-    }
+def smallest_kept(expert: Expert, density: int | float) -> float:
+    """The size of the smallest weight in the `density` share of largest ones, over all factors of all modules together.
+
+    Sizes in float32 are in the order of their bits as whole numbers. Two passes over the modules count them, first by
+    the upper 16 bits and then, where the upper ones are those of the size sought, by the lower 16."""
+
+    def sizes() -> Iterator[Int32[Tensor, " entries"]]:
+        for update in expert.values():
+            yield from (factor.float().abs().flatten().view(torch.int32) for factor in update)
+
+    upper = torch.zeros(2**15, dtype=torch.int64)
+    for bits in sizes():
+        upper += torch.bincount(bits >> 16, minlength=2**15)
+    above = max(round(density * int(upper.sum())), 1)
+    high, above = _place_from_above(upper, above)
+    lower = torch.zeros(2**16, dtype=torch.int64)
+    for bits in sizes():
+        lower += torch.bincount(bits[bits >> 16 == high] & 0xFFFF, minlength=2**16)
+    low, _ = _place_from_above(lower, above)
+    return float(torch.tensor(high << 16 | low, dtype=torch.int32).view(torch.float32))
 
 
-def trim_each(expert: Expert, density: int | float) -> Expert:
-    """Zeroes all but the `density` share of largest weights in each factor."""
-    return {name: LowRank(*(keep_largest(factor, density) for factor in update)) for name, update in expert.items()}
+def _place_from_above(counts: Int64[Tensor, " bins"], number: int) -> tuple[int, int]:
+    """The bin in which the `number`-th largest lies, and which one of the bin it is."""
+    from_above = counts.flip(0).cumsum(0)
+    place = int(torch.searchsorted(from_above, number))
+    return len(counts) - 1 - place, number - int(from_above[place] - counts.flip(0)[place])
+
+
+def _trimmed(update: LowRank, cut: float | None, density: int | float) -> LowRank:
+    """The update with the entries of its factors below `cut` zeroed; without a cut all but the `density` share of
+    largest ones of each factor."""
+    if cut is None:
+        return LowRank(*(keep_largest(factor, density) for factor in update))
+    return LowRank(*(torch.where(factor.abs() >= cut, factor, 0.0) for factor in update))
 
 
 def keep_largest(matrix: Float[Tensor, "rows columns"], density: int | float) -> Float[Tensor, "rows columns"]:

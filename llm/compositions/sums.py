@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lora_reuse.llm.adapters.lowrank import LowRank
-from lora_reuse.llm.compositions import Composition, Library, Weighting, each_module, padded, rule, weights_for
+from lora_reuse.llm.adapters.lowrank import LowRank, padded
+from lora_reuse.llm.compositions import Composition, Library, Weighting, each_module, rule, weights_for
 
 
 @rule(static=True, gauge_free=True, alone=True, symmetric=True)
@@ -27,7 +27,7 @@ def linear(library: Library, *, weights: Weighting = None) -> Composition:
     one of lower rank gets columns of zeros. The cross terms w_i w_j A_i B_jᵀ depend on how each ΔW_i is factored.
     PEFT's `linear` has √w_i in place of w_i (and the sign of w_i on one factor only)."""
     return each_module(
-        padded(library), lambda name, updates: factor_sum(updates, weights_for(weights, name, len(updates), 1.0))
+        library, lambda name, updates: factor_sum(updates, weights_for(weights, name, len(updates), 1.0))
     )
 
 
@@ -35,7 +35,7 @@ def linear(library: Library, *, weights: Weighting = None) -> Composition:
 def uniform(library: Library) -> Composition:
     """ΔW = (1/N Σ_i A_i)(1/N Σ_i B_i)ᵀ: eq. 27 with equal weights, as the paper's software averages factors; each ΔW_i
     enters with 1/N². A factor of lower rank gets columns of zeros."""
-    return each_module(padded(library), lambda name, updates: factor_sum(updates, (1 / len(updates),) * len(updates)))
+    return each_module(library, lambda name, updates: factor_sum(updates, (1 / len(updates),) * len(updates)))
 
 
 def concatenated(updates: Sequence[LowRank], weights: Sequence[int | float | Tensor]) -> LowRank:
@@ -45,6 +45,7 @@ def concatenated(updates: Sequence[LowRank], weights: Sequence[int | float | Ten
 
 
 def factor_sum(updates: Sequence[LowRank], weights: Sequence[int | float]) -> LowRank:
-    """(Σ_i w_i A_i)(Σ_i w_i B_i)ᵀ."""
+    """(Σ_i w_i A_i)(Σ_i w_i B_i)ᵀ; a factor of lower rank gets columns of zeros."""
+    updates = padded(updates)
     out = torch.stack([w * update.out for w, update in zip(weights, updates, strict=True)]).sum(dim=0)
     return LowRank(out, torch.stack([w * update.into for w, update in zip(weights, updates, strict=True)]).sum(dim=0))

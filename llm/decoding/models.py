@@ -105,11 +105,11 @@ def load_base(
 
 def load_frame(model: str, trust_remote_code: bool = False) -> PreTrainedModel:
     """A model's modules, by name and shape, without their weights (on torch's meta device): of the model only
-    config.json or a GGUF file's header is read.
+    config.json or a GGUF file's header is read, and a folder needs no more.
 
     Raises SettingError as `load_base` does.
     """
-    where = here(model) or model
+    where = here(model, weights=False) or model
     source = {"revision": None if isinstance(where, Path) else commit_of(model), "trust_remote_code": trust_remote_code}
     config = read_config(model, where, source)
     with reading(model, where, "config"), torch.device("meta"):

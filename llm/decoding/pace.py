@@ -14,10 +14,11 @@ import torch
 from peft import ArrowConfig, LoraConfig, PeftModel, create_arrow_model, get_peft_model
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
-from lora_reuse.llm.adapters.folders import linear_shape, load_expert, save_expert
+from lora_reuse.llm.adapters.folders import linear_shape, load_expert
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.adapters.modules import target_modules
 from lora_reuse.llm.adapters.training import Spec, expert
+from lora_reuse.llm.adapters.writing import save_expert
 from lora_reuse.llm.compositions import compose
 from lora_reuse.llm.data.facts import triplets
 from lora_reuse.llm.data.subsets import examples

@@ -39,9 +39,9 @@ _MODEL = "a folder with config.json and *.safetensors, a GGUF file, or a name on
 _CONVERT = "pickled weights can run code as they are read: convert them with the safetensors library"
 
 
-def here(model: str) -> Path | None:
+def here(model: str, weights: bool = True) -> Path | None:
     """The folder or GGUF file `model` names, looked over before anything heavy is read; None if it can only be a name
-    on the hub."""
+    on the hub. Without `weights` a folder needs no more than config.json."""
     folder = place_of(model)
     if not folder.is_dir():
         if folder.suffix == ".gguf":
@@ -65,7 +65,7 @@ def here(model: str) -> Path | None:
             else ""
         )
         raise SettingError("model", f"{model}, a folder without config.json", _MODEL, mend)
-    if not any((folder / f"model.safetensors{end}").is_file() for end in ("", ".index.json")):
+    if weights and not any((folder / f"model.safetensors{end}").is_file() for end in ("", ".index.json")):
         pickled = any(path.suffix in (".bin", ".pt", ".pth", ".ckpt") for path in folder.iterdir())
         raise SettingError("model", f"{model}, a folder without model.safetensors", _MODEL, _CONVERT if pickled else "")
     return folder

@@ -118,7 +118,7 @@ def forecasts(
 ) -> Forecasts:
     """`forecast` for compositions by name. Raises SettingError for adapters of different bases, and for those of
     embeddings, whose inputs are tokens and no directions."""
-    library = complete(library)
+    library = [dict(expert) for expert in complete(library)]
     if other := next((name for name in library[0] if linear_shape(base.model.get_submodule(name)) is None), ""):
         raise SettingError(
             "library", f"adapters of {other}", "adapters of linear modules: a forecast reads their inputs"

@@ -60,8 +60,11 @@ def learned(
     """Enrols a function under its own name."""
 
     def enrol(function: Build) -> Build:
+        def build(*given: Any, **dials: Any) -> Composition:
+            return dict(function(*given, **dials))
+
         LEARNED[function.__name__] = Learnable(
-            function, start, dials(function), static, rate, gauge_free, alone, symmetric
+            build, start, dials(function), static, rate, gauge_free, alone, symmetric
         )
         return function
 
@@ -102,7 +105,7 @@ def learn(
     unknown rule, a dial that the rule does not have, no example, an empty library or experts of different bases, and
     for a loss that is not finite."""
     began = time.perf_counter()
-    library = complete(library)
+    library = [dict(expert) for expert in complete(library)]
     with Resident(base.model) as resident:
         here = [
             {module: update.to(base.device, torch.float32) for module, update in expert.items()} for expert in library
@@ -121,7 +124,7 @@ def fit(
     if name not in LEARNED:
         raise SettingError("composition", repr(name), " | ".join(LEARNED), did_you_mean(name, LEARNED))
     check(name, LEARNED[name].dials, dials)
-    library = complete(library)
+    library = [dict(expert) for expert in complete(library)]
     if not examples:
         raise SettingError("examples", "none", "a few to learn from")
     rule = LEARNED[name]

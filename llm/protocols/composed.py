@@ -63,7 +63,7 @@ def make(base: Base, point: Any, specs: Sequence[Any], asked: str, seed: int, fo
 def pool_on(base: Base, point: Any, specs: Sequence[Spec | str], seed: int, folder: Path) -> list[Expert]:
     """What the point composes: the experts, or with `pool=random` Gaussian adapters of their ranks and norms."""
     library = library_on(base, specs, folder)
-    return gaussian(library, seed) if point.pool == "random" else library
+    return [dict(drawn) for drawn in gaussian(library, seed)] if point.pool == "random" else library
 
 
 def library_on(base: Base, specs: Sequence[Spec | str], folder: Path) -> list[Expert]:

@@ -13,8 +13,9 @@ from peft import ArrowConfig, LoraConfig, PeftModel, create_arrow_model, get_pef
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from lora_reuse.llm.adapters.folders import complete, digest, layout, load_expert, save_expert
-from lora_reuse.llm.adapters.lowrank import Expert, LowRank
+from lora_reuse.llm.adapters.folders import complete, digest, layout, load_expert
+from lora_reuse.llm.adapters.lowrank import LowRank
+from lora_reuse.llm.adapters.writing import save_expert
 from lora_reuse.llm.compositions import RULES, compose
 from lora_reuse.llm.compositions.arrow import Routed
 from lora_reuse.llm.decoding.resident import Resident
@@ -51,7 +52,7 @@ def gpt2() -> PreTrainedModel:
     ).eval()
 
 
-def experts(count, rank=3) -> list[Expert]:
+def experts(count, rank=3) -> list[dict[str, LowRank]]:
     random = torch.Generator().manual_seed(0)
     draw = lambda size: LowRank(  # noqa: E731
         0.5 * torch.randn(size[0], rank, generator=random), torch.randn(size[1], rank, generator=random)
@@ -360,7 +361,7 @@ def test_libraries_that_do_not_fit_together():
         ([], "library: got no expert; allowed: at least one"),
         (
             [first, second | {name: LowRank(torch.zeros(9, 3), torch.zeros(32, 3))}],
-            r"library: got shapes \(9, 32\) and \(48, 32\) of",
+            r"library: got shapes \(48, 32\) and \(9, 32\) of",
         ),
     ):
         with pytest.raises(SettingError, match=message):

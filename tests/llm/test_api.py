@@ -14,9 +14,10 @@ from transformers import AutoModelForCausalLM
 
 import lora_reuse as lr
 from lora_reuse.llm.adapters import from_pairs, training
-from lora_reuse.llm.adapters.folders import linear_shape, save_expert
+from lora_reuse.llm.adapters.folders import linear_shape
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.adapters.modules import target_modules
+from lora_reuse.llm.adapters.writing import save_expert
 from lora_reuse.llm.compositions import RULES
 from lora_reuse.llm.data.graphs import facts_of
 from lora_reuse.llm.data.subsets import examples

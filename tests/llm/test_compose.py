@@ -16,10 +16,11 @@ from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from lora_reuse.llm.adapters.adapter import Card
-from lora_reuse.llm.adapters.folders import digest, linear_shape, load_expert, save_expert
+from lora_reuse.llm.adapters.folders import digest, linear_shape, load_expert
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.adapters.modules import target_modules
 from lora_reuse.llm.adapters.saving import load_composition, save_composition
+from lora_reuse.llm.adapters.writing import save_expert
 from lora_reuse.llm.compose import main
 from lora_reuse.llm.compositions import RULES, Composition, compose, kind
 from lora_reuse.llm.compositions.arrow import Routed

@@ -383,7 +383,7 @@ def test_lego_sorts_ranks():
         (lambda: compose("sum", []), "library: got no expert"),
         (
             lambda: compose("sum", [*library(1), *library(1, shapes={"up": (11, 7), "down": (7, 12)})]),
-            "library: got shapes (7, 12) and (7, 11) of",
+            "library: got shapes (7, 11) and (7, 12) of",
         ),
         (
             lambda: compose("linear", library(), weights=(1, 2)),

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from lora_reuse.llm import continent, mttl
-from lora_reuse.llm.adapters.folders import load_expert, save_expert
+from lora_reuse.llm.adapters.folders import load_expert
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.adapters.modules import target_modules
+from lora_reuse.llm.adapters.writing import save_expert
 from lora_reuse.llm.continent import Continent
 from lora_reuse.llm.data.continents import Place, normal, place_of
 from lora_reuse.llm.data.hotpot import questions

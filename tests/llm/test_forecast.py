@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from lora_reuse.llm import skills, two_hop
-from lora_reuse.llm.adapters.folders import save_expert
 from lora_reuse.llm.adapters.lowrank import Expert, LowRank, cosine
 from lora_reuse.llm.adapters.modules import target_modules
+from lora_reuse.llm.adapters.writing import save_expert
 from lora_reuse.llm.compositions import compose
 from lora_reuse.llm.data.facts import triplets
 from lora_reuse.llm.data.subsets import examples

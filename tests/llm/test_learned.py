@@ -15,12 +15,13 @@ from torch.func import functional_call
 
 from lora_reuse.llm import two_hop
 from lora_reuse.llm.adapters.adapter import Card
-from lora_reuse.llm.adapters.folders import linear_shape, save_expert
+from lora_reuse.llm.adapters.folders import linear_shape
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.adapters.modules import target_modules
 from lora_reuse.llm.adapters.saving import load_composition, save_composition
 from lora_reuse.llm.adapters.training import Spec
 from lora_reuse.llm.adapters.training import tokens as trained_on
+from lora_reuse.llm.adapters.writing import save_expert
 from lora_reuse.llm.compositions import RULES, Composition, Library, RoutedDelta, compose
 from lora_reuse.llm.data.facts import triplets
 from lora_reuse.llm.data.mixtures import SETUPS, data_mix, oracle, pair

@@ -12,9 +12,10 @@ import pytest
 import torch
 import yaml
 
-from lora_reuse.llm.adapters.folders import load_expert, save_expert
+from lora_reuse.llm.adapters.folders import load_expert
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.adapters.modules import target_modules
+from lora_reuse.llm.adapters.writing import save_expert
 from lora_reuse.llm.compositions import compose
 from lora_reuse.llm.data.facts import triplets
 from lora_reuse.llm.data.subsets import examples

@@ -11,11 +11,12 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from lora_reuse.llm.adapters import training as experts
-from lora_reuse.llm.adapters.folders import WEIGHTS, linear_shape, load_expert, save_expert
+from lora_reuse.llm.adapters.folders import WEIGHTS, linear_shape, load_expert
 from lora_reuse.llm.adapters.kinds import lori
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.adapters.modules import target_modules
 from lora_reuse.llm.adapters.training import Spec, expert
+from lora_reuse.llm.adapters.writing import save_expert
 from lora_reuse.llm.compositions import compose
 from lora_reuse.llm.data.facts import triplets
 from lora_reuse.llm.data.subsets import examples
