@@ -23,6 +23,7 @@ STEPS = {
     "theory.benchmark": "width=2**20",
     "sweep": "experiment=theorem_3 composition=ties,sum density=0.3 width=256,2**12 dim=inf seeds=2",
     "llm.benchmark": "quick=true",
+    "compose_benchmark": "layers=28 rank=16",
     "answers": "run=results rows=results/paper",
     "compare": "rows=results/paper experiment=bridge where=setup:2+prompting:steps",
     "inspect": "library=a,b",
@@ -258,7 +259,18 @@ def test_of_a_step_that_takes_what_an_earlier_one_makes_the_settings_are_looked_
 
 @pytest.mark.parametrize(
     "command",
-    ["theory.benchmark", "sweep", "llm.benchmark", "two_hop", "gsm", "data", "pocket", "paper_checks", "smollm2"],
+    [
+        "theory.benchmark",
+        "sweep",
+        "llm.benchmark",
+        "compose_benchmark",
+        "two_hop",
+        "gsm",
+        "data",
+        "pocket",
+        "paper_checks",
+        "smollm2",
+    ],
 )
 def test_a_command_that_is_looked_at_does_nothing(folder, command):
     Step(command, shlex.split(STEPS[command])).look()

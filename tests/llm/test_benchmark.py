@@ -1,13 +1,17 @@
-"""The benchmark at its smallest: a line and its numbers a comparison, and a row that says them."""
+"""The benchmarks at their smallest: a line and its numbers a comparison, and a row that says them."""
 
 import json
+import subprocess
+import sys
 
 import pytest
+import torch
 
-from lora_reuse.llm import benchmark
+from lora_reuse.llm import benchmark, compose_benchmark
 from lora_reuse.llm.adapters import pace
+from lora_reuse.llm.adapters.folders import load_expert
 from lora_reuse.llm.adapters.modules import target_modules
-from lora_reuse.llm.decoding.models import load_base, prompt
+from lora_reuse.llm.decoding.models import load_base, load_frame, prompt
 from lora_reuse.llm.decoding.pace import flops
 
 
@@ -59,3 +63,58 @@ def test_the_least_work_is_that_of_the_weights_for_each_token():
     assert city
     assert flops(base, [question], ["Paris"], 2) == 2 * layers * (9 + 2) + 2 * 256 * vocabulary * 2
     assert flops(base, [question], ["Paris"], 1) == 2 * layers * (9 + 1) + 2 * 256 * vocabulary
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
+def test_composing_is_timed_against_pefts_merge_of_the_same_files(tmp_path, capsys, monkeypatch):
+    """Processes are measured, not tested: here they cost what they are told."""
+    asked = []
+
+    def cost(module, *words):
+        if words[0] != "adapters":
+            asked.append(words)
+        else:
+            compose_benchmark.main(words)
+        return compose_benchmark.Cost(4.0, 5.0, 1.0) if words[0] == "peft" else compose_benchmark.Cost(2.0, 3.0, 0.5)
+
+    monkeypatch.setattr(compose_benchmark, "_cost", cost)
+    assert compose_benchmark.main(["layers=1", "rank=2", "composition=ties,knots", f"out={tmp_path}"]) == 0
+    printed = capsys.readouterr().out
+    assert "ratios 2.0 and 2.0" in printed
+    rules = [words[0] if words[0] == "peft" else words[1] for words in asked]
+    assert rules == ["composition=ties", "peft", "composition=knots", "composition=ties"]
+    (row,) = map(json.loads, (tmp_path / "llm_compose_benchmark.jsonl").read_text().splitlines())
+    assert row["measured"]["ties_ratio"] == 2.0
+    assert row["measured"]["one_layer_peak_gb"] == 0.5
+    assert "knots_ratio" not in row["measured"]
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
+def test_pefts_merge_of_the_benchmark_is_the_sum(tmp_path):
+    one, other = tmp_path / "a", tmp_path / "b"
+    compose_benchmark.main(["adapters", str(tmp_path), "1", "2"])
+    compose_benchmark.main(["peft", str(one), str(other), "cat", str(tmp_path / "peft")])
+    frame = load_frame(str(tmp_path / "base"))
+    a, b, both = (load_expert(folder, frame) for folder in (one, other, tmp_path / "peft" / "both"))
+    assert len(both) == len(compose_benchmark.SHAPES)
+    for name, update in both.items():
+        x = torch.eye(update.shape[1])[:5]
+        torch.testing.assert_close(update(x), a[name](x) + b[name](x))
+
+
+def test_costs_are_those_of_the_process():
+    """One that does nothing takes less than one that computes and holds 300 MB. They are started by a small process, as
+    the benchmark is."""
+    code = """
+import json, sys
+from lora_reuse.llm.compose_benchmark import _cost
+statements = ("pass", "x = b'1' * 300_000_000; sum(range(10**7))")
+print(json.dumps([_cost("timeit", "-n", "1", "-r", "1", statement) for statement in statements]))
+_cost("timeit", "1 / 0")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    idle, busy = json.loads(done.stdout)
+    assert busy[2] > idle[2] + 0.25
+    assert busy[0] > idle[0]
+    assert "CalledProcessError" in done.stderr
