@@ -1,23 +1,24 @@
 """lora-reuse compose library=folder/a,folder/b composition=ties density=0.3 out=merged
 
 Writes a composition of adapters to disk. A static one becomes a PEFT folder that anyone loads with PEFT alone; one with
-a router (arrow, arrow_after) a folder that two lines of ours load (lora_reuse.load). Of the model only the
-shapes are read, so a laptop composes adapters of a large model. A dial that is not named has the value of the model's
-preset, or else the rule's default; the folder says which."""
+a router (arrow, arrow_after) a folder that two lines of ours load (lora_reuse.load). Of the model only the shapes are
+read, and of the adapters one module at a time, so a laptop composes adapters of a large model. max_rank= cuts the
+result to a rank that a server loads, and says by how much it is off. A dial that is not named has the value of the
+model's preset, or else the rule's default; the folder says which."""
 
 import functools
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lora_reuse.llm.protocols.dials import EVERY, WORDS, Dials, check_rule, made_with
+from lora_reuse.llm.protocols.dials import EVERY, GIVEN, WORDS, Dials, check_rule, made_with
 from lora_reuse.llm.protocols.settings import PATH
 from lora_reuse.runs.command import begin, command, settings_are_right, without_help
 from lora_reuse.runs.provenance import program
-from lora_reuse.runs.settings import Flag, NoAxes, SettingError, Text, help_table, parse, setting
+from lora_reuse.runs.settings import Flag, NoAxes, SettingError, Text, Whole, help_table, parse, setting
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,16 @@ class Options:
         "merge_method": "composition",
         "another_base": "another_model",
         "rank": "merged_rank",
+        "max_lora_rank": "max_rank",
     }
 
     model: str = setting("", PATH, "the model of the adapters; none: the one the first names")
     library: str = setting("", Text("folders or hub names joined by commas"), "the adapters, plain PEFT LoRAs")
     composition: str = setting("", Text(" | ".join(WORDS)), "the rule")
     out: str = setting("", Text("a folder"), "a new or empty folder")
+    max_rank: int = setting(
+        0, Whole(0, 10**5), "cut ΔW of every module to its nearest one of this rank, as vLLM's max_lora_rank; 0: not"
+    )
     another_model: bool = setting(False, Flag(), "compose although an adapter names another model than model=")
     trust_remote_code: bool = setting(False, Flag(), "run code that comes with a model")
 
@@ -65,6 +70,8 @@ def _main(words: list[str]) -> int:
         if not getattr(options, name):
             raise SettingError(name, "nothing", f"{name}=...", "--help says more")
     check_rule(options.composition)
+    if options.max_rank and not GIVEN[options.composition.partition(":")[0]].promises["static"]:
+        raise SettingError("max_rank", options.max_rank, "a rule that gives one ΔW", "no max_rank= for a router")
     made_with([options.composition], dials, {})
     folders = [name.strip() for name in options.library.split(",")]
     if "" in folders or len(set(folders)) < len(folders):
@@ -77,6 +84,7 @@ def _main(words: list[str]) -> int:
 def _compose(options: Options, folders: list[str], given: dict[str, Any]) -> str:
     from lora_reuse.llm.adapters.adapter import read_adapter
     from lora_reuse.llm.adapters.composing import card_of, composed
+    from lora_reuse.llm.adapters.compressing import compressed
     from lora_reuse.llm.adapters.folders import origin
     from lora_reuse.llm.adapters.modules import tied
     from lora_reuse.llm.adapters.saving import made_before, save
@@ -90,13 +98,18 @@ def _compose(options: Options, folders: list[str], given: dict[str, Any]) -> str
     library = [read_adapter(folder, frame, named, digest, options.another_model) for folder in folders]
     made = options.composition, given, shlex.join([*program(), *sys.argv[1:]])
     out = Path(options.out)
-    there = made_before(out, card_of(library, *made))
+    card = card_of(library, *made)
+    if options.max_rank:
+        card = replace(card, dials=dict(card.dials) | {"max_rank": options.max_rank})
+    there = made_before(out, card)
     if not there and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SettingError("out", out, "a new or empty folder", "nothing is overwritten")
     begin(options.out)
     if there:
         return f"{out} has {options.composition} of these adapters with these dials already"
-    both = composed(library, *made)
+    both, loss = composed(library, *made), None
+    if options.max_rank:
+        both, loss = compressed(both, options.max_rank)
     try:
         save(both, out)
     except OSError as error:
@@ -105,6 +118,11 @@ def _compose(options: Options, folders: list[str], given: dict[str, Any]) -> str
         ) from None
     kind = f"a PEFT adapter of rank {saved_ranks(out)}" if both.static else "a routed composition"
     note = tied(frame, both)
+    if loss:
+        most = loss.most()
+        note = "\n".join(
+            [f"the cut is off by {loss.whole():.2g} of ‖ΔW‖, by {loss.of(most):.2g} in {most}", *[note] * bool(note)]
+        )
     return (
         f"{options.composition} of {len(folders)} adapters, {len(both)} modules: {kind} in {out}; its "
         "README.md says how to load it" + (f"\n{note}" if note else "")

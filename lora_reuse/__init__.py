@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lora_reuse.llm.adapters.adapter import Adapter as Adapter
     from lora_reuse.llm.adapters.adapter import load_adapter as load_adapter
     from lora_reuse.llm.adapters.composing import compose as compose
+    from lora_reuse.llm.adapters.compressing import compress as compress
     from lora_reuse.llm.adapters.from_pairs import train_adapter as train_adapter
     from lora_reuse.llm.adapters.plain import merge_into as merge_into
     from lora_reuse.llm.adapters.plain import to_peft as to_peft
@@ -55,6 +56,7 @@ _HOMES = {
     "Marks": "llm.scoring.marks",
     "answers": "llm.decoding.greedy",
     "compose": "llm.adapters.composing",
+    "compress": "llm.adapters.compressing",
     "forecast": "llm.forecast.forecasts",
     "load": "llm.adapters.saving",
     "load_adapter": "llm.adapters.adapter",

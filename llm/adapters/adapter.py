@@ -36,6 +36,8 @@ class Card:
     """Adapters, and what tells them from others of the same name (the digest of their weights)."""
     dials: Mapping[str, Any] = field(default_factory=dict)
     made: str = ""
+    note: Callable[[], str] = str
+    """Markdown that is known when all modules have been made."""
 
     @property
     def title(self) -> str:
@@ -62,7 +64,7 @@ class Card:
             "Dials: " + (", ".join(f"{name}={value}" for name, value in self.dials.items()) or "none") + ".",
         ]
         body += [f"Made by {self.made}."] if self.made else []
-        return "\n".join([*head, *body, "", "```python", loading, "```", ""])
+        return "\n".join([*head, *body, "", "```python", loading, "```", ""]) + self.note()
 
     def plain(self) -> dict[str, Any]:
         """What a routed composition's file says of itself."""

@@ -215,5 +215,8 @@ def _nothing_like(update: LowRank) -> LowRank:
 def digest(folder_or_hub: str | Path) -> str:
     """The first 16 hex digits of the SHA-256 of the adapter's config and weights: its name in caches and rows."""
     folder = folder_of(folder_or_hub)
-    parts = b"".join(hashlib.sha256((folder / name).read_bytes()).digest() for name in (CONFIG, WEIGHTS))
-    return hashlib.sha256(parts).hexdigest()[:16]
+    parts = hashlib.sha256()
+    for name in (CONFIG, WEIGHTS):
+        with (folder / name).open("rb") as file:  # in parts: the weights need not fit into memory
+            parts.update(hashlib.file_digest(file, "sha256").digest())
+    return parts.hexdigest()[:16]

@@ -80,7 +80,7 @@ def _save(composition: Composition, static: bool, layout: Layout, folder: Path, 
     check_new(folder)
     if static:
         lines = "model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder)"
-        save_expert(composition, folder, card.base, layout, card.text(lines, peft=True))
+        save_expert(composition, folder, card.base, layout, lambda: card.text(lines, peft=True))
         return
     with whole_folder(folder) as partial:
         with tensor_file(partial / FACTORS) as put:

@@ -26,13 +26,13 @@ def save_expert(
     folder: str | Path,
     base_name: str,
     layout: Layout | None = None,
-    card: str = "",
+    card: Callable[[], str] = str,
 ) -> None:
     """Writes an expert, or a static composition, as a PEFT folder with the same ΔW, one module after the other; the
     folder appears whole or not at all.
 
-    `layout` is that of the modules (none: all are Linear); `card` is its README.md. Raises SettingError for a folder
-    with something in it, for weights that are not finite and for routed updates, which are no adapter."""
+    `layout` is that of the modules (none: all are Linear); `card` is its README.md, asked for last. Raises SettingError
+    for a folder with something in it, for weights that are not finite and for routed updates, which are no adapter."""
     folder, layout, ranks = Path(folder), layout or Layout(), dict[str, int]()
     check_new(folder)
     if not expert:
@@ -47,8 +47,8 @@ def save_expert(
                 ranks[name] = update.rank
         config = _config(ranks, base_name, layout.conv1d)
         (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        if card:
-            (partial / "README.md").write_text(card, encoding="utf-8")
+        if text := card():
+            (partial / "README.md").write_text(text, encoding="utf-8")
 
 
 def saved_ranks(folder: Path) -> str:
