@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from lora_reuse.llm import benchmark, compose_benchmark
+from lora_reuse.llm import benchmark, compose_speed
 from lora_reuse.llm.adapters import pace
 from lora_reuse.llm.adapters.folders import load_expert
 from lora_reuse.llm.adapters.modules import target_modules
@@ -74,16 +74,16 @@ def test_composing_is_timed_against_pefts_merge_of_the_same_files(tmp_path, caps
         if words[0] != "adapters":
             asked.append(words)
         else:
-            compose_benchmark.main(words)
-        return compose_benchmark.Cost(4.0, 5.0, 1.0) if words[0] == "peft" else compose_benchmark.Cost(2.0, 3.0, 0.5)
+            compose_speed.main(words)
+        return compose_speed.Cost(4.0, 5.0, 1.0) if words[0] == "peft" else compose_speed.Cost(2.0, 3.0, 0.5)
 
-    monkeypatch.setattr(compose_benchmark, "_cost", cost)
-    assert compose_benchmark.main(["layers=1", "rank=2", "composition=ties,knots", f"out={tmp_path}"]) == 0
+    monkeypatch.setattr(compose_speed, "_cost", cost)
+    assert compose_speed.main(["layers=1", "rank=2", "composition=ties,knots", f"out={tmp_path}"]) == 0
     printed = capsys.readouterr().out
     assert "ratios 2.0 and 2.0" in printed
     rules = [words[0] if words[0] == "peft" else words[1] for words in asked]
     assert rules == ["composition=ties", "peft", "composition=knots", "composition=ties"]
-    (row,) = map(json.loads, (tmp_path / "llm_compose_benchmark.jsonl").read_text().splitlines())
+    (row,) = map(json.loads, (tmp_path / "llm_compose_speed.jsonl").read_text().splitlines())
     assert row["measured"]["ties_ratio"] == 2.0
     assert row["measured"]["one_layer_peak_gb"] == 0.5
     assert "knots_ratio" not in row["measured"]
@@ -93,11 +93,11 @@ def test_composing_is_timed_against_pefts_merge_of_the_same_files(tmp_path, caps
 @pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
 def test_pefts_merge_of_the_benchmark_is_the_sum(tmp_path):
     one, other = tmp_path / "a", tmp_path / "b"
-    compose_benchmark.main(["adapters", str(tmp_path), "1", "2"])
-    compose_benchmark.main(["peft", str(one), str(other), "cat", str(tmp_path / "peft")])
+    compose_speed.main(["adapters", str(tmp_path), "1", "2"])
+    compose_speed.main(["peft", str(one), str(other), "cat", str(tmp_path / "peft")])
     frame = load_frame(str(tmp_path / "base"))
     a, b, both = (load_expert(folder, frame) for folder in (one, other, tmp_path / "peft" / "both"))
-    assert len(both) == len(compose_benchmark.SHAPES)
+    assert len(both) == len(compose_speed.SHAPES)
     for name, update in both.items():
         x = torch.eye(update.shape[1])[:5]
         torch.testing.assert_close(update(x), a[name](x) + b[name](x))
@@ -108,7 +108,7 @@ def test_costs_are_those_of_the_process():
     the benchmark is."""
     code = """
 import json, sys
-from lora_reuse.llm.compose_benchmark import _cost
+from lora_reuse.llm.compose_speed import _cost
 statements = ("pass", "x = b'1' * 300_000_000; sum(range(10**7))")
 print(json.dumps([_cost("timeit", "-n", "1", "-r", "1", statement) for statement in statements]))
 _cost("timeit", "1 / 0")

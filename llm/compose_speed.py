@@ -1,12 +1,13 @@
-"""lora-reuse compose_benchmark layers=28
+"""lora-reuse compose_speed layers=28
 
-Times `lora-reuse compose` on two adapters of the shapes of Qwen2.5-7B, all linear modules of every layer, with random
-factors, against PEFT's `add_weighted_adapter` on the same files.
+Times the composing of adapters of a 7 B model against PEFT.
 
-Each rule, and each of PEFT's merges, is a process of its own, from the start of Python to the folder on disk. What is
-printed is the processor's time, which other programs on the machine do not lengthen, and the peak memory; above a
-ratio of 1 ours is less. No process has the weights of the base: PEFT gets a model whose weights are all views of one
-zero. One rule is also run on a single layer, for the memory that further layers take.
+Two adapters of random factors have the shapes of Qwen2.5-7B, all linear modules of every layer. `lora-reuse compose`
+and PEFT's `add_weighted_adapter` merge the same files. Each rule, and each of PEFT's merges, is a process of its own,
+from the start of Python to the folder on disk. What is printed is the processor's time, which other programs on the
+machine do not lengthen, and the peak memory; above a ratio of 1 ours is less. No process has the weights of the base:
+PEFT gets a model whose weights are all views of one zero. One rule is also run on a single layer, for the memory that
+further layers take.
 
 PEFT's merges that form ΔW (`svd` and those that end in `_svd`) take the singular vectors of whole matrices, minutes a
 layer. Only composition= runs them and ours of these names; then layers=1 is enough. PEFT's `ties` trims each factor
@@ -68,7 +69,7 @@ def main(words: Sequence[str]) -> int:
     if words and words[0] in _CHILDREN:
         _CHILDREN[words[0]](*words[1:])
         return 0
-    return with_options("llm.compose_benchmark", _main, Options, words, "nothing was kept")
+    return with_options("llm.compose_speed", _main, Options, words, "nothing was kept")
 
 
 def _main(options: Options) -> int:
@@ -98,7 +99,7 @@ def _benchmark(options: Options, rules: Sequence[str], against: dict[str, str]) 
             line = f"{rule:20} {ours.cpu:6.1f} s ({ours.wall:6.1f} s passed) {ours.peak_gb:5.2f} GB"
             if rule in against:
                 out = Path(folder) / "peft"
-                peft = _cost("lora_reuse.llm.compose_benchmark", "peft", *map(str, library), against[rule], str(out))
+                peft = _cost("lora_reuse.llm.compose_speed", "peft", *map(str, library), against[rule], str(out))
                 measured |= {f"{rule}_peft_{name}": value for name, value in peft._asdict().items()}
                 measured[f"{rule}_ratio"], measured[f"{rule}_memory_ratio"] = (
                     peft.cpu / ours.cpu,
@@ -117,7 +118,7 @@ def _benchmark(options: Options, rules: Sequence[str], against: dict[str, str]) 
 def _library(root: Path, layers: int, rank: int) -> list[Path]:
     """The folders of two adapters, made by a process of their own: this one stays small, because Linux counts what a
     process had in memory when it started another to the peak of that one."""
-    _cost("lora_reuse.llm.compose_benchmark", "adapters", str(root), str(layers), str(rank))
+    _cost("lora_reuse.llm.compose_speed", "adapters", str(root), str(layers), str(rank))
     return [root / "a", root / "b"]
 
 
@@ -201,14 +202,14 @@ def _write(folder: Path, options: Options, measured: dict[str, float]) -> None:
 
     when = datetime.now(UTC).isoformat(timespec="seconds")
     row = {
-        "experiment": "llm_compose_benchmark",
+        "experiment": "llm_compose_speed",
         "settings": {"layers": options.layers, "rank": options.rank, "when": when},
         "measured": json.loads(json.dumps(measured)),
         "predicted": {},
         "stderr": {},
         "provenance": provenance("torch", "transformers", "peft", "safetensors") | {"device": "cpu"},
     }
-    Rows(folder, "llm_compose_benchmark").append(row)
+    Rows(folder, "llm_compose_speed").append(row)
 
 
 if __name__ == "__main__":
