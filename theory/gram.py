@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float32, Float64, PRNGKeyArray
 
 from lora_reuse.runs.settings import SettingError
-from lora_reuse.theory import kernels
+from lora_reuse.theory import depth, kernels
 from lora_reuse.theory import model as transformer
 from lora_reuse.theory.facts import Prompt, Prompts, tokenised
 from lora_reuse.theory.limit import limit_geometry
@@ -29,7 +29,7 @@ from lora_reuse.theory.settings import INF, Model
 from lora_reuse.theory.streaming import Advance, Grams, stream, streamed
 
 # What a seed is used for; each has a stream of its own.
-GEOMETRY, FEATURES, TRAINING = range(3)
+GEOMETRY, FEATURES, TRAINING, BLOCKS = range(4)
 
 Gram = Float64[np.ndarray, "n n"]
 
@@ -57,7 +57,8 @@ def gram(
         prompts: n token sequences, as `(0, 3)` or in words, as `"x r1 r2"`.
         model: the transformer.
         seeds: one seed, or several.
-        explicit: draw E, V, K, Q and U in full instead of in the span of the prompts (small finite models).
+        explicit: draw E, V, K, Q and U in full instead of in the span of the prompts (small finite models of one
+            block).
         advance: is told how many features have been drawn since its last call.
 
     Returns:
@@ -81,6 +82,8 @@ def gram(
         return gram(prompts, model, [seeds], explicit=explicit, advance=advance)[0]
     if explicit:
         return np.stack([_explicit(prompts, model, seed) for seed in seeds])
+    if model.adapted == "all":
+        return np.stack([depth.tangent_kernel(prompts, model)] * len(seeds))
     S = geometry(prompts, model, seeds)
     if model.width == INF:
         return kernels.kernel(S, model.activation)
@@ -134,7 +137,10 @@ def feature_keys(model: Model, seeds: Sequence[int]) -> list[PRNGKeyArray]:
 
 
 def geometry(prompts: Sequence[Prompt], model: Model, seeds: Sequence[int]) -> Grams:
-    """S = H Hᵀ of the hidden states, one matrix a seed; the same for every seed at dim = inf."""
+    """S = H Hᵀ of the hidden states that the (top) MLP reads, one matrix a seed; the same for every seed at dim = inf
+    and one block."""
+    if model.beyond_one_block():
+        return _geometry_of_blocks(prompts, model, seeds)
     used = sorted({token for prompt in prompts for token in prompt})
     compact = [tuple(used.index(token) for token in prompt) for prompt in prompts]
     if model.dim == INF:
@@ -148,6 +154,13 @@ def geometry(prompts: Sequence[Prompt], model: Model, seeds: Sequence[int]) -> G
         S = limit_geometry(attended, residual, model.init_scale)
         return np.broadcast_to(S, (len(seeds), *S.shape)).copy()
     return np.stack([_drawn_geometry(compact, len(used), model, seed) for seed in seeds])
+
+
+def _geometry_of_blocks(prompts: Sequence[Prompt], model: Model, seeds: Sequence[int]) -> Grams:
+    positions = depth.prefixes(prompts)
+    asked = np.ix_(*[[positions.index(prompt) for prompt in prompts]] * 2)
+    labels = [0 if size == INF else int(size) for size in (model.width, model.dim)]
+    return np.stack([depth.drawn_states(positions, model, stream(seed, BLOCKS, *labels))[asked] for seed in seeds])
 
 
 @functools.partial(jax.jit, static_argnames=("shape",))
@@ -180,6 +193,8 @@ def token_images(
 
 
 def _explicit(prompts: Sequence[Prompt], model: Model, seed: int) -> Float64[np.ndarray, "n n"]:
+    if model.beyond_one_block():
+        raise SettingError("explicit", f"true with depth={model.depth}, norm={model.norm}", "depth=1 and norm=none")
     if INF in (model.dim, model.width):
         raise SettingError("explicit", "an infinite dim or width", "finite ones: the matrices are drawn in full")
     tokens = 1 + max(token for prompt in prompts for token in prompt)

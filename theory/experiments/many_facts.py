@@ -56,7 +56,7 @@ def run(setting: ManyFacts, seeds: Sequence[int], advance: Callable[[int], objec
     (limit,) = prepared(scene.prompts, at_limit, [0], basis_free)
     shared = quantities(at_limit, scene, limit, seeds[0])
     stderr: Values = {}
-    if setting.composition == "sum" and setting.dim == INF and setting.width != INF:
+    if setting.composition == "sum" and setting.dim == INF and setting.width != INF and setting.depth == 1:
         S = geometry(scene.prompts, at_limit, [0])[0]
         bias, error, left_out = coefficient_expansion(scene, S, setting.activation)
         shared["coefficient_second"] += bias / setting.width
@@ -65,7 +65,7 @@ def run(setting: ManyFacts, seeds: Sequence[int], advance: Callable[[int], objec
             "coefficient_second" + REMAINDER: abs(bias) * left_out / setting.width**2,
         }
     closed = (setting.composition, setting.width, setting.init_scale, setting.attention, setting.activation)
-    if closed == ("sum", INF, "std", "uniform", "relu") and setting.dim != INF:
+    if closed == ("sum", INF, "std", "uniform", "relu") and setting.dim != INF and not setting.beyond_one_block():
         shared["coefficient_second_spread"] = spread_of_dim(scene, setting.mask) * setting.dim**-0.5
     if setting.composition == "best":
         shared |= {"accuracy": 1 / setting.facts, "ceiling": 1 / setting.facts}

@@ -29,7 +29,7 @@ from lora_reuse.theory.compositions import RULES, Features, compose, dials_of
 from lora_reuse.theory.error_bars import Expansion, expansion, routed_expansion
 from lora_reuse.theory.estimate import Estimate
 from lora_reuse.theory.experiments import Result, Values
-from lora_reuse.theory.gram import coordinates, geometry
+from lora_reuse.theory.gram import coordinates, geometry, gram
 from lora_reuse.theory.kernels import kernel
 from lora_reuse.theory.library import Scene, draw_scene, prepared, wins
 from lora_reuse.theory.settings import INF, Model, Theorem3, at_infinite_dim, of_rule
@@ -152,8 +152,10 @@ def _predict(setting: Theorem3, scene: Scene, S: np.ndarray, seed: int) -> tuple
         limit = at_infinite_dim(setting)
         if limit is None:
             return {}, {}
-        S = geometry(scene.prompts, limit, [0])[0]
-    limit = quantities(setting, scene, coordinates(kernel(S, setting.activation)), seed)
+        k = gram(scene.prompts, limit, 0)
+    else:
+        k = kernel(S, setting.activation)
+    limit = quantities(setting, scene, coordinates(k), seed)
     if not registered.smooth or setting.width == INF:
         return limit, dict.fromkeys(
             [name for name in SMOOTH if name in limit], 0.0

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
-from lora_reuse.runs.settings import Choice, SettingError, Whole, checked, did_you_mean, setting
+from lora_reuse.runs.settings import Choice, Number, SettingError, Whole, checked, did_you_mean, setting
 
 INF = math.inf
 LARGEST_EXPLICIT_WIDTH = 2**16
@@ -54,9 +54,23 @@ class Model(Point):
         "strict", Choice("strict", "causal"), "attention without (eq. 4) or with (eq. 21) the current token"
     )
     activation: str = setting("relu", Choice("relu", "linear"), "the MLP's nonlinearity, or none (A.1.2)")
+    depth: int = setting(1, Whole(1, 64), "L, blocks of attention and MLP; the paper has one", omitted=True)
+    norm: str = setting(
+        "none", Choice("none", "rms"), "RMSNorm of what attention and MLP read, or none as in the paper", omitted=True
+    )
+    adapted: str = setting(
+        "readout", Choice("readout", "all"), "LoRA on the W of the top block, or, to first order, of all", omitted=True
+    )
+    lower_rate: float = setting(
+        1.0,
+        Number(0.0, 1e6),
+        "learning rate of the W below the top over that of the top in the NTK parametrisation",
+        omitted=True,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._refuse_undefined_depths()
         if self.attention == "softmax" and self.dim == INF:
             raise SettingError(
                 "dim",
@@ -65,8 +79,33 @@ class Model(Point):
                 "its limit is attention=uniform if init_scale=std, and none otherwise",
             )
 
+    def beyond_one_block(self) -> list[str]:
+        """The settings by which the model is not the paper's one block."""
+        defaults = {f.name: f.default for f in fields(Model)}
+        return [name for name in ("depth", "norm", "adapted") if getattr(self, name) != defaults[name]]
+
+    def _refuse_undefined_depths(self) -> None:
+        for name in self.beyond_one_block():
+            if (self.attention, self.init_scale) != ("uniform", "std"):
+                got = f"{getattr(self, name)} with attention={self.attention}, init_scale={self.init_scale}"
+                raise SettingError(name, got, "attention=uniform and init_scale=std beside it")
+        if self.adapted == "all" and (self.width, self.dim) != (INF, INF):
+            got = f"all with width={self.width}, dim={self.dim}"
+            mend = "experiment=depth has the tangent kernels of networks of finite width"
+            raise SettingError("adapted", got, "width=inf and dim=inf beside it", mend)
+        if self.adapted == "readout" and self.lower_rate != 1.0:
+            raise SettingError("lower_rate", f"{self.lower_rate} with adapted=readout", "adapted=all beside it")
+
     def features(self) -> int:
-        return 0 if self.width == INF else int(self.width)
+        return 0 if self.width == INF else int(self.width) * self.depth
+
+
+def one_block(model: Model) -> None:
+    """Refuses what the paper's one block does not have, in experiments whose predictions are about it alone."""
+    for name in model.beyond_one_block():
+        default = next(f.default for f in fields(Model) if f.name == name)
+        mend = "theorem_2, theorem_3, many_facts, scale and depth have it"
+        raise SettingError(name, getattr(model, name), f"{default} in this experiment", mend)
 
 
 def world_prompts(entities: int, relations: int) -> tuple[int, int]:

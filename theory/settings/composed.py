@@ -7,7 +7,7 @@ from typing import Any
 
 from lora_reuse.runs.dials import Dial, axes, axis, declared, every, refuse_names
 from lora_reuse.runs.settings import Choice, Number, SettingError, Text, Whole, setting, short
-from lora_reuse.theory.settings.base import INF, LARGEST_BASIS_WIDTH, Model, at_least
+from lora_reuse.theory.settings.base import INF, LARGEST_BASIS_WIDTH, Model, at_least, one_block
 
 RULES = declared("lora_reuse.theory.compositions", "rule")
 ROLE_PAIR = r"(x|y|z|r1x|r2y|r2r1x)=(x|y|z|r1x|r2y|r2r1x)"
@@ -110,6 +110,9 @@ class Theorem3(RuleDials, Theorem2):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.promises.get("basis_free", True) and self.adapted == "all":
+            allowed = "a rule of inner products alone beside adapted=all, whose features are gradients"
+            raise SettingError("composition", self.composition, allowed)
         if not self.promises.get("basis_free", True) and LARGEST_BASIS_WIDTH < self.width < INF:
             allowed = f"up to {LARGEST_BASIS_WIDTH}, or inf, for a rule that looks at single weights"
             raise SettingError("width", f"{self.width} with composition={self.composition}", allowed)
@@ -174,6 +177,7 @@ class Specificity(Model):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        one_block(self)
         at_least(self, 8)
         wide_enough(self, 32)
 
@@ -206,6 +210,7 @@ class Storage(Model):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        one_block(self)
         if self.share == "disjoint" and self.entities < self.relations:
             raise SettingError(
                 "entities", self.entities, f"at least {self.relations} with share=disjoint, one a relation"
@@ -231,6 +236,7 @@ class LargeLibrary(Model):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        one_block(self)
         wide_enough(self, 32 + 4 * self.facts)
         if self.dim <= self.facts:
             raise SettingError(
@@ -264,6 +270,7 @@ class Bridge(Model):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        one_block(self)
         wide_enough(self, 32 + 16 * self.facts)
         if self.attention == "softmax":
             raise SettingError("attention", "softmax", "uniform: the locality is the attention here")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from lora_reuse.runs.settings import Choice, Flag, Number, SettingError, Whole, setting
-from lora_reuse.theory.settings.base import LARGEST_EXPLICIT_WIDTH, Model, Point, at_least, world_prompts
+from lora_reuse.theory.settings.base import LARGEST_EXPLICIT_WIDTH, Model, Point, at_least, one_block, world_prompts
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class KernelLimit(Model):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        one_block(self)
         at_least(self, 4)
 
 
@@ -42,6 +43,7 @@ class Proposition1(Model):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        one_block(self)
         at_least(self, 4)
         if self.activation == "linear":
             raise SettingError(
@@ -85,6 +87,7 @@ class Capacity(Model):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        one_block(self)
         if (prompts := self.prompts_and_rank()[0]) > 4096:
             raise SettingError(
                 "entities", f"{self.entities} with {self.relations} relations, {prompts} prompts", "up to 4096 prompts"
