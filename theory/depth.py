@@ -24,12 +24,13 @@ where with `norm=rms` what passes the norm of a vector is divided by its length.
 k(S^l)(t, t'), once `lower_rate` of it. Sources: Cho and Saul 2009; Jacot et al. 2018 (arXiv:1806.07572); Hron et al.
 2020 (arXiv:2006.10540) for attention. The derivation is on the page of the theory."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float64, PRNGKeyArray
+from jaxtyping import Bool, Float64, Int, PRNGKeyArray
 
 from lora_reuse.theory import kernels
 from lora_reuse.theory.facts import Prompt
@@ -40,10 +41,18 @@ from lora_reuse.theory.streaming import streamed
 Square = Float64[np.ndarray, "n n"]
 
 
-class Block(NamedTuple):
-    """One block in the limit: S^l, and the products of lengths by which RMSNorm divides x^{l−1} and h^l (ones
-    without)."""
+Place = tuple[str, int]
+"""E at 0, or V, U, W of a block, or D, U back, V back on the way down: where the draw of a matrix adds noise to a Gram
+matrix."""
 
+
+class Block(NamedTuple):
+    """One block as d → ∞: the Gram matrices of x^{l−1}, of what attention adds to it, of h^l and of n(h^l), and the
+    products of lengths by which RMSNorm divides x^{l−1} and h^l (ones without)."""
+
+    stream: Square
+    attended: Square
+    state: Square
     S: Square
     stream_lengths: Square
     state_lengths: Square
@@ -86,20 +95,29 @@ def normalised(K: Square, norm: str) -> tuple[Square, Square]:
     return K / scale, scale
 
 
-def blocks(positions: Sequence[Prompt], model: Model, key: PRNGKeyArray | None = None) -> list[Block]:
-    """Every block as d → ∞ over prefixes; with a key, at the finite `model.width` and its draw of U_1 … U_{L−1}."""
+def blocks(
+    positions: Sequence[Prompt],
+    model: Model,
+    key: PRNGKeyArray | None = None,
+    noise: Mapping[Place, Square] = MappingProxyType({}),
+) -> list[Block]:
+    """Every block as d → ∞ over prefixes; with a key, at the finite `model.width` and its draw of U_1 … U_{L−1}.
+    `noise` is added to the Gram matrices where it says."""
     A = attention(positions, model.mask)
     last = np.array([prefix[-1] for prefix in positions])
-    K = (last[:, None] == last).astype(float)
+    K = (last[:, None] == last).astype(float) + noise.get(("E", 0), 0.0)
     found: list[Block] = []
     while True:
+        block = len(found) + 1
         x, stream_lengths = normalised(K, model.norm)
-        h = K + A @ x @ A.T
+        attended = A @ x @ A.T
+        h = K + attended + noise.get(("V", block), 0.0)
         S, state_lengths = normalised(h, model.norm)
-        found.append(Block(S, stream_lengths, state_lengths))
-        if len(found) == model.depth:
+        found.append(Block(K, attended, h, S, stream_lengths, state_lengths))
+        if block == model.depth:
             return found
-        K = h + gain(model.activation) * _features(S, model, key, len(found))
+        G = _features(S, model, key, block) + noise.get(("U", block), 0.0)
+        K = h + gain(model.activation) * G + noise.get(("W", block), 0.0)
 
 
 def drawn_states(positions: Sequence[Prompt], model: Model, key: PRNGKeyArray) -> Square:
@@ -122,7 +140,31 @@ def drawn_states(positions: Sequence[Prompt], model: Model, key: PRNGKeyArray) -
         block += 1
 
 
-def tangent_kernel(prompts: Sequence[Prompt], model: Model) -> Square:
+class Steps(NamedTuple):
+    """The positions of each prompt one after the other: the prompt of each, its prefix, which are last, and A."""
+
+    prompt: Int[np.ndarray, " steps"]
+    at: Int[np.ndarray, " steps"]
+    last: Bool[np.ndarray, " steps"]
+    A: Float64[np.ndarray, "steps steps"]
+
+    def spread(self, matrix: Square) -> Float64[np.ndarray, "steps steps"]:
+        """A matrix over prefixes, over steps."""
+        return matrix[np.ix_(self.at, self.at)]
+
+
+def steps(prompts: Sequence[Prompt], mask: str) -> Steps:
+    """The steps of the prompts: unlike a state, the gradient at a prefix differs between the prompts that have it."""
+    positions = prefixes(prompts)
+    index = {prefix: i for i, prefix in enumerate(positions)}
+    prompt, at = np.array([(p, index[q[: t + 1]]) for p, q in enumerate(prompts) for t in range(len(q))]).T
+    A = attention(positions, mask)[np.ix_(at, at)] * (prompt[:, None] == prompt)
+    return Steps(prompt, at, np.append(prompt[1:] != prompt[:-1], True), A)
+
+
+def tangent_kernel(
+    prompts: Sequence[Prompt], model: Model, noise: Mapping[Place, Square] = MappingProxyType({})
+) -> Square:
     """The tangent kernel of one output with every W_l adapted, at d = m = ∞: k(S^L) of the top W and `lower_rate` of
     what the W below it add.
 
@@ -132,6 +174,7 @@ def tangent_kernel(prompts: Sequence[Prompt], model: Model) -> Square:
     Args:
         prompts: n token sequences.
         model: its depth, mask, norm, activation and lower_rate are read.
+        noise: what is added to Gram matrices on the way, for error bars.
 
     Returns:
         T, [n n].
@@ -141,22 +184,40 @@ def tangent_kernel(prompts: Sequence[Prompt], model: Model) -> Square:
         >>> (T[[0, 1], 2] / np.diagonal(T)[:2]).round(4)
         array([0.4654, 0.4624])
     """
-    positions = prefixes(prompts)
-    index = {prefix: i for i, prefix in enumerate(positions)}
-    prompt, at = np.array([(p, index[q[: t + 1]]) for p, q in enumerate(prompts) for t in range(len(q))]).T
-    last = np.append(prompt[1:] != prompt[:-1], True)
-    spread = lambda matrix: matrix[np.ix_(at, at)]  # noqa: E731
-    A = spread(attention(positions, model.mask)) * (prompt[:, None] == prompt)
-    of_prompt = (np.arange(len(prompts))[:, None] == prompt).astype(float)
-    found, g = blocks(positions, model), gain(model.activation)
-    top = found[-1]
-    T = spread(kernels.kernel(top.S, model.activation))[np.ix_(last, last)]
-    B = np.outer(last, last) * spread(derivative_kernel(top.S, model.activation) / top.state_lengths)
-    for above, block in zip(found[:0:-1], found[-2::-1], strict=True):
-        B = B + A.T @ B @ A / spread(above.stream_lengths)
-        T = T + model.lower_rate * g * of_prompt @ (B * spread(kernels.kernel(block.S, model.activation))) @ of_prompt.T
-        B = B * (1 + g * spread(derivative_kernel(block.S, model.activation) / block.state_lengths))
+    found = blocks(prefixes(prompts), model, noise=noise)
+    step, g = steps(prompts, model.mask), gain(model.activation)
+    of_prompt = (np.arange(len(prompts))[:, None] == step.prompt).astype(float)
+    k = lambda level: kernels.kernel(found[level - 1].S, model.activation) + noise.get(("U", level), 0.0)  # noqa: E731
+    T = step.spread(k(model.depth))[np.ix_(step.last, step.last)]
+    for level, B in gradients(found, step, model, noise).items():
+        T = T + model.lower_rate * g * of_prompt @ (B.stream * step.spread(k(level))) @ of_prompt.T
     return T
+
+
+class Gradient(NamedTuple):
+    """Gram matrices over steps of the gradients of one output: at x^l, and what W_l and U_l make of it below, at the
+    units of the MLP and at its input."""
+
+    stream: Square
+    units: Square
+    through: Square
+
+
+def gradients(
+    found: Sequence[Block], step: Steps, model: Model, noise: Mapping[Place, Square] = MappingProxyType({})
+) -> dict[int, Gradient]:
+    """Downwards from the top block, whose stream is read by nothing."""
+    g, passed = gain(model.activation), {}
+    B = np.zeros_like(step.A)
+    for level in range(model.depth, 0, -1):
+        block = found[level - 1]
+        units = g * B if level < model.depth else np.outer(step.last, step.last).astype(float)
+        through = units * step.spread(derivative_kernel(block.S, model.activation)) + noise.get(("D", level), 0.0)
+        through = through / step.spread(block.state_lengths)
+        passed[level] = Gradient(B, units, through)
+        B = B + through + noise.get(("U back", level), 0.0)
+        B = B + step.A.T @ B @ step.A / step.spread(block.stream_lengths) + noise.get(("V back", level), 0.0)
+    return passed
 
 
 def _features(S: Square, model: Model, key: PRNGKeyArray | None, block: int) -> Square:

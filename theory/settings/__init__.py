@@ -25,7 +25,7 @@ from lora_reuse.theory.settings.composed import (
     of_rule,
     settled,
 )
-from lora_reuse.theory.settings.features import Attention, Capacity, KernelLimit, Proposition1
+from lora_reuse.theory.settings.features import Attention, Capacity, Depth, KernelLimit, Proposition1
 
 __all__ = [
     "COMPOSITIONS",
@@ -36,6 +36,7 @@ __all__ = [
     "Attention",
     "Bridge",
     "Capacity",
+    "Depth",
     "KernelLimit",
     "LargeLibrary",
     "ManyFacts",
@@ -66,6 +67,7 @@ EXPERIMENTS: dict[str, type[Point]] = {
     "storage": Storage,
     "scale": Scale,
     "bridge": Bridge,
+    "depth": Depth,
 }
 
 

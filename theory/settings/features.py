@@ -3,7 +3,15 @@
 from dataclasses import dataclass
 
 from lora_reuse.runs.settings import Choice, Flag, Number, SettingError, Whole, setting
-from lora_reuse.theory.settings.base import LARGEST_EXPLICIT_WIDTH, Model, Point, at_least, one_block, world_prompts
+from lora_reuse.theory.settings.base import (
+    INF,
+    LARGEST_EXPLICIT_WIDTH,
+    Model,
+    Point,
+    at_least,
+    one_block,
+    world_prompts,
+)
 
 
 @dataclass(frozen=True)
@@ -105,3 +113,43 @@ class Attention(Point):
     init_scale: str = setting(
         "std", Choice("std", "variance"), "what 1/sqrt(d) is in the paper's N(0, 1/sqrt(d))", grid=("std", "variance")
     )
+
+
+@dataclass(frozen=True)
+class Depth(Point):
+    """experiment=depth: two edits seen by the two-hop prompt in networks of L blocks, drawn in full, as n = d = m
+    grows."""
+
+    width: int | float = setting(
+        512,
+        Whole(8, 2**13, infinite=True),
+        "n, the embedding dimension and the hidden units",
+        grid=(256, 512, 1024, INF),
+    )
+    depth: int = setting(1, Whole(1, 64), "L, blocks of attention and MLP", grid=(1, 2, 3, 4, 8))
+    adapted: str = setting(
+        "readout", Choice("readout", "all"), "LoRA on the W of the top block, or of all", grid=("readout", "all")
+    )
+    norm: str = setting("none", Choice("none", "rms"), "RMSNorm of what attention and MLP read", grid=("none", "rms"))
+    mask: str = setting("strict", Choice("strict", "causal"), "attention without or with the current token")
+    activation: str = setting("relu", Choice("relu", "linear"), "the MLP's nonlinearity, or none")
+    lower_rate: float = setting(1.0, Number(0.0, 1e6), "learning rate of the W below the top over that of the top")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.limit
+        if self.width != INF and self.depth * self.width**2 > (most := 2**28):
+            got = f"{self.width} with depth={self.depth}"
+            raise SettingError("width", got, f"depth * width**2 up to {most}, because the matrices are drawn in full")
+
+    @property
+    def limit(self) -> Model:
+        """The same model at d = m = ∞."""
+        named = ("depth", "adapted", "norm", "mask", "activation", "lower_rate")
+        return Model(width=INF, **{name: getattr(self, name) for name in named})
+
+    def features(self) -> int:
+        return 0 if self.width == INF else self.depth * int(self.width)
+
+    def prompts_and_rank(self) -> tuple[int, int]:
+        return 4, 8
