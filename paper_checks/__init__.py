@@ -2,7 +2,7 @@
 
 import importlib
 
-MODULES = ("setup", "editing", "composing", "theorem_3", "discussion")
+MODULES = ("setup", "editing", "composing", "theorem_3", "discussion", "depth")
 
 
 def load_claims() -> None:

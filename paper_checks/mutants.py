@@ -8,13 +8,15 @@ from unittest.mock import patch
 
 import numpy as np
 
-from lora_reuse.theory import compositions, edits, error_bars, gram, kernels, library, limit, model, readout
+from lora_reuse.theory import compositions, depth, edits, error_bars, gram, kernels, library, limit, model, readout
 from lora_reuse.theory.compositions import sums
 from lora_reuse.theory.edits import LowRank
+from lora_reuse.theory.experiments import depth as networks_of_depth
 from lora_reuse.theory.experiments import kernel_limit, many_facts, proposition_1, theorem_3
 
 _MODULES = (
     compositions,
+    depth,
     error_bars,
     edits,
     gram,
@@ -48,6 +50,7 @@ def replaced(name: str, new: Any) -> Iterator[None]:
 def _forget() -> None:
     kernel_limit._unit_width_distance.cache_clear()
     error_bars._moments.cache_clear()
+    networks_of_depth._law.cache_clear()
 
 
 def kernel_without_pi_minus_theta() -> AbstractContextManager:
@@ -70,6 +73,22 @@ def attention_weight_one() -> AbstractContextManager:
         return honest(np.sign(attended), residual, init_scale)
 
     return replaced("limit_geometry", wrong)
+
+
+def deep_attention_weight_one() -> AbstractContextManager:
+    """Attention weight 1 on every position of the context, in every block."""
+    honest = depth.attention
+    return replaced("attention", lambda positions, mask="strict": np.sign(honest(positions, mask)))
+
+
+def mlp_of_one_variance() -> AbstractContextManager:
+    """W of variance 1/d for g/d: every MLP adds a vector that is too short."""
+    return replaced("gain", lambda activation: 1.0)
+
+
+def slopes_ignored() -> AbstractContextManager:
+    """Gradients that pass every unit of an MLP, as if none were ever off."""
+    return replaced("derivative_kernel", lambda S, activation: np.ones_like(S))
 
 
 def edits_swapped() -> AbstractContextManager:

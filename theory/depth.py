@@ -44,6 +44,7 @@ Square = Float64[np.ndarray, "n n"]
 Place = tuple[str, int]
 """E at 0, or V, U, W of a block, or D, U back, V back on the way down: where the draw of a matrix adds noise to a Gram
 matrix."""
+Noise = Mapping[Place, np.ndarray]
 
 
 class Block(NamedTuple):
@@ -99,7 +100,7 @@ def blocks(
     positions: Sequence[Prompt],
     model: Model,
     key: PRNGKeyArray | None = None,
-    noise: Mapping[Place, Square] = MappingProxyType({}),
+    noise: Noise = MappingProxyType({}),
 ) -> list[Block]:
     """Every block as d → ∞ over prefixes; with a key, at the finite `model.width` and its draw of U_1 … U_{L−1}.
     `noise` is added to the Gram matrices where it says."""
@@ -162,9 +163,7 @@ def steps(prompts: Sequence[Prompt], mask: str) -> Steps:
     return Steps(prompt, at, np.append(prompt[1:] != prompt[:-1], True), A)
 
 
-def tangent_kernel(
-    prompts: Sequence[Prompt], model: Model, noise: Mapping[Place, Square] = MappingProxyType({})
-) -> Square:
+def tangent_kernel(prompts: Sequence[Prompt], model: Model, noise: Noise = MappingProxyType({})) -> Square:
     """The tangent kernel of one output with every W_l adapted, at d = m = ∞: k(S^L) of the top W and `lower_rate` of
     what the W below it add.
 
@@ -204,7 +203,7 @@ class Gradient(NamedTuple):
 
 
 def gradients(
-    found: Sequence[Block], step: Steps, model: Model, noise: Mapping[Place, Square] = MappingProxyType({})
+    found: Sequence[Block], step: Steps, model: Model, noise: Noise = MappingProxyType({})
 ) -> dict[int, Gradient]:
     """Downwards from the top block, whose stream is read by nothing."""
     g, passed = gain(model.activation), {}

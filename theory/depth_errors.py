@@ -32,7 +32,7 @@ import numpy as np
 from jaxtyping import Float64, Int
 
 from lora_reuse.theory import kernels
-from lora_reuse.theory.depth import Place, Square, blocks, gain, gradients, prefixes, steps, tangent_kernel
+from lora_reuse.theory.depth import Noise, Place, Square, blocks, gain, gradients, prefixes, steps, tangent_kernel
 from lora_reuse.theory.experiments import Values
 from lora_reuse.theory.facts import Prompt
 from lora_reuse.theory.gaussian import QUADRATURE_NODES, quadrature_features
@@ -50,7 +50,7 @@ class Expansion(NamedTuple):
     bias: dict[str, Values]
     variance: dict[str, Values]
 
-    def at(self, *, width: float, dim: float) -> tuple[Values, Values]:
+    def at(self, *, width: int | float, dim: int | float) -> tuple[Values, Values]:
         """Means to O(1/m + 1/d), and standard deviations to leading order."""
         size = {"width": width, "dim": dim}
         mean = {name: v + sum(self.bias[s][name] / size[s] for s in size) for name, v in self.limit.items()}
@@ -73,7 +73,7 @@ def expansion(
     adapted = model if model.adapted == "all" else replace(model, width=INF, dim=INF, adapted="all", lower_rate=0.0)
     names = list(quantities(np.eye(len(prompts))))
 
-    def F(noise: Mapping[Place, Square]) -> Float64[np.ndarray, " quantities"]:
+    def F(noise: Noise) -> Float64[np.ndarray, " quantities"]:
         return np.array([*quantities(tangent_kernel(prompts, adapted, noise)).values()])
 
     centre = F({})
@@ -86,7 +86,7 @@ def expansion(
     return Expansion(named(centre), *({s: named(v) for s, v in part.items()} for part in (bias, variance)))
 
 
-def _noises(prompts: Sequence[Prompt], model: Model) -> Iterator[tuple[str, dict[Place, Square]]]:
+def _noises(prompts: Sequence[Prompt], model: Model) -> Iterator[tuple[str, Noise]]:
     """Every axis of the noise of every matrix at d = m = 1, with the size it falls with."""
     found, step, g = blocks(prefixes(prompts), model), steps(prompts, model.mask), gain(model.activation)
     down = gradients(found, step, model) if model.adapted == "all" else {}
@@ -126,7 +126,9 @@ def _crossed(K: Square, P: Square) -> Entries:
     return at(K, p, p) * at(P, q, q) + at(K, p, q) * at(P, q, p) + at(K, q, p) * at(P, p, q) + at(K, q, q) * at(P, p, p)
 
 
-def _sampled(S: Square, at: Int[np.ndarray, " steps"], units: Square, activation: str) -> Entries:
+def _sampled(
+    S: Square, at: Int[np.ndarray, " steps"], units: Float64[np.ndarray, "steps steps"], activation: str
+) -> Entries:
     """m times the covariance of the entries of φφᵀ/m over prefixes and of those of φ'φ'ᵀbbᵀ/m over steps, b ~ N(0,
     `units`) in every unit, by quadrature over the features."""
     phi = quadrature_features(S, activation) * QUADRATURE_NODES**0.5
