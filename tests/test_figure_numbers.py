@@ -121,7 +121,19 @@ def large_library(table):
     assert round(by_line.loc[("coefficient_right", "disjoint", "sum"), "measured"], 3) == 0.109
 
 
-CLAIMS = [kernel_limit, proposition_1, capacity, theorem_2, theorem_3, many_facts, scale, bridge, large_library]
+def depth(table):
+    assert abs(module("depth").slope_of_rate(table) + 0.5) < 0.15
+    rate = quantity(table, "rate")
+    assert np.abs(rate["measured"] / rate["predicted"] - 1).max() < 0.3
+    means = table[np.isfinite(table["width"]) & (table["quantity"] != "rate")]
+    assert np.abs((means["measured"] - means["predicted"]) / means["stderr"] * np.sqrt(means["seeds"])).max() < 4.5
+    limit = table[np.isinf(table["width"])].set_index(["quantity", "adapted", "norm", "depth"])["measured"]
+    assert limit["c_first", "readout", "none", 8] < 1 < limit["c_first", "readout", "none", 12]
+    others = table[np.isinf(table["width"]) & ((table["adapted"] == "all") | (table["norm"] == "rms"))]
+    assert others["measured"].max() < 1
+
+
+CLAIMS = [kernel_limit, proposition_1, capacity, theorem_2, theorem_3, many_facts, scale, bridge, large_library, depth]
 FALSE = {  # name: which rows, which measured value, and what it is falsified to
     "kernel_limit": (lambda s: s["width"] == 2**24, "c_first", lambda v: v * 1.001),
     "proposition_1": (lambda s: s["width"] == 2**16, "leakage_unrelated", lambda v: v * 1.05),
@@ -135,6 +147,7 @@ FALSE = {  # name: which rows, which measured value, and what it is falsified to
         "hop_2",
         lambda v: 1.0,
     ),
+    "depth": (lambda s: s["width"] == 1024 and s["depth"] == 4, "c_first", lambda v: v * 1.2),
     "large_library": (
         lambda s: s["graph"] == "shared" and s["composition"] == "sum",
         "accuracy_within_u3",

@@ -149,6 +149,7 @@ SMALLEST = {
     "storage": "width=256,inf entities=8",
     "large_library": "width=256,inf facts=2 composition=sum,arrow",
     "bridge": "width=256,inf facts=2 locality=0.5 composition=sum",
+    "depth": "width=32,inf depth=1,2 norm=rms",
 }
 PROMISED = {
     "theorem_2": "c_first c_second c_first_other_entity c_second_other_entity margin_old_over_new span_residual",
@@ -173,7 +174,7 @@ def test_every_experiment_runs_from_the_command(tmp_path, capsys, experiment):
         )
 
 
-@pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if name not in ("attention", "bridge")])
+@pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if name not in ("attention", "bridge", "depth")])
 @pytest.mark.parametrize("scale", ["std", "variance"])
 def test_softmax_attention_runs_everywhere_and_predicts_a_limit_only_where_there_is_one(
     tmp_path, capsys, experiment, scale
