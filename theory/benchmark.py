@@ -6,6 +6,9 @@ All is measured in this run, and printed as ratios:
 - four prompts at `width`, in a process of its own: seconds, relative error, z-score, and peak memory beside that of
   width 1e6;
 - seconds a feature of NumPy that draws U in full (d = 1024, float64), applies the ReLU and multiplies, over ours;
+- the random features that sampling would need for the error of the limit by quasi-Monte Carlo (`theory.quasi`), over
+  the evaluations that this takes, for four and six prompts;
+- seconds for the tangent kernel of 64 prefixes and 32 blocks (`theory.depth`);
 - the larger of the bare times, random numbers alone and matrix products alone, for the same counts, over ours: 1 is the
   machine's limit."""
 
@@ -23,6 +26,7 @@ from lora_reuse.runs.command import begin, with_options
 from lora_reuse.runs.settings import Text, Whole, setting
 
 PROMPTS = [(0, 3), (1, 4), (0, 3, 4), (2, 3, 4)]
+SIX = [*PROMPTS[:3], (2, 5), (0, 6), (1, 3, 4)]
 THOUSAND = [(x, 50 + r, *second) for x in range(50) for r in range(4) for second in ((), (50,), (51,), (52,), (53,))]
 
 
@@ -74,6 +78,15 @@ def _benchmark(width: int) -> dict[str, float]:
     naive, ours = _numpy_nanoseconds(), _nanoseconds(PROMPTS, 2**24)
     measured["numpy_over_ours"] = naive / ours
     print(f"\nobvious NumPy, d = 1024: {naive:.0f} ns a feature, ours {ours:.1f}: {naive / ours:.0f} times as long")
+    for prompts in (PROMPTS, SIX):
+        error, seconds, saved = _quasi(prompts)
+        measured[f"sampling_over_quasi_{len(prompts)}"] = saved
+        print(
+            f"the limit of {len(prompts)} prompts: error {error:.1e} in {seconds:.2f} s; sampling needs {saved:.0f}"
+            " times the evaluations"
+        )
+    measured["seconds_of_32_blocks"] = _blocks()
+    print(f"tangent kernel, 64 prefixes, 32 blocks: {measured['seconds_of_32_blocks']:.3f} s")
     for name, prompts, features in (("4", PROMPTS, 2**24), ("1000", THOUSAND, 2**16)):
         ours, random, product = (
             min(times) for times in zip(*(_against_the_machine(prompts, features) for _ in range(3)), strict=True)
@@ -140,6 +153,34 @@ def _nanoseconds(prompts: Sequence[tuple[int, ...]], width: int) -> float:
     S, keys = geometry(prompts, model, [0]), feature_keys(model, [0])
     streamed(S, 1000, keys)
     return _seconds(lambda: streamed(S, width, keys)) / width * 1e9
+
+
+def _quasi(prompts: Sequence[tuple[int, ...]], nodes: int = 2**19, seeds: int = 4) -> tuple[float, float, float]:
+    """Relative error of the limit (root mean square over seeds), seconds, and how many times the evaluations sampling
+    needs for that error: its mean square at one feature is known exactly."""
+    import numpy as np
+
+    from lora_reuse.theory import kernels
+    from lora_reuse.theory.gram import geometry
+    from lora_reuse.theory.quasi import limit_gram
+    from lora_reuse.theory.settings import Model
+
+    S = geometry(prompts, Model(), [0])[0]
+    k = kernels.kernel(S)
+    start = time.perf_counter()
+    found = [limit_gram(S, nodes, seed, scramblings=2).k for seed in range(seeds)]
+    seconds = (time.perf_counter() - start) / seeds
+    error = float(np.sqrt(np.mean([np.sum((G - k) ** 2) for G in found]) / np.sum(k**2)))
+    of_one_feature = float(np.sum(kernels.gram_stderr(S) ** 2) / np.sum(k**2))
+    return error, seconds, of_one_feature / error**2 / (4 * nodes)
+
+
+def _blocks() -> float:
+    from lora_reuse.theory.depth import tangent_kernel
+    from lora_reuse.theory.settings import INF, Model
+
+    prompts = [(i, 100, 101, 102) for i in range(16)]
+    return _seconds(lambda: tangent_kernel(prompts, Model(width=INF, depth=32, adapted="all")))
 
 
 def _against_the_machine(prompts: Sequence[tuple[int, ...]], width: int) -> tuple[float, float, float]:
