@@ -12,12 +12,7 @@ from lora_reuse.figures import style
 from lora_reuse.figures._theory import bars, over_seeds, rows_of, seeds
 from lora_reuse.figures.rows import Rows
 
-NEEDS = {
-    "depth": (
-        "python -m theory.sweep experiment=depth width=inf depth=1,2,3,4,6,8,12,16,24,32 seeds=1, and"
-        " width=256,1024 depth=1,2,4,8 seeds=16"
-    )
-}
+NEEDS = {"depth": "python -m theory.sweep experiment=depth width=256,1024,inf depth=1,2,4,8 seeds=16"}
 COEFFICIENTS = {"c_first": "$c_1$", "c_second": "$c_2$"}
 PANELS = {
     ("readout", "none"): "readout adapted, no norm",

@@ -14,7 +14,7 @@ from lora_reuse.theory import depth, depth_errors, networks
 from lora_reuse.theory.experiments import depth as experiment
 from lora_reuse.theory.experiments import many_facts, scale, theorem_2, theorem_3
 from lora_reuse.theory.experiments.kernel_limit import PROMPTS, shares
-from lora_reuse.theory.gram import feature_keys, geometry, gram
+from lora_reuse.theory.gram import feature_keys, geometry, gram, kernel
 from lora_reuse.theory.settings import (
     INF,
     Bridge,
@@ -193,6 +193,14 @@ def test_many_blocks_are_quick():
 def test_what_is_not_defined_is_refused(make, said):
     with pytest.raises(SettingError, match=said):
         make()
+
+
+def test_the_kernel_is_that_of_what_is_adapted():
+    for adapted in ("readout", "all"):
+        model = Model(width=INF, depth=2, adapted=adapted)
+        found = kernel(PROMPTS, model)
+        np.testing.assert_array_equal(found.k, gram(PROMPTS, model, 0))
+        assert not found.stderr.any()
 
 
 def test_a_linear_model_has_the_kernel_of_its_inputs():

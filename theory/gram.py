@@ -51,7 +51,8 @@ def gram(
     """The Gram matrix G(p, q) = φ(Uh_p)ᵀφ(Uh_q)/m of the features of n prompts, for one draw of E, V and U a seed.
 
     Time grows with `model.width`, memory does not. At infinite width G is the arc-cosine kernel of the hidden states
-    that are drawn.
+    that are drawn. With more than one block the features are those of the top one, and with `adapted=all` G is the
+    tangent kernel (`theory.depth`).
 
     Args:
         prompts: n token sequences, as `(0, 3)` or in words, as `"x r1 r2"`.
@@ -102,7 +103,8 @@ def kernel(prompts: Prompts, model: Model, seeds: int | Sequence[int] = 0) -> Ke
     error bar of `gram` at `model.width`, both in closed form.
 
     (G − k)/stderr has mean 0 and variance 1 at every width. k is E[G] for the hidden states that the seed draws; at
-    `dim=inf` all seeds have the same.
+    `dim=inf` all seeds have the same, if the model has one block or infinite width. With `adapted=all` k is the tangent
+    kernel.
 
     Args:
         prompts: n token sequences, as `(0, 3)` or in words, as `"x r1 r2"`.
@@ -126,6 +128,9 @@ def kernel(prompts: Prompts, model: Model, seeds: int | Sequence[int] = 0) -> Ke
 
     Source: eq. 13-15; Cho and Saul, *Kernel methods for deep learning*, NeurIPS 2009.
     """
+    if model.adapted == "all":
+        k = gram(prompts, model, seeds)
+        return Kernel(k, np.zeros_like(k))
     S = geometry(tokenised(prompts), model, [seeds] if isinstance(seeds, int) else seeds)
     S = S[0] if isinstance(seeds, int) else S
     return Kernel(kernels.kernel(S, model.activation), kernels.gram_stderr(S, model.activation) / np.sqrt(model.width))
