@@ -41,7 +41,9 @@ def _rates(table: pandas.DataFrame, means: pandas.DataFrame) -> list[pandas.Data
     axes = ["adapted", "norm", "depth"]
     limits = means[np.isinf(means["width"])].set_index(["quantity", *axes])["measured"]
     lines = []
-    for width, group in table[np.isfinite(table["settings.width"])].groupby("settings.width"):
+    finite = table[np.isfinite(table["settings.width"])]
+    for width in sorted(map(float, finite["settings.width"].unique())):
+        group = finite[finite["settings.width"] == width]
         squares = []
         for name in COEFFICIENTS:
             keys = list(zip(*(group[f"settings.{axis}"] for axis in axes), strict=True))
