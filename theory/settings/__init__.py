@@ -26,6 +26,7 @@ from lora_reuse.theory.settings.composed import (
     settled,
 )
 from lora_reuse.theory.settings.features import Attention, Capacity, Depth, KernelLimit, Proposition1
+from lora_reuse.theory.settings.layers import Layers
 
 __all__ = [
     "COMPOSITIONS",
@@ -39,6 +40,7 @@ __all__ = [
     "Depth",
     "KernelLimit",
     "LargeLibrary",
+    "Layers",
     "ManyFacts",
     "Model",
     "Options",
@@ -68,6 +70,7 @@ EXPERIMENTS: dict[str, type[Point]] = {
     "scale": Scale,
     "bridge": Bridge,
     "depth": Depth,
+    "layers": Layers,
 }
 
 
