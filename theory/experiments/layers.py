@@ -33,13 +33,13 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int
 from scipy import optimize
 
 from lora_reuse.theory import gram as grams
 from lora_reuse.theory.blocks import LOWER, UPPER, Blocks, Coefficients, solved
 from lora_reuse.theory.compositions import Outputs
-from lora_reuse.theory.experiments import Result, Values
+from lora_reuse.theory.experiments import REMAINDER, Result, Values
 from lora_reuse.theory.gaussian import QUADRATURE_NODES, quadrature_features
 from lora_reuse.theory.kernels import kernel
 from lora_reuse.theory.library import wins
@@ -144,7 +144,10 @@ def _predict(setting: Layers, metric: Square) -> tuple[Values, Values]:
     for name, weights in means(blocks).items():
         flat = weights[found.entities].ravel()
         predicted[name] = float(flat @ found.mean.ravel())
-        stderr[name] = float(np.linalg.norm(flat @ found.root))
+        error = float(np.linalg.norm(flat @ found.root))
+        # What no feature changes, as the old answers under experts that the stored prompt does not see, has no error.
+        stderr[name] = error if error > 1e-9 else 0.0
+        stderr[name + REMAINDER] = float(abs(flat @ found.shift.ravel()) * found.left_out)
     draws = found.mean.ravel() + np.random.default_rng(0).normal(size=(DRAWS, found.root.shape[1])) @ found.root.T
     rows = np.searchsorted(found.entities, blocks.scene.edits.z)
     drawn = draws.reshape(DRAWS, *found.mean.shape)
@@ -157,10 +160,12 @@ def _predict(setting: Layers, metric: Square) -> tuple[Values, Values]:
 
 class Law(NamedTuple):
     """The normal law of the outputs on the composed prompts at a finite width: outputs of `entities` ~ N(`mean`, `root`
-    `root`ᵀ)."""
+    `root`ᵀ). `shift` is the part of O(1/m) in the mean, `left_out` the ratio of the next term to it, as estimated."""
 
-    entities: np.ndarray
+    entities: Int[np.ndarray, " entities"]
     mean: Float64[np.ndarray, "entities facts"]
+    shift: Float64[np.ndarray, "entities facts"]
+    left_out: float
     root: Float64[np.ndarray, "outputs rank"]
 
 
@@ -168,7 +173,7 @@ def law(blocks: Blocks, metric: Square) -> Law:
     """The delta method for two blocks, to O(1/m) in the mean and the covariance.
 
     One feature φ moves C = G_ee⁻¹ G_ea by ψ/m, ψ = G_ee⁻¹ φ_e (φ_a − φ_eᵀ C), and the mean of C by −E[hψ]/m, h =
-    φ_eᵀ G_ee⁻¹ φ_e. The upper block's outputs are linear in its C. The lower block's C moves the upper block's hidden
+    φ_eᵀ G_ee⁻¹ φ_e; the next term of the mean is 3 (E h²/n − 1)/m of it, as in `many_facts`. The upper block's outputs are linear in its C. The lower block's C moves the upper block's hidden
     states, by numerical derivatives of first and second order; the two blocks' features are independent, so the
     covariances add."""
     setting = blocks.setting
@@ -176,7 +181,7 @@ def law(blocks: Blocks, metric: Square) -> Law:
     _, outputs, coefficients = at_kernel(blocks, metric)
     e = blocks.scene.edits
     entities = np.unique(np.concatenate([e.y, e.z, e.r1x, e.r2y, e.r2r1x]))
-    mean = outputs[entities, blocks.part(TWO_HOP)]
+    limit = outputs[entities, blocks.part(TWO_HOP)]
     written = blocks.lower_outputs(coefficients)
     J = blocks.states(written)
     S = J @ metric @ J.T
@@ -184,19 +189,20 @@ def law(blocks: Blocks, metric: Square) -> Law:
     phi = quadrature_features(S, setting.activation) * QUADRATURE_NODES**0.5
     k = kernel(S, setting.activation)
     asked = np.arange(len(k) - n, len(k))
-    psi = np.zeros((len(phi), *mean.shape))
+    psi, shift, left_out = np.zeros((len(phi), *limit.shape)), np.zeros_like(limit), 0.0
     for keys, D in blocks.upper_edits():
         moved, h = influence(phi, k, keys, asked)
         of_readout = np.einsum("xe,uea->uxa", D[entities], moved)
-        mean = mean - np.einsum("u,uxa->xa", h, of_readout) / len(phi) / m
+        shift -= np.einsum("u,uxa->xa", h, of_readout) / len(phi) / m
         psi += of_readout
+        left_out = max(left_out, 3 * (np.mean(h**2) / len(keys) - 1) / m)
     flat = psi.reshape(len(phi), -1)
     covariance = flat.T @ flat / len(phi) / m
     if blocks.experts_in(LOWER):
-        shift, below = _from_below(blocks, metric, coefficients, entities)
-        mean, covariance = mean + shift, covariance + below
+        further, below = _from_below(blocks, metric, coefficients, entities)
+        shift, covariance = shift + further, covariance + below
     values, vectors = np.linalg.eigh(covariance)
-    return Law(entities, mean, vectors * np.sqrt(np.maximum(values, 0.0)))
+    return Law(entities, limit + shift, shift, float(left_out), vectors * np.sqrt(np.maximum(values, 0.0)))
 
 
 def influence(
