@@ -150,6 +150,7 @@ SMALLEST = {
     "large_library": "width=256,inf facts=2 composition=sum,arrow",
     "bridge": "width=256,inf facts=2 locality=0.5 composition=sum",
     "depth": "width=32,inf depth=1,2 norm=rms",
+    "layers": "width=256,inf facts=2 scale=1",
 }
 PROMISED = {
     "theorem_2": "c_first c_second c_first_other_entity c_second_other_entity margin_old_over_new span_residual",
@@ -157,6 +158,7 @@ PROMISED = {
     "many_facts": "coefficient_second accuracy",
     "scale": "one_hop_accuracy two_hop_accuracy",
     "bridge": "hop_1 hop_2 two_hop_step_by_step two_hop_direct",
+    "layers": "accuracy accuracy_among_new output_new output_old output_bridge key_cosine first_kept second_kept",
 }
 
 
@@ -174,7 +176,9 @@ def test_every_experiment_runs_from_the_command(tmp_path, capsys, experiment):
         )
 
 
-@pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if name not in ("attention", "bridge", "depth")])
+@pytest.mark.parametrize(
+    "experiment", [name for name in EXPERIMENTS if name not in ("attention", "bridge", "depth", "layers")]
+)
 @pytest.mark.parametrize("scale", ["std", "variance"])
 def test_softmax_attention_runs_everywhere_and_predicts_a_limit_only_where_there_is_one(
     tmp_path, capsys, experiment, scale

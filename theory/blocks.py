@@ -39,6 +39,8 @@ PLACED = {
 }
 """The blocks of the first and of the second expert, by `placement`."""
 
+Metric = Float64[np.ndarray, "axes axes"]
+Written = Float64[np.ndarray, "entities prefixes"]
 Coefficients = list[Float64[np.ndarray, "facts prefixes"]]
 
 
@@ -101,7 +103,7 @@ class Blocks:
                 w[t, i], w[t, 2 * T + i] = gamma, np.sqrt(1 - gamma**2)
         return w
 
-    def metric(self, seed: int) -> Float64[np.ndarray, "vectors2 vectors2"]:
+    def metric(self, seed: int) -> Metric:
         """Inner products of the 3 T vectors and of their images under V_2: the identity as d → ∞, drawn at a finite
         d."""
         T, dim = len(self.tokens), self.setting.dim
@@ -119,7 +121,7 @@ class Blocks:
         return both @ both.T
 
     @cached_property
-    def base_lower(self) -> Outputs:
+    def base_lower(self) -> Written:
         """What the base's lower block answers on every prefix."""
         written = np.zeros((self.scene.world.entities, len(self.prefixes)))
         written[self.scene.edits.r1x, self.at(self.prompts[self.part(0)])] = self.setting.write
@@ -148,12 +150,12 @@ class Blocks:
         keys = [self.at(self.prompts[self.part(expert)]) for expert in self.experts_in(LOWER)]
         return [solved(G, e, np.arange(len(G))) for e in keys]
 
-    def lower_outputs(self, coefficients: Coefficients) -> Outputs:
+    def lower_outputs(self, coefficients: Coefficients) -> Written:
         """What the lower block answers on every prefix: the base's and D C of the experts in it."""
         experts = zip(self.experts_in(LOWER), coefficients, strict=True)
         return self.base_lower + sum((self.differences(i) @ C for i, C in experts), np.zeros_like(self.base_lower))
 
-    def upper_states(self, written: Outputs) -> Float64[np.ndarray, "prompts vectors2"]:
+    def upper_states(self, written: Written) -> Float64[np.ndarray, "states axes"]:
         """h² at the last position of every prompt, in the vectors of `metric`: residual, then attention."""
         s = self.inputs + written.T @ self.directions
         residual = s[self.at(self.prompts)]
@@ -164,9 +166,19 @@ class Blocks:
             attention[row] = np.array([1 - attend, attend])[-len(context) :] @ s[context]
         return np.hstack([residual, attention])
 
-    def states(self, written: Outputs) -> Float64[np.ndarray, "states vectors2"]:
+    def states(self, written: Written) -> Float64[np.ndarray, "states axes"]:
         """h² of the prompts in the base, on which all was trained, and then with the lower block's experts: 8 n."""
         return np.concatenate([self.upper_states(self.base_lower), self.upper_states(written)])
+
+    def lower_geometry(self, metric: Metric) -> Float64[np.ndarray, "prefixes prefixes"]:
+        """S = H Hᵀ of the lower block's hidden states on all prefixes."""
+        vectors = self.inputs.shape[1]
+        return self.inputs @ metric[:vectors, :vectors] @ self.inputs.T
+
+    def upper_geometry(self, metric: Metric, written: Written) -> Float64[np.ndarray, "states states"]:
+        """S = H Hᵀ of `states`."""
+        states = self.states(written)
+        return states @ metric @ states.T
 
     def upper_edits(self) -> list[tuple[Int[np.ndarray, " keys"], Outputs]]:
         """The states that the upper block's weights were fitted on and what they answer there: the base's, then the
@@ -175,7 +187,7 @@ class Blocks:
         experts = [(np.arange(len(self.prompts))[self.part(i)], self.differences(i)) for i in self.experts_in(UPPER)]
         return [(np.arange(stored.shape[1]), stored), *experts]
 
-    def outputs(self, G: Float64[np.ndarray, "states states"], written: Outputs) -> Outputs:
+    def outputs(self, G: Float64[np.ndarray, "states states"], written: Written) -> Outputs:
         """The output on every prompt, from the upper block's Gram matrix over `states`."""
         asked = np.arange(len(self.prompts), len(G))
         upper = sum(D @ solved(G, e, asked) for e, D in self.upper_edits())

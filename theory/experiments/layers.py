@@ -17,8 +17,8 @@ second expert: `threshold`.
 
 - `accuracy`: the share of composed prompts, none of which any expert has seen, whose largest output is z_j, ties
   shared; `accuracy_among_new`: the share for which z_j is the largest of z_1 … z_n;
-- `output_new`, `output_new_elsewhere`, `output_old`, `output_bridge`: the mean outputs at z_j, at z_i of the other facts
-  (absent for n = 1), at r₂(r₁(x_j)) and at y_j;
+- `output_new`, `output_new_elsewhere`, `output_old`, `output_bridge`: the mean outputs at z_j, at z_i of the other
+  facts (absent for n = 1), at r₂(r₁(x_j)) and at y_j;
 - `key_cosine`, `key_cosine_elsewhere`: the mean cosine of ξ_j with η_j, and with the η_i of the other facts;
 - `first_kept`, `second_kept`: accuracies on the experts' own one-hop prompts under both, the positive control.
 
@@ -37,7 +37,7 @@ from jaxtyping import Float64, Int
 from scipy import optimize
 
 from lora_reuse.theory import gram as grams
-from lora_reuse.theory.blocks import LOWER, UPPER, Blocks, Coefficients, solved
+from lora_reuse.theory.blocks import LOWER, UPPER, Blocks, Coefficients, Metric, solved
 from lora_reuse.theory.compositions import Outputs
 from lora_reuse.theory.experiments import REMAINDER, Result, Values
 from lora_reuse.theory.gaussian import QUADRATURE_NODES, quadrature_features
@@ -56,12 +56,9 @@ def run(setting: Layers, seeds: Sequence[int], advance: Callable[[int], object] 
     """One Result a seed."""
     blocks = Blocks(setting)
     metrics = [blocks.metric(seed) for seed in seeds]
-    lower = [of_lower(blocks, metric) for metric in metrics]
-    written = [
-        blocks.lower_outputs(blocks.lower_coefficients(G)) for G in _grams(setting, lower, seeds, LOWER, advance)
-    ]
-    states = [blocks.states(outputs) for outputs in written]
-    upper = [J @ metric @ J.T for J, metric in zip(states, metrics, strict=True)]
+    lower = _grams(setting, [blocks.lower_geometry(metric) for metric in metrics], seeds, LOWER, advance)
+    written = [blocks.lower_outputs(blocks.lower_coefficients(G)) for G in lower]
+    upper = [blocks.upper_geometry(metric, outputs) for metric, outputs in zip(metrics, written, strict=True)]
     results, known = [], {}
     found = _grams(setting, upper, seeds, UPPER, advance)
     for S, G, outputs, metric in zip(upper, found, written, metrics, strict=True):
@@ -73,21 +70,13 @@ def run(setting: Layers, seeds: Sequence[int], advance: Callable[[int], object] 
     return results
 
 
-def _grams(
-    setting: Layers, S: Sequence[Square], seeds: Sequence[int], block: int, advance: Advance | None
-) -> Grams:
+def _grams(setting: Layers, S: Sequence[Square], seeds: Sequence[int], block: int, advance: Advance | None) -> Grams:
     """The Gram matrices of one block, whose features are drawn for it alone."""
     if setting.width == INF:
         return kernel(np.stack(S), setting.activation)
     width, dim = int(setting.width), 0 if setting.dim == INF else int(setting.dim)
     keys = [stream(seed, grams.FEATURES, width, dim, block) for seed in seeds]
     return streamed(np.stack(S), width, keys, setting.activation, advance)
-
-
-def of_lower(blocks: Blocks, metric: Square) -> Square:
-    """S of the lower block."""
-    T = blocks.inputs.shape[1]
-    return blocks.inputs @ metric[:T, :T] @ blocks.inputs.T
 
 
 def quantities(blocks: Blocks, S: Square, outputs: Outputs) -> Values:
@@ -120,18 +109,17 @@ def means(blocks: Blocks) -> dict[str, Outputs]:
     return found
 
 
-def at_kernel(blocks: Blocks, metric: Square) -> tuple[Values, Outputs, Coefficients]:
+def at_kernel(blocks: Blocks, metric: Metric) -> tuple[Values, Outputs, Coefficients]:
     """Quantities, outputs and the lower block's coefficients at m → ∞."""
     activation = blocks.setting.activation
-    coefficients = blocks.lower_coefficients(kernel(of_lower(blocks, metric), activation))
+    coefficients = blocks.lower_coefficients(kernel(blocks.lower_geometry(metric), activation))
     written = blocks.lower_outputs(coefficients)
-    J = blocks.states(written)
-    S = J @ metric @ J.T
+    S = blocks.upper_geometry(metric, written)
     outputs = blocks.outputs(kernel(S, activation), written)
     return quantities(blocks, S, outputs), outputs, coefficients
 
 
-def _predict(setting: Layers, metric: Square) -> tuple[Values, Values]:
+def _predict(setting: Layers, metric: Metric) -> tuple[Values, Values]:
     """The limit one step on: m → ∞ at these vectors; at width = inf, d → ∞."""
     if setting.width == INF:
         setting = replace(setting, dim=INF)
@@ -169,22 +157,20 @@ class Law(NamedTuple):
     root: Float64[np.ndarray, "outputs rank"]
 
 
-def law(blocks: Blocks, metric: Square) -> Law:
+def law(blocks: Blocks, metric: Metric) -> Law:
     """The delta method for two blocks, to O(1/m) in the mean and the covariance.
 
     One feature φ moves C = G_ee⁻¹ G_ea by ψ/m, ψ = G_ee⁻¹ φ_e (φ_a − φ_eᵀ C), and the mean of C by −E[hψ]/m, h =
-    φ_eᵀ G_ee⁻¹ φ_e; the next term of the mean is 3 (E h²/n − 1)/m of it, as in `many_facts`. The upper block's outputs are linear in its C. The lower block's C moves the upper block's hidden
-    states, by numerical derivatives of first and second order; the two blocks' features are independent, so the
-    covariances add."""
+    φ_eᵀ G_ee⁻¹ φ_e; the next term of the mean is 3 (E h²/n − 1)/m of it, as in `many_facts`. The upper block's outputs
+    are linear in its C. The lower block's C moves the upper block's hidden states, by numerical derivatives of first
+    and second order. The two blocks' features are independent, so the covariances add."""
     setting = blocks.setting
     m, n = setting.width, setting.facts
     _, outputs, coefficients = at_kernel(blocks, metric)
     e = blocks.scene.edits
     entities = np.unique(np.concatenate([e.y, e.z, e.r1x, e.r2y, e.r2r1x]))
     limit = outputs[entities, blocks.part(TWO_HOP)]
-    written = blocks.lower_outputs(coefficients)
-    J = blocks.states(written)
-    S = J @ metric @ J.T
+    S = blocks.upper_geometry(metric, blocks.lower_outputs(coefficients))
     # The upper block: every readout in it, at nodes of its features.
     phi = quadrature_features(S, setting.activation) * QUADRATURE_NODES**0.5
     k = kernel(S, setting.activation)
@@ -215,14 +201,14 @@ def influence(
 
 
 def _from_below(
-    blocks: Blocks, metric: Square, coefficients: Coefficients, entities: np.ndarray
-) -> tuple[Float64[np.ndarray, "entities facts"], Square]:
-    """What the lower block's features add to mean and covariance of the outputs. The output on a composed prompt depends
-    on the coefficients at its own three prefixes alone, so one derivative serves all composed prompts."""
+    blocks: Blocks, metric: Metric, coefficients: Coefficients, entities: np.ndarray
+) -> tuple[Float64[np.ndarray, "entities facts"], Float64[np.ndarray, "outputs outputs"]]:
+    """What the lower block's features add to mean and covariance of the outputs. The output on a composed prompt
+    depends on the coefficients at its own three prefixes alone, so one derivative serves all composed prompts."""
     setting = blocks.setting
     m, n = setting.width, setting.facts
     places = np.array([blocks.at([p[:i] for p in blocks.prompts[blocks.part(TWO_HOP)]]) for i in (1, 2, 3)])
-    S = of_lower(blocks, metric)
+    S = blocks.lower_geometry(metric)
     phi, k = quadrature_features(S, setting.activation) * QUADRATURE_NODES**0.5, kernel(S, setting.activation)
     psi, bias = [], []
     for expert in blocks.experts_in(LOWER):
@@ -237,8 +223,7 @@ def _from_below(
         for C, change in zip(shifted, step.reshape(len(shifted), n, 3, n), strict=True):
             C[:, places] += change
         written = blocks.lower_outputs(shifted)
-        J = blocks.states(written)
-        found = blocks.outputs(kernel(J @ metric @ J.T, setting.activation), written)
+        found = blocks.outputs(kernel(blocks.upper_geometry(metric, written), setting.activation), written)
         return found[entities, blocks.part(TWO_HOP)]
 
     zero = np.zeros_like(drift)
@@ -276,4 +261,6 @@ def threshold(setting: Layers) -> float:
     above = next((i for i, value in enumerate(margins) if value > 0), None)
     if above is None:
         return INF
-    return float(scales[0]) if above == 0 else optimize.brentq(margin, scales[above - 1], scales[above], xtol=1e-10)
+    if above == 0:
+        return float(scales[0])
+    return optimize.root_scalar(margin, bracket=(scales[above - 1], scales[above]), xtol=1e-10).root
