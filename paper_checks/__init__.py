@@ -2,7 +2,7 @@
 
 import importlib
 
-MODULES = ("setup", "editing", "composing", "theorem_3", "discussion", "depth")
+MODULES = ("setup", "editing", "composing", "theorem_3", "discussion", "depth", "layers")
 
 
 def load_claims() -> None:

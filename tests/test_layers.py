@@ -207,8 +207,7 @@ def test_experts_in_the_lower_block_alone_are_the_one_block_theory():
     assert abs(found["output_new"] - theorem.measured["c_second"]) < 1e-12
 
 
-@pytest.mark.parametrize("facts", [2, 4, 8])
-@pytest.mark.parametrize("base", ["stored", "composed"])
+@pytest.mark.parametrize(("facts", "base"), [(2, "stored"), (4, "composed"), (8, "stored")])
 def test_only_the_first_below_the_second_breaks_the_ceiling(facts, base):
     for placement in PLACEMENTS:
         found = limit(facts=facts, placement=placement, base=base)
@@ -257,7 +256,7 @@ def test_the_threshold_is_where_the_answer_flips():
 FINITE = [Layers(width=2**12, facts=2, scale=1.5, placement=name) for name in PLACEMENTS]
 FINITE += [
     Layers(width=2**12, facts=3, alignment=0.3, base="composed"),
-    Layers(width=2**11, dim=64, facts=2, activation="linear"),
+    Layers(width=2**11, dim=64, facts=1, activation="linear"),
 ]
 ERRORS = ("accuracy", "accuracy_among_new", "output_new", "output_new_elsewhere", "output_old", "output_bridge")
 
@@ -307,7 +306,7 @@ def test_the_shift_of_the_mean_is_measured():
     """At a small width the wrong new answers are beside their limit by the predicted O(1/m), which many seeds
     resolve."""
     setting, name = Layers(width=512, facts=6, write=3.0), "output_new_elsewhere"
-    rows = of(setting, 400)
+    rows = of(setting, 256)
     error = np.sqrt(sum(row["stderr"][name] ** 2 for row in rows)) / len(rows)
     mean = np.mean([row["measured"][name] for row in rows])
     assert abs(mean - rows[0]["predicted"][name]) < 3 * error + rows[0]["stderr"][f"{name} remainder"]
