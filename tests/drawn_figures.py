@@ -13,7 +13,9 @@ from lora_reuse.figures.rows import Rows
 
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "results" / "paper"
-NAMES = "kernel_limit proposition_1 capacity theorem_2 theorem_3 many_facts scale bridge large_library depth".split()
+NAMES = (
+    "kernel_limit proposition_1 capacity theorem_2 theorem_3 many_facts scale bridge large_library depth layers".split()
+)
 
 
 def module(name):
