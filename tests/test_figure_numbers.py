@@ -133,7 +133,23 @@ def depth(table):
     assert others["measured"].max() < 1
 
 
-CLAIMS = [kernel_limit, proposition_1, capacity, theorem_2, theorem_3, many_facts, scale, bridge, large_library, depth]
+def layers(table):
+    among = quantity(table, "accuracy_among_new")
+    among = among[(among["alignment"] == 1) & (among["scale"] == 1)]
+    below = among["placement"] == "first_below"
+    assert np.allclose(among[below]["measured"], 1)
+    limit = among[~below & np.isinf(among["width"])]
+    assert np.allclose(limit["measured"] * limit["facts"], 1)
+    finite = among[~below & np.isfinite(among["width"]) & (among["facts"] > 1)]
+    assert np.abs((finite["measured"] - 1 / finite["facts"]) / finite["stderr"] * np.sqrt(finite["seeds"])).max() < 4
+    wins = quantity(table, "accuracy")
+    wins = wins[(wins["placement"] == "first_below") & (wins["facts"] == 4) & np.isinf(wins["width"])]
+    edge = wins["scale"] > 1.7133
+    assert (wins[edge]["measured"] == 1).all()
+    assert (wins[~edge]["measured"] == 0).all()
+
+
+CLAIMS = [kernel_limit, proposition_1, capacity, theorem_2, theorem_3, many_facts, scale, bridge, large_library, depth, layers]
 FALSE = {  # name: which rows, which measured value, and what it is falsified to
     "kernel_limit": (lambda s: s["width"] == 2**24, "c_first", lambda v: v * 1.001),
     "proposition_1": (lambda s: s["width"] == 2**16, "leakage_unrelated", lambda v: v * 1.05),
@@ -152,6 +168,11 @@ FALSE = {  # name: which rows, which measured value, and what it is falsified to
         lambda s: s["graph"] == "shared" and s["composition"] == "sum",
         "accuracy_within_u3",
         lambda v: v + 0.2,
+    ),
+    "layers": (
+        lambda s: s["placement"] == "both_upper" and s["facts"] == 4 and s["scale"] == 1,
+        "accuracy_among_new",
+        lambda v: v + 0.5,
     ),
 }
 
