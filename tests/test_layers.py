@@ -180,7 +180,7 @@ def test_the_network_in_full_rejects(monkeypatch, planted):
     source = textwrap.dedent(inspect.getsource(function)).replace("@cached_property\n", "")
     assert source.count(old) == 1
     made: dict = {}
-    exec(source.replace(old, new), vars(two_blocks), made)
+    exec(source.replace(old, new), two_blocks.__dict__, made)
     wrong = cached_property(made[name]) if function is not attribute else made[name]
     if isinstance(wrong, cached_property):
         wrong.__set_name__(Blocks, name)
@@ -268,7 +268,7 @@ def of(setting, seeds):
 @pytest.mark.parametrize("setting", FINITE, ids=lambda s: f"{s.placement}-{s.dim}-{s.activation}")
 def test_finite_widths_follow_the_normal_law(setting):
     rows = of(setting, 64)
-    for name in ERRORS:
+    for name in [name for name in ERRORS if name in rows[0]["measured"]]:
         z = z_score(rows, name)
         if z is None:
             assert np.ptp([row["measured"][name] for row in rows]) < 1e-6, name
@@ -292,7 +292,7 @@ def test_the_normal_law_rejects(monkeypatch, planted):
     source = inspect.getsource(getattr(layers, name))
     assert source.count(old) == 1
     monkeypatch.setattr(layers, name, getattr(layers, name))  # to be put back
-    exec(source.replace(old, new), vars(layers))
+    exec(source.replace(old, new), layers.__dict__)
     wrong = 0.0
     for setting in (FINITE[2], replace(FINITE[2], write=4.0)):
         rows = of(setting, 128)
