@@ -149,7 +149,19 @@ def layers(table):
     assert (wins[~edge]["measured"] == 0).all()
 
 
-CLAIMS = [kernel_limit, proposition_1, capacity, theorem_2, theorem_3, many_facts, scale, bridge, large_library, depth, layers]
+CLAIMS = [
+    kernel_limit,
+    proposition_1,
+    capacity,
+    theorem_2,
+    theorem_3,
+    many_facts,
+    scale,
+    bridge,
+    large_library,
+    depth,
+    layers,
+]
 FALSE = {  # name: which rows, which measured value, and what it is falsified to
     "kernel_limit": (lambda s: s["width"] == 2**24, "c_first", lambda v: v * 1.001),
     "proposition_1": (lambda s: s["width"] == 2**16, "leakage_unrelated", lambda v: v * 1.05),
