@@ -35,7 +35,8 @@ COMMANDS = {
     " allow_code_execution=true",
     "continent": "model=smollm2 workers=1 triplets=2 count=2 steps=1 batch=2 answer_tokens=4 composition=uniform"
     " prompting=original",
-    "skills": "model=smollm2 workers=1 steps=1 batch=2 answer_tokens=4 library=both composition=average formats=known asked=first",
+    "skills": "model=smollm2 workers=1 steps=1 batch=2 answer_tokens=4 library=both composition=average formats=known"
+    " asked=first",
 }
 
 
