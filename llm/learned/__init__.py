@@ -60,6 +60,7 @@ def learned(
     """Enrols a function under its own name."""
 
     def enrol(function: Build) -> Build:
+        @functools.wraps(function)
         def build(*given: Any, **dials: Any) -> Composition:
             return dict(function(*given, **dials))
 
