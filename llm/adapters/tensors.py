@@ -94,6 +94,8 @@ def _opened(folder: Path) -> Iterator[Any]:
     try:
         with safetensors.safe_open(folder / WEIGHTS, framework="pt") as file:
             yield file
+    except SettingError:  # a ValueError, too: what the tensors are refused for is said as it is
+        raise
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise SettingError(
             "expert", f"a broken {WEIGHTS} in {folder} ({error})", "a complete safetensors file"

@@ -342,6 +342,7 @@ def test_refused_adapters(what, tmp_path):
     with pytest.raises(SettingError) as error:
         load_expert(str(tmp_path / "a"), qwen())
     assert str(error.value).startswith("expert: got ")
+    assert str(error.value).count("expert: got ") == 1
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
