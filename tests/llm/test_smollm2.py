@@ -1,5 +1,5 @@
-"""Every command once on SmolLM2-135M-Instruct, with as little as it takes: what the pocket model's tests cannot show is
-that another base serves."""
+"""Commands on SmolLM2-135M-Instruct, one of each way to its experts and answers, with as little as it takes: what the
+pocket model's tests cannot show is that another base serves."""
 
 import importlib
 import json
@@ -20,23 +20,10 @@ LITTLE = "model=smollm2 workers=1 triplets=2 steps=1 batch=2 answer_tokens=4 ste
 COMMANDS = {
     "two_hop": f"{LITTLE} dataset=R library=2-combination composition=sum prompting=direct,steps",
     "bridge": f"{LITTLE} bridge_triplets=2 setup=2 composition=arrow prompting=direct",
-    "placement": f"{LITTLE} setup=0 layers=attention composition=uniform prompting=direct",
-    "methods": f"{LITTLE} setup=0 composition=ties prompting=direct",
-    "scale": f"{LITTLE} library=2-combination prompting=direct scale=0.5",
-    "large_library": f"{LITTLE} graph=shared library=2-combination composition=average prompting=direct".replace(
-        "triplets=2", "triplets=3"
-    ),
-    "bridge_minimum": f"{LITTLE} bridge_triplets=1 bridge_templates=1 composition=arrow_after",
     "edit": "model=smollm2 workers=1 triplets=2 depth=0 covariance=identity value_steps=1 library=1 prompting=own"
     " answer_tokens=4 log_probs=false",
     "overlap": "model=smollm2 workers=1 triplets=3 steps=1 batch=2 expert=1 state=sum",
     "gsm": "model=smollm2 workers=1 templates=1 steps=1 batch=2 answer_tokens=4 composition=base",
-    "cross_lingual": "model=smollm2 workers=1 pairs=2 steps=1 batch=2 answer_tokens=4 composition=base"
-    " allow_code_execution=true",
-    "continent": "model=smollm2 workers=1 triplets=2 count=2 steps=1 batch=2 answer_tokens=4 composition=uniform"
-    " prompting=original",
-    "skills": "model=smollm2 workers=1 steps=1 batch=2 answer_tokens=4 library=both composition=average formats=known"
-    " asked=first",
 }
 
 
