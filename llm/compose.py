@@ -10,7 +10,7 @@ import functools
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -84,7 +84,7 @@ def _main(words: list[str]) -> int:
 def _compose(options: Options, folders: list[str], given: dict[str, Any]) -> str:
     from lora_reuse.llm.adapters.adapter import read_adapter
     from lora_reuse.llm.adapters.composing import card_of, composed
-    from lora_reuse.llm.adapters.compressing import compressed
+    from lora_reuse.llm.adapters.compressing import card_at, compressed
     from lora_reuse.llm.adapters.folders import origin
     from lora_reuse.llm.adapters.modules import tied
     from lora_reuse.llm.adapters.saving import made_before, save
@@ -100,7 +100,7 @@ def _compose(options: Options, folders: list[str], given: dict[str, Any]) -> str
     out = Path(options.out)
     card = card_of(library, *made)
     if options.max_rank:
-        card = replace(card, dials=dict(card.dials) | {"max_rank": options.max_rank})
+        card = card_at(card, options.max_rank)
     there = made_before(out, card)
     if not there and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SettingError("out", out, "a new or empty folder", "nothing is overwritten")

@@ -14,7 +14,6 @@ layer. Only composition= runs them and ours of these names; then layers=1 is eno
 by itself, ours here all weights together. mergekit is not among them: it merges whole weights, an adapter first into
 its base, and has no merge of adapters without it."""
 
-import json
 import os
 import subprocess
 import sys
@@ -204,7 +203,7 @@ def _write(folder: Path, options: Options, measured: dict[str, float]) -> None:
     row = {
         "experiment": "llm_compose_speed",
         "settings": {"layers": options.layers, "rank": options.rank, "when": when},
-        "measured": json.loads(json.dumps(measured)),
+        "measured": measured,
         "predicted": {},
         "stderr": {},
         "provenance": provenance("torch", "transformers", "peft", "safetensors") | {"device": "cpu"},

@@ -1,13 +1,14 @@
 """Several blocks: the recursions against one block, against networks differentiated by JAX, and their error bars."""
 
-import time
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import optimize, stats
 
 from lora_reuse.runs.settings import SettingError
 from lora_reuse.theory import depth, depth_errors, networks
@@ -34,6 +35,8 @@ ASKED = np.ix_(*[[POSITIONS.index(prompt) for prompt in PROMPTS]] * 2)
 NETWORKS = 300
 MEAN = stats.norm.isf(1e-6 / 4)
 LOW, HIGH = stats.chi2.ppf([1e-6 / 4, 1 - 1e-6 / 4], NETWORKS) * [1 / 1.12, 1.12]
+PAGE = (Path(__file__).parents[1] / "docs" / "theory.md").read_text()
+NORMS = {"no norm": "none", "RMSNorm": "rms"}
 PROTOTYPE = {  # c₁ and c₂ by the number of blocks, of a prototype written before this code
     "readout": {1: (0.412, 0.573), 2: (0.528, 0.526), 3: (0.621, 0.559), 4: (0.703, 0.617), 8: (0.984, 0.897)},
     "all": {1: (0.412, 0.573), 2: (0.465, 0.462), 3: (0.500, 0.430), 4: (0.524, 0.423), 8: (0.579, 0.450)},
@@ -166,13 +169,27 @@ def test_deep_limits_are_those_of_the_closed_arguments():
     assert cosines[1] == pytest.approx(0.372646, abs=0.05)
 
 
-def test_many_blocks_are_quick():
-    prompts = [(i, 100, 101, 102) for i in range(16)]
-    assert len(depth.prefixes(prompts)) == 64
-    model = Model(width=INF, depth=32, adapted="all")
-    start = time.perf_counter()
-    depth.tangent_kernel(prompts, model)
-    assert time.perf_counter() - start < 1
+def test_the_page_of_the_theory_has_these_numbers():
+    rows = re.findall(r"^\| (readout|every \$W\$), (no norm|RMSNorm) \|[^|]*\|(.*)\|$", PAGE, re.MULTILINE)
+    assert len(rows) == 4
+    for adapted, norm, cells in rows:
+        for blocks, cell in zip((1, 2, 4, 8, 32), cells.split("|"), strict=True):
+            all_or_one = "readout" if adapted == "readout" else "all"
+            setting = Theorem2(width=INF, depth=blocks, adapted=all_or_one, norm=NORMS[norm])
+            values = theorem_2.run(setting, [0])[0].measured
+            assert cell.strip() == f"{values['c_first']:.3f}, {values['c_second']:.3f}"
+
+
+def test_the_page_has_the_fixed_point_of_rms_norm():
+    def kappa(rho):
+        return (np.sqrt(1 - rho**2) + (np.pi - np.arccos(rho)) * rho) / np.pi
+
+    beside = optimize.root_scalar(lambda rho: kappa(rho) / np.sqrt(2) - rho, bracket=(0, 1)).root
+    share = (1 + beside) / 2
+    rho = optimize.root_scalar(lambda rho: (kappa(rho) + share) / np.sqrt(2 * (1 + share)) - rho, bracket=(0, 1)).root
+    deep = theorem_2.run(Theorem2(width=INF, depth=64, norm="rms"), [0])[0].measured["c_second"]
+    for number in (f"= {beside:.3f}$", f"= {rho:.3f}, ", f"= {kappa(rho):.3f} .", f"$c_2$ is {deep:.2f} at 64 blocks"):
+        assert number in PAGE
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import inspect
 import textwrap
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -320,3 +321,11 @@ def test_rows_repeat_and_a_width_below_the_keys_is_refused():
     assert first[0].measured != first[1].measured
     with pytest.raises(SettingError, match="width: got 64; allowed: at least 96"):
         Layers(width=64, facts=4)
+
+
+def test_the_page_of_the_theory_has_these_weights():
+    page = " ".join((Path(__file__).parents[1] / "docs" / "theory.md").read_text().split())
+    two, four, eight = (layers.threshold(Layers(facts=facts)) for facts in (2, 4, 8))
+    near = layers.threshold(Layers(facts=8, attend=1.0))
+    assert f"it is {two:.2f}, {four:.2f} and {eight:.2f} for 2, 4 and 8 facts" in page
+    assert f"it is {near:.2f} for 8 facts if all attention is on $r_1$" in page

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field, replace
 
-from lora_reuse.llm.adapters.adapter import Adapter
+from lora_reuse.llm.adapters.adapter import Adapter, Card
 from lora_reuse.llm.adapters.each import Each
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.runs.settings import SettingError, Whole
@@ -81,8 +81,13 @@ def compressed(adapter: Adapter, max_rank: int) -> tuple[Adapter, Loss]:
         loss.squares[name] = float(squares[max_rank:].sum()), float(squares.sum())
         return LowRank(left[:, :max_rank] * values[:max_rank], right[:, :max_rank])
 
-    card = replace(adapter.card, dials=dict(adapter.card.dials) | {"max_rank": max_rank}, note=loss.text)
+    card = replace(card_at(adapter.card, max_rank), note=loss.text)
     return Adapter(Each(adapter, cut), card, adapter.layout, static=True), loss
+
+
+def card_at(card: Card, max_rank: int) -> Card:
+    """The card of what `card` describes, cut to a rank."""
+    return replace(card, dials=dict(card.dials) | {"max_rank": max_rank})
 
 
 def _relative(lost: float, whole: float) -> float:

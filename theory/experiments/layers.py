@@ -249,7 +249,7 @@ def _from_below(
 
 def threshold(setting: Layers) -> float:
     """The weight w of the second expert beyond which every composed prompt has z_j as its largest output at d = m = ∞;
-    inf where no weight up to 1000 is enough, as where the new answers tie."""
+    0.01 where that is enough, and inf where no weight up to 1000 is, as where the new answers tie."""
 
     def margin(scale: float) -> float:
         blocks = Blocks(replace(setting, width=INF, dim=INF, scale=float(scale)))

@@ -137,7 +137,7 @@ class Depth(Point):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _ = self.limit
+        _ = self.limit  # refuses what a Model refuses
         if self.width != INF and self.depth * self.width**2 > (most := 2**28):
             got = f"{self.width} with depth={self.depth}"
             raise SettingError("width", got, f"depth * width**2 up to {most}, because the matrices are drawn in full")
