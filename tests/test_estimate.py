@@ -38,7 +38,7 @@ def root_mean(monkeypatch):
 def test_a_model_refuses_what_a_command_refuses_and_reads_what_it_reads():
     mistakes: list[tuple[dict[str, Any], str]] = [
         ({"widht": 64}, r"^widht: got an unknown setting; allowed: width, dim, .*; did you mean 'width'\?$"),
-        ({"activation": "rleu"}, r"^activation: got 'rleu'; allowed: relu \| linear; did you mean 'relu'\?$"),
+        ({"activation": "rleu"}, r"^activation: got 'rleu'; allowed: relu \| erf .*; did you mean 'relu'\?$"),
         ({"width": 0}, "^width: got 0; allowed: a whole number from 1 to .* or inf$"),
         ({"width": 3.5}, "^width: got 3.5; allowed: a whole number"),
         ({"dim": math.nan}, "^dim: got nan"),

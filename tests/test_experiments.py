@@ -38,6 +38,9 @@ SETTINGS = [
     KernelLimit(width=2**14, dim=64, attention="softmax"),
     KernelLimit(width=2**14, mask="causal"),
     KernelLimit(width=2**14, activation="linear"),
+    KernelLimit(width=2**14, activation="gelu", dim=64),
+    KernelLimit(width=2**14, activation="erf", input_variance=4.0),
+    KernelLimit(width=2**16, activation="quadratic"),
     KernelLimit(width=INF, dim=4096),
     KernelLimit(width=INF, dim=4096, mask="causal"),
 ]

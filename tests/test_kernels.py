@@ -8,9 +8,9 @@ from scipy import stats
 
 from lora_reuse.theory import kernels
 from lora_reuse.theory.distance import relative_rms_law
-from lora_reuse.theory.gaussian import orthant_probability
 from lora_reuse.theory.limit import limit_geometry
 from lora_reuse.theory.model import coefficients
+from lora_reuse.theory.orthant import orthant_probability
 
 X, Y, U, R1, R2 = range(5)
 PROMPTS = [(X, R1), (Y, R2), (X, R1, R2), (U, R1, R2)]

@@ -171,14 +171,14 @@ class Blocks:
         return np.concatenate([self.upper_states(self.base_lower), self.upper_states(written)])
 
     def lower_geometry(self, metric: Metric) -> Float64[np.ndarray, "prefixes prefixes"]:
-        """S = H Hᵀ of the lower block's hidden states on all prefixes."""
+        """S = σ² H Hᵀ of the lower block's hidden states on all prefixes."""
         vectors = self.inputs.shape[1]
-        return self.inputs @ metric[:vectors, :vectors] @ self.inputs.T
+        return self.setting.input_variance * (self.inputs @ metric[:vectors, :vectors] @ self.inputs.T)
 
     def upper_geometry(self, metric: Metric, written: Written) -> Float64[np.ndarray, "states states"]:
-        """S = H Hᵀ of `states`."""
+        """S = σ² H Hᵀ of `states`."""
         states = self.states(written)
-        return states @ metric @ states.T
+        return self.setting.input_variance * (states @ metric @ states.T)
 
     def upper_edits(self) -> list[tuple[Int[np.ndarray, " keys"], Outputs]]:
         """The states that the upper block's weights were fitted on and what they answer there: the base's, then the

@@ -35,6 +35,7 @@ from jaxtyping import Bool, Float64, Int, PRNGKeyArray
 from lora_reuse.theory import kernels
 from lora_reuse.theory.facts import Prompt
 from lora_reuse.theory.gaussian import factor
+from lora_reuse.theory.kernels import derivative_kernel
 from lora_reuse.theory.settings import INF, Model
 from lora_reuse.theory.streaming import streamed
 
@@ -82,11 +83,6 @@ def attention(positions: Sequence[Prompt], mask: str = "strict") -> Square:
 def gain(activation: str) -> float:
     """g = 1/E φ(z)², z ~ N(0, 1): 2 for the ReLU."""
     return 1 / float(kernels.kernel(np.eye(1), activation)[0, 0])
-
-
-def derivative_kernel(S: Square, activation: str) -> Square:
-    """k₀ = E[φ'(u·h) φ'(u·h')]: the arc-cosine kernel of order 0 for the ReLU."""
-    return kernels.arc_cosine(S, 0) if activation == "relu" else np.ones_like(S)
 
 
 def normalised(K: Square, norm: str) -> tuple[Square, Square]:

@@ -142,8 +142,10 @@ def feature_keys(model: Model, seeds: Sequence[int]) -> list[PRNGKeyArray]:
 
 
 def geometry(prompts: Sequence[Prompt], model: Model, seeds: Sequence[int]) -> Grams:
-    """S = H Hᵀ of the hidden states that the (top) MLP reads, one matrix a seed; the same for every seed at dim = inf
-    and one block."""
+    """S = σ² H Hᵀ, the covariance of the preactivations of the (top) MLP, one matrix a seed; the same for every seed at
+    dim = inf and one block.
+
+    H are the hidden states, σ² is `model.input_variance`."""
     if model.beyond_one_block():
         return _geometry_of_blocks(prompts, model, seeds)
     used = sorted({token for prompt in prompts for token in prompt})
@@ -156,9 +158,9 @@ def geometry(prompts: Sequence[Prompt], model: Model, seeds: Sequence[int]) -> G
                 "variance with a one-token prompt at dim=inf",
                 "prompts with a context, a finite dim, or std",
             )
-        S = limit_geometry(attended, residual, model.init_scale)
+        S = model.input_variance * limit_geometry(attended, residual, model.init_scale)
         return np.broadcast_to(S, (len(seeds), *S.shape)).copy()
-    return np.stack([_drawn_geometry(compact, len(used), model, seed) for seed in seeds])
+    return model.input_variance * np.stack([_drawn_geometry(compact, len(used), model, seed) for seed in seeds])
 
 
 def _geometry_of_blocks(prompts: Sequence[Prompt], model: Model, seeds: Sequence[int]) -> Grams:
@@ -208,8 +210,9 @@ def _explicit(prompts: Sequence[Prompt], model: Model, seed: int) -> Float64[np.
         key, tokens=tokens, dim=int(model.dim), width=int(model.width), init_scale=model.init_scale
     )
     states = transformer.hidden(drawn, prompts, attention=model.attention, mask=model.mask)
-    phi = np.asarray(transformer.features(drawn, states, activation=model.activation), np.float64)
-    return phi.T @ phi / (model.width * transformer.entry_std(int(model.dim), model.init_scale) ** 2)
+    scale = model.input_variance**0.5 / transformer.entry_std(int(model.dim), model.init_scale)
+    phi = np.asarray(transformer.features(drawn, states, activation=model.activation, scale=scale), np.float64)
+    return phi.T @ phi / model.width
 
 
 def coordinates(G: Float64[np.ndarray, "... n n"]) -> Float64[np.ndarray, "... rank n"]:

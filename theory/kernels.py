@@ -1,19 +1,20 @@
-"""The arc-cosine kernels, their moments, and the error bars that they give a finite width, in closed form.
+"""The kernels of random features, their moments, and the error bars that they give a finite width, in closed form.
 
 This module needs NumPy and SciPy alone, so that it can be used for any model of random features. S = H Hᵀ [n n] is the
 Gram matrix of n inputs h, the features are φ(u·h) with u ~ N(0, I), and G = φ(UH)ᵀφ(UH)/m is their Gram matrix at width
-m, which tends to k = E[φφᵀ] (eq. 13-15). The scale of U cancels in every ratio of the paper. φ is the ReLU, or the
-identity (`activation="linear"`, for the comparison with Nichani et al. in A.1.2).
+m, which tends to k = E[φφᵀ] (eq. 13-15). φ is the ReLU, whose k is the arc-cosine kernel of order 1, or another class
+of `lora_reuse.theory.activations`, by its name.
 
 | function | what it returns |
 |---|---|
-| `kernel(S)`, `arc_cosine(S, order)` | k, and the arc-cosine kernels of order 0, 1 and 2 |
+| `kernel(S)`, `derivative_kernel(S)` | k = E[φφ'], and the same of the derivative of φ |
+| `arc_cosine(S, order)` | the arc-cosine kernels of order 0, 1 and 2 |
 | `kernel_change(S, change)` | dk for a small change of S |
 | `pair_second_moment(S)`, `fourth_moments(S)` | E[(φφ')²] of every pair, E[φ_iφ_jφ_kφ_l] of all |
 | `gram_stderr(S)` | √m times the standard deviation of every entry of G |
 | `coefficient(G, ...)`, `coefficient_stderr(M, k, ...)` | c = G(η, ξ)/G(η, η), and √m times its standard deviation |
 
-Orthant probabilities and moments of one to four Gaussians are in `lora_reuse.theory.gaussian`, the law of
+Orthant probabilities and moments of one to four Gaussians are in `lora_reuse.theory.orthant`, the law of
 ‖G − k‖/‖k‖ in `lora_reuse.theory.distance`, means and error bars of any smooth function of G, to second order, in
 `lora_reuse.theory.error_bars`.
 """
@@ -23,18 +24,18 @@ import itertools
 import numpy as np
 from jaxtyping import Float64
 
-from lora_reuse.theory.gaussian import orthant_moment
+from lora_reuse.theory.activations import ACTIVATIONS, relu
 
 Matrix = Float64[np.ndarray, "... n n"]
 
 
 def kernel(S: Matrix, activation: str = "relu") -> Matrix:
-    """k(h, h') = E[φ(u·h)φ(u·h')] = ‖h‖‖h'‖/(2π) · (sin θ + (π − θ) cos θ), the m → ∞ limit of G (eq. 13-15); h·h' for
-    linear features.
+    """k(h, h') = E[φ(u·h)φ(u·h')] = ‖h‖‖h'‖/(2π) · (sin θ + (π − θ) cos θ), the m → ∞ limit of G (eq. 13-15), for
+    ReLU features; `Activation.dual` for others.
 
     Args:
         S: Gram matrix of the inputs, [... n n].
-        activation: `relu` or `linear`.
+        activation: a name of `ACTIVATIONS`.
 
     Returns:
         k, [... n n].
@@ -46,7 +47,35 @@ def kernel(S: Matrix, activation: str = "relu") -> Matrix:
         array([[1.   , 0.609],
                [0.609, 1.   ]])
     """
-    return S.copy() if activation == "linear" else arc_cosine(S, 1)
+    phi = ACTIVATIONS[activation]
+    k = phi.dual(*_pairs(S))
+    np.einsum("...ii->...i", k)[...] = phi.mean_square(np.einsum("...ii->...i", S))
+    return k
+
+
+def derivative_kernel(S: Matrix, activation: str = "relu") -> Matrix:
+    """E[φ'(u·h)φ'(u·h')], which is ∂k/∂(h·h').
+
+    Args:
+        S: Gram matrix of the inputs, [... n n].
+        activation: a name of `ACTIVATIONS`.
+
+    Returns:
+        The kernel of the derivative, [... n n].
+
+    Examples:
+        >>> derivative_kernel(np.eye(2))  # two independent signs
+        array([[0.5 , 0.25],
+               [0.25, 0.5 ]])
+    """
+    return ACTIVATIONS[activation].dual_of_derivative(*_pairs(S))
+
+
+def _pairs(S: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+    """‖h‖², h·h' and ‖h'‖² of every pair."""
+    diagonal = np.einsum("...ii->...i", S)
+    var_u, cov, var_v = np.broadcast_arrays(diagonal[..., :, None], S, diagonal[..., None, :])
+    return var_u, cov, var_v
 
 
 def arc_cosine(S: Matrix, order: int) -> Matrix:
@@ -80,18 +109,7 @@ def arc_cosine(S: Matrix, order: int) -> Matrix:
         array([[ 1.5,  1. ],
                [ 1. , 24. ]])
     """
-    across, theta = angle(S)
-    diagonal = np.einsum("...ii->...i", S)
-    if order == 0:
-        return (np.pi - theta) / (2 * np.pi)
-    if order == 1:
-        k = (across + (np.pi - theta) * S) / (2 * np.pi)
-        np.einsum("...ii->...i", k)[...] = diagonal / 2
-        return k
-    if order == 2:
-        squares = diagonal[..., :, None] * diagonal[..., None, :]
-        return (3 * across * S + (np.pi - theta) * (squares + 2 * S**2)) / (2 * np.pi)
-    raise ValueError(f"arc_cosine: order {order}; need 0, 1 or 2")
+    return relu.arc_cosine(*_pairs(S), order)
 
 
 def kernel_change(S: Float64[np.ndarray, "n n"], change: Float64[np.ndarray, "n n"]) -> Float64[np.ndarray, "n n"]:
@@ -120,18 +138,16 @@ def kernel_change(S: Float64[np.ndarray, "n n"], change: Float64[np.ndarray, "n 
 
 def angle(S: Matrix) -> tuple[Matrix, Matrix]:
     """‖h‖‖h'‖ sin θ and the angle θ of every pair, each [... n n]."""
-    diagonal = np.einsum("...ii->...i", S)
-    norms = np.sqrt(diagonal[..., :, None] * diagonal[..., None, :])
-    across = np.sqrt(np.maximum((norms - S) * (norms + S), 0.0))
-    return across, np.arctan2(across, S)
+    return relu.angle(*_pairs(S))
 
 
 def pair_second_moment(S: Matrix, activation: str = "relu") -> Matrix:
-    """E[(φφ')²] for every pair: the arc-cosine kernel of order 2; ‖h‖²‖h'‖² + 2(h·h')² for linear features.
+    """E[(φφ')²] for every pair: the arc-cosine kernel of order 2 for ReLU features, `Activation.pair_second_moment`
+    for others.
 
     Args:
         S: Gram matrix of the inputs, [... n n].
-        activation: `relu` or `linear`.
+        activation: a name of `ACTIVATIONS`.
 
     Returns:
         The moments, [... n n].
@@ -141,10 +157,7 @@ def pair_second_moment(S: Matrix, activation: str = "relu") -> Matrix:
         array([[3., 1.],
                [1., 3.]])
     """
-    if activation == "relu":
-        return arc_cosine(S, 2)
-    diagonal = np.einsum("...ii->...i", S)
-    return diagonal[..., :, None] * diagonal[..., None, :] + 2 * S**2
+    return ACTIVATIONS[activation].pair_second_moment(*_pairs(S))
 
 
 def gram_stderr(S: Matrix, activation: str = "relu") -> Matrix:
@@ -152,7 +165,7 @@ def gram_stderr(S: Matrix, activation: str = "relu") -> Matrix:
 
     Args:
         S: Gram matrix of the inputs, [... n n].
-        activation: `relu` or `linear`.
+        activation: a name of `ACTIVATIONS`.
 
     Returns:
         The standard deviations, [... n n].
@@ -165,12 +178,11 @@ def gram_stderr(S: Matrix, activation: str = "relu") -> Matrix:
 
 
 def fourth_moments(S: Float64[np.ndarray, "n n"], activation: str = "relu") -> Float64[np.ndarray, "n n n n"]:
-    """M[i, j, k, l] = E[φ_i φ_j φ_k φ_l], by `gaussian.orthant_moment`; for linear features S_ij S_kl + S_ik S_jl +
-    S_il S_jk (Isserlis).
+    """M[i, j, k, l] = E[φ_i φ_j φ_k φ_l], each four once by `Activation.fourth_moment`.
 
     Args:
-        S: Gram matrix of the inputs, [n n], of which every four are linearly independent.
-        activation: `relu` or `linear`.
+        S: Gram matrix of the inputs, [n n]; for ReLU features every four inputs have to be linearly independent.
+        activation: a name of `ACTIVATIONS`.
 
     Returns:
         M, [n n n n]: √m (G − k) has the covariance M_ijkl − k_ij k_kl.
@@ -181,12 +193,9 @@ def fourth_moments(S: Float64[np.ndarray, "n n"], activation: str = "relu") -> F
         True
     """
     n = len(S)
-    if activation == "linear":
-        return np.einsum("ij,kl->ijkl", S, S) + np.einsum("ik,jl->ijkl", S, S) + np.einsum("il,jk->ijkl", S, S)
     M = np.empty((n, n, n, n))
     for chosen in itertools.combinations_with_replacement(range(n), 4):
-        distinct = sorted(set(chosen))
-        value = orthant_moment(S[np.ix_(distinct, distinct)], tuple(chosen.count(i) for i in distinct))
+        value = ACTIVATIONS[activation].fourth_moment(S, chosen)
         for index in set(itertools.permutations(chosen)):
             M[index] = value
     return M

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float64, PRNGKeyArray
 
+from lora_reuse.theory.activations import ACTIVATIONS
 from lora_reuse.theory.facts import Prompt
 
 
@@ -86,8 +87,8 @@ def hidden(
 
 
 def features(
-    model: Transformer, states: Float[Array, "prompts dim"], *, activation: str = "relu"
+    model: Transformer, states: Float[Array, "prompts dim"], *, activation: str = "relu", scale: float = 1.0
 ) -> Float[Array, "width prompts"]:
-    """φ(U h), one column a prompt: the key under which the MLP stores the prompt's answer."""
-    preactivations = jnp.matmul(model.U, states.T, precision="highest")
-    return jax.nn.relu(preactivations) if activation == "relu" else preactivations
+    """φ(scale · U h), one column a prompt: the key under which the MLP stores the prompt's answer."""
+    preactivations = jnp.matmul(scale * model.U, states.T, precision="highest")
+    return ACTIVATIONS[activation](preactivations)

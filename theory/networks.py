@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float64, Int, PRNGKeyArray
 
+from lora_reuse.theory.activations import ACTIVATIONS
 from lora_reuse.theory.depth import attention, gain, prefixes
 from lora_reuse.theory.facts import Prompt
 
@@ -58,7 +59,7 @@ def forward(
     for block in range(len(network.V)):
         h = x + product(A, product(unit(x), network.V[block].T))
         u = product(unit(h), network.U[block].T)
-        found.append((jax.nn.relu(u) if activation == "relu" else u) / len(network.w) ** 0.5)
+        found.append(ACTIVATIONS[activation](u) / len(network.w) ** 0.5)
         if block < len(network.W):
             x = h + product(found[-1], network.W[block].T) + added[block]
     return product(found[-1], network.w), jnp.stack(found)

@@ -14,6 +14,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float32, Float64, Int, PRNGKeyArray, UInt32
 
 from lora_reuse.runs.settings import SettingError
+from lora_reuse.theory.activations import ACTIVATIONS
 from lora_reuse.theory.gaussian import factor
 
 # About three times cheaper than the default threefry2x32 and, like it, the same numbers on any device count (rbg is
@@ -61,7 +62,7 @@ def _block_grams(
         n, rank = L.shape
         Z = _block_normals(jax.random.fold_in(jax.random.wrap_key_data(key, impl=PRNG), block), rank, block_size(n))
         h = jnp.matmul(L, Z, precision="highest")
-        phi = jnp.where(jnp.arange(block_size(n))[None, :] < count, jax.nn.relu(h) if activation == "relu" else h, 0.0)
+        phi = jnp.where(jnp.arange(block_size(n))[None, :] < count, ACTIVATIONS[activation](h), 0.0)
         return jnp.matmul(phi, phi.T, precision="highest")
 
     def local(*arguments: Array) -> Float32[Array, "local n n"]:
@@ -141,4 +142,4 @@ def features(
     draw = jax.jit(_block_normals, static_argnums=(1, 2))
     Z = [np.asarray(draw(jax.random.fold_in(key, b), L.shape[1], block), np.float64) for b in range(-(-width // block))]
     h = np.concatenate(Z, axis=1)[:, :width].T @ L.T
-    return np.maximum(h, 0.0) if activation == "relu" else h
+    return ACTIVATIONS[activation](h)

@@ -160,7 +160,7 @@ class Plan:
                 raise ValueError
             library = [min_norm_edit(phi[:, self.columns(stored)], self.differences(stored)) for stored in chosen]
         except ValueError:
-            names = ("width", "dim", "locality", "facts", "activation", "init_scale")
+            names = ("width", "dim", "locality", "facts", "activation", "input_variance", "init_scale")
             got = f"{self.setting.setup} with {', '.join(f'{name}={getattr(self.setting, name)}' for name in names)}"
             raise SettingError(
                 "setup", got, "prompts to store whose features are linearly independent", "raise width= or dim="
@@ -211,13 +211,18 @@ def coefficients(
 
 
 def geometry(plan: Plan, seed: int) -> Float64[np.ndarray, "n n"]:
-    """S = H Hᵀ of the hidden states of all prompts: the same for every seed at dim=inf."""
+    """S = σ² H Hᵀ of the hidden states of all prompts (`gram.geometry`): the same for every seed at dim=inf."""
+    if plan.setting.dim == INF:
+        return limit_of_dim(plan)
     (attended, residual), dim, scale = plan.tokens, plan.setting.dim, plan.setting.init_scale
-    if dim == INF:
-        return limit_geometry(attended, residual, scale)
     images, _ = grams.token_images(stream(seed, grams.GEOMETRY, int(dim)), attended.shape[1], int(dim), scale)
     H = attended @ images[1] + residual @ images[0]
-    return H @ H.T
+    return plan.setting.input_variance * (H @ H.T)
+
+
+def limit_of_dim(plan: Plan) -> Float64[np.ndarray, "n n"]:
+    """S as d → ∞."""
+    return plan.setting.input_variance * limit_geometry(*plan.tokens, plan.setting.init_scale)
 
 
 def run(setting: Bridge, seeds: Sequence[int], advance: Callable[[int], object] | None = None) -> list[Result]:
@@ -265,7 +270,7 @@ def quantities(plan: Plan, G: Float64[np.ndarray, "n n"]) -> Values:
 def _predict(plan: Plan, S: Float64[np.ndarray, "n n"]) -> tuple[Values, Values]:
     setting = plan.setting
     if setting.width == INF:  # then the step left is d → ∞
-        limit = quantities(plan, kernel(limit_geometry(*plan.tokens, setting.init_scale), setting.activation))
+        limit = quantities(plan, kernel(limit_of_dim(plan), setting.activation))
         return limit, dict.fromkeys(limit, 0.0) if setting.dim == INF else {}
     limit = quantities(plan, kernel(S, setting.activation))
     smooth = RULES[setting.composition].smooth and not (

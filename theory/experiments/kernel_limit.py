@@ -21,7 +21,7 @@ from lora_reuse.theory.error_bars import expansion
 from lora_reuse.theory.experiments import REMAINDER, Result, Values
 from lora_reuse.theory.gaussian import quadrature_features
 from lora_reuse.theory.gram import geometry, gram
-from lora_reuse.theory.limit import geometry_stderr, limit_geometry
+from lora_reuse.theory.limit import geometry_stderr
 from lora_reuse.theory.model import coefficients
 from lora_reuse.theory.settings import INF, KernelLimit, at_infinite_dim
 
@@ -78,15 +78,16 @@ def _unit_width_distance(S_bytes: bytes, activation: str) -> tuple[float, float,
 
 def _limit_of_dim(setting: KernelLimit, k: Float64[np.ndarray, "n n"]) -> tuple[Values, Values]:
     predicted, stderr = {"kernel_relative_rms": 0.0}, {"kernel_relative_rms": 0.0}
-    if at_infinite_dim(setting) is None:
+    limit = at_infinite_dim(setting)
+    if limit is None:
         return predicted, stderr
-    attended, residual = coefficients(PROMPTS, 5, mask=setting.mask)
     if setting.dim != INF:
-        k = kernels.kernel(limit_geometry(attended, residual, setting.init_scale), setting.activation)
+        k = kernels.kernel(geometry(PROMPTS, limit, [0])[0], setting.activation)
     predicted |= shares(k)
     if setting.dim == INF:
         stderr |= dict.fromkeys(COEFFICIENTS, 0.0)
     elif (setting.init_scale, setting.attention, setting.activation) == ("std", "uniform", "relu"):
+        attended, residual = coefficients(PROMPTS, 5, mask=setting.mask)
         root = setting.dim**-0.5
         stderr |= {name: geometry_stderr(attended, residual, *pair) * root for name, pair in COEFFICIENTS.items()}
     return predicted, stderr

@@ -2,11 +2,17 @@
 
 import math
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from lora_reuse.runs.settings import Choice, Number, SettingError, Whole, checked, did_you_mean, setting
 
 INF = math.inf
+ACTIVATIONS = (
+    "relu",
+    *sorted({p.stem for p in (Path(__file__).parents[1] / "activations").glob("[!_]*.py")} - {"relu"}),
+)
+"""The classes of `theory.activations`, by their files' names."""
 LARGEST_EXPLICIT_WIDTH = 2**16
 # Above this width a rule that needs the features themselves, and not their inner products, would need gigabytes.
 LARGEST_BASIS_WIDTH = 2**14
@@ -53,7 +59,13 @@ class Model(Point):
     mask: str = setting(
         "strict", Choice("strict", "causal"), "attention without (eq. 4) or with (eq. 21) the current token"
     )
-    activation: str = setting("relu", Choice("relu", "linear"), "the MLP's nonlinearity, or none (A.1.2)")
+    activation: str = setting("relu", Choice(*ACTIVATIONS), "the MLP's nonlinearity; linear is none (A.1.2)")
+    input_variance: float = setting(
+        1.0,
+        Number(1e-6, 1e6),
+        "of a preactivation over its hidden state's squared norm (2 on a one-hop prompt), for erf and gelu",
+        omitted=True,
+    )
     depth: int = setting(1, Whole(1, 64), "L, blocks of attention and MLP; the paper has one", omitted=True)
     norm: str = setting(
         "none", Choice("none", "rms"), "RMSNorm of what attention and MLP read, or none as in the paper", omitted=True
@@ -78,6 +90,8 @@ class Model(Point):
                 "a finite dim",
                 "its limit is attention=uniform if init_scale=std, and none otherwise",
             )
+        if self.input_variance != 1 or self.init_scale == "variance":
+            _refuse_scale(self)
 
     def beyond_one_block(self) -> list[str]:
         """The settings by which the model is not the paper's one block."""
@@ -89,6 +103,8 @@ class Model(Point):
             if (self.attention, self.init_scale) != ("uniform", "std"):
                 got = f"{getattr(self, name)} with attention={self.attention}, init_scale={self.init_scale}"
                 raise SettingError(name, got, "attention=uniform and init_scale=std beside it")
+            if self.input_variance != 1:
+                raise SettingError("input_variance", f"{self.input_variance:g} with {name}", "1 beside it")
         if self.adapted == "all" and (self.width, self.dim) != (INF, INF):
             got = f"all with width={self.width}, dim={self.dim}"
             mend = "experiment=depth has the tangent kernels of networks of finite width"
@@ -106,6 +122,23 @@ def one_block(model: Model) -> None:
         default = next(f.default for f in fields(Model) if f.name == name)
         mend = "theorem_2, theorem_3, many_facts, scale and depth have it"
         raise SettingError(name, getattr(model, name), f"{default} in this experiment", mend)
+
+
+def _refuse_scale(model: Model) -> None:
+    """Refuses an input variance where it cancels, and hidden states that grow with d where it does not."""
+    from lora_reuse.theory.activations import ACTIVATIONS  # here, so that --help needs no numpy
+
+    if ACTIVATIONS[model.activation].homogeneous:
+        if model.input_variance != 1:
+            got, why = f"{model.input_variance:g} with activation={model.activation}", "it cancels in every ratio"
+            raise SettingError("input_variance", got, "1", why)
+    elif model.init_scale == "variance":
+        raise SettingError(
+            "init_scale",
+            f"variance with activation={model.activation}",
+            "std, or an activation that is homogeneous",
+            "hidden states then grow with the dim, and so does where the activation is used",
+        )
 
 
 def world_prompts(entities: int, relations: int) -> tuple[int, int]:

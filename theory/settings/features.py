@@ -53,13 +53,9 @@ class Proposition1(Model):
         super().__post_init__()
         one_block(self)
         at_least(self, 4)
-        if self.activation == "linear":
-            raise SettingError(
-                "activation",
-                "linear",
-                "relu",
-                "a linear model cannot hold the world to be edited; see experiment=capacity",
-            )
+        if self.activation != "relu":
+            why = "linear and quadratic features cannot hold the world, and the closed form of training is that of relu"
+            raise SettingError("activation", self.activation, "relu", why)
         if self.attention == "softmax" and self.init_scale == "variance":
             mend = "attention then picks one token, and many prompts of the world become the same"
             raise SettingError("init_scale", "variance with attention=softmax", "std", mend)

@@ -1,0 +1,68 @@
+"""The MLP's nonlinearity φ: one class a file, which `activation=` knows by the file's name.
+
+A class says what φ is, and four expectations over jointly Gaussian preactivations (u, v) of mean 0: they give the
+infinite width, the derivatives of it, and the error bars of every finite width. To add an activation, write the class
+in a module of this package that has its name in small letters, and put `@activation` over it. Every check of
+`tests/test_activations.py` is then run on it by name.
+
+Only `__call__` is given JAX arrays (where features are drawn) as well as NumPy's. The variances of preactivations count
+where φ is not homogeneous: the variance of u·h is σ²‖h‖² with σ² = `input_variance`, and ‖h‖² = 2 on a one-hop prompt
+as d → ∞."""
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+from jaxtyping import Float64
+
+Reals = Float64[np.ndarray, "..."]
+
+
+class Activation(ABC):
+    """φ, and its moments under Gaussian preactivations."""
+
+    homogeneous: ClassVar[bool] = False
+    """Whether φ(ax) is a power of a > 0 times φ(x). Then `input_variance` cancels in every ratio of the paper."""
+
+    @abstractmethod
+    def __call__(self, x: Any) -> Any:
+        """φ(x), entry by entry, of a NumPy array or of a JAX one."""
+
+    @abstractmethod
+    def dual(self, var_u: Reals, cov: Reals, var_v: Reals) -> Reals:
+        """E[φ(u)φ(v)], the dual kernel, for variances and a covariance that broadcast."""
+
+    @abstractmethod
+    def dual_of_derivative(self, var_u: Reals, cov: Reals, var_v: Reals) -> Reals:
+        """E[φ'(u)φ'(v)]. It is ∂E[φ(u)φ(v)]/∂cov (Price's theorem)."""
+
+    @abstractmethod
+    def fourth_moment(self, S: Float64[np.ndarray, "n n"], which: tuple[int, int, int, int]) -> float:
+        """E[φ_i φ_j φ_k φ_l] of four of the preactivations with covariance S; an index may be named several times."""
+
+    def mean_square(self, var: Reals) -> Reals:
+        """E[φ(u)²]."""
+        return self.dual(var, var, var)
+
+    def pair_second_moment(self, var_u: Reals, cov: Reals, var_v: Reals) -> Reals:
+        """E[φ(u)²φ(v)²], each distinct pair once."""
+        triples = np.stack([a.ravel() for a in np.broadcast_arrays(var_u, cov, var_v)], axis=1)
+        distinct, back = np.unique(triples, axis=0, return_inverse=True)
+        values = [self.fourth_moment(np.array([[a, c], [c, b]]), (0, 0, 1, 1)) for a, c, b in distinct]
+        return np.array(values)[back].reshape(np.shape(cov))
+
+
+ACTIVATIONS: dict[str, Activation] = {}
+Enrolled = TypeVar("Enrolled", bound=Activation)
+
+
+def activation(cls: type[Enrolled]) -> type[Enrolled]:
+    """Enrols a class under its name in small letters."""
+    ACTIVATIONS[cls.__name__.lower()] = cls()
+    return cls
+
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

@@ -1,0 +1,48 @@
+"""The square: the simplest nonlinearity whose features are products of two tokens, with polynomial moments."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from lora_reuse.theory.activations import Activation, Reals, activation
+
+
+@activation
+class Quadratic(Activation):
+    """φ(x) = x²."""
+
+    homogeneous = True
+
+    def __call__(self, x: Any) -> Any:
+        return x**2
+
+    def dual(self, var_u: Reals, cov: Reals, var_v: Reals) -> Reals:
+        """‖h‖²‖h'‖² + 2(h·h')² (Isserlis)."""
+        return var_u * var_v + 2 * cov**2
+
+    def dual_of_derivative(self, var_u: Reals, cov: Reals, var_v: Reals) -> Reals:
+        """4 h·h'."""
+        return 4 * cov
+
+    def pair_second_moment(self, var_u: Reals, cov: Reals, var_v: Reals) -> Reals:
+        """9 ‖h‖⁴‖h'‖⁴ + 72 ‖h‖²‖h'‖²(h·h')² + 24 (h·h')⁴."""
+        return 9 * (var_u * var_v) ** 2 + 72 * var_u * var_v * cov**2 + 24 * cov**4
+
+    def fourth_moment(self, S: Float64[np.ndarray, "n n"], which: tuple[int, int, int, int]) -> float:
+        """E[x_i² x_j² x_k² x_l²] = Σ_π 2^(4 − cycles of π) Π_a S_{a π(a)} over the 24 permutations π of the four
+        factors (Isserlis: of the 105 pairings of eight x, 2^(4 − cycles) follow one permutation)."""
+        total = 0.0
+        for order in itertools.permutations(range(4)):
+            total += 2.0 ** (4 - _cycles(order)) * np.prod([S[which[a], which[b]] for a, b in enumerate(order)])
+        return float(total)
+
+
+def _cycles(order: tuple[int, ...]) -> int:
+    left, cycles = set(range(len(order))), 0
+    while left:
+        at, cycles = left.pop(), cycles + 1
+        while (at := order[at]) in left:
+            left.remove(at)
+    return cycles
