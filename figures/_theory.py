@@ -64,13 +64,13 @@ def seeds(table: pandas.DataFrame) -> str:
 
 
 @functools.cache
-def coefficients() -> tuple[float, float, float]:
+def coefficients(activation: str = "relu", input_variance: float = 1.0) -> tuple[float, float, float]:
     """c₁ = k(η₁, ξ)/k(η₁, η₁), c₂ = k(η₂, ξ)/k(η₂, η₂) (eq. 19) and ρ = k(η₂, η₂′)/k(η₂, η₂), η₂′ another key of the
-    same relation, at d = m = ∞: 0.412, 0.573 and 0.609."""
+    same relation, at d = m = ∞: 0.412, 0.573 and 0.609 for the ReLU."""
     # Prompts x r1, y r2, x r1 r2, u r2 over the tokens x, y, u, r1, r2, as `theory.model.coefficients` has them; that
     # module imports jax.
     attended = np.array([[1, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0.5, 0, 0, 0.5, 0], [0, 0, 1, 0, 0]])
     residual = np.eye(5)[[3, 4, 4, 4]]
-    k = kernels.kernel(limit_geometry(attended, residual))
+    k = kernels.kernel(input_variance * limit_geometry(attended, residual), activation)
     first, second, another = (float(kernels.coefficient(k, *pair)) for pair in ((0, 2), (1, 2), (1, 3)))
     return first, second, another
