@@ -87,8 +87,8 @@ def caption(table: pandas.DataFrame) -> str:
 
     largest = float(table["limit"].max())
     return f"""Theorem 2 under other activations (beyond the paper, whose activation is the ReLU): at d = ∞ the sum of
-        two experts adds c₁ and c₂ times the two differences of answers to the two-hop prompt, at most {largest:.2f}, and
-        the old answer keeps its one, whatever the activation. (a) Measured at m = {short(WIDTH)} against the closed
+        two experts adds c₁ and c₂ times the two differences of answers to the two-hop prompt, at most {largest:.2f},
+        and the old answer keeps its one, whatever the activation. (a) Measured at m = {short(WIDTH)} against the closed
         form (dashed). Where r₂(y) = r₂(r₁(x)), z wins if c₂ is above one half (dotted): it wins for {words(1)},
         ties with the old answer for {words(0)}, and loses to it for {words(-1)}. (b) erf and GELU depend on the
         variance of their preactivations, and tend to linear features where it is small. Means over seeds with 95 %

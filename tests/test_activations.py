@@ -11,13 +11,24 @@ import pytest
 from lora_reuse.runs.settings import SettingError
 from lora_reuse.theory import activations, kernels
 from lora_reuse.theory.activations import ACTIVATIONS
-from lora_reuse.theory.experiments import many_facts, theorem_2
+from lora_reuse.theory.experiments import bridge, many_facts, specificity, theorem_2, theorem_3
 from lora_reuse.theory.gram import FEATURES, gram
 from lora_reuse.theory.limit import limit_geometry
 from lora_reuse.theory.model import coefficients, draw_transformer, hidden
-from lora_reuse.theory.settings import INF, KernelLimit, ManyFacts, Model, Proposition1, Theorem2
+from lora_reuse.theory.settings import (
+    INF,
+    Bridge,
+    KernelLimit,
+    ManyFacts,
+    Model,
+    Proposition1,
+    Specificity,
+    Theorem2,
+    Theorem3,
+)
 from lora_reuse.theory.settings import base as settings
 from lora_reuse.theory.streaming import stream
+from lora_reuse.theory.table import z_score
 
 SAMPLES = 2_000_000
 Z = 5.5  # a right kernel of ten entries, or 35 moments, fails less than once in 700 000
@@ -162,6 +173,18 @@ def test_the_sum_of_two_experts_never_removes_the_old_answer(name):
     # The one coincidence in which z may win: then the old answer has 1 − c₂, and z has c₂.
     (result,) = theorem_2.run(Theorem2(width=INF, activation=name, coincide="r2y=r2r1x"), [0])
     np.testing.assert_allclose(result.measured["margin_old_over_new"], 1 - 2 * c2, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["erf", "linear", "gelu"])
+@pytest.mark.parametrize("experiment", [theorem_3, specificity, bridge])
+def test_arrow_has_error_bars_only_where_its_scores_cannot_change_sign(name, experiment):
+    point = {theorem_3: Theorem3, specificity: Specificity, bridge: Bridge}[experiment]
+    setting = point(width=4096, activation=name, composition="arrow", **({"facts": 1} if experiment is bridge else {}))
+    rows = [result._asdict() for result in experiment.run(setting, range(8))]
+    named = [n for n, error in rows[0]["stderr"].items() if error > 0 and n in rows[0]["measured"]]
+    assert np.abs(np.array([z_score(rows, n) for n in named], float)).max(initial=0.0) < 4.5
+    sure = {theorem_3: 6, specificity: 11, bridge: 2}[experiment]
+    assert len(named) == sure if name == "gelu" else len(named) < sure
 
 
 @every

@@ -20,7 +20,7 @@ from scipy import stats
 
 from lora_reuse.theory.experiments import REMAINDER, Values
 from lora_reuse.theory.gaussian import QUADRATURE_NODES, quadrature_features
-from lora_reuse.theory.kernels import fourth_moments, kernel
+from lora_reuse.theory.kernels import fourth_moments, gram_stderr, kernel
 
 Square = Float64[np.ndarray, "n n"]
 Quantities = Callable[[Square], Mapping[str, float]]
@@ -149,6 +149,14 @@ def routed_expansion(
     rare = (weights * (np.abs(t) > _RARE)) @ squares > stderr**2 / 20
     varies = stderr * width**0.5 > 1e-6
     return _named(names, np.where(varies, found, F(k)), varies * stderr, varies * np.where(rare, stderr, remainder))
+
+
+def sure_signs(S: Square, width: int | float, activation: str) -> Bool[np.ndarray, "n n"]:
+    """Which entries of G have the sign of k at this width, by four standard errors. Arrow scores an expert by
+    |G(η, ξ)|, so what it weighs is not smooth in G at the others: at orthogonal prompts under an odd activation.
+    Features that are never negative have no such entry."""
+    k, phi = kernel(S, activation), quadrature_features(S, activation)
+    return (np.abs(k) * width**0.5 > 4 * gram_stderr(S, activation)) | (phi.min() >= 0)
 
 
 def _vector(quantities: Quantities) -> Callable[[Square], Vector]:

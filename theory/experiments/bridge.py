@@ -56,7 +56,7 @@ from lora_reuse.runs.settings import SettingError
 from lora_reuse.theory import gram as grams
 from lora_reuse.theory.compositions import RULES, Context, Features, Outputs, compose, dials_of
 from lora_reuse.theory.edits import LowRank, min_norm_edit
-from lora_reuse.theory.error_bars import expansion
+from lora_reuse.theory.error_bars import expansion, sure_signs
 from lora_reuse.theory.experiments import Result, Values
 from lora_reuse.theory.facts import ROLES, Prompt
 from lora_reuse.theory.kernels import kernel
@@ -277,6 +277,8 @@ def _predict(plan: Plan, S: Float64[np.ndarray, "n n"]) -> tuple[Values, Values]
         setting.composition.startswith("arrow") and setting.scores == "raw"
     )
     if not smooth or len(S) > MOST_PROMPTS_WITH_ERRORS or np.linalg.matrix_rank(S) < len(S):
+        return limit, {}
+    if setting.composition.startswith("arrow") and not sure_signs(S, setting.width, setting.activation).all():
         return limit, {}
     found = expansion(
         lambda G: {n: c for n, c in quantities(plan, G).items() if n in ("c_hop_1", "c_hop_2")},

@@ -45,7 +45,9 @@ def run(setting: Capacity, seeds: Sequence[int], advance: Callable[[int], object
             "missing_rank": float(min(keys.shape) - np.linalg.matrix_rank(keys, rtol=1e-9)),
         }
         unstored = unstored_share(k, Y, setting.width)
-        predicted = {"stored_exactly": float(unstored < 1e-9), "unstored": unstored, "missing_rank": 0.0}
+        least = min(len(k), setting.width)
+        missing = least - min(least, np.linalg.matrix_rank(coordinates(k), rtol=1e-9))
+        predicted = {"stored_exactly": float(unstored < 1e-9), "unstored": unstored, "missing_rank": float(missing)}
         results.append(Result(measured, predicted, {}))
         if advance is not None and setting.width != INF:
             advance(int(setting.width))

@@ -38,8 +38,8 @@ from jaxtyping import Float64
 from lora_reuse.theory import gram as grams
 from lora_reuse.theory.compositions import Context, Features, compose
 from lora_reuse.theory.edits import min_norm_edit
-from lora_reuse.theory.error_bars import expansion
-from lora_reuse.theory.experiments import Result, Values
+from lora_reuse.theory.error_bars import expansion, sure_signs
+from lora_reuse.theory.experiments import REMAINDER, Result, Values
 from lora_reuse.theory.facts import Prompt, World, draw_world
 from lora_reuse.theory.kernels import kernel
 from lora_reuse.theory.library import prepared
@@ -147,4 +147,9 @@ def _predict(setting: Specificity, world: World, S: Square) -> tuple[Values, Val
         limit = values(kernel(S, setting.activation))
         return limit | pooled, dict.fromkeys(limit, 0.0) | pooled
     found = expansion(values, S, setting.width, setting.activation)
-    return found.mean | pooled, found.errors() | pooled
+    mean, errors = found.mean | pooled, found.errors() | pooled
+    if setting.composition.startswith("arrow"):
+        sure = sure_signs(S, setting.width, setting.activation)
+        for name in (name for name, (_, asked) in COEFFICIENTS.items() if not sure[[FIRST, SECOND], asked].all()):
+            del mean[name], errors[name], errors[name + REMAINDER]
+    return mean, errors

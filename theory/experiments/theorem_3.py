@@ -16,6 +16,8 @@ and one softmax, the term of O(1/m) and the errors of `theory.error_bars`:
 - `wins_old`, `wins_y`, `wins_z`, `wins_r1x`, `wins_r2y`: which entity has the largest output (ties shared).
 """
 
+import functools
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
@@ -26,7 +28,7 @@ from jaxtyping import Float64
 from lora_reuse.runs.dials import check
 from lora_reuse.runs.settings import SettingError, did_you_mean
 from lora_reuse.theory.compositions import RULES, Features, compose, dials_of
-from lora_reuse.theory.error_bars import Expansion, expansion, routed_expansion
+from lora_reuse.theory.error_bars import Expansion, expansion, routed_expansion, sure_signs
 from lora_reuse.theory.estimate import Estimate
 from lora_reuse.theory.experiments import Result, Values
 from lora_reuse.theory.gram import coordinates, geometry, gram
@@ -174,8 +176,11 @@ def _expand(setting: Theorem3, scene: Scene, S: Square, seed: int) -> Expansion:
 
     if setting.composition not in ("arrow", "arrow_after"):
         return expansion(lambda G: smooth(G, lambda _: True), S, setting.width, setting.activation)
-    parts = []
+    sure = sure_signs(S, setting.width, setting.activation)
+    parts = [Expansion({}, {}, {})]
     for asked, is_other in ((scene.two_hop, False), (scene.other, True)):
+        if not sure[[scene.first.start, scene.second.start], asked.start].all():
+            continue
         parts.append(
             routed_expansion(
                 lambda G, is_other=is_other: smooth(G, lambda name: (name in OTHER) == is_other),
@@ -186,7 +191,7 @@ def _expand(setting: Theorem3, scene: Scene, S: Square, seed: int) -> Expansion:
                 jumps=setting.top_k == 1,
             )
         )
-    return Expansion(*(first | second for first, second in zip(*parts, strict=True)))
+    return Expansion(*(functools.reduce(operator.or_, values) for values in zip(*parts, strict=True)))
 
 
 def log_odds(setting: Theorem3, scene: Scene, G: Square, asked: int) -> float:
