@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -54,22 +55,21 @@ def test_a_fresh_z_gives_the_law_of_the_explicit_model():
     model = KernelLimit(width=width, dim=dim)
     S = g.geometry(PROMPTS, model, seeds)
     projected = streamed(S, width, g.feature_keys(model, seeds))
-    explicit, shapes = [], []
-    for seed in seeds:
-        drawn = transformer.draw_transformer(stream(seed, 99), tokens=5, dim=dim, width=width)
+
+    @jax.jit
+    @jax.vmap
+    def explicit(key):
+        drawn = transformer.draw_transformer(key, tokens=5, dim=dim, width=width)
         states = transformer.hidden(drawn, PROMPTS)
-        H, phi = np.asarray(states, np.float64), np.asarray(transformer.features(drawn, states), np.float64)
-        shapes.append(H @ H.T)
-        explicit.append(phi.T @ phi / width * dim)
-    for grams, states in ((projected, S), (np.stack(explicit), np.stack(shapes))):
+        return states, transformer.features(drawn, states)
+
+    H, phi = (np.asarray(a, np.float64) for a in explicit(jnp.stack([stream(seed, 99) for seed in seeds])))
+    drawn = (phi.swapaxes(-1, -2) @ phi / width * dim, H @ H.swapaxes(-1, -2))
+    for grams, states in ((projected, S), drawn):
         z = []
-        for G, s in zip(grams, states, strict=True):
-            k, M = kernels.kernel(s), kernels.fourth_moments(s)
-            z.append(
-                (kernels.coefficient(G, 1, 2) - kernels.coefficient(k, 1, 2))
-                * np.sqrt(width)
-                / kernels.coefficient_stderr(M, k, 1, 2)
-            )
+        for G, k, M in zip(grams, kernels.kernel(states), kernels.fourth_moments(states), strict=True):
+            c, error = kernels.coefficient(G, 1, 2), kernels.coefficient_stderr(M, k, 1, 2)
+            z.append((c - kernels.coefficient(k, 1, 2)) * np.sqrt(width) / error)
         assert abs(np.mean(z)) < 5 / np.sqrt(len(z)) + 0.1  # 0.1: the O(1/m) bias of a ratio at m = 512
         assert abs(np.std(z) - 1) < 5 / np.sqrt(2 * len(z)) + 0.03
 

@@ -177,27 +177,30 @@ def gram_stderr(S: Matrix, activation: str = "relu") -> Matrix:
     return np.sqrt(np.maximum(pair_second_moment(S, activation) - kernel(S, activation) ** 2, 0.0))
 
 
-def fourth_moments(S: Float64[np.ndarray, "n n"], activation: str = "relu") -> Float64[np.ndarray, "n n n n"]:
+def fourth_moments(
+    S: Float64[np.ndarray, "*batch n n"], activation: str = "relu"
+) -> Float64[np.ndarray, "*batch n n n n"]:
     """M[i, j, k, l] = E[φ_i φ_j φ_k φ_l], each four once by `Activation.fourth_moment`.
 
     Args:
-        S: Gram matrix of the inputs, [n n]; for ReLU features every four inputs have to be linearly independent.
+        S: Gram matrices of the inputs, [... n n]; every four inputs have to be linearly independent.
         activation: a name of `ACTIVATIONS`.
 
     Returns:
-        M, [n n n n]: √m (G − k) has the covariance M_ijkl − k_ij k_kl.
+        M, [... n n n n]: √m (G − k) has the covariance M_ijkl − k_ij k_kl.
 
     Examples:
         >>> S = np.array([[2.0, 1.0], [1.0, 2.0]])
         >>> np.allclose(np.einsum("iijj->ij", fourth_moments(S)), pair_second_moment(S))
         True
     """
-    n = len(S)
-    M = np.empty((n, n, n, n))
-    for chosen in itertools.combinations_with_replacement(range(n), 4):
-        value = ACTIVATIONS[activation].fourth_moment(S, chosen)
-        for index in set(itertools.permutations(chosen)):
-            M[index] = value
+    n = S.shape[-1]
+    M = np.empty((*S.shape[:-2], n, n, n, n))
+    for powers in (a for r in range(1, 5) for a in itertools.product(range(1, 5), repeat=r) if sum(a) == 4):
+        chosen = np.array(list(itertools.combinations(range(n), len(powers))), dtype=int).reshape(-1, len(powers))
+        values = ACTIVATIONS[activation].fourth_moment(S[..., chosen[:, :, None], chosen[:, None, :]], powers)
+        for index in set(itertools.permutations(np.repeat(np.arange(len(powers)), powers).tolist())):
+            M[..., *chosen[:, index].T] = values
     return M
 
 

@@ -1,21 +1,23 @@
-"""Orthant probabilities and moments of up to four Gaussians, in closed form.
+"""Orthant probabilities and moments of up to four Gaussians, in closed form, of one covariance or of a batch of them.
 
-What this module needs is NumPy alone. Throughout, x ~ N(0, S) with S [n n] symmetric and positive definite, and the
+What this module needs is NumPy alone. Throughout, x ~ N(0, S) with S [... n n] symmetric and positive definite, and the
 positive orthant is {x > 0}, all n entries positive.
 
 | function | what it returns |
 |---|---|
 | `orthant_probability(S)` | P(x > 0), n ≤ 4 |
 | `orthant_moment(S, powers)` | E[Π x_i^{a_i} 1{x > 0}], n ≤ 4 |
+| `given_zero(S, j)` | the covariance of x given x_j = 0, and the density of x_j there |
 """
 
+import functools
 import itertools
 
 import numpy as np
 from jaxtyping import Float64
 
 
-def orthant_probability(S: Float64[np.ndarray, "n n"]) -> float:
+def orthant_probability(S: Float64[np.ndarray, "*batch n n"]) -> Float64[np.ndarray, "*batch"]:
     """P(x > 0) for x ~ N(0, S) of n ≤ 4 entries.
 
     Up to n = 3 it is a sum of arcsines of the correlations ρ: 1, 1/2, 1/4 + arcsin(ρ)/2π, 1/8 + Σ arcsin(ρ_ij)/4π. For
@@ -23,31 +25,33 @@ def orthant_probability(S: Float64[np.ndarray, "n n"]) -> float:
     P(x_k, x_l > 0 | x_i = x_j = 0).
 
     Args:
-        S: covariance of full rank, [n n].
+        S: covariances of full rank, [... n n].
 
     Returns:
-        The probability.
+        The probabilities, [...].
 
     Source: Plackett, *A reduction formula for normal multivariate integrals*, Biometrika 1954.
 
     Examples:
-        >>> orthant_probability(np.eye(4))
+        >>> float(orthant_probability(np.eye(4)))
         0.0625
-        >>> round(orthant_probability(np.array([[1, 0.5], [0.5, 1]])), 6)  # 1/4 + (π/6)/2π
-        0.333333
+        >>> orthant_probability(np.array([[[1, 0.5], [0.5, 1]], [[1, 0], [0, 1]]])).round(6)  # 1/4 + (π/6)/2π, 1/4
+        array([0.333333, 0.25    ])
     """
-    scale = np.sqrt(np.diagonal(S))
-    R = np.clip(S / np.outer(scale, scale), -1.0, 1.0)
-    pairs = list(itertools.combinations(range(len(R)), 2))
-    arcsines = float(sum(np.arcsin(R[i, j]) for i, j in pairs))
-    if len(R) < 4:
-        return (1.0, 0.5, 0.25 + arcsines / (2 * np.pi), 0.125 + arcsines / (4 * np.pi))[len(R)]
-    nodes, weights = np.polynomial.legendre.leggauss(96)
+    n = S.shape[-1]
+    scale = np.sqrt(np.diagonal(S, axis1=-2, axis2=-1))
+    R = np.clip(S / (scale[..., :, None] * scale[..., None, :]), -1.0, 1.0)
+    pairs = list(itertools.combinations(range(n), 2))
+    arcsines = sum((np.arcsin(R[..., i, j]) for i, j in pairs), np.zeros(S.shape[:-2]))
+    if n < 4:
+        constant, share = ((1.0, 0.0), (0.5, 0.0), (0.25, 1 / (2 * np.pi)), (0.125, 1 / (4 * np.pi)))[n]
+        return np.asarray(constant + share * arcsines)
+    nodes, weights = _legendre(96)
     t = (nodes + 1) / 2
-    slope = np.zeros_like(t)
+    r = {(a, b): t * R[..., a, b, None] for a, b in itertools.permutations(range(4), 2)}
+    slope = np.zeros((*S.shape[:-2], len(t)))
     for i, j in pairs:
         k, l = (a for a in range(4) if a not in (i, j))  # noqa: E741
-        r = {(a, b): t * R[a, b] for a, b in itertools.permutations(range(4), 2)}
         determinant = 1 - r[i, j] ** 2
         variance = lambda a: 1 - (r[a, i] ** 2 + r[a, j] ** 2 - 2 * r[i, j] * r[a, i] * r[a, j]) / determinant  # noqa: E731, B023
         covariance = (
@@ -55,11 +59,33 @@ def orthant_probability(S: Float64[np.ndarray, "n n"]) -> float:
             - (r[k, i] * r[l, i] + r[k, j] * r[l, j] - r[i, j] * (r[k, i] * r[l, j] + r[k, j] * r[l, i])) / determinant
         )
         both = 0.25 + np.arcsin(np.clip(covariance / np.sqrt(variance(k) * variance(l)), -1, 1)) / (2 * np.pi)
-        slope += R[i, j] / (2 * np.pi * np.sqrt(determinant)) * both
-    return 1 / 16 + float(weights @ slope) / 2
+        slope += R[..., i, j, None] / (2 * np.pi * np.sqrt(determinant)) * both
+    return np.asarray(1 / 16 + slope @ weights / 2)
 
 
-def orthant_moment(S: Float64[np.ndarray, "n n"], powers: tuple[int, ...]) -> float:
+@functools.cache
+def _legendre(points: int) -> tuple[Float64[np.ndarray, "points"], Float64[np.ndarray, "points"]]:
+    return np.polynomial.legendre.leggauss(points)
+
+
+def given_zero(
+    S: Float64[np.ndarray, "*batch n n"], j: int
+) -> tuple[Float64[np.ndarray, "*batch n n"], Float64[np.ndarray, "*batch"]]:
+    """The covariance of x given x_j = 0, whose row and column j are 0, and the density of x_j at 0.
+
+    Args:
+        S: covariances, [... n n].
+        j: an index whose variance is not 0.
+
+    Returns:
+        S − S_j S_jᵀ/S_jj, [... n n], and 1/√(2π S_jj), [...].
+    """
+    row, variance = S[..., j, :], S[..., j, j]
+    given = S - row[..., :, None] * row[..., None, :] / variance[..., None, None]
+    return given, 1 / np.sqrt(2 * np.pi * variance)
+
+
+def orthant_moment(S: Float64[np.ndarray, "*batch n n"], powers: tuple[int, ...]) -> Float64[np.ndarray, "*batch"]:
     """E[Π_i x_i^{a_i} 1{x > 0}] for x ~ N(0, S) of n ≤ 4 entries: so E[φ_iφ_jφ_kφ_l] of ReLU features, for any four
     prompts.
 
@@ -67,33 +93,53 @@ def orthant_moment(S: Float64[np.ndarray, "n n"], powers: tuple[int, ...]) -> fl
     M(b − e_j) + [b_j = 0] N(0; S_jj) M_{x_j = 0}(b without j)), down to `orthant_probability`.
 
     Args:
-        S: covariance of full rank, [n n].
+        S: covariances of full rank, [... n n].
         powers: a, one whole number ≥ 0 an entry.
 
     Returns:
-        The moment, in the units of Π x_i^{a_i}.
+        The moments, [...], in the units of Π x_i^{a_i}.
 
     Source: Kan and Robotti, *On moments of folded and truncated multivariate normal distributions*, JCGS 2017.
 
     Examples:
-        >>> orthant_moment(np.array([[4.0]]), (2,))  # half of the variance
+        >>> float(orthant_moment(np.array([[4.0]]), (2,)))  # half of the variance
         2.0
         >>> S = np.array([[1.0, 0.5], [0.5, 1.0]])
-        >>> round(orthant_moment(S, (1, 1)), 4)  # the arc-cosine kernel of order 1
+        >>> round(float(orthant_moment(S, (1, 1))), 4)  # the arc-cosine kernel of order 1
         0.3045
     """
-    if not any(powers):
-        return orthant_probability(S)
-    i = next(i for i, a in enumerate(powers) if a)
-    lowered = tuple(a - (j == i) for j, a in enumerate(powers))
-    total = 0.0
-    for j, power in enumerate(lowered):
-        if power:
-            total += S[i, j] * power * orthant_moment(S, tuple(a - (k == j) for k, a in enumerate(lowered)))
-        else:
-            rest = [k for k in range(len(S)) if k != j]
-            conditional = S[np.ix_(rest, rest)] - np.outer(S[rest, j], S[j, rest]) / S[j, j]
-            total += (
-                S[i, j] / np.sqrt(2 * np.pi * S[j, j]) * orthant_moment(conditional, tuple(lowered[k] for k in rest))
-            )
-    return float(total)
+    everything = tuple(range(len(powers)))
+
+    @functools.cache
+    def given(inside: tuple[int, ...]) -> Float64[np.ndarray, "..."]:
+        """The covariance given that all that is not `inside` is 0."""
+        if inside == everything:
+            return S
+        j = max(i for i in everything if i not in inside)
+        return given_zero(given(tuple(sorted((*inside, j)))), j)[0]
+
+    @functools.cache
+    def moment(inside: tuple[int, ...], powers: tuple[int, ...]) -> Float64[np.ndarray, "..."]:
+        C = given(inside)
+        if not any(powers):
+            return orthant_probability(C[..., inside, :][..., inside])
+        first = next(at for at, a in enumerate(powers) if a)
+        lowered = _less(powers, first)
+        total = np.zeros(S.shape[:-2])
+        for at, (j, power) in enumerate(zip(inside, lowered, strict=True)):
+            if power:
+                part = power * moment(inside, _less(lowered, at))
+            else:
+                part = moment(_without(inside, at), _without(lowered, at)) / np.sqrt(2 * np.pi * C[..., j, j])
+            total = total + C[..., inside[first], j] * part
+        return total
+
+    return np.asarray(moment(everything, powers))
+
+
+def _less(powers: tuple[int, ...], at: int) -> tuple[int, ...]:
+    return tuple(a - (k == at) for k, a in enumerate(powers))
+
+
+def _without(entries: tuple[int, ...], at: int) -> tuple[int, ...]:
+    return entries[:at] + entries[at + 1 :]

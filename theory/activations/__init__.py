@@ -39,8 +39,11 @@ class Activation(ABC):
         """E[φ'(u)φ'(v)]. It is ∂E[φ(u)φ(v)]/∂cov (Price's theorem)."""
 
     @abstractmethod
-    def fourth_moment(self, S: Float64[np.ndarray, "n n"], which: tuple[int, int, int, int]) -> float:
-        """E[φ_i φ_j φ_k φ_l] of four of the preactivations with covariance S; an index may be named several times."""
+    def fourth_moment(
+        self, S: Float64[np.ndarray, "*batch n n"], powers: tuple[int, ...]
+    ) -> Float64[np.ndarray, "*batch"]:
+        """E[Π_i φ_i^{a_i}] of n ≤ 4 preactivations with covariance S, linearly independent, the powers a adding up to
+        four."""
 
     def mean_square(self, var: Reals) -> Reals:
         """E[φ(u)²]."""
@@ -50,8 +53,14 @@ class Activation(ABC):
         """E[φ(u)²φ(v)²], each distinct pair once."""
         triples = np.stack([a.ravel() for a in np.broadcast_arrays(var_u, cov, var_v)], axis=1)
         distinct, back = np.unique(triples, axis=0, return_inverse=True)
-        values = [self.fourth_moment(np.array([[a, c], [c, b]]), (0, 0, 1, 1)) for a, c, b in distinct]
-        return np.array(values)[back].reshape(np.shape(cov))
+        S = distinct[:, [[0, 1], [1, 2]]]
+        return self.fourth_moment(S, (2, 2))[back].reshape(np.shape(cov))
+
+
+def repeated(S: Float64[np.ndarray, "*batch n n"], powers: tuple[int, ...]) -> Float64[np.ndarray, "*batch 4 4"]:
+    """The covariance of four preactivations, each of S as often as its power says."""
+    which = np.repeat(np.arange(len(powers)), powers)
+    return S[..., which, :][..., which]
 
 
 ACTIVATIONS: dict[str, Activation] = {}

@@ -6,7 +6,7 @@ import numpy as np
 import scipy.special
 from jaxtyping import Float64
 
-from lora_reuse.theory.activations import Activation, Reals, activation
+from lora_reuse.theory.activations import Activation, Reals, activation, repeated
 from lora_reuse.theory.orthant import orthant_probability
 
 
@@ -32,10 +32,13 @@ class Erf(Activation):
         """(4/π)/√((1 + 2‖h‖²)(1 + 2‖h'‖²) − 4(h·h')²)."""
         return 4 / np.pi / np.sqrt((1 + 2 * var_u) * (1 + 2 * var_v) - 4 * cov**2)
 
-    def fourth_moment(self, S: Float64[np.ndarray, "n n"], which: tuple[int, int, int, int]) -> float:
+    def fourth_moment(
+        self, S: Float64[np.ndarray, "*batch n n"], powers: tuple[int, ...]
+    ) -> Float64[np.ndarray, "*batch"]:
         """16 P(y > 0) − 1 − (2/π) Σ_{a<b} arcsin ρ_ab for y ~ N(0, S + I/2): what the product of four signs leaves once
         the products of two are known."""
-        noisy = S[np.ix_(which, which)] + np.eye(4) / 2
-        scale = np.sqrt(np.diagonal(noisy))
-        arcsines = np.arcsin((noisy / np.outer(scale, scale))[np.triu_indices(4, 1)]).sum()
-        return float(16 * orthant_probability(noisy) - 1 - 2 / np.pi * arcsines)
+        noisy = repeated(S, powers) + np.eye(4) / 2
+        scale = np.sqrt(np.diagonal(noisy, axis1=-2, axis2=-1))
+        above = np.triu_indices(4, 1)
+        arcsines = np.arcsin((noisy / (scale[..., :, None] * scale[..., None, :]))[..., *above]).sum(-1)
+        return np.asarray(16 * orthant_probability(noisy) - 1 - 2 / np.pi * arcsines)

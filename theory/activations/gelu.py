@@ -1,14 +1,13 @@
 """x Φ(x), the Gaussian error linear unit: a ReLU whose gate is blurred by noise."""
 
-import math
 from typing import Any
 
 import numpy as np
 import scipy.special
 from jaxtyping import Float64
 
-from lora_reuse.theory.activations import Activation, Reals, activation
-from lora_reuse.theory.orthant import orthant_probability
+from lora_reuse.theory.activations import Activation, Reals, activation, repeated
+from lora_reuse.theory.orthant import given_zero, orthant_probability
 
 
 @activation
@@ -45,23 +44,26 @@ class GELU(Activation):
         both = 0.25 + np.arcsin(cov / np.sqrt(product)) / (2 * np.pi)
         return both, product - cov**2, 1 / (1 + var_u) + 1 / (1 + var_v) - 1
 
-    def fourth_moment(self, S: Float64[np.ndarray, "n n"], which: tuple[int, int, int, int]) -> float:
+    def fourth_moment(
+        self, S: Float64[np.ndarray, "*batch n n"], powers: tuple[int, ...]
+    ) -> Float64[np.ndarray, "*batch"]:
         """By Stein's identity, which takes one x away at a time."""
-        x = S[np.ix_(which, which)]
+        x = repeated(S, powers)
         return _gated_moment(np.block([[x, x], [x, x + np.eye(4)]]), (0, 1, 2, 3), (4, 5, 6, 7))
 
 
-def _gated_moment(S: Float64[np.ndarray, "n n"], x: tuple[int, ...], y: tuple[int, ...]) -> float:
+def _gated_moment(
+    S: Float64[np.ndarray, "*batch n n"], x: tuple[int, ...], y: tuple[int, ...]
+) -> Float64[np.ndarray, "*batch"]:
     """E[Π_{i∈x} v_i Π_{j∈y} 1{v_j > 0}] for v ~ N(0, S): with i the first of x, Σ_{k∈x} S_ik E[without v_i v_k] +
     Σ_{j∈y} S_ij N(0; S_jj) E[without v_i and j | v_j = 0]."""
     if not x:
-        return orthant_probability(S[np.ix_(y, y)])
+        return orthant_probability(S[..., y, :][..., y])
     i, *others = x
-    total = 0.0
+    total = np.zeros(S.shape[:-2])
     for k in others:
-        total += S[i, k] * _gated_moment(S, tuple(o for o in others if o != k), y)
+        total = total + S[..., i, k] * _gated_moment(S, tuple(o for o in others if o != k), y)
     for j in y:
-        conditional = S - np.outer(S[:, j], S[j]) / S[j, j]
-        density = 1 / math.sqrt(2 * math.pi * S[j, j])
-        total += S[i, j] * density * _gated_moment(conditional, tuple(others), tuple(o for o in y if o != j))
-    return float(total)
+        given, density = given_zero(S, j)
+        total = total + S[..., i, j] * density * _gated_moment(given, tuple(others), tuple(o for o in y if o != j))
+    return np.asarray(total)

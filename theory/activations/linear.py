@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from lora_reuse.theory.activations import Activation, Reals, activation
+from lora_reuse.theory.activations import Activation, Reals, activation, repeated
 
 
 @activation
@@ -29,7 +29,9 @@ class Linear(Activation):
         """‖h‖²‖h'‖² + 2(h·h')² (Isserlis)."""
         return var_u * var_v + 2 * cov**2
 
-    def fourth_moment(self, S: Float64[np.ndarray, "n n"], which: tuple[int, int, int, int]) -> float:
+    def fourth_moment(
+        self, S: Float64[np.ndarray, "*batch n n"], powers: tuple[int, ...]
+    ) -> Float64[np.ndarray, "*batch"]:
         """S_ij S_kl + S_ik S_jl + S_il S_jk (Isserlis)."""
-        i, j, k, l = which  # noqa: E741
-        return float(S[i, j] * S[k, l] + S[i, k] * S[j, l] + S[i, l] * S[j, k])
+        F = repeated(S, powers)
+        return np.asarray(F[..., 0, 1] * F[..., 2, 3] + F[..., 0, 2] * F[..., 1, 3] + F[..., 0, 3] * F[..., 1, 2])

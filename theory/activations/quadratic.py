@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from lora_reuse.theory.activations import Activation, Reals, activation
+from lora_reuse.theory.activations import Activation, Reals, activation, repeated
 
 
 @activation
@@ -30,13 +30,15 @@ class Quadratic(Activation):
         """9 ‖h‖⁴‖h'‖⁴ + 72 ‖h‖²‖h'‖²(h·h')² + 24 (h·h')⁴."""
         return 9 * (var_u * var_v) ** 2 + 72 * var_u * var_v * cov**2 + 24 * cov**4
 
-    def fourth_moment(self, S: Float64[np.ndarray, "n n"], which: tuple[int, int, int, int]) -> float:
+    def fourth_moment(
+        self, S: Float64[np.ndarray, "*batch n n"], powers: tuple[int, ...]
+    ) -> Float64[np.ndarray, "*batch"]:
         """E[x_i² x_j² x_k² x_l²] = Σ_π 2^(4 − cycles of π) Π_a S_{a π(a)} over the 24 permutations π of the four
         factors (Isserlis: of the 105 pairings of eight x, 2^(4 − cycles) follow one permutation)."""
-        total = 0.0
-        for order in itertools.permutations(range(4)):
-            total += 2.0 ** (4 - _cycles(order)) * np.prod([S[which[a], which[b]] for a, b in enumerate(order)])
-        return float(total)
+        F = repeated(S, powers)
+        orders = itertools.permutations(range(4))
+        terms = [2.0 ** (4 - _cycles(order)) * F[..., range(4), order].prod(-1) for order in orders]
+        return np.asarray(sum(terms))
 
 
 def _cycles(order: tuple[int, ...]) -> int:

@@ -34,10 +34,11 @@ class ReLU(Activation):
         """The arc-cosine kernel of order 2."""
         return arc_cosine(var_u, cov, var_v, 2)
 
-    def fourth_moment(self, S: Float64[np.ndarray, "n n"], which: tuple[int, int, int, int]) -> float:
-        """A moment of the positive orthant; those that are named have to be linearly independent."""
-        distinct = sorted(set(which))
-        return orthant_moment(S[np.ix_(distinct, distinct)], tuple(which.count(i) for i in distinct))
+    def fourth_moment(
+        self, S: Float64[np.ndarray, "*batch n n"], powers: tuple[int, ...]
+    ) -> Float64[np.ndarray, "*batch"]:
+        """A moment of the positive orthant."""
+        return orthant_moment(S, powers)
 
 
 def arc_cosine(var_u: Reals, cov: Reals, var_v: Reals, order: int) -> Reals:
