@@ -1,12 +1,14 @@
 """Commands on SmolLM2-135M-Instruct, one of each way to its experts and answers, with as little as it takes: what the
 pocket model's tests cannot show is that another base serves."""
 
+import copy
 import importlib
 import json
 
 import pytest
 import torch
 
+from lora_reuse.llm.decoding import models
 from lora_reuse.llm.decoding.names import SMOLLM2, digest
 from lora_reuse.runs.rows import load_rows
 
@@ -30,6 +32,21 @@ COMMANDS = {
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     return tmp_path_factory.mktemp("results")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def read_once():
+    """transformers takes 9 seconds to dequantise the file: the first command reads it, and the others get copies."""
+    kept, from_file = [], models.read_weights
+
+    def read(model, where, options):
+        if not kept:
+            kept.append(from_file(model, where, options))
+        return copy.deepcopy(kept[0])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "read_weights", read)
+        yield
 
 
 def run(name, out):
