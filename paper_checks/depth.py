@@ -43,7 +43,7 @@ def readout_coefficients(blocks: int) -> list[float]:
     "With several blocks the two adapters still add two multiples, and never remove the old answer.",
     "confirmed with constants",
     "in the kernel regime, for LoRA on the top readout or, to first order, on every W: at L = 4 the multiples are 0.703"
-    " and 0.617 or 0.524 and 0.423; networks of width 512, differentiated by JAX, follow within their predicted errors",
+    " and 0.617 or 0.524 and 0.423; networks of width 256, differentiated by JAX, follow within their predicted errors",
     attention_weight_one=mutants.deep_attention_weight_one,
     mlp_of_one_variance=mutants.mlp_of_one_variance,
     slopes_ignored=mutants.slopes_ignored,
@@ -70,8 +70,8 @@ def two_multiples_at_every_depth() -> list[Evidence]:
         Evidence("c_first and c_second against eq. 13 by hand, largest difference", max(apart), 0.0),
     ]
     for adapted in ("readout", "all"):
-        results = depth.run(Depth(width=512, depth=4, adapted=adapted), range(12))
-        found += [from_rows(f"{name}, L=4, n=512, {adapted}", results, name) for name in ("c_first", "c_second")]
+        results = depth.run(Depth(width=256, depth=4, adapted=adapted), range(12))
+        found += [from_rows(f"{name}, L=4, n=256, {adapted}", results, name) for name in ("c_first", "c_second")]
     return found
 
 

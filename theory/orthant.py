@@ -7,7 +7,7 @@ positive orthant is {x > 0}, all n entries positive.
 |---|---|
 | `orthant_probability(S)` | P(x > 0), n ≤ 4 |
 | `orthant_moment(S, powers)` | E[Π x_i^{a_i} 1{x > 0}], n ≤ 4 |
-| `given_zero(S, j)` | the covariance of x given x_j = 0, and the density of x_j there |
+| `given_zero(S, j)` | the covariance of x given x_j = 0 |
 """
 
 import functools
@@ -68,21 +68,15 @@ def _legendre(points: int) -> tuple[Float64[np.ndarray, "points"], Float64[np.nd
     return np.polynomial.legendre.leggauss(points)
 
 
-def given_zero(
-    S: Float64[np.ndarray, "*batch n n"], j: int
-) -> tuple[Float64[np.ndarray, "*batch n n"], Float64[np.ndarray, "*batch"]]:
-    """The covariance of x given x_j = 0, whose row and column j are 0, and the density of x_j at 0.
+def given_zero(S: Float64[np.ndarray, "*batch n n"], j: int) -> Float64[np.ndarray, "*batch n n"]:
+    """The covariance of x given x_j = 0, S − S_j S_jᵀ/S_jj: its row and column j are 0.
 
     Args:
         S: covariances, [... n n].
         j: an index whose variance is not 0.
-
-    Returns:
-        S − S_j S_jᵀ/S_jj, [... n n], and 1/√(2π S_jj), [...].
     """
-    row, variance = S[..., j, :], S[..., j, j]
-    given = S - row[..., :, None] * row[..., None, :] / variance[..., None, None]
-    return given, 1 / np.sqrt(2 * np.pi * variance)
+    row = S[..., j, :]
+    return S - row[..., :, None] * row[..., None, :] / row[..., j, None, None]
 
 
 def orthant_moment(S: Float64[np.ndarray, "*batch n n"], powers: tuple[int, ...]) -> Float64[np.ndarray, "*batch"]:
@@ -116,7 +110,7 @@ def orthant_moment(S: Float64[np.ndarray, "*batch n n"], powers: tuple[int, ...]
         if inside == everything:
             return S
         j = max(i for i in everything if i not in inside)
-        return given_zero(given(tuple(sorted((*inside, j)))), j)[0]
+        return given_zero(given(tuple(sorted((*inside, j)))), j)
 
     @functools.cache
     def moment(inside: tuple[int, ...], powers: tuple[int, ...]) -> Float64[np.ndarray, "..."]:
@@ -132,9 +126,9 @@ def orthant_moment(S: Float64[np.ndarray, "*batch n n"], powers: tuple[int, ...]
             else:
                 part = moment(_without(inside, at), _without(lowered, at)) / np.sqrt(2 * np.pi * C[..., j, j])
             total = total + C[..., inside[first], j] * part
-        return total
+        return np.asarray(total)
 
-    return np.asarray(moment(everything, powers))
+    return moment(everything, powers)
 
 
 def _less(powers: tuple[int, ...], at: int) -> tuple[int, ...]:

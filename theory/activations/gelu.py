@@ -1,5 +1,6 @@
 """x Φ(x), the Gaussian error linear unit: a ReLU whose gate is blurred by noise."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -47,23 +48,30 @@ class GELU(Activation):
     def fourth_moment(
         self, S: Float64[np.ndarray, "*batch n n"], powers: tuple[int, ...]
     ) -> Float64[np.ndarray, "*batch"]:
-        """By Stein's identity, which takes one x away at a time."""
+        """By Stein's identity, which takes one x away at a time. For v = (x, y) ~ N(0, S'), with i the first of the x
+        left, E[Π_{k∈x} v_k Π_{j∈y} 1{v_j > 0}] = Σ_{k∈x} S'_ik E[without v_i v_k] + Σ_{j∈y} S'_ij N(0; S'_jj)
+        E[without v_i and j | v_j = 0]."""
         x = repeated(S, powers)
-        return _gated_moment(np.block([[x, x], [x, x + np.eye(4)]]), (0, 1, 2, 3), (4, 5, 6, 7))
+        both = np.block([[x, x], [x, x + np.eye(4)]])
 
+        @functools.cache
+        def given(y: tuple[int, ...]) -> Reals:
+            """The covariance given that the gates that are not in y are at 0."""
+            closed = [j for j in range(4, 8) if j not in y]
+            return given_zero(given(tuple(sorted((*y, closed[0])))), closed[0]) if closed else both
 
-def _gated_moment(
-    S: Float64[np.ndarray, "*batch n n"], x: tuple[int, ...], y: tuple[int, ...]
-) -> Float64[np.ndarray, "*batch"]:
-    """E[Π_{i∈x} v_i Π_{j∈y} 1{v_j > 0}] for v ~ N(0, S): with i the first of x, Σ_{k∈x} S_ik E[without v_i v_k] +
-    Σ_{j∈y} S_ij N(0; S_jj) E[without v_i and j | v_j = 0]."""
-    if not x:
-        return orthant_probability(S[..., y, :][..., y])
-    i, *others = x
-    total = np.zeros(S.shape[:-2])
-    for k in others:
-        total = total + S[..., i, k] * _gated_moment(S, tuple(o for o in others if o != k), y)
-    for j in y:
-        given, density = given_zero(S, j)
-        total = total + S[..., i, j] * density * _gated_moment(given, tuple(others), tuple(o for o in y if o != j))
-    return np.asarray(total)
+        @functools.cache
+        def moment(x: tuple[int, ...], y: tuple[int, ...]) -> Reals:
+            C = given(y)
+            if not x:
+                return orthant_probability(C[..., y, :][..., y])
+            i, *others = x
+            total = np.zeros(S.shape[:-2])
+            for k in others:
+                total = total + C[..., i, k] * moment(tuple(o for o in others if o != k), y)
+            for j in y:
+                rest = moment(tuple(others), tuple(o for o in y if o != j))
+                total = total + C[..., i, j] / np.sqrt(2 * np.pi * C[..., j, j]) * rest
+            return np.asarray(total)
+
+        return moment((0, 1, 2, 3), (4, 5, 6, 7))
