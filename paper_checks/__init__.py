@@ -2,7 +2,7 @@
 
 import importlib
 
-MODULES = ("setup", "editing", "composing", "theorem_3", "discussion", "depth", "layers")
+MODULES = ("setup", "editing", "composing", "theorem_3", "discussion", "depth", "layers", "assumptions")
 
 
 def load_claims() -> None:

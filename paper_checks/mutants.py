@@ -9,6 +9,7 @@ from unittest.mock import patch
 import numpy as np
 
 from lora_reuse.theory import compositions, depth, edits, error_bars, gram, kernels, library, limit, model, readout
+from lora_reuse.theory.activations import ACTIVATIONS, Activation
 from lora_reuse.theory.compositions import sums
 from lora_reuse.theory.edits import LowRank
 from lora_reuse.theory.experiments import depth as networks_of_depth
@@ -50,6 +51,7 @@ def replaced(name: str, new: Any) -> Iterator[None]:
 def _forget() -> None:
     kernel_limit._unit_width_distance.cache_clear()
     error_bars._moments.cache_clear()
+    error_bars._features.cache_clear()
     networks_of_depth._law.cache_clear()
 
 
@@ -89,6 +91,17 @@ def mlp_of_one_variance() -> AbstractContextManager:
 def slopes_ignored() -> AbstractContextManager:
     """Gradients that pass every unit of an MLP, as if none were ever off."""
     return replaced("derivative_kernel", lambda S, activation: np.ones_like(S))
+
+
+@contextmanager
+def activation_replaced(name: str, by: Activation) -> Iterator[None]:
+    """One activation computing another."""
+    with patch.dict(ACTIVATIONS, {name: by}):
+        _forget()
+        try:
+            yield
+        finally:
+            _forget()
 
 
 def edits_swapped() -> AbstractContextManager:

@@ -13,6 +13,8 @@ from lora_reuse.theory.settings.base import (
     world_prompts,
 )
 
+HOPS = "k, relations in the prompt x r1 ... rk and edits that it needs; the paper has two"
+
 
 @dataclass(frozen=True)
 class KernelLimit(Model):
@@ -24,11 +26,15 @@ class KernelLimit(Model):
         "hidden units m of the MLP; inf is the arc-cosine kernel",
         grid=(2**8, 2**10, 2**12, 2**14, 2**16),
     )
+    hops: int = setting(2, Whole(2, 4), HOPS, omitted=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         one_block(self)
-        at_least(self, 4)
+        at_least(self, self.hops + 2)
+
+    def prompts_and_rank(self) -> tuple[int, int]:
+        return self.hops + 2, self.hops + 2
 
 
 @dataclass(frozen=True)
@@ -130,6 +136,7 @@ class Depth(Point):
     mask: str = setting("strict", Choice("strict", "causal"), "attention without or with the current token")
     activation: str = setting("relu", Choice("relu", "linear"), "the MLP's nonlinearity, or none")
     lower_rate: float = setting(1.0, Number(0.0, 1e6), "learning rate of the W below the top over that of the top")
+    hops: int = setting(2, Whole(2, 4), HOPS, omitted=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -148,4 +155,4 @@ class Depth(Point):
         return 0 if self.width == INF else self.depth * int(self.width)
 
     def prompts_and_rank(self) -> tuple[int, int]:
-        return 4, 8
+        return self.hops + 2, 4 * self.hops
