@@ -80,7 +80,7 @@ def attention_weight_one() -> AbstractContextManager:
 def deep_attention_weight_one() -> AbstractContextManager:
     """Attention weight 1 on every position of the context, in every block."""
     honest = depth.attention
-    return replaced("attention", lambda positions, mask="strict": np.sign(honest(positions, mask)))
+    return replaced("attention", lambda positions, *options: np.sign(honest(positions, *options)))
 
 
 def mlp_of_one_variance() -> AbstractContextManager:

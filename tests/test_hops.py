@@ -5,18 +5,15 @@ import re
 import numpy as np
 import pytest
 
-from lora_reuse.figures import registry
-from lora_reuse.figures.rows import MissingRows
 from lora_reuse.paper_checks.assumptions import multiples, summed
 from lora_reuse.paper_checks.setup import paper_kernel
 from lora_reuse.runs.grid import settings_of
 from lora_reuse.runs.settings import SettingError
-from lora_reuse.theory import kernels
 from lora_reuse.theory.experiments import depth, kernel_limit, theorem_2
 from lora_reuse.theory.gram import gram
 from lora_reuse.theory.settings import INF, Depth, KernelLimit, Model, Theorem2
 from lora_reuse.theory.table import z_score
-from tests.drawn_figures import ROOT, committed, module, table_of, whole, write
+from tests.drawn_figures import ROOT
 
 PAPER = [(0, 3), (1, 4), (0, 3, 4), (2, 3, 4)]  # x r1, y r2, x r1 r2, u r1 r2
 PLACES = {"c_first": (0, 2), "c_second": (1, 2), "c_first_other_entity": (0, 3), "c_second_other_entity": (1, 3)}
@@ -93,30 +90,3 @@ def test_hops_are_refused_where_they_are_not_defined():
         KernelLimit(hops=5)
     with pytest.raises(SettingError, match=r"^dim: got 4; allowed: at least 5"):
         KernelLimit(hops=3, dim=4)
-
-
-def claim(table):
-    """Every mean lies at the closed form (z below 4 at 32 seeds), and the middle has what an unrelated prompt has."""
-    z = (table["measured"] - table["limit"]) / table["stderr"] * np.sqrt(table["seeds"])
-    assert np.abs(z).max() < 4  # 9 right means pass once in 1700
-    for hops, of in table.groupby("hops"):
-        np.testing.assert_allclose(of["limit"], multiples(hops))
-        unrelated = kernels.kernel(np.diag([2.0, 1 + 1 / hops]))[0, 1]
-        np.testing.assert_allclose(of[of["place"] == "middle"]["limit"], unrelated)
-
-
-def test_the_figure_is_whole_and_its_numbers_bear_out_the_claim(tmp_path):
-    table = table_of("hops")
-    assert list(table.groupby("hops").size()) == [2, 3, 4]
-    claim(table)
-    with registry.picture(module("hops"), table) as figure:
-        whole(figure)
-    rows = committed("kernel_limit")
-    for row in rows:
-        if row["settings"].get("hops") == 4:
-            row["measured"]["c_third"] *= 1.05
-    with pytest.raises(AssertionError):
-        claim(table_of("hops", write(tmp_path / "false", "kernel_limit", rows)))
-    rows = [row for row in rows if "hops" not in row["settings"]]
-    with pytest.raises(MissingRows, match="hops=3"):
-        table_of("hops", write(tmp_path / "two", "kernel_limit", rows))

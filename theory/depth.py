@@ -36,6 +36,7 @@ from lora_reuse.theory import kernels
 from lora_reuse.theory.facts import Prompt
 from lora_reuse.theory.gaussian import factor
 from lora_reuse.theory.kernels import derivative_kernel
+from lora_reuse.theory.model import by_position
 from lora_reuse.theory.settings import INF, Model
 from lora_reuse.theory.streaming import streamed
 
@@ -70,13 +71,15 @@ def prefixes(prompts: Sequence[Prompt]) -> list[Prompt]:
     return list(dict.fromkeys(prompt[: t + 1] for prompt in prompts for t in range(len(prompt))))
 
 
-def attention(positions: Sequence[Prompt], mask: str = "strict") -> Square:
-    """A, the uniform attention of every prefix to its own prefixes; a row of zeros for an empty context."""
+def attention(positions: Sequence[Prompt], mask: str = "strict", decay: float = 1.0) -> Square:
+    """A, the attention of every prefix to its own prefixes, uniform unless it decays; a row of zeros for an empty
+    context."""
     index = {prefix: i for i, prefix in enumerate(positions)}
     A = np.zeros((len(positions),) * 2)
     for prefix, i in index.items():
         context = [index[prefix[: s + 1]] for s in range(len(prefix) - (mask == "strict"))]
-        A[i, context] = 1 / max(len(context), 1)
+        weights = by_position(len(context), decay)
+        A[i, context] = weights / weights.sum()
     return A
 
 
@@ -100,7 +103,7 @@ def blocks(
 ) -> list[Block]:
     """Every block as d → ∞ over prefixes; with a key, at the finite `model.width` and its draw of U_1 … U_{L−1}.
     `noise` is added to the Gram matrices where it says."""
-    A = attention(positions, model.mask)
+    A = attention(positions, model.mask, model.decay)
     last = np.array([prefix[-1] for prefix in positions])
     K = (last[:, None] == last).astype(float) + noise.get(("E", 0), 0.0)
     found: list[Block] = []
@@ -122,7 +125,7 @@ def drawn_states(positions: Sequence[Prompt], model: Model, key: PRNGKeyArray) -
     are there already, so d draws a prefix and matrix suffice, and the features are streamed."""
     if model.dim == INF:
         return blocks(positions, model, key)[-1].S
-    A, dim = attention(positions, model.mask), int(model.dim)
+    A, dim = attention(positions, model.mask, model.decay), int(model.dim)
     tokens = sorted({prefix[-1] for prefix in positions})
     X = _normals(key, 0, len(tokens), dim)[[tokens.index(prefix[-1]) for prefix in positions]]
     block = 1
@@ -150,12 +153,12 @@ class Steps(NamedTuple):
         return matrix[np.ix_(self.at, self.at)]
 
 
-def steps(prompts: Sequence[Prompt], mask: str) -> Steps:
+def steps(prompts: Sequence[Prompt], mask: str, decay: float = 1.0) -> Steps:
     """The steps of the prompts: unlike a state, the gradient at a prefix differs between the prompts that have it."""
     positions = prefixes(prompts)
     index = {prefix: i for i, prefix in enumerate(positions)}
     prompt, at = np.array([(p, index[q[: t + 1]]) for p, q in enumerate(prompts) for t in range(len(q))]).T
-    A = attention(positions, mask)[np.ix_(at, at)] * (prompt[:, None] == prompt)
+    A = attention(positions, mask, decay)[np.ix_(at, at)] * (prompt[:, None] == prompt)
     return Steps(prompt, at, np.append(prompt[1:] != prompt[:-1], True), A)
 
 
@@ -168,7 +171,7 @@ def tangent_kernel(prompts: Sequence[Prompt], model: Model, noise: Noise = Mappi
 
     Args:
         prompts: n token sequences.
-        model: its depth, mask, norm, activation and lower_rate are read.
+        model: its depth, mask, decay, norm, activation and lower_rate are read.
         noise: what is added to Gram matrices on the way, for error bars.
 
     Returns:
@@ -180,7 +183,7 @@ def tangent_kernel(prompts: Sequence[Prompt], model: Model, noise: Noise = Mappi
         array([0.4654, 0.4624])
     """
     found = blocks(prefixes(prompts), model, noise=noise)
-    step, g = steps(prompts, model.mask), gain(model.activation)
+    step, g = steps(prompts, model.mask, model.decay), gain(model.activation)
     of_prompt = (np.arange(len(prompts))[:, None] == step.prompt).astype(float)
     k = lambda level: kernels.kernel(found[level - 1].S, model.activation) + noise.get(("U", level), 0.0)  # noqa: E731
     T = step.spread(k(model.depth))[np.ix_(step.last, step.last)]

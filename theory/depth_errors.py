@@ -65,7 +65,7 @@ def expansion(
     Args:
         quantities: a function of the Gram matrix of the prompts, [n n].
         prompts: n token sequences.
-        model: its depth, mask, norm, activation, adapted and lower_rate are read.
+        model: its depth, mask, decay, norm, activation, adapted and lower_rate are read.
 
     Returns:
         The expansion, which has means and standard deviations at any sizes.
@@ -88,7 +88,7 @@ def expansion(
 
 def _noises(prompts: Sequence[Prompt], model: Model) -> Iterator[tuple[str, Noise]]:
     """Every axis of the noise of every matrix at d = m = 1, with the size it falls with."""
-    found, step, g = blocks(prefixes(prompts), model), steps(prompts, model.mask), gain(model.activation)
+    found, step, g = blocks(prefixes(prompts), model), steps(prompts, model.mask, model.decay), gain(model.activation)
     down = gradients(found, step, model) if model.adapted == "all" else {}
     n = len(found[0].S)
     of_dim: dict[Place, Entries] = {("E", 0): _wishart(found[0].stream)}

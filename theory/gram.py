@@ -151,7 +151,7 @@ def geometry(prompts: Sequence[Prompt], model: Model, seeds: Sequence[int]) -> G
     used = sorted({token for prompt in prompts for token in prompt})
     compact = [tuple(used.index(token) for token in prompt) for prompt in prompts]
     if model.dim == INF:
-        attended, residual = transformer.coefficients(compact, len(used), mask=model.mask)
+        attended, residual = transformer.coefficients(compact, len(used), mask=model.mask, decay=model.decay)
         if model.init_scale == "variance" and not attended.any(axis=1).all():
             raise SettingError(
                 "init_scale",
@@ -178,7 +178,11 @@ def _normals(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float32[Array, "..."]
 def _drawn_geometry(prompts: Sequence[Prompt], tokens: int, model: Model, seed: int) -> Float64[np.ndarray, "n n"]:
     images, scores = token_images(stream(seed, GEOMETRY, int(model.dim)), tokens, int(model.dim), model.init_scale)
     attended, residual = transformer.coefficients(
-        prompts, tokens, mask=model.mask, logits=scores if model.attention == "softmax" else None
+        prompts,
+        tokens,
+        mask=model.mask,
+        decay=model.decay,
+        logits=scores if model.attention == "softmax" else None,
     )
     H = attended @ images[1] + residual @ images[0]
     return H @ H.T
@@ -209,7 +213,7 @@ def _explicit(prompts: Sequence[Prompt], model: Model, seed: int) -> Float64[np.
     drawn = transformer.draw_transformer(
         key, tokens=tokens, dim=int(model.dim), width=int(model.width), init_scale=model.init_scale
     )
-    states = transformer.hidden(drawn, prompts, attention=model.attention, mask=model.mask)
+    states = transformer.hidden(drawn, prompts, attention=model.attention, mask=model.mask, decay=model.decay)
     scale = model.input_variance**0.5 / transformer.entry_std(int(model.dim), model.init_scale)
     phi = np.asarray(transformer.features(drawn, states, activation=model.activation, scale=scale), np.float64)
     return phi.T @ phi / model.width

@@ -53,15 +53,24 @@ def logits(model: Transformer) -> Float[Array, "tokens tokens"]:
     return (model.E @ model.K.T) @ (model.E @ model.Q.T).T
 
 
+def by_position(length: int, decay: float = 1.0) -> Float64[np.ndarray, " length"]:
+    """What attention on the tokens of a context, first to last, is multiplied by before it is normalised: `decay` for
+    each token that stands between one and the end. All that knows of positions is here.
+
+    With a softmax it is the linear bias of slope −log decay (Press et al., *Train short, test long*, ICLR 2022)."""
+    return decay ** np.arange(length - 1, -1, -1, dtype=float)
+
+
 def coefficients(
     prompts: Sequence[Prompt],
     tokens: int,
     *,
     mask: str = "strict",
+    decay: float = 1.0,
     logits: Float[np.ndarray, "tokens tokens"] | None = None,
 ) -> tuple[Float64[np.ndarray, "prompts tokens"], Float64[np.ndarray, "prompts tokens"]]:
     """(α, β) with h(p) = Σ_t α[p, t] V e_t + β[p, t] e_t; attention is uniform (eq. 5) unless `logits` are given (eq.
-    4).
+    4), or it decays.
 
     A prompt of one token has an empty context under strict masking, and attention then contributes nothing.
     """
@@ -71,18 +80,23 @@ def coefficients(
         last = prompt[-1]
         context = np.array(prompt if mask == "causal" else prompt[:-1], dtype=int)
         scores = np.zeros(len(context)) if logits is None else np.asarray(logits)[context, last]
-        weights = np.exp(scores - scores.max(initial=-np.inf))
+        weights = np.exp(scores - scores.max(initial=-np.inf)) * by_position(len(context), decay)
         np.add.at(attended[row], context, weights / weights.sum())
         residual[row, last] = 1.0
     return attended, residual
 
 
 def hidden(
-    model: Transformer, prompts: Sequence[Prompt], *, attention: str = "uniform", mask: str = "strict"
+    model: Transformer,
+    prompts: Sequence[Prompt],
+    *,
+    attention: str = "uniform",
+    mask: str = "strict",
+    decay: float = 1.0,
 ) -> Float[Array, "prompts dim"]:
     """The hidden states h(p) that the MLP reads."""
     scores = np.asarray(logits(model)) if attention == "softmax" else None
-    attended, residual = coefficients(prompts, model.E.shape[0], mask=mask, logits=scores)
+    attended, residual = coefficients(prompts, model.E.shape[0], mask=mask, decay=decay, logits=scores)
     return jnp.asarray(attended, model.E.dtype) @ (model.E @ model.V.T) + jnp.asarray(residual, model.E.dtype) @ model.E
 
 

@@ -78,7 +78,9 @@ def _kernels(network, last, A, asked, gain, *, activation, norm):
     return grams[-1][asked][:, asked], gain / width * lower
 
 
-def kernels(prompts: Sequence[Prompt], network: Network, *, mask: str, activation: str, norm: str) -> Kernels:
+def kernels(
+    prompts: Sequence[Prompt], network: Network, *, mask: str, activation: str, norm: str, decay: float = 1.0
+) -> Kernels:
     """Both kernels of one network. ∂f/∂W_l = Σ_t g_t φ_tᵀ with g_t the gradient of the output f with respect to the
     stream, so that its inner products need the gradients [n] and never the [n n] of a W."""
     positions = prefixes(prompts)
@@ -87,7 +89,7 @@ def kernels(prompts: Sequence[Prompt], network: Network, *, mask: str, activatio
     found = _kernels(
         network,
         jnp.array([tokens.index(prefix[-1]) for prefix in positions]),
-        jnp.asarray(attention(positions, mask), dtype),
+        jnp.asarray(attention(positions, mask, decay), dtype),
         jnp.array([positions.index(prompt) for prompt in prompts]),
         jnp.asarray(gain(activation), dtype),
         activation=activation,

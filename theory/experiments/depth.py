@@ -48,7 +48,7 @@ def kernel_of(setting: Depth, seed: int) -> np.ndarray:
         depth=setting.depth,
         gain=gain(setting.activation),
     )
-    named = {name: getattr(setting, name) for name in ("mask", "activation", "norm")}
+    named = {name: getattr(setting, name) for name in ("mask", "decay", "activation", "norm")}
     found = networks.kernels(chain(setting.hops), network, **named)
     return found.readout + (setting.lower_rate * found.lower if setting.adapted == "all" else 0.0)
 

@@ -66,7 +66,7 @@ def run(setting: ManyFacts, seeds: Sequence[int], advance: Callable[[int], objec
         }
     closed = (setting.composition, setting.width, setting.init_scale, setting.attention, setting.activation)
     if closed == ("sum", INF, "std", "uniform", "relu") and setting.dim != INF and not setting.beyond_one_block():
-        shared["coefficient_second_spread"] = spread_of_dim(scene, setting.mask) * setting.dim**-0.5
+        shared["coefficient_second_spread"] = spread_of_dim(scene, setting.mask, setting.decay) * setting.dim**-0.5
     if setting.composition == "best":
         shared |= {"accuracy": 1 / setting.facts, "ceiling": 1 / setting.facts}
     results = []
@@ -117,7 +117,7 @@ def closed_form(kappa: float, own: float, rho: float, facts: int) -> float:
     return kappa / (own + (facts - 1) * rho)
 
 
-def spread_of_dim(scene: Scene, mask: str = "strict") -> float:
+def spread_of_dim(scene: Scene, mask: str = "strict", decay: float = 1.0) -> float:
     """√d times the root mean square of C_ij − mean C at dimension d, to first order.
 
     dC = G_ee⁻¹ (dG_et − dG_ee C) is linear in the fluctuations of E Eᵀ = I + A, (V e_s)·(V e_t) = I + A + B and (V
@@ -126,7 +126,7 @@ def spread_of_dim(scene: Scene, mask: str = "strict") -> float:
     prompts = scene.prompts[scene.second] + scene.prompts[scene.two_hop]
     used = sorted({token for prompt in prompts for token in prompt})
     attended, residual = coefficients_of(
-        [tuple(used.index(t) for t in prompt) for prompt in prompts], len(used), mask=mask
+        [tuple(used.index(t) for t in prompt) for prompt in prompts], len(used), mask=mask, decay=decay
     )
     S = limit_geometry(attended, residual)
     k, n = kernel(S), len(scene.edits.x)

@@ -13,6 +13,7 @@ ACTIVATIONS = (
     *sorted({p.stem for p in (Path(__file__).parents[1] / "activations").glob("[!_]*.py")} - {"relu"}),
 )
 """The classes of `theory.activations`, by their files' names."""
+DECAY = "attention on a token over that on the next; below 1 the nearest has most, above 1 the first"
 LARGEST_EXPLICIT_WIDTH = 2**16
 # Above this width a rule that needs the features themselves, and not their inner products, would need gigabytes.
 LARGEST_BASIS_WIDTH = 2**14
@@ -59,6 +60,7 @@ class Model(Point):
     mask: str = setting(
         "strict", Choice("strict", "causal"), "attention without (eq. 4) or with (eq. 21) the current token"
     )
+    decay: float = setting(1.0, Number(0.01, 100.0), DECAY, omitted=True)
     activation: str = setting("relu", Choice(*ACTIVATIONS), "the MLP's nonlinearity; linear is none (A.1.2)")
     input_variance: float = setting(
         1.0,

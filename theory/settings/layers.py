@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lora_reuse.runs.settings import Choice, Number, Whole, setting
+from lora_reuse.runs.settings import Choice, Number, SettingError, Whole, setting
 from lora_reuse.theory.settings.base import INF
 from lora_reuse.theory.settings.composed import ManyEdits, wide_enough
 
@@ -32,6 +32,8 @@ class Layers(ManyEdits):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.decay != 1:
+            raise SettingError("decay", self.decay, "1: attend= is the attention here")
         wide_enough(self, 32 + 16 * self.facts)
 
     def features(self) -> int:
