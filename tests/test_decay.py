@@ -6,6 +6,7 @@ import pytest
 from lora_reuse.figures import registry
 from lora_reuse.figures.rows import MissingRows
 from lora_reuse.paper_checks.assumptions import multiples
+from lora_reuse.paper_checks.setup import paper_kernel
 from lora_reuse.runs.grid import settings_of
 from lora_reuse.runs.settings import SettingError
 from lora_reuse.theory import depth, networks
@@ -15,7 +16,7 @@ from lora_reuse.theory.model import coefficients, draw_transformer, hidden, logi
 from lora_reuse.theory.settings import INF, Bridge, Depth, KernelLimit, Layers, Model
 from lora_reuse.theory.streaming import stream
 from lora_reuse.theory.table import z_score
-from tests.drawn_figures import committed, module, table_of, whole, write
+from tests.drawn_figures import ROOT, committed, module, table_of, whole, write
 
 PROMPTS = [(0,), (0, 3), (0, 3, 4), (2, 4, 4, 1)]
 
@@ -80,6 +81,15 @@ def test_networks_attend_alike():
 def test_experiments_with_an_attention_of_their_own_refuse_it(point):
     with pytest.raises(SettingError, match=r"^decay: got 0\.5; allowed: 1: "):
         point()
+
+
+def test_the_page_has_the_multiples_of_every_attention():
+    rows: dict[str, list[str]] = {"c_1": [], "c_2": []}
+    for a in (0.0, 0.25, 0.5, 0.75, 1.0):
+        for name, dot in (("c_1", a), ("c_2", 1.0)):
+            rows[name].append(f"{paper_kernel(2**0.5, (1 + a**2 + (1 - a) ** 2) ** 0.5, dot):.4f}")
+    page = (ROOT / "docs" / "theory.md").read_text()
+    assert all(f"| ${name}$ | {' | '.join(cells)} |" in page for name, cells in rows.items())
 
 
 NAME = "hops_and_attention"

@@ -110,15 +110,13 @@ def test_a_kind_of_adapter_is_one_file_and_trains_what_it_says(tree, tmp_path):
 
 
 def test_an_assumption_of_the_theory_is_changed_in_a_file_of_ones_own():
-    """Uniform attention gives the paper's closed forms. Where only the last token of the context is read, `x r1` and
-    `x r1 r2` share nothing, so that c₁ = k(0) = 1/π, and `y r2` and `x r1 r2` meet at 60 degrees."""
-    printed = said(ROOT, "docs.examples.decaying_attention")
+    """One head and two that attend alike have the paper's closed forms. A head on x and one on r1 share half of `x r1`
+    with the two-hop prompt, and keys and prompt have one length."""
+    printed = said(ROOT, "docs.examples.several_heads")
     found = [tuple(map(float, pair)) for pair in re.findall(r"c₁ = (\S+), c₂ = (\S+) at", printed)]
-    sixty = (math.sqrt(3) / 2 + math.pi / 3) / math.pi
+    kernel = lambda cosine: (math.sqrt(1 - cosine**2) + (math.pi - math.acos(cosine)) * cosine) / math.pi  # noqa: E731
     assert len(found) == 6
-    assert found[0] == pytest.approx((0.4122, 0.5730), abs=1e-4)
-    assert found[4] == pytest.approx((1 / math.pi, sixty), abs=1e-4)
-    assert found[0][0] > found[2][0] > found[4][0]
-    assert found[0][1] < found[2][1] < found[4][1]
+    assert found[0] == found[2] == pytest.approx((0.4122, 0.5730), abs=1e-4)
+    assert found[4] == pytest.approx((kernel(1 / 4), kernel(1 / 2)), abs=0.01)  # of a decay that is not quite zero
     for exact, drawn in zip(found[::2], found[1::2], strict=True):
         assert drawn == pytest.approx(exact, abs=0.01)  # six standard errors
