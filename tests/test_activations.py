@@ -69,6 +69,13 @@ def test_features_are_the_same_function_in_numpy_and_in_jax(name):
 
 
 @every
+def test_the_derivative_is_that_of_the_function(name):
+    x, step = np.linspace(-4, 4, 100), 1e-5
+    slopes = (ACTIVATIONS[name](x + step) - ACTIVATIONS[name](x - step)) / (2 * step)
+    np.testing.assert_allclose(ACTIVATIONS[name].derivative(x), slopes, atol=1e-8)
+
+
+@every
 def test_the_kernel_is_the_mean_of_products_of_features(name, S, preactivations):
     phi = ACTIVATIONS[name](preactivations)
 

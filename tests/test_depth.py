@@ -104,10 +104,11 @@ CASES = [
     Depth(width=192, depth=2, adapted="readout"),
     Depth(width=192, depth=3, adapted="all", norm="rms", lower_rate=100.0),
     Depth(width=192, depth=2, adapted="all", mask="causal", lower_rate=100.0),
+    Depth(width=192, depth=2, adapted="all", activation="erf", lower_rate=100.0),
 ]
 
 
-@pytest.mark.parametrize("setting", CASES, ids=lambda setting: f"{setting.adapted}-{setting.norm}-{setting.mask}")
+@pytest.mark.parametrize("setting", CASES, ids=lambda s: f"{s.adapted}-{s.norm}-{s.mask}-{s.activation}")
 def test_networks_follow_the_recursion_within_its_error_bars(setting):
     """Of 300 networks: means that fail once in 1e6 if right, variances within χ²'s 1e-6 and what second order adds."""
     law = depth_errors.expansion(shares, PROMPTS, setting.limit)

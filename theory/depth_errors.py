@@ -32,10 +32,11 @@ import numpy as np
 from jaxtyping import Float64, Int
 
 from lora_reuse.theory import kernels
+from lora_reuse.theory.activations import ACTIVATIONS
 from lora_reuse.theory.depth import Noise, Place, Square, blocks, gain, gradients, prefixes, steps, tangent_kernel
 from lora_reuse.theory.experiments import Values
 from lora_reuse.theory.facts import Prompt
-from lora_reuse.theory.gaussian import QUADRATURE_NODES, quadrature_features
+from lora_reuse.theory.gaussian import quadrature_nodes
 from lora_reuse.theory.settings import INF, Model
 
 Entries = Float64[np.ndarray, "entries entries"]
@@ -131,8 +132,8 @@ def _sampled(
 ) -> Entries:
     """m times the covariance of the entries of φφᵀ/m over prefixes and of those of φ'φ'ᵀbbᵀ/m over steps, b ~ N(0,
     `units`) in every unit, by quadrature over the features."""
-    phi = quadrature_features(S, activation) * QUADRATURE_NODES**0.5
-    slope = (phi[:, at] > 0).astype(float) if activation == "relu" else np.ones_like(phi[:, at])
+    x = quadrature_nodes(S)
+    phi, slope = ACTIVATIONS[activation](x), ACTIVATIONS[activation].derivative(x[:, at])
     (p, q), (r, s) = np.tril_indices(len(S)), np.tril_indices(len(at))
     products = np.hstack([phi[:, p] * phi[:, q], slope[:, r] * slope[:, s]])
     b = np.append(np.ones(len(p)), units[r, s])

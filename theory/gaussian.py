@@ -5,6 +5,7 @@ What this module needs is NumPy and SciPy. Throughout, x ~ N(0, S) with S [n n] 
 | function | what it returns |
 |---|---|
 | `factor(S)` | L with L Lᵀ = S, of as many columns as S has rank |
+| `quadrature_nodes(S)` | quasi-random x ~ N(0, S) |
 | `quadrature_features(S)` | φ(x) at quasi-random nodes, for moments that have no closed form |
 """
 
@@ -49,11 +50,31 @@ def factor(S: Float64[np.ndarray, "n n"], tolerance: float = 1e-10) -> Float64[n
     return L[:, : max(len(pivots), 1)]
 
 
+def quadrature_nodes(S: Float64[np.ndarray, "n n"], nodes: int = QUADRATURE_NODES) -> Float64[np.ndarray, "nodes n"]:
+    """Quasi-random nodes x (Sobol points through the normal quantile), in place of random draws from N(0, S).
+
+    Args:
+        S: covariance, [n n].
+        nodes: how many; a power of 2 keeps the points balanced.
+
+    Returns:
+        x, [nodes n].
+
+    Examples:
+        >>> x = quadrature_nodes(np.array([[1.0, 0.5], [0.5, 1.0]]))
+        >>> (x.T @ x / len(x)).round(3)
+        array([[1. , 0.5],
+               [0.5, 1. ]])
+    """
+    L = factor(S)
+    points = stats.qmc.Sobol(L.shape[1], rng=0).random(nodes)
+    return stats.norm.ppf(np.clip(points, 1e-12, 1 - 1e-12)) @ L.T
+
+
 def quadrature_features(
     S: Float64[np.ndarray, "n n"], activation: str = "relu", nodes: int = QUADRATURE_NODES
 ) -> Float64[np.ndarray, "nodes n"]:
-    """φ(x)/√nodes at quasi-random nodes x (Sobol points through the normal quantile), in place of random rows of U: ΦᵀΦ
-    stands for m → ∞.
+    """φ(x)/√nodes at the nodes of `quadrature_nodes`, in place of random rows of U: ΦᵀΦ stands for m → ∞.
 
     Args:
         S: covariance of the preactivations, [n n].
@@ -69,7 +90,4 @@ def quadrature_features(
         array([[0.5  , 0.304],
                [0.304, 0.5  ]])
     """
-    L = factor(S)
-    points = stats.qmc.Sobol(L.shape[1], rng=0).random(nodes)
-    h = stats.norm.ppf(np.clip(points, 1e-12, 1 - 1e-12)) @ L.T
-    return ACTIVATIONS[activation](h) / np.sqrt(nodes)
+    return ACTIVATIONS[activation](quadrature_nodes(S, nodes)) / np.sqrt(nodes)

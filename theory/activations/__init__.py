@@ -1,8 +1,8 @@
 """The MLP's nonlinearity φ: one class a file, which `activation=` knows by the file's name.
 
-A class says what φ is, and four expectations over jointly Gaussian preactivations (u, v) of mean 0: they give the
-infinite width, the derivatives of it, and the error bars of every finite width. To add an activation, write the class
-in a module of this package that has its name in small letters, and put `@activation` over it. Every check of
+A class says what φ and φ' are, and four expectations over jointly Gaussian preactivations (u, v) of mean 0: they give
+the infinite width, the derivatives of it, and the error bars of every finite width. To add an activation, write the
+class in a module of this package that has its name in small letters, and put `@activation` over it. Every check of
 `tests/test_activations.py` is then run on it by name.
 
 Only `__call__` is given JAX arrays (where features are drawn) as well as NumPy's. The variances of preactivations count
@@ -29,6 +29,10 @@ class Activation(ABC):
     @abstractmethod
     def __call__(self, x: Any) -> Any:
         """φ(x), entry by entry, of a NumPy array or of a JAX one."""
+
+    @abstractmethod
+    def derivative(self, x: Reals) -> Reals:
+        """φ'(x), entry by entry."""
 
     @abstractmethod
     def dual(self, var_u: Reals, cov: Reals, var_v: Reals) -> Reals:

@@ -24,6 +24,10 @@ class Erf(Activation):
 
         return erf(x)
 
+    def derivative(self, x: Reals) -> Reals:
+        """(2/√π) exp(−x²)."""
+        return 2 / np.sqrt(np.pi) * np.exp(-(x**2))
+
     def dual(self, var_u: Reals, cov: Reals, var_v: Reals) -> Reals:
         """(2/π) arcsin(2 h·h'/√((1 + 2‖h‖²)(1 + 2‖h'‖²)))."""
         return 2 / np.pi * np.arcsin(2 * cov / np.sqrt((1 + 2 * var_u) * (1 + 2 * var_v)))

@@ -26,6 +26,10 @@ class GELU(Activation):
 
         return gelu(x, approximate=False)
 
+    def derivative(self, x: Reals) -> Reals:
+        """Φ(x) + x exp(−x²/2)/√(2π)."""
+        return scipy.special.ndtr(x) + x * np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
+
     def dual(self, var_u: Reals, cov: Reals, var_v: Reals) -> Reals:
         """With a = ‖h‖², b = ‖h'‖², c = h·h' and D = (1 + a)(1 + b) − c²,
 

@@ -17,6 +17,10 @@ class Linear(Activation):
     def __call__(self, x: Any) -> Any:
         return x
 
+    def derivative(self, x: Reals) -> Reals:
+        """1."""
+        return np.ones_like(x)
+
     def dual(self, var_u: Reals, cov: Reals, var_v: Reals) -> Reals:
         """The inner product of the inputs."""
         return np.array(cov)

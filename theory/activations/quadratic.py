@@ -18,6 +18,10 @@ class Quadratic(Activation):
     def __call__(self, x: Any) -> Any:
         return x**2
 
+    def derivative(self, x: Reals) -> Reals:
+        """2x."""
+        return 2 * x
+
     def dual(self, var_u: Reals, cov: Reals, var_v: Reals) -> Reals:
         """‖h‖²‖h'‖² + 2(h·h')² (Isserlis)."""
         return var_u * var_v + 2 * cov**2

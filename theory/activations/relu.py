@@ -18,6 +18,10 @@ class ReLU(Activation):
     def __call__(self, x: Any) -> Any:
         return x.__array_namespace__().maximum(x, 0.0)
 
+    def derivative(self, x: Reals) -> Reals:
+        """1{x > 0}."""
+        return (x > 0).astype(float)
+
     def dual(self, var_u: Reals, cov: Reals, var_v: Reals) -> Reals:
         """The arc-cosine kernel of order 1 (eq. 13-15)."""
         return arc_cosine(var_u, cov, var_v, 1)
