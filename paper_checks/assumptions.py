@@ -1,4 +1,5 @@
-"""Beyond the paper: its theorems with more hops, with other attention, and under other activations."""
+"""Beyond the paper: its theorems with more hops, with other attention, with a softmax over outputs, and under other
+activations."""
 
 import functools
 import math
@@ -15,9 +16,10 @@ from lora_reuse.theory.activations import Reals
 from lora_reuse.theory.activations.erf import Erf
 from lora_reuse.theory.activations.relu import ReLU
 from lora_reuse.theory.compositions import compose
-from lora_reuse.theory.edits import min_norm_edit
+from lora_reuse.theory.edits import leading_change, min_norm_edit
 from lora_reuse.theory.experiments import kernel_limit, many_facts, theorem_2
 from lora_reuse.theory.gram import coordinates, gram
+from lora_reuse.theory.library import draw_scene, wins
 from lora_reuse.theory.settings import INF, KernelLimit, ManyFacts, Model, Theorem2
 
 
@@ -109,6 +111,45 @@ def any_attention() -> list[Evidence]:
     for decay, seen in ((1.0, 0.0), (0.5, 1.0)):
         found.append(Evidence(f"two orders differ, decay={decay} (1: yes)", order_is_seen(decay=decay), seen))
     return found
+
+
+def with_margin(margin: float, facts: int) -> Float64[np.ndarray, "entities prompts"]:
+    """Outputs on the composed prompts under the sum of two experts that lead by a margin on their own facts, at d = m =
+    ∞."""
+    scene = draw_scene(facts)
+    phi = coordinates(gram(scene.prompts, Model(width=INF), 0))
+    e, N = scene.edits, scene.world.entities
+    changes = [
+        np.stack([leading_change(N, int(o), int(n), margin) for o, n in zip(*pair, strict=True)], axis=1)
+        for pair in ((e.r1x, e.y), (e.r2y, e.z))
+    ]
+    parts = (scene.first, scene.second)
+    experts = [min_norm_edit(phi[:, part], change) for part, change in zip(parts, changes, strict=True)]
+    return scene.two_hop_outputs(compose("sum", experts) @ phi[:, scene.two_hop])
+
+
+@claim(
+    "beyond the paper; Theorem 2, eq. 6",
+    "A softmax over the outputs changes no largest answer; experts that it makes confident do.",
+    "conditional",
+    "an expert of least norm that leads by a margin mu on its own prompt is the paper's at mu = 1. Under the sum of two"
+    " the composed answer of a single fact is the largest if and only if mu > 1/c2 = 1.745, for any number of answers."
+    " With n facts the n answers z_i tie at every margin",
+    attention_weight_one=mutants.attention_weight_one,
+    without_pi_minus_theta=mutants.kernel_without_pi_minus_theta,
+    sum_scaled=lambda: mutants.rule_scaled("sum", 1.05),
+)
+def confident_experts() -> list[Evidence]:
+    """Which answer is largest on the composed prompt below and above 1/c₂, and how far the n answers are apart that
+    should tie."""
+    edge = 1 / multiples(2)[1]
+    z = draw_scene(1).edits.z
+    found = [Evidence("output at z, margin one", with_margin(1.0, 1)[z].item(), multiples(2)[1])]
+    for margin, right in ((0.5, 0.0), (1.0, 0.0), (edge - 1e-4, 0.0), (edge + 1e-4, 1.0), (10.0, 1.0)):
+        share = wins(with_margin(margin, 1), z).item()
+        found.append(Evidence(f"z is the largest output, margin {margin:.4f}", share, right))
+    spread = np.ptp(with_margin(10.0, 4)[draw_scene(4).edits.z], axis=0).max()
+    return [*found, Evidence("spread of the outputs at z_1 to z_4, 4 facts, margin 10", float(spread), 0.0)]
 
 
 @functools.cache

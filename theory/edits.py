@@ -143,6 +143,41 @@ def edit(
     return min_norm_edit(columns(keys), columns(changes), C)
 
 
+def leading_change(answers: int, old: int, new: int, margin: float) -> Float64[np.ndarray, " outputs"]:
+    """The least change of outputs i_old after which the new answer leads every other one by a margin: what a softmax
+    over outputs has to be given for a confidence, where eq. 6 asks for i_new itself.
+
+    With μ the margin, N the number of answers and γ = max(μ − 1, 0)/N it is (min(μ, 1) + 1)/2 · (i_new − i_old) for
+    μ ≤ 1, the paper's difference at μ = 1, and (μ − γ) i_new − (1 + γ) i_old − γ on every other answer beyond. There
+    every other answer is behind by μ exactly.
+
+    Args:
+        answers: N, at least 2.
+        old: the answer that has an output of 1, others having 0.
+        new: the answer that is to lead.
+        margin: μ, at least 0.
+
+    Returns:
+        The change, [outputs].
+
+    Raises:
+        ValueError: for a margin below 0.
+
+    Examples:
+        >>> leading_change(4, old=0, new=1, margin=1.0)
+        array([-1.,  1.,  0.,  0.])
+        >>> leading_change(4, old=0, new=1, margin=3.0)
+        array([-1.5,  2.5, -0.5, -0.5])
+    """
+    if margin < 0:
+        raise ValueError(f"leading_change: margin {margin}; need at least 0, at which the two answers tie")
+    beyond = max(margin - 1, 0.0) / answers
+    change = np.full(answers, -beyond)
+    change[new] = (1 + margin) / 2 if margin <= 1 else margin - beyond
+    change[old] = -(1 + margin) / 2 if margin <= 1 else -1 - beyond
+    return change + 0.0
+
+
 def best_rank_edit(keys: Keys, residuals: Residuals, rank: int) -> LowRank:
     """The edit when the adapter's rank s is below the number n of facts: least error ‖ΔW K − D‖_F, then least ‖ΔW‖_F.
 
