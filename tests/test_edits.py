@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import optimize
 
-from lora_reuse.theory.edits import LowRank, best_rank_edit, min_norm_edit
+from lora_reuse.theory.edits import LowRank, best_rank_edit, leading_change, min_norm_edit
 from lora_reuse.theory.gram import coordinates, geometry
 from lora_reuse.theory.settings import Model
 from lora_reuse.theory.streaming import features, stream
@@ -173,3 +174,28 @@ def test_shapes_that_do_not_fit_are_named_where_no_shape_checker_runs():
     assert "shape (4, 6) cannot read features of shape (5, 1)" in lines[1]
     assert "shape (4, 6) cannot be added to one of shape (4, 7)" in lines[2]
     assert "keys (6, 2) and residuals (4, 3)" in lines[3]
+
+
+def leading_by_optimiser(answers, margin):
+    """min ‖w‖² so that i_0 + w has its entry 1 above every other entry by the margin."""
+    old = np.eye(answers)[0]
+    others = [i for i in range(answers) if i != 1]
+    ahead = {"type": "ineq", "fun": lambda w: (old + w)[1] - (old + w)[others] - margin}
+    found = optimize.minimize(lambda w: w @ w, np.zeros(answers), jac=lambda w: 2 * w, constraints=[ahead], tol=1e-12)
+    assert found.success
+    return found.x
+
+
+@pytest.mark.parametrize("answers", [2, 3, 7])
+@pytest.mark.parametrize("margin", [0.0, 0.4, 1.0, 1.7, 6.0])
+def test_a_leading_change_is_the_least_with_that_margin(answers, margin):
+    np.testing.assert_allclose(leading_change(answers, 0, 1, margin), leading_by_optimiser(answers, margin), atol=1e-6)
+
+
+def test_a_lead_of_one_is_the_paper_s_difference():
+    np.testing.assert_array_equal(leading_change(5, 2, 4, 1.0), np.eye(5)[4] - np.eye(5)[2])
+
+
+def test_a_negative_lead_is_refused():
+    with pytest.raises(ValueError, match=r"margin -1\.0; need at least 0"):
+        leading_change(5, 2, 4, -1.0)
