@@ -137,7 +137,7 @@ class Depth(Point):
     norm: str = setting("none", Choice("none", "rms"), "RMSNorm of what attention and MLP read", grid=("none", "rms"))
     mask: str = setting("strict", Choice("strict", "causal"), "attention without or with the current token")
     decay: float = setting(1.0, Number(0.01, 100.0), DECAY, omitted=True)
-    activation: str = setting("relu", Choice(*ACTIVATIONS), "the MLP's nonlinearity, or none")
+    activation: str = setting("relu", Choice(*ACTIVATIONS), "the MLP's nonlinearity; linear is none")
     lower_rate: float = setting(1.0, Number(0.0, 1e6), "learning rate of the W below the top over that of the top")
     hops: int = setting(2, Whole(2, 4), HOPS, omitted=True)
 
