@@ -35,7 +35,8 @@ smollm: .venv/llm
 	@$(RUN) -m llm.smollm2
 
 test: check
-	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(RUN) -m pytest tests --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(RUN) -m pytest paper_checks --numprocesses 2 --dist worksteal
 
 # Runs the notebooks of examples/ afresh and compares what they print; `update=1` puts it in their places.
 notebooks: .venv/test

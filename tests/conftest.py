@@ -1,9 +1,13 @@
 """Strict JAX everywhere: no silent promotion of dtypes or ranks; two CPU devices, so that sharding is always
-exercised."""
+exercised. And types with shapes are checked at every call: `paper_checks`, which measures with the same functions, runs
+without in a third of the time."""
 
 import jax
 import pytest
 from hypothesis import settings
+from jaxtyping import install_import_hook
+
+install_import_hook(["lora_reuse.llm", "lora_reuse.theory", "lora_reuse.runs"], "beartype.beartype")
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")

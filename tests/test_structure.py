@@ -6,7 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jaxtyping
+import numpy as np
 import pytest
+
+from lora_reuse.theory import kernels
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = [ROOT / name for name in ("figures", "llm", "paper_checks", "runs", "theory")]
@@ -84,3 +88,9 @@ def test_the_whole_theory_imports_without_torch():
         f"import importlib, sys; [importlib.import_module(name) for name in {names}]; assert 'torch' not in sys.modules"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_types_with_shapes_are_checked_at_every_call():
+    """In all of tests/, by its conftest.py."""
+    with pytest.raises(jaxtyping.TypeCheckError):
+        kernels.kernel(np.zeros((2, 3)))

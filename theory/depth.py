@@ -40,8 +40,7 @@ from lora_reuse.theory.model import by_position
 from lora_reuse.theory.settings import INF, Model
 from lora_reuse.theory.streaming import streamed
 
-Square = Float64[np.ndarray, "n n"]
-
+Square = Float64[np.ndarray, "... n n"]
 
 Place = tuple[str, int]
 """E at 0, or V, U, W of a block, or D, U back, V back on the way down: where the draw of a matrix adds noise to a Gram
@@ -90,8 +89,9 @@ def gain(activation: str) -> float:
 
 def normalised(K: Square, norm: str) -> tuple[Square, Square]:
     """The Gram matrix of n(x) from that of x, and the products of lengths that it was divided by."""
-    lengths = np.sqrt(np.diagonal(K)) if norm == "rms" else np.ones(len(K))
-    scale = np.outer(lengths, lengths)
+    squares = np.diagonal(K, axis1=-2, axis2=-1)
+    lengths = np.sqrt(squares) if norm == "rms" else np.ones_like(squares)
+    scale = lengths[..., :, None] * lengths[..., None, :]
     return K / scale, scale
 
 
@@ -102,7 +102,7 @@ def blocks(
     noise: Noise = MappingProxyType({}),
 ) -> list[Block]:
     """Every block as d → ∞ over prefixes; with a key, at the finite `model.width` and its draw of U_1 … U_{L−1}.
-    `noise` is added to the Gram matrices where it says."""
+    `noise` is added to the Gram matrices where it says; what it has in front of their axes, they have from there on."""
     A = attention(positions, model.mask, model.decay)
     last = np.array([prefix[-1] for prefix in positions])
     K = (last[:, None] == last).astype(float) + noise.get(("E", 0), 0.0)
@@ -148,9 +148,9 @@ class Steps(NamedTuple):
     last: Bool[np.ndarray, " steps"]
     A: Float64[np.ndarray, "steps steps"]
 
-    def spread(self, matrix: Square) -> Float64[np.ndarray, "steps steps"]:
+    def spread(self, matrix: Square) -> Float64[np.ndarray, "... steps steps"]:
         """A matrix over prefixes, over steps."""
-        return matrix[np.ix_(self.at, self.at)]
+        return matrix[..., self.at[:, None], self.at]
 
 
 def steps(prompts: Sequence[Prompt], mask: str, decay: float = 1.0) -> Steps:
@@ -172,10 +172,10 @@ def tangent_kernel(prompts: Sequence[Prompt], model: Model, noise: Noise = Mappi
     Args:
         prompts: n token sequences.
         model: its depth, mask, decay, norm, activation and lower_rate are read.
-        noise: what is added to Gram matrices on the way, for error bars.
+        noise: what is added to Gram matrices on the way, for error bars, [... positions positions].
 
     Returns:
-        T, [n n].
+        T, [n n], or with the axes before them that the noise has.
 
     Examples:
         >>> T = tangent_kernel([(0, 2), (1, 3), (0, 2, 3)], Model(width=INF, depth=2, adapted="all"))
@@ -186,7 +186,8 @@ def tangent_kernel(prompts: Sequence[Prompt], model: Model, noise: Noise = Mappi
     step, g = steps(prompts, model.mask, model.decay), gain(model.activation)
     of_prompt = (np.arange(len(prompts))[:, None] == step.prompt).astype(float)
     k = lambda level: kernels.kernel(found[level - 1].S, model.activation) + noise.get(("U", level), 0.0)  # noqa: E731
-    T = step.spread(k(model.depth))[np.ix_(step.last, step.last)]
+    last = np.flatnonzero(step.last)
+    T = step.spread(k(model.depth))[..., last[:, None], last]
     for level, B in gradients(found, step, model, noise).items():
         T = T + model.lower_rate * g * of_prompt @ (B.stream * step.spread(k(level))) @ of_prompt.T
     return T

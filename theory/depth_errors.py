@@ -74,21 +74,22 @@ def expansion(
     adapted = model if model.adapted == "all" else replace(model, width=INF, dim=INF, adapted="all", lower_rate=0.0)
     names = list(quantities(np.eye(len(prompts))))
 
-    def F(noise: Noise) -> Float64[np.ndarray, " quantities"]:
-        return np.array([*quantities(tangent_kernel(prompts, adapted, noise)).values()])
+    def F(noise: Noise) -> Float64[np.ndarray, "axes quantities"]:
+        kernels_of_axes = tangent_kernel(prompts, adapted, noise).reshape(-1, len(prompts), len(prompts))
+        return np.array([[*quantities(T).values()] for T in kernels_of_axes])
 
-    centre = F({})
+    (centre,) = F({})
     bias, variance = ({size: np.zeros(len(names)) for size in ("width", "dim")} for _ in range(2))
     for size, noise in _noises(prompts, model):
-        up, down = (F({place: sign * _STEP * axis for place, axis in noise.items()}) for sign in (1, -1))
-        bias[size] += (up - 2 * centre + down) / _STEP**2 / 2
-        variance[size] += ((up - down) / (2 * _STEP)) ** 2
+        up, down = (F({place: sign * _STEP * axes for place, axes in noise.items()}) for sign in (1, -1))
+        bias[size] += ((up - 2 * centre + down) / _STEP**2 / 2).sum(axis=0)
+        variance[size] += (((up - down) / (2 * _STEP)) ** 2).sum(axis=0)
     named = lambda values: dict(zip(names, map(float, values), strict=True))  # noqa: E731
     return Expansion(named(centre), *({s: named(v) for s, v in part.items()} for part in (bias, variance)))
 
 
 def _noises(prompts: Sequence[Prompt], model: Model) -> Iterator[tuple[str, Noise]]:
-    """Every axis of the noise of every matrix at d = m = 1, with the size it falls with."""
+    """The axes of the noise of every matrix at d = m = 1, [axes n n], with the size it falls with."""
     found, step, g = blocks(prefixes(prompts), model), steps(prompts, model.mask, model.decay), gain(model.activation)
     down = gradients(found, step, model) if model.adapted == "all" else {}
     n = len(found[0].S)
@@ -102,12 +103,11 @@ def _noises(prompts: Sequence[Prompt], model: Model) -> Iterator[tuple[str, Nois
             of_dim["U back", l] = _added(down[l].stream, down[l].through)
             of_dim["V back", l] = _added(below, step.A.T @ below @ step.A / step.spread(block.stream_lengths))
         at, units = (step.at, down[l].units) if l in down else (step.at[:0], np.zeros((0, 0)))
-        for axis in _axes(_sampled(block.S, at, units, model.activation)):
-            features, slopes = np.split(axis, [n * (n + 1) // 2])
-            yield "width", {("U", l): _symmetric(features)} | ({("D", l): _symmetric(slopes)} if down else {})
+        axes = _axes(_sampled(block.S, at, units, model.activation))
+        features, slopes = np.split(axes, [n * (n + 1) // 2], axis=1)
+        yield "width", {("U", l): _symmetric(features)} | ({("D", l): _symmetric(slopes)} if down else {})
     for place, covariance in of_dim.items():
-        for axis in _axes(covariance):
-            yield "dim", {place: _symmetric(axis)}
+        yield "dim", {place: _symmetric(_axes(covariance))}
 
 
 def _wishart(P: Square) -> Entries:
@@ -150,9 +150,9 @@ def _axes(covariance: Entries) -> Float64[np.ndarray, "axes entries"]:
     return (np.sqrt(values[kept]) * vectors[:, kept]).T
 
 
-def _symmetric(entries: Float64[np.ndarray, " entries"]) -> Square:
-    n = int((2 * len(entries)) ** 0.5)
-    matrix = np.zeros((n, n))
+def _symmetric(entries: Float64[np.ndarray, "axes entries"]) -> Float64[np.ndarray, "axes n n"]:
+    axes, n = len(entries), int((2 * entries.shape[1]) ** 0.5)
+    matrices = np.zeros((axes, n, n))
     p, q = np.tril_indices(n)
-    matrix[p, q] = matrix[q, p] = entries
-    return matrix
+    matrices[:, p, q] = matrices[:, q, p] = entries
+    return matrices
