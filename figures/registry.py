@@ -116,7 +116,7 @@ def picture(module: ModuleType, table: pandas.DataFrame) -> Iterator[Figure]:
 
 
 def _rendered(module: ModuleType, table: pandas.DataFrame) -> dict[str, bytes]:
-    """PDF and PNG without a date or a version in them; the PNG has a palette of 256 colours, a third of the bytes of
+    """PDF and PNG without a date or a version in them; the PNG has a palette of 128 colours, a third of the bytes of
     one without."""
     logging.getLogger("fontTools").setLevel(logging.ERROR)  # it finds the creation date of STIX odd
     pdf, drawn, png = io.BytesIO(), io.BytesIO(), io.BytesIO()
@@ -124,7 +124,7 @@ def _rendered(module: ModuleType, table: pandas.DataFrame) -> dict[str, bytes]:
         figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
         figure.savefig(drawn, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
     with Image.open(drawn) as image:
-        image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+        image.convert("RGB").quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
             png, "PNG", optimize=True
         )
     return {"pdf": pdf.getvalue(), "png": png.getvalue()}
