@@ -35,7 +35,7 @@ def reported(point: Bridge | Placement) -> str:
         return ""
     if point.layers == "mlp" and point.setup != "1":
         return nearest(10, {"setup": point.setup}, point)
-    return nearest(9, {"setup": f"Setup {point.setup}", "layers": LAYERS[point.layers]}, point)
+    return nearest(9, {"setup": f"Setup {point.setup}", "layers": LAYERS.get(point.layers, "")}, point)
 
 
 PROTOCOL = hop_protocol(__name__, Bridge, subset, library, bound=bound, controls=own_hops, reported=reported)

@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 from lora_reuse.llm.adapters.specs import Spec, lessons
 from lora_reuse.llm.data import gsm
 from lora_reuse.llm.data.gsm import ASKED, OWN
+from lora_reuse.llm.protocols.places import Layers
 from lora_reuse.llm.protocols.problems import ExamOptions, ExamSettings
 from lora_reuse.llm.protocols.protocol import Protocol, Question, main, share_of, together
 from lora_reuse.llm.scoring.solutions import ERRORS, KINDS
@@ -65,7 +66,7 @@ class Gsm(ExamSettings):
     )
     prompting: str = setting("cot", Choice(*gsm.PROMPTS), "step by step in words, or with programs (Figure 7)")
     shots: int = setting(0, Whole(0, gsm.SHOTS), "solved examples before the question")
-    layers: str = setting("attention", Choice("none", "mlp", "attention", "both"), "where the adapters sit")
+    layers: str = setting("attention", Layers("none"), "where the adapters sit")
     templates: int = setting(100, Whole(1, 100), "templates of each level; model=pocket: 8")
     split: str = setting("test", Choice("dev", "test"), "the held-out instances that are asked: make choices on dev")
     judge: str = setting(

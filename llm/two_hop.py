@@ -71,7 +71,7 @@ def reported(point: TwoHop) -> str:
         return ""
     if point.layers == "mlp":
         return nearest(7, {"dataset": point.dataset, "column": column}, point)
-    layers = LAYERS[point.layers].replace("+", " + ")
+    layers = LAYERS.get(point.layers, "").replace("+", " + ")
     return nearest(8, {"dataset": point.dataset, "column": column, "layers": layers}, point)
 
 

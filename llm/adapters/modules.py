@@ -9,7 +9,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from lora_reuse.runs.settings import Choice, SettingError, did_you_mean
+from lora_reuse.llm.protocols.places import place_of_one
+from lora_reuse.runs.settings import SettingError
 
 
 @contextlib.contextmanager
@@ -21,29 +22,30 @@ def quiet_peft() -> Iterator[None]:
 
 
 def target_modules(model: PreTrainedModel, layers: str) -> list[str]:
-    """The full names of the linear modules of the decoder's `mlp`, its `attention`, or `both`, in the model's order.
+    """The full names of the linear modules in a place of the decoder (`llm.protocols.places`), in the model's order.
 
     Full names, because suffixes are ambiguous: GPT-2 has attn.c_proj and mlp.c_proj. Raises SettingError for a model
     without them, and for the MLPs of mixtures of experts."""
-    words = ("mlp", "attention", "both")
-    if layers not in words:
-        raise SettingError("layers", repr(layers), Choice(*words).allowed, did_you_mean(layers, words))
+    place = place_of_one(layers)
     prefix, decoder = _decoder_layers(model)
     experts = any(
         re.search("expert|moe|router", name) for name, _ in decoder.named_parameters() if _part(name) == "mlp"
     )
-    if experts and layers != "attention":
+    if experts and place.part != "attention":
         mend = "which MLP a token meets there depends on the prompt"
         raise SettingError("layers", f"{layers} for {type(model).__name__}, a mixture of experts", "attention", mend)
     linear = {name: _part(name) for name, module in decoder.named_modules() if isinstance(module, nn.Linear | Conv1D)}
     for part in ("mlp", "attention"):
-        if layers in (part, "both") and part not in linear.values():
+        if place.part in (part, "both") and part not in linear.values():
             seen = dict.fromkeys(re.sub(r"\b\d+\b", "*", f"{prefix}.{name}") for name in linear)
             allowed = f"a model whose {part} has linear modules"
             raise SettingError(
                 "layers", f"{layers} for {type(model).__name__}", allowed, f"this one has {', '.join(seen) or 'none'}"
             )
-    return [f"{prefix}.{name}" for name, part in linear.items() if part == layers or (layers == "both" and part)]
+    numbers, parts = place.numbers(len(decoder)), ("mlp", "attention") if place.part == "both" else (place.part,)
+    return [
+        f"{prefix}.{name}" for name, part in linear.items() if part in parts and int(name.partition(".")[0]) in numbers
+    ]
 
 
 def tied(model: PreTrainedModel, adapted: Iterable[str]) -> str:

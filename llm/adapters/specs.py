@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from lora_reuse.llm.data.graphs import facts_of
 from lora_reuse.llm.data.subsets import examples
+from lora_reuse.llm.protocols.places import of_expert
 from lora_reuse.llm.protocols.settings import Training
 from lora_reuse.runs.grid import settings_of
 
@@ -106,16 +107,21 @@ Mixture = tuple[tuple[str, ...], tuple[str, ...], int]
 def trained(point: Any, seed: int, mixtures: Sequence[Mixture]) -> list[Spec]:
     """The experts that learn subsets (`llm.data.subsets`) with the training of a point."""
     return [
-        Spec(own, bridge, point.triplets, point.bridge_triplets if bridge else 0, training_of(point), seed, role)
+        Spec(own, bridge, point.triplets, point.bridge_triplets if bridge else 0, _training(point, role), seed, role)
         for own, bridge, role in mixtures
     ]
 
 
 def lessons(source: Source, point: Any, seed: int, role: int) -> Lessons:
     """The expert that learns a source with the training of a point."""
-    return Lessons((source.name,), (), 0, 0, training_of(point), seed, role, source)
+    return Lessons((source.name,), (), 0, 0, _training(point, role), seed, role, source)
 
 
 def training_of(point: Any) -> Training:
     """How the experts of a point are trained."""
     return Training(**{f.name: getattr(point, f.name) for f in dataclasses.fields(Training)})
+
+
+def _training(point: Any, role: int) -> Training:
+    """How one expert of a point is trained: in its own place, where layers= has one for each."""
+    return dataclasses.replace(training_of(point), layers=of_expert(point.layers, role))

@@ -95,15 +95,17 @@ DATA = {"two_hop": two_hop, "own": own}
 
 def collisions(base: Base, library: Sequence[Expert]) -> dict[str, float]:
     """How large the experts' updates are and how alike, averaged over modules: ‖ΔW‖/‖W‖ of the mean expert, and |cos|
-    of the top singular vectors on the input side (Arrow's prototypes) of each two."""
+    of the top singular vectors on the input side (Arrow's prototypes) of each two, left out
+    where no two share a module."""
     modules = dict(base.model.named_modules())
     ratios = [
         float(e[name].norm() / torch.linalg.norm(modules[name].get_parameter("weight").float()))
         for e in library
         for name in e
     ]
-    tops = [torch.stack([e[name].top_input_direction() for e in library]) for name in library[0]]
-    upper = [(v @ v.T).abs()[*torch.triu_indices(len(v), len(v), 1)].mean() for v in tops]
+    names = dict.fromkeys(name for e in library for name in e)
+    tops = [torch.stack([e[name].top_input_direction() for e in library if name in e]) for name in names]
+    upper = [(v @ v.T).abs()[*torch.triu_indices(len(v), len(v), 1)].mean() for v in tops if len(v) > 1]
     return {"update_ratio": sum(ratios) / len(ratios)} | (
-        {"prototype_cos": float(torch.stack(upper).mean())} if len(library) > 1 else {}
+        {"prototype_cos": float(torch.stack(upper).mean())} if upper else {}
     )

@@ -6,6 +6,7 @@ What a solution says is in `llm.scoring.solutions`, its marks by rule and by a j
 from dataclasses import dataclass
 
 from lora_reuse.llm.protocols.dials import COMPOSITIONS, CONTROLS, RULES
+from lora_reuse.llm.protocols.places import Layers
 from lora_reuse.llm.protocols.settings import Composing, Options
 from lora_reuse.runs.settings import Choice, Flag, Whole, setting
 
@@ -15,7 +16,7 @@ class ExamSettings(Composing):
     """The settings that every row of these protocols records: the model, how its experts are trained and composed, and
     how it answers."""
 
-    layers: str = setting("mlp", Choice("none", "mlp", "attention", "both"), "where the adapters sit")
+    layers: str = setting("mlp", Layers("none"), "where the adapters sit")
     composition: str = setting(
         "uniform",
         Choice(*COMPOSITIONS, *CONTROLS, *RULES),

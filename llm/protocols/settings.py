@@ -16,6 +16,7 @@ from lora_reuse.llm.protocols.dials import (
     PointDials,
     TrainingDials,
 )
+from lora_reuse.llm.protocols.places import Layers
 from lora_reuse.runs.grid import Run
 from lora_reuse.runs.settings import Choice, Flag, Number, SettingError, Text, Whole, setting
 
@@ -114,7 +115,7 @@ class Training(TrainingDials):
         Number(0, 1),
         "share of each batch from the expert's own facts when it has a bridge; 0: as the examples fall",
     )
-    layers: str = setting("mlp", Choice("mlp", "attention", "both"), "where the adapters sit")
+    layers: str = setting("mlp", Layers(), "where the adapters sit, or where each expert's does")
     same_start: bool = setting(False, Flag(), "whether the experts of a library start from the same random A")
     same_bridge: bool = setting(False, Flag(), "whether both experts see the same bridge examples at the same steps")
 
@@ -224,7 +225,7 @@ class Placement(Composed):
     """Tables 8 and 9: setup 0 is two one-hop experts."""
 
     layers: str = setting(
-        "mlp", Choice("mlp", "attention", "both"), "where the adapters sit", grid=("mlp", "attention", "both")
+        "mlp", Layers(), "where the adapters sit, or where each expert's does", grid=("mlp", "attention", "both")
     )
     setup: str = setting("2", Choice(*SETUPS), "the training mixture", grid=("0", "1", "2"))
 

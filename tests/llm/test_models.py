@@ -132,7 +132,7 @@ def test_a_model_without_such_modules_says_what_it_has():
     )
     assert "backbone.layers.*.mixer.in_proj, backbone.layers.*.mixer.x_proj" in str(error.value)
     with pytest.raises(
-        SettingError, match=r"layers: got 'mlps'; allowed: mlp \| attention \| both; did you mean 'mlp'\?"
+        SettingError, match=r"layers: got 'mlps'; allowed: mlp \| attention \| both \| lower .*; did you mean 'mlp'\?"
     ):
         target_modules(model, "mlps")
 
