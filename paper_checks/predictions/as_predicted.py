@@ -16,6 +16,7 @@ def row(experiment, seed, measured, stderr=None, **settings):
         "triplets": N,
         "dataset": "R",
         "rank": 16,
+        "layers": "mlp",
         "temperature": 0.25,
         **settings,
     }
@@ -120,20 +121,22 @@ def bridges(seed):
     return found
 
 
-def latent(seed, n, second, split):
-    """Both hops of every question are kept, and no answer is a place of the n."""
-    none, asked = [0] * n, n * EACH
+def latent(seed, n, second, split, **where):
+    """Both hops of every question are kept, and no answer is a place of the n; of half of the questions it is the right
+    one where expert 1 sits below expert 2."""
+    right, asked = n // 2 if where.get("layers") == "lower/upper" else 0, n * EACH
+    by_triplet = [EACH * (i < right) for i in range(n)]
     measured = {
-        "hits": 0,
+        "hits": sum(by_triplet),
         "total": asked,
-        "by_triplet": none,
+        "by_triplet": by_triplet,
         "permuted": 0.0,
         "first_kept": asked,
         "second_kept": asked,
         "both_kept": asked,
     }
-    measured |= {"permuted_both_kept": 0.0, "both_kept_by_triplet": [EACH] * n, "hits_both_kept_by_triplet": none}
-    about = {"library": "2-combination", "second": second, "split": split, "composition": "sum", "triplets": n}
+    measured |= {"permuted_both_kept": 0.0, "both_kept_by_triplet": [EACH] * n, "hits_both_kept_by_triplet": by_triplet}
+    about = {"library": "2-combination", "second": second, "split": split, "composition": "sum", "triplets": n} | where
     return row("llm_latent", seed, measured, prompting="direct", **about)
 
 
@@ -172,6 +175,15 @@ def as_the_theory_says(seeds=SEEDS):
             for n in (5, 10, 20, 40)
             for second in ("right", "dealt")
             for split in ("dev", "test")
+        ]
+        rows += [
+            latent(seed, n, "right", split, **where)
+            for n in (10, 20)
+            for split in ("dev", "test")
+            for where in (
+                *({"layers": layers} for layers in ("lower/upper", "upper/lower", "lower", "upper")),
+                {"layers": "mlp", "rank": 8},
+            )
         ]
         rows += [overlaps(seed, hop, state) for hop in (1, 2) for state in ("base", "sum")]
         for depth in (0.0, 1.0):

@@ -1,5 +1,5 @@
-"""C0 to C4, the primary contrasts: each test of them is declared in its claim's file, and is a share, or a share less
-another one.
+"""C0 to C4, the primary contrasts, and P7: each test of them is declared in its claim's file, and is a share, or a
+share less another one. Experts are of rank 16 in the MLP of every layer where a claim says nothing else.
 
 Both held-out splits are asked where there are rows of both; a triplet is then right in the share of all its prompts.
 """
@@ -36,6 +36,7 @@ from lora_reuse.paper_checks.predictions.verdicts import (
 )
 
 SPLITS = "split"
+USUAL = {"layers": "mlp", "rank": 16}
 
 
 def compare(claim: Claim, rows: Sequence[Row]) -> list[Test]:
@@ -84,7 +85,7 @@ def _predicted(declared: Mapping[str, Any]) -> tuple[str, Within]:
 
 def _rows(rows: Sequence[Row], settings: Mapping[str, Any]) -> list[Row]:
     """The rows with these settings and others alike, of both held-out splits."""
-    return alike([row for row in rows if fits(row, settings)], SPLITS)
+    return alike([row for row in rows if fits(row, USUAL | settings)], SPLITS)
 
 
 def _where_kept(rows: Sequence[Row]) -> Values:
@@ -135,6 +136,12 @@ def no_difference(row: Row) -> Row:
     return answered(row, lambda i: i % 2 == 1) if row["settings"].get("prompting") == "steps" else row
 
 
+def the_other_way_round(row: Row) -> Row:
+    """Expert 2 below expert 1 does what expert 1 below expert 2 is said to do."""
+    layers = row["settings"].get("layers", "")
+    return {**row, "settings": row["settings"] | {"layers": "/".join(reversed(layers.split("/")))}}
+
+
 PRIMARY: dict[str, Mutant] = {
     "C0": composes,
     "C1": no_difference,
@@ -146,3 +153,6 @@ for _id, _mutant in PRIMARY.items():
     PREDICTIONS[_id] = Prediction(
         CLAIMS[_id], functools.partial(compare, CLAIMS[_id]), {_mutant.__name__: _mutant}, primary=True
     )
+PREDICTIONS["P7"] = Prediction(
+    CLAIMS["P7"], functools.partial(compare, CLAIMS["P7"]), {the_other_way_round.__name__: the_other_way_round}
+)
