@@ -36,7 +36,7 @@ from lora_reuse.paper_checks.predictions.verdicts import (
 )
 
 SPLITS = "split"
-USUAL = {"layers": "mlp", "rank": 16}
+USUAL: Mapping[str, Any] = {"layers": "mlp", "rank": 16}
 
 
 def compare(claim: Claim, rows: Sequence[Row]) -> list[Test]:
@@ -85,7 +85,7 @@ def _predicted(declared: Mapping[str, Any]) -> tuple[str, Within]:
 
 def _rows(rows: Sequence[Row], settings: Mapping[str, Any]) -> list[Row]:
     """The rows with these settings and others alike, of both held-out splits."""
-    return alike([row for row in rows if fits(row, USUAL | settings)], SPLITS)
+    return alike([row for row in rows if fits(row, {**USUAL, **settings})], SPLITS)
 
 
 def _where_kept(rows: Sequence[Row]) -> Values:
