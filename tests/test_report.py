@@ -99,7 +99,16 @@ def test_the_page_has_every_part(page):
     heads = re.findall(r"^## (.+)$", page, re.MULTILINE)
     assert heads == [
         *FIRST,
-        *("Findings one by one", "Figures", "Tables", "The paper's claims", "Predictions", "Provenance", "Rows"),
+        *(
+            "More than one layer",
+            "Findings one by one",
+            "Figures",
+            "Tables",
+            "The paper's claims",
+            "Predictions",
+            "Provenance",
+            "Rows",
+        ),
     ]
     assert set(re.findall("<!-- .+? -->", page)) == {"<!-- numbers figure_2.csv -->", "<!-- numbers theorem_2.csv -->"}
     assert "[The question](#the-question) · [What was found](#what-was-found) · " in page
