@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from lora_reuse.llm.adapters.places import Layers
 from lora_reuse.llm.adapters.specs import Spec, lessons
 from lora_reuse.llm.data import gsm
 from lora_reuse.llm.data.gsm import ASKED, OWN
-from lora_reuse.llm.protocols.places import Layers
 from lora_reuse.llm.protocols.problems import ExamOptions, ExamSettings
 from lora_reuse.llm.protocols.protocol import Protocol, Question, main, share_of, together
 from lora_reuse.llm.scoring.solutions import ERRORS, KINDS

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from lora_reuse.llm.protocols.places import place_of_one
+from lora_reuse.llm.adapters.places import place_of_one
 from lora_reuse.runs.settings import SettingError
 
 
@@ -22,7 +22,7 @@ def quiet_peft() -> Iterator[None]:
 
 
 def target_modules(model: PreTrainedModel, layers: str) -> list[str]:
-    """The full names of the linear modules in a place of the decoder (`llm.protocols.places`), in the model's order.
+    """The full names of the linear modules in a place of the decoder (`llm.adapters.places`), in the model's order.
 
     Full names, because suffixes are ambiguous: GPT-2 has attn.c_proj and mlp.c_proj. Raises SettingError for a model
     without them, and for the MLPs of mixtures of experts."""

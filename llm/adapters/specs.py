@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from lora_reuse.llm.adapters.places import of_expert
 from lora_reuse.llm.data.graphs import facts_of
 from lora_reuse.llm.data.subsets import examples
-from lora_reuse.llm.protocols.places import of_expert
 from lora_reuse.llm.protocols.settings import Training
 from lora_reuse.runs.grid import settings_of
 

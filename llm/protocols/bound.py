@@ -3,7 +3,7 @@ most."""
 
 from typing import Any
 
-from lora_reuse.llm.protocols.places import second_below
+from lora_reuse.llm.adapters.places import second_below
 
 WITHOUT_EXPERTS = ("base", "random", "alone")
 

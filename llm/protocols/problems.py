@@ -5,8 +5,8 @@ What a solution says is in `llm.scoring.solutions`, its marks by rule and by a j
 
 from dataclasses import dataclass
 
+from lora_reuse.llm.adapters.places import Layers
 from lora_reuse.llm.protocols.dials import COMPOSITIONS, CONTROLS, RULES
-from lora_reuse.llm.protocols.places import Layers
 from lora_reuse.llm.protocols.settings import Composing, Options
 from lora_reuse.runs.settings import Choice, Flag, Whole, setting
 

@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from lora_reuse.llm.adapters.places import Layers
 from lora_reuse.llm.data.mixtures import LIBRARIES, SETUPS
 from lora_reuse.llm.decoding.names import place_of
 from lora_reuse.llm.protocols.dials import (
@@ -16,7 +17,6 @@ from lora_reuse.llm.protocols.dials import (
     PointDials,
     TrainingDials,
 )
-from lora_reuse.llm.protocols.places import Layers
 from lora_reuse.runs.grid import Run
 from lora_reuse.runs.settings import Choice, Flag, Number, SettingError, Text, Whole, setting
 

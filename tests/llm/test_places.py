@@ -10,12 +10,12 @@ from lora_reuse.llm import latent
 from lora_reuse.llm.adapters.folders import linear_shape, load_expert
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.adapters.modules import target_modules
+from lora_reuse.llm.adapters.places import Layers, place
 from lora_reuse.llm.compositions import compose
 from lora_reuse.llm.decoding.models import load_base
 from lora_reuse.llm.latent import PROTOCOL, Latent, experts
 from lora_reuse.llm.protocols.composed import collisions
 from lora_reuse.llm.protocols.dials import GIVEN
-from lora_reuse.llm.protocols.places import Layers, place
 from lora_reuse.llm.protocols.protocol import main
 from lora_reuse.runs.rows import load_rows
 from lora_reuse.runs.settings import SettingError
@@ -107,7 +107,7 @@ def test_an_expert_without_a_place_is_refused_in_one_line(folder, tmp_path, caps
 def test_theory_has_no_bound_where_expert_1_is_below_expert_2():
     bounds = {said: latent.bound(Latent(triplets=10, layers=said)) for said in ("lower/upper", "0-1/2-3", "0-2/2-3")}
     assert bounds == {"lower/upper": None, "0-1/2-3": None, "0-2/2-3": None}
-    for said in ("mlp", "lower", "upper", "upper/lower", "2-3/0-1"):
+    for said in ("mlp", "lower", "upper", "upper/lower", "2-3/0-1", "upper/lower/mlp"):
         assert latent.bound(Latent(triplets=10, layers=said)) == 0.1
 
 

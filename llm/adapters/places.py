@@ -84,8 +84,9 @@ def of_expert(layers: str, role: int) -> str:
 
 
 def second_below(layers: str) -> bool:
-    """Whether expert 2 sits below expert 1, in other layers, whatever the depth of the model."""
-    one, two = (place(word).layers for word in layers.split("/"))
+    """Whether expert 2 sits below expert 1, in other layers, whatever the depth of the model. Other experts may have
+    places, too."""
+    one, two, *_ = (place(word).layers for word in layers.split("/"))
     if one in HALVES or two in HALVES:
         return (one, two) == ("upper", "lower")
     return bool(one and two) and int(two.split("-")[1]) < int(one.split("-")[0])
