@@ -76,6 +76,8 @@ def _looked_at(folder: str, options: Options) -> "tuple[list[str], Expert | None
     norms = {module: update.norm() for module, update in expert.items()}
     largest = max(norms, key=lambda module: norms[module])
     lines.append(f"modules    {_modules(expert)}")
+    if higher := _higher(config, expert):
+        lines.append(f"rank       {higher}")
     if nothing := [module for module, norm in norms.items() if norm == 0]:
         lines.append(f"zero       ΔW = 0 in {len(nothing)} of them, such as {nothing[0]}")
     middle = statistics.median(norms.values())
@@ -87,16 +89,26 @@ def _looked_at(folder: str, options: Options) -> "tuple[list[str], Expert | None
 
 def _kind(config: Mapping[str, Any]) -> str:
     from lora_reuse.llm.adapters.config import scaling
+    from lora_reuse.llm.adapters.products import KINDS
 
     kind = config["peft_type"]
     rank = config["init_r" if kind == "ADALORA" else "r"]
-    name = {"LORA": "LoRA", "ADALORA": "AdaLoRA", "VERA": "VeRA"}[kind]
     if kind == "VERA":
-        return f"{name} of rank {rank}"
+        return f"VeRA of rank {rank}"
+    name, formula = KINDS[kind].title, KINDS[kind].formula
     others = " and others by module" if config["rank_pattern"] or config["alpha_pattern"] else ""
     how = "rank-stabilised " if config.get("use_rslora") else ""
     scale = scaling(config, "")  # that of a module without a pattern of its own
-    return f"{how}{name} of rank {rank}, alpha {config['lora_alpha']:g}, ΔW = {scale:g} B A{others}"
+    return f"{how}{name} of rank {rank}, alpha {config['lora_alpha']:g}, ΔW = {scale:g} {formula}{others}"
+
+
+def _higher(config: Mapping[str, Any], expert: "Expert") -> str:
+    """The ranks of ΔW, where they are not those that the adapter says."""
+    ranks = sorted({update.rank for update in expert.values()})
+    if ranks[-1] <= max([config.get("init_r") or 0, config["r"], *config["rank_pattern"].values()]):
+        return ""
+    said = " to ".join(map(str, dict.fromkeys((ranks[0], ranks[-1]))))
+    return f"{said} of ΔW, which is read exactly; max_rank= of compose cuts it, and says by how much it is off"
 
 
 def _modules(expert: "Expert") -> str:

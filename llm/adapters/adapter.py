@@ -155,7 +155,7 @@ def load_adapter(base: Base, folder_or_hub: str | Path, another_model: bool = Fa
 
     Returns:
         ΔW of every module that the adapter changes, float32 on the CPU: (α/r) B A of a LoRA, (α/√r) B A of a
-        rank-stabilised one, and likewise for AdaLoRA and VeRA.
+        rank-stabilised one, and likewise for AdaLoRA, VeRA, LoHa and LoKr.
 
     Raises:
         SettingError: the adapter changes more than ΔW can say (DoRA, biases and whole modules are refused by name), is

@@ -12,8 +12,8 @@ from typing import Any
 from lora_reuse.runs.settings import SettingError
 
 CONFIG = "adapter_config.json"
-KINDS = ("LORA", "ADALORA", "VERA")
-PLAIN = "a PEFT folder of LoRA, rank-stabilised LoRA, AdaLoRA or VeRA, whose ΔW is a product of two factors"
+KINDS = ("LORA", "ADALORA", "VERA", "LOHA", "LOKR")
+PLAIN = "a PEFT folder of LoRA, rank-stabilised LoRA, AdaLoRA, VeRA, LoHa or LoKr, whose ΔW is a product of two factors"
 
 # Keys of adapter_config.json that leave ΔW as it is, whatever they hold. Any other key must be empty: use_dora,
 # lora_bias, modules_to_save, layer_replication, trainable_token_indices, alora_invocation_tokens, ..., and those of
@@ -31,7 +31,14 @@ _HARMLESS_OF_KIND = {
     # the schedule of its training; how much of each update is left is in the tensors
     "ADALORA": set("beta1 beta2 deltaT init_r orth_reg_weight target_r tfinal tinit total_step".split()),
     "VERA": {"vera_dropout", "d_initial", "projection_prng_key", "save_projection", "init_weights"},
+    # dropouts of its training, and what says how the tensors were shaped and drawn
+    "LOHA": set("alpha rank_dropout module_dropout use_effective_conv2d init_weights".split()),
+    "LOKR": set(
+        """alpha rank_dropout module_dropout rank_dropout_scale use_effective_conv2d init_weights decompose_both
+        decompose_factor""".split()
+    ),
 }
+_ALPHA = {"LORA": "lora_alpha", "ADALORA": "lora_alpha", "LOHA": "alpha", "LOKR": "alpha"}
 # PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA take something out of the base weights, which the adapter then has to be used
 # with.
 _INITS = (True, False, None, "gaussian", "eva", "orthogonal")
@@ -45,13 +52,13 @@ _MENDS = {
 }
 EMBEDDING_NAMES = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out", "word_embeddings")
 """The last parts of the names of embeddings and heads in the families of models."""
-_CONVERTIBLE = """C3A DELORA FOURIERFT GRALORA HIRA LOHA LOKR MISS PSOFT RANDLORA SHIRA TINYLORA UNILORA VBLORA
+_CONVERTIBLE = """C3A DELORA FOURIERFT GRALORA HIRA MISS PSOFT RANDLORA SHIRA TINYLORA UNILORA VBLORA
     WAVEFT""".split()  # those whose layers in PEFT 0.21 support its conversion to LoRA
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration, with `rank_pattern` and `alpha_pattern` as dicts. Raises SettingError for what is no adapter,
-    or one whose change of the base is more than ΔW."""
+    """The configuration, with `rank_pattern` and `alpha_pattern` as dicts, and α as `lora_alpha`. Raises SettingError
+    for what is no adapter, or one whose change of the base is more than ΔW."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         patterns = {name: dict(config.get(name) or {}) for name in ("rank_pattern", "alpha_pattern")}
@@ -72,13 +79,13 @@ def read_config(folder: Path) -> dict[str, Any]:
         got = f"init_lora_weights={config['init_lora_weights']} in {folder}, which changes the base"
         raise SettingError("expert", got, PLAIN, "save it with path_initial_model_for_weight_conversion")
     _check_numbers(config, patterns, folder)
-    return config | patterns
+    return config | patterns | ({"lora_alpha": config[_ALPHA[kind]]} if kind in _ALPHA else {})
 
 
 def _check_numbers(config: Mapping[str, Any], patterns: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
     kind = config["peft_type"]
-    named = {"LORA": ("r", "lora_alpha"), "ADALORA": ("init_r", "lora_alpha"), "VERA": ("r",)}[kind]
-    by_module = {"r": "rank_pattern", "lora_alpha": "alpha_pattern"} if kind == "LORA" else {}
+    named = ("init_r" if kind == "ADALORA" else "r", *([_ALPHA[kind]] if kind in _ALPHA else []))
+    by_module = {"r": "rank_pattern", _ALPHA[kind]: "alpha_pattern"} if kind in ("LORA", "LOHA", "LOKR") else {}
     found = {name: [config.get(name), *patterns.get(by_module.get(name, ""), {}).values()] for name in named}
     every = [number for numbers in found.values() for number in numbers]
     if not all(isinstance(n, int | float) and math.isfinite(n) for n in every) or min(found[named[0]]) <= 0:
@@ -87,7 +94,7 @@ def _check_numbers(config: Mapping[str, Any], patterns: Mapping[str, Mapping[str
 
 
 def rank_of(config: Mapping[str, Any], module: str) -> int:
-    """The rank that the configuration gives a module of a LoRA."""
+    """The rank that the configuration gives a module of a LoRA, a LoHa or a LoKr."""
     return _pattern(config["rank_pattern"], module, config["r"])
 
 

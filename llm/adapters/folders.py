@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from lora_reuse.llm.adapters.config import CONFIG, PLAIN, check_tying, rank_of, read_config, scaling, sits_on
 from lora_reuse.llm.adapters.each import Each
 from lora_reuse.llm.adapters.lowrank import Expert, LowRank
+from lora_reuse.llm.adapters.products import KINDS
 from lora_reuse.llm.adapters.tensors import WEIGHTS, Tensors, find_tensors
 from lora_reuse.runs.settings import SettingError
 
@@ -24,10 +25,10 @@ def load_expert(folder_or_hub: str | Path, model: nn.Module) -> dict[str, LowRan
     """The LowRank of each module that the adapter changes, float32 on the CPU, with the scaling (α/r, of that module)
     in `out`.
 
-    A LoRA, rank-stabilised or not, is ΔW = s B A, an AdaLoRA ΔW = s B diag(E) A, and VeRA ΔW = diag(b) B diag(d) A with
-    B and A of all modules. Of token embeddings, ΔW has a column a token. Raises SettingError when the adapter is
-    another kind, is broken, says one thing in its configuration and another in its tensors, or was made for another
-    base model.
+    A LoRA, rank-stabilised or not, is ΔW = s B A, an AdaLoRA ΔW = s B diag(E) A, VeRA ΔW = diag(b) B diag(d) A with B
+    and A of all modules; LoHa and LoKr are products, too, of a higher rank (`llm.adapters.products`). Of token
+    embeddings, ΔW has a column a token. Raises SettingError when the adapter is another kind, is broken, says one thing
+    in its configuration and another in its tensors, or was made for another base model.
     """
     return dict(open_expert(folder_or_hub, model))
 
@@ -57,26 +58,29 @@ def _checked(name: str, found: Tensors, config: Mapping[str, Any], modules: Mapp
     if need is None:
         allowed = "adapters of Linear, Conv1D and plain Embedding modules"
         raise SettingError("expert", f"{folder} for {name}, a {type(modules[name]).__name__}", allowed)
-    wanted = {"VERA": {"lambda_b", "lambda_d"}, "ADALORA": {"A", "B", "E"}, "LORA": {"A", "B"}}[config["peft_type"]]
-    if set(factors) != wanted or embeds != (name in found.embeddings):
+    kind = KINDS.get(config["peft_type"])
+    wanted = kind.tensors if kind else (frozenset(("lambda_b", "lambda_d")),)
+    if frozenset(factors) not in wanted or embeds != (name in found.embeddings):
         names = " and ".join(sorted(factors))
-        allowed = f"{' and '.join(sorted(wanted))} of every module, those of embeddings by PEFT's names for them"
+        sets = ", or ".join(" and ".join(sorted(names)) for names in wanted)
+        allowed = f"{sets} of every module, those of embeddings by PEFT's names for them"
         raise SettingError("expert", f"only {names} of {name} in {folder}", allowed)
     if not sits_on(config, name):
         got = f"tensors of {name} in {folder}, whose {CONFIG} does not name that module"
         raise SettingError(
             "expert", got, "tensors of the modules that it names", "one of the two is not this adapter's"
         )
-    if config["peft_type"] == "VERA":
+    if kind is None:
         _check_vera(name, found, need)
         return need
-    A, B = factors["A"], factors["B"]
-    if len(A) != 2 or len(B) != 2 or (B[0], A[1]) != need:
-        got = f"{folder} with lora_B {B} and lora_A {A} for {name}"
+    sizes = kind.sizes(factors) if all(len(shape) == 2 for shape in factors.values()) else None
+    if sizes is None or sizes.shape != need:
+        said = " and ".join(f"{'lora_' if len(f) == 1 else ''}{f} {factors[f]}" for f in sorted(factors, reverse=True))
+        got = f"{folder} with {said} for {name}"
         raise SettingError("expert", got, f"ΔW of shape {need}, as the model's", "it was trained on another base model")
-    rank = A[0] if config["peft_type"] == "ADALORA" else rank_of(config, name)
-    if not A[0] == B[1] == rank:
-        got = f"{folder} with ranks {A[0]} (lora_A) and {B[1]} (lora_B) of {name}"
+    rank = factors["A"][0] if config["peft_type"] == "ADALORA" else rank_of(config, name)
+    if set(sizes.ranks) - {rank}:
+        got = f"{folder} with ranks {' and '.join(map(str, sorted(sizes.ranks)))} of {name}"
         raise SettingError("expert", got, f"rank {rank}, as its {CONFIG} says")
     return need
 
@@ -103,10 +107,8 @@ def _update(name: str, found: Tensors, config: Mapping[str, Any], need: tuple[in
         shared, (outputs, inputs) = found.read(found.shared), need
         out = factors["lambda_b"][:, None] * shared["B"][:outputs] * factors["lambda_d"]
         return LowRank(out, shared["A"][:, :inputs].T.contiguous())
-    A, B = factors["A"], factors["B"]
-    if "E" in factors:
-        B = B * factors["E"].flatten()
-    return LowRank(B * scaling(config, name), A.T.contiguous())
+    out, into = KINDS[config["peft_type"]].update(factors)
+    return LowRank(out * scaling(config, name), into.contiguous())
 
 
 def weight_shape(module: nn.Module) -> tuple[int, int] | None:

@@ -19,17 +19,18 @@ WEIGHTS = "adapter_model.safetensors"
 # What torch.compile, FSDP, activation checkpointing and DistributedDataParallel put between the names of modules.
 _WRAPPED = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|module)\.")
 _FACTOR = re.compile(
-    r"base_model\.model\.(?P<module>.+)\.(?:lora_(?P<embeds>embedding_)?(?P<factor>[ABE])|vera_(?P<vera>lambda_[bd]))"
+    r"base_model\.model\.(?P<module>.+)\.(?:lora_(?P<embeds>embedding_)?(?P<factor>[ABE])|"
+    r"vera_(?P<vera>lambda_[bd])|(?:hada|lokr)_(?P<w>w[12](?:_[ab])?))"
     r"(?:\.default)?(?:\.weight)?"
 )
 _SHARED = re.compile(r"base_model\.vera_([AB])(?:\.default)?")
-_BASE = re.compile(r"base_model\.model\.(?!.*\.(?:lora|vera)_)(.+?)(?:\.base_layer)?(\.weight|\.bias)")
+_BASE = re.compile(r"base_model\.model\.(?!.*\.(?:lora|vera|hada|lokr)_)(.+?)(?:\.base_layer)?(\.weight|\.bias)")
 
 
 class Tensors(NamedTuple):
     """Where the tensors of an adapter are: of each module its factors by name (A, B; E of AdaLoRA; lambda_b and
-    lambda_d of VeRA), which of the modules are embeddings, and the projections A and B that all modules of a VeRA
-    share, each by its name in the file."""
+    lambda_d of VeRA; w1_a to w2_b, or w1 and w2, of LoHa and LoKr), which of the modules are embeddings, and the
+    projections A and B that all modules of a VeRA share, each by its name in the file."""
 
     folder: Path
     factors: dict[str, dict[str, str]]
@@ -65,7 +66,7 @@ def find_tensors(folder: Path, model: nn.Module) -> Tensors:
             found.shapes[stored] = tuple(file.get_slice(stored).get_shape())
             if match := _FACTOR.fullmatch(key):
                 factors = found.factors.setdefault(match["module"], {})
-                factor = match["factor"] or match["vera"]
+                factor = match["factor"] or match["vera"] or match["w"]
                 if factor in factors:
                     raise SettingError("expert", f"two tensors for {factor} of {match['module']} in {folder}", PLAIN)
                 factors[factor] = stored

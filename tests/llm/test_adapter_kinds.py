@@ -2,11 +2,12 @@
 a round trip; libraries whose experts differ in kind, modules and ranks."""
 
 import json
+import re
 from typing import Any
 
 import pytest
 import torch
-from peft import AdaLoraConfig, LoraConfig, PeftModel, VeraConfig, get_peft_model
+from peft import AdaLoraConfig, LoHaConfig, LoKrConfig, LoraConfig, PeftModel, VeraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from lora_reuse.llm.adapters import config as adapter_config
@@ -54,6 +55,14 @@ KINDS: dict[str, tuple[str, Any]] = {
         lambda: AdaLoraConfig(init_r=5, target_r=3, lora_alpha=6, target_modules=MLP, total_step=10, tinit=1, tfinal=1),
     ),
     "vera": ("qwen", lambda: VeraConfig(r=5, target_modules=MLP)),
+    "loha": ("qwen", lambda: LoHaConfig(r=3, alpha=6, target_modules=MLP, rank_pattern={"down_proj": 2})),
+    "loha of full rank": ("qwen", lambda: LoHaConfig(r=7, alpha=6, target_modules=MLP)),
+    "lokr": ("qwen", lambda: LoKrConfig(r=2, alpha=6, target_modules=MLP, alpha_pattern={"up_proj": 3})),
+    "lokr of four factors": (
+        "qwen",
+        lambda: LoKrConfig(r=1, alpha=6, decompose_both=True, decompose_factor=4, target_modules=MLP),
+    ),
+    "lokr of whole sides": ("qwen", lambda: LoKrConfig(r=8, alpha=6, target_modules=MLP)),
     "conv1d": ("gpt2", lambda: LoraConfig(r=4, target_modules=["c_fc", "c_attn"], fan_in_fan_out=True)),
     "rslora of conv1d": (
         "gpt2",
@@ -69,7 +78,7 @@ def written(kind, folder, seed=1, save: Any = None) -> tuple[Any, dict[str, torc
     adapted: Any = get_peft_model(BASES[base](), config())
     torch.manual_seed(seed)
     for name, parameter in adapted.named_parameters():
-        if parameter.requires_grad and ("lora_" in name or "vera_" in name):
+        if parameter.requires_grad and re.search("lora_|vera_|hada_|lokr_", name):
             torch.nn.init.normal_(parameter, std=0.5)
     deltas = {}
     with torch.no_grad():
@@ -100,6 +109,49 @@ def test_a_wrong_scaling_is_seen(tmp_path, monkeypatch):
     monkeypatch.setattr("lora_reuse.llm.adapters.config.math.sqrt", lambda rank: rank)
     expert = load_expert(tmp_path, base())
     assert all((update.dense() - deltas[name]).abs().max() > 0.1 for name, update in expert.items())
+
+
+@pytest.mark.parametrize(
+    ("kind", "ranks"),
+    [
+        ("loha", {"up_proj": 9, "down_proj": 4}),
+        ("loha of full rank", {"up_proj": 32, "down_proj": 32}),
+        ("lokr", {"up_proj": 8, "down_proj": 8}),
+        ("lokr of four factors", {"up_proj": 1, "down_proj": 1}),
+        ("lokr of whole sides", {"up_proj": 32, "down_proj": 32}),
+    ],
+)
+def test_products_of_products_have_the_rank_that_they_have_to_have(kind, ranks, tmp_path):
+    """No less than the numerical rank of PEFT's dense ΔW, and no more."""
+    base, deltas, _ = written(kind, tmp_path)
+    for name, update in load_expert(tmp_path, base()).items():
+        assert update.rank == ranks[name.rpartition(".")[2]] == torch.linalg.matrix_rank(deltas[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "changed"), [("loha", "_columns"), ("lokr", "torch.kron")])
+def test_a_wrong_product_is_seen(kind, changed, tmp_path, monkeypatch):
+    """Only columns of the same number are multiplied; the sides of the Kronecker product change places."""
+    base, deltas, _ = written(kind, tmp_path)
+    kron, wrong = torch.kron, {"_columns": lambda a, b: a * b, "torch.kron": lambda a, b: kron(b, a)}[changed]
+    monkeypatch.setattr(f"lora_reuse.llm.adapters.products.{changed}", wrong)
+    expert = load_expert(tmp_path, base())
+    assert all((update.dense() - deltas[name]).abs().max() > 0.1 for name, update in expert.items())
+
+
+@pytest.mark.parametrize("kind", ["loha", "lokr of whole sides"])
+def test_products_of_products_are_written_as_a_lora(kind, tmp_path):
+    base, _, logits = written(kind, tmp_path / "a")
+    save_composition(load_expert(tmp_path / "a", base()), base(), tmp_path / "lora", Card("tiny", "sum"))
+    theirs = PeftModel.from_pretrained(base(), str(tmp_path / "lora"))(IDS).logits
+    torch.testing.assert_close(theirs, logits, rtol=1e-4, atol=1e-4)
+
+
+def test_another_rank_than_the_configuration_says_is_refused(tmp_path):
+    written("loha", tmp_path)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"r": 5}))
+    with pytest.raises(SettingError, match=r"with ranks 3 of .*up_proj; allowed: rank 5, as its"):
+        load_expert(tmp_path, qwen())
 
 
 STATIC = [name for name, rule in RULES.items() if rule.static]

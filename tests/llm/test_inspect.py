@@ -20,7 +20,7 @@ pytestmark = [
 def there(tmp_path_factory):
     folder = tmp_path_factory.mktemp("adapters")
     qwen().save_pretrained(folder / "base")
-    for kind in ("lora", "rslora of ranks", "one layer", "adalora", "vera"):
+    for kind in ("lora", "rslora of ranks", "one layer", "adalora", "vera", "loha", "lokr"):
         written(kind, folder / kind.replace(" ", "_"))
     return folder
 
@@ -39,6 +39,8 @@ def said(capsys, there, *names, code=0):
         ("one_layer", "LoRA of rank 4, alpha 8, ΔW = 2 B A\n", "2: down_proj, up_proj of layers 1\n"),
         ("adalora", "AdaLoRA of rank 5, alpha 6, ΔW = 1.2 B A\n", "4: "),
         ("vera", "VeRA of rank 5\n", "4: "),
+        ("loha", "LoHa of rank 3, alpha 6, ΔW = 2 (w1_a w1_b)∘(w2_a w2_b) and others by module\n", "4 to 9 of ΔW"),
+        ("lokr", "LoKr of rank 2, alpha 6, ΔW = 3 w1 ⊗ w2 and others by module\n", "8 of ΔW, which is read exactly"),
     ],
 )
 def test_one_adapter(name, kind, modules, there, capsys):
