@@ -88,7 +88,7 @@ def _looked_at(folder: str, options: Options) -> "tuple[list[str], Expert | None
 
 
 def _kind(config: Mapping[str, Any]) -> str:
-    from lora_reuse.llm.adapters.config import scaling
+    from lora_reuse.llm.adapters.config import began_as, scaling
     from lora_reuse.llm.adapters.products import KINDS
 
     kind = config["peft_type"]
@@ -98,6 +98,8 @@ def _kind(config: Mapping[str, Any]) -> str:
     name, formula = KINDS[kind].title, KINDS[kind].formula
     others = " and others by module" if config["rank_pattern"] or config["alpha_pattern"] else ""
     how = "rank-stabilised " if config.get("use_rslora") else ""
+    if began := began_as(config):
+        name, formula = f"{name} that began as {began}", "(B A − B₀ A₀)"
     scale = scaling(config, "")  # that of a module without a pattern of its own
     return f"{how}{name} of rank {rank}, alpha {config['lora_alpha']:g}, ΔW = {scale:g} {formula}{others}"
 

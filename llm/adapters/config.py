@@ -39,9 +39,12 @@ _HARMLESS_OF_KIND = {
     ),
 }
 _ALPHA = {"LORA": "lora_alpha", "ADALORA": "lora_alpha", "LOHA": "alpha", "LOKR": "alpha"}
-# PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA take something out of the base weights, which the adapter then has to be used
-# with.
 _INITS = (True, False, None, "gaussian", "eva", "orthogonal")
+"""Those that leave the base as it is. LoftQ quantises it, so that what it took out is no product."""
+_TAKEN_OUT = {"pissa": "PiSSA", "olora": "OLoRA", "corda": "CorDA", "lora_ga": "LoRA-GA"}
+"""Those that begin by taking s B₀ A₀ out of the base's weights, which the adapter then has to be used with."""
+INITIAL = "initial"
+"""The folder, inside of such an adapter's, with the adapter as it was before its training."""
 _TASKS = (None, "", "CAUSAL_LM")
 _MENDS = {
     "use_dora": "DoRA's change of the weights is not linear in ΔW; PEFT's merge_and_unload writes it into the base",
@@ -56,9 +59,10 @@ _CONVERTIBLE = """C3A DELORA FOURIERFT GRALORA HIRA MISS PSOFT RANDLORA SHIRA TI
     WAVEFT""".split()  # those whose layers in PEFT 0.21 support its conversion to LoRA
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration, with `rank_pattern` and `alpha_pattern` as dicts, and α as `lora_alpha`. Raises SettingError
-    for what is no adapter, or one whose change of the base is more than ΔW."""
+def read_config(folder: Path, *, initial: bool = False) -> dict[str, Any]:
+    """The configuration, with `rank_pattern` and `alpha_pattern` as dicts, and α as `lora_alpha`; `initial`, of
+    an adapter before its training. Raises SettingError for what is no adapter, or one whose change of the base is more
+    than ΔW, or that changed the base before its training and does not say how."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         patterns = {name: dict(config.get(name) or {}) for name in ("rank_pattern", "alpha_pattern")}
@@ -75,11 +79,23 @@ def read_config(folder: Path) -> dict[str, Any]:
     for key, value in config.items():
         if key not in _HARMLESS | _HARMLESS_OF_KIND[kind] and value not in (None, False, "none", [], {}):
             raise SettingError("expert", f"{key}={json.dumps(value)} in {folder}", PLAIN, _MENDS.get(key, ""))
-    if config.get("init_lora_weights", True) not in _INITS:
+    began = began_as(config)
+    if config.get("init_lora_weights", True) not in _INITS and not (began and kind == "LORA"):
         got = f"init_lora_weights={config['init_lora_weights']} in {folder}, which changes the base"
-        raise SettingError("expert", got, PLAIN, "save it with path_initial_model_for_weight_conversion")
+        raise SettingError("expert", got, PLAIN, "compose adapters that were trained on the base as it is")
+    if began and not initial and not (folder / INITIAL / CONFIG).is_file():
+        got = f"init_lora_weights={config['init_lora_weights']} in {folder}, which took {began}'s B₀ A₀ out of the base"
+        allowed = f"such an adapter with what it was before its training in {folder / INITIAL}"
+        mend = "or saved with path_initial_model_for_weight_conversion"
+        raise SettingError("expert", got, allowed, mend)
     _check_numbers(config, patterns, folder)
     return config | patterns | ({"lora_alpha": config[_ALPHA[kind]]} if kind in _ALPHA else {})
+
+
+def began_as(config: Mapping[str, Any]) -> str:
+    """The initialisation that took something out of the base, by its name: ΔW = s (B A − B₀ A₀). "" of all others."""
+    said = str(config.get("init_lora_weights")).lower()
+    return next((name for key, name in _TAKEN_OUT.items() if said.startswith(key)), "")
 
 
 def _check_numbers(config: Mapping[str, Any], patterns: Mapping[str, Mapping[str, Any]], folder: Path) -> None:

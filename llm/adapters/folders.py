@@ -9,11 +9,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import huggingface_hub
+import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from lora_reuse.llm.adapters.config import CONFIG, PLAIN, check_tying, rank_of, read_config, scaling, sits_on
+from lora_reuse.llm.adapters.config import (
+    CONFIG,
+    INITIAL,
+    PLAIN,
+    began_as,
+    check_tying,
+    rank_of,
+    read_config,
+    scaling,
+    sits_on,
+)
 from lora_reuse.llm.adapters.each import Each
 from lora_reuse.llm.adapters.lowrank import Expert, LowRank
 from lora_reuse.llm.adapters.products import KINDS
@@ -26,9 +37,10 @@ def load_expert(folder_or_hub: str | Path, model: nn.Module) -> dict[str, LowRan
     in `out`.
 
     A LoRA, rank-stabilised or not, is ΔW = s B A, an AdaLoRA ΔW = s B diag(E) A, VeRA ΔW = diag(b) B diag(d) A with B
-    and A of all modules; LoHa and LoKr are products, too, of a higher rank (`llm.adapters.products`). Of token
-    embeddings, ΔW has a column a token. Raises SettingError when the adapter is another kind, is broken, says one thing
-    in its configuration and another in its tensors, or was made for another base model.
+    and A of all modules; LoHa and LoKr are products, too, of a higher rank (`llm.adapters.products`). A LoRA whose
+    initialisation took something out of the base is ΔW = s (B A − B₀ A₀). Of token embeddings, ΔW has a column a token.
+    Raises SettingError when the adapter is another kind, is broken, says one thing in its configuration and another in
+    its tensors, or was made for another base model.
     """
     return dict(open_expert(folder_or_hub, model))
 
@@ -38,11 +50,36 @@ def open_expert(folder_or_hub: str | Path, model: nn.Module) -> Expert:
     SettingError as it does, but for values that are not finite, which are found when they are read."""
     folder = folder_of(folder_or_hub)
     config = read_config(folder)
+    expert = _opened(folder, config, model)
+    return _since_start(expert, config, folder, model) if began_as(config) else expert
+
+
+def _opened(folder: Path, config: Mapping[str, Any], model: nn.Module) -> Expert:
+    """s B A of every module, as the folder's own tensors say."""
     found = find_tensors(folder, model)
     check_tying(config, found.factors, folder)
     modules = dict(model.named_modules())
     shapes = {name: _checked(name, found, config, modules) for name in sorted(found.factors)}
     return Each(shapes, lambda name: _update(name, found, config, shapes[name]))
+
+
+def _since_start(trained: Expert, config: Mapping[str, Any], folder: Path, model: nn.Module) -> Expert:
+    """ΔW = s (B A − B₀ A₀), the change of a base from which s B₀ A₀ was taken out before the training.
+
+    Source: Meng et al. 2024 (PiSSA, arXiv 2404.02948), appendix; PEFT's conversion makes the same factors."""
+    start = folder_of(folder / INITIAL)
+    before = read_config(start, initial=True)
+    initial = _opened(start, before, model)
+    scaled = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora")
+    if trained.keys() != initial.keys() or any((config.get(key) or 0) != (before.get(key) or 0) for key in scaled):
+        got = f"{start} with other modules, ranks or scaling than {folder}"
+        raise SettingError("expert", got, "the same adapter before its training")
+
+    def update(name: str) -> LowRank:
+        (out, into), (out_0, into_0) = trained[name], initial[name]
+        return LowRank(torch.cat([out, -out_0], 1), torch.cat([into, into_0], 1))
+
+    return Each(trained, update)
 
 
 def _checked(name: str, found: Tensors, config: Mapping[str, Any], modules: Mapping[str, nn.Module]) -> tuple[int, int]:
@@ -150,7 +187,8 @@ def folder_of(folder_or_hub: str | Path) -> Path:
     if not folder.is_dir():
         name, _, revision = str(folder_or_hub).partition("@")
         repository, inside = "/".join(name.split("/")[:2]), "/".join(name.split("/")[2:])
-        files = [f"{inside}/{file}" if inside else file for file in (CONFIG, WEIGHTS)]
+        wanted = [name for file in (CONFIG, WEIGHTS) for name in (file, f"{INITIAL}/{file}")]
+        files = [f"{inside}/{file}" if inside else file for file in wanted]
         try:
             if folder.suffix == ".gguf":
                 raise SettingError(
@@ -215,10 +253,12 @@ def _nothing_like(update: LowRank) -> LowRank:
 
 
 def digest(folder_or_hub: str | Path) -> str:
-    """The first 16 hex digits of the SHA-256 of the adapter's config and weights: its name in caches and rows."""
+    """The first 16 hex digits of the SHA-256 of the adapter's config and weights, and of those that it began with where
+    they are part of ΔW: its name in caches and rows."""
     folder = folder_of(folder_or_hub)
     parts = hashlib.sha256()
-    for name in (CONFIG, WEIGHTS):
-        with (folder / name).open("rb") as file:  # in parts: the weights need not fit into memory
-            parts.update(hashlib.file_digest(file, "sha256").digest())
+    for place in [folder, folder / INITIAL] if began_as(read_config(folder)) else [folder]:
+        for name in (CONFIG, WEIGHTS):
+            with (place / name).open("rb") as file:  # in parts: the weights need not fit into memory
+                parts.update(hashlib.file_digest(file, "sha256").digest())
     return parts.hexdigest()[:16]

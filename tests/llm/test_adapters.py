@@ -271,6 +271,7 @@ REFUSED = {
     "parameters": (lambda f: edit_config(f, target_parameters=["experts"]), "target_parameters="),
     "unknown": (lambda f: edit_config(f, use_newest_trick={"x": 1}), "use_newest_trick="),
     "pissa": (lambda f: edit_config(f, init_lora_weights="pissa_niter_4"), "init_lora_weights=pissa_niter_4"),
+    "loftq": (lambda f: edit_config(f, init_lora_weights="loftq"), "init_lora_weights=loftq"),
     "ia3": (lambda f: edit_config(f, peft_type="IA3"), "peft_type IA3"),
     "no rank": (lambda f: edit_config(f, r=None), "r=None"),
     "zero rank": (lambda f: edit_config(f, r=0), "r=0"),
