@@ -66,6 +66,7 @@ def _looked_at(folder: str, options: Options) -> "tuple[list[str], Expert | None
     config, said = read_config(folder_of(folder)), origin(folder)
     name = options.model or said.base
     lines = [f"kind       {_kind(config)}", f"base       {said.base or 'not named'}"]
+    lines[1:1] = _whole(config)
     if options.model and said.base and not same_base(said.base, options.model):
         lines[-1] += f", not {options.model}: compose wants another_model=true"
     try:
@@ -100,8 +101,22 @@ def _kind(config: Mapping[str, Any]) -> str:
     how = "rank-stabilised " if config.get("use_rslora") else ""
     if began := began_as(config):
         name, formula = f"{name} that began as {began}", "(B A − B₀ A₀)"
-    scale = scaling(config, "")  # that of a module without a pattern of its own
-    return f"{how}{name} of rank {rank}, alpha {config['lora_alpha']:g}, ΔW = {scale:g} {formula}{others}"
+    scaled = f"{scaling(config, ''):g} {formula}"  # that of a module without a pattern of its own
+    if config.get("use_dora"):
+        name, scaled = "DoRA", f"diag(m/‖V‖) V − W of V = W + {scaled}"
+    return f"{how}{name} of rank {rank}, alpha {config['lora_alpha']:g}, ΔW = {scaled}{others}"
+
+
+def _whole(config: Mapping[str, Any]) -> list[str]:
+    """What the adapter stores whole beside its factors."""
+    said = [
+        (name, config.get(name), how)
+        for name, how in (
+            ("modules_to_save", "ΔW = W' − W"),
+            ("trainable_token_indices", "ΔW has their rows less the base's"),
+        )
+    ]
+    return [f"whole      {name}={', '.join(map(str, value))}: {how}" for name, value, how in said if value]
 
 
 def _higher(config: Mapping[str, Any], expert: "Expert") -> str:

@@ -150,16 +150,17 @@ def load_adapter(base: Base, folder_or_hub: str | Path, another_model: bool = Fa
     Args:
         base: the model that the adapter was trained on.
         folder_or_hub: a PEFT folder (adapter_config.json, adapter_model.safetensors), or a name on the Hugging Face
-            hub, of which nothing but these two files is fetched.
+            hub, of which nothing but these two files (and those of its folder `initial`) is fetched.
         another_model: take the adapter although it names another base than this one.
 
     Returns:
         ΔW of every module that the adapter changes, float32 on the CPU: (α/r) B A of a LoRA, (α/√r) B A of a
-        rank-stabilised one, and likewise for AdaLoRA, VeRA, LoHa and LoKr.
+        rank-stabilised one, and likewise for AdaLoRA, VeRA, LoHa and LoKr; of DoRA, whole modules and rows of tokens
+        the changed weight less the base's, of full rank (`compress` makes it small).
 
     Raises:
-        SettingError: the adapter changes more than ΔW can say (DoRA, biases and whole modules are refused by name), is
-            broken, or was trained on another base.
+        SettingError: the adapter changes more than ΔW can say (biases, norms; by name), is broken, or was trained on
+            another base.
 
     Examples:
         >>> lr.load_adapter(base, "a")

@@ -13,21 +13,20 @@ from lora_reuse.runs.settings import SettingError
 
 CONFIG = "adapter_config.json"
 KINDS = ("LORA", "ADALORA", "VERA", "LOHA", "LOKR")
-PLAIN = "a PEFT folder of LoRA, rank-stabilised LoRA, AdaLoRA, VeRA, LoHa or LoKr, whose ΔW is a product of two factors"
+PLAIN = "a PEFT folder of LoRA (rank-stabilised or DoRA, too), AdaLoRA, VeRA, LoHa or LoKr, whose change is a ΔW"
 
-# Keys of adapter_config.json that leave ΔW as it is, whatever they hold. Any other key must be empty: use_dora,
-# lora_bias, modules_to_save, layer_replication, trainable_token_indices, alora_invocation_tokens, ..., and those of
-# PEFT versions to come.
+# Keys of adapter_config.json that leave ΔW as it is, whatever they hold. Any other key must be empty: lora_bias,
+# layer_replication, alora_invocation_tokens, ..., and those of PEFT versions to come.
 _HARMLESS = {
     *"""alpha_pattern auto_mapping base_model_name_or_path corda_config eva_config exclude_modules fan_in_fan_out
     inference_mode init_lora_weights layers_pattern layers_to_transform lora_alpha lora_dropout lora_ga_config
     megatron_core peft_type peft_version qalora_group_size r rank_pattern revision runtime_config target_modules
-    task_type use_rslora""".split(),
+    task_type use_rslora modules_to_save trainable_token_indices""".split(),
     "velora_config",  # VeLoRA changes the backward pass only
     "ensure_weight_tying",  # `check_tying` looks at what it would tie
 }
 _HARMLESS_OF_KIND = {
-    "LORA": set[str](),
+    "LORA": {"use_dora"},  # whose magnitudes are in the tensors
     # the schedule of its training; how much of each update is left is in the tensors
     "ADALORA": set("beta1 beta2 deltaT init_r orth_reg_weight target_r tfinal tinit total_step".split()),
     "VERA": {"vera_dropout", "d_initial", "projection_prng_key", "save_projection", "init_weights"},
@@ -47,9 +46,6 @@ INITIAL = "initial"
 """The folder, inside of such an adapter's, with the adapter as it was before its training."""
 _TASKS = (None, "", "CAUSAL_LM")
 _MENDS = {
-    "use_dora": "DoRA's change of the weights is not linear in ΔW; PEFT's merge_and_unload writes it into the base",
-    "modules_to_save": "whole modules are not composed; without them save_pretrained writes the LoRA alone",
-    "trainable_token_indices": "whole rows of the embedding are not composed",
     "bias": "the base's biases were trained, too, and are not composed",
     "layer_replication": "it was trained on a model with repeated layers",
 }
@@ -83,6 +79,11 @@ def read_config(folder: Path, *, initial: bool = False) -> dict[str, Any]:
     if config.get("init_lora_weights", True) not in _INITS and not (began and kind == "LORA"):
         got = f"init_lora_weights={config['init_lora_weights']} in {folder}, which changes the base"
         raise SettingError("expert", got, PLAIN, "compose adapters that were trained on the base as it is")
+    if began and config.get("use_dora"):
+        got = f"use_dora=true and init_lora_weights={config['init_lora_weights']} in {folder}"
+        raise SettingError(
+            "expert", got, "one of the two", "its magnitudes are of a base that something was taken out of"
+        )
     if began and not initial and not (folder / INITIAL / CONFIG).is_file():
         got = f"init_lora_weights={config['init_lora_weights']} in {folder}, which took {began}'s B₀ A₀ out of the base"
         allowed = f"such an adapter with what it was before its training in {folder / INITIAL}"

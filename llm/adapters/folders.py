@@ -20,15 +20,13 @@ from lora_reuse.llm.adapters.config import (
     PLAIN,
     began_as,
     check_tying,
-    rank_of,
     read_config,
-    scaling,
-    sits_on,
 )
 from lora_reuse.llm.adapters.each import Each
 from lora_reuse.llm.adapters.lowrank import Expert, LowRank
-from lora_reuse.llm.adapters.products import KINDS
 from lora_reuse.llm.adapters.tensors import WEIGHTS, Tensors, find_tensors
+from lora_reuse.llm.adapters.updates import check, update_of
+from lora_reuse.llm.adapters.whole import tied_to
 from lora_reuse.runs.settings import SettingError
 
 
@@ -55,12 +53,23 @@ def open_expert(folder_or_hub: str | Path, model: nn.Module) -> Expert:
 
 
 def _opened(folder: Path, config: Mapping[str, Any], model: nn.Module) -> Expert:
-    """s B A of every module, as the folder's own tensors say."""
-    found = find_tensors(folder, model)
-    check_tying(config, found.factors, folder)
+    """The updates that the folder's own tensors make with the weights of the base, without those of its beginning."""
+    found = find_tensors(folder, model, config.get("modules_to_save") or [])
+    check_tying(config, [*found.factors, *found.whole], folder)
+    if config.get("trainable_token_indices") and not found.tokens:
+        got = f"trainable_token_indices={config['trainable_token_indices']} in {folder}, without their rows"
+        raise SettingError("expert", got, "the rows of the tokens that it names, in the file")
     modules = dict(model.named_modules())
-    shapes = {name: _checked(name, found, config, modules) for name in sorted(found.factors)}
-    return Each(shapes, lambda name: _update(name, found, config, shapes[name]))
+    names = sorted({*found.factors, *found.whole, *found.tokens})
+    shapes = {name: _checked(name, found, config, modules) for name in names}
+    tied = tied_to(found.tokens, model)
+
+    def update(name: str) -> LowRank:
+        if name in tied:
+            return LowRank(*reversed(update(tied[name])))
+        return update_of(name, found, config, shapes[name], model)
+
+    return Each([*shapes, *tied], update)
 
 
 def _since_start(trained: Expert, config: Mapping[str, Any], folder: Path, model: nn.Module) -> Expert:
@@ -85,67 +94,17 @@ def _since_start(trained: Expert, config: Mapping[str, Any], folder: Path, model
 def _checked(name: str, found: Tensors, config: Mapping[str, Any], modules: Mapping[str, nn.Module]) -> tuple[int, int]:
     """The shape of a module's ΔW. Raises SettingError where the adapter's configuration, its tensors and the model do
     not fit together there."""
-    folder, factors = found.folder, found.shapes_of(name)
+    folder = found.folder
     if name not in modules:
         raise SettingError(
             "expert", f"{folder} for module {name}", "modules of the model", "it was trained on another base model"
         )
     need = weight_shape(modules[name])
-    embeds = isinstance(modules[name], nn.Embedding)
     if need is None:
         allowed = "adapters of Linear, Conv1D and plain Embedding modules"
         raise SettingError("expert", f"{folder} for {name}, a {type(modules[name]).__name__}", allowed)
-    kind = KINDS.get(config["peft_type"])
-    wanted = kind.tensors if kind else (frozenset(("lambda_b", "lambda_d")),)
-    if frozenset(factors) not in wanted or embeds != (name in found.embeddings):
-        names = " and ".join(sorted(factors))
-        sets = ", or ".join(" and ".join(sorted(names)) for names in wanted)
-        allowed = f"{sets} of every module, those of embeddings by PEFT's names for them"
-        raise SettingError("expert", f"only {names} of {name} in {folder}", allowed)
-    if not sits_on(config, name):
-        got = f"tensors of {name} in {folder}, whose {CONFIG} does not name that module"
-        raise SettingError(
-            "expert", got, "tensors of the modules that it names", "one of the two is not this adapter's"
-        )
-    if kind is None:
-        _check_vera(name, found, need)
-        return need
-    sizes = kind.sizes(factors) if all(len(shape) == 2 for shape in factors.values()) else None
-    if sizes is None or sizes.shape != need:
-        said = " and ".join(f"{'lora_' if len(f) == 1 else ''}{f} {factors[f]}" for f in sorted(factors, reverse=True))
-        got = f"{folder} with {said} for {name}"
-        raise SettingError("expert", got, f"ΔW of shape {need}, as the model's", "it was trained on another base model")
-    rank = factors["A"][0] if config["peft_type"] == "ADALORA" else rank_of(config, name)
-    if set(sizes.ranks) - {rank}:
-        got = f"{folder} with ranks {' and '.join(map(str, sorted(sizes.ranks)))} of {name}"
-        raise SettingError("expert", got, f"rank {rank}, as its {CONFIG} says")
+    check(name, found, config, modules[name], need)
     return need
-
-
-def _check_vera(name: str, found: Tensors, need: tuple[int, int]) -> None:
-    if set(found.shared) != {"A", "B"}:
-        mend = "with save_projection=True PEFT writes them; from a random seed they differ between machines"
-        raise SettingError(
-            "expert", f"no vera_A and vera_B in {found.folder}", "the projections with the adapter", mend
-        )
-    (outputs, inputs), factors = need, found.shapes_of(name)
-    A, B = (found.shapes[found.shared[factor]] for factor in ("A", "B"))
-    b, d = factors["lambda_b"], factors["lambda_d"]
-    if b != (outputs,) or A[1] < inputs or B[0] < outputs or not (A[0],) == d == B[1:]:
-        got = f"{found.folder} for {name}"
-        raise SettingError("expert", got, f"ΔW of shape {need}, as the model's", "it was trained on another base model")
-
-
-def _update(name: str, found: Tensors, config: Mapping[str, Any], need: tuple[int, int]) -> LowRank:
-    """A module's update: of VeRA diag(b) B diag(d) A, of whose shared B and A a module takes the first rows and
-    columns."""
-    factors = found.read(found.factors[name])
-    if config["peft_type"] == "VERA":
-        shared, (outputs, inputs) = found.read(found.shared), need
-        out = factors["lambda_b"][:, None] * shared["B"][:outputs] * factors["lambda_d"]
-        return LowRank(out, shared["A"][:, :inputs].T.contiguous())
-    out, into = KINDS[config["peft_type"]].update(factors)
-    return LowRank(out * scaling(config, name), into.contiguous())
 
 
 def weight_shape(module: nn.Module) -> tuple[int, int] | None:

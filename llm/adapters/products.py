@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from lora_reuse.llm.adapters.lowrank import LowRank
+from lora_reuse.llm.adapters.lowrank import LowRank, whole
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -36,7 +36,7 @@ def khatri_rao(tensors: Mapping[str, Float32[Tensor, "_ _"]]) -> LowRank:
     Source: Hyeon-Woo et al. 2022 (FedPara, arXiv 2108.06098), Proposition 1."""
     (a1, b1), (a2, b2) = ((tensors[f"{w}_a"], tensors[f"{w}_b"].T) for w in ("w1", "w2"))
     if a1.shape[1] * a2.shape[1] >= min(len(a1), len(b1)):
-        return _whole((a1 @ b1.T) * (a2 @ b2.T))
+        return whole((a1 @ b1.T) * (a2 @ b2.T))
     return LowRank(_columns(a1, a2), _columns(b1, b2))
 
 
@@ -51,17 +51,9 @@ def kronecker(tensors: Mapping[str, Float32[Tensor, "_ _"]]) -> LowRank:
 def _side(tensors: Mapping[str, Tensor], name: str) -> LowRank:
     """One side of a Kronecker product, which is stored whole or as two factors."""
     if name in tensors:
-        return _whole(tensors[name])
+        return whole(tensors[name])
     a, b = tensors[f"{name}_a"], tensors[f"{name}_b"]
-    return _whole(a @ b) if a.shape[1] >= min(len(a), b.shape[1]) else LowRank(a, b.T)
-
-
-def _whole(change: Float[Tensor, "outputs inputs"]) -> LowRank:
-    """A whole matrix as the product of itself and the identity on its shorter side."""
-    outputs, inputs = change.shape
-    if outputs < inputs:
-        return LowRank(torch.eye(outputs, dtype=change.dtype), change.T)
-    return LowRank(change, torch.eye(inputs, dtype=change.dtype))
+    return whole(a @ b) if a.shape[1] >= min(len(a), b.shape[1]) else LowRank(a, b.T)
 
 
 def _columns(one: Float[Tensor, "rows r"], other: Float[Tensor, "rows s"]) -> Float[Tensor, "rows rs"]:

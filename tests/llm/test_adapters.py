@@ -262,7 +262,7 @@ def truncate(path: Path):
 
 
 REFUSED = {
-    "dora": (lambda f: edit_config(f, use_dora=True), "use_dora=true"),
+    "dora": (lambda f: edit_config(f, use_dora=True), "allowed: A and B and magnitude_vector of every module"),
     "bias": (lambda f: edit_config(f, bias="lora_only"), 'bias="lora_only"'),
     "lora bias": (lambda f: edit_config(f, lora_bias=True), "lora_bias=true"),
     "head": (lambda f: edit_config(f, modules_to_save=["lm_head"]), 'modules_to_save=["lm_head"]'),

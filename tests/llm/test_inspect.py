@@ -62,13 +62,13 @@ def test_several_are_told_apart(there, capsys):
 
 
 def test_what_cannot_be_composed_is_listed_with_the_reason(there, tmp_path, capsys):
-    written("lora", tmp_path / "dora")
-    path = tmp_path / "dora" / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"use_dora": True}))
-    library = f"{tmp_path / 'dora'}, {there / 'lora'}"
+    written("lora", tmp_path / "biases")
+    path = tmp_path / "biases" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"bias": "all"}))
+    library = f"{tmp_path / 'biases'}, {there / 'lora'}"
     assert inspect.main([f"library={library}", f"model={there / 'base'}"]) == 1
     text = capsys.readouterr().out
-    assert "refused    expert: got use_dora=true in " in text
+    assert 'refused    expert: got bias="all" in ' in text
     assert "LoRA of rank 4" in text
 
 
