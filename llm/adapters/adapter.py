@@ -46,12 +46,12 @@ class Card:
             return ", ".join(map(named, self.experts)) or "an adapter"
         return f"{self.rule} of {len(self.experts) or 'some'} adapters"
 
-    def text(self, loading: str, peft: bool) -> str:
-        """A model card in Markdown, with the lines that load the folder."""
+    def text(self, loading: str, library: str = "") -> str:
+        """A model card in Markdown, with the lines that load the folder, in which the library is named that does it."""
         head = [
             "---",
             f"base_model: {json.dumps(named(self.base))}",
-            *(["library_name: peft"] if peft else []),
+            *([f"library_name: {library}"] if library else []),
             "tags: [lora, merge]",
             "---",
         ]
