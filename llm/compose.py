@@ -7,7 +7,8 @@ result to a rank that a server loads, and says by how much it is off. A dial tha
 model's preset, or else the rule's default; the folder says which.
 
 format=model writes a whole model instead: the base's own files, with ΔW added to the weights a few rows at a time, each
-in the dtype that the base stores it in. What rounding to that dtype leaves out of ΔW is said."""
+in the dtype that the base stores it in. What rounding to that dtype leaves out of ΔW is said. format=gguf writes an
+adapter that llama.cpp loads. library= may name such files, too."""
 
 import functools
 import shlex
@@ -22,6 +23,9 @@ from lora_reuse.llm.protocols.settings import PATH
 from lora_reuse.runs.command import begin, command, settings_are_right, without_help
 from lora_reuse.runs.provenance import program
 from lora_reuse.runs.settings import Choice, Flag, NoAxes, SettingError, Text, Whole, help_table, parse, setting
+
+FORMATS = {"adapter": ("peft", ""), "model": ("transformers",), "gguf": ("gguf",)}
+"""What can be written, and the libraries that load it; a routed composition none but this one."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,13 @@ class Options:
     }
 
     model: str = setting("", PATH, "the model of the adapters; none: the one the first names")
-    library: str = setting("", Text("folders or hub names joined by commas"), "the adapters, plain PEFT LoRAs")
+    library: str = setting("", Text("folders, hub names or GGUF files joined by commas"), "the adapters")
     composition: str = setting("", Text(" | ".join(WORDS)), "the rule")
     out: str = setting("", Text("a folder"), "a new or empty folder")
     format: str = setting(
-        "adapter", Choice("adapter", "model"), "what is written: an adapter, or a model with the adapter in its weights"
+        "adapter",
+        Choice(*FORMATS),
+        "what is written: an adapter for PEFT, a model with the adapter in its weights, or an adapter for llama.cpp",
     )
     max_rank: int = setting(
         0, Whole(0, 10**5), "cut ΔW of every module to its nearest one of this rank, as vLLM's max_lora_rank; 0: not"
@@ -95,6 +101,7 @@ def _compose(options: Options, folders: list[str], given: dict[str, Any]) -> str
     from lora_reuse.llm.adapters.composing import card_of, composed
     from lora_reuse.llm.adapters.compressing import card_at, compressed
     from lora_reuse.llm.adapters.folders import origin
+    from lora_reuse.llm.adapters.gguf_writing import save_gguf
     from lora_reuse.llm.adapters.merging import card_of_whole, save_whole
     from lora_reuse.llm.adapters.modules import tied
     from lora_reuse.llm.adapters.saving import made_before, save
@@ -113,7 +120,7 @@ def _compose(options: Options, folders: list[str], given: dict[str, Any]) -> str
         card = card_at(card, options.max_rank)
     if options.format == "model":
         card = card_of_whole(card, named, digest())
-    there = made_before(out, card)
+    there = made_before(out, card, *FORMATS[options.format])
     if not there and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SettingError("out", out, "a new or empty folder", "nothing is overwritten")
     begin(options.out)
@@ -125,6 +132,9 @@ def _compose(options: Options, folders: list[str], given: dict[str, Any]) -> str
     try:
         if options.format == "model":
             kind, notes = "a whole model", save_whole(both, named, digest(), frame, out)
+        elif options.format == "gguf":
+            save_gguf(both, out, frame.config)
+            kind, notes = "a GGUF adapter", []
         else:
             save(both, out)
             kind = f"a PEFT adapter of rank {saved_ranks(out)}" if both.static else "a routed composition"

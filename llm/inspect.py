@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Options:
     """What to look at."""
 
-    library: str = setting("", Text("folders or hub names joined by commas"), "the adapters")
+    library: str = setting("", Text("folders, hub names or GGUF files joined by commas"), "the adapters")
     model: str = setting("", PATH, "their model; none: the one that each names")
     trust_remote_code: bool = setting(False, Flag(), "run code that comes with a model")
 
@@ -60,13 +60,15 @@ def _looked_at(folder: str, options: Options) -> "tuple[list[str], Expert | None
     from lora_reuse.llm.adapters.bases import same_base
     from lora_reuse.llm.adapters.config import read_config
     from lora_reuse.llm.adapters.folders import folder_of, load_expert, origin
+    from lora_reuse.llm.adapters.gguf_lora import described, gguf_of
     from lora_reuse.llm.adapters.modules import tied
     from lora_reuse.llm.decoding.models import load_frame
 
-    config, said = read_config(folder_of(folder)), origin(folder)
+    file = gguf_of(folder)
+    config, said = {} if file else read_config(folder_of(folder)), origin(folder)
+    kind = described(file) if file else _kind(config)
     name = options.model or said.base
-    lines = [f"kind       {_kind(config)}", f"base       {said.base or 'not named'}"]
-    lines[1:1] = _whole(config)
+    lines = [f"kind       {kind}", *_whole(config), f"base       {said.base or 'not named'}"]
     if options.model and said.base and not same_base(said.base, options.model):
         lines[-1] += f", not {options.model}: compose wants another_model=true"
     try:
@@ -77,7 +79,7 @@ def _looked_at(folder: str, options: Options) -> "tuple[list[str], Expert | None
     norms = {module: update.norm() for module, update in expert.items()}
     largest = max(norms, key=lambda module: norms[module])
     lines.append(f"modules    {_modules(expert)}")
-    if higher := _higher(config, expert):
+    if config and (higher := _higher(config, expert)):
         lines.append(f"rank       {higher}")
     if nothing := [module for module, norm in norms.items() if norm == 0]:
         lines.append(f"zero       ΔW = 0 in {len(nothing)} of them, such as {nothing[0]}")

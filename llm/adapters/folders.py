@@ -1,4 +1,5 @@
-"""Adapters on disk: a PEFT folder or hub name whose ΔW is a product of two factors is an expert.
+"""Adapters on disk: a PEFT folder or hub name whose ΔW is a product of two factors is an expert, and so is a GGUF file
+of a LoRA.
 
 What PEFT can store and ΔW cannot say is refused with one line, because a wrong expert looks like a right one."""
 
@@ -23,6 +24,7 @@ from lora_reuse.llm.adapters.config import (
     read_config,
 )
 from lora_reuse.llm.adapters.each import Each
+from lora_reuse.llm.adapters.gguf_lora import base_of, digest_of_file, gguf_of, open_gguf
 from lora_reuse.llm.adapters.lowrank import Expert, LowRank
 from lora_reuse.llm.adapters.tensors import WEIGHTS, Tensors, find_tensors
 from lora_reuse.llm.adapters.updates import check, update_of
@@ -46,6 +48,9 @@ def load_expert(folder_or_hub: str | Path, model: nn.Module) -> dict[str, LowRan
 def open_expert(folder_or_hub: str | Path, model: nn.Module) -> Expert:
     """`load_expert`, with each update read from the file when it is asked for: one is in memory at a time. Raises
     SettingError as it does, but for values that are not finite, which are found when they are read."""
+    if file := gguf_of(folder_or_hub):
+        need = {name: shape for name, module in model.named_modules() if (shape := weight_shape(module))}
+        return open_gguf(file, getattr(model, "config", None), need)
     folder = folder_of(folder_or_hub)
     config = read_config(folder)
     expert = _opened(folder, config, model)
@@ -149,10 +154,6 @@ def folder_of(folder_or_hub: str | Path) -> Path:
         wanted = [name for file in (CONFIG, WEIGHTS) for name in (file, f"{INITIAL}/{file}")]
         files = [f"{inside}/{file}" if inside else file for file in wanted]
         try:
-            if folder.suffix == ".gguf":
-                raise SettingError(
-                    "expert", folder, "a PEFT folder", "llama.cpp's convert_lora_to_gguf.py made the file from one"
-                )
             fetched = huggingface_hub.snapshot_download(repository, revision=revision or None, allow_patterns=files)
         except (HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
             got = f"{folder_or_hub} ({type(error).__name__})"
@@ -177,7 +178,9 @@ class Origin(NamedTuple):
 
 
 def origin(folder_or_hub: str | Path) -> Origin:
-    """The base that an adapter names. Raises SettingError for what is no plain PEFT folder."""
+    """The base that an adapter names. Raises SettingError for what is no plain PEFT folder or GGUF adapter."""
+    if file := gguf_of(folder_or_hub):
+        return Origin(base_of(file), "")
     folder = folder_of(folder_or_hub)
     try:
         card = json.loads((folder / "expert.json").read_text(encoding="utf-8"))
@@ -214,6 +217,8 @@ def _nothing_like(update: LowRank) -> LowRank:
 def digest(folder_or_hub: str | Path) -> str:
     """The first 16 hex digits of the SHA-256 of the adapter's config and weights, and of those that it began with where
     they are part of ΔW: its name in caches and rows."""
+    if file := gguf_of(folder_or_hub):
+        return digest_of_file(file)
     folder = folder_of(folder_or_hub)
     parts = hashlib.sha256()
     for place in [folder, folder / INITIAL] if began_as(read_config(folder)) else [folder]:

@@ -91,13 +91,12 @@ def _save(composition: Composition, static: bool, layout: Layout, folder: Path, 
         (partial / "README.md").write_text(card.text(lines), encoding="utf-8")
 
 
-def made_before(folder: Path, card: Card) -> bool:
-    """Whether `save` wrote the folder under this card: the same rule and dials on the same adapters of the same base,
-    whatever the versions."""
+def made_before(folder: Path, card: Card, *libraries: str) -> bool:
+    """Whether the folder was written under this card, for one of these libraries to load: the same rule and dials on
+    the same adapters of the same base, whatever the versions."""
     readme = folder / "README.md"
     said = readme.read_text(encoding="utf-8") if readme.is_file() else ""
     unmade = dataclasses.replace(card, made="")
-    libraries = ("peft", "transformers", "")
     return any(said.startswith(unmade.text("", it).partition("\n\n```")[0] + "\n") for it in libraries)
 
 

@@ -490,11 +490,6 @@ def test_a_home_folder_is_one(tmp_path, monkeypatch):
     assert load_expert("~/a", qwen())
 
 
-def test_a_gguf_adapter_is_one_line():
-    with pytest.raises(SettingError, match=r"convert_lora_to_gguf\.py made the file from one"):
-        load_expert("adapter.gguf", qwen())
-
-
 def test_an_adapter_on_a_tied_head_is_not_merged(tmp_path):
     model = qwen()
     model.config.tie_word_embeddings = True
