@@ -27,6 +27,7 @@ STEPS = {
     "answers": "run=results rows=results/paper",
     "compare": "rows=results/paper experiment=bridge where=setup:2+prompting:steps",
     "inspect": "library=a,b",
+    "bench": "rule=sum,cat:own seeds=2 dry_run=true",
     "bridge": "setup=0,2 model=smollm2 prompting=steps rate=1e-3 dry_run=true",
     "bridge_controls": "seeds=3",
     "bridge_minimum": "seeds=3",
