@@ -191,6 +191,7 @@ def agreement(scores: Sequence[Score]) -> list[float]:
     table = np.array([one.by_seed for one in scores])
     if len(table) < 3:
         return []
+    kendall: Any = stats.kendalltau
     pairs = itertools.combinations(range(table.shape[1]), 2)
-    found = (float(stats.kendalltau(table[:, a], table[:, b])[0]) for a, b in pairs)
+    found = (float(kendall(table[:, a], table[:, b]).statistic) for a, b in pairs)
     return [tau for tau in found if not math.isnan(tau)]

@@ -1,21 +1,32 @@
 """Rules in files of one's own, by names that say what the file holds. Workers read the files that their parent has
 read."""
 
+import ast
 import hashlib
 import importlib.util
 import sys
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from lora_reuse.llm.protocols.dials import GIVEN
 from lora_reuse.runs.settings import SettingError
 
 _READ: dict[tuple[str, str], list[str]] = {}
 """The names of the rules of each file that was read, by its place and digest."""
+_ABOUT: dict[str, dict[str, Any]] = {}
+"""What is said of each of these rules."""
 
 
 def files() -> list[str]:
     """The files that were read in this process."""
     return list(dict.fromkeys(place for place, _ in _READ))
+
+
+def about(name: str) -> dict[str, Any]:
+    """What the provenance of a row says of a rule: its file, and the versions of what that imports; empty for a rule of
+    the package."""
+    return _ABOUT.get(name, {})
 
 
 def read(file: str) -> list[str]:
@@ -29,9 +40,10 @@ def read(file: str) -> list[str]:
     allowed = "a Python file with a rule: a function under @rule(...) of lora_reuse.llm.compositions"
     path = Path(file).expanduser().resolve()
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+        source = path.read_bytes()
     except OSError as error:
         raise SettingError("rule", f"{file} ({error.strerror})", allowed) from None
+    digest = hashlib.sha256(source).hexdigest()[:8]
     if (str(path), digest) in _READ:
         return _READ[str(path), digest]
     name = f"{path.stem}_{digest}"
@@ -53,5 +65,20 @@ def read(file: str) -> list[str]:
         RULES[f"{new}@{digest}"], GIVEN[f"{new}@{digest}"] = RULES.pop(new), GIVEN.pop(new)
     if not found:
         raise SettingError("rule", f"{file}, which enrols none", allowed)
-    _READ[str(path), digest] = [f"{new}@{digest}" for new in found]
-    return _READ[str(path), digest]
+    _READ[str(path), digest] = names = [f"{new}@{digest}" for new in found]
+    versions = _versions(source)
+    _ABOUT.update({found: {"file": path.name, "versions": versions} for found in names})
+    return names
+
+
+def _versions(source: bytes) -> dict[str, str]:
+    """The versions of the distributions that a program imports from, but this one."""
+    imported: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add((node.module or "").partition(".")[0])
+    known = metadata.packages_distributions()
+    names = {name for top in imported - {"lora_reuse"} for name in known.get(top, ())}
+    return {name: metadata.version(name) for name in sorted(names)}

@@ -1,13 +1,18 @@
 """The reuse bench: its score by hand and over many draws, its comparisons, its cells among the committed rows, rules in
 files of one's own, and the command."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
+from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.bench import measure, score, text
 from lora_reuse.llm.bench.__main__ import main
 from lora_reuse.llm.bench.libraries import LIBRARIES, Asked, Library, cells
 from lora_reuse.llm.bench.score import Gained, InLibrary, agreement
+from lora_reuse.llm.compositions import compose
 from lora_reuse.llm.protocols import own_rules
 from lora_reuse.llm.protocols.dials import GIVEN
 from lora_reuse.runs.grid import hash_of, settings_of
@@ -15,6 +20,7 @@ from lora_reuse.runs.rows import load_rows
 from lora_reuse.runs.settings import SettingError
 from tests.llm.tiny import tiny
 
+ROOT = Path(__file__).parents[2]
 SEEDS = range(3)
 GAINS = tuple(library.name for library in LIBRARIES if library.name != "no bridge")
 
@@ -134,7 +140,7 @@ def test_the_table_says_all_of_it():
 @pytest.mark.parametrize(("name", "folder"), [("skills", "llm_skills"), ("bridge in both", "llm_methods")])
 def test_committed_rows_are_those_of_the_bench(name, folder):
     """By their hashes: settings that differed in anything would have everything measured anew."""
-    there = {row["hash"] for row in load_rows("results/paper", folder)}
+    there = {row["hash"] for row in load_rows(ROOT / "results" / "paper", folder)}
     (library,) = (library for library in LIBRARIES if library.name == name)
     for rule in ("sum", "arrow_after", "ties", "knots"):
         these = cells(library, rule, "pocket")
@@ -181,6 +187,42 @@ def test_a_file_is_known_by_what_it_holds(file):
     assert GIVEN[name].dials["portion"].default == 0.5
     assert GIVEN[changed].dials["portion"].default == 0.25
     assert "halved_here" not in GIVEN
+
+
+def library_of_two():
+    draw = torch.Generator().manual_seed(0)
+    two = lambda: LowRank(torch.randn(10, 4, generator=draw), torch.randn(15, 4, generator=draw))  # noqa: E731
+    return [{"a": two(), "b": two()} for _ in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("file", "same", "dials"),
+    [
+        ("peft_rule", "ties", {"trim": "module"}),
+        ("mergekit_rule", "ties_svd", {"merged_rank": 10}),
+        ("sd_mecha_rule", "", {}),
+        ("llm_rule", "average", {}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # those of what the files import are not ours to mend
+def test_software_of_others_is_a_rule(file, same, dials):
+    """Where we have its rule, it gives the same; a share of 0.2 is a whole number of entries here."""
+    if file in ("mergekit_rule", "sd_mecha_rule"):
+        pytest.importorskip(file.removesuffix("_rule"))
+    path = ROOT / "docs" / "examples" / f"{file}.py"
+    assert len(path.read_text().splitlines()) <= 30
+    (name,) = own_rules.read(str(path))
+    library = library_of_two()
+    made = compose(name, library)
+    for module, update in made.items():
+        assert isinstance(update, LowRank)
+        assert torch.isfinite(update.dense()).all()
+        if same:
+            expected = compose(same, library, **dials)[module]
+            assert isinstance(expected, LowRank)
+            torch.testing.assert_close(update.dense(), expected.dense(), rtol=1e-4, atol=1e-4)
+    if file == "peft_rule":
+        assert own_rules.about(name)["versions"].keys() == {"peft", "torch"}
 
 
 @pytest.mark.parametrize(
@@ -249,8 +291,9 @@ def test_a_file_is_scored(file, tmp_path, monkeypatch, capsys):
     assert "no score: no ceiling is right in half of its answers" in said
     rows = load_rows(tmp_path / "out", "llm_two_hop")
     assert len(rows) == 8  # two rules, the floor and the ceiling, of two seeds
-    (dials,) = {str(row["provenance"]["dials"]) for row in rows if "@" in row["settings"]["composition"]}
-    assert dials == "{'portion': 0.5}"
+    first, second = (row["provenance"] for row in rows if "@" in row["settings"]["composition"])
+    assert first["dials"] == second["dials"] == {"portion": 0.5}
+    assert first["rule"] == {"file": "mine.py", "versions": {}}
     assert main(words) == 0
     assert len(load_rows(tmp_path / "out", "llm_two_hop")) == 8
     assert measure.missing(["sum"], measure.Bench(str(model), range(2), str(tmp_path / "out"), "nowhere", 1)) == []
