@@ -13,8 +13,9 @@ from lora_reuse.theory.experiments import trained as experiment
 from lora_reuse.theory.settings import Model, Trained
 from lora_reuse.theory.settings.trained import PLACEMENTS
 
-RICH = Trained(depth=2, alpha=0.5, width=16, entities=12, relations=3, facts=2, rank=8, steps=20)
-LAZY = Trained(depth=1, alpha=1e3, width=48, entities=12, relations=3, facts=2, rank=48, steps=20)
+SMALL = {"width": 16, "entities": 12, "relations": 3, "facts": 2, "pairs": 2, "steps": 20}
+RICH = Trained(depth=2, alpha=0.5, rank=8, **SMALL)
+LAZY = Trained(depth=1, alpha=1e3, rank=48, **SMALL | {"width": 48, "pairs": 4})
 PROMPTS = trained.Prompts(jnp.arange(5), jnp.array([12, 13]), jnp.array([13, 14, 12]))
 
 
@@ -105,25 +106,27 @@ def test_the_recursion_is_the_limit_of_networks():
 
 @pytest.fixture(scope="module")
 def lazy():
-    return [experiment.run(LAZY, [seed])[0] for seed in range(6)]
+    return experiment.run(LAZY, range(4))
 
 
 def test_one_lazy_block_is_kernel_regression(lazy):
-    """With its own kernel in every seed, and with the limit on the mean over seeds within five standard errors."""
+    """With its own kernel in every seed, and with the limit on the mean over seeds: within five standard errors, and
+    the bias of order one in 48."""
     for result in lazy:
         assert result.measured["linear_error"] < 0.01
         assert result.measured["own_first"] == result.measured["own_second"] == 1
-    for name in ("c_first", "c_second"):
+    for name in ("c_first", "c_second", "c_second_elsewhere"):
         values = np.array([result.measured[name] for result in lazy])
-        assert abs(values.mean() - lazy[0].predicted[name]) < 5 * values.std(ddof=1) / 6**0.5 + 0.02
+        expected = np.mean([result.predicted[name] for result in lazy])
+        assert abs(values.mean() - expected) < 5 * values.std(ddof=1) / len(values) ** 0.5 + 1 / 48
 
 
 def test_a_rich_expert_is_not_kernel_regression():
     assert experiment.run(RICH, [0])[0].measured["linear_error"] > 0.1
 
 
-def test_an_expert_without_its_attention_on_the_entity_is_caught(lazy, monkeypatch):
-    """A planted mistake: the first token is not read, so that nothing of x is left in a prompt."""
+def test_a_network_that_does_not_see_the_entity_is_caught(monkeypatch):
+    """A planted mistake: attention adds nothing, so that all facts of a relation have one key."""
     honest = trained.forward
 
     def blind(network, prompts, **named):
@@ -131,12 +134,8 @@ def test_an_expert_without_its_attention_on_the_entity_is_caught(lazy, monkeypat
 
     monkeypatch.setattr(trained, "forward", blind)
     monkeypatch.setattr(experiment, "forward", blind)
-    jax.clear_caches()
-    experiment.trained_base.cache_clear()
-    wrong = experiment.run(replace(LAZY, steps=1), [0])[0].measured
-    jax.clear_caches()
-    experiment.trained_base.cache_clear()
-    assert wrong["own_first"] < 1
+    setting = replace(LAZY, steps=21)  # a number of its own, so that nothing compiled or kept is used
+    assert experiment.run(setting, [0])[0].measured["own_first"] < 1
 
 
 def test_the_same_seed_gives_the_same_bits_whatever_runs_beside_it():
@@ -147,21 +146,29 @@ def test_the_same_seed_gives_the_same_bits_whatever_runs_beside_it():
 
 
 def test_experts_change_the_blocks_they_are_in_and_no_others():
-    base = experiment.trained_base(*experiment._base_settings(RICH), 0)
+    base = experiment.trained_base(replace(RICH, placement="all", rank=1), 0)
     for placement in PLACEMENTS:
-        setting = replace(RICH, placement=placement)
-        for learned, blocks in zip(
-            experiment.experts(setting, base, 0), experiment.in_blocks(placement, 2), strict=True
-        ):
-            update = jnp.einsum("lir,ljr->lij", *learned.expert)
-            assert (np.abs(update).max(axis=(1, 2)) > 0).tolist() == blocks.tolist()
+        found = experiment.experts(replace(RICH, placement=placement), base, 0)
+        for learned, blocks in zip(found, experiment.in_blocks(placement, 2), strict=True):
+            update = jnp.einsum("plir,pljr->plij", *learned.expert)
+            assert (np.abs(update).max(axis=(0, 2, 3)) > 0).tolist() == blocks.tolist()
 
 
 def test_in_the_kernel_regime_no_placement_passes_one_in_n():
+    generator = np.random.default_rng(0)
+    pair = experiment.draw_pair(generator, generator.integers(12, size=(12, 12)), 3)
     for blocks in (2, 4):
         for placement in PLACEMENTS:
             setting = Trained(depth=blocks, placement=placement)
-            assert experiment.kernel_limit(setting)["accuracy_among_new"] == 1 / 4
+            assert experiment.kernel_limit(setting, pair)["accuracy_among_new"] == pytest.approx(1 / 3)
+
+
+def test_what_is_asked_is_held_out():
+    """Old answers of a base that was not asked: chance, where those it was trained on are right."""
+    setting = Trained(depth=1, alpha=1.0, **SMALL | {"held_out": 0.0, "steps": 300, "width": 48})
+    measured = experiment.trained_base(replace(setting, rank=1), 0).measured
+    assert measured["two_hop"] > 0.9
+    assert measured["composed_before"] == measured["held_out"] < 0.6
 
 
 @pytest.mark.parametrize(
@@ -169,7 +176,7 @@ def test_in_the_kernel_regime_no_placement_passes_one_in_n():
     [
         ({"depth": 1, "placement": "both_lower"}, "placement: got both_lower with depth=1; allowed: all"),
         ({"rank": 128}, "rank: got 128; allowed: at most 64"),
-        ({"facts": 5}, "facts: got 5 with entities=24; allowed: at most 4"),
+        ({"facts": 5}, "facts: got 5 with entities=12; allowed: at most 4"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(wrong, said):

@@ -33,9 +33,9 @@ from lora_reuse.theory.facts import Prompt
 from lora_reuse.theory.kernels import derivative_kernel, kernel
 from lora_reuse.theory.settings import Model
 
-RATE, DECAY = 1e-2, 0.1
+RATE, DECAY = 2e-2, 0.1
 """Of AdamW, at α ≤ 1. Beyond, both fall like 1/α, as does how far the weights have to go."""
-EXPERT_STEPS = 4000
+EXPERT_STEPS = 3000
 G = gain("relu") ** 0.5
 
 
@@ -52,8 +52,8 @@ class Network(NamedTuple):
 class Expert(NamedTuple):
     """ΔW = out · intoᵀ in every block; zero in those that an expert is not in."""
 
-    out: Float[Array, "blocks n rank"]
-    into: Float[Array, "blocks n rank"]
+    out: Float[Array, "*pairs blocks n rank"]
+    into: Float[Array, "*pairs blocks n rank"]
 
 
 class Prompts(NamedTuple):
@@ -175,10 +175,18 @@ class Learned(NamedTuple):
     """A trained expert, and what its linearisation changes on the asked prompts: the tangent kernel of its `out`."""
 
     expert: Expert
-    linear: Float[Array, "asked entities"]
+    linear: Float[Array, "*pairs asked entities"]
 
 
 @functools.partial(jax.jit, static_argnames=("norm", "steps"))
+def train_experts(
+    network: Network, experts: Expert, tasks: Task, asked: Prompts, alpha: Float[Array, ""], *, norm: str, steps: int
+) -> Learned:
+    """`train_expert` for each of many, which have an axis in front."""
+    one = functools.partial(train_expert, norm=norm, steps=steps)
+    return jax.vmap(one, in_axes=(None, 0, 0, 0, None))(network, experts, tasks, asked, alpha)
+
+
 def train_expert(
     network: Network, expert: Expert, task: Task, asked: Prompts, alpha: Float[Array, ""], *, norm: str, steps: int
 ) -> Learned:

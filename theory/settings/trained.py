@@ -19,11 +19,12 @@ class Trained(Point):
     )
     width: int = setting(64, Whole(8, 1024), "n, the embedding dimension and the hidden units")
     norm: str = setting("rms", Choice("none", "rms"), "RMSNorm of what attention and MLP read, or none")
-    entities: int = setting(24, Whole(6, 256), "|X|")
-    relations: int = setting(8, Whole(2, 64), "|R|, each defined on every entity")
+    entities: int = setting(12, Whole(6, 256), "|X|")
+    relations: int = setting(12, Whole(2, 64), "|R|, each defined on every entity")
     held_out: float = setting(0.2, Number(0.0, 0.9), "share of the two-hop facts that the base is not trained on")
-    steps: int = setting(3000, Whole(1, 10**6), "steps of AdamW, each on all facts")
-    facts: int = setting(4, Whole(1, 64), "n, new facts an expert")
+    steps: int = setting(4000, Whole(1, 10**6), "steps of AdamW, each on all facts")
+    facts: int = setting(3, Whole(1, 64), "n, new facts an expert")
+    pairs: int = setting(8, Whole(1, 64), "pairs of experts of a base, each with new facts of its own")
     rank: int = setting(16, Whole(1, 1024), "of an expert in each of its blocks")
     placement: str = setting("all", Choice(*PLACEMENTS), "the blocks of the two experts", grid=PLACEMENTS)
 
@@ -31,13 +32,11 @@ class Trained(Point):
         super().__post_init__()
         if self.depth == 1 and self.placement != "all":
             raise SettingError("placement", f"{self.placement} with depth=1", "all", "one block has no lower half")
+        if 3 * self.facts > self.entities:
+            got = f"{self.facts} with entities={self.entities}"
+            raise SettingError("facts", got, f"at most {self.entities // 3}", "the x, y and z of all facts differ")
         if self.rank > self.width:
             raise SettingError("rank", self.rank, f"at most {self.width}, the width")
-        if 6 * self.facts > self.entities:
-            got = f"{self.facts} with entities={self.entities}"
-            raise SettingError(
-                "facts", got, f"at most {self.entities // 6}", "a new fact of each hop takes six entities"
-            )
 
     @property
     def limit(self) -> Model:
