@@ -151,6 +151,7 @@ SMALLEST = {
     "bridge": "width=256,inf facts=2 locality=0.5 composition=sum",
     "depth": "width=32,inf depth=1,2 norm=rms",
     "layers": "width=256,inf facts=2 scale=1",
+    "trained": "depth=2 alpha=1 width=16 entities=12 relations=3 facts=2 pairs=2 rank=8 steps=10",
 }
 PROMISED = {
     "theorem_2": "c_first c_second c_first_other_entity c_second_other_entity margin_old_over_new span_residual",
@@ -159,6 +160,7 @@ PROMISED = {
     "scale": "one_hop_accuracy two_hop_accuracy",
     "bridge": "hop_1 hop_2 two_hop_step_by_step two_hop_direct",
     "layers": "accuracy accuracy_among_new output_new output_old output_bridge key_cosine first_kept second_kept",
+    "trained": "held_out own_first own_second accuracy accuracy_among_new passed_on c_first c_second linear_error",
 }
 
 
@@ -177,7 +179,7 @@ def test_every_experiment_runs_from_the_command(tmp_path, capsys, experiment):
 
 
 @pytest.mark.parametrize(
-    "experiment", [name for name in EXPERIMENTS if name not in ("attention", "bridge", "depth", "layers")]
+    "experiment", [name for name in EXPERIMENTS if name not in ("attention", "bridge", "depth", "layers", "trained")]
 )
 @pytest.mark.parametrize("scale", ["std", "variance"])
 def test_softmax_attention_runs_everywhere_and_predicts_a_limit_only_where_there_is_one(

@@ -29,7 +29,7 @@ from lora_reuse.theory.settings import INF, Model
 from lora_reuse.theory.streaming import Advance, Grams, stream, streamed
 
 # What a seed is used for; each has a stream of its own.
-GEOMETRY, FEATURES, TRAINING, BLOCKS, NETWORKS = range(5)
+GEOMETRY, FEATURES, TRAINING, BLOCKS, NETWORKS, TRAINED = range(6)
 
 Gram = Float64[np.ndarray, "n n"]
 

@@ -125,7 +125,7 @@ def _dry_run(cells: Sequence[Cell], options: Options) -> int:
     print(axes_of(cells))
     features = sum(point.features() for point, _ in cells)
     prompts, rank = points[0].prompts_and_rank() if points else (0, 0)
-    flops = features * (2 * prompts * rank + 2 * prompts**2)
+    flops = sum(point.flops() for point, _ in cells)
     print(f"cost: {features:.3g} features of {prompts} prompts, {features * rank:.3g} normals, {flops:.3g} FLOP")
     seconds = features * rank * 4e-9 + flops / 100e9 + len(cells) * 0.01 + 5
     print(f"time: about {seconds:.0f} s at 4 ns a normal and 100 GFLOP/s (two CPU cores); nothing was run")

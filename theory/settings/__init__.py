@@ -27,6 +27,7 @@ from lora_reuse.theory.settings.composed import (
 )
 from lora_reuse.theory.settings.features import Attention, Capacity, Depth, KernelLimit, Proposition1
 from lora_reuse.theory.settings.layers import Layers
+from lora_reuse.theory.settings.trained import Trained
 
 __all__ = [
     "COMPOSITIONS",
@@ -51,6 +52,7 @@ __all__ = [
     "Storage",
     "Theorem2",
     "Theorem3",
+    "Trained",
     "at_infinite_dim",
     "of_rule",
     "settled",
@@ -71,6 +73,7 @@ EXPERIMENTS: dict[str, type[Point]] = {
     "bridge": Bridge,
     "depth": Depth,
     "layers": Layers,
+    "trained": Trained,
 }
 
 

@@ -41,6 +41,11 @@ class Point:
         most."""
         return 4, 4
 
+    def flops(self) -> float:
+        """What one seed costs: each feature is a product with every prompt, and each pair of prompts with it."""
+        prompts, rank = self.prompts_and_rank()
+        return self.features() * (2.0 * prompts * rank + 2.0 * prompts**2)
+
 
 @dataclass(frozen=True)
 class Model(Point):
