@@ -191,7 +191,7 @@ def agreement(scores: Sequence[Score]) -> list[float]:
     table = np.array([one.by_seed for one in scores])
     if len(table) < 3:
         return []
-    kendall: Any = stats.kendalltau
     pairs = itertools.combinations(range(table.shape[1]), 2)
+    kendall: Any = stats.kendalltau  # whose stubs give its result no names
     found = (float(kendall(table[:, a], table[:, b]).statistic) for a, b in pairs)
     return [tau for tau in found if not math.isnan(tau)]
