@@ -32,6 +32,9 @@ from lora_reuse.llm.scoring.differences import by_seed
 from lora_reuse.llm.scoring.intervals import Limits, Mean, holm
 from lora_reuse.runs.grid import hash_of
 
+SCORE = "the mean over libraries of (rule - floor)/(ceiling - floor)"
+"""It in words."""
+
 Row = Mapping[str, Any]
 Known = Mapping[str, Row]
 """Rows by their hashes."""

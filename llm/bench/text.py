@@ -5,6 +5,7 @@ from statistics import fmean
 
 from lora_reuse.llm.bench.libraries import LIBRARIES
 from lora_reuse.llm.bench.score import (
+    SCORE,
     Against,
     InLibrary,
     Known,
@@ -20,8 +21,6 @@ from lora_reuse.llm.bench.score import (
 from lora_reuse.llm.methods import COST
 from lora_reuse.llm.protocols.table import pooled
 from lora_reuse.runs.table import aligned
-
-SCORE = "the mean over libraries of (rule - floor)/(ceiling - floor)"
 
 
 def table(rule: str, model: str, seeds: Sequence[int], known: Known) -> str:

@@ -1,12 +1,17 @@
 """The reuse bench: its score by hand and over many draws, its comparisons, its cells among the committed rows, rules in
 files of one's own, and the command."""
 
+import json
+import math
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 import torch
 
+from lora_reuse.figures import registry
+from lora_reuse.figures.rows import MissingRows
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.bench import measure, score, text
 from lora_reuse.llm.bench.__main__ import main
@@ -16,7 +21,7 @@ from lora_reuse.llm.compositions import compose
 from lora_reuse.llm.protocols import own_rules
 from lora_reuse.llm.protocols.dials import GIVEN
 from lora_reuse.runs.grid import hash_of, settings_of
-from lora_reuse.runs.rows import load_rows
+from lora_reuse.runs.rows import SCHEMA, load_rows
 from lora_reuse.runs.settings import SettingError
 from tests.llm.tiny import tiny
 
@@ -43,11 +48,15 @@ def known(rules):
                 for seed, count in zip(SEEDS, hits, strict=True):
                     key = hash_of(one.protocol.experiment, (one.point, seed))
                     found[key] = {
+                        "schema": SCHEMA,
+                        "hash": key,
                         "experiment": one.protocol.experiment,
                         "settings": settings_of((one.point, seed)),
                         "measured": {"hits": count, "total": 10, "by_triplet": [1] * count + [0] * (10 - count)}
                         | {"first_kept": 7, "second_kept": 9},
-                        "provenance": {"compose_seconds": 0.5},
+                        "predicted": {},
+                        "stderr": {},
+                        "provenance": {"compose_seconds": 0.5, "command": "a test", "commit": "c" * 40},
                     }
     return found
 
@@ -132,6 +141,23 @@ def test_the_table_says_all_of_it():
     assert "rankings of 3 rules by two seeds: 1.00 in the mean" in said
     with pytest.raises(ValueError, match="no rows of ties"):
         text.table("ties", "pocket", SEEDS, rows)
+
+
+def test_the_figure_has_the_numbers_of_the_table(tmp_path):
+    rows = known({"sum": (8, 7, 8), "average": (3, 2, 3), "halved@12345678": (9, 9, 9)})
+    for row in rows.values():
+        with (tmp_path / f"{row['experiment']}.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+    made = registry.draw(registry.Item("bench", "figure"), tmp_path, tmp_path / "out")
+    assert "Kendall's τ of 1.00" in " ".join(made.caption.split())
+    table = pandas.read_csv(made.files["csv"]).set_index(["rule", "library"])
+    sum_of, of = table.loc[("sum", "score")], score.measured("sum", "pocket", SEEDS, rows)
+    assert of
+    assert sum_of["gained"] == pytest.approx(score.score([part.gained() for part in score.scored(of)]).value)
+    assert math.isnan(table.loc[("sum", "no bridge"), "gained"])
+    assert table.loc[("halved@12345678", "skills"), "gained"] == pytest.approx(1)
+    with pytest.raises(MissingRows, match="lora-reuse bench model=pocket"):
+        registry.draw(registry.Item("bench", "figure"), tmp_path / "out", tmp_path)
 
 
 # Its cells are rows that are there
