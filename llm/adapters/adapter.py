@@ -149,8 +149,9 @@ def load_adapter(base: Base, folder_or_hub: str | Path, another_model: bool = Fa
 
     Args:
         base: the model that the adapter was trained on.
-        folder_or_hub: a PEFT folder (adapter_config.json, adapter_model.safetensors), or a name on the Hugging Face
-            hub, of which nothing but these two files (and those of its folder `initial`) is fetched.
+        folder_or_hub: a PEFT folder (adapter_config.json, adapter_model.safetensors), a GGUF file of a LoRA, or a name
+            on the Hugging Face hub, of which nothing but these two files (and those of its folder `initial`) is
+            fetched.
         another_model: take the adapter although it names another base than this one.
 
     Returns:

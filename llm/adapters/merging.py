@@ -102,10 +102,14 @@ def save_whole(adapter: Adapter, base: str, digest: str, frame: PreTrainedModel,
             loss.squares[module] = _add(update, stored[f"{module}.weight"], transposed)
         notes.append(loss.line())
         card = card_of_whole(adapter.card, base, digest)
-        card = dataclasses.replace(card, note=lambda: adapter.card.note() + "\n".join(["", *notes, ""]))
+        card = dataclasses.replace(card, note=lambda: adapter.card.note() + _listed(notes))
         text = card.text("model = AutoModelForCausalLM.from_pretrained(folder)", "transformers")
         (partial / "README.md").write_text(text, encoding="utf-8")
     return notes
+
+
+def _listed(notes: Iterable[str]) -> str:
+    return "\n".join(["", *(f"- {note[0].upper()}{note[1:]}." for note in notes), ""])
 
 
 def _files(base: str, scratch: Path) -> tuple[Path, list[str]]:

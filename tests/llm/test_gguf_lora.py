@@ -244,6 +244,8 @@ def test_the_commands_read_and_write_them(bases, tmp_path, capsys):
         main([*words, f"out={tmp_path / 'adapter'}", "format=gguf", "composition=average", "another_model=true"]) == 2
     )
     assert "nothing is overwritten" in capsys.readouterr().err
+    assert main([f"model={file}", *words[1:], f"out={tmp_path / 'other'}", "composition=sum"]) == 2
+    assert "a.gguf, an adapter; allowed: a model; library= names adapters" in capsys.readouterr().err
     assert inspect.main([f"library={file},{folder}", f"model={base}"]) == 0
     text = capsys.readouterr().out
     assert "GGUF LoRA of rank 4, alpha 8, ΔW = alpha/rank B A, F16, F32, for llama" in text

@@ -116,7 +116,7 @@ def test_files_and_dtype_are_the_bases_and_what_rounding_leaves_out_is_said(shar
         "consolidated.safetensors"
     }
     card = (tmp_path / "whole" / "README.md").read_text()
-    assert notes[0] in card
+    assert f"- {notes[0].replace('rounding', 'Rounding')}." in card
     assert "library_name: transformers" in card
     assert f"The weights of base ({digest_of(str(sharded))}) plus ΔW." in card
     assert json.loads((tmp_path / "whole" / "model.safetensors.index.json").read_text()) == json.loads(
@@ -164,7 +164,7 @@ def test_a_gguf_base_becomes_a_plain_model(quantised, folder_of, tmp_path):
         logits(plain(tmp_path / "whole")), logits(lr.merge_into(base, whole)), rtol=1e-4, atol=1e-5
     )
     assert notes[0] == f"the base is {base.described} to float32"
-    assert notes[0] in (tmp_path / "whole" / "README.md").read_text()
+    assert f"- The base is {base.described} to float32." in (tmp_path / "whole" / "README.md").read_text()
     again = lr.load_base(str(tmp_path / "whole"))
     assert again.tokenizer("Where does Ann live ?").input_ids == base.tokenizer("Where does Ann live ?").input_ids
     assert not [path for path in (tmp_path / "whole").iterdir() if path.is_dir()]
