@@ -4,7 +4,6 @@ Transformers that were trained on facts. Top: the share of composed questions wh
 new ones, by the blocks of the two experts. Bottom: whether the base composes what it was not trained on, and the two
 links of the chain."""
 
-import numpy as np
 import pandas
 from matplotlib.figure import Figure
 
@@ -72,7 +71,7 @@ def _series(axes, one: pandas.DataFrame, i: int, label: str, of: int, base: pand
         return
     at = one["alpha"] * 1.12 ** (i - (of - 1) / 2)
     look = style.series(i)
-    axes.errorbar(at, one["measured"], np.clip(bars(one), 0, 1), label=label, **look)
+    axes.errorbar(at, one["measured"], bars(one), label=label, **look)
     hollow = ~(one["alpha"].map(base) >= COMPOSES).to_numpy()
     axes.plot(at[hollow], one["measured"][hollow], **look | {"linestyle": "none"} | style.FILLS["hollow"])
 

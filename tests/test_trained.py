@@ -16,6 +16,7 @@ from lora_reuse.theory.settings.trained import PLACEMENTS
 SMALL = {"width": 16, "entities": 12, "relations": 3, "facts": 2, "pairs": 2, "steps": 20}
 RICH = Trained(depth=2, alpha=0.5, rank=8, **SMALL)
 LAZY = Trained(depth=1, alpha=1e3, rank=48, **SMALL | {"width": 48, "pairs": 4})
+forward = jax.jit(trained.forward, static_argnames=("entities", "norm"))
 PROMPTS = trained.Prompts(jnp.arange(5), jnp.array([12, 13]), jnp.array([13, 14, 12]))
 
 
@@ -44,7 +45,7 @@ def by_hand(network, prompt, norm):
 
 @pytest.mark.parametrize("norm", ["none", "rms"])
 def test_answers_are_those_of_plain_numpy(network, norm):
-    found = trained.forward(network, PROMPTS, entities=12, norm=norm)
+    found = forward(network, PROMPTS, entities=12, norm=norm)
     for a, x in enumerate(PROMPTS.x.tolist()):
         for b, r in enumerate(PROMPTS.r1.tolist()):
             np.testing.assert_allclose(found.one_hop[a, b], by_hand(network, (x, r), norm), rtol=1e-4, atol=1e-4)
@@ -56,15 +57,17 @@ def test_answers_are_those_of_plain_numpy(network, norm):
 def test_gradients_are_those_of_differences(network, getkey):
     goal = trained.Answers(jnp.ones((5, 2, 12)), jnp.zeros((5, 2, 3, 12)))
     share = trained.Answers(jnp.full((5, 2, 1), 0.05), jnp.full((5, 2, 3, 1), 0.02))
-    start = trained.forward(network, PROMPTS, entities=12, norm="rms")
+    start = forward(network, PROMPTS, entities=12, norm="rms")
     moved = jax.tree.map(lambda part: part + 0.1 * jax.random.normal(getkey(), part.shape), network)
     toward = jax.tree.map(lambda part: jax.random.normal(getkey(), part.shape), network)
 
+    @jax.jit
     def loss(t):
         at = jax.tree.map(lambda part, way: part + t * way, moved, toward)
         return trained.base_loss(at, start, PROMPTS, goal, share, jnp.float32(2.0), "rms")
 
-    gradient = jax.grad(trained.base_loss)(moved, start, PROMPTS, goal, share, jnp.float32(2.0), "rms")
+    slope = jax.jit(jax.grad(trained.base_loss), static_argnums=6)
+    gradient = slope(moved, start, PROMPTS, goal, share, jnp.float32(2.0), "rms")
     along = sum(float(jnp.vdot(g, way)) for g, way in zip(gradient, toward, strict=True))
     step = jnp.float32(3e-3)
     assert along == pytest.approx(float(loss(step) - loss(-step)) / 6e-3, rel=0.01)
@@ -83,8 +86,9 @@ def test_the_recursion_is_the_limit_of_networks():
     words, width = [(0, 3), (1, 4), (0, 3, 4)], 256
     limit = trained.tangents(words, Model(width=float("inf"), depth=2, norm="rms", adapted="all"))
 
-    def drawn(seed):
-        theta = trained.draw_network(jax.random.key(seed), tokens=5, width=width, depth=2)
+    @jax.jit
+    def drawn(key):
+        theta = trained.draw_network(key, tokens=5, width=width, depth=2)
 
         def outputs(W):
             found = trained.forward(
@@ -95,16 +99,21 @@ def test_the_recursion_is_the_limit_of_networks():
             )
             return jnp.stack([found.one_hop[0, 0, 2], found.one_hop[1, 1, 2], found.two_hop[0, 0, 0, 2]])
 
-        J = np.asarray(jax.jacrev(outputs)(theta.W), np.float64)
-        return np.einsum("plij,qlij->lpq", J, J)
+        J = jax.jacrev(outputs)(theta.W)
+        return jnp.einsum("plij,qlij->lpq", J, J)
 
-    mean = np.mean([drawn(seed) for seed in range(4)], axis=0)
+    mean = np.mean([drawn(jax.random.key(seed)) for seed in range(4)], axis=0)
     np.testing.assert_allclose(mean, limit, rtol=0.1, atol=0.1)
     shallow = trained.tangents(words, Model(width=float("inf"), depth=1, norm="rms", adapted="all"))
     assert np.abs(mean[0] - shallow[0]).max() > 0.3  # the gradient through the block above can be missed
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(autouse=True)
+def fewer_steps(monkeypatch):
+    monkeypatch.setattr(experiment, "EXPERT_STEPS", 1000)
+
+
+@pytest.fixture
 def lazy():
     return experiment.run(LAZY, range(4))
 
@@ -121,10 +130,6 @@ def test_one_lazy_block_is_kernel_regression(lazy):
         assert abs(values.mean() - expected) < 5 * values.std(ddof=1) / len(values) ** 0.5 + 1 / 48
 
 
-def test_a_rich_expert_is_not_kernel_regression():
-    assert experiment.run(RICH, [0])[0].measured["linear_error"] > 0.1
-
-
 def test_a_network_that_does_not_see_the_entity_is_caught(monkeypatch):
     """A planted mistake: attention adds nothing, so that all facts of a relation have one key."""
     honest = trained.forward
@@ -134,7 +139,8 @@ def test_a_network_that_does_not_see_the_entity_is_caught(monkeypatch):
 
     monkeypatch.setattr(trained, "forward", blind)
     monkeypatch.setattr(experiment, "forward", blind)
-    setting = replace(LAZY, steps=21)  # a number of its own, so that nothing compiled or kept is used
+    setting = replace(LAZY, steps=1)  # a number of its own, so that nothing compiled or kept is used
+    jax.clear_caches()
     assert experiment.run(setting, [0])[0].measured["own_first"] < 1
 
 
@@ -143,6 +149,7 @@ def test_the_same_seed_gives_the_same_bits_whatever_runs_beside_it():
     alone = experiment.run(RICH, [1])[0].measured
     experiment.trained_base.cache_clear()
     assert experiment.run(RICH, [0, 1])[1].measured == alone
+    assert alone["linear_error"] > 0.1, "nor is a rich expert kernel regression"
 
 
 def test_experts_change_the_blocks_they_are_in_and_no_others():
@@ -161,14 +168,6 @@ def test_in_the_kernel_regime_no_placement_passes_one_in_n():
         for placement in PLACEMENTS:
             setting = Trained(depth=blocks, placement=placement)
             assert experiment.kernel_limit(setting, pair)["accuracy_among_new"] == pytest.approx(1 / 3)
-
-
-def test_what_is_asked_is_held_out():
-    """Old answers of a base that was not asked: chance, where those it was trained on are right."""
-    setting = Trained(depth=1, alpha=1.0, **SMALL | {"held_out": 0.0, "steps": 300, "width": 48})
-    measured = experiment.trained_base(replace(setting, rank=1), 0).measured
-    assert measured["two_hop"] > 0.9
-    assert measured["composed_before"] == measured["held_out"] < 0.6
 
 
 @pytest.mark.parametrize(
