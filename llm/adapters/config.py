@@ -15,7 +15,7 @@ CONFIG = "adapter_config.json"
 KINDS = ("LORA", "ADALORA", "VERA", "LOHA", "LOKR")
 PLAIN = "a PEFT folder of LoRA (rank-stabilised or DoRA, too), AdaLoRA, VeRA, LoHa or LoKr, whose change is a ΔW"
 
-# Keys of adapter_config.json that leave ΔW as it is, whatever they hold. Any other key must be empty: lora_bias,
+# Keys of adapter_config.json that leave ΔW as it is, whatever they hold. Any other key must be empty:
 # layer_replication, alora_invocation_tokens, ..., and those of PEFT versions to come.
 _HARMLESS = {
     *"""alpha_pattern auto_mapping base_model_name_or_path corda_config eva_config exclude_modules fan_in_fan_out
@@ -26,7 +26,7 @@ _HARMLESS = {
     "ensure_weight_tying",  # `check_tying` looks at what it would tie
 }
 _HARMLESS_OF_KIND = {
-    "LORA": {"use_dora"},  # whose magnitudes are in the tensors
+    "LORA": {"use_dora", "lora_bias"},  # magnitudes and biases are in the tensors
     # the schedule of its training; how much of each update is left is in the tensors
     "ADALORA": set("beta1 beta2 deltaT init_r orth_reg_weight target_r tfinal tinit total_step".split()),
     "VERA": {"vera_dropout", "d_initial", "projection_prng_key", "save_projection", "init_weights"},
@@ -79,11 +79,9 @@ def read_config(folder: Path, *, initial: bool = False) -> dict[str, Any]:
     if config.get("init_lora_weights", True) not in _INITS and not (began and kind == "LORA"):
         got = f"init_lora_weights={config['init_lora_weights']} in {folder}, which changes the base"
         raise SettingError("expert", got, PLAIN, "compose adapters that were trained on the base as it is")
-    if began and config.get("use_dora"):
-        got = f"use_dora=true and init_lora_weights={config['init_lora_weights']} in {folder}"
-        raise SettingError(
-            "expert", got, "one of the two", "its magnitudes are of a base that something was taken out of"
-        )
+    if began and (beside := [key for key in ("use_dora", "lora_bias") if config.get(key)]):
+        got = f"{beside[0]}=true and init_lora_weights={config['init_lora_weights']} in {folder}"
+        raise SettingError("expert", got, "one of the two")
     if began and not initial and not (folder / INITIAL / CONFIG).is_file():
         got = f"init_lora_weights={config['init_lora_weights']} in {folder}, which took {began}'s B₀ A₀ out of the base"
         allowed = f"such an adapter with what it was before its training in {folder / INITIAL}"

@@ -27,7 +27,7 @@ from lora_reuse.llm.adapters.each import Each
 from lora_reuse.llm.adapters.gguf_lora import base_of, digest_of_file, gguf_of, open_gguf
 from lora_reuse.llm.adapters.lowrank import Expert, LowRank
 from lora_reuse.llm.adapters.tensors import WEIGHTS, Tensors, find_tensors
-from lora_reuse.llm.adapters.updates import check, update_of
+from lora_reuse.llm.adapters.updates import bias_of, check, update_of
 from lora_reuse.llm.adapters.whole import tied_to
 from lora_reuse.runs.settings import SettingError
 
@@ -48,17 +48,28 @@ def load_expert(folder_or_hub: str | Path, model: nn.Module) -> dict[str, LowRan
 def open_expert(folder_or_hub: str | Path, model: nn.Module) -> Expert:
     """`load_expert`, with each update read from the file when it is asked for: one is in memory at a time. Raises
     SettingError as it does, but for values that are not finite, which are found when they are read."""
+    expert, biases = open_with_biases(folder_or_hub, model)
+    if biases:
+        mend = "`lora-reuse compose` writes their sum, average or cat"
+        raise SettingError("expert", f"lora_bias=true in {folder_or_hub}", "adapters without biases here", mend)
+    return expert
+
+
+def open_with_biases(folder_or_hub: str | Path, model: nn.Module) -> tuple[Expert, Expert]:
+    """`open_expert`, and the biases of an adapter that has some (lora_bias), each as the ΔW of an input that is always
+    1."""
     if file := gguf_of(folder_or_hub):
         need = {name: shape for name, module in model.named_modules() if (shape := weight_shape(module))}
-        return open_gguf(file, getattr(model, "config", None), need)
+        return open_gguf(file, getattr(model, "config", None), need), {}
     folder = folder_of(folder_or_hub)
     config = read_config(folder)
-    expert = _opened(folder, config, model)
-    return _since_start(expert, config, folder, model) if began_as(config) else expert
+    expert, biases = _opened(folder, config, model)
+    return (_since_start(expert, config, folder, model) if began_as(config) else expert), biases
 
 
-def _opened(folder: Path, config: Mapping[str, Any], model: nn.Module) -> Expert:
-    """The updates that the folder's own tensors make with the weights of the base, without those of its beginning."""
+def _opened(folder: Path, config: Mapping[str, Any], model: nn.Module) -> tuple[Expert, Expert]:
+    """The updates that the folder's own tensors make with the weights of the base, without those of its beginning, and
+    the biases."""
     found = find_tensors(folder, model, config.get("modules_to_save") or [])
     check_tying(config, [*found.factors, *found.whole], folder)
     if config.get("trainable_token_indices") and not found.tokens:
@@ -74,7 +85,8 @@ def _opened(folder: Path, config: Mapping[str, Any], model: nn.Module) -> Expert
             return LowRank(*reversed(update(tied[name])))
         return update_of(name, found, config, shapes[name], model)
 
-    return Each([*shapes, *tied], update)
+    have = [name for name in names if "bias" in found.shapes_of(name)]
+    return Each([*shapes, *tied], update), Each(have, lambda name: bias_of(name, found, config))
 
 
 def _since_start(trained: Expert, config: Mapping[str, Any], folder: Path, model: nn.Module) -> Expert:
@@ -83,7 +95,7 @@ def _since_start(trained: Expert, config: Mapping[str, Any], folder: Path, model
     Source: Meng et al. 2024 (PiSSA, arXiv 2404.02948), appendix; PEFT's conversion makes the same factors."""
     start = folder_of(folder / INITIAL)
     before = read_config(start, initial=True)
-    initial = _opened(start, before, model)
+    initial, _ = _opened(start, before, model)
     scaled = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora")
     if trained.keys() != initial.keys() or any((config.get(key) or 0) != (before.get(key) or 0) for key in scaled):
         got = f"{start} with other modules, ranks or scaling than {folder}"
@@ -121,11 +133,12 @@ def weight_shape(module: nn.Module) -> tuple[int, int] | None:
 
 
 class Layout(NamedTuple):
-    """What PEFT has to be told of an adapter's modules: whether they are Conv1D, whose weights are transposed, and
-    which are embeddings."""
+    """What PEFT has to be told of an adapter's modules: whether they are Conv1D, whose weights are transposed, which
+    are embeddings, and whether any has a bias, for then all have."""
 
     conv1d: bool = False
     embeddings: frozenset[str] = frozenset()
+    biased: bool = False
 
 
 def layout(model: nn.Module, names: Iterable[str]) -> Layout:

@@ -22,7 +22,7 @@ _WRAPPED = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoi
 _FACTOR = re.compile(
     r"base_model\.model\.(?P<module>.+)\.(?:lora_(?P<embeds>embedding_)?(?P<factor>[ABE]|magnitude_vector)|"
     r"vera_(?P<vera>lambda_[bd])|(?:hada|lokr)_(?P<w>w[12](?:_[ab])?))"
-    r"(?:\.default)?(?:\.weight)?"
+    r"(?:\.default)?(?:\.weight)?|base_model\.model\.(?P<of>.+)\.lora_B(?:\.default)?\.(?P<bias>bias)"
 )
 _SHARED = re.compile(r"base_model\.vera_([AB])(?:\.default)?")
 _TOKENS = re.compile(r"base_model\.model\.(.+)\.token_adapter\.trainable_tokens_delta(?:\.default)?")
@@ -31,8 +31,9 @@ _BASE = re.compile(r"base_model\.model\.(?!.*\.(?:lora|vera|hada|lokr)_)(.+?)(?:
 
 class Tensors(NamedTuple):
     """Where the tensors of an adapter are: of each module its factors by name (A, B; E of AdaLoRA; magnitude_vector of
-    DoRA; lambda_b and lambda_d of VeRA; w1_a to w2_b, or w1 and w2, of LoHa and LoKr), which of the modules are
-    embeddings, and the projections A and B that all modules of a VeRA share, each by its name in the file."""
+    DoRA; the bias of B; lambda_b and lambda_d of VeRA; w1_a to w2_b, or w1 and w2, of LoHa and LoKr), which of the
+    modules are embeddings, and the projections A and B that all modules of a VeRA share, each by its name in the
+    file."""
 
     folder: Path
     factors: dict[str, dict[str, str]]
@@ -72,13 +73,14 @@ def find_tensors(folder: Path, model: nn.Module, saved: Sequence[str] = ()) -> T
             key = _WRAPPED.sub("", stored)
             found.shapes[stored] = tuple(file.get_slice(stored).get_shape())
             if match := _FACTOR.fullmatch(key):
-                factors = found.factors.setdefault(match["module"], {})
-                factor = match["factor"] or match["vera"] or match["w"]
+                module = match["module"] or match["of"]
+                factors = found.factors.setdefault(module, {})
+                factor = match["factor"] or match["vera"] or match["w"] or match["bias"]
                 if factor in factors:
-                    raise SettingError("expert", f"two tensors for {factor} of {match['module']} in {folder}", PLAIN)
+                    raise SettingError("expert", f"two tensors for {factor} of {module} in {folder}", PLAIN)
                 factors[factor] = stored
                 if match["embeds"]:
-                    found.embeddings.add(match["module"])
+                    found.embeddings.add(module)
             elif match := _SHARED.fullmatch(key):
                 found.shared[match[1]] = stored
             elif match := _TOKENS.fullmatch(key):

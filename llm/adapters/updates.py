@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lora_reuse.llm.adapters.biased import constant
 from lora_reuse.llm.adapters.config import CONFIG, rank_of, scaling, sits_on
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.adapters.products import KINDS
@@ -33,8 +34,8 @@ def check(name: str, found: Tensors, config: Mapping[str, Any], module: nn.Modul
         return
     kind = KINDS.get(config["peft_type"])
     wanted = kind.tensors if kind else (frozenset(("lambda_b", "lambda_d")),)
-    if config.get("use_dora"):
-        wanted = tuple(names | {"magnitude_vector"} for names in wanted)
+    beside = {"magnitude_vector"} if config.get("use_dora") else {"bias"} if config.get("lora_bias") else set()
+    wanted = tuple(names | beside for names in wanted)
     if frozenset(factors) not in wanted or isinstance(module, nn.Embedding) != (name in found.embeddings):
         names = " and ".join(sorted(factors))
         sets = ", or ".join(" and ".join(sorted(names)) for names in wanted)
@@ -48,10 +49,10 @@ def check(name: str, found: Tensors, config: Mapping[str, Any], module: nn.Modul
     if kind is None:
         _check_vera(name, found, need)
         return
-    magnitudes = factors.pop("magnitude_vector", (need[0],))
+    said = " and ".join(f"{'lora_' if len(f) == 1 else ''}{f} {factors[f]}" for f in sorted(factors, reverse=True))
+    outputs = [factors.pop(name) for name in ("magnitude_vector", "bias") if name in factors]
     sizes = kind.sizes(factors) if all(len(shape) == 2 for shape in factors.values()) else None
-    if sizes is None or sizes.shape != need or magnitudes != (need[0],):
-        said = " and ".join(f"{'lora_' if len(f) == 1 else ''}{f} {factors[f]}" for f in sorted(factors, reverse=True))
+    if sizes is None or sizes.shape != need or set(outputs) - {(need[0],)}:
         got = f"{folder} with {said} for {name}"
         raise SettingError("expert", got, f"ΔW of shape {need}, as the model's", "it was trained on another base model")
     rank = factors["A"][0] if config["peft_type"] == "ADALORA" else rank_of(config, name)
@@ -81,7 +82,7 @@ def update_of(name: str, found: Tensors, config: Mapping[str, Any], need: tuple[
     if name in found.tokens:
         rows = found.read({name: found.tokens[name]})[name]
         return of_tokens(rows, tokens_of(config, name), name, model, found.folder)
-    factors = found.read(found.factors[name])
+    factors = found.read({factor: stored for factor, stored in found.factors[name].items() if factor != "bias"})
     magnitude = factors.pop("magnitude_vector", None)
     update = _product(name, found, config, factors, need)
     return update if magnitude is None else dora(update, magnitude, name, model, found.folder)
@@ -98,3 +99,9 @@ def _product(
         return LowRank(out, shared["A"][:, :inputs].T.contiguous())
     out, into = KINDS[config["peft_type"]].update(factors)
     return LowRank(out * scaling(config, name), into.contiguous())
+
+
+def bias_of(name: str, found: Tensors, config: Mapping[str, Any]) -> LowRank:
+    """s b, the bias of a module's B as the ΔW of an input that is always 1."""
+    (bias,) = found.read({"bias": found.factors[name]["bias"]}).values()
+    return constant(bias * scaling(config, name))

@@ -264,7 +264,7 @@ def truncate(path: Path):
 REFUSED = {
     "dora": (lambda f: edit_config(f, use_dora=True), "allowed: A and B and magnitude_vector of every module"),
     "bias": (lambda f: edit_config(f, bias="lora_only"), 'bias="lora_only"'),
-    "lora bias": (lambda f: edit_config(f, lora_bias=True), "lora_bias=true"),
+    "lora bias": (lambda f: edit_config(f, lora_bias=True), "allowed: A and B and bias of every module"),
     "head": (lambda f: edit_config(f, modules_to_save=["lm_head"]), 'modules_to_save=["lm_head"]'),
     "replication": (lambda f: edit_config(f, layer_replication=[[0, 1]]), "layer_replication=[[0, 1]]"),
     "tokens": (lambda f: edit_config(f, trainable_token_indices=[3]), "trainable_token_indices=[3]"),
@@ -315,7 +315,7 @@ REFUSED = {
     ),
     "bias tensor": (
         lambda f: edit_tensors(f, lambda t: t.update({B0.replace("weight", "bias"): torch.zeros(48)})),
-        "lora_B.bias",
+        "only A and B and bias of model.layers.0.mlp.up_proj",
     ),
     "whole tensor": (
         lambda f: edit_tensors(f, lambda t: t.update({"base_model.model.lm_head.weight": torch.zeros(2)})),
