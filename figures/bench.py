@@ -6,6 +6,7 @@ them."""
 import math
 import textwrap
 from statistics import fmean
+from typing import Any
 
 import pandas
 from matplotlib.axes import Axes
@@ -94,7 +95,9 @@ def _column(axes: Axes, part: pandas.DataFrame, order: list[str]) -> None:
         axes.axvline(place, zorder=0, **style.CHANCE)
     for line in part.to_dict("records"):
         family = str(line["rule"]).partition(":")[0]
-        look = style.rule(line["rule"]) if family in style.RULES else {"color": style.BLACK, "marker": "o"}
+        look: dict[str, Any] = (
+            style.rule(line["rule"]) if family in style.RULES else {"color": style.BLACK, "marker": "o"}
+        )
         height = order.index(line["rule"])
         axes.hlines(height, max(-0.25, line["low"]), min(1.25, line["high"]), color=look["color"], linewidth=0.8)
         axes.plot(line["gained"], height, linestyle="none", **look)
