@@ -142,6 +142,7 @@ def test_a_network_that_does_not_see_the_entity_is_caught(monkeypatch):
     setting = replace(LAZY, steps=1)  # a number of its own, so that nothing compiled or kept is used
     jax.clear_caches()
     assert experiment.run(setting, [0])[0].measured["own_first"] < 1
+    jax.clear_caches()
 
 
 def test_the_same_seed_gives_the_same_bits_whatever_runs_beside_it():
