@@ -14,8 +14,8 @@ from lora_reuse.figures.rows import Rows
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "results" / "paper"
 NAMES = (
-    "kernel_limit proposition_1 capacity theorem_2 theorem_3 many_facts scale bridge large_library depth layers"
-    " trained".split()
+    *"kernel_limit proposition_1 capacity theorem_2 theorem_3 many_facts scale bridge large_library".split(),
+    *"depth layers trained".split(),
 )
 
 
