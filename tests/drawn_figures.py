@@ -14,7 +14,8 @@ from lora_reuse.figures.rows import Rows
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "results" / "paper"
 NAMES = (
-    "kernel_limit proposition_1 capacity theorem_2 theorem_3 many_facts scale bridge large_library depth layers".split()
+    *"kernel_limit proposition_1 capacity theorem_2 theorem_3 many_facts scale bridge large_library".split(),
+    *"depth layers trained".split(),
 )
 
 
@@ -33,8 +34,8 @@ def write(folder, name, rows):
 
 
 def few(name):
-    """Two seeds, and of a long grid every other point, so that cells are missing; and a row of another mask that must
-    not be drawn."""
+    """Two seeds, and of a long grid every other point, so that cells are missing; and a row of another mask, or
+    norm, that must not be drawn."""
     rows = [row for row in committed(name) if row["settings"]["seed"] < 2]
     axis = {"kernel_limit": "width", "bridge": "locality", "scale": "scale"}.get(name)
     if axis:
@@ -48,7 +49,8 @@ def few(name):
         kept = set(values[::2])
         rows = [row for row in rows if float(row["settings"][axis]) in kept]
     other = json.loads(json.dumps(rows[0]))
-    other["hash"], other["settings"]["mask"] = "0" * 16, "causal"
+    other["hash"] = "0" * 16
+    other["settings"] |= {"norm": "none"} if name == "trained" else {"mask": "causal"}
     other["measured"] = dict.fromkeys(other["measured"], 1e6)
     return [*rows, other]
 

@@ -149,6 +149,17 @@ def layers(table):
     assert (wins[~edge]["measured"] == 0).all()
 
 
+def trained(table):
+    at = table[table["depth"] == 2].set_index(["quantity", "alpha", "placement"])["measured"]
+    assert at["held_out", 0.1].min() > 0.9
+    assert at["held_out", 100].max() < 0.3
+    assert at["linear_error", 100].max() < 0.02
+    assert at["linear_error", 0.1].min() > 0.3
+    assert at["found", 0.1, "first_below"] > 0.9 > 0.5 > at["found", 0.1, "second_below"]
+    for name in ("own_first", "own_second"):
+        assert (quantity(table, name)["measured"] == 1).all()
+
+
 CLAIMS = [
     kernel_limit,
     proposition_1,
@@ -161,6 +172,7 @@ CLAIMS = [
     large_library,
     depth,
     layers,
+    trained,
 ]
 FALSE = {  # name: which rows, which measured value, and what it is falsified to
     "kernel_limit": (lambda s: s["width"] == 2**24, "c_first", lambda v: v * 1.001),
@@ -186,6 +198,7 @@ FALSE = {  # name: which rows, which measured value, and what it is falsified to
         "accuracy_among_new",
         lambda v: v + 0.5,
     ),
+    "trained": (lambda s: s["placement"] == "second_below" and s["alpha"] == 0.1, "found", lambda v: 1.0),
 }
 
 

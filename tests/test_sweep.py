@@ -151,7 +151,7 @@ SMALLEST = {
     "bridge": "width=256,inf facts=2 locality=0.5 composition=sum",
     "depth": "width=32,inf depth=1,2 norm=rms",
     "layers": "width=256,inf facts=2 scale=1",
-    "trained": "depth=2 alpha=1 width=16 entities=12 relations=3 facts=2 pairs=2 rank=8 steps=10",
+    "trained": "depth=2 alpha=1 width=16 entities=12 relations=3 facts=2 pairs=2 rank=8 steps=10 placement=first_below",
 }
 PROMISED = {
     "theorem_2": "c_first c_second c_first_other_entity c_second_other_entity margin_old_over_new span_residual",

@@ -110,7 +110,7 @@ def test_the_recursion_is_the_limit_of_networks():
 
 @pytest.fixture(autouse=True)
 def fewer_steps(monkeypatch):
-    monkeypatch.setattr(experiment, "EXPERT_STEPS", 1000)
+    monkeypatch.setattr(experiment, "EXPERT_STEPS", 2000)
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_one_lazy_block_is_kernel_regression(lazy):
     """With its own kernel in every seed, and with the limit on the mean over seeds: within five standard errors, and
     the bias of order one in 48."""
     for result in lazy:
-        assert result.measured["linear_error"] < 0.01
+        assert result.measured["linear_error"] < 0.02
         assert result.measured["own_first"] == result.measured["own_second"] == 1
     for name in ("c_first", "c_second", "c_second_elsewhere"):
         values = np.array([result.measured[name] for result in lazy])
@@ -142,6 +142,7 @@ def test_a_network_that_does_not_see_the_entity_is_caught(monkeypatch):
     setting = replace(LAZY, steps=1)  # a number of its own, so that nothing compiled or kept is used
     jax.clear_caches()
     assert experiment.run(setting, [0])[0].measured["own_first"] < 1
+    jax.clear_caches()
 
 
 def test_the_same_seed_gives_the_same_bits_whatever_runs_beside_it():
