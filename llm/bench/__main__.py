@@ -50,6 +50,12 @@ def _main(options: Options) -> int:
         raise SettingError("rule", "nothing", "rule=NAME or rule=FILE.py", "--help says more")
     if options.first_seed + options.seeds > 2**31:
         raise SettingError("first_seed", f"{options.first_seed} with seeds={options.seeds}", "seeds below 2**31")
+    if not Path(options.rows).is_dir():
+        if options.rows != Options.rows:
+            raise SettingError("rows", options.rows, "a folder with rows")
+        print(
+            f"no {options.rows} here: floors and ceilings are measured, too, and no other rule is there to compare with"
+        )
     words = options.rule.split(",")
     for word in words:
         _refuse(word)

@@ -279,6 +279,7 @@ def test_mistakes_in_a_file_are_one_line(file, content, said, tmp_path, capsys):
         (["rule=avrage"], "did you mean 'average'?"),
         (["rule=nowhere.py"], "rule: got 'nowhere.py'; allowed: a Python file, or "),
         (["rule=cat:two_hop"], "it learns the answers that are asked; :own does not"),
+        (["rule=sum", "rows=nowhere"], "rows: got nowhere; allowed: a folder with rows"),
         (["rule=random"], "rule: got 'random'"),
         (["rule=sum", "first_seed=2147483647", "seeds=2"], "first_seed: got 2147483647 with seeds=2"),
     ],
