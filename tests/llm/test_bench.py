@@ -17,7 +17,7 @@ from lora_reuse.llm.bench import measure, score, text
 from lora_reuse.llm.bench.__main__ import main
 from lora_reuse.llm.bench.libraries import LIBRARIES, Asked, Library, cells
 from lora_reuse.llm.bench.score import Gained, InLibrary, agreement
-from lora_reuse.llm.compositions import compose
+from lora_reuse.llm.compositions import RULES, compose
 from lora_reuse.llm.protocols import own_rules
 from lora_reuse.llm.protocols.dials import GIVEN
 from lora_reuse.runs.grid import hash_of, settings_of
@@ -194,6 +194,17 @@ from lora_reuse.runs.settings import Number
 def halved_here(library, *, portion: Annotated[float, Number(0, 1), "of each update"] = 0.5):
     return each_module(library, lambda name, updates: concatenated(updates, (portion,) * len(updates)))
 """
+
+
+@pytest.fixture(autouse=True)
+def rules_of_files_are_forgotten(monkeypatch):
+    """Other tests look at all rules that there are."""
+    before = set(RULES)
+    monkeypatch.setattr(own_rules, "_READ", {})
+    monkeypatch.setattr(own_rules, "_ABOUT", {})
+    yield
+    for name in RULES.keys() - before:
+        del RULES[name], GIVEN[name]
 
 
 @pytest.fixture
