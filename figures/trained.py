@@ -76,7 +76,8 @@ def _series(
     at = one["alpha"] * 1.12**place
     axes.errorbar(at, one["measured"], bars(one), label=label, **look)
     void = ~(one["alpha"].map(base) >= COMPOSES).to_numpy()
-    axes.plot(at[void], one["measured"][void], zorder=4, **look | {"linestyle": "none"} | style.FILLS["hollow"])
+    hollow: dict[str, Any] = look | {"linestyle": "none", "zorder": 4} | style.FILLS["hollow"]
+    axes.plot(at[void], one["measured"][void], **hollow)
 
 
 def caption(table: pandas.DataFrame) -> str:
