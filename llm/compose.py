@@ -4,7 +4,11 @@ Writes a composition of adapters to disk. A static one becomes a PEFT folder tha
 a router (arrow, arrow_after) a folder that two lines of ours load (lora_reuse.load). Of the model only the shapes are
 read, and of the adapters one module at a time, so a laptop composes adapters of a large model. max_rank= cuts the
 result to a rank that a server loads, and says by how much it is off. A dial that is not named has the value of the
-model's preset, or else the rule's default; the folder says which."""
+model's preset, or else the rule's default; the folder says which.
+
+format=model writes a whole model instead: the base's own files, with ΔW added to the weights a few rows at a time, each
+in the dtype that the base stores it in. What rounding to that dtype leaves out of ΔW is said. format=gguf writes an
+adapter that llama.cpp loads. library= may name such files, too."""
 
 import functools
 import shlex
@@ -18,7 +22,10 @@ from lora_reuse.llm.protocols.dials import EVERY, GIVEN, WORDS, Dials, check_rul
 from lora_reuse.llm.protocols.settings import PATH
 from lora_reuse.runs.command import begin, command, settings_are_right, without_help
 from lora_reuse.runs.provenance import program
-from lora_reuse.runs.settings import Flag, NoAxes, SettingError, Text, Whole, help_table, parse, setting
+from lora_reuse.runs.settings import Choice, Flag, NoAxes, SettingError, Text, Whole, help_table, parse, setting
+
+FORMATS = {"adapter": ("peft", ""), "model": ("transformers",), "gguf": ("gguf",)}
+"""What can be written, and the libraries that load it; a routed composition none but this one."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +45,14 @@ class Options:
     }
 
     model: str = setting("", PATH, "the model of the adapters; none: the one the first names")
-    library: str = setting("", Text("folders or hub names joined by commas"), "the adapters, plain PEFT LoRAs")
+    library: str = setting("", Text("folders, hub names or GGUF files joined by commas"), "the adapters")
     composition: str = setting("", Text(" | ".join(WORDS)), "the rule")
     out: str = setting("", Text("a folder"), "a new or empty folder")
+    format: str = setting(
+        "adapter",
+        Choice(*FORMATS),
+        "what is written: an adapter for PEFT, a model with the adapter in its weights, or an adapter for llama.cpp",
+    )
     max_rank: int = setting(
         0, Whole(0, 10**5), "cut ΔW of every module to its nearest one of this rank, as vLLM's max_lora_rank; 0: not"
     )
@@ -70,8 +82,11 @@ def _main(words: list[str]) -> int:
         if not getattr(options, name):
             raise SettingError(name, "nothing", f"{name}=...", "--help says more")
     check_rule(options.composition)
-    if options.max_rank and not GIVEN[options.composition.partition(":")[0]].promises["static"]:
-        raise SettingError("max_rank", options.max_rank, "a rule that gives one ΔW", "no max_rank= for a router")
+    if not GIVEN[options.composition.partition(":")[0]].promises["static"]:
+        if options.max_rank:
+            raise SettingError("max_rank", options.max_rank, "a rule that gives one ΔW", "no max_rank= for a router")
+        if options.format != "adapter":
+            raise SettingError("format", options.format, "a rule that gives one ΔW", "format=adapter for a router")
     made_with([options.composition], dials, {})
     folders = [name.strip() for name in options.library.split(",")]
     if "" in folders or len(set(folders)) < len(folders):
@@ -86,6 +101,8 @@ def _compose(options: Options, folders: list[str], given: dict[str, Any]) -> str
     from lora_reuse.llm.adapters.composing import card_of, composed
     from lora_reuse.llm.adapters.compressing import card_at, compressed
     from lora_reuse.llm.adapters.folders import origin
+    from lora_reuse.llm.adapters.gguf_writing import save_gguf
+    from lora_reuse.llm.adapters.merging import card_of_whole, save_whole
     from lora_reuse.llm.adapters.modules import tied
     from lora_reuse.llm.adapters.saving import made_before, save
     from lora_reuse.llm.adapters.writing import saved_ranks
@@ -101,7 +118,9 @@ def _compose(options: Options, folders: list[str], given: dict[str, Any]) -> str
     card = card_of(library, *made)
     if options.max_rank:
         card = card_at(card, options.max_rank)
-    there = made_before(out, card)
+    if options.format == "model":
+        card = card_of_whole(card, named, digest())
+    there = made_before(out, card, *FORMATS[options.format])
     if not there and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SettingError("out", out, "a new or empty folder", "nothing is overwritten")
     begin(options.out)
@@ -111,22 +130,24 @@ def _compose(options: Options, folders: list[str], given: dict[str, Any]) -> str
     if options.max_rank:
         both, loss = compressed(both, options.max_rank)
     try:
-        save(both, out)
+        if options.format == "model":
+            kind, notes = "a whole model", save_whole(both, named, digest(), frame, out)
+        elif options.format == "gguf":
+            save_gguf(both, out, frame.config)
+            kind, notes = "a GGUF adapter", []
+        else:
+            save(both, out)
+            kind = f"a PEFT adapter of rank {saved_ranks(out)}" if both.static else "a routed composition"
+            notes = [note for note in [tied(frame, both)] if note]
     except OSError as error:
         raise SettingError(
             "out", f"{out} ({error.strerror or error})", "a folder that can be written, on a disk with room"
         ) from None
-    kind = f"a PEFT adapter of rank {saved_ranks(out)}" if both.static else "a routed composition"
-    note = tied(frame, both)
-    if loss:
-        most = loss.most()
-        note = "\n".join(
-            [f"the cut is off by {loss.whole():.2g} of ‖ΔW‖, by {loss.of(most):.2g} in {most}", *[note] * bool(note)]
-        )
-    return (
-        f"{options.composition} of {len(folders)} adapters, {len(both)} modules: {kind} in {out}; its "
-        "README.md says how to load it" + (f"\n{note}" if note else "")
+    said = (
+        f"{options.composition} of {len(folders)} adapters, {len(both)} modules: {kind} in {out}; its README.md says "
+        "how to load it"
     )
+    return "\n".join([said, *([loss.line()] if loss else []), *notes])
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Options:
     """What to look at."""
 
-    library: str = setting("", Text("folders or hub names joined by commas"), "the adapters")
+    library: str = setting("", Text("folders, hub names or GGUF files joined by commas"), "the adapters")
     model: str = setting("", PATH, "their model; none: the one that each names")
     trust_remote_code: bool = setting(False, Flag(), "run code that comes with a model")
 
@@ -41,41 +41,54 @@ def _main(options: Options) -> int:
     settings_are_right()
     begin()
     experts: dict[str, Expert] = {}
-    refused = 0
+    refused, biased = 0, False
     for folder in folders:
         try:
             lines, expert = _looked_at(folder, options)
+            biased |= any(line.startswith("biases") for line in lines)
         except SettingError as error:
             lines, expert, refused = [f"refused    {error}"], None, refused + 1
         print("\n".join([folder, *(f"  {line}" for line in lines), ""]))
         if expert is not None:
             experts[folder] = expert
     if len(experts) > 1:
-        print("\n".join(_together(experts)))
+        print("\n".join(_together(experts, biased)))
     return 1 if refused else 0
 
 
 def _looked_at(folder: str, options: Options) -> "tuple[list[str], Expert | None]":
     """What is said of one adapter, and its updates where the model is on this machine."""
     from lora_reuse.llm.adapters.bases import same_base
+    from lora_reuse.llm.adapters.biased import LINEAR
     from lora_reuse.llm.adapters.config import read_config
-    from lora_reuse.llm.adapters.folders import folder_of, load_expert, origin
+    from lora_reuse.llm.adapters.folders import folder_of, open_with_biases, origin
+    from lora_reuse.llm.adapters.gguf_lora import described, gguf_of
     from lora_reuse.llm.adapters.modules import tied
     from lora_reuse.llm.decoding.models import load_frame
 
-    config, said = read_config(folder_of(folder)), origin(folder)
+    file = gguf_of(folder)
+    config, said = {} if file else read_config(folder_of(folder)), origin(folder)
+    kind = described(file) if file else _kind(config)
     name = options.model or said.base
-    lines = [f"kind       {_kind(config)}", f"base       {said.base or 'not named'}"]
+    lines = [f"kind       {kind}", *_whole(config), f"base       {said.base or 'not named'}"]
     if options.model and said.base and not same_base(said.base, options.model):
         lines[-1] += f", not {options.model}: compose wants another_model=true"
     try:
         frame = load_frame(name, options.trust_remote_code)
     except SettingError as error:
         return [*lines, f"modules    not checked ({error})"], None
-    expert = load_expert(folder, frame)
+    updates, biases = open_with_biases(folder, frame)
+    expert = dict(updates)
     norms = {module: update.norm() for module, update in expert.items()}
     largest = max(norms, key=lambda module: norms[module])
     lines.append(f"modules    {_modules(expert)}")
+    if config and (higher := _higher(config, expert)):
+        lines.append(f"rank       {higher}")
+    if biases:
+        middle = statistics.median(bias.norm() for bias in biases.values())
+        lines.append(
+            f"biases     in {len(biases)} modules, |b| {middle:.3g} in the median: {', '.join(LINEAR)} compose them"
+        )
     if nothing := [module for module, norm in norms.items() if norm == 0]:
         lines.append(f"zero       ΔW = 0 in {len(nothing)} of them, such as {nothing[0]}")
     middle = statistics.median(norms.values())
@@ -86,17 +99,44 @@ def _looked_at(folder: str, options: Options) -> "tuple[list[str], Expert | None
 
 
 def _kind(config: Mapping[str, Any]) -> str:
-    from lora_reuse.llm.adapters.config import scaling
+    from lora_reuse.llm.adapters.config import began_as, scaling
+    from lora_reuse.llm.adapters.products import KINDS
 
     kind = config["peft_type"]
     rank = config["init_r" if kind == "ADALORA" else "r"]
-    name = {"LORA": "LoRA", "ADALORA": "AdaLoRA", "VERA": "VeRA"}[kind]
     if kind == "VERA":
-        return f"{name} of rank {rank}"
+        return f"VeRA of rank {rank}"
+    name, formula = KINDS[kind].title, KINDS[kind].formula
     others = " and others by module" if config["rank_pattern"] or config["alpha_pattern"] else ""
     how = "rank-stabilised " if config.get("use_rslora") else ""
-    scale = scaling(config, "")  # that of a module without a pattern of its own
-    return f"{how}{name} of rank {rank}, alpha {config['lora_alpha']:g}, ΔW = {scale:g} B A{others}"
+    if began := began_as(config):
+        name, formula = f"{name} that began as {began}", "(B A − B₀ A₀)"
+    scaled = f"{scaling(config, ''):g} {formula}"  # that of a module without a pattern of its own
+    bias = f", and a bias {scaling(config, ''):g} b" if config.get("lora_bias") else ""
+    if config.get("use_dora"):
+        name, scaled = "DoRA", f"diag(m/‖V‖) V − W of V = W + {scaled}"
+    return f"{how}{name} of rank {rank}, alpha {config['lora_alpha']:g}, ΔW = {scaled}{others}{bias}"
+
+
+def _whole(config: Mapping[str, Any]) -> list[str]:
+    """What the adapter stores whole beside its factors."""
+    said = [
+        (name, config.get(name), how)
+        for name, how in (
+            ("modules_to_save", "ΔW = W' − W"),
+            ("trainable_token_indices", "ΔW has their rows less the base's"),
+        )
+    ]
+    return [f"whole      {name}={', '.join(map(str, value))}: {how}" for name, value, how in said if value]
+
+
+def _higher(config: Mapping[str, Any], expert: "Expert") -> str:
+    """The ranks of ΔW, where they are not those that the adapter says."""
+    ranks = sorted({update.rank for update in expert.values()})
+    if ranks[-1] <= max([config.get("init_r") or 0, config["r"], *config["rank_pattern"].values()]):
+        return ""
+    said = " to ".join(map(str, dict.fromkeys((ranks[0], ranks[-1]))))
+    return f"{said} of ΔW, which is read exactly; max_rank= of compose cuts it, and says by how much it is off"
 
 
 def _modules(expert: "Expert") -> str:
@@ -123,8 +163,9 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
-def _together(experts: "Mapping[str, Expert]") -> list[str]:
+def _together(experts: "Mapping[str, Expert]", biased: bool) -> list[str]:
     """What is said of several: modules that not all change, ranks that differ, and the cosine of their ΔW."""
+    from lora_reuse.llm.adapters.biased import LINEAR
     from lora_reuse.llm.adapters.folders import complete
     from lora_reuse.llm.adapters.lowrank import cosine
 
@@ -142,7 +183,11 @@ def _together(experts: "Mapping[str, Expert]") -> list[str]:
     for i, one in enumerate(names):
         for j in range(i + 1, len(names)):
             lines.append(f"  cosine of ΔW, {one} and {names[j]}: {cosine(library[i], library[j]):+.3f}")
-    lines.append("  every rule of `lora-reuse compose` can be used; `lora-reuse forecast` says whether one will work")
+    rules = (
+        f"of the rules of `lora-reuse compose` {', '.join(LINEAR)}" if biased else "every rule of `lora-reuse compose`"
+    )
+    told = "" if biased else "; `lora-reuse forecast` says whether one will work"
+    lines.append(f"  {rules} can be used{told}")
     return lines
 
 

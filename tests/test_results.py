@@ -1,5 +1,8 @@
-"""What is committed in results/figures is what the committed rows draw."""
+"""What is in results/figures is what is committed; once `make figures` has drawn it anew, what the committed rows draw.
+`make fresh` draws it, and then runs these tests."""
 
+import io
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -8,23 +11,11 @@ from PIL import Image
 
 from lora_reuse.figures import registry
 
-ROWS, COMMITTED = Path("results/paper"), Path("results/figures")
+FIGURES = Path("results/figures")
 PAGES = {"report.md", "report.html", "explore.html"}
-"""The pages, which have tests of their own."""
 FAINT, FEW = 32, 1e-4
 """Of 255 levels of a colour, and of all pixels: smaller differences are another machine's rounding of a letter's
 edge."""
-
-
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory, request):
-    """Everything drawn anew, from the folder that the commands in the files name."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(request.config.rootpath)
-        out = tmp_path_factory.mktemp("drawn")
-        for item in registry.items().values():
-            registry.draw_or_say(item, ROWS, out)
-        yield out
 
 
 @pytest.fixture(autouse=True)
@@ -32,45 +23,47 @@ def at_the_root(monkeypatch, request):
     monkeypatch.chdir(request.config.rootpath)
 
 
-def test_no_file_is_missing_or_left_over(drawn):
-    assert {path.name for path in COMMITTED.iterdir()} - PAGES == {path.name for path in drawn.iterdir()}
+def committed(path: Path) -> bytes:
+    """The bytes of a file at the last commit; none for one that was not there."""
+    return subprocess.run(["git", "show", f"HEAD:./{path}"], capture_output=True).stdout
+
+
+def test_no_file_is_missing_or_left_over():
+    endings = {"figure": ("csv", "md", "pdf", "png"), "table": ("csv", "md", "tex")}
+    drawn = {f"{name}.{ending}" for name, item in registry.items().items() for ending in endings[item.kind]}
+    assert {path.name for path in FIGURES.iterdir()} == drawn | PAGES
 
 
 @pytest.mark.parametrize("ending", ["csv", "md", "tex"])
-def test_text_is_the_same_byte_for_byte(drawn, ending):
-    differ = [path.name for path in sorted(drawn.glob(f"*.{ending}")) if path.read_bytes() != _committed(path)]
+def test_text_is_the_same_byte_for_byte(ending):
+    differ = [path.name for path in sorted(FIGURES.glob(f"*.{ending}")) if path.read_bytes() != committed(path)]
     assert not differ, "make figures writes them anew"
 
 
-def test_pictures_are_the_same_but_for_faint_differences(drawn):
+def test_pictures_are_the_same_but_for_faint_differences():
     """By pixels and not by bytes: another build of a compressor writes other bytes. A PDF is drawn from the same figure
     in the same call."""
-    differ = [path.name for path in sorted(drawn.glob("*.png")) if not alike(path, COMMITTED / path.name)]
+    differ = [path.name for path in sorted(FIGURES.glob("*.png")) if not alike(path.read_bytes(), committed(path))]
     assert not differ, "make figures draws them anew"
 
 
-def test_a_moved_point_is_another_picture(drawn, tmp_path):
+def test_a_moved_point_is_another_picture():
     """Planted: one mark more, of the size of a point."""
-    path = drawn / "scale.png"
-    image = np.array(Image.open(path).convert("RGB"))
+    drawn, planted = (FIGURES / "scale.png").read_bytes(), io.BytesIO()
+    image = np.array(Image.open(io.BytesIO(drawn)).convert("RGB"))
     image[250:261, 250:261] = (213, 94, 0)
-    Image.fromarray(image).save(tmp_path / "scale.png")
-    assert not alike(path, tmp_path / "scale.png")
-    assert alike(path, path)
+    Image.fromarray(image).save(planted, "png")
+    assert not alike(drawn, planted.getvalue())
+    assert alike(drawn, drawn)
 
 
-def test_pictures_are_small(drawn):
-    assert max(path.stat().st_size for path in drawn.glob("*.png")) < 120_000
+def test_pictures_are_small():
+    assert max(path.stat().st_size for path in FIGURES.glob("*.png")) < 120_000
 
 
-def alike(one: Path, other: Path) -> bool:
+def alike(one: bytes, other: bytes) -> bool:
     """Whether two pictures have the same size, and few pixels that differ visibly."""
-    if not other.is_file():
-        return False
-    first, second = (np.array(Image.open(path).convert("RGB")).astype(int) for path in (one, other))
+    if one == other or not other:
+        return one == other
+    first, second = (np.array(Image.open(io.BytesIO(png)).convert("RGB")).astype(int) for png in (one, other))
     return first.shape == second.shape and (np.abs(first - second).max(axis=-1) > FAINT).mean() < FEW
-
-
-def _committed(path: Path) -> bytes:
-    other = COMMITTED / path.name
-    return other.read_bytes() if other.is_file() else b""

@@ -10,8 +10,9 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from lora_reuse.llm.adapters.bases import same_base
+from lora_reuse.llm.adapters.biased import LINEAR, biased
 from lora_reuse.llm.adapters.each import Each
-from lora_reuse.llm.adapters.folders import Layout, digest, layout, open_expert, origin
+from lora_reuse.llm.adapters.folders import Layout, digest, layout, open_with_biases, origin
 from lora_reuse.llm.adapters.lowrank import Expert, LowRank
 from lora_reuse.llm.compositions import Composition, Delta
 from lora_reuse.llm.decoding.models import Base
@@ -46,12 +47,12 @@ class Card:
             return ", ".join(map(named, self.experts)) or "an adapter"
         return f"{self.rule} of {len(self.experts) or 'some'} adapters"
 
-    def text(self, loading: str, peft: bool) -> str:
-        """A model card in Markdown, with the lines that load the folder."""
+    def text(self, loading: str, library: str = "") -> str:
+        """A model card in Markdown, with the lines that load the folder, in which the library is named that does it."""
         head = [
             "---",
             f"base_model: {json.dumps(named(self.base))}",
-            *(["library_name: peft"] if peft else []),
+            *([f"library_name: {library}"] if library else []),
             "tags: [lora, merge]",
             "---",
         ]
@@ -76,18 +77,28 @@ class Card:
 class Adapter(Mapping[str, Delta]):
     """What each adapted module of a base adds to its output, by the module's full name in the base.
 
-    Every value is ΔW = out · intoᵀ as a `LowRank`, or a router that weighs several of them anew for each token. The
-    values are float32 on the CPU. `card` says what the adapter was made of; `layout` is what PEFT is told of its
-    modules. `static` is known beforehand where the updates are made when they are asked for."""
+    Every value is ΔW = out · intoᵀ as a `LowRank`, with a bias a `Biased`, or a router that weighs several of them anew
+    for each token. The values are float32 on the CPU. `card` says what the adapter was made of; `layout` is what PEFT
+    is told of its modules; `biases` has the bias of each module as the ΔW of an input that is always 1. `static` is
+    known beforehand where the updates are made when they are asked for."""
 
-    def __init__(self, updates: Composition, card: Card, layout: Layout, static: bool | None = None):
+    def __init__(
+        self,
+        updates: Composition,
+        card: Card,
+        layout: Layout,
+        static: bool | None = None,
+        biases: Expert | None = None,
+    ):
         self._updates = updates
+        self.biases = biases or {}
         self.card = card
         self.layout = layout
         self._known_static = static
 
     def __getitem__(self, module: str) -> Delta:
-        return self._updates[module]
+        update = self._updates[module]
+        return biased(module, update, self.biases) if isinstance(update, LowRank) else update
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._updates)
@@ -97,7 +108,7 @@ class Adapter(Mapping[str, Delta]):
 
     def in_memory(self) -> "Adapter":
         """The same, with all its updates in memory: `read_adapter` and `composed` make each when it is asked for."""
-        return Adapter(dict(self), self.card, self.layout)
+        return Adapter(dict(self._updates), self.card, self.layout, biases=dict(self.biases))
 
     @property
     def name(self) -> str:
@@ -117,20 +128,28 @@ class Adapter(Mapping[str, Delta]):
         """Whether ΔW is the same for every token, so that the adapter is a LoRA, and can be merged into the weights."""
         if self._known_static is not None:
             return self._known_static
-        return all(isinstance(update, LowRank) for update in self.values())
+        return all(isinstance(update, LowRank) for update in self._updates.values())
 
     @property
     def ranks(self) -> str:
         """The rank of the modules' ΔW, or the least and the largest of them, as `8-32`; of a router ""."""
-        found = sorted({update.rank for update in self.values() if isinstance(update, LowRank)})
+        found = sorted({update.rank for update in self._updates.values() if isinstance(update, LowRank)})
         return "-".join(map(str, dict.fromkeys((found[0], found[-1])))) if found else ""
 
     def experts(self) -> Expert:
-        """The updates as LowRank. A router among them, which is none, raises SettingError when it is asked for."""
+        """The updates as LowRank. Raises SettingError for an adapter with biases; a router among them, which is no
+        LowRank, raises it when it is asked for."""
+        if self.biases:
+            got = f"{self.name}, which has biases (lora_bias)"
+            raise SettingError("adapter", got, "an adapter of ΔW alone", f"{', '.join(LINEAR)} and save keep biases")
+        return self.weights()
+
+    def weights(self) -> Expert:
+        """`experts` of an adapter whose biases, if it has some, are looked after by the caller."""
         return Each(self, self._low_rank)
 
     def _low_rank(self, module: str) -> LowRank:
-        update = self[module]
+        update = self._updates[module]
         if not isinstance(update, LowRank):
             raise SettingError(
                 "adapter", f"{self.name}, which weighs its adapters anew for each token", "an adapter with one ΔW"
@@ -149,17 +168,19 @@ def load_adapter(base: Base, folder_or_hub: str | Path, another_model: bool = Fa
 
     Args:
         base: the model that the adapter was trained on.
-        folder_or_hub: a PEFT folder (adapter_config.json, adapter_model.safetensors), or a name on the Hugging Face
-            hub, of which nothing but these two files is fetched.
+        folder_or_hub: a PEFT folder (adapter_config.json, adapter_model.safetensors), a GGUF file of a LoRA, or a name
+            on the Hugging Face hub, of which nothing but these two files (and those of its folder `initial`) is
+            fetched.
         another_model: take the adapter although it names another base than this one.
 
     Returns:
         ΔW of every module that the adapter changes, float32 on the CPU: (α/r) B A of a LoRA, (α/√r) B A of a
-        rank-stabilised one, and likewise for AdaLoRA and VeRA.
+        rank-stabilised one, and likewise for AdaLoRA, VeRA, LoHa and LoKr; of DoRA, whole modules and rows of tokens
+        the changed weight less the base's, of full rank (`compress` makes it small).
 
     Raises:
-        SettingError: the adapter changes more than ΔW can say (DoRA, biases and whole modules are refused by name), is
-            broken, or was trained on another base.
+        SettingError: the adapter changes more than ΔW can say (the base's biases, norms; by name), is broken, or was
+            trained on another base.
 
     Examples:
         >>> lr.load_adapter(base, "a")
@@ -179,8 +200,9 @@ def read_adapter(
     place = str(folder_or_hub)
     if not another_model:
         _check_model(place, name, digest_of)
-    updates = open_expert(place, model)
-    return Adapter(updates, Card(name, "", experts={place: digest(place)}), layout(model, updates), static=True)
+    updates, biases = open_with_biases(place, model)
+    told = layout(model, updates)._replace(biased=bool(biases))
+    return Adapter(updates, Card(name, "", experts={place: digest(place)}), told, static=True, biases=biases)
 
 
 def _check_model(adapter: str, model: str, digest_of: Callable[[], str]) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from lora_reuse.llm import compositions
 from lora_reuse.llm.adapters.adapter import Adapter, Card
+from lora_reuse.llm.adapters.biased import LINEAR
 from lora_reuse.llm.adapters.folders import Layout
 from lora_reuse.llm.protocols.dials import GIVEN, check_rule, made_with
 from lora_reuse.llm.protocols.settings import preset_dials
@@ -48,10 +49,12 @@ def composed(adapters: Sequence[Adapter], rule: str, given: Mapping[str, Any], m
     that one module of the adapters is in memory at a time; the rule's own refusals then come as late."""
     card = card_of(adapters, rule, given, made_by)
     name, _, _ = rule.partition(":")
-    updates = compositions.streamed(name, [adapter.experts() for adapter in adapters], **card.dials)
+    updates = compositions.streamed(name, [adapter.weights() for adapter in adapters], **card.dials)
+    biases = [adapter.biases for adapter in adapters]
+    constants: Any = compositions.streamed(name, biases, **card.dials) if any(biases) else None
     embeddings = frozenset().union(*(adapter.layout.embeddings for adapter in adapters))
-    layout = Layout(any(adapter.layout.conv1d for adapter in adapters), embeddings)
-    return Adapter(updates, card, layout, compositions.RULES[name].static)
+    layout = Layout(any(adapter.layout.conv1d for adapter in adapters), embeddings, any(biases))
+    return Adapter(updates, card, layout, compositions.RULES[name].static, constants)
 
 
 def card_of(adapters: Sequence[Adapter], rule: str, given: Mapping[str, Any], made_by: str) -> Card:
@@ -59,6 +62,7 @@ def card_of(adapters: Sequence[Adapter], rule: str, given: Mapping[str, Any], ma
     itself refuses."""
     check_rule(rule)
     _check_adapters(adapters)
+    _check_biases(adapters, rule.partition(":")[0])
     card = adapters[0].card
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     dials = made_with([rule], given, preset_dials(card.base))[rule]
@@ -80,3 +84,12 @@ def _check_adapters(adapters: Sequence[Adapter]) -> None:
         if other.card.base != adapters[0].card.base:
             got = f"{adapters[0].name} of {adapters[0].card.base} and {other.name} of {other.card.base}"
             raise SettingError("library", got, "adapters of one base")
+
+
+def _check_biases(adapters: Sequence[Adapter], rule: str) -> None:
+    """Raises SettingError for adapters with biases and a rule that is not linear in what they add."""
+    have = [adapter.name for adapter in adapters if adapter.biases]
+    if have and rule not in LINEAR:
+        got = f"{rule} of {', '.join(have)}, which {'has' if len(have) == 1 else 'have'} biases (lora_bias)"
+        mend = "other rules are not linear in ΔW, and say nothing of a bias"
+        raise SettingError("composition", got, " | ".join(LINEAR), mend)

@@ -11,10 +11,11 @@ from lora_reuse.runs.settings import SettingError, Whole
 
 @dataclass(frozen=True)
 class Loss:
-    """What a cut leaves out, known of each module when it has been cut."""
+    """What a cut, or rounding, leaves out of ΔW, known of each module when it has been cut."""
 
     squares: dict[str, tuple[float, float]] = field(default_factory=dict)
     """‖ΔW − cut ΔW‖_F² and ‖ΔW‖_F², by module."""
+    what: str = "the cut"
 
     def of(self, module: str) -> float:
         """‖ΔW − cut ΔW‖_F / ‖ΔW‖_F; 0 of ΔW = 0."""
@@ -29,13 +30,18 @@ class Loss:
         """The module whose cut leaves out most of its ΔW."""
         return max(self.squares, key=self.of)
 
+    def line(self) -> str:
+        """In all, and in the module where it is most."""
+        most = self.most()
+        return f"{self.what} is off by {self.whole():.2g} of ‖ΔW‖, by {self.of(most):.2g} in {most}"
+
     def text(self) -> str:
         """In all, and by module from the most, in Markdown; "" before anything was cut."""
         if not self.squares:
             return ""
         by_module = sorted(((self.of(name), name) for name in self.squares), reverse=True)
         rows = [f"| {name} | {error:.2g} |" for error, name in by_module]
-        said = f"The cut is off by {self.whole():.2g} of ‖ΔW‖ (Frobenius norms, all modules together)."
+        said = f"{self.what.capitalize()} is off by {self.whole():.2g} of ‖ΔW‖ (Frobenius norms, all modules together)."
         return "\n".join(["", said, "", "| module | relative error |", "|---|---|", *rows, ""])
 
 

@@ -12,46 +12,53 @@ from typing import Any
 from lora_reuse.runs.settings import SettingError
 
 CONFIG = "adapter_config.json"
-KINDS = ("LORA", "ADALORA", "VERA")
-PLAIN = "a PEFT folder of LoRA, rank-stabilised LoRA, AdaLoRA or VeRA, whose ΔW is a product of two factors"
+KINDS = ("LORA", "ADALORA", "VERA", "LOHA", "LOKR")
+PLAIN = "a PEFT folder of LoRA (rank-stabilised or DoRA, too), AdaLoRA, VeRA, LoHa or LoKr, whose change is a ΔW"
 
-# Keys of adapter_config.json that leave ΔW as it is, whatever they hold. Any other key must be empty: use_dora,
-# lora_bias, modules_to_save, layer_replication, trainable_token_indices, alora_invocation_tokens, ..., and those of
-# PEFT versions to come.
+# Keys of adapter_config.json that leave ΔW as it is, whatever they hold. Any other key must be empty:
+# layer_replication, alora_invocation_tokens, ..., and those of PEFT versions to come.
 _HARMLESS = {
     *"""alpha_pattern auto_mapping base_model_name_or_path corda_config eva_config exclude_modules fan_in_fan_out
     inference_mode init_lora_weights layers_pattern layers_to_transform lora_alpha lora_dropout lora_ga_config
     megatron_core peft_type peft_version qalora_group_size r rank_pattern revision runtime_config target_modules
-    task_type use_rslora""".split(),
+    task_type use_rslora modules_to_save trainable_token_indices""".split(),
     "velora_config",  # VeLoRA changes the backward pass only
     "ensure_weight_tying",  # `check_tying` looks at what it would tie
 }
 _HARMLESS_OF_KIND = {
-    "LORA": set[str](),
+    "LORA": {"use_dora", "lora_bias"},  # magnitudes and biases are in the tensors
     # the schedule of its training; how much of each update is left is in the tensors
     "ADALORA": set("beta1 beta2 deltaT init_r orth_reg_weight target_r tfinal tinit total_step".split()),
     "VERA": {"vera_dropout", "d_initial", "projection_prng_key", "save_projection", "init_weights"},
+    # dropouts of its training, and what says how the tensors were shaped and drawn
+    "LOHA": set("alpha rank_dropout module_dropout use_effective_conv2d init_weights".split()),
+    "LOKR": set(
+        """alpha rank_dropout module_dropout rank_dropout_scale use_effective_conv2d init_weights decompose_both
+        decompose_factor""".split()
+    ),
 }
-# PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA take something out of the base weights, which the adapter then has to be used
-# with.
+_ALPHA = {"LORA": "lora_alpha", "ADALORA": "lora_alpha", "LOHA": "alpha", "LOKR": "alpha"}
 _INITS = (True, False, None, "gaussian", "eva", "orthogonal")
+"""Those that leave the base as it is. LoftQ quantises it, so that what it took out is no product."""
+_TAKEN_OUT = {"pissa": "PiSSA", "olora": "OLoRA", "corda": "CorDA", "lora_ga": "LoRA-GA"}
+"""Those that begin by taking s B₀ A₀ out of the base's weights, which the adapter then has to be used with."""
+INITIAL = "initial"
+"""The folder, inside of such an adapter's, with the adapter as it was before its training."""
 _TASKS = (None, "", "CAUSAL_LM")
 _MENDS = {
-    "use_dora": "DoRA's change of the weights is not linear in ΔW; PEFT's merge_and_unload writes it into the base",
-    "modules_to_save": "whole modules are not composed; without them save_pretrained writes the LoRA alone",
-    "trainable_token_indices": "whole rows of the embedding are not composed",
     "bias": "the base's biases were trained, too, and are not composed",
     "layer_replication": "it was trained on a model with repeated layers",
 }
 EMBEDDING_NAMES = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out", "word_embeddings")
 """The last parts of the names of embeddings and heads in the families of models."""
-_CONVERTIBLE = """C3A DELORA FOURIERFT GRALORA HIRA LOHA LOKR MISS PSOFT RANDLORA SHIRA TINYLORA UNILORA VBLORA
+_CONVERTIBLE = """C3A DELORA FOURIERFT GRALORA HIRA MISS PSOFT RANDLORA SHIRA TINYLORA UNILORA VBLORA
     WAVEFT""".split()  # those whose layers in PEFT 0.21 support its conversion to LoRA
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration, with `rank_pattern` and `alpha_pattern` as dicts. Raises SettingError for what is no adapter,
-    or one whose change of the base is more than ΔW."""
+def read_config(folder: Path, *, initial: bool = False) -> dict[str, Any]:
+    """The configuration, with `rank_pattern` and `alpha_pattern` as dicts, and α as `lora_alpha`; `initial`, of
+    an adapter before its training. Raises SettingError for what is no adapter, or one whose change of the base is more
+    than ΔW, or that changed the base before its training and does not say how."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         patterns = {name: dict(config.get(name) or {}) for name in ("rank_pattern", "alpha_pattern")}
@@ -68,17 +75,32 @@ def read_config(folder: Path) -> dict[str, Any]:
     for key, value in config.items():
         if key not in _HARMLESS | _HARMLESS_OF_KIND[kind] and value not in (None, False, "none", [], {}):
             raise SettingError("expert", f"{key}={json.dumps(value)} in {folder}", PLAIN, _MENDS.get(key, ""))
-    if config.get("init_lora_weights", True) not in _INITS:
+    began = began_as(config)
+    if config.get("init_lora_weights", True) not in _INITS and not (began and kind == "LORA"):
         got = f"init_lora_weights={config['init_lora_weights']} in {folder}, which changes the base"
-        raise SettingError("expert", got, PLAIN, "save it with path_initial_model_for_weight_conversion")
+        raise SettingError("expert", got, PLAIN, "compose adapters that were trained on the base as it is")
+    if began and (beside := [key for key in ("use_dora", "lora_bias") if config.get(key)]):
+        got = f"{beside[0]}=true and init_lora_weights={config['init_lora_weights']} in {folder}"
+        raise SettingError("expert", got, "one of the two")
+    if began and not initial and not (folder / INITIAL / CONFIG).is_file():
+        got = f"init_lora_weights={config['init_lora_weights']} in {folder}, which took {began}'s B₀ A₀ out of the base"
+        allowed = f"such an adapter with what it was before its training in {folder / INITIAL}"
+        mend = "or saved with path_initial_model_for_weight_conversion"
+        raise SettingError("expert", got, allowed, mend)
     _check_numbers(config, patterns, folder)
-    return config | patterns
+    return config | patterns | ({"lora_alpha": config[_ALPHA[kind]]} if kind in _ALPHA else {})
+
+
+def began_as(config: Mapping[str, Any]) -> str:
+    """The initialisation that took something out of the base, by its name: ΔW = s (B A − B₀ A₀). "" of all others."""
+    said = str(config.get("init_lora_weights")).lower()
+    return next((name for key, name in _TAKEN_OUT.items() if said.startswith(key)), "")
 
 
 def _check_numbers(config: Mapping[str, Any], patterns: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
     kind = config["peft_type"]
-    named = {"LORA": ("r", "lora_alpha"), "ADALORA": ("init_r", "lora_alpha"), "VERA": ("r",)}[kind]
-    by_module = {"r": "rank_pattern", "lora_alpha": "alpha_pattern"} if kind == "LORA" else {}
+    named = ("init_r" if kind == "ADALORA" else "r", *([_ALPHA[kind]] if kind in _ALPHA else []))
+    by_module = {"r": "rank_pattern", _ALPHA[kind]: "alpha_pattern"} if kind in ("LORA", "LOHA", "LOKR") else {}
     found = {name: [config.get(name), *patterns.get(by_module.get(name, ""), {}).values()] for name in named}
     every = [number for numbers in found.values() for number in numbers]
     if not all(isinstance(n, int | float) and math.isfinite(n) for n in every) or min(found[named[0]]) <= 0:
@@ -87,7 +109,7 @@ def _check_numbers(config: Mapping[str, Any], patterns: Mapping[str, Mapping[str
 
 
 def rank_of(config: Mapping[str, Any], module: str) -> int:
-    """The rank that the configuration gives a module of a LoRA."""
+    """The rank that the configuration gives a module of a LoRA, a LoHa or a LoKr."""
     return _pattern(config["rank_pattern"], module, config["r"])
 
 

@@ -1,4 +1,5 @@
-"""Adapters on disk: a PEFT folder or hub name whose ΔW is a product of two factors is an expert.
+"""Adapters on disk: a PEFT folder or hub name whose ΔW is a product of two factors is an expert, and so is a GGUF file
+of a LoRA.
 
 What PEFT can store and ΔW cannot say is refused with one line, because a wrong expert looks like a right one."""
 
@@ -9,14 +10,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import huggingface_hub
+import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from lora_reuse.llm.adapters.config import CONFIG, PLAIN, check_tying, rank_of, read_config, scaling, sits_on
+from lora_reuse.llm.adapters.config import (
+    CONFIG,
+    INITIAL,
+    PLAIN,
+    began_as,
+    check_tying,
+    read_config,
+)
 from lora_reuse.llm.adapters.each import Each
+from lora_reuse.llm.adapters.gguf_lora import base_of, digest_of_file, gguf_of, open_gguf
 from lora_reuse.llm.adapters.lowrank import Expert, LowRank
 from lora_reuse.llm.adapters.tensors import WEIGHTS, Tensors, find_tensors
+from lora_reuse.llm.adapters.updates import bias_of, check, update_of
+from lora_reuse.llm.adapters.whole import tied_to
 from lora_reuse.runs.settings import SettingError
 
 
@@ -24,10 +36,11 @@ def load_expert(folder_or_hub: str | Path, model: nn.Module) -> dict[str, LowRan
     """The LowRank of each module that the adapter changes, float32 on the CPU, with the scaling (α/r, of that module)
     in `out`.
 
-    A LoRA, rank-stabilised or not, is ΔW = s B A, an AdaLoRA ΔW = s B diag(E) A, and VeRA ΔW = diag(b) B diag(d) A with
-    B and A of all modules. Of token embeddings, ΔW has a column a token. Raises SettingError when the adapter is
-    another kind, is broken, says one thing in its configuration and another in its tensors, or was made for another
-    base model.
+    A LoRA, rank-stabilised or not, is ΔW = s B A, an AdaLoRA ΔW = s B diag(E) A, VeRA ΔW = diag(b) B diag(d) A with B
+    and A of all modules; LoHa and LoKr are products, too, of a higher rank (`llm.adapters.products`). A LoRA whose
+    initialisation took something out of the base is ΔW = s (B A − B₀ A₀). Of token embeddings, ΔW has a column a token.
+    Raises SettingError when the adapter is another kind, is broken, says one thing in its configuration and another in
+    its tensors, or was made for another base model.
     """
     return dict(open_expert(folder_or_hub, model))
 
@@ -35,78 +48,80 @@ def load_expert(folder_or_hub: str | Path, model: nn.Module) -> dict[str, LowRan
 def open_expert(folder_or_hub: str | Path, model: nn.Module) -> Expert:
     """`load_expert`, with each update read from the file when it is asked for: one is in memory at a time. Raises
     SettingError as it does, but for values that are not finite, which are found when they are read."""
+    expert, biases = open_with_biases(folder_or_hub, model)
+    if biases:
+        mend = "`lora-reuse compose` writes their sum, average or cat"
+        raise SettingError("expert", f"lora_bias=true in {folder_or_hub}", "adapters without biases here", mend)
+    return expert
+
+
+def open_with_biases(folder_or_hub: str | Path, model: nn.Module) -> tuple[Expert, Expert]:
+    """`open_expert`, and the biases of an adapter that has some (lora_bias), each as the ΔW of an input that is always
+    1."""
+    if file := gguf_of(folder_or_hub):
+        need = {name: shape for name, module in model.named_modules() if (shape := weight_shape(module))}
+        return open_gguf(file, getattr(model, "config", None), need), {}
     folder = folder_of(folder_or_hub)
     config = read_config(folder)
-    found = find_tensors(folder, model)
-    check_tying(config, found.factors, folder)
+    expert, biases = _opened(folder, config, model)
+    return (_since_start(expert, config, folder, model) if began_as(config) else expert), biases
+
+
+def _opened(folder: Path, config: Mapping[str, Any], model: nn.Module) -> tuple[Expert, Expert]:
+    """The updates that the folder's own tensors make with the weights of the base, without those of its beginning, and
+    the biases."""
+    found = find_tensors(folder, model, config.get("modules_to_save") or [])
+    check_tying(config, [*found.factors, *found.whole], folder)
+    if config.get("trainable_token_indices") and not found.tokens:
+        got = f"trainable_token_indices={config['trainable_token_indices']} in {folder}, without their rows"
+        raise SettingError("expert", got, "the rows of the tokens that it names, in the file")
     modules = dict(model.named_modules())
-    shapes = {name: _checked(name, found, config, modules) for name in sorted(found.factors)}
-    return Each(shapes, lambda name: _update(name, found, config, shapes[name]))
+    names = sorted({*found.factors, *found.whole, *found.tokens})
+    shapes = {name: _checked(name, found, config, modules) for name in names}
+    tied = tied_to(found.tokens, model)
+
+    def update(name: str) -> LowRank:
+        if name in tied:
+            return LowRank(*reversed(update(tied[name])))
+        return update_of(name, found, config, shapes[name], model)
+
+    have = [name for name in names if "bias" in found.shapes_of(name)]
+    return Each([*shapes, *tied], update), Each(have, lambda name: bias_of(name, found, config))
+
+
+def _since_start(trained: Expert, config: Mapping[str, Any], folder: Path, model: nn.Module) -> Expert:
+    """ΔW = s (B A − B₀ A₀), the change of a base from which s B₀ A₀ was taken out before the training.
+
+    Source: Meng et al. 2024 (PiSSA, arXiv 2404.02948), appendix; PEFT's conversion makes the same factors."""
+    start = folder_of(folder / INITIAL)
+    before = read_config(start, initial=True)
+    initial, _ = _opened(start, before, model)
+    scaled = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora")
+    if trained.keys() != initial.keys() or any((config.get(key) or 0) != (before.get(key) or 0) for key in scaled):
+        got = f"{start} with other modules, ranks or scaling than {folder}"
+        raise SettingError("expert", got, "the same adapter before its training")
+
+    def update(name: str) -> LowRank:
+        (out, into), (out_0, into_0) = trained[name], initial[name]
+        return LowRank(torch.cat([out, -out_0], 1), torch.cat([into, into_0], 1))
+
+    return Each(trained, update)
 
 
 def _checked(name: str, found: Tensors, config: Mapping[str, Any], modules: Mapping[str, nn.Module]) -> tuple[int, int]:
     """The shape of a module's ΔW. Raises SettingError where the adapter's configuration, its tensors and the model do
     not fit together there."""
-    folder, factors = found.folder, found.shapes_of(name)
+    folder = found.folder
     if name not in modules:
         raise SettingError(
             "expert", f"{folder} for module {name}", "modules of the model", "it was trained on another base model"
         )
     need = weight_shape(modules[name])
-    embeds = isinstance(modules[name], nn.Embedding)
     if need is None:
         allowed = "adapters of Linear, Conv1D and plain Embedding modules"
         raise SettingError("expert", f"{folder} for {name}, a {type(modules[name]).__name__}", allowed)
-    wanted = {"VERA": {"lambda_b", "lambda_d"}, "ADALORA": {"A", "B", "E"}, "LORA": {"A", "B"}}[config["peft_type"]]
-    if set(factors) != wanted or embeds != (name in found.embeddings):
-        names = " and ".join(sorted(factors))
-        allowed = f"{' and '.join(sorted(wanted))} of every module, those of embeddings by PEFT's names for them"
-        raise SettingError("expert", f"only {names} of {name} in {folder}", allowed)
-    if not sits_on(config, name):
-        got = f"tensors of {name} in {folder}, whose {CONFIG} does not name that module"
-        raise SettingError(
-            "expert", got, "tensors of the modules that it names", "one of the two is not this adapter's"
-        )
-    if config["peft_type"] == "VERA":
-        _check_vera(name, found, need)
-        return need
-    A, B = factors["A"], factors["B"]
-    if len(A) != 2 or len(B) != 2 or (B[0], A[1]) != need:
-        got = f"{folder} with lora_B {B} and lora_A {A} for {name}"
-        raise SettingError("expert", got, f"ΔW of shape {need}, as the model's", "it was trained on another base model")
-    rank = A[0] if config["peft_type"] == "ADALORA" else rank_of(config, name)
-    if not A[0] == B[1] == rank:
-        got = f"{folder} with ranks {A[0]} (lora_A) and {B[1]} (lora_B) of {name}"
-        raise SettingError("expert", got, f"rank {rank}, as its {CONFIG} says")
+    check(name, found, config, modules[name], need)
     return need
-
-
-def _check_vera(name: str, found: Tensors, need: tuple[int, int]) -> None:
-    if set(found.shared) != {"A", "B"}:
-        mend = "with save_projection=True PEFT writes them; from a random seed they differ between machines"
-        raise SettingError(
-            "expert", f"no vera_A and vera_B in {found.folder}", "the projections with the adapter", mend
-        )
-    (outputs, inputs), factors = need, found.shapes_of(name)
-    A, B = (found.shapes[found.shared[factor]] for factor in ("A", "B"))
-    b, d = factors["lambda_b"], factors["lambda_d"]
-    if b != (outputs,) or A[1] < inputs or B[0] < outputs or not (A[0],) == d == B[1:]:
-        got = f"{found.folder} for {name}"
-        raise SettingError("expert", got, f"ΔW of shape {need}, as the model's", "it was trained on another base model")
-
-
-def _update(name: str, found: Tensors, config: Mapping[str, Any], need: tuple[int, int]) -> LowRank:
-    """A module's update: of VeRA diag(b) B diag(d) A, of whose shared B and A a module takes the first rows and
-    columns."""
-    factors = found.read(found.factors[name])
-    if config["peft_type"] == "VERA":
-        shared, (outputs, inputs) = found.read(found.shared), need
-        out = factors["lambda_b"][:, None] * shared["B"][:outputs] * factors["lambda_d"]
-        return LowRank(out, shared["A"][:, :inputs].T.contiguous())
-    A, B = factors["A"], factors["B"]
-    if "E" in factors:
-        B = B * factors["E"].flatten()
-    return LowRank(B * scaling(config, name), A.T.contiguous())
 
 
 def weight_shape(module: nn.Module) -> tuple[int, int] | None:
@@ -118,11 +133,12 @@ def weight_shape(module: nn.Module) -> tuple[int, int] | None:
 
 
 class Layout(NamedTuple):
-    """What PEFT has to be told of an adapter's modules: whether they are Conv1D, whose weights are transposed, and
-    which are embeddings."""
+    """What PEFT has to be told of an adapter's modules: whether they are Conv1D, whose weights are transposed, which
+    are embeddings, and whether any has a bias, for then all have."""
 
     conv1d: bool = False
     embeddings: frozenset[str] = frozenset()
+    biased: bool = False
 
 
 def layout(model: nn.Module, names: Iterable[str]) -> Layout:
@@ -148,12 +164,9 @@ def folder_of(folder_or_hub: str | Path) -> Path:
     if not folder.is_dir():
         name, _, revision = str(folder_or_hub).partition("@")
         repository, inside = "/".join(name.split("/")[:2]), "/".join(name.split("/")[2:])
-        files = [f"{inside}/{file}" if inside else file for file in (CONFIG, WEIGHTS)]
+        wanted = [name for file in (CONFIG, WEIGHTS) for name in (file, f"{INITIAL}/{file}")]
+        files = [f"{inside}/{file}" if inside else file for file in wanted]
         try:
-            if folder.suffix == ".gguf":
-                raise SettingError(
-                    "expert", folder, "a PEFT folder", "llama.cpp's convert_lora_to_gguf.py made the file from one"
-                )
             fetched = huggingface_hub.snapshot_download(repository, revision=revision or None, allow_patterns=files)
         except (HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
             got = f"{folder_or_hub} ({type(error).__name__})"
@@ -178,7 +191,9 @@ class Origin(NamedTuple):
 
 
 def origin(folder_or_hub: str | Path) -> Origin:
-    """The base that an adapter names. Raises SettingError for what is no plain PEFT folder."""
+    """The base that an adapter names. Raises SettingError for what is no plain PEFT folder or GGUF adapter."""
+    if file := gguf_of(folder_or_hub):
+        return Origin(base_of(file), "")
     folder = folder_of(folder_or_hub)
     try:
         card = json.loads((folder / "expert.json").read_text(encoding="utf-8"))
@@ -213,10 +228,14 @@ def _nothing_like(update: LowRank) -> LowRank:
 
 
 def digest(folder_or_hub: str | Path) -> str:
-    """The first 16 hex digits of the SHA-256 of the adapter's config and weights: its name in caches and rows."""
+    """The first 16 hex digits of the SHA-256 of the adapter's config and weights, and of those that it began with where
+    they are part of ΔW: its name in caches and rows."""
+    if file := gguf_of(folder_or_hub):
+        return digest_of_file(file)
     folder = folder_of(folder_or_hub)
     parts = hashlib.sha256()
-    for name in (CONFIG, WEIGHTS):
-        with (folder / name).open("rb") as file:  # in parts: the weights need not fit into memory
-            parts.update(hashlib.file_digest(file, "sha256").digest())
+    for place in [folder, folder / INITIAL] if began_as(read_config(folder)) else [folder]:
+        for name in (CONFIG, WEIGHTS):
+            with (place / name).open("rb") as file:  # in parts: the weights need not fit into memory
+                parts.update(hashlib.file_digest(file, "sha256").digest())
     return parts.hexdigest()[:16]

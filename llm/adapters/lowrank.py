@@ -97,6 +97,14 @@ def padded(updates: Sequence[LowRank]) -> list[LowRank]:
     return [update.padded(rank) for update in updates]
 
 
+def whole(change: Float[Tensor, "outputs inputs"]) -> LowRank:
+    """A whole matrix as the product of itself and the identity on its shorter side."""
+    outputs, inputs = change.shape
+    if outputs < inputs:
+        return LowRank(torch.eye(outputs, dtype=change.dtype), change.T)
+    return LowRank(change, torch.eye(inputs, dtype=change.dtype))
+
+
 def cosine(one: Expert, other: Expert) -> float:
     """⟨ΔW_1, ΔW_2⟩/(‖ΔW_1‖‖ΔW_2‖) of all modules together."""
     inner = sum(

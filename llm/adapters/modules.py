@@ -27,7 +27,7 @@ def target_modules(model: PreTrainedModel, layers: str) -> list[str]:
     Full names, because suffixes are ambiguous: GPT-2 has attn.c_proj and mlp.c_proj. Raises SettingError for a model
     without them, and for the MLPs of mixtures of experts."""
     place = place_of_one(layers)
-    prefix, decoder = _decoder_layers(model)
+    prefix, decoder = decoder_layers(model)
     experts = any(
         re.search("expert|moe|router", name) for name, _ in decoder.named_parameters() if _part(name) == "mlp"
     )
@@ -64,7 +64,7 @@ def tied(model: PreTrainedModel, adapted: Iterable[str]) -> str:
     )
 
 
-def _decoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
+def decoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     """The list that holds most of the text decoder: its layers. (A multimodal model has a list for its images too.)"""
     inside = set(model.get_decoder().modules())
     lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]

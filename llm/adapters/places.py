@@ -3,12 +3,16 @@
 A place is a part of every decoder layer (`mlp`, `attention`, `both`), or the part of some of the layers: `lower` and
 `upper` are the two halves, and `0-14` the layers 0 to 14. Without a part it is the MLP (`attention:upper` is another).
 `lower/upper` puts expert 1 into the lower half and expert 2 into the upper one. An adapter changes nothing outside of
-its place: ΔW = 0 there, under every composition. torch is not needed to read it."""
+its place: ΔW = 0 there, under every composition.
 
+`weights=` says in the same words how much of each expert a rule takes: a weight an expert, or weights by layers. torch
+is not needed to read it."""
+
+import itertools
 import re
 from typing import NamedTuple
 
-from lora_reuse.runs.settings import SettingError, did_you_mean
+from lora_reuse.runs.settings import Numbers, SettingError, did_you_mean
 
 PARTS = ("mlp", "attention", "both")
 HALVES = ("lower", "upper")
@@ -31,6 +35,19 @@ class Layers:
             return text
         each = [str(place(word)) for word in text.split("/")]
         return each[0] if len(set(each)) == 1 else "/".join(each)
+
+
+class LayerWeights:
+    """What `weights=` may be: numbers, one an expert, or such numbers for ranges of layers, of which the text is the
+    value."""
+
+    allowed = f"{Numbers.allowed}; by layers as 0-14=1:0/15-29=0:1"
+
+    def parse(self, text: str) -> tuple[float, ...] | str:
+        if "=" not in text:
+            return Numbers().parse(text)
+        by_layers(text)
+        return text
 
 
 class Place(NamedTuple):
@@ -95,3 +112,30 @@ def second_below(layers: str) -> bool:
 def _ascending(layers: str) -> bool:
     found = re.fullmatch(r"([0-9]{1,4})-([0-9]{1,4})", layers)
     return bool(found) and int(found[1]) <= int(found[2])
+
+
+def by_layers(text: str) -> list[tuple[range, tuple[float, ...]]]:
+    """The ranges of layers that `0-14=1:0/15-29=0:1` names, each with its weights. Raises ValueError for another text,
+    and for ranges that overlap."""
+    found = []
+    for part in text.split("/"):
+        layers, _, numbers = part.partition("=")
+        if not _ascending(layers):
+            raise ValueError
+        first, last = map(int, layers.split("-"))
+        found.append((range(first, last + 1), Numbers().parse(numbers)))
+    ends = sorted((layers.start, layers.stop) for layers, _ in found)
+    if any(stop > start for (_, stop), (start, _) in itertools.pairwise(ends)):
+        raise ValueError
+    return found
+
+
+def in_layer(text: str, module: str) -> tuple[float, ...]:
+    """The weights of a module, by the number of its layer in its name. Raises SettingError where the text says nothing
+    of it: of a module outside of the layers it cannot."""
+    number = next((int(word) for word in module.split(".") if word.isdecimal()), None)
+    weights = next((weights for layers, weights in by_layers(text) if number in layers), None)
+    if weights is None:
+        where = f"layer {number}" if number is not None else "what is in no layer"
+        raise SettingError("weights", f"{text}, which says nothing of {module}", f"weights for {where}, too")
+    return weights

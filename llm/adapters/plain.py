@@ -38,7 +38,7 @@ def to_peft(base: Base, adapter: Adapter) -> PeftModel:
         ...
         lora_reuse.runs.settings.SettingError: adapter: got arrow of a, b, which weighs ...
     """
-    whole = Adapter(dict(adapter.experts()), adapter.card, adapter.layout)
+    whole = Adapter(dict(adapter.weights()), adapter.card, adapter.layout, biases=adapter.biases)
     with tempfile.TemporaryDirectory() as folder, quiet_peft():
         save(whole, Path(folder) / "adapter")
         return PeftModel.from_pretrained(copy.deepcopy(base.model), f"{folder}/adapter").eval()
@@ -64,5 +64,6 @@ def merge_into(base: Base, adapter: Adapter) -> PreTrainedModel:
     """
     if both := tied(base.model, adapter):
         raise SettingError("adapter", f"{adapter.name} of {both}", "an adapter of other modules")
+    adapter.experts()  # which refuses biases: a base without any has no place for them
     merged: Any = to_peft(base, adapter)
     return merged.merge_and_unload()

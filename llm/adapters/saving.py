@@ -80,7 +80,7 @@ def _save(composition: Composition, static: bool, layout: Layout, folder: Path, 
     check_new(folder)
     if static:
         lines = "model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder)"
-        save_expert(composition, folder, card.base, layout, lambda: card.text(lines, peft=True))
+        save_expert(composition, folder, card.base, layout, lambda: card.text(lines, "peft"))
         return
     with whole_folder(folder) as partial:
         with tensor_file(partial / FACTORS) as put:
@@ -88,16 +88,16 @@ def _save(composition: Composition, static: bool, layout: Layout, folder: Path, 
         said = {"format": FORMAT, **card.plain(), "modules": modules}
         (partial / ROUTED).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
         lines = "base = lora_reuse.load_base(base)\ncomposition = lora_reuse.load(base, folder)"
-        (partial / "README.md").write_text(card.text(lines, peft=False), encoding="utf-8")
+        (partial / "README.md").write_text(card.text(lines), encoding="utf-8")
 
 
-def made_before(folder: Path, card: Card) -> bool:
-    """Whether `save` wrote the folder under this card: the same rule and dials on the same adapters of the same base,
-    whatever the versions."""
+def made_before(folder: Path, card: Card, *libraries: str) -> bool:
+    """Whether the folder was written under this card, for one of these libraries to load: the same rule and dials on
+    the same adapters of the same base, whatever the versions."""
     readme = folder / "README.md"
     said = readme.read_text(encoding="utf-8") if readme.is_file() else ""
     unmade = dataclasses.replace(card, made="")
-    return any(said.startswith(unmade.text("", peft).partition("\n\n```")[0] + "\n") for peft in (True, False))
+    return any(said.startswith(unmade.text("", it).partition("\n\n```")[0] + "\n") for it in libraries)
 
 
 def load(base: Base, folder: str | Path) -> Adapter:

@@ -1,8 +1,9 @@
 """The tensors of an adapter's file by the module that they are of, whatever wrapped the model they were saved from."""
 
 import contextlib
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,36 +12,43 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from lora_reuse.llm.adapters.base_weights import check_same
 from lora_reuse.llm.adapters.config import PLAIN
-from lora_reuse.llm.decoding.names import place_of
 from lora_reuse.runs.settings import SettingError
 
 WEIGHTS = "adapter_model.safetensors"
 # What torch.compile, FSDP, activation checkpointing and DistributedDataParallel put between the names of modules.
 _WRAPPED = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|module)\.")
 _FACTOR = re.compile(
-    r"base_model\.model\.(?P<module>.+)\.(?:lora_(?P<embeds>embedding_)?(?P<factor>[ABE])|vera_(?P<vera>lambda_[bd]))"
-    r"(?:\.default)?(?:\.weight)?"
+    r"base_model\.model\.(?P<module>.+)\.(?:lora_(?P<embeds>embedding_)?(?P<factor>[ABE]|magnitude_vector)|"
+    r"vera_(?P<vera>lambda_[bd])|(?:hada|lokr)_(?P<w>w[12](?:_[ab])?))"
+    r"(?:\.default)?(?:\.weight)?|base_model\.model\.(?P<of>.+)\.lora_B(?:\.default)?\.(?P<bias>bias)"
 )
 _SHARED = re.compile(r"base_model\.vera_([AB])(?:\.default)?")
-_BASE = re.compile(r"base_model\.model\.(?!.*\.(?:lora|vera)_)(.+?)(?:\.base_layer)?(\.weight|\.bias)")
+_TOKENS = re.compile(r"base_model\.model\.(.+)\.token_adapter\.trainable_tokens_delta(?:\.default)?")
+_BASE = re.compile(r"base_model\.model\.(?!.*\.(?:lora|vera|hada|lokr)_)(.+?)(?:\.base_layer)?(\.weight|\.bias)")
 
 
 class Tensors(NamedTuple):
-    """Where the tensors of an adapter are: of each module its factors by name (A, B; E of AdaLoRA; lambda_b and
-    lambda_d of VeRA), which of the modules are embeddings, and the projections A and B that all modules of a VeRA
-    share, each by its name in the file."""
+    """Where the tensors of an adapter are: of each module its factors by name (A, B; E of AdaLoRA; magnitude_vector of
+    DoRA; the bias of B; lambda_b and lambda_d of VeRA; w1_a to w2_b, or w1 and w2, of LoHa and LoKr), which of the
+    modules are embeddings, and the projections A and B that all modules of a VeRA share, each by its name in the
+    file."""
 
     folder: Path
     factors: dict[str, dict[str, str]]
     embeddings: set[str]
     shared: dict[str, str]
+    whole: dict[str, str]
+    """Of modules that are stored whole (modules_to_save), their weight."""
+    tokens: dict[str, str]
+    """Of embeddings and heads of which some tokens' rows are stored (trainable_token_indices), these."""
     shapes: dict[str, tuple[int, ...]]
     """Of every tensor in the file, by its name there."""
 
     def shapes_of(self, module: str) -> dict[str, tuple[int, ...]]:
         """The shapes of a module's factors."""
-        return {factor: self.shapes[stored] for factor, stored in self.factors[module].items()}
+        return {factor: self.shapes[stored] for factor, stored in self.factors.get(module, {}).items()}
 
     def read(self, names: Mapping[str, str]) -> dict[str, Tensor]:
         """The tensors of these names in the file, in float32 and in memory of their own. Raises SettingError for values
@@ -54,33 +62,47 @@ class Tensors(NamedTuple):
         return found
 
 
-def find_tensors(folder: Path, model: nn.Module) -> Tensors:
-    """What the file holds, by the names and shapes at its head. Weights of the base that it repeats (PEFT saves whole
-    embeddings beside adapters on them) are read, and have to be those of `model`. Raises SettingError for a broken file
+def find_tensors(folder: Path, model: nn.Module, saved: Sequence[str] = ()) -> Tensors:
+    """What the file holds, by the names and shapes at its head, where `saved` names modules that are stored whole.
+    Weights of the base that it repeats (PEFT saves whole embeddings beside adapters on them) are read, and have to be
+    those of `model`. Raises SettingError for a broken file
     and for tensors of another meaning."""
-    found = Tensors(folder, {}, set(), {}, {})
+    found = Tensors(folder, {}, set(), {}, {}, {}, {})
     with _opened(folder) as file:
         for stored in file.keys():  # noqa: SIM118 (it is no dict)
             key = _WRAPPED.sub("", stored)
             found.shapes[stored] = tuple(file.get_slice(stored).get_shape())
             if match := _FACTOR.fullmatch(key):
-                factors = found.factors.setdefault(match["module"], {})
-                factor = match["factor"] or match["vera"]
+                module = match["module"] or match["of"]
+                factors = found.factors.setdefault(module, {})
+                factor = match["factor"] or match["vera"] or match["w"] or match["bias"]
                 if factor in factors:
-                    raise SettingError("expert", f"two tensors for {factor} of {match['module']} in {folder}", PLAIN)
+                    raise SettingError("expert", f"two tensors for {factor} of {module} in {folder}", PLAIN)
                 factors[factor] = stored
                 if match["embeds"]:
-                    found.embeddings.add(match["module"])
+                    found.embeddings.add(module)
             elif match := _SHARED.fullmatch(key):
                 found.shared[match[1]] = stored
-            elif match := _BASE.fullmatch(key):
-                _check_same(match[1] + match[2], file.get_tensor(stored), model, folder)
+            elif match := _TOKENS.fullmatch(key):
+                found.tokens[match[1]] = stored
+            elif (match := _BASE.fullmatch(key)) and match[2] == ".weight" and _names(saved, match[1]):
+                found.whole[match[1]] = stored
+            elif match:
+                check_same(match[1] + match[2], file.get_tensor(stored), model, folder)
             else:
                 allowed = "factors of linear modules and of embeddings by PEFT's names"
                 raise SettingError("expert", f"the tensor {stored} in {folder}", allowed, _mend(key))
     if not found.factors:
         raise SettingError("expert", f"no weights in {folder}", PLAIN)
+    if missing := [name for name in saved if not any(_names([name], module) for module in found.whole)]:
+        got = f"modules_to_save={json.dumps(missing)} in {folder}, without their weights"
+        raise SettingError("expert", got, "the modules that it names, in the file")
     return found
+
+
+def _names(saved: Sequence[str], module: str) -> bool:
+    """Whether the names are of this module or of one around it, as PEFT reads modules_to_save."""
+    return any(f".{name}." in f".{module}." for name in saved)
 
 
 def _mend(key: str) -> str:
@@ -100,33 +122,3 @@ def _opened(folder: Path) -> Iterator[Any]:
         raise SettingError(
             "expert", f"a broken {WEIGHTS} in {folder} ({error})", "a complete safetensors file"
         ) from None
-
-
-def _check_same(name: str, saved: Tensor, model: nn.Module, folder: Path) -> None:
-    """Raises SettingError unless the base has this weight, of the same values at the precision that it was saved in."""
-    there = dict(model.named_parameters(remove_duplicate=False)).get(name)
-    mend = "PEFT leaves base weights out with save_embedding_layers=False"
-    if there is None or there.shape != saved.shape:
-        model_has = "none" if there is None else tuple(there.shape)
-        got = f"{name} {tuple(saved.shape)} in {folder}, where the model has {model_has}"
-        raise SettingError("expert", got, "weights of the base as they are", mend)
-    own = next(_values(name, there, model), None)
-    if own is None:
-        got = f"{name} in {folder}, which cannot be compared with the base's: its weights are not on this machine"
-        raise SettingError("expert", got, "weights of the base as they are", mend)
-    if not torch.equal(own.to(saved.dtype).cpu(), saved):
-        got = f"{name} in {folder}, other than the base's"
-        raise SettingError("expert", got, "weights of the base as they are", "whole weights are not composed")
-
-
-def _values(name: str, parameter: Tensor, model: nn.Module) -> Iterator[Tensor]:
-    """The values of a weight; of a model without its weights, from the model's own files."""
-    if not parameter.is_meta:
-        yield parameter.detach()
-        return
-    config = getattr(model, "config", None)
-    tied = {"lm_head.weight", "model.embed_tokens.weight"} if getattr(config, "tie_word_embeddings", False) else set()
-    for path in sorted(place_of(getattr(config, "_name_or_path", "")).glob("*.safetensors")):
-        with safetensors.safe_open(path, framework="pt") as file:
-            for key in ({name} | (tied if name in tied else set())) & set(file.keys()):
-                yield file.get_tensor(key)

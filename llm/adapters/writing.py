@@ -13,6 +13,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+from lora_reuse.llm.adapters.biased import Biased
 from lora_reuse.llm.adapters.config import CONFIG, read_config
 from lora_reuse.llm.adapters.folders import Layout
 from lora_reuse.llm.adapters.lowrank import LowRank
@@ -40,12 +41,18 @@ def save_expert(
     with whole_folder(folder) as partial:
         with tensor_file(partial / WEIGHTS, {"format": "pt"}) as put:
             for name, delta in expert.items():
-                update = _storable(name, delta)
+                update = _storable(name, delta.update if isinstance(delta, Biased) else delta)
                 for factor, value in (("A", update.into.T), ("B", update.out)):
                     key = f"lora_embedding_{factor}" if name in layout.embeddings else f"lora_{factor}.weight"
                     put(f"base_model.model.{name}.{key}", value)
+                if layout.biased:
+                    if name in layout.embeddings:
+                        got = f"{name} beside modules with biases"
+                        raise SettingError("expert", got, "linear modules, as PEFT has it", "leave out one of the two")
+                    bias = delta.bias.cpu() if isinstance(delta, Biased) else torch.zeros(update.shape[0])
+                    put(f"base_model.model.{name}.lora_B.bias", bias)
                 ranks[name] = update.rank
-        config = _config(ranks, base_name, layout.conv1d)
+        config = _config(ranks, base_name, layout)
         (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if text := card():
             (partial / "README.md").write_text(text, encoding="utf-8")
@@ -75,7 +82,7 @@ def _storable(name: str, update: object) -> LowRank:
     return update.to(torch.device("cpu"), torch.float32)
 
 
-def _config(ranks: Mapping[str, int], base_name: str, fan_in_fan_out: bool) -> dict[str, Any]:
+def _config(ranks: Mapping[str, int], base_name: str, layout: Layout) -> dict[str, Any]:
     """With α = r in every module, so that ΔW = B A; modules by their full names."""
     r = max(ranks.values())
     others = {re.escape(name): rank for name, rank in sorted(ranks.items()) if rank != r}
@@ -83,9 +90,10 @@ def _config(ranks: Mapping[str, int], base_name: str, fan_in_fan_out: bool) -> d
         "alpha_pattern": others,
         "base_model_name_or_path": base_name,
         "bias": "none",
-        "fan_in_fan_out": fan_in_fan_out,
+        "fan_in_fan_out": layout.conv1d,
         "inference_mode": True,
         "lora_alpha": r,
+        **({"lora_bias": True} if layout.biased else {}),
         "lora_dropout": 0.0,
         "peft_type": "LORA",
         "r": r,

@@ -22,17 +22,18 @@ from torch import Tensor
 from lora_reuse.llm.adapters.each import Each
 from lora_reuse.llm.adapters.folders import complete
 from lora_reuse.llm.adapters.lowrank import Expert, Inputs, LowRank
+from lora_reuse.llm.adapters.places import LayerWeights, in_layer
 from lora_reuse.llm.protocols.dials import GIVEN
 from lora_reuse.runs.dials import Declared, Dial, check, dials, refuse_name
-from lora_reuse.runs.settings import Numbers, SettingError, Whole, did_you_mean
+from lora_reuse.runs.settings import SettingError, Whole, did_you_mean
 
 Library = Sequence[Expert]
 Enrolled = TypeVar("Enrolled")
 Weights = tuple[int | float, ...]
 Weighting = Annotated[
-    Weights | Mapping[str, Weights] | None,
-    Numbers(),
-    "one weight an expert (in Python also by module); none: the rule's own",
+    Weights | Mapping[str, Weights] | str | None,
+    LayerWeights(),
+    "one weight an expert, for all layers or by ranges of them (in Python also by module); none: the rule's own",
 ]
 Seed = Annotated[int, Whole(0), "of what is drawn at random"]
 
@@ -68,11 +69,15 @@ class RoutedDelta(Delta, Protocol):
 Composition = Mapping[str, Delta]  # an Expert is one
 
 
-def weights_for(given: Weights | Mapping[str, Weights] | None, module: str, experts: int, default: float) -> Weights:
-    """One weight an expert. Raises SettingError when their numbers differ, or when weights by module leave this one
-    out."""
+def weights_for(
+    given: Weights | Mapping[str, Weights] | str | None, module: str, experts: int, default: float
+) -> Weights:
+    """One weight an expert. Raises SettingError when their numbers differ, or when weights by layer or module leave
+    this one out."""
     if given is None:
         return (default,) * experts
+    if isinstance(given, str):
+        given = in_layer(given, module)
     if isinstance(given, Mapping):
         if module not in given:
             raise SettingError("weights", f"none for {module}", "weights for every module", did_you_mean(module, given))

@@ -37,6 +37,8 @@ def look_over(model: str, path: Path) -> None:
     if metadata.get("split.count", 0) > 1:
         got = f"{model}, one of {metadata['split.count']} parts of a GGUF file"
         raise SettingError("model", got, "a GGUF file in one part", "llama-gguf-split --merge joins them")
+    if metadata.get("general.type") == "adapter":
+        raise SettingError("model", f"{model}, an adapter", "a model", "library= names adapters")
     architecture = metadata["general.architecture"]
     if architecture not in {*GGUF_CONFIG_ARCHS, *GGUF_SUPPORTED_ARCHITECTURES}:
         raise SettingError(

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from lora_reuse.llm.adapters.folders import digest
 from lora_reuse.llm.decoding.greedy import answers
 from lora_reuse.llm.decoding.models import Base
+from lora_reuse.llm.protocols import own_rules
 from lora_reuse.llm.protocols.composed import Made, collisions, make, pool_on
 from lora_reuse.llm.protocols.hops import subset_of
 from lora_reuse.llm.protocols.protocol import Asked, Marks, Protocol, Question, library_of
@@ -111,6 +112,7 @@ def with_costs(
         results[asking.cell]["measured"] |= alike.get(asking.experts, {}) | asking.made.cost
         named = {name: digest(name) for name in asking.experts if isinstance(name, str)}
         made = {"compose_seconds": round(asking.made.seconds, 3), "dials": asking.made.dials}
+        made |= {"rule": own} if (own := own_rules.about(asking.cell[0].composition)) else {}
         results[asking.cell]["provenance"] = made | ({"adapters": named} if named else {})
     return [(asking.cell, results[asking.cell]) for asking in askings]
 

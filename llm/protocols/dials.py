@@ -78,7 +78,8 @@ def made_with(compositions: Iterable[str], given: Mapping[str, Any], preset: Map
 def of_point(point: Any, seed: int) -> dict[str, Any]:
     """The dials of a point's composition, as its rule takes them."""
     said = {"seed": seed, "scores": "cosine" if point.normalise else "raw", "prototypes": "own"}
-    return {name: said.get(name, getattr(point, name, None)) for name in read_by(point.composition)} | said_by(
+    read = read_by(point.composition)  # a rule of one's own file may have dials that no point has
+    return {name: said.get(name, getattr(point, name, dial.default)) for name, dial in read.items()} | said_by(
         point.composition
     )
 

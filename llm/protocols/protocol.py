@@ -196,7 +196,7 @@ def _main(protocol: Protocol, words: list[str]) -> int:
     points = settled(dict.fromkeys(point for point in points if point is not None), axes)
     if not points:
         raise SettingError("the grid", "no point with something to ask", "a library of experts, asked what they know")
-    groups = share(_groups(list(points), options), options.shard)
+    groups = share(grouped(list(points), options), options.shard)
     settings_are_right(options.out)
     protocol.ready(list(points), options)
     begin(options.out)
@@ -213,7 +213,7 @@ def _main(protocol: Protocol, words: list[str]) -> int:
     return 0
 
 
-def _groups(points: Sequence[Any], options: Options) -> list[list[Cell]]:
+def grouped(points: Sequence[Any], options: Options) -> list[list[Cell]]:
     """The cells, in groups that differ in nothing but what varies on one base with the same experts."""
     groups: dict[str, list[Cell]] = {}
     for seed in options.every_seed:

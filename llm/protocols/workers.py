@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from lora_reuse.llm.protocols import own_rules
 from lora_reuse.llm.protocols.settings import Options
 from lora_reuse.runs.settings import SettingError
 
@@ -39,7 +40,7 @@ class pool:
             )  # a forked child would inherit torch's threads, which are not there
             threads = max(1, len(os.sched_getaffinity(0)) // self.workers)
             self.executor = ProcessPoolExecutor(
-                self.workers, mp_context=context, initializer=_start_worker, initargs=(threads,)
+                self.workers, mp_context=context, initializer=_start_worker, initargs=(threads, own_rules.files())
             )
         return self._run
 
@@ -64,7 +65,7 @@ class pool:
             ) from None
 
 
-def _start_worker(threads: int) -> None:
+def _start_worker(threads: int, files: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Control-C reaches the parent, too, which ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
@@ -74,6 +75,8 @@ def _start_worker(threads: int) -> None:
         threading.RLock()
     )  # its own lock between processes would be reported as leaked when the worker is ended
     torch.set_num_threads(threads)
+    for file in files:
+        own_rules.read(file)
 
 
 def _end_with_parent() -> None:

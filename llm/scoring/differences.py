@@ -48,7 +48,7 @@ def compared(rows: Sequence[Row]) -> list[Compared]:
 
 
 def _best(rules: Mapping[str, Sequence[Row]]) -> list[Compared]:
-    shares = {rule: _shares(group) for rule, group in rules.items()}
+    shares = {rule: by_seed(group) for rule, group in rules.items()}
     measured = {pair: of for pair in itertools.combinations(sorted(rules), 2) if (of := _paired(shares, *pair))}
     best = max(shares, key=lambda rule: float(np.mean(np.concatenate(list(shares[rule].values())))))
     right, chance = (sum(row["measured"].get(name, 0) for row in rules[best]) for name in ("hits", "constant"))
@@ -70,7 +70,8 @@ def _best(rules: Mapping[str, Sequence[Row]]) -> list[Compared]:
     ]
 
 
-def _shares(group: Sequence[Row]) -> Shares:
+def by_seed(group: Sequence[Row]) -> Shares:
+    """The shares of rows that differ in the seed alone."""
     found: Shares = {}
     for row in group:
         measured = row["measured"]

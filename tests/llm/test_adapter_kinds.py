@@ -2,17 +2,18 @@
 a round trip; libraries whose experts differ in kind, modules and ranks."""
 
 import json
+import re
 from typing import Any
 
 import pytest
 import torch
-from peft import AdaLoraConfig, LoraConfig, PeftModel, VeraConfig, get_peft_model
+from peft import AdaLoraConfig, LoHaConfig, LoKrConfig, LoraConfig, PeftModel, VeraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from lora_reuse.llm.adapters import config as adapter_config
 from lora_reuse.llm.adapters.adapter import Adapter
 from lora_reuse.llm.adapters.bases import same_base
-from lora_reuse.llm.adapters.folders import Layout, complete, load_expert
+from lora_reuse.llm.adapters.folders import Layout, complete, digest, load_expert
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.adapters.modules import tied
 from lora_reuse.llm.adapters.plain import merge_into
@@ -28,6 +29,8 @@ torch.set_num_threads(1)
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
     pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`"),
+    pytest.mark.filterwarnings("ignore:Using Rank-Stabilized LoRA with rank_pattern:UserWarning"),
+    pytest.mark.filterwarnings("ignore:PiSSA changes the base weights:UserWarning"),
 ]
 MLP = ["up_proj", "down_proj"]
 BASES: dict[str, Any] = {"qwen": qwen, "gpt2": gpt2}
@@ -54,6 +57,14 @@ KINDS: dict[str, tuple[str, Any]] = {
         lambda: AdaLoraConfig(init_r=5, target_r=3, lora_alpha=6, target_modules=MLP, total_step=10, tinit=1, tfinal=1),
     ),
     "vera": ("qwen", lambda: VeraConfig(r=5, target_modules=MLP)),
+    "loha": ("qwen", lambda: LoHaConfig(r=3, alpha=6, target_modules=MLP, rank_pattern={"down_proj": 2})),
+    "loha of full rank": ("qwen", lambda: LoHaConfig(r=7, alpha=6, target_modules=MLP)),
+    "lokr": ("qwen", lambda: LoKrConfig(r=2, alpha=6, target_modules=MLP, alpha_pattern={"up_proj": 3})),
+    "lokr of four factors": (
+        "qwen",
+        lambda: LoKrConfig(r=1, alpha=6, decompose_both=True, decompose_factor=4, target_modules=MLP),
+    ),
+    "lokr of whole sides": ("qwen", lambda: LoKrConfig(r=8, alpha=6, target_modules=MLP)),
     "conv1d": ("gpt2", lambda: LoraConfig(r=4, target_modules=["c_fc", "c_attn"], fan_in_fan_out=True)),
     "rslora of conv1d": (
         "gpt2",
@@ -69,7 +80,7 @@ def written(kind, folder, seed=1, save: Any = None) -> tuple[Any, dict[str, torc
     adapted: Any = get_peft_model(BASES[base](), config())
     torch.manual_seed(seed)
     for name, parameter in adapted.named_parameters():
-        if parameter.requires_grad and ("lora_" in name or "vera_" in name):
+        if parameter.requires_grad and re.search("lora_|vera_|hada_|lokr_", name):
             torch.nn.init.normal_(parameter, std=0.5)
     deltas = {}
     with torch.no_grad():
@@ -100,6 +111,116 @@ def test_a_wrong_scaling_is_seen(tmp_path, monkeypatch):
     monkeypatch.setattr("lora_reuse.llm.adapters.config.math.sqrt", lambda rank: rank)
     expert = load_expert(tmp_path, base())
     assert all((update.dense() - deltas[name]).abs().max() > 0.1 for name, update in expert.items())
+
+
+@pytest.mark.parametrize(
+    ("kind", "ranks"),
+    [
+        ("loha", {"up_proj": 9, "down_proj": 4}),
+        ("loha of full rank", {"up_proj": 32, "down_proj": 32}),
+        ("lokr", {"up_proj": 8, "down_proj": 8}),
+        ("lokr of four factors", {"up_proj": 1, "down_proj": 1}),
+        ("lokr of whole sides", {"up_proj": 32, "down_proj": 32}),
+    ],
+)
+def test_products_of_products_have_the_rank_that_they_have_to_have(kind, ranks, tmp_path):
+    """No less than the numerical rank of PEFT's dense ΔW, and no more."""
+    base, deltas, _ = written(kind, tmp_path)
+    for name, update in load_expert(tmp_path, base()).items():
+        assert update.rank == ranks[name.rpartition(".")[2]] == torch.linalg.matrix_rank(deltas[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "changed"), [("loha", "_columns"), ("lokr", "torch.kron")])
+def test_a_wrong_product_is_seen(kind, changed, tmp_path, monkeypatch):
+    """Only columns of the same number are multiplied; the sides of the Kronecker product change places."""
+    base, deltas, _ = written(kind, tmp_path)
+    kron, wrong = torch.kron, {"_columns": lambda a, b: a * b, "torch.kron": lambda a, b: kron(b, a)}[changed]
+    monkeypatch.setattr(f"lora_reuse.llm.adapters.products.{changed}", wrong)
+    expert = load_expert(tmp_path, base())
+    assert all((update.dense() - deltas[name]).abs().max() > 0.1 for name, update in expert.items())
+
+
+@pytest.mark.parametrize("kind", ["loha", "lokr of whole sides"])
+def test_products_of_products_are_written_as_a_lora(kind, tmp_path):
+    base, _, logits = written(kind, tmp_path / "a")
+    save_composition(load_expert(tmp_path / "a", base()), base(), tmp_path / "lora", Card("tiny", "sum"))
+    theirs = PeftModel.from_pretrained(base(), str(tmp_path / "lora"))(IDS).logits
+    torch.testing.assert_close(theirs, logits, rtol=1e-4, atol=1e-4)
+
+
+def test_another_rank_than_the_configuration_says_is_refused(tmp_path):
+    written("loha", tmp_path)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"r": 5}))
+    with pytest.raises(SettingError, match=r"with ranks 3 of .*up_proj; allowed: rank 5, as its"):
+        load_expert(tmp_path, qwen())
+
+
+STARTS = {
+    "pissa": {"init_lora_weights": "pissa"},
+    "rslora of ranks": {"init_lora_weights": "pissa_niter_4", "use_rslora": True, "rank_pattern": {"down_proj": 3}},
+    "olora": {"init_lora_weights": "olora"},
+}
+
+
+def started(start, folder) -> tuple[dict[str, torch.Tensor], torch.Tensor, Any]:
+    """An adapter that took something out of its base, trained (noise), with what it was before: the change of each
+    weight of the base in float64, PEFT's logits, and PEFT's model."""
+    before = {name: weight.double() for name, weight in qwen().state_dict().items()}
+    adapted: Any = get_peft_model(qwen(), LoraConfig(r=4, lora_alpha=6, target_modules=MLP, **STARTS[start]))
+    adapted.peft_config["default"].init_lora_weights = True  # as PEFT asks for
+    adapted.save_pretrained(str(folder / "initial"))
+    adapted.peft_config["default"].init_lora_weights = STARTS[start]["init_lora_weights"]
+    torch.manual_seed(2)
+    deltas = {}
+    with torch.no_grad():
+        for name, module in adapted.base_model.model.named_modules():
+            if hasattr(module, "get_delta_weight"):
+                module.lora_A["default"].weight += 0.3 * torch.randn_like(module.lora_A["default"].weight)
+                module.lora_B["default"].weight += 0.3 * torch.randn_like(module.lora_B["default"].weight)
+                whole = module.base_layer.weight.double() + module.get_delta_weight("default").double()
+                deltas[name] = whole - before[f"{name}.weight"]
+        logits = adapted.eval()(IDS).logits
+    adapted.save_pretrained(str(folder))
+    return deltas, logits, adapted
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_what_was_taken_out_of_the_base_is_taken_out_of_the_adapter(start, tmp_path):
+    deltas, logits, _ = started(start, tmp_path)
+    expert = load_expert(tmp_path, qwen())
+    assert expert.keys() == deltas.keys()
+    for name, update in expert.items():
+        torch.testing.assert_close(update.dense().double(), deltas[name], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(with_composition(qwen(), expert), logits, rtol=1e-4, atol=1e-4)
+    trained = {name: LowRank(*(factor[:, : update.rank // 2] for factor in update)) for name, update in expert.items()}
+    assert (with_composition(qwen(), trained) - logits).abs().max() > 0.01  # without what it began with
+
+
+def test_pefts_own_conversion_of_an_initialisation_is_the_same_update(tmp_path):
+    _, logits, adapted = started("pissa", tmp_path / "a")
+    adapted.save_pretrained(
+        str(tmp_path / "b"), path_initial_model_for_weight_conversion=str(tmp_path / "a" / "initial")
+    )
+    ours, theirs = load_expert(tmp_path / "a", qwen()), load_expert(tmp_path / "b", qwen())
+    for name in theirs:
+        torch.testing.assert_close(ours[name].dense(), theirs[name].dense(), rtol=1e-5, atol=1e-6)
+    save_composition(ours, qwen(), tmp_path / "lora", Card("tiny", "sum"))
+    again = PeftModel.from_pretrained(qwen(), str(tmp_path / "lora"))(IDS).logits
+    torch.testing.assert_close(again, logits, rtol=1e-4, atol=1e-4)
+
+
+def test_the_beginning_of_an_adapter_has_to_be_there_and_its_own(tmp_path):
+    started("pissa", tmp_path)
+    path, named = tmp_path / "initial" / "adapter_config.json", digest(tmp_path)
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"lora_alpha": 7}))
+    assert digest(tmp_path) != named
+    with pytest.raises(SettingError, match="initial with other modules, ranks or scaling than"):
+        load_expert(tmp_path, qwen())
+    path.unlink()
+    with pytest.raises(SettingError, match=r"took PiSSA's B₀ A₀ out of the base; allowed: .* training in .*/initial; "):
+        load_expert(tmp_path, qwen())
 
 
 STATIC = [name for name, rule in RULES.items() if rule.static]
@@ -224,7 +345,7 @@ def test_a_bias_of_a_factor_is_no_weight_of_the_base(tmp_path):
     written("lora", tmp_path)
     path = tmp_path / "adapter_model.safetensors"
     save_file(load_file(path) | {"base_model.model.model.layers.0.mlp.up_proj.lora_B.bias": torch.zeros(48)}, path)
-    with pytest.raises(SettingError, match=r"the tensor .*lora_B\.bias .*; allowed: factors of linear modules"):
+    with pytest.raises(SettingError, match=r"only A and B and bias of .*; allowed: A and B of every module"):
         load_expert(tmp_path, qwen())
 
 
@@ -367,11 +488,6 @@ def test_a_home_folder_is_one(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     written("lora", tmp_path / "a")
     assert load_expert("~/a", qwen())
-
-
-def test_a_gguf_adapter_is_one_line():
-    with pytest.raises(SettingError, match=r"convert_lora_to_gguf\.py made the file from one"):
-        load_expert("adapter.gguf", qwen())
 
 
 def test_an_adapter_on_a_tied_head_is_not_merged(tmp_path):

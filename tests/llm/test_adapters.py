@@ -262,15 +262,16 @@ def truncate(path: Path):
 
 
 REFUSED = {
-    "dora": (lambda f: edit_config(f, use_dora=True), "use_dora=true"),
+    "dora": (lambda f: edit_config(f, use_dora=True), "allowed: A and B and magnitude_vector of every module"),
     "bias": (lambda f: edit_config(f, bias="lora_only"), 'bias="lora_only"'),
-    "lora bias": (lambda f: edit_config(f, lora_bias=True), "lora_bias=true"),
+    "lora bias": (lambda f: edit_config(f, lora_bias=True), "allowed: A and B and bias of every module"),
     "head": (lambda f: edit_config(f, modules_to_save=["lm_head"]), 'modules_to_save=["lm_head"]'),
     "replication": (lambda f: edit_config(f, layer_replication=[[0, 1]]), "layer_replication=[[0, 1]]"),
     "tokens": (lambda f: edit_config(f, trainable_token_indices=[3]), "trainable_token_indices=[3]"),
     "parameters": (lambda f: edit_config(f, target_parameters=["experts"]), "target_parameters="),
     "unknown": (lambda f: edit_config(f, use_newest_trick={"x": 1}), "use_newest_trick="),
     "pissa": (lambda f: edit_config(f, init_lora_weights="pissa_niter_4"), "init_lora_weights=pissa_niter_4"),
+    "loftq": (lambda f: edit_config(f, init_lora_weights="loftq"), "init_lora_weights=loftq"),
     "ia3": (lambda f: edit_config(f, peft_type="IA3"), "peft_type IA3"),
     "no rank": (lambda f: edit_config(f, r=None), "r=None"),
     "zero rank": (lambda f: edit_config(f, r=0), "r=0"),
@@ -295,7 +296,7 @@ REFUSED = {
         "only A of model.embed_tokens",
     ),
     "task": (lambda f: edit_config(f, task_type="SEQ_CLS"), "task_type SEQ_CLS"),
-    "convertible": (lambda f: edit_config(f, peft_type="LOKR"), "save_as_lora(path, model, rank)"),
+    "convertible": (lambda f: edit_config(f, peft_type="HIRA"), "save_as_lora(path, model, rank)"),
     "not named": (
         lambda f: edit_config(f, target_modules=["up_proj"]),
         "tensors of model.layers.0.mlp.down_proj",
@@ -314,7 +315,7 @@ REFUSED = {
     ),
     "bias tensor": (
         lambda f: edit_tensors(f, lambda t: t.update({B0.replace("weight", "bias"): torch.zeros(48)})),
-        "lora_B.bias",
+        "only A and B and bias of model.layers.0.mlp.up_proj",
     ),
     "whole tensor": (
         lambda f: edit_tensors(f, lambda t: t.update({"base_model.model.lm_head.weight": torch.zeros(2)})),

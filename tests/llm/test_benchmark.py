@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import timeit
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from lora_reuse.llm import benchmark, compose_speed
 from lora_reuse.llm.adapters import pace
 from lora_reuse.llm.adapters.folders import load_expert
 from lora_reuse.llm.adapters.modules import target_modules
+from lora_reuse.llm.decoding import pace as decoding
 from lora_reuse.llm.decoding.models import load_base, load_frame, prompt
 from lora_reuse.llm.decoding.pace import flops
 
@@ -18,6 +20,7 @@ from lora_reuse.llm.decoding.pace import flops
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
 def test_a_quick_look_prints_ratios_and_writes_a_row(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(benchmark, "training", lambda options: (3.0, 2.0))  # worker processes are measured, not tested
+    monkeypatch.setattr(decoding, "_best", lambda run, repeats=1: timeit.timeit(run, number=1))
     assert benchmark.main(["quick=true", f"out={tmp_path}"]) == 0
     printed = capsys.readouterr().out
     assert printed.count("ratio") == 12

@@ -276,7 +276,7 @@ BAD = [
     ("composition=sum density=0.5", "density: got 0.5; allowed: no dial with composition=sum", ""),
     ("composition=ties seed=1", "seed: got 1; allowed: density, trim", "composition=ties does not read it"),
     ("composition=cat weights=1", "weights: got 1; allowed: one for each of the 2 experts", ""),
-    ("composition=cat weights=1,nan", "weights: got '1,nan'; allowed: numbers joined by : or ,", ""),
+    ("composition=cat weights=1,nan", "weights: got '1,nan'; allowed: numbers joined by : or ,; by layers as", ""),
     ("composition=ties density=0", "density: got '0'; allowed: a number from 1e-06 to 1", ""),
     ("composition=arrow top_k=3", "top_k: got 3; allowed: at most 2, the adapters", ""),
     ("composition=dare then=tie", "then: got 'tie'; allowed: sum | linear | ties", "did you mean 'ties'?"),
@@ -288,7 +288,7 @@ BAD = [
     ("composition=ties library={a},", "library: got ", "each adapter once"),
     ("composition=ties library={a},nobody/nothing", "expert: got nobody/nothing (", "a PEFT folder"),
     ("composition=ties library={a},{base}", "expert: got no adapter_config.json in ", ""),
-    ("composition=ties library={a},{dora}", "expert: got use_dora=true in ", "is not linear in ΔW"),
+    ("composition=ties library={a},{biases}", 'expert: got bias="all" in ', "were trained, too"),
     ("composition=ties library={a},{elsewhere}", "model: got ", "another_model=true composes it all the same"),
     ("composition=ties library={a},{stale}", "other weights than ", "another_model=true composes it all the same"),
     ("composition=ties model={a}", "model: got ", "an adapter is no model"),
@@ -302,14 +302,14 @@ BAD = [
 def test_a_mistake_is_one_line_exit_code_2_and_nothing_written(made, tmp_path, capsys, monkeypatch, text, start, end):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     it = made("qwen2")
-    places = {name: tmp_path / name for name in ("dora", "elsewhere", "stale", "full", "file")} | {
+    places = {name: tmp_path / name for name in ("biases", "elsewhere", "stale", "full", "file")} | {
         "base": it.base,
         "a": Path(it.adapters[0]),
     }
-    for name in ("dora", "elsewhere", "stale"):
+    for name in ("biases", "elsewhere", "stale"):
         shutil.copytree(it.adapters[1], places[name])
-    config = json.loads((places["dora"] / "adapter_config.json").read_text())
-    (places["dora"] / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
+    config = json.loads((places["biases"] / "adapter_config.json").read_text())
+    (places["biases"] / "adapter_config.json").write_text(json.dumps(config | {"bias": "all"}))
     (places["elsewhere"] / "adapter_config.json").write_text(
         json.dumps(config | {"base_model_name_or_path": "someone/another-model"})
     )

@@ -202,6 +202,24 @@ def test_given_weights_may_differ_by_module():
         compose("cat", [a, b], weights={"up": (1, 1)})
 
 
+def test_given_weights_may_differ_by_layer():
+    names = ("model.layers.0.up", "model.layers.2.up", "model.layers.10.up")
+    a, b = ({name: one["up"] for name in names} for one in library(2))
+    given = compose("cat", [a, b], weights="0-9=2:0/10-10=0:3")
+    x = tokens("up")
+    for name, expected in zip(names, (2 * a[names[0]](x), 2 * a[names[1]](x), 3 * b[names[2]](x)), strict=True):
+        torch.testing.assert_close(given[name](x), expected)
+    with pytest.raises(
+        SettingError, match=r"says nothing of model\.layers\.10\.up; allowed: weights for layer 10, too"
+    ):
+        compose("cat", [a, b], weights="0-9=2:0")
+    with pytest.raises(SettingError, match="says nothing of lm_head; allowed: weights for what is in no layer, too"):
+        compose("cat", [{"lm_head": a[names[0]]}], weights="0-9=2")
+    for wrong in ("0-9=1:x", "0-9=1:0/9-9=0:1", "9-0=1:0", "lower=1:0", "0-9=1:0/"):
+        with pytest.raises(SettingError, match=r"weights: got .* by layers as 0-14=1:0/15-29=0:1"):
+            compose("cat", [a, b], weights=wrong)
+
+
 def test_the_norm_and_singular_vectors_are_those_of_the_dense_matrix():
     for rank in (1, 3, 20):  # 20: more columns than rows
         update = library(1, rank=rank)[0]["up"]

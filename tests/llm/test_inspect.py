@@ -7,12 +7,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lora_reuse.llm import inspect
-from tests.llm.test_adapter_kinds import qwen, written
+from tests.llm.test_adapter_kinds import qwen, started, written
 
 torch.set_num_threads(1)
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
     pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`"),
+    pytest.mark.filterwarnings("ignore:Using Rank-Stabilized LoRA with rank_pattern:UserWarning"),
+    pytest.mark.filterwarnings("ignore:PiSSA changes the base weights:UserWarning"),
 ]
 
 
@@ -20,8 +22,9 @@ pytestmark = [
 def there(tmp_path_factory):
     folder = tmp_path_factory.mktemp("adapters")
     qwen().save_pretrained(folder / "base")
-    for kind in ("lora", "rslora of ranks", "one layer", "adalora", "vera"):
+    for kind in ("lora", "rslora of ranks", "one layer", "adalora", "vera", "loha", "lokr"):
         written(kind, folder / kind.replace(" ", "_"))
+    started("rslora of ranks", folder / "pissa")
     return folder
 
 
@@ -39,6 +42,9 @@ def said(capsys, there, *names, code=0):
         ("one_layer", "LoRA of rank 4, alpha 8, ΔW = 2 B A\n", "2: down_proj, up_proj of layers 1\n"),
         ("adalora", "AdaLoRA of rank 5, alpha 6, ΔW = 1.2 B A\n", "4: "),
         ("vera", "VeRA of rank 5\n", "4: "),
+        ("pissa", "LoRA that began as PiSSA of rank 4, alpha 6, ΔW = 3 (B A − B₀ A₀) and others by", "6 to 8 of ΔW"),
+        ("loha", "LoHa of rank 3, alpha 6, ΔW = 2 (w1_a w1_b)∘(w2_a w2_b) and others by module\n", "4 to 9 of ΔW"),
+        ("lokr", "LoKr of rank 2, alpha 6, ΔW = 3 w1 ⊗ w2 and others by module\n", "8 of ΔW, which is read exactly"),
     ],
 )
 def test_one_adapter(name, kind, modules, there, capsys):
@@ -56,13 +62,13 @@ def test_several_are_told_apart(there, capsys):
 
 
 def test_what_cannot_be_composed_is_listed_with_the_reason(there, tmp_path, capsys):
-    written("lora", tmp_path / "dora")
-    path = tmp_path / "dora" / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"use_dora": True}))
-    library = f"{tmp_path / 'dora'}, {there / 'lora'}"
+    written("lora", tmp_path / "biases")
+    path = tmp_path / "biases" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"bias": "all"}))
+    library = f"{tmp_path / 'biases'}, {there / 'lora'}"
     assert inspect.main([f"library={library}", f"model={there / 'base'}"]) == 1
     text = capsys.readouterr().out
-    assert "refused    expert: got use_dora=true in " in text
+    assert 'refused    expert: got bias="all" in ' in text
     assert "LoRA of rank 4" in text
 
 

@@ -1,0 +1,68 @@
+"""The figures of what experts keep and of where a chain breaks: their numbers are those of rows made up, and they are
+drawn whole."""
+
+import importlib
+
+import pytest
+
+from lora_reuse.figures import registry
+from lora_reuse.figures.rows import MissingRows, Rows
+from tests.drawn_figures import whole
+from tests.rows_of_models import row, write
+
+
+def of(name, folder):
+    module = importlib.import_module(f"lora_reuse.figures.{name}")
+    return module, module.data(Rows(folder, module.NEEDS))
+
+
+def kept(library, composition, by_expert, seed):
+    measured = {"by_expert": by_expert, "asked_of_each": [4] * len(by_expert)}
+    measured |= {"group_sizes": [4] * len(by_expert), "total": 4 * len(by_expert)}
+    return row("llm_own_answers", by_expert, seed=seed, library=library, composition=composition, measured=measured)
+
+
+def test_what_experts_keep_is_counted_for_each(tmp_path):
+    rows = [kept("1", "alone", [4], 0), kept("12", "ties", [1, 0], 0), kept("12", "sum", [1, 2], 0)]
+    rows += [kept("12", "sum", [2, 2], 1), kept("123", "sum", [0, 0, 1], 0), kept("135", "sum", [2, 2, 2], 0)]
+    module, table = of("own_answers", write(tmp_path / "rows", *rows))
+    cells = table.set_index(["library", "composition"])
+    assert cells.loc[("12", "sum"), "each"] == "37.5 50"
+    assert cells.loc[("12", "sum"), ["least", "most", "percent"]].tolist() == [37.5, 50, 43.75]
+    assert "135" not in set(table["library"])  # only the libraries that grow by one are in the figure
+    assert "An expert alone answers 100 to 100 % of its own." in " ".join(module.caption(table).split())
+    with registry.picture(module, table) as figure:
+        whole(figure)
+
+
+def links(split, direct, back, seed, layers="mlp"):
+    lenses = {name: [0.0, 0.5, value] for name, value in (("y_at_x", 0.25), ("y_at_end", 1.0), ("z_at_end", 0.25))}
+    patches = {"patched": [0.75, 0.5], "other_follows": [1.0, 0.0], "other_patched": [0.0, 0.0]}
+    pairs = {"back_pairs": [[1, 0], [2, 0]], "back_at_x": back, "back_at_x_other": [0.25, 0.125]}
+    measured = {"direct": direct, "first": 1.0, "second": 1.0, **lenses, **patches, **pairs}
+    said = {"library": "2-combination", "composition": "sum", "layers": layers}
+    return row("llm_links", [1, 1], split=split, seed=seed, measured=measured, **said)
+
+
+def test_the_pair_of_blocks_is_chosen_on_other_wordings(tmp_path):
+    rows = [links("test", direct, [0.0, 1.0], seed) for seed, direct in enumerate((0.0, 0.5))]
+    rows += [links("dev", 0.0, [0.5, 0.25], seed) for seed in (0, 1)]
+    rows += [links("test", 0.5, [1.0, 1.0], 0, layers="lower/upper")]
+    module, table = of("links", write(tmp_path / "rows", *rows))
+    usual = table[table["layers"] == "mlp"].set_index("quantity")
+    assert usual.loc["direct", "measured"] == 25
+    assert usual.loc["back", "measured"] == 0  # the best on dev is the first pair, not the best on test
+    assert usual.loc["back_other", "measured"] == 25
+    assert usual.loc["y_at_end", "depth"].tolist() == [0, 0.5, 1]
+    assert usual.loc["patched", "depth"].tolist() == [0, 0.5]
+    assert not set(table[table["layers"] == "lower/upper"]["quantity"]) & {"back", "back_other"}  # dev was not asked
+    said = " ".join(module.caption(table).split())
+    assert "read at x 50 %, at the answer 100 %; patched in, z leads in 75 %" in said
+    with registry.picture(module, table) as figure:
+        whole(figure)
+
+
+@pytest.mark.parametrize("name", ["own_answers", "links"])
+def test_without_rows_the_command_is_said(name, tmp_path):
+    with pytest.raises(MissingRows, match=f"python -m llm.{name}"):
+        of(name, write(tmp_path / "rows"))
