@@ -4,7 +4,10 @@ Transformers that were trained on facts. Top: the share of composed questions wh
 new ones, by the blocks of the two experts. Bottom: whether the base composes what it was not trained on, and the two
 links of the chain."""
 
+from typing import Any
+
 import pandas
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lora_reuse.figures import style
@@ -20,10 +23,10 @@ PLACES = {
     "second_below": "second below first",
 }
 LINKS = {
-    ("held_out", "all"): "base, held-out two-hop facts",
-    ("passed_on", "first_below"): "first expert lower: passed on",
-    ("found", "first_below"): "second expert upper: found",
-    ("found", "second_below"): "second expert lower: found",
+    ("held_out", "all"): ("base, held-out two-hop facts", {"color": "0.4", "marker": "*"}),
+    ("passed_on", "first_below"): ("first expert lower: passed on", style.series(5)),
+    ("found", "first_below"): ("second expert upper: found", style.series(6)),
+    ("found", "second_below"): ("second expert lower: found", style.series(6, marker="<", linestyle="--")),
 }
 COMPOSES = 0.5
 """The share of held-out facts from which on a base is taken to compose."""
@@ -48,12 +51,12 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
         base = part[(part["quantity"] == "held_out") & (part["placement"] == "all")].set_index("alpha")["measured"]
         for i, (placement, label) in enumerate(PLACES.items()):
             one = part[(part["quantity"] == "accuracy_among_new") & (part["placement"] == placement)]
-            _series(top, one.sort_values("alpha"), i, label, len(PLACES), base)
+            _series(top, one, i - 2, label, style.series(i), base)
         for facts in part["facts"].unique():
             top.axhline(1 / facts, label="$1/n$", **style.CHANCE)
-        for i, ((name, placement), label) in enumerate(LINKS.items()):
+        for i, ((name, placement), (label, look)) in enumerate(LINKS.items()):
             one = part[(part["quantity"] == name) & (part["placement"] == placement)]
-            _series(bottom, one.sort_values("alpha"), i, label, len(LINKS), base)
+            _series(bottom, one, i - 1.5, label, look, base)
         bottom.set_xscale("log")
         bottom.set_xlabel("output scale $\\alpha$ (rich to lazy)")
         style.title(top, "abcdefgh"[column], f"$L={depth}$")
@@ -61,19 +64,20 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
     panels[0, 0].set_ylabel("right among the new")
     panels[1, 0].set_ylabel("share")
     panels[0, 0].set_ylim(-0.06, 1.1)
-    style.legend(figure, 2)
+    style.legend(figure, 3)
     style.note(figure, seeds(table))
 
 
-def _series(axes, one: pandas.DataFrame, i: int, label: str, of: int, base: pandas.Series) -> None:
-    """Points beside each other, joined; hollow where the base does not compose."""
-    if one.empty:
-        return
-    at = one["alpha"] * 1.12 ** (i - (of - 1) / 2)
-    look = style.series(i)
+def _series(
+    axes: Axes, one: pandas.DataFrame, place: float, label: str, look: dict[str, Any], base: pandas.Series
+) -> None:
+    """Points of several series beside each other; hollow where the base does not compose."""
+    one = one.sort_values("alpha")
+    at = one["alpha"] * 1.12**place
     axes.errorbar(at, one["measured"], bars(one), label=label, **look)
-    hollow = ~(one["alpha"].map(base) >= COMPOSES).to_numpy()
-    axes.plot(at[hollow], one["measured"][hollow], **look | {"linestyle": "none"} | style.FILLS["hollow"])
+    void = ~(one["alpha"].map(base) >= COMPOSES).to_numpy()
+    hollow: dict[str, Any] = look | {"linestyle": "none", "zorder": 4} | style.FILLS["hollow"]
+    axes.plot(at[void], one["measured"][void], **hollow)
 
 
 def caption(table: pandas.DataFrame) -> str:
