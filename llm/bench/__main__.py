@@ -43,7 +43,7 @@ def main(words: Sequence[str]) -> int:
 
 def _main(options: Options) -> int:
     from lora_reuse.llm.bench.measure import Bench, missing, run
-    from lora_reuse.llm.bench.text import table
+    from lora_reuse.llm.bench.text import about, table
     from lora_reuse.llm.protocols.protocol import trained_by
 
     if not options.rule:
@@ -73,7 +73,7 @@ def _main(options: Options) -> int:
         print(f"{', '.join(rules)}: {len(experts)} experts (fewer, where they are in {options.out}), {count} rows")
         return 0
     known = run(todo, bench)
-    print("\n\n\n".join(table(rule, options.model, seeds, known) for rule in rules))
+    print("\n\n\n".join([*(table(rule, options.model, seeds, known) for rule in rules), about()]))
     return 0
 
 
