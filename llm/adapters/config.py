@@ -51,8 +51,8 @@ _MENDS = {
 }
 EMBEDDING_NAMES = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out", "word_embeddings")
 """The last parts of the names of embeddings and heads in the families of models."""
-_CONVERTIBLE = """C3A DELORA FOURIERFT GRALORA HIRA MISS PSOFT RANDLORA SHIRA TINYLORA UNILORA VBLORA
-    WAVEFT""".split()  # those whose layers in PEFT 0.21 support its conversion to LoRA
+_CONVERTIBLE = """C3A DELORA FOURIERFT GRALORA MISS PSOFT RANDLORA TINYLORA UNILORA VBLORA WAVEFT""".split()
+"""Those whose layers PEFT 0.21 converts to LoRA: those of HiRA and SHiRA say that they do not support it."""
 
 
 def read_config(folder: Path, *, initial: bool = False) -> dict[str, Any]:
