@@ -43,13 +43,19 @@ def main(words: Sequence[str]) -> int:
 
 def _main(options: Options) -> int:
     from lora_reuse.llm.bench.measure import Bench, missing, run
-    from lora_reuse.llm.bench.text import table
+    from lora_reuse.llm.bench.text import about, table
     from lora_reuse.llm.protocols.protocol import trained_by
 
     if not options.rule:
         raise SettingError("rule", "nothing", "rule=NAME or rule=FILE.py", "--help says more")
     if options.first_seed + options.seeds > 2**31:
         raise SettingError("first_seed", f"{options.first_seed} with seeds={options.seeds}", "seeds below 2**31")
+    if not Path(options.rows).is_dir():
+        if options.rows != Options.rows:
+            raise SettingError("rows", options.rows, "a folder with rows")
+        print(
+            f"no {options.rows} here: floors and ceilings are measured, too, and no other rule is there to compare with"
+        )
     words = options.rule.split(",")
     for word in words:
         _refuse(word)
@@ -67,7 +73,7 @@ def _main(options: Options) -> int:
         print(f"{', '.join(rules)}: {len(experts)} experts (fewer, where they are in {options.out}), {count} rows")
         return 0
     known = run(todo, bench)
-    print("\n\n\n".join(table(rule, options.model, seeds, known) for rule in rules))
+    print("\n\n\n".join([*(table(rule, options.model, seeds, known) for rule in rules), about()]))
     return 0
 
 

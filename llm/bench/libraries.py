@@ -1,6 +1,7 @@
 """The libraries of the bench: cells of protocols that are there, each with its floor and its ceiling. torch is not
 needed to read it."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -27,7 +28,7 @@ class Own(NamedTuple):
     mark: str = "hits"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Library:
     """Experts that a rule composes, and what is asked of them.
 
@@ -150,6 +151,7 @@ class Cells(NamedTuple):
         return (self.asked, self.floor, self.ceiling, *self.own)
 
 
+@functools.cache
 def cells(library: Library, rule: str, model: str) -> Cells | None:
     """The cells of a rule; None where a protocol does not ask the rule."""
     others = [library.floor, *(own.settings for own in library.own)]

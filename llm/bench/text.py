@@ -29,7 +29,6 @@ def table(rule: str, model: str, seeds: Sequence[int], known: Known) -> str:
     if parts is None:
         raise ValueError(f"no rows of {rule}")
     said = [f"{rule} on {model}, seeds {', '.join(map(str, seeds))}", aligned([HEAD, *map(_line, parts)])]
-    said += ["\n".join(f"{library.name}: {library.about}" for library in LIBRARIES)]
     counted = scored(parts)
     if not counted:
         return "\n\n".join([*said, "no score: no ceiling is right in half of its answers"])
@@ -41,6 +40,11 @@ def table(rule: str, model: str, seeds: Sequence[int], known: Known) -> str:
     scores = [score([part.gained() for part in scored(parts)]) for parts in complete.values()]
     said.append(_agreement(agreement(scores), len(complete)))
     return "\n\n".join(said)
+
+
+def about() -> str:
+    """What each library is."""
+    return "\n".join(f"{library.name}: {library.about}" for library in LIBRARIES)
 
 
 HEAD = ["library", "hits/total", "share [95 %]", "floor", "ceiling", "gained", "own answers", *COST]

@@ -102,7 +102,10 @@ def validate(folder: Path, out: Path, options: Any) -> str:
 def _case(row: Row, own: Protocol | None) -> Case | None:
     """The row as a case, or None for one of another kind; `own` is a protocol that is not in `llm`."""
     settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row["settings"].items()}
-    if settings.get("composition") in (None, *NOT_COMPOSED) or "hits" not in row["measured"]:
+    composition = settings.get("composition")
+    if composition in (None, *NOT_COMPOSED) or "hits" not in row["measured"]:
+        return None
+    if "@" in composition:  # a rule in a file of one's own, which is not here
         return None
     try:
         protocol = own if own and own.experiment == row["experiment"] else protocol_of(row["experiment"])

@@ -17,7 +17,7 @@ from lora_reuse.llm.bench import measure, score, text
 from lora_reuse.llm.bench.__main__ import main
 from lora_reuse.llm.bench.libraries import LIBRARIES, Asked, Library, cells
 from lora_reuse.llm.bench.score import Gained, InLibrary, agreement
-from lora_reuse.llm.compositions import compose
+from lora_reuse.llm.compositions import RULES, compose
 from lora_reuse.llm.protocols import own_rules
 from lora_reuse.llm.protocols.dials import GIVEN
 from lora_reuse.runs.grid import hash_of, settings_of
@@ -196,6 +196,17 @@ def halved_here(library, *, portion: Annotated[float, Number(0, 1), "of each upd
 """
 
 
+@pytest.fixture(autouse=True)
+def rules_of_files_are_forgotten(monkeypatch):
+    """Other tests look at all rules that there are."""
+    before = set(RULES)
+    monkeypatch.setattr(own_rules, "_READ", {})
+    monkeypatch.setattr(own_rules, "_ABOUT", {})
+    yield
+    for name in RULES.keys() - before:
+        del RULES[name], GIVEN[name]
+
+
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path / "mine.py"
@@ -279,6 +290,7 @@ def test_mistakes_in_a_file_are_one_line(file, content, said, tmp_path, capsys):
         (["rule=avrage"], "did you mean 'average'?"),
         (["rule=nowhere.py"], "rule: got 'nowhere.py'; allowed: a Python file, or "),
         (["rule=cat:two_hop"], "it learns the answers that are asked; :own does not"),
+        (["rule=sum", "rows=nowhere"], "rows: got nowhere; allowed: a folder with rows"),
         (["rule=random"], "rule: got 'random'"),
         (["rule=sum", "first_seed=2147483647", "seeds=2"], "first_seed: got 2147483647 with seeds=2"),
     ],

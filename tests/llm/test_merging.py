@@ -54,10 +54,11 @@ def plain(folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder).eval()
 
 
-@pytest.mark.parametrize("family", ["qwen2", "gpt2", "gemma2", "phi3", "opt"])
+@pytest.mark.parametrize("family", ["qwen2", "gpt2", "gemma2", "phi3", "opt", "mixtral"])
 def test_a_whole_model_is_what_peft_merges(family, folder_of, tmp_path):
+    """Of the mixture of experts in its attention, beside experts that transformers puts together as it reads them."""
     base = lr.load_base(str(folder_of(family)))
-    whole = adapter(base.name, target_modules(base.model, "both"))
+    whole = adapter(base.name, target_modules(base.model, "attention" if family == "mixtral" else "both"))
     notes = written(base.name, whole, tmp_path / "whole")
     ours, theirs = plain(tmp_path / "whole"), lr.merge_into(base, whole)
     there, found = theirs.state_dict(), ours.state_dict()
