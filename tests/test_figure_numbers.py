@@ -150,7 +150,7 @@ def layers(table):
 
 
 def trained(table):
-    at = table[table["depth"] == 2].set_index(["quantity", "alpha", "placement"])["measured"]
+    at = table[table["depth"] == 2].set_index(["quantity", "alpha", "placement"])["measured"].sort_index()
     assert at["held_out", 0.1].min() > 0.9
     assert at["held_out", 100].max() < 0.3
     assert at["linear_error", 100].max() < 0.02
