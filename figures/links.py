@@ -11,7 +11,7 @@ import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lora_reuse.figures import _groups, _means, style
+from lora_reuse.figures import _groups, _means, _shares, style
 from lora_reuse.figures._names import wrapped
 from lora_reuse.figures.rows import Rows
 
@@ -90,7 +90,7 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
 
 def seeds(table: pandas.DataFrame) -> str:
     """`$N$ = 5 × 40`."""
-    return f"$N$ = {table['seeds'].min()}–{table['seeds'].max()} × {table['total'].max()}"
+    return f"$N$ = {_shares.span(table['seeds'])} × {_shares.span(table['total'])}"
 
 
 def _by_depth(axes: Axes, part: pandas.DataFrame, names: dict[str, str]) -> None:
@@ -102,7 +102,7 @@ def _by_depth(axes: Axes, part: pandas.DataFrame, names: dict[str, str]) -> None
             axes.fill_between(own["depth"], own["low"], own["high"], color=look["color"], alpha=0.15, linewidth=0)
     axes.set_ylim(-4, 104)
     if part["quantity"].isin(list(names)).any():
-        axes.legend(loc="center left", fontsize=6)
+        axes.legend(loc="upper left", fontsize=6)
 
 
 def _by_place(axes: Axes, part: pandas.DataFrame) -> None:
