@@ -116,15 +116,15 @@ def picture(module: ModuleType, table: pandas.DataFrame) -> Iterator[Figure]:
 
 
 def _rendered(module: ModuleType, table: pandas.DataFrame) -> dict[str, bytes]:
-    """PDF and PNG without a date or a version in them; the PNG has a palette of 128 colours, a third of the bytes of
-    one without."""
+    """PDF and PNG without a date or a version in them; the PNG has a palette of 64 colours, for a page that is not
+    large."""
     logging.getLogger("fontTools").setLevel(logging.ERROR)  # it finds the creation date of STIX odd
     pdf, drawn, png = io.BytesIO(), io.BytesIO(), io.BytesIO()
     with picture(module, table) as figure:
         figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
         figure.savefig(drawn, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
     with Image.open(drawn) as image:
-        image.convert("RGB").quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+        image.convert("RGB").quantize(64, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
             png, "PNG", optimize=True
         )
     return {"pdf": pdf.getvalue(), "png": png.getvalue()}
