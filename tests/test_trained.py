@@ -1,6 +1,7 @@
 """Trained transformers against plain NumPy, kernel regression, the recursion, and planted mistakes."""
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from lora_reuse.theory.experiments import trained as experiment
 from lora_reuse.theory.settings import Model, Trained
 from lora_reuse.theory.settings.trained import PLACEMENTS
 
-SMALL = {"width": 16, "entities": 12, "relations": 3, "facts": 2, "pairs": 2, "steps": 20}
+SMALL: dict[str, Any] = {"width": 16, "entities": 12, "relations": 3, "facts": 2, "pairs": 2, "steps": 20}
 RICH = Trained(depth=2, alpha=0.5, rank=8, **SMALL)
 LAZY = Trained(depth=1, alpha=1e3, rank=48, **SMALL | {"width": 48})
 forward = jax.jit(trained.forward, static_argnames=("entities", "norm"))
