@@ -16,7 +16,7 @@ from lora_reuse.theory.settings.trained import PLACEMENTS
 
 SMALL: dict[str, Any] = {"width": 16, "entities": 12, "relations": 3, "facts": 2, "pairs": 2, "steps": 20}
 RICH = Trained(depth=2, alpha=0.5, rank=8, **SMALL)
-LAZY = Trained(depth=1, alpha=1e3, rank=48, **SMALL | {"width": 48})
+LAZY = replace(RICH, depth=1, alpha=1e3, rank=48, width=48)
 forward = jax.jit(trained.forward, static_argnames=("entities", "norm"))
 PROMPTS = trained.Prompts(jnp.arange(5), jnp.array([12, 13]), jnp.array([13, 14, 12]))
 
