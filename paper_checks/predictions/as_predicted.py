@@ -140,6 +140,16 @@ def latent(seed, n, second, split, **where):
     return row("llm_latent", seed, measured, prompting="direct", **about)
 
 
+def semi_synthetic(seed, names, library, composition):
+    """Both hops are kept, and no answer is a country."""
+    hits, asked = counts(0), N * EACH
+    measured = hits | {"permuted": 0.0, "first_kept": asked, "second_kept": asked}
+    about = {"names": names, "library": library, "composition": composition, "fact": "birth_country"}
+    made = row("llm_semi_synthetic", seed, measured, prompting="direct", **about)
+    del made["settings"]["dataset"]
+    return made
+
+
 def as_the_theory_says(seeds=SEEDS):
     rows = []
     for seed in range(seeds):
@@ -184,6 +194,11 @@ def as_the_theory_says(seeds=SEEDS):
                 *({"layers": layers} for layers in ("lower/upper", "upper/lower", "lower", "upper")),
                 {"layers": "mlp", "rank": 8},
             )
+        ]
+        rows += [
+            semi_synthetic(seed, names, library, composition)
+            for names in ("fake", "real")
+            for library, composition in (("1", "alone"), ("2-combination", "sum"))
         ]
         rows += [overlaps(seed, hop, state) for hop in (1, 2) for state in ("base", "sum")]
         for depth in (0.0, 1.0):

@@ -1,4 +1,4 @@
-"""C0 to C4, the primary contrasts, and P7: each test of them is declared in its claim's file, and is a share, or a
+"""C0 to C4, the primary contrasts, P7 and P8: each test of them is declared in its claim's file, and is a share, or a
 share less another one. Experts are of rank 16 in the MLP of every layer where a claim says nothing else.
 
 Both held-out splits are asked where there are rows of both; a triplet is then right in the share of all its prompts.
@@ -149,10 +149,8 @@ PRIMARY: dict[str, Mutant] = {
     "C3": no_difference,
     "C4": composes,
 }
-for _id, _mutant in PRIMARY.items():
+OTHERS: dict[str, Mutant] = {"P7": the_other_way_round, "P8": composes}
+for _id, _mutant in (PRIMARY | OTHERS).items():
     PREDICTIONS[_id] = Prediction(
-        CLAIMS[_id], functools.partial(compare, CLAIMS[_id]), {_mutant.__name__: _mutant}, primary=True
+        CLAIMS[_id], functools.partial(compare, CLAIMS[_id]), {_mutant.__name__: _mutant}, primary=_id in PRIMARY
     )
-PREDICTIONS["P7"] = Prediction(
-    CLAIMS["P7"], functools.partial(compare, CLAIMS["P7"]), {the_other_way_round.__name__: the_other_way_round}
-)

@@ -61,6 +61,7 @@ def test_half_of_a_comparison_decides_nothing(rows):
         "P5": lambda r: r["settings"]["composition"] != "arrow:swapped",
         "P6": lambda r: r["settings"].get("covariance") != "rome",
         "P7": lambda r: r["settings"].get("layers") != "upper/lower",
+        "P8": lambda r: r["settings"].get("names") != "real",
         "C0": lambda r: r["settings"]["triplets"] != 5,
         "C1": lambda r: r["settings"].get("setup") != "0",
         "C3": lambda r: r["settings"].get("setup") != "5",

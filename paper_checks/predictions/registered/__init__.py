@@ -168,7 +168,8 @@ def _too_early(row: Row, registered: Registration, folder: Path) -> str:
 def unit(row: Row) -> Unit:
     """Of whom a row asks, and its seed."""
     settings = row["settings"]
-    return settings["dataset"] if "dataset" in settings else SETUPS[settings["setup"]].asked, settings["seed"]
+    people = settings.get("dataset") or settings.get("names")
+    return people or SETUPS[settings["setup"]].asked, settings["seed"]
 
 
 def units(rows: Iterable[Row]) -> str:
