@@ -36,7 +36,7 @@ def data(rows: Rows) -> pandas.DataFrame:
     """Accuracies, links and multiples by depth, α and placement."""
     axes = ["depth", "alpha", "placement", "facts"]
     names = ["accuracy_among_new", "accuracy", "held_out", "passed_on", "found", "own_first", "own_second"]
-    names += ["c_first", "c_second", "c_second_elsewhere", "linear_error"]
+    names += ["c_first", "c_second", "c_second_elsewhere", "linear_error", "first_kept", "second_kept"]
     return over_seeds(rows_of(rows, "trained", *axes), axes, names)
 
 
