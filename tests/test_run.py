@@ -31,6 +31,7 @@ STEPS = {
     "bridge": "setup=0,2 model=smollm2 prompting=steps rate=1e-3 dry_run=true",
     "bridge_controls": "seeds=3",
     "bridge_minimum": "seeds=3",
+    "capacity": "facts=20,100 rank=1,16",
     "compose": "library=a,b composition=cat weights=0-14=1:-2/15-29=0:1 out=merged",
     "continent": "data=own seeds=2",
     "cross_lingual": "allow_code_execution=true",

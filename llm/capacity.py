@@ -1,0 +1,132 @@
+"""lora-reuse capacity model=Qwen/Qwen2.5-3B-Instruct data=counterfact.json facts=100,1000 rank=1,4,16
+
+How many facts does an adapter store, against its rank, and how many are left when two are merged? An expert learns
+`facts` facts in one prompt each and is asked them in that prompt (asked=own) and in others (paraphrases); of other
+subjects it is asked whether their answer stays (neighbours). library=2-combination merges it with an expert on as many
+other facts, whose own prompts are asked, too.
+
+data=own, the default, are new homes of made-up people, which the pocket model can learn. A file of facts is read in
+CounterFact's form or as a phone book (llm/data/fact_files.py says how). An answer is right if it names the right one
+and not the one that it replaced; of a neighbour, the old one and not the new."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from lora_reuse.llm.adapters.specs import Spec, lessons
+from lora_reuse.llm.data.fact_files import FORMS, OWN, Fact, facts
+from lora_reuse.llm.protocols.controls import Control
+from lora_reuse.llm.protocols.dials import COMPOSITIONS, RULES
+from lora_reuse.llm.protocols.protocol import Marks, Protocol, Question, main
+from lora_reuse.llm.protocols.settings import Composing, Options
+from lora_reuse.runs.settings import Choice, SettingError, Text, Whole, setting
+
+EXPERTS = {"none": 0, "1": 1, "2-combination": 2}
+ASKED = ("own", "paraphrases", "neighbours")
+
+
+@dataclass(frozen=True)
+class Capacity(Composing):
+    """The facts, how they are learned, and how two experts are composed."""
+
+    POCKET: ClassVar = {"epochs": 100, "answer_tokens": 16}
+
+    data: str = setting(OWN, Text(FORMS), "whose facts")
+    facts: int = setting(100, Whole(1, 10**6), "facts an expert learns", grid=(20, 50, 100))
+    library: str = setting("1", Choice(*EXPERTS), "one expert, or two on other facts each", grid=("1", "2-combination"))
+    composition: str = setting(
+        "average",
+        Choice(*COMPOSITIONS, "base", *RULES),
+        "how the two are composed",
+        grid=(*COMPOSITIONS, "base"),
+    )
+    asked: str = setting(
+        "own", Choice(*ASKED), "the prompts that were learned, others for the same facts, or other subjects", grid=ASKED
+    )
+    answer_tokens: int = setting(32, Whole(1, 10**5), "longest answer; model=pocket: 16")
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What an expert learns: its share of the facts."""
+
+    data: str
+    count: int
+    number: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.count} facts"
+
+    def facts(self) -> tuple[Fact, ...]:
+        return facts(self.data, self.seed)[self.count * (self.number - 1) : self.count * self.number]
+
+    def pairs(self) -> list[tuple[str, str]]:
+        return [(fact.prompt, fact.answer) for fact in self.facts()]
+
+
+def experts(point: Capacity, seed: int) -> list[Spec]:
+    """The experts of the library."""
+    numbers = range(1, EXPERTS[point.library] + 1)
+    return [lessons(Learned(point.data, point.facts, number, seed), point, seed, number) for number in numbers]
+
+
+def sensible(point: Capacity) -> Capacity | None:
+    """The base has no library, and one expert is not composed."""
+    if point.composition == "base":
+        return dataclasses.replace(point, library="none")
+    if point.library == "none":
+        return None
+    return dataclasses.replace(point, composition="alone") if point.library == "1" else point
+
+
+def questions(point: Capacity, seed: int) -> list[Question]:
+    """Of every expert in the library (of the base, those of the first) the prompts that are asked. Those of one fact
+    are right or wrong together."""
+    found = []
+    for number in range(1, max(1, EXPERTS[point.library]) + 1):
+        for i, fact in enumerate(Learned(point.data, point.facts, number, seed).facts()):
+            prompts = {"own": [fact.prompt], "paraphrases": fact.paraphrases}.get(point.asked)
+            wanted = [(text, fact.new, fact.old) for text in prompts or ()]
+            if point.asked == "neighbours":
+                wanted = [(text, old, fact.new) for text, old in fact.neighbours]
+            for text, gold, other in wanted:
+                about = {"expert": number, "subject": fact.subject, "gold": gold, "instead_of": other}
+                found.append(Question(text, f"{number} {i}", about, (gold, other, fact.subject)))
+    return found
+
+
+def score(question: Question, answer: str) -> Marks:
+    """Whether the answer names the right one and not the other; and the other, and not the right one."""
+    from lora_reuse.llm.scoring.two_hop import direct
+
+    gold, other, subject = question.reference
+    names = {gold, other} - {""}
+    right = direct(answer, gold, names, {subject} - names).strict
+    return {"right": right, "other": bool(other) and direct(answer, other, names, {subject} - names).strict}
+
+
+def controls(point: Capacity) -> tuple[Control, ...]:
+    """The expert alone in the same prompts."""
+    alone = Control("expert alone", "got", {"library": "1", "composition": "alone"})
+    return (alone,) if point.library == "2-combination" else ()
+
+
+def ready(points: Sequence[Capacity], options: Options) -> None:
+    """Raises SettingError for a file that cannot be read, or that has too few facts, or none of what is asked."""
+    for point in points:
+        there = len(facts(point.data, options.first_seed))
+        needed = point.facts * max(1, EXPERTS[point.library])
+        if there < needed:
+            raise SettingError("facts", point.facts, f"half of the {there} facts of data={point.data}, or fewer")
+        if not questions(point, options.first_seed):
+            raise SettingError("asked", point.asked, "own", f"data={point.data} has no {point.asked}")
+
+
+PROTOCOL = Protocol(__name__, Capacity, experts, questions, score, sensible=sensible, controls=controls, ready=ready)
+
+if __name__ == "__main__":
+    sys.exit(main(PROTOCOL, sys.argv[1:]))
