@@ -1,6 +1,7 @@
 """A page of Markdown rendered as one HTML file, with its pictures in it."""
 
 import base64
+import io
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -96,8 +97,10 @@ def _fold(tokens: Sequence[Token]) -> None:
 
 
 def _picture(path: Path) -> Mapping[str, str]:
-    """What an image of the page says: the picture itself, and its size, so that the page does not move while it
-    loads."""
+    """What an image of the page says: the picture itself, as lossless WebP, which takes three quarters of the PNG's
+    bytes, and its size, so that the page does not move while it loads."""
+    made = io.BytesIO()
     with Image.open(path) as picture:
         size = {"width": str(picture.width), "height": str(picture.height)}
-    return {"src": f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"} | size
+        picture.convert("RGB").save(made, "WEBP", lossless=True, quality=100)
+    return {"src": f"data:image/webp;base64,{base64.b64encode(made.getvalue()).decode()}"} | size

@@ -2,6 +2,7 @@
 and wide, light and dark."""
 
 import base64
+import io
 import itertools
 import json
 import re
@@ -204,13 +205,13 @@ def test_the_html_loads_nothing(folder):
 
 def test_pictures_are_in_the_page(folder):
     text = (folder / "figures" / "report.html").read_text()
-    inside = re.findall(r'src="data:image/png;base64,([^"]+)" alt="[^"]*" width="(\d+)" height="(\d+)"', text)
+    inside = re.findall(r'src="data:image/webp;base64,([^"]+)" alt="[^"]*" width="(\d+)" height="(\d+)"', text)
     assert len(inside) == 2
     for name, (source, width, height) in zip(("theorem_2", "figure_2"), inside, strict=True):
-        file = folder / "figures" / f"{name}.png"
-        assert base64.b64decode(source) == file.read_bytes()
-        with Image.open(file) as picture:
+        embedded = Image.open(io.BytesIO(base64.b64decode(source)))
+        with Image.open(folder / "figures" / f"{name}.png") as picture:
             assert picture.size == (int(width), int(height))
+            assert picture.convert("RGB").tobytes() == embedded.tobytes()
 
 
 def test_long_tables_are_folded(folder):
