@@ -57,10 +57,10 @@ def test_not_all_singular_vectors_are_computed(monkeypatch):
     assert max(sizes) == min(SHAPE)
 
 
-def test_one_step_alone_is_seen(monkeypatch):
-    """Planted: random directions, and no further step."""
+def test_too_few_steps_are_seen(monkeypatch):
+    """Planted: random directions, and a single step."""
     monkeypatch.setattr(module, "TOLERANCE", 1e3)
-    assert further(MATRICES["of adapters"](), 4) > 1e-2
+    assert further(MATRICES["of adapters"](), 4) > 1e-4
 
 
 @pytest.mark.parametrize("rule", ["ties_svd", "dare_ties_svd"])
