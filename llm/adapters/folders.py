@@ -174,7 +174,9 @@ def folder_of(folder_or_hub: str | Path) -> Path:
             raise SettingError("expert", got, allowed) from None
         folder = Path(fetched) / inside
     if not (folder / CONFIG).is_file():
-        raise SettingError("expert", f"no {CONFIG} in {folder}", PLAIN)
+        files = sorted(folder.glob("*.gguf"))
+        mend = f"it has GGUF files, of which {files[0]} would be named" if files else ""
+        raise SettingError("expert", f"no {CONFIG} in {folder}", PLAIN, mend)
     if not (folder / WEIGHTS).is_file():
         pickled = (folder / "adapter_model.bin").exists()
         mend = "pickles are not read; load it in PEFT and save_pretrained it again" if pickled else ""
