@@ -99,7 +99,8 @@ def caption(table: pandas.DataFrame) -> str:
         f" {line.model}, {line.graph})"
         for line in best.itertuples()
     )
-    known = f"{alone['percent'].min():.0f} to {alone['percent'].max():.0f} %" if len(alone) else "not measured"
+    ends = dict.fromkeys(f"{alone['percent'].agg(end):.0f}" for end in ("min", "max"))
+    known = f"{' to '.join(ends)} %" if len(alone) else "not measured"
     return f"""Experts on one relation each are composed by every rule and asked the facts that they learned, in other
         templates. A cell says the right answers of all experts in percent, and in brackets those of the expert that
         keeps least and of the one that keeps most. In the shared graph all relations are on the same people and places;

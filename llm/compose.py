@@ -114,7 +114,7 @@ def _compose(options: Options, folders: list[str], given: dict[str, Any]) -> str
     frame, digest = load_frame(named, options.trust_remote_code), functools.cache(lambda: digest_of(named))
     library = [read_adapter(folder, frame, named, digest, options.another_model) for folder in folders]
     made = options.composition, given, shlex.join([*program(), *sys.argv[1:]])
-    out = Path(options.out)
+    out = Path(options.out).expanduser()
     card = card_of(library, *made)
     if options.max_rank:
         card = card_at(card, options.max_rank)

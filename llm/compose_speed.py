@@ -11,15 +11,19 @@ further layers take.
 
 PEFT's merges that form ΔW (`svd` and those that end in `_svd`) take the singular vectors of whole matrices, minutes a
 layer. Only composition= runs them and ours of these names; then layers=1 is enough. PEFT's `ties` trims each factor
-by itself, ours here all weights together. mergekit is not among them: it merges whole weights, an adapter first into
-its base, and has no merge of adapters without it."""
+by itself, ours here all weights together.
 
+mergekit merges whole weights. Where it is installed, its merges of the ΔW stand beside ours that form them: its part is
+to merge every ΔW, with 0 as its base, and to write it whole, 18 times as large as the two adapters. Ours is a LoRA,
+for which the singular vectors are taken."""
+
+import importlib.util
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +31,7 @@ from typing import NamedTuple
 
 from lora_reuse.llm.protocols.dials import GIVEN, check_rule
 from lora_reuse.runs.command import begin, with_options
-from lora_reuse.runs.settings import SettingError, Text, Whole, setting
+from lora_reuse.runs.settings import Choice, SettingError, Text, Whole, setting
 
 SHAPES = {
     "self_attn.q_proj": (3584, 3584),
@@ -43,6 +47,8 @@ OF_PEFT = {"sum": "cat", **{name: name for name in ("linear", "ties", "magnitude
 """PEFT's merges that form no ΔW, by our rule beside which each is printed."""
 OF_WHOLE = ("svd", "ties_svd", "dare_ties_svd", "dare_linear_svd", "magnitude_prune_svd")
 """Those that do, by the same name on both sides. Ours of `svd` does not."""
+OF_MERGEKIT = {"ties_svd": "ties", "dare_linear_svd": "dare_linear", "dare_ties_svd": "dare_ties"}
+"""mergekit's merges of whole matrices, by ours of the same ones."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,9 @@ class Options:
     layers: int = setting(28, Whole(1, 1000), "layers of the model")
     rank: int = setting(16, Whole(1, 512), "of both adapters, in every module")
     composition: str = setting("", Text("rules joined by commas"), "which; none: all but those that form ΔW")
+    against: str = setting(
+        "installed", Choice("installed", "peft", "mergekit", "none"), "whose merges of the same names"
+    )
     out: str = setting("", Text("a folder"), "folder for a row of the results; none is written without it")
 
 
@@ -77,16 +86,24 @@ def _main(options: Options) -> int:
         check_rule(name)
         if ":" in name:
             raise SettingError("composition", name, "rules")
+    there = importlib.util.find_spec("mergekit") is not None
+    if options.against == "mergekit" and not there:
+        raise SettingError("against", "mergekit, which is not installed", "peft | none", "pip install mergekit")
     begin(options.out)
     rules = named or [name for name in GIVEN if name not in OF_WHOLE[1:]]
-    against = OF_PEFT | ({name: name for name in OF_WHOLE} if named else {})
-    measured = _benchmark(options, rules, against)
+    others = {"peft": OF_PEFT | {name: name for name in OF_WHOLE}, "mergekit": OF_MERGEKIT if there else {}}
+    if options.against != "installed":
+        others = {name: merges for name, merges in others.items() if name == options.against}
+    elif not there and set(rules) & set(OF_MERGEKIT):
+        print("mergekit is not installed, and is left out")
+    measured = _benchmark(options, rules, others)
     if options.out:
         _write(Path(options.out), options, measured)
     return 0
 
 
-def _benchmark(options: Options, rules: Sequence[str], against: dict[str, str]) -> dict[str, float]:
+def _benchmark(options: Options, rules: Sequence[str], others: Mapping[str, Mapping[str, str]]) -> dict[str, float]:
+    """Of each rule, and of the merge beside it of other software: what it takes, and ratios."""
     measured: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         library = _library(Path(folder), options.layers, options.rank)
@@ -95,22 +112,21 @@ def _benchmark(options: Options, rules: Sequence[str], against: dict[str, str]) 
         for rule in rules:
             ours = _composed(library, rule)
             measured |= {f"{rule}_{name}": value for name, value in ours._asdict().items()}
-            line = f"{rule:20} {ours.cpu:6.1f} s ({ours.wall:6.1f} s passed) {ours.peak_gb:5.2f} GB"
-            if rule in against:
-                out = Path(folder) / "peft"
-                peft = _cost("lora_reuse.llm.compose_speed", "peft", *map(str, library), against[rule], str(out))
-                measured |= {f"{rule}_peft_{name}": value for name, value in peft._asdict().items()}
-                measured[f"{rule}_ratio"], measured[f"{rule}_memory_ratio"] = (
-                    peft.cpu / ours.cpu,
-                    peft.peak_gb / ours.peak_gb,
-                )
-                line += f"   PEFT {against[rule]:15} {peft.cpu:6.1f} s {peft.peak_gb:5.2f} GB"
-                line += f"   ratios {peft.cpu / ours.cpu:.1f} and {peft.peak_gb / ours.peak_gb:.1f}"
-            print(line, flush=True)
-        first = rules[0]
-        one = _composed(_library(Path(folder) / "one", 1, options.rank), first)
-        measured["one_layer_peak_gb"] = one.peak_gb
-        print(f"\n{first} of one layer: {one.cpu:.1f} s, {one.peak_gb:.2f} GB")
+            print(f"{rule:20} {ours.cpu:6.1f} s ({ours.wall:6.1f} s passed) {ours.peak_gb:5.2f} GB", flush=True)
+            for other, merges in others.items():
+                if rule not in merges:
+                    continue
+                theirs = _merged(other, library, merges[rule])
+                ratio, memory = theirs.cpu / ours.cpu, theirs.peak_gb / ours.peak_gb
+                measured |= {f"{rule}_{other}_{name}": value for name, value in theirs._asdict().items()}
+                beside = {"peft": ""}.get(other, f"{other}_")
+                measured |= {f"{rule}_{beside}ratio": ratio, f"{rule}_{beside}memory_ratio": memory}
+                line = f"  {other + ' ' + merges[rule]:30} {theirs.cpu:6.1f} s {theirs.peak_gb:5.2f} GB"
+                print(f"{line}   ratios {ratio:.1f} and {memory:.1f}", flush=True)
+        if options.layers > 1:
+            one = _composed(_library(Path(folder) / "one", 1, options.rank), rules[0])
+            measured["one_layer_peak_gb"] = one.peak_gb
+            print(f"\n{rules[0]} of one layer: {one.cpu:.1f} s, {one.peak_gb:.2f} GB")
     return measured
 
 
@@ -157,6 +173,12 @@ def _composed(library: Sequence[Path], rule: str) -> Cost:
         return _cost("lora_reuse.llm.compose", *words)
 
 
+def _merged(software: str, library: Sequence[Path], kind: str) -> Cost:
+    """Of a merge by other software."""
+    with tempfile.TemporaryDirectory() as out:
+        return _cost("lora_reuse.llm.compose_speed", software, *map(str, library), kind, out)
+
+
 def _cost(module: str, *words: str) -> Cost:
     """Of `python -m module words`. Raises CalledProcessError where it fails."""
     began = time.perf_counter()
@@ -191,7 +213,26 @@ def _merge_with_peft(one: str, other: str, kind: str, out: str) -> None:
         model.save_pretrained(out, selected_adapters=["both"], save_embedding_layers=False)
 
 
-_CHILDREN = {"adapters": _adapters, "peft": _merge_with_peft}
+def _merge_with_mergekit(one: str, other: str, kind: str, out: str) -> None:
+    """mergekit's own merge of every ΔW, with weights 1, into the folder `out`."""
+    import torch
+    from mergekit.io.tensor_writer import TensorWriter  # pyright: ignore[reportMissingImports]
+    from mergekit.merge_methods import merge_tensors  # pyright: ignore[reportMissingImports]
+
+    from lora_reuse.llm.adapters.folders import open_expert, origin
+    from lora_reuse.llm.decoding.models import load_frame
+
+    frame = load_frame(origin(one).base)
+    library = [open_expert(folder, frame) for folder in (one, other)]
+    with TensorWriter(out, max_shard_size=1) as writer:  # so that it holds one module
+        for name in library[0]:
+            changes = [expert[name].dense() for expert in library]
+            dials = {"weight": 1.0, "density": 0.2}
+            merged = merge_tensors([torch.zeros_like(changes[0]), *changes], kind, base_index=0, parameters=dials)
+            writer.save_tensor(name, merged)
+
+
+_CHILDREN = {"adapters": _adapters, "peft": _merge_with_peft, "mergekit": _merge_with_mergekit}
 """What this module does in processes of its own."""
 
 

@@ -43,10 +43,10 @@ def _main(options: Options) -> int:
         if not getattr(options, name):
             raise SettingError(name, "nothing", f"{name}=...", "--help says more")
     settings_are_right(options.out)
-    out, prompts = Path(options.out), read_prompts(Path(options.prompts))
+    out, asked, routed = (Path(name).expanduser() for name in (options.out, options.prompts, options.routed))
+    prompts = read_prompts(asked)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SettingError("out", out, "a new or empty folder", "nothing is overwritten")
-    routed = Path(options.routed)
     if not (routed / "composition.json").is_file():
         raise SettingError("routed", f"{routed} without composition.json", "what compose wrote by a rule with a router")
     begin(options.out)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_reuse.llm.protocols.settings import PATH
 from lora_reuse.runs.command import begin, settings_are_right, with_options
-from lora_reuse.runs.settings import Flag, SettingError, Text, setting
+from lora_reuse.runs.settings import Flag, SettingError, Text, setting, shortened
 
 if TYPE_CHECKING:
     from lora_reuse.llm.adapters.lowrank import Expert
@@ -48,7 +48,7 @@ def _main(options: Options) -> int:
             biased |= any(line.startswith("biases") for line in lines)
         except SettingError as error:
             lines, expert, refused = [f"refused    {error}"], None, refused + 1
-        print("\n".join([folder, *(f"  {line}" for line in lines), ""]))
+        print("\n".join([shortened(folder), *(f"  {line}" for line in lines), ""]))
         if expert is not None:
             experts[folder] = expert
     if len(experts) > 1:

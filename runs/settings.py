@@ -24,9 +24,8 @@ class SettingError(ValueError):
     mend."""
 
     def __init__(self, name: str, got: object, allowed: str, mend: str = ""):
-        said = str(got)
-        said = said if len(said) <= 400 else f"{said[:200]} ... ({len(said)} characters)"
-        super().__init__(" ".join(f"{name}: got {said}; allowed: {allowed}{'; ' + mend if mend else ''}".split()))
+        said = f"{name}: got {shortened(str(got))}; allowed: {allowed}{'; ' + mend if mend else ''}"
+        super().__init__(" ".join(said.split()))
 
     def at(self, *places: str) -> "SettingError":
         """The same mistake, with the places where it stands said first."""
@@ -251,6 +250,11 @@ def grid(cls: type, axes: Mapping[str, tuple]) -> Iterator[Any]:
         yield cls(**dict(zip((f.name for f in fields), point, strict=True)))
 
 
+def shortened(text: str) -> str:
+    """The text, or its beginning where it is longer than a few lines."""
+    return text if len(text) <= 400 else f"{text[:200]} ... ({len(text)} characters)"
+
+
 def short(value: Any) -> str:
     """A value as a person would type it: 2**20, inf, true."""
     if isinstance(value, bool):
@@ -288,11 +292,6 @@ def help_table(*classes: type) -> str:
             long = [(what, cell) for what, cell in (("default", row[1]), ("allowed", row[2])) if len(cell) > _WIDEST]
             indent = " " * (widths[0] + 4)
             for what, cell in long:
-                lines += textwrap.wrap(
-                    f"{indent}{what}: {cell}",
-                    150,
-                    subsequent_indent=f"{indent}  ",
-                    break_long_words=False,
-                    break_on_hyphens=False,
-                )
+                hanging = {"subsequent_indent": f"{indent}  ", "break_long_words": False, "break_on_hyphens": False}
+                lines += textwrap.wrap(f"{indent}{what}: {cell}", 150, **hanging)
     return "\n".join(lines[1:])

@@ -30,7 +30,7 @@ def test_what_experts_keep_is_counted_for_each(tmp_path):
     assert cells.loc[("12", "sum"), "each"] == "37.5 50"
     assert cells.loc[("12", "sum"), ["least", "most", "percent"]].tolist() == [37.5, 50, 43.75]
     assert "135" not in set(table["library"])  # only the libraries that grow by one are in the figure
-    assert "An expert alone answers 100 to 100 % of its own." in " ".join(module.caption(table).split())
+    assert "An expert alone answers 100 % of its own." in " ".join(module.caption(table).split())
     with registry.picture(module, table) as figure:
         whole(figure)
 

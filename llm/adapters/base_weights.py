@@ -8,16 +8,16 @@ import huggingface_hub
 import safetensors
 import torch
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-from jaxtyping import Float64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from lora_reuse.llm.decoding.names import place_of
 from lora_reuse.runs.settings import SettingError
 
 
-def base_weight(module: str, model: nn.Module, folder: Path) -> Float64[Tensor, "outputs inputs"]:
-    """The weight W of a module of the base, outputs times inputs, for an adapter in `folder` whose ΔW needs it. Raises
-    SettingError where it is not on this machine, or not stored as it is."""
+def base_weight(module: str, model: nn.Module, folder: Path) -> Float[Tensor, "outputs inputs"]:
+    """The weight W of a module of the base, outputs times inputs and in the dtype that it is stored in, for an adapter
+    in `folder` whose ΔW needs it. Raises SettingError where it is not on this machine, or quantised."""
     found = next(_values(f"{module}.weight", model), None)
     where = getattr(getattr(model, "config", None), "_name_or_path", "") or "the model"
     if found is None:
@@ -27,7 +27,7 @@ def base_weight(module: str, model: nn.Module, folder: Path) -> Float64[Tensor, 
     if not found.is_floating_point():
         got = f"{folder}, whose ΔW of {module} needs the weight of {where} there, which is quantised"
         raise SettingError("expert", got, "adapters of a base whose weights are stored as they are")
-    return oriented(found.double().cpu(), model.get_submodule(module))
+    return oriented(found.cpu(), model.get_submodule(module))
 
 
 def oriented(weight: Tensor, module: nn.Module) -> Tensor:

@@ -68,7 +68,7 @@ def read_config(folder: Path, *, initial: bool = False) -> dict[str, Any]:
         raise SettingError("expert", f"an unreadable {CONFIG} in {folder}", PLAIN) from None
     kind = config.get("peft_type")
     if kind not in KINDS:
-        mend = "PEFT's save_as_lora(path, model, rank) writes it as a LoRA" if kind in _CONVERTIBLE else ""
+        mend = "peft.save_as_lora(path, model, rank) writes it as a LoRA" if kind in _CONVERTIBLE else ""
         raise SettingError("expert", f"peft_type {kind} in {folder}", PLAIN, mend)
     if config.get("task_type") not in _TASKS:
         raise SettingError("expert", f"task_type {config['task_type']} in {folder}", "CAUSAL_LM, or none")

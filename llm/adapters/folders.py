@@ -5,6 +5,7 @@ What PEFT can store and ΔW cannot say is refused with one line, because a wrong
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -161,7 +162,7 @@ def folder_of(folder_or_hub: str | Path) -> Path:
     A hub name is `org/repo` or `org/repo/folder`, with @REVISION after it if wanted. Nothing but JSON and safetensors
     is fetched. Raises SettingError."""
     folder = Path(folder_or_hub).expanduser()
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # which says no, where Path raises, of a name that is too long to be one
         name, _, revision = str(folder_or_hub).partition("@")
         repository, inside = "/".join(name.split("/")[:2]), "/".join(name.split("/")[2:])
         wanted = [name for file in (CONFIG, WEIGHTS) for name in (file, f"{INITIAL}/{file}")]
@@ -174,7 +175,9 @@ def folder_of(folder_or_hub: str | Path) -> Path:
             raise SettingError("expert", got, allowed) from None
         folder = Path(fetched) / inside
     if not (folder / CONFIG).is_file():
-        raise SettingError("expert", f"no {CONFIG} in {folder}", PLAIN)
+        files = sorted(folder.glob("*.gguf"))
+        mend = f"it has GGUF files, of which {files[0]} would be named" if files else ""
+        raise SettingError("expert", f"no {CONFIG} in {folder}", PLAIN, mend)
     if not (folder / WEIGHTS).is_file():
         pickled = (folder / "adapter_model.bin").exists()
         mend = "pickles are not read; load it in PEFT and save_pretrained it again" if pickled else ""

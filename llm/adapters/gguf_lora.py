@@ -6,6 +6,7 @@ architecture `llama` the rows of query and key weights, and so of their B, are i
 head that are rotated together are neighbours. Of the embedding A is transposed."""
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,10 @@ def gguf_of(place: str | Path) -> Path | None:
     """The GGUF file that an adapter's name stands for: the file itself, or the only one in a folder without a PEFT
     configuration."""
     path = Path(place).expanduser()
-    if path.suffix == ".gguf" and not path.is_dir():
+    folder = os.path.isdir(path)  # which says no, where Path raises, of a name that is too long to be one
+    if path.suffix == ".gguf" and not folder:
         return path
-    files = sorted(path.glob("*.gguf")) if path.is_dir() and not (path / CONFIG).is_file() else []
+    files = sorted(path.glob("*.gguf")) if folder and not (path / CONFIG).is_file() else []
     return files[0] if len(files) == 1 else None
 
 

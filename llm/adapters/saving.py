@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lora_reuse.llm.adapters.adapter import Adapter, Card, load_adapter
 from lora_reuse.llm.adapters.config import CONFIG
 from lora_reuse.llm.adapters.folders import Layout, layout, load_expert, weight_shape
+from lora_reuse.llm.adapters.gguf_lora import gguf_of
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.adapters.writing import check_new, save_expert, tensor_file
 from lora_reuse.llm.compositions import KINDS, Composition, Delta
@@ -105,7 +106,7 @@ def load(base: Base, folder: str | Path) -> Adapter:
 
     Args:
         base: the model that it was made for.
-        folder: the folder that `save` made.
+        folder: the folder that `save` made, or a GGUF adapter that `lora-reuse compose format=gguf` did.
 
     Returns:
         The adapter, named after the folder. What it was made of is in the folder's README.md.
@@ -119,7 +120,7 @@ def load(base: Base, folder: str | Path) -> Adapter:
         <Adapter 'routed': routed, 12 modules of pocket>
     """
     folder = Path(folder)
-    if (folder / CONFIG).is_file():
+    if (folder / CONFIG).is_file() or gguf_of(folder):
         return load_adapter(base, folder)
     updates = load_composition(folder, base.model)
     card = Card(base.name, "", experts={str(folder): ""})

@@ -13,6 +13,9 @@ from lora_reuse.llm.adapters.base_weights import base_weight, oriented
 from lora_reuse.llm.adapters.lowrank import LowRank, whole
 from lora_reuse.runs.settings import SettingError
 
+ROWS = 1024
+"""Of a weight, that are computed with at a time: a large one is in memory as it is stored, and as its change."""
+
 
 def dora(
     update: LowRank, magnitude: Float32[Tensor, " outputs"], module: str, model: nn.Module, folder: Path
@@ -23,16 +26,22 @@ def dora(
     DoRA of the sum of the B A.
 
     Source: Liu et al. 2024 (arXiv 2402.09353), eq. 5."""
-    W = base_weight(module, model, folder)
-    changed = W + update.out.double() @ update.into.double().T
-    gain = magnitude.double() / torch.linalg.norm(changed, dim=1)
-    return whole((gain[:, None] * changed - W).float())
+    change = torch.empty(update.shape)
+    some = [part.split(ROWS) for part in (change, base_weight(module, model, folder), update.out, magnitude)]
+    for rows, stored, out, m in zip(*some, strict=True):
+        W = stored.double()
+        changed = W + out.double() @ update.into.double().T
+        rows.copy_((m.double() / torch.linalg.norm(changed, dim=1))[:, None] * changed - W)
+    return whole(change)
 
 
-def of_module(saved: Tensor, module: str, model: nn.Module, folder: Path) -> LowRank:
-    """ΔW = W' − W of a module that the adapter stores whole."""
+def of_module(saved: Float32[Tensor, "_ _"], module: str, model: nn.Module, folder: Path) -> LowRank:
+    """ΔW = W' − W of a module that the adapter stores whole, and that is overwritten."""
     there = model.get_submodule(module)
-    return whole((oriented(saved.double(), there) - base_weight(module, model, folder)).float())
+    change = oriented(saved, there)
+    for rows, stored in zip(change.split(ROWS), base_weight(module, model, folder).split(ROWS), strict=True):
+        rows.sub_(stored.float())  # of float32, which is what the exact difference rounds to
+    return whole(change)
 
 
 def of_tokens(
@@ -43,7 +52,7 @@ def of_tokens(
     W = base_weight(module, model, folder)
     head = isinstance(model.get_submodule(module), nn.Linear)
     own = W[list(tokens)].T if head else W[:, list(tokens)]
-    change = (rows.double().T - own).float()
+    change = (rows.double().T - own.double()).float()
     places = torch.zeros(W.shape[0 if head else 1], len(tokens))
     places[list(tokens), range(len(tokens))] = 1.0
     return LowRank(places, change) if head else LowRank(change, places)

@@ -2,7 +2,8 @@
 formulas of `theory.compositions`.
 
 A rule gets the experts (dicts of LowRank, one a module) and returns what each module adds to its output: a LowRank, or
-a routed update that looks at each token first. No rule forms ΔW. The dials of a rule are its keyword-only arguments
+a routed update that looks at each token first. Only PEFT's merges
+whose names end in `_svd` form ΔW. The dials of a rule are its keyword-only arguments
 (`lora_reuse.runs.dials`): from them come the axes of the protocols, the options of `llm.compose`, `llm.harness` and
 `llm.forecast`, and the card of a saved composition. To add a rule, write the function in a module of this package,
 put `@rule(...)` over it and say what it promises; the checks that fit are then run on it by name. A dial of one name is

@@ -6,26 +6,29 @@ entries that are kept and the cross terms are the same up to it. PEFT's weights 
 it is; its masks are drawn from torch's global state, here from `seed`. `ties` and `linear` differ: PEFT's `ties` is
 `ties` with `trim=module` and weights 1, and its `linear` with weights w is `linear` with √w.
 
-Those in `_svd` work on ΔW, and but for `svd` form it, for one module at a time and every expert: (N + 3) outputs ×
-inputs numbers. Their SVD takes O(outputs · inputs · min(outputs, inputs)) operations, more than a minute for
-each large module of a 7 B model on one core. `core_space` and `knots` are TIES on ΔW in a small basis."""
+Those in `_svd` work on ΔW, and but for `svd` form it, of one module at a time and some rows of it after others: 3
+outputs × inputs numbers, however many experts. They look at every entry of every ΔW, of which an expert of a 7 B model
+has 6.5 thousand million. Of what they merge, the singular vectors that are wanted are computed, and not all
+(`llm.adapters.nearest`). `core_space` and `knots` are TIES on ΔW in a small basis."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-from lora_reuse.llm.adapters.lowrank import LowRank
+from lora_reuse.llm.adapters.lowrank import LowRank, padded
+from lora_reuse.llm.adapters.nearest import nearest
 from lora_reuse.llm.compositions import Composition, Library, Seed, Weighting, each_module, generator, rule, weights_for
 from lora_reuse.llm.compositions.lego import MergedRank
-from lora_reuse.llm.compositions.sparse import Density, keep_largest
+from lora_reuse.llm.compositions.sparse import Density, smallest_of
 from lora_reuse.llm.compositions.sums import concatenated
 
-Stack = Float[Tensor, "experts rows columns"]
-Prune = Callable[[Stack, tuple[object, ...]], Stack]
-"""Of the stack and of words that name it."""
+Matrix = Float[Tensor, "rows columns"]
+Prune = Callable[[Iterable[Matrix], tuple[object, ...]], Callable[[Matrix], Matrix]]
+"""From the blocks of a matrix and words that name it: what is kept of each block, one after the other."""
+ENTRIES = 2**18
+"""Of a block of ΔW: a processor's cache holds them."""
 
 
 @rule(static=True, gauge_free=True, alone=True, symmetric=True)
@@ -115,32 +118,37 @@ def _on_factors(library: Library, weights: Weighting, prune: Prune, elect: bool)
 
     def merge(name: str, updates: Sequence[LowRank]) -> LowRank:
         w = torch.tensor(weights_for(weights, name, len(updates), 1.0))
-        out, into = (
-            pad_sequence([factor.T for factor in factors], batch_first=True).mT
-            for factors in zip(*updates, strict=True)
-        )
-        return LowRank(
-            _merged(prune(out, (name, "out")), w.abs().sqrt(), elect),
-            _merged(prune(into, (name, "into")), w.sign() * w.abs().sqrt(), elect),
-        )
+
+        def merged(which: str, factors: Sequence[Matrix], w: Float[Tensor, " experts"]) -> Matrix:
+            kept = [prune([factor], (name, i, which))(factor) for i, factor in enumerate(factors)]
+            return _merged(torch.stack(kept), w, elect)
+
+        out, into = zip(*padded(updates), strict=True)
+        return LowRank(merged("out", out, w.abs().sqrt()), merged("into", into, w.sign() * w.abs().sqrt()))
 
     return each_module(library, merge)
 
 
 def _on_updates(library: Library, weights: Weighting, merged_rank: int, prune: Prune, elect: bool) -> Composition:
-    """The updates merged entry by entry, then the nearest matrix of a low rank."""
+    """The updates merged entry by entry, some rows after others, then the nearest matrix of a low rank."""
 
     def merge(name: str, updates: Sequence[LowRank]) -> LowRank:
         w = torch.tensor(weights_for(weights, name, len(updates), 1.0))
-        merged = _merged(prune(torch.stack([update.dense() for update in updates]), (name,)), w, elect)
-        left, values, right = torch.linalg.svd(merged, full_matrices=False)
-        rank = merged_rank or max(update.rank for update in updates)
-        return LowRank(left[:, :rank] * values[:rank], right[:rank].T.contiguous())
+        kept = [map(prune(_rows(update), (name, i)), _rows(update)) for i, update in enumerate(updates)]
+        merged = torch.cat([_merged(torch.stack(rows), w, elect) for rows in zip(*kept, strict=True)])
+        ranks = [update.rank for update in updates]
+        return nearest(merged, merged_rank or max(ranks), sum(ranks))
 
     return each_module(library, merge)
 
 
-def _merged(stack: Stack, weights: Float[Tensor, " experts"], elect: bool) -> Float[Tensor, "rows columns"]:
+def _rows(update: LowRank) -> Iterator[Matrix]:
+    """ΔW in blocks of rows."""
+    for out in update.out.split(max(ENTRIES // update.shape[1], 1)):
+        yield LowRank(out, update.into).dense()
+
+
+def _merged(stack: Float[Tensor, "experts rows columns"], weights: Float[Tensor, " experts"], elect: bool) -> Matrix:
     """The weighted sum of the experts' entries, or the mean of those that have the sign of their unweighted sum."""
     weighted = weights[:, None, None] * stack
     if not elect:
@@ -150,15 +158,18 @@ def _merged(stack: Stack, weights: Float[Tensor, " experts"], elect: bool) -> Fl
 
 
 def _largest(density: int | float) -> Prune:
-    return lambda stack, _: torch.stack([keep_largest(matrix, density) for matrix in stack])
+    def prune(blocks: Iterable[Matrix], _: tuple[object, ...]) -> Callable[[Matrix], Matrix]:
+        cut = smallest_of(torch.cat([rows.abs().flatten() for rows in blocks]), density)
+        return lambda rows: torch.where(rows.abs() >= cut, rows, 0.0)
+
+    return prune
 
 
 def _at_random(density: int | float, seed: int) -> Prune:
     """The masks of `dare`: one a matrix, of its own."""
 
-    def prune(stack: Stack, words: tuple[object, ...]) -> Stack:
-        name, *which = words
-        draws = [torch.rand(m.shape, generator=generator(seed, "dare", name, i, *which)) for i, m in enumerate(stack)]
-        return torch.where(torch.stack(draws) < density, stack / density, 0.0)
+    def prune(_: Iterable[Matrix], words: tuple[object, ...]) -> Callable[[Matrix], Matrix]:
+        random = generator(seed, "dare", *words)
+        return lambda rows: torch.where(torch.rand(rows.shape, generator=random) < density, rows / density, 0.0)
 
     return prune

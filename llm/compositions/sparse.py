@@ -8,6 +8,7 @@ software and PEFT do, and depend on the factorisation: on a rotation of the rank
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int32, Int64
 from torch import Tensor
@@ -122,17 +123,14 @@ def _trimmed(update: LowRank, cut: float | None, density: int | float) -> LowRan
 
 def keep_largest(matrix: Float[Tensor, "rows columns"], density: int | float) -> Float[Tensor, "rows columns"]:
     """The matrix with all but its `density` share of largest entries zeroed."""
-    return (
-        matrix
-        if matrix.numel() == 0
-        else torch.where(matrix.abs() >= _cut(matrix.abs().flatten(), density), matrix, 0.0)
-    )
+    sizes = matrix.abs()
+    return torch.where(sizes >= smallest_of(sizes.flatten(), density), matrix, 0.0) if sizes.numel() else matrix
 
 
-def _cut(sizes: Float[Tensor, " entries"], density: int | float) -> Tensor:
-    """The smallest of the sizes to keep."""
-    kept = max(round(density * len(sizes)), 1)
-    return sizes.kthvalue(len(sizes) - kept + 1).values
+def smallest_of(sizes: Float[Tensor, " entries"], density: int | float) -> float:
+    """The smallest of the `density` share of largest sizes."""
+    place = len(sizes) - max(round(density * len(sizes)), 1)
+    return float(np.partition(sizes.numpy(), place)[place])  # several times as fast as torch's kthvalue
 
 
 def elected(updates: list[LowRank]) -> LowRank:

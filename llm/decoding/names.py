@@ -24,9 +24,13 @@ def place_of(model: str) -> Path:
     for a path.
 
     A folder that holds a GGUF file and no config.json stands for the file. Raises SettingError for a folder that holds
-    several."""
+    several, and for a name that no file can have."""
     place = {"pocket": POCKET, "smollm2": SMOLLM2}.get(model) or Path(model).expanduser()
-    if not place.is_dir() or (place / "config.json").is_file():
+    try:
+        folder = place.is_dir()
+    except OSError as error:  # of a name that is too long to be one
+        raise SettingError("model", f"{model} ({error.strerror})", "a model's name") from None
+    if not folder or (place / "config.json").is_file():
         return place
     files = sorted(place.glob("*.gguf"))
     if len(files) > 1:

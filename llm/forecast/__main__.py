@@ -98,7 +98,7 @@ def _main(words: list[str]) -> int:
     how = lists.get("composition", COMPOSITIONS)
     made = made_with(how, dials, preset_dials(options.model))
     settings_are_right(options.out)
-    prompts = read_prompts(Path(options.prompts))
+    prompts = read_prompts(Path(options.prompts).expanduser())
     from lora_reuse.llm.adapters.folders import origin
 
     for adapter in library:
@@ -133,7 +133,7 @@ def _forecast(
     if options.out:
         from lora_reuse.llm.forecast.plot import plot
 
-        out = Path(options.out)
+        out = Path(options.out).expanduser()
         shown = max(found.each, key=lambda how: found.each[how].score)
         said = found.numbers() | {
             "library": list(adapters),

@@ -1,11 +1,14 @@
 """Adapters of every kind that is read, as PEFT wrote them, against the ΔW of PEFT's own modules and against PEFT after
 a round trip; libraries whose experts differ in kind, modules and ranks."""
 
+import importlib
+import inspect
 import json
 import re
 from types import SimpleNamespace
 from typing import Any
 
+import peft
 import pytest
 import torch
 from peft import AdaLoraConfig, LoHaConfig, LoKrConfig, LoraConfig, PeftModel, VeraConfig, get_peft_model
@@ -414,9 +417,6 @@ def test_completed_libraries_change_nothing_where_all_is_there(tmp_path):
 
 def test_kinds_that_peft_says_it_converts_are_those_of_the_message():
     """Kinds whose layers say that they support PEFT's conversion to LoRA (HiRA's and SHiRA's say no)."""
-    import importlib
-    import inspect
-
     from peft import PeftType
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -431,6 +431,38 @@ def test_kinds_that_peft_says_it_converts_are_those_of_the_message():
         if any(say(SimpleNamespace(get_base_layer=lambda: torch.nn.Linear(1, 1))) for say in says):
             found.add(kind.value)
     assert set(adapter_config._CONVERTIBLE) == found
+
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "C3A": {"block_size": 1},
+    "FOURIERFT": {"n_frequency": 20},
+    "MISS": {"r": 2},
+    "VBLORA": {"num_vectors": 8, "vector_length": 2, "r": 2},
+    "WAVEFT": {"n_frequency": 20},
+}
+"""Options of kinds whose defaults do not fit a model this small."""
+
+
+@pytest.mark.filterwarnings("ignore")  # PEFT's, of its own kinds
+@pytest.mark.parametrize("kind", adapter_config._CONVERTIBLE)
+def test_a_kind_that_is_not_read_is_after_the_conversion_that_the_message_names(kind, tmp_path):
+    """The change of the weights is PEFT's own, merged into the base."""
+    config = peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(kind)]
+    options = OTHERS.get(kind, {"r": 4} if "r" in inspect.signature(config).parameters else {})
+    adapted: Any = get_peft_model(qwen(), config(target_modules=MLP, **options))
+    torch.manual_seed(1)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.5)
+    adapted.save_pretrained(str(tmp_path / "own"))
+    with pytest.raises(SettingError, match=rf"peft_type {kind} in .*; peft\.save_as_lora\(path, model, rank\) writes"):
+        load_expert(tmp_path / "own", qwen())
+    peft.save_as_lora(tmp_path / "lora", adapted, 1.0)
+    read, before, after = load_expert(tmp_path / "lora", qwen()), qwen(), adapted.merge_and_unload()
+    assert len(read) == 4
+    for name, update in read.items():
+        change = after.get_submodule(name).weight - before.get_submodule(name).weight
+        torch.testing.assert_close(update.dense(), change, rtol=1e-3, atol=1e-3 * float(change.abs().max()))
 
 
 ALIASES = [

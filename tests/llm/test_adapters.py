@@ -296,7 +296,7 @@ REFUSED = {
         "only A of model.embed_tokens",
     ),
     "task": (lambda f: edit_config(f, task_type="SEQ_CLS"), "task_type SEQ_CLS"),
-    "convertible": (lambda f: edit_config(f, peft_type="VBLORA"), "save_as_lora(path, model, rank)"),
+    "convertible": (lambda f: edit_config(f, peft_type="VBLORA"), "peft.save_as_lora(path, model, rank)"),
     "not named": (
         lambda f: edit_config(f, target_modules=["up_proj"]),
         "tensors of model.layers.0.mlp.down_proj",

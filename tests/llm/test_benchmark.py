@@ -1,5 +1,6 @@
 """The benchmarks at their smallest: a line and its numbers a comparison, and a row that says them."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -7,14 +8,19 @@ import timeit
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from lora_reuse.llm import benchmark, compose_speed
 from lora_reuse.llm.adapters import pace
 from lora_reuse.llm.adapters.folders import load_expert
+from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.adapters.modules import target_modules
+from lora_reuse.llm.adapters.writing import save_expert
+from lora_reuse.llm.compositions import compose
 from lora_reuse.llm.decoding import pace as decoding
 from lora_reuse.llm.decoding.models import load_base, load_frame, prompt
 from lora_reuse.llm.decoding.pace import flops
+from tests.llm.tiny import tiny
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
@@ -72,24 +78,59 @@ def test_the_least_work_is_that_of_the_weights_for_each_token():
 def test_composing_is_timed_against_pefts_merge_of_the_same_files(tmp_path, capsys, monkeypatch):
     """Processes are measured, not tested: here they cost what they are told."""
     asked = []
+    costs = {"peft": compose_speed.Cost(4.0, 5.0, 1.0), "mergekit": compose_speed.Cost(6.0, 7.0, 2.0)}
 
     def cost(module, *words):
         if words[0] != "adapters":
             asked.append(words)
         else:
             compose_speed.main(words)
-        return compose_speed.Cost(4.0, 5.0, 1.0) if words[0] == "peft" else compose_speed.Cost(2.0, 3.0, 0.5)
+        return costs.get(words[0], compose_speed.Cost(2.0, 3.0, 0.5))
 
     monkeypatch.setattr(compose_speed, "_cost", cost)
-    assert compose_speed.main(["layers=1", "rank=2", "composition=ties,knots", f"out={tmp_path}"]) == 0
+    find, there = importlib.util.find_spec, {"mergekit": object()}
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *of: there[name] if name in there else find(name, *of)
+    )
+    words = ["layers=2", "rank=2", "composition=ties,knots,ties_svd", f"out={tmp_path}"]
+    assert compose_speed.main(words) == 0
     printed = capsys.readouterr().out
     assert "ratios 2.0 and 2.0" in printed
-    rules = [words[0] if words[0] == "peft" else words[1] for words in asked]
-    assert rules == ["composition=ties", "peft", "composition=knots", "composition=ties"]
+    assert "ratios 3.0 and 4.0" in printed
+    rules = [words[0] if words[0] in costs else words[1] for words in asked]
+    ours = [f"composition={rule}" for rule in ("ties", "knots", "ties_svd", "ties")]
+    assert rules == [ours[0], "peft", ours[1], ours[2], "peft", "mergekit", ours[3]]
     (row,) = map(json.loads, (tmp_path / "llm_compose_speed.jsonl").read_text().splitlines())
     assert row["measured"]["ties_ratio"] == 2.0
     assert row["measured"]["one_layer_peak_gb"] == 0.5
+    assert row["measured"]["ties_svd_mergekit_ratio"] == 3.0
     assert "knots_ratio" not in row["measured"]
+    asked.clear()
+    there["mergekit"] = None
+    assert compose_speed.main(["layers=1", "rank=2", "composition=ties_svd"]) == 0
+    assert "mergekit is not installed, and is left out" in capsys.readouterr().out
+    assert [words[0] for words in asked if words[0] in costs] == ["peft"]
+    assert compose_speed.main(["against=mergekit"]) == 2
+    assert "against: got mergekit, which is not installed" in capsys.readouterr().err
+    asked.clear()
+    assert compose_speed.main(["layers=1", "rank=2", "composition=ties_svd", "against=none"]) == 0
+    assert len(asked) == 1
+
+
+@pytest.mark.filterwarnings("ignore")  # those of what mergekit imports are not ours to mend
+def test_mergekits_merge_of_the_benchmark_is_ours_before_it_is_cut(tmp_path):
+    """Whole, module by module."""
+    pytest.importorskip("mergekit")
+    frame, draw = tiny("qwen2", tmp_path / "base"), torch.Generator().manual_seed(0)
+    factor = lambda size: torch.randn(size, 4, generator=draw)  # noqa: E731
+    library = [{"model.layers.0.mlp.up_proj": LowRank(factor(48), factor(32))} for _ in range(2)]
+    for name, expert in zip("ab", library, strict=True):
+        save_expert(expert, tmp_path / name, str(frame))
+    compose_speed.main(["mergekit", str(tmp_path / "a"), str(tmp_path / "b"), "ties", str(tmp_path / "out")])
+    (merged,) = load_file(tmp_path / "out" / "model.safetensors").values()
+    (ours,) = compose("ties_svd", library, merged_rank=min(merged.shape)).values()
+    assert isinstance(ours, LowRank)
+    torch.testing.assert_close(merged, ours.dense(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")

@@ -293,12 +293,14 @@ BAD = [
     ("composition=ties library={a},{stale}", "other weights than ", "another_model=true composes it all the same"),
     ("composition=ties model={a}", "model: got ", "an adapter is no model"),
     ("composition=ties model=nobody/nothing", "model: got nobody/nothing, which is no folder here", ""),
+    (f"composition=ties library={'x' * 5000}", "expert: got xxx", "a PEFT folder, or a hub name"),
+    (f"composition=ties model={'x' * 5000}", "model: got xxx", "allowed: a model's name"),
     ("composition=ties out={full}", "out: got ", "nothing is overwritten"),
     ("composition=ties out={file}/folder", "out: got ", "a folder that can be written"),
 ]
 
 
-@pytest.mark.parametrize(("text", "start", "end"), BAD, ids=[text for text, *_ in BAD])
+@pytest.mark.parametrize(("text", "start", "end"), BAD, ids=[text[:40] for text, *_ in BAD])
 def test_a_mistake_is_one_line_exit_code_2_and_nothing_written(made, tmp_path, capsys, monkeypatch, text, start, end):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     it = made("qwen2")
@@ -333,6 +335,18 @@ def test_a_mistake_is_one_line_exit_code_2_and_nothing_written(made, tmp_path, c
     assert end in captured.err
     assert not (tmp_path / "out").exists()
     assert [path.name for path in places["full"].iterdir()] == ["something"]
+
+
+def test_a_home_folder_is_one(made, tmp_path, monkeypatch):
+    it = made("qwen2")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for adapter in it.adapters:
+        shutil.copytree(adapter, tmp_path / Path(adapter).name)
+    names = ", ".join(f"~/{Path(adapter).name}" for adapter in it.adapters)
+    assert main([f"library={names}", f"model={it.base}", "composition=sum", "out=~/both"]) == 0
+    assert (tmp_path / "both" / "adapter_config.json").is_file()
+    assert not (tmp_path / "~").exists()
 
 
 def test_the_base_is_the_one_the_first_adapter_names(made, tmp_path):

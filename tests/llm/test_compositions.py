@@ -97,7 +97,7 @@ def test_gauge(name):
     not."""
     first, second, third = library()
     before, after = change(compose(name, [first, second, third])), change(compose(name, [first, turned(second), third]))
-    assert torch.allclose(before, after, atol=1e-4) == RULES[name].gauge_free
+    assert torch.allclose(before, after, atol=1e-3) == RULES[name].gauge_free
 
 
 @pytest.mark.parametrize("name", [n for n, r in RULES.items() if r.alone])

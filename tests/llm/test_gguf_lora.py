@@ -80,6 +80,8 @@ def test_what_llama_cpp_makes_of_a_file_is_the_adapter(family, bases, tmp_path):
     assert (ours - alone).abs().max() > 0.1
     again = lr.load_adapter(base, tmp_path / "out")
     assert again.keys() == whole.keys()
+    for same in (lr.load_adapter(base, tmp_path / "out" / "adapter.gguf"), lr.load(base, tmp_path / "out")):
+        assert all(torch.equal(same.experts()[name].dense(), again.experts()[name].dense()) for name in again)
     for name, update in again.experts().items():
         torch.testing.assert_close(update.dense(), whole.experts()[name].dense(), rtol=1e-5, atol=1e-6)
     card = (tmp_path / "out" / "README.md").read_text()
@@ -225,6 +227,13 @@ def test_other_architectures_and_ends_that_are_one_weight_are_refused(folder_of,
             load_frame(str(bases["llama"])).config,
         )
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
+def test_of_a_folder_with_several_one_is_named(bases, tmp_path):
+    for name in ("a.gguf", "b.gguf"):
+        (tmp_path / name).touch()
+    with pytest.raises(SettingError, match=rf"no adapter_config\.json in .* of which {tmp_path / 'a.gguf'} would be"):
+        lr.load_adapter(lr.load_base(str(bases["llama"])), tmp_path)
 
 
 def test_the_commands_read_and_write_them(bases, tmp_path, capsys):

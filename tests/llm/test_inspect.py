@@ -89,6 +89,13 @@ def test_without_the_model_only_the_configuration_is_read(there, capsys):
     assert "modules    not checked (model: got nobody/nothing" in text
 
 
+def test_of_a_long_name_the_beginning_is_said(capsys):
+    assert inspect.main([f"library={'x' * 5000}"]) == 1
+    text = capsys.readouterr().out
+    assert "expert: got xxx" in text
+    assert len(text) < 1000
+
+
 def test_mistakes(capsys):
     for words in (["library=a,a"], ["library=a,"]):
         assert inspect.main(words) == 2

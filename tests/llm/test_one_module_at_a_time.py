@@ -18,7 +18,7 @@ from lora_reuse.llm.adapters.tensors import Tensors
 from lora_reuse.llm.adapters.writing import tensor_file
 from lora_reuse.llm.compositions import RULES, compose, streamed
 from lora_reuse.llm.compositions.arrow import Routed
-from lora_reuse.llm.compositions.sparse import _cut, smallest_kept
+from lora_reuse.llm.compositions.sparse import smallest_kept, smallest_of
 from lora_reuse.runs.settings import SettingError
 from tests.llm.test_adapters import experts, folders, qwen
 
@@ -87,7 +87,7 @@ def test_the_global_cut_is_the_order_statistic():
     }
     sizes = torch.cat([factor.abs().flatten() for update in expert.values() for factor in update])
     for density in (1e-6, 0.01, 0.2, 0.37, 0.5, 0.9, 0.999, 1):
-        assert smallest_kept(expert, density) == _cut(sizes, density)
+        assert smallest_kept(expert, density) == smallest_of(sizes, density)
 
 
 def test_an_update_is_made_when_it_is_asked_for():
