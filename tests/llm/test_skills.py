@@ -250,9 +250,9 @@ def few(monkeypatch):
     """Three people."""
     monkeypatch.setattr(data, "PEOPLE", 3)
     monkeypatch.setattr(data, "FACTS", 6)
-    data._facts.cache_clear()
+    data.known_facts.cache_clear()
     yield
-    data._facts.cache_clear()
+    data.known_facts.cache_clear()
 
 
 def test_every_library_from_its_command(few, tmp_path, capsys):
