@@ -121,7 +121,8 @@ def test_what_is_composed_of_whom():
     assert sensible(dataclasses.replace(base, library="mixed")) == base
     assert sensible(SkillSets(asked="code")) == SkillSets(asked="code", library="code", composition="alone")
     assert sensible(SkillSets(asked="homes+code", library="style")) is None
-    assert sensible(dataclasses.replace(POINT, library="mixed")).composition == "alone"
+    mixed = dataclasses.replace(POINT, library="mixed")
+    assert sensible(mixed) == dataclasses.replace(mixed, composition="alone")
     assert sensible(POINT) == POINT
     assert sensible(SkillSets(library="none")) is None
     assert len(SETS) == 31
