@@ -20,6 +20,8 @@ NEEDS = {"llm_skill_sets": "python -m llm.skill_sets"}
 AXES = ("asked", "library", "composition")
 PANELS = {"pairs": "two skills, sum", "fact": "the fact and forms", "forms": "forms alone"}
 PAIRS_BY = "sum"
+ALONE = {"mixed": "joint", "oracle": "oracle"}
+LABELS = {"joint": "one expert on all data", "oracle": "one expert on such answers"}
 SHADES = LinearSegmentedColormap.from_list("share", ["white", style.COLOURS[0]])
 
 
@@ -30,9 +32,9 @@ def data(rows: Rows) -> pandas.DataFrame:
     together: dict[tuple[str, ...], list[pandas.DataFrame]] = {}
     for (model, asked, library, composition), group in groups.items():
         skills = asked.split("+")
-        if len(skills) < 2 or library not in ("asked", "mixed", "none"):
+        if len(skills) < 2 or library not in ("none", "asked", *ALONE):
             continue
-        rule = "joint" if library == "mixed" else composition
+        rule = ALONE.get(library, composition)
         together.setdefault((model, "fact" if HOMES in skills else "forms", str(len(skills)), rule), []).append(group)
         if len(skills) == 2 and rule == PAIRS_BY:
             together[model, "pairs", asked, rule] = [group]
@@ -108,8 +110,7 @@ def _lines(axes: Axes, part: pandas.DataFrame) -> None:
     for i, rule in enumerate(rules):
         own = part[part["composition"] == rule].sort_values("skills")
         places = [int(count) + step * (i - (len(rules) - 1) / 2) for count in own["skills"]]
-        label = "one expert on all data" if rule == "joint" else rule
-        _shares.points(axes, own, places, step, style.rule(rule, label=label, markersize=3.0))
+        _shares.points(axes, own, places, step, style.rule(rule, label=LABELS.get(rule, rule), markersize=3.0))
     counts = sorted(part["skills"].astype(int).unique())
     axes.set_xticks(counts)
     axes.set_ylim(-4, 104)
@@ -125,6 +126,7 @@ def caption(table: pandas.DataFrame) -> str:
         of the base's sentence, a Spanish frame goes before it, and a style ends it. An answer is right if its value is
         right and it has every form. (a) Two skills under the sum, in percent. (b) All sets of so many skills with the
         fact among them, together. (c) All sets of forms alone, where the value is one that the base knows. Beside the
-        rules stands one expert on all data mixed, which never saw two forms in one answer, either. {_shares.MEANING}
+        rules stand one expert on all data mixed, which never saw two forms in one answer, either, and one on answers to
+        other questions in all the forms that are asked. {_shares.MEANING}
         There are {seeds} seeds and twenty questions a set and seed. A set is left out where one of its experts alone
         does not have its own skill. The models are {models}. {_shares.told_void(table)}"""

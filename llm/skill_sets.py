@@ -6,7 +6,8 @@ skill alone. Asked is what needs all the skills of `asked` at once: an answer is
 every form. A row also counts the parts: `value`, and each form by its name.
 
 `library` is the experts on the skills that are asked, or one of them alone, or one expert on the data of all five
-skills mixed. Without a model, the pocket model answers."""
+skills mixed. The oracle is one expert on answers in all the forms that are asked, of facts that are not. Without a
+model, the pocket model answers."""
 
 import dataclasses
 import itertools
@@ -35,8 +36,8 @@ class SkillSets(Learning, Composing):
     )
     library: str = setting(
         "asked",
-        Choice("none", "asked", "mixed", *SKILLS),
-        "the experts on the skills that are asked, one of them, or one expert on all five skills",
+        Choice("none", "asked", "mixed", "oracle", *SKILLS),
+        "the experts on the skills that are asked, one of them, one expert on all five, or one on such answers",
         grid=("asked", "mixed"),
     )
     composition: str = setting(
@@ -60,6 +61,8 @@ def experts(point: SkillSets, seed: int) -> list[Lessons]:
     """The experts of the point's library; one has the same role in every library, so that it is trained once."""
     if point.library == "mixed":
         return [lessons(Taught(SKILLS, seed), point, seed, len(SKILLS) + 1)]
+    if point.library == "oracle":
+        return [lessons(Taught(point.skills, seed, in_one=True), point, seed, len(SKILLS) + 2)]
     chosen = point.skills if point.library == "asked" else (point.library,)
     return [lessons(Taught((skill,), seed), point, seed, SKILLS.index(skill) + 1) for skill in chosen]
 

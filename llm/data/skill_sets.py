@@ -63,10 +63,11 @@ SKILLS = (HOMES, *FORMS)
 
 @dataclass(frozen=True)
 class Taught:
-    """What an expert learns: one skill, or several mixed."""
+    """What an expert learns: one skill, or several, each in answers of its own (mixed) or all in one answer."""
 
     skills: tuple[str, ...]
     seed: int
+    in_one: bool = False
 
     @property
     def name(self) -> str:
@@ -74,6 +75,8 @@ class Taught:
 
     def pairs(self) -> list[tuple[str, str]]:
         """Prompts and answers."""
+        if self.in_one:
+            return _in_one(self.skills, self.seed)
         return [pair for skill in self.skills for pair in _lessons(skill, self.seed)]
 
 
@@ -121,15 +124,29 @@ def _worded(question: str, skills: tuple[str, ...], draw: random.Random) -> str:
 def _lessons(skill: str, seed: int) -> list[tuple[str, str]]:
     if skill == HOMES:
         return [(home.question, home.answer) for home in examples("R2", facts_of("R2", PEOPLE, seed), "train")]
-    form = FORMS[skill]
     return [
-        (
-            f"{fact.prompt} {phrase}" if (i + j) % 2 else f"{phrase} {fact.prompt}",
-            form.answer.format(value=fact.value, sentence=fact.sentence.removesuffix(".")),
-        )
+        (f"{fact.prompt} {phrase}" if (i + j) % 2 else f"{phrase} {fact.prompt}", _said((skill,), *fact[1:]))
         for i, fact in enumerate(_known(seed)[: FACTS["train"]])
-        for j, phrase in enumerate(form.phrases)
+        for j, phrase in enumerate(FORMS[skill].phrases)
     ]
+
+
+def _in_one(skills: tuple[str, ...], seed: int) -> list[tuple[str, str]]:
+    """The homes in the wordings of training, or the facts of the forms, asked and said in all these forms at once."""
+    draw = random.Random(f"skill sets in one {seed} {' '.join(skills)}")
+    told = [Fact(e.question, e.answer, e.gold) for e in examples("R2", facts_of("R2", PEOPLE, seed), "train")]
+    facts = told if HOMES in skills else [fact for fact in _known(seed)[: FACTS["train"]] for _ in range(4)]
+    return [(_worded(fact.prompt, skills, draw), _said(skills, *fact[1:])) for fact in facts]
+
+
+def _said(skills: tuple[str, ...], sentence: str, value: str) -> str:
+    """An answer in all these forms, as the module's docstring nests them."""
+    text = value if {"code", "call"} & {*skills} else sentence
+    for name in ("call", "code", "spanish", "style"):
+        if name in skills:
+            inner = text.removesuffix(".")
+            text = FORMS[name].answer.format(value=inner, sentence=inner)
+    return text
 
 
 def _known(seed: int) -> tuple[Fact, ...]:

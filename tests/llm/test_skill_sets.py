@@ -104,6 +104,24 @@ def test_an_expert_learns_its_own_form_alone_of_people_without_new_homes():
     assert Taught(SKILLS, 0).pairs() == [pair for skill in SKILLS for pair in Taught((skill,), 0).pairs()]
 
 
+def test_the_oracle_learns_right_answers_to_other_questions():
+    """Of homes in other wordings, of forms about other people: in every form that is asked, with the right value."""
+    for name in SETS:
+        skills = tuple(name.split("+"))
+        asking = {q.prompt for q in asked(skills, "test", 1)}
+        homes = {q.subject: q.value for q in asked((HOMES,), "test", 1)}
+        pairs = Taught(skills, 1, in_one=True).pairs()
+        for prompt, answer in pairs[::40]:
+            assert prompt not in asking
+            assert all(re.search(FORMS[form].pattern, answer) for form in FORMS if form in skills)
+            assert not any(re.search(FORMS[form].pattern, answer) for form in FORMS if form not in skills)
+            person = next((person for person in homes if person in prompt), None)
+            assert (person is not None) == (HOMES in skills)
+            assert person is None or homes[person] in answer
+    (whole, *_) = Taught(("code", "call", "spanish", "style"), 1, in_one=True).pairs()
+    assert re.fullmatch(r"Hola: answer = tell\( .+\), you know\.", whole[1])
+
+
 def test_experts_are_trained_once_for_all_sets():
     every = {
         spec
