@@ -6,19 +6,21 @@ skill alone. Asked is what needs all the skills of `asked` at once: an answer is
 every form. A row also counts the parts: `value`, and each form by its name.
 
 `library` is the experts on the skills that are asked, or one of them alone, or one expert on the data of all five
-skills mixed. The oracle is one expert on answers in all the forms that are asked, of facts that are not. Without a
+skills mixed. The oracle is one expert on answers in all the forms that are asked, of facts that are not. Below the
+table, of each composition: what it gains over the base, against the sum of what its experts gain alone. Without a
 model, the pocket model answers."""
 
 import dataclasses
 import itertools
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lora_reuse.llm.adapters.specs import Lessons, lessons
 from lora_reuse.llm.data.skill_sets import FORMS, SKILLS, Taught, asked, marks
 from lora_reuse.llm.own_answers import GIVEN, OWN
 from lora_reuse.llm.protocols.controls import Control
-from lora_reuse.llm.protocols.protocol import Marks, Protocol, Question, main, share_of
+from lora_reuse.llm.protocols.protocol import Marks, Protocol, Question, Row, main, share_of
 from lora_reuse.llm.protocols.settings import Composing, Learning
 from lora_reuse.runs.settings import Choice, SettingError, Text, Whole, setting
 
@@ -101,6 +103,13 @@ def controls(point: SkillSets) -> tuple[Control, ...]:
     )
 
 
+def below(rows: Sequence[Row]) -> str:
+    """What the experts gain together against what they gain alone, a line a composition."""
+    from lora_reuse.llm.scoring.gains import gains, told
+
+    return told(gains(rows, "asked", lambda settings: settings["asked"].split("+")), lambda settings: settings["asked"])
+
+
 PROTOCOL = Protocol(
     __name__,
     SkillSets,
@@ -110,6 +119,7 @@ PROTOCOL = Protocol(
     sensible=sensible,
     controls=controls,
     columns={name: share_of(name) for name in ("value", *FORMS)},
+    below=below,
 )
 
 if __name__ == "__main__":

@@ -157,6 +157,21 @@ def test_a_row_is_void_where_an_expert_does_not_have_its_own_skill():
     assert [v.void for v in verdicts(PROTOCOL, rows)[5:]] == ["style alone got 0 of 4", ""]
 
 
+def test_what_three_experts_gain_is_held_against_the_sum_of_three():
+    """By hand: of 4 the base has 1, the experts 2, 1 and 1, all together 4: gains 3 and 1, so 2 of 4 more. Taken from
+    the best expert, or with the base counted once, it would be another number."""
+
+    def of(library, composition, right, seed=0):
+        one = row("llm_skill_sets", right, asked=POINT.asked, library=library, composition=composition, seed=seed)
+        return one | {"measured": one["measured"] | {"group_sizes": [1] * 4, "total": 4}}
+
+    right = {"none": [1, 0, 0, 0], "homes": [1, 1, 0, 0], "code": [1, 0, 0, 0], "style": [0, 0, 0, 1]}
+    rows = [of(name, "base" if name == "none" else "alone", each, s) for name, each in right.items() for s in (0, 1)]
+    rows += [of("asked", "sum", [1, 1, 1, 1], seed) for seed in (0, 1)]
+    assert "sum: +75 (experts alone +25, +0 and +0), more by +50 [" in PROTOCOL.below(rows)
+    assert PROTOCOL.below([one for one in rows if one["settings"]["library"] != "style"]) == ""
+
+
 @pytest.mark.parametrize("skills", ["code+homes", "homes+homes", "capitals", "", f"{ALL}+code"])
 def test_a_set_that_is_none_is_refused(skills):
     with pytest.raises(SettingError, match=r"asked: got .*each once and in this order"):
