@@ -154,7 +154,10 @@ def test_a_row_is_void_where_an_expert_does_not_have_its_own_skill():
         row("llm_skill_sets", right, asked=skill, library=skill, composition="alone") for skill, right in known.items()
     ]
     rows += [row("llm_skill_sets", [0, 0], asked=asked) for asked in ("homes+style", "homes+code")]
-    assert [v.void for v in verdicts(PROTOCOL, rows)[5:]] == ["style alone got 0 of 4", ""]
+    learned = {"composition": "cat:own", "learn_share": 0.2, "granularity": "layer"}
+    rows += [row("llm_skill_sets", [0, 0], asked="homes+code", **learned)]
+    assert [v.void for v in verdicts(PROTOCOL, rows)[5:]] == ["style alone got 0 of 4", "", ""]
+    assert not any(v.unmeasured for v in verdicts(PROTOCOL, rows))
 
 
 def test_what_three_experts_gain_is_held_against_the_sum_of_three():
