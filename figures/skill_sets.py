@@ -21,13 +21,14 @@ AXES = ("asked", "library", "composition")
 PANELS = {"pairs": "two skills, sum", "fact": "the fact and forms", "forms": "forms alone"}
 PAIRS_BY = "sum"
 ALONE = {"mixed": "joint", "oracle": "oracle"}
-LABELS = {"joint": "one expert on all data", "oracle": "one expert on such answers"}
+LABELS = {"joint": "one expert on all data"}
 SHADES = LinearSegmentedColormap.from_list("share", ["white", style.COLOURS[0]])
 
 
 def data(rows: Rows) -> pandas.DataFrame:
     """Shares of right answers in percent by model, panel, skills and composition: of each pair under the sum, and of
-    all sets of so many skills together, with the fact or without it. A set that is void is left out of them."""
+    all sets of so many skills together, with the fact or without it. A set that is void is left out of them, and so is
+    a rule that was not asked all sets that others were."""
     groups, about = _groups.grouped(rows, ["llm_skill_sets"], AXES)
     together: dict[tuple[str, ...], list[pandas.DataFrame]] = {}
     for (model, asked, library, composition), group in groups.items():
@@ -40,6 +41,8 @@ def data(rows: Rows) -> pandas.DataFrame:
             together[model, "pairs", asked, rule] = [group]
     if not together:
         raise rows.missing("llm_skill_sets")
+    most = {key[:3]: max(len(sets) for other, sets in together.items() if other[:3] == key[:3]) for key in together}
+    together = {key: sets for key, sets in together.items() if len(sets) == most[key[:3]]}
     found = _cells.of_groups({key: _as_one(sets) for key, sets in together.items()}, about)
     lines = []
     for label, model in _cells.models(found, {}).items():
@@ -126,7 +129,6 @@ def caption(table: pandas.DataFrame) -> str:
         of the base's sentence, a Spanish frame goes before it, and a style ends it. An answer is right if its value is
         right and it has every form. (a) Two skills under the sum, in percent. (b) All sets of so many skills with the
         fact among them, together. (c) All sets of forms alone, where the value is one that the base knows. Beside the
-        rules stand one expert on all data mixed, which never saw two forms in one answer, either, and one on answers to
-        other questions in all the forms that are asked. {_shares.MEANING}
+        rules stands one expert on all data mixed, which never saw two forms in one answer, either. {_shares.MEANING}
         There are {seeds} seeds and twenty questions a set and seed. A set is left out where one of its experts alone
         does not have its own skill. The models are {models}. {_shares.told_void(table)}"""
