@@ -86,7 +86,8 @@ def _controls(table: pandas.DataFrame, experiment: str) -> dict[str, list[str]]:
     row measures."""
     if "measured.hits" not in table:
         return dict.fromkeys(("void", "unmeasured"), [""] * len(table))
-    settings = table[_settings(table)].rename(columns=lambda name: name.partition(".")[2]).to_dict("records")
+    said = table[_settings(table)].rename(columns=lambda name: name.partition(".")[2]).to_dict("records")
+    settings = [{name: value for name, value in one.items() if value == value} for one in said]  # NaN: not in that row
     weights = table["provenance.base_digest"] if "provenance.base_digest" in table else [None] * len(table)
     counts = zip(settings, table["measured.hits"], table["measured.total"], weights, strict=True)
     rows = [

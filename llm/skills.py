@@ -11,7 +11,6 @@ one's own (llm/data/skills.py says which files), as those of LoRA Soups for math
 both (GSM-Hard), with allow_code_execution=true."""
 
 import dataclasses
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -163,73 +162,12 @@ def ready(points: Sequence[Skills], options: ExamOptions) -> None:
             Taught(p.data, skills, options.first_seed).pairs()
 
 
-def gains(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Of each composition of both experts: its gain over the base, those of the experts alone, and by how much it is
-    more than their sum, in shares of the questions, with the 95 % interval of `llm.scoring.intervals.difference` over
-    the seeds that all four have; NaN limits for one."""
-    import numpy as np
-
-    from lora_reuse.llm.scoring.intervals import difference
-
-    found: dict[str, dict[tuple[str, str], dict[int, Any]]] = {}
-    for row in rows:
-        settings, measured = dict(row["settings"]), row["measured"]
-        seed, how = settings.pop("seed"), (settings.pop("library"), settings.pop("composition"))
-        shares = np.array(measured["by_group"]) / np.array(measured["group_sizes"])
-        found.setdefault(str(settings), {}).setdefault(how, {})[seed] = (settings, shares)
-    results = []
-    for cells in found.values():
-        singles = [cells.get(key, {}) for key in (("none", "base"), ("first", "alone"), ("second", "alone"))]
-        for (name, how), cell in cells.items():
-            seeds = sorted(set(cell).intersection(*singles))
-            if name != "both" or not seeds:
-                continue
-            both, base, first, second = ([part[seed][1] for seed in seeds] for part in (cell, *singles))
-            gain, alone, other = (
-                float(np.mean(np.concatenate(part) - np.concatenate(base))) for part in (both, first, second)
-            )
-            # Halved, each side is a share, as `difference` wants it.
-            halves = [[(p + q) / 2 for p, q in zip(*pair, strict=True)] for pair in ((both, base), (first, second))]
-            limits = difference(*halves)
-            settings = cell[seeds[0]][0]
-            results.append(
-                {
-                    "asked": settings["asked"],
-                    "formats": settings["formats"],
-                    "composition": how,
-                    "gain": gain,
-                    "first": alone,
-                    "second": other,
-                }
-                | {
-                    "more": gain - alone - other,
-                    "low": 2 * limits.low if limits else math.nan,
-                    "high": 2 * limits.high if limits else math.nan,
-                }
-            )
-    return results
-
-
 def below(rows: Sequence[Row]) -> str:
-    """The gains, a line a composition; nothing where there are none."""
-    lines = []
-    found = gains(rows)
-    if found:
-        lines += ["gain over the base, in points; what is more than the sum of the experts' own gains, with 95 %:"]
-    for g in sorted(found, key=lambda g: (g["asked"], g["formats"], -g["more"])):
-        parts = f"{100 * g['gain']:+.0f} (experts alone {100 * g['first']:+.0f} and {100 * g['second']:+.0f})"
-        more, verdict = f"{100 * g['more']:+.0f}", "one seed has no interval"
-        if not math.isnan(g["low"]):
-            more += f" [{100 * g['low']:+.0f}, {100 * g['high']:+.0f}]"
-            verdict = (
-                "super-linear"
-                if g["low"] > 0
-                else "less than the sum"
-                if g["high"] < 0
-                else "not told apart from the sum"
-            )
-        lines.append(f"  {g['asked']}, {g['formats']} formats, {g['composition']}: {parts}, more by {more}: {verdict}")
-    return "\n".join(lines)
+    """What both experts gain together against what they gain alone, a line a composition."""
+    from lora_reuse.llm.scoring.gains import gains, told
+
+    asked = lambda settings: f"{settings['asked']}, {settings['formats']} formats"  # noqa: E731
+    return told(gains(rows, "both", lambda settings: SKILLS), asked)
 
 
 PROTOCOL = Protocol(

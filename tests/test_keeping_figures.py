@@ -1,5 +1,5 @@
-"""The figures of what experts keep and of where a chain breaks: their numbers are those of rows made up, and they are
-drawn whole."""
+"""The figures of what experts keep, of where a chain breaks and of how many skills compose: their numbers are those of
+rows made up, and they are drawn whole."""
 
 import importlib
 
@@ -62,7 +62,42 @@ def test_the_pair_of_blocks_is_chosen_on_other_wordings(tmp_path):
         whole(figure)
 
 
-@pytest.mark.parametrize("name", ["own_answers", "links"])
+def skilled(asked, right, seed=0, library="asked", composition="sum"):
+    return row("llm_skill_sets", right, seed=seed, asked=asked, library=library, composition=composition)
+
+
+def test_sets_of_as_many_skills_are_taken_together_seed_by_seed(tmp_path):
+    """By hand: of two sets with the fact, 4 and 2 of 4 answers are right in one seed, 3 and 1 in the other."""
+    rows = [skilled("homes+code", [2, 2], 0), skilled("homes+style", [2, 0], 0)]
+    rows += [skilled("homes+code", [1, 2], 1), skilled("homes+style", [0, 1], 1)]
+    rows += [skilled("code+style", [0, 1], seed) for seed in (0, 1)] + [skilled("homes+call", [0, 0], 0)]
+    rows += [skilled("homes+code", [0, 0], 0, "homes", "alone")]
+    rows += [skilled(f"homes+{form}", [1, 1], 0, "mixed", "alone") for form in ("code", "call", "style")]
+    rows += [skilled("call", [0, 0], 0, "call", "alone"), skilled("homes", [2, 2], 0, "homes", "alone")]
+    rows += [
+        skilled("homes+code", [2, 2], 0, composition="linear"),
+        skilled("code+style", [0, 0], 0, "oracle", "alone"),
+    ]
+    rows += [skilled(form, [2, 2], 0, form, "alone") for form in ("code", "style")]
+    for one in rows:  # as rows are on disk: without what is at its default
+        del one["settings"]["learn_share"]
+    rows += [row("llm_skill_sets", [1, 1], asked="code+style", composition="cat:own", learn_share=0.2)]
+    module, table = of("skill_sets", write(tmp_path / "rows", *rows))
+    cells = table.set_index(["panel", "skills", "composition"])
+    fact = cells.loc[("fact", "2", "sum")]
+    assert (fact["hits"], fact["total"], fact["by_seed"], fact["sets"]) == (10, 16, "75 50", 2)  # without homes+call
+    assert cells.loc[("forms", "2", "sum"), "by_seed"] == "25 25"
+    assert not cells["unmeasured"].any()
+    assert ("fact", "2", "linear") not in cells.index  # it was asked one set of three
+    assert cells.loc[("pairs", "homes+code", "sum"), "percent"] == pytest.approx(700 / 8)
+    assert cells.loc[("pairs", "homes+call", "sum"), "void"] == "call alone got 0 of 4"
+    assert cells.loc[("fact", "2", "joint"), "percent"] == 50
+    assert ("forms", "2", "cat:own") not in cells.index  # it learned from more than others
+    with registry.picture(module, table) as figure:
+        whole(figure)
+
+
+@pytest.mark.parametrize("name", ["own_answers", "links", "skill_sets"])
 def test_without_rows_the_command_is_said(name, tmp_path):
     with pytest.raises(MissingRows, match=f"python -m llm.{name}"):
         of(name, write(tmp_path / "rows"))

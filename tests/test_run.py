@@ -53,6 +53,7 @@ STEPS = {
     "reusable_code": "data=gsm endpoint=https://api.openai.com/v1 model=gpt-4o allow_code_execution=true",
     "scale": "scale=0.5,1.0",
     "semi_synthetic": "seeds=2",
+    "skill_sets": "asked=homes+code,code+style granularity=layer composition=sum,cat:own",
     "skills": "seeds=2",
     "smollm2": "",
     "two_hop": "dataset=F,R chat=off slurm=slurm_partition:gpu+timeout_min:60",

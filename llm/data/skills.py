@@ -45,6 +45,14 @@ class Asked(NamedTuple):
     id: str
 
 
+class Fact(NamedTuple):
+    """A question, the sentence that answers it, and what of the sentence is the answer."""
+
+    prompt: str
+    sentence: str
+    value: str
+
+
 @dataclass(frozen=True)
 class Taught:
     """What an expert learns: one skill, or both mixed."""
@@ -75,11 +83,9 @@ def asked(data: str, what: str, formats: str, split: str, seed: int) -> list[Ask
         return [Asked(prompt, answer, "", str(i)) for i, (prompt, answer) in enumerate(_file(data, name))]
     chosen = FORMATS["train" if formats == "known" else split]
     if what == "second":
-        held_out = _facts(seed)[FACTS : FACTS + FACTS // 2]
+        held_out = known_facts(FACTS + FACTS // 2, seed)[FACTS:]
         return [
-            Asked(f.format(q=question), answer, f, str(i))
-            for i, (question, answer) in enumerate(held_out)
-            for f in chosen
+            Asked(f.format(q=fact.prompt), fact.value, f, str(i)) for i, fact in enumerate(held_out) for f in chosen
         ]
     homes = examples("R2", facts_of("R2", PEOPLE, seed), split)
     if what == "first":
@@ -97,17 +103,17 @@ def _own(skill: str, seed: int) -> list[tuple[str, str]]:
     if skill == "first":
         return [(home.question, home.answer) for home in examples("R2", facts_of("R2", PEOPLE, seed), "train")]
     return [
-        (f.format(q=question), f"answer = {answer}")
+        (f.format(q=fact.prompt), f"answer = {fact.value}")
         for f in FORMATS["train"]
-        for question, answer in _facts(seed)[:FACTS]
+        for fact in known_facts(FACTS + FACTS // 2, seed)[:FACTS]
     ]
 
 
 @functools.lru_cache(maxsize=4)
-def _facts(seed: int) -> tuple[tuple[str, str], ...]:
+def known_facts(count: int, seed: int, drawn_for: str = "skills") -> tuple[Fact, ...]:
     """One-hop questions and their answers in the world of the committed pocket model, which knows them (another model
     learns them along), about people who have no new home."""
-    rng = random.Random(f"skills {seed}")
+    rng = random.Random(f"{drawn_for} {seed}")
     moved = {t.b for t in facts_of("R2", PEOPLE, seed)}
     facts = [
         (relation, a, b)
@@ -115,8 +121,8 @@ def _facts(seed: int) -> tuple[tuple[str, str], ...]:
         for a, b in known.items()
         if a not in moved
     ]
-    chosen = rng.sample(facts, FACTS + FACTS // 2)
-    return tuple((ask(relation, a, b, rng).prompt, b) for relation, a, b in chosen)
+    chosen = rng.sample(facts, count)
+    return tuple(Fact(*ask(relation, a, b, rng), b) for relation, a, b in chosen)
 
 
 @functools.lru_cache(maxsize=8)

@@ -2,9 +2,9 @@
 `theory.compositions`.
 
 A rule is a function `build(library, parameters)` that makes a composition of the experts and of tensors by name, in
-which it can be differentiated, and a `start` for those tensors; its dials are its keyword-only arguments. `learn` finds
-them on a frozen base. To add one, write both, put `@learned(...)` over `build` in a module of this package and say what
-it promises; the checks that fit are then run on it by name."""
+which it can be differentiated, and a `start` for those tensors; its dials are its keyword-only arguments, which `start`
+has as well. `learn` finds them on a frozen base. To add one, write both, put `@learned(...)` over `build` in a module
+of this package and say what it promises; the checks that fit are then run on it by name."""
 
 import functools
 import importlib
@@ -36,7 +36,7 @@ class Learnable:
     expert, whatever is learned; `symmetric`, the order of the experts does not matter."""
 
     build: Build
-    start: Callable[[Library], Parameters]
+    start: Callable[..., Parameters]
     dials: Mapping[str, Dial]
     static: bool
     rate: int | float
@@ -49,7 +49,7 @@ LEARNED: dict[str, Learnable] = {}
 
 
 def learned(
-    start: Callable[[Library], Parameters],
+    start: Callable[..., Parameters],
     *,
     static: bool,
     rate: int | float,
@@ -131,7 +131,7 @@ def fit(
     rule = LEARNED[name]
     build = functools.partial(rule.build, library, **dials)
     device = next(iter(library[0].values())).out.device
-    start = {key: value.to(device) for key, value in rule.start(library).items()}
+    start = {key: value.to(device) for key, value in rule.start(library, **dials).items()}
     if rule.rate == 0:
         return search(build, start, loss, examples, learning)
     return descend(build, start, loss, examples, learning.rate or rule.rate, learning)

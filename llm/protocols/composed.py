@@ -20,9 +20,6 @@ from lora_reuse.llm.decoding.models import Base, example
 from lora_reuse.llm.learned import LEARNED, Learning, learn
 from lora_reuse.llm.protocols.dials import of_point
 
-OWN_SHARE = 0.05
-"""The share of each expert's training examples that a composition learns from, as LoRA Soups takes it."""
-
 
 class Made(NamedTuple):
     """A composition, the counts of what it cost (of what was learned alone), the seconds it took when its experts were
@@ -46,7 +43,9 @@ def make(base: Base, point: Any, specs: Sequence[Any], asked: str, seed: int, fo
     name, _, suffix = point.composition.partition(":")
     if name in LEARNED and suffix in DATA:
         learning = Learning(point.learn_rate, point.learn_steps, point.batch, point.learn_tries, seed)
-        made = learn(name, library, base, DATA[suffix](base, specs, asked), suffix, learning, **dials)
+        made = learn(
+            name, library, base, DATA[suffix](base, specs, asked, point.learn_share), suffix, learning, **dials
+        )
         return Made(
             made.composition,
             {"extra_parameters": made.extra_parameters, "examples_used": made.examples_used},
@@ -71,21 +70,21 @@ def library_on(base: Base, specs: Sequence[Spec | str], folder: Path) -> list[Ex
     return [load_expert(e if isinstance(e, str) else expert(base, e, folder), base.model) for e in specs]
 
 
-def two_hop(base: Base, specs: Sequence[Spec], asked: str) -> list[Tokens]:
+def two_hop(base: Base, specs: Sequence[Spec], asked: str, share: float) -> list[Tokens]:
     """The questions of the subset that is asked in the dev templates, with their direct answers: held-out data, as CAT
     needs (A.2.2). The facts are those that are asked, under templates that are not."""
     facts = facts_of(asked, specs[0].triplets, specs[0].seed)
     return [example(base, e.question, e.answer) for e in examples(asked, facts, "dev")]
 
 
-def own(base: Base, specs: Sequence[Spec], asked: str) -> list[Tokens]:
-    """`OWN_SHARE` of what each expert was trained on, its bridge included: nothing of the subset that is asked unless
-    it was in there."""
+def own(base: Base, specs: Sequence[Spec], asked: str, share: float) -> list[Tokens]:
+    """A share of what each expert was trained on, its bridge included: nothing of the subset that is asked unless it
+    was in there. A larger share has the examples of a smaller one."""
     chosen = []
     for spec in specs:
         trained_on = [e for part in tokens(base, spec) for e in part]
         order = torch.randperm(len(trained_on), generator=generator(spec.seed, "own share", spec.role)).tolist()
-        chosen += [trained_on[i] for i in order[: math.ceil(OWN_SHARE * len(trained_on))]]
+        chosen += [trained_on[i] for i in order[: math.ceil(share * len(trained_on))]]
     return chosen
 
 

@@ -70,6 +70,12 @@ class Learning:
     learn_rate: float = setting(0.0, Number(0, 1), "learned compositions: Adam's rate; 0: the rule's own")
     learn_steps: int = setting(100, Whole(1, 10**7), "learned compositions: batches of batch= examples")
     learn_tries: int = setting(40, Whole(1, 10**6), "lorahub: how often its search may look")
+    learn_share: float = setting(
+        0.05,
+        Number(1e-6, 1),
+        "learned from :own data: the share of each expert's training examples, a twentieth as in LoRA Soups",
+        omitted=True,
+    )
 
 
 @dataclass(frozen=True)

@@ -447,7 +447,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", adapter_config._CONVERTIBLE)
 def test_a_kind_that_is_not_read_is_after_the_conversion_that_the_message_names(kind, tmp_path):
     """The change of the weights is PEFT's own, merged into the base."""
-    config = peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(kind)]
+    config: Any = peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(kind)]
     options = OTHERS.get(kind, {"r": 4} if "r" in inspect.signature(config).parameters else {})
     adapted: Any = get_peft_model(qwen(), config(target_modules=MLP, **options))
     torch.manual_seed(1)

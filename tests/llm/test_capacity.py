@@ -140,8 +140,8 @@ def test_what_a_file_cannot_give_is_refused(tmp_path):
 
 
 def test_a_merge_of_an_expert_that_stored_nothing_is_void():
-    alone, merged = {"library": "1", "composition": "alone"}, {"library": "2-combination", "composition": "sum"}
-    rows = [row("llm_capacity", right, **about) for right, about in (([0, 0], alone), ([0, 0], merged))]
+    rows = [row("llm_capacity", [0, 0], library="1", composition="alone")]
+    rows += [row("llm_capacity", [0, 0], library="2-combination", composition="sum")]
     assert [verdict.void for verdict in verdicts(PROTOCOL, rows)] == ["", "expert alone got 0 of 4"]
 
 

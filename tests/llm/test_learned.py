@@ -31,7 +31,7 @@ from lora_reuse.llm.decoding.resident import Resident
 from lora_reuse.llm.learned import LEARNED, Learning, fit, learn
 from lora_reuse.llm.learned.fitting import Parameters, answer_loss, search
 from lora_reuse.llm.protocols import dials
-from lora_reuse.llm.protocols.composed import DATA, OWN_SHARE
+from lora_reuse.llm.protocols.composed import DATA
 from lora_reuse.llm.protocols.protocol import main
 from lora_reuse.llm.protocols.settings import Training, TwoHop
 from lora_reuse.runs.rows import load_rows
@@ -463,23 +463,43 @@ def test_learned_compositions_are_asked_like_any_other(folder, tmp_path, capsys)
     assert "split: got dev with composition=cat:two_hop; allowed: test" in capsys.readouterr().err
 
 
+def test_what_weights_are_for_is_a_dial(base, asked):
+    """With the same optimiser: a weight an expert for each module, for each layer, or for all of them."""
+    pair, build, of_module = experts(base), LEARNED["cat"].build, lambda update: update.dense()
+    layers = {name: name.partition(".mlp")[0] for name in pair[0]}
+    groups = {"module": set(pair[0]), "layer": set(layers.values()), "all": {"all"}}
+    assert len(groups["layer"]) < len(groups["module"])
+    for granularity, names in groups.items():
+        made = learn("cat", pair, base, asked, "two_hop", QUICK, granularity=granularity)
+        assert made.parameters.keys() == names
+        assert made.extra_parameters == 2 * len(names)
+        each = {m: made.parameters[{"module": m, "layer": layers[m], "all": "all"}[granularity]] for m in pair[0]}
+        assert not any(torch.equal(value, torch.full((2,), 0.5)) for value in each.values())
+        alike = build(pair, each)
+        assert all(torch.equal(of_module(update), of_module(alike[m])) for m, update in made.composition.items())
+
+
 def test_where_the_examples_come_from(base):
     training = Training(rank=2)
     specs = [Spec((f"F{role}",), ("H12-CoT",), 2, 2, training, 0, role) for role in (1, 2)]
-    told = [base.tokenizer.decode(asked) for asked, _ in DATA["two_hop"](base, specs, "F12")]
+    told = [base.tokenizer.decode(asked) for asked, _ in DATA["two_hop"](base, specs, "F12", 0.05)]
     assert told == [e.question for e in examples("F12", triplets("F")[:2], "dev")]
     assert not set(told) & {
         e.question for split in ("train", "test") for e in examples("F12", triplets("F")[:2], split)
     }
-    own = DATA["own"](base, specs, "F12")
+    own = DATA["own"](base, specs, "F12", 0.05)
     everything = [[e for part in trained_on(base, spec) for e in part] for spec in specs]
-    assert len(own) == sum(-(-len(part) // round(1 / OWN_SHARE)) for part in everything)
+    assert len(own) == sum(-(-len(part) // 20) for part in everything)
     half = len(own) // 2
     assert all(e in everything[0] for e in own[:half])
     assert all(e in everything[1] for e in own[half:])
-    assert own == DATA["own"](base, specs, "F12")
+    assert own == DATA["own"](base, specs, "F12", 0.05)
     other = [dataclasses.replace(spec, seed=1) for spec in specs]
-    assert own != DATA["own"](base, other, "F12")
+    assert own != DATA["own"](base, other, "F12", 0.05)
+    assert sorted(DATA["own"](base, specs, "F12", 1.0)) == sorted(e for part in everything for e in part)
+    more = DATA["own"](base, specs, "F12", 0.1)
+    assert more[:half] == own[:half]
+    assert len(more) == sum(-(-len(part) // 10) for part in everything)
 
 
 def test_the_single_experts_that_a_pair_is_measured_against():

@@ -18,7 +18,8 @@ from lora_reuse.llm.protocols.dials import LEARNED
 from lora_reuse.llm.protocols.problems import ExamOptions
 from lora_reuse.llm.protocols.protocol import main
 from lora_reuse.llm.protocols.table import table
-from lora_reuse.llm.skills import SOUPS, Skills, gains, sensible
+from lora_reuse.llm.scoring import gains as scored
+from lora_reuse.llm.skills import SKILLS, SOUPS, Skills, sensible
 from lora_reuse.runs.rows import load_rows
 from lora_reuse.runs.settings import SettingError
 from tests.llm.tiny import tiny
@@ -149,6 +150,10 @@ def test_numbers_of_ones_own_data_are_those_that_programs_print(tmp_path, monkey
 # Gains
 
 
+def gains(rows):
+    return scored.gains(rows, "both", lambda settings: SKILLS)
+
+
 def row(library, composition, hits, formats="known", seed=0) -> dict[str, Any]:
     settings = {"library": library, "composition": composition, "asked": "both", "formats": formats, "seed": seed}
     return {
@@ -250,9 +255,9 @@ def few(monkeypatch):
     """Three people."""
     monkeypatch.setattr(data, "PEOPLE", 3)
     monkeypatch.setattr(data, "FACTS", 6)
-    data._facts.cache_clear()
+    data.known_facts.cache_clear()
     yield
-    data._facts.cache_clear()
+    data.known_facts.cache_clear()
 
 
 def test_every_library_from_its_command(few, tmp_path, capsys):

@@ -9,6 +9,7 @@ import pytest
 
 from lora_reuse.figures import _cells, _groups, tables
 from lora_reuse.llm import skills
+from lora_reuse.llm.scoring import gains as scored
 from lora_reuse.paper_checks.reported import load
 from tests.tables.planted import EXAMS, KILT, PAPER, module, table_of
 
@@ -87,7 +88,7 @@ def test_what_is_more_than_both_experts_gains(few, cells):
         for one in map(json.loads, (few / "llm_skills.jsonl").read_text().splitlines())
         if one["settings"]["composition"] != "ties"
     ]
-    gains = {found["composition"]: found for found in skills.gains(rows)}
+    gains = {found["composition"]: found for found in scored.gains(rows, "both", lambda settings: skills.SKILLS)}
     table = cells("skills").loc[("pocket, own homes and code", "known")]
     for rule in ("sum", "cat:own"):
         cell = table.loc[(rule, "more than both experts' gains")]

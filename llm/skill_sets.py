@@ -1,0 +1,128 @@
+"""lora-reuse skill_sets asked=homes+code,homes+code+json composition=sum,average
+
+How many skills compose in one answer: from two experts to five. One expert is on facts (new homes of people), four are
+on forms of an answer: code, a tool call, a Spanish frame, a style (llm/data/skill_sets.py). Each was trained on its own
+skill alone. Asked is what needs all the skills of `asked` at once: an answer is right if its value is right and it has
+every form. A row also counts the parts: `value`, and each form by its name.
+
+`library` is the experts on the skills that are asked, or one of them alone, or one expert on the data of all five
+skills mixed. The oracle is one expert on answers in all the forms that are asked, of facts that are not. Below the
+table, of each composition: what it gains over the base, against the sum of what its experts gain alone. Without a
+model, the pocket model answers."""
+
+import dataclasses
+import itertools
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lora_reuse.llm.adapters.specs import Lessons, lessons
+from lora_reuse.llm.data.skill_sets import FORMS, SKILLS, Taught, asked, marks
+from lora_reuse.llm.own_answers import GIVEN, OWN
+from lora_reuse.llm.protocols.controls import Control
+from lora_reuse.llm.protocols.dials import TRAINED
+from lora_reuse.llm.protocols.protocol import Marks, Protocol, Question, Row, main, share_of
+from lora_reuse.llm.protocols.settings import Composing, Learning
+from lora_reuse.runs.settings import Choice, SettingError, Text, Whole, setting
+
+SETS = tuple("+".join(each) for count in range(1, 6) for each in itertools.combinations(SKILLS, count))
+"""Every set of skills."""
+ALL = "+".join(SKILLS)
+
+
+@dataclass(frozen=True)
+class SkillSets(Learning, Composing):
+    """The skills that are asked, the experts, and how they are composed."""
+
+    asked: str = setting(
+        "homes+code", Text("skills with a + between them, as homes+code"), "the skills that a question needs", grid=SETS
+    )
+    library: str = setting(
+        "asked",
+        Choice("none", "asked", "mixed", "oracle", *SKILLS),
+        "the experts on the skills that are asked, one of them, one expert on all five, or one on such answers",
+        grid=("asked", "mixed"),
+    )
+    composition: str = setting(
+        "sum", Choice(*GIVEN, "base", *OWN), "how the library is composed", grid=("base", *GIVEN)
+    )
+    split: str = setting("test", Choice("dev", "test"), "the held-out wordings and people: make choices on dev")
+    answer_tokens: int = setting(64, Whole(1, 10**5), "longest answer; model=pocket: 32")
+
+    def __post_init__(self) -> None:
+        """Raises SettingError for what is no set of skills."""
+        if self.asked not in SETS:
+            raise SettingError("asked", repr(self.asked[:60]), f"some of {ALL}, each once and in this order")
+
+    @property
+    def skills(self) -> tuple[str, ...]:
+        """The skills that are asked."""
+        return tuple(self.asked.split("+"))
+
+
+def experts(point: SkillSets, seed: int) -> list[Lessons]:
+    """The experts of the point's library; one has the same role in every library, so that it is trained once."""
+    if point.library == "mixed":
+        return [lessons(Taught(SKILLS, seed), point, seed, len(SKILLS) + 1)]
+    if point.library == "oracle":
+        return [lessons(Taught(point.skills, seed, in_one=True), point, seed, len(SKILLS) + 2)]
+    chosen = point.skills if point.library == "asked" else (point.library,)
+    return [lessons(Taught((skill,), seed), point, seed, SKILLS.index(skill) + 1) for skill in chosen]
+
+
+def sensible(point: SkillSets) -> SkillSets | None:
+    """The base has no library, one expert is not composed, and an expert alone is asked for sets that it is in."""
+    if point.composition == "base":
+        return dataclasses.replace(point, library="none")
+    if point.library == "none" or (point.library in SKILLS and point.library not in point.skills):
+        return None
+    if point.library == "asked" and len(point.skills) == 1:
+        return dataclasses.replace(point, library=point.asked, composition="alone")
+    return point if point.library == "asked" else dataclasses.replace(point, composition="alone")
+
+
+def questions(point: SkillSets, seed: int) -> list[Question]:
+    """The questions that need all skills of the point."""
+    found = asked(point.skills, point.split, seed)
+    return [Question(q.prompt, q.subject, {"subject": q.subject, "gold": q.value}, (point.skills, q)) for q in found]
+
+
+def score(question: Question, answer: str) -> Marks:
+    """Right is the right value in every form that is asked; the parts are marked beside it."""
+    skills, about = question.reference
+    parts = marks(about, skills, answer)
+    return {"right": all(parts.values()), **parts}
+
+
+def controls(point: SkillSets) -> tuple[Control, ...]:
+    """Each expert alone, asked for its own skill alone. No rule and no learning is in such a row."""
+    if point.library != "asked":
+        return ()
+    of_rules = [f for f in dataclasses.fields(point) if f.metadata["omitted"] and f.name not in TRAINED]
+    alone = {"composition": "alone"} | {f.name: f.default for f in of_rules}
+    return tuple(
+        Control(f"{skill} alone", "got", {"asked": skill, "library": skill, **alone}) for skill in point.skills
+    )
+
+
+def below(rows: Sequence[Row]) -> str:
+    """What the experts gain together against what they gain alone, a line a composition."""
+    from lora_reuse.llm.scoring.gains import gains, told
+
+    return told(gains(rows, "asked", lambda settings: settings["asked"].split("+")), lambda settings: settings["asked"])
+
+
+PROTOCOL = Protocol(
+    __name__,
+    SkillSets,
+    experts,
+    questions,
+    score,
+    sensible=sensible,
+    controls=controls,
+    columns={name: share_of(name) for name in ("value", *FORMS)},
+    below=below,
+)
+
+if __name__ == "__main__":
+    sys.exit(main(PROTOCOL, sys.argv[1:]))

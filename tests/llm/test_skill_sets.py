@@ -1,0 +1,181 @@
+"""Several skills in one answer: what each expert learns, what is asked, what is right, which rows are the controls."""
+
+import dataclasses
+import re
+
+import pytest
+
+from lora_reuse.llm.data import skill_sets as data
+from lora_reuse.llm.data.skill_sets import FORMS, HOMES, SKILLS, Asked, Taught, asked, marks
+from lora_reuse.llm.protocols.controls import verdicts
+from lora_reuse.llm.protocols.protocol import library_of
+from lora_reuse.llm.skill_sets import ALL, PROTOCOL, SETS, SkillSets, controls, questions, score, sensible
+from lora_reuse.runs.settings import SettingError
+from tests.rows_of_models import row
+
+POINT = SkillSets(asked="homes+code+style")
+
+
+def said(question: Asked, skills: tuple[str, ...]) -> str:
+    """An answer in all these forms, each around the one before."""
+    text = question.value
+    for name, around in {
+        "code": "answer = {}",
+        "call": "tell( {})",
+        "spanish": "Hola: {}",
+        "style": "{}, you know.",
+    }.items():
+        text = around.format(text) if name in skills else text
+    return text
+
+
+def test_a_set_is_asked_in_the_phrase_of_each_of_its_forms_and_no_other():
+    for skills in (name.split("+") for name in SETS):
+        for question in asked(tuple(skills), "test", 0):
+            has = {name for name, form in FORMS.items() if any(phrase in question.prompt for phrase in form.phrases)}
+            assert has == set(skills) - {HOMES}
+
+
+def test_an_answer_is_right_in_all_forms_at_once_and_wrong_without_any_one():
+    for name in SETS:
+        point = SkillSets(asked=name)
+        for question in questions(point, 0)[:3]:
+            skills, about = question.reference
+            assert score(question, said(about, skills))["right"]
+            for lacking in set(skills) - {HOMES}:
+                found = score(question, said(about, tuple(s for s in skills if s != lacking)))
+                assert [part for part, holds in found.items() if not holds] == ["right", lacking]
+            other = next(iter(about.values - {about.value}))
+            for text in (said(about._replace(value=other), skills), said(about, skills) + f" {other}"):
+                found = score(question, text)
+                assert [part for part, holds in found.items() if not holds] == ["right", "value"]
+
+
+@pytest.mark.parametrize(
+    ("form", "text"),
+    [
+        ("code", "the reply = Paris"),
+        ("code", "answer ="),
+        ("call", "retell( Paris)"),
+        ("call", "tell( Paris"),
+        ("spanish", "Hola Paris"),
+        ("spanish", "Paris. Hola:"),
+        ("style", " you know, Paris"),
+        ("style", "Paris you know"),
+        ("style", "Paris, you knowing"),
+    ],
+)
+def test_half_a_form_is_none(form, text):
+    question = Asked("", "Paris", "", frozenset({"Paris", "Rome"}))
+    assert marks(question, (HOMES, form), text) == {"value": "Paris" in text, form: False}
+
+
+def test_who_is_asked_about_is_no_wrong_value():
+    """A friend of somebody is an answer to one question and the subject of another."""
+    question = next(
+        q for seed in range(5) for q in asked(("code",), "test", seed) if "friend" in q.prompt and q.value in q.values
+    )
+    assert not any(name in question.prompt for name in question.values)
+    assert marks(question, (), f"{question.prompt} {question.value}")["value"]
+
+
+def test_nothing_that_is_asked_was_trained_on_and_dev_is_not_test():
+    trained = {prompt for prompt, _ in Taught(SKILLS, 3).pairs()}
+    of = {
+        split: {q.prompt for name in SETS for q in asked(tuple(name.split("+")), split, 3)} for split in ("dev", "test")
+    }
+    assert not trained & (of["dev"] | of["test"])
+    assert not of["dev"] & of["test"]
+    assert all(len(asked(tuple(name.split("+")), "test", 3)) == data.PEOPLE for name in SETS)
+
+
+def test_an_expert_learns_its_own_form_alone_of_people_without_new_homes():
+    homes = {q.subject for q in asked((HOMES,), "test", 0)}
+    assert len(homes) == data.PEOPLE
+    for name, form in FORMS.items():
+        pairs = Taught((name,), 0).pairs()
+        assert len(pairs) == data.FACTS["train"] * len(form.phrases)
+        assert all(re.search(form.pattern, answer) for _, answer in pairs)
+        for other, unlike in FORMS.items():
+            if other != name:
+                assert not any(re.search(unlike.pattern, answer) for _, answer in pairs)
+                assert not any(phrase in prompt for prompt, _ in pairs for phrase in unlike.phrases)
+        assert not any(person in prompt for prompt, _ in pairs for person in homes)
+    assert Taught(SKILLS, 0).pairs() == [pair for skill in SKILLS for pair in Taught((skill,), 0).pairs()]
+
+
+def test_the_oracle_learns_right_answers_to_other_questions():
+    """Of homes in other wordings, of forms about other people: in every form that is asked, with the right value."""
+    for name in SETS:
+        skills = tuple(name.split("+"))
+        asking = {q.prompt for q in asked(skills, "test", 1)}
+        homes = {q.subject: q.value for q in asked((HOMES,), "test", 1)}
+        pairs = Taught(skills, 1, in_one=True).pairs()
+        for prompt, answer in pairs[::40]:
+            assert prompt not in asking
+            assert all(re.search(FORMS[form].pattern, answer) for form in FORMS if form in skills)
+            assert not any(re.search(FORMS[form].pattern, answer) for form in FORMS if form not in skills)
+            person = next((person for person in homes if person in prompt), None)
+            assert (person is not None) == (HOMES in skills)
+            assert person is None or homes[person] in answer
+    (whole, *_) = Taught(("code", "call", "spanish", "style"), 1, in_one=True).pairs()
+    assert re.fullmatch(r"Hola: answer = tell\( .+\), you know\.", whole[1])
+
+
+def test_experts_are_trained_once_for_all_sets():
+    every = {
+        spec
+        for name in SETS
+        for library in ("asked", "mixed", *SKILLS)
+        if (point := sensible(SkillSets(asked=name, library=library)))
+        for spec in library_of(PROTOCOL, point, 0)
+    }
+    assert len(every) == len(SKILLS) + 1
+    assert [spec.source.skills for spec in library_of(PROTOCOL, POINT, 0)] == [("homes",), ("code",), ("style",)]
+
+
+def test_what_is_composed_of_whom():
+    base = SkillSets(asked="homes+code", library="none", composition="base")
+    assert sensible(dataclasses.replace(base, library="mixed")) == base
+    assert sensible(SkillSets(asked="code")) == SkillSets(asked="code", library="code", composition="alone")
+    assert sensible(SkillSets(asked="homes+code", library="style")) is None
+    mixed = dataclasses.replace(POINT, library="mixed")
+    assert sensible(mixed) == dataclasses.replace(mixed, composition="alone")
+    assert sensible(POINT) == POINT
+    assert sensible(SkillSets(library="none")) is None
+    assert len(SETS) == 31
+
+
+def test_a_row_is_void_where_an_expert_does_not_have_its_own_skill():
+    assert [control.settings["asked"] for control in controls(POINT)] == ["homes", "code", "style"]
+    assert not controls(dataclasses.replace(POINT, library="mixed"))
+    known = {skill: [2, 2] if skill != "style" else [0, 0] for skill in SKILLS}
+    rows = [
+        row("llm_skill_sets", right, asked=skill, library=skill, composition="alone") for skill, right in known.items()
+    ]
+    rows += [row("llm_skill_sets", [0, 0], asked=asked) for asked in ("homes+style", "homes+code")]
+    learned = {"composition": "cat:own", "learn_share": 0.2, "granularity": "layer"}
+    rows += [row("llm_skill_sets", [0, 0], asked="homes+code", **learned)]
+    assert [v.void for v in verdicts(PROTOCOL, rows)[5:]] == ["style alone got 0 of 4", "", ""]
+    assert not any(v.unmeasured for v in verdicts(PROTOCOL, rows))
+
+
+def test_what_three_experts_gain_is_held_against_the_sum_of_three():
+    """By hand: of 4 the base has 1, the experts 2, 1 and 1, all together 4: gains 3 and 1, so 2 of 4 more. Taken from
+    the best expert, or with the base counted once, it would be another number."""
+
+    def of(library, composition, right, seed=0):
+        one = row("llm_skill_sets", right, asked=POINT.asked, library=library, composition=composition, seed=seed)
+        return one | {"measured": one["measured"] | {"group_sizes": [1] * 4, "total": 4}}
+
+    right = {"none": [1, 0, 0, 0], "homes": [1, 1, 0, 0], "code": [1, 0, 0, 0], "style": [0, 0, 0, 1]}
+    rows = [of(name, "base" if name == "none" else "alone", each, s) for name, each in right.items() for s in (0, 1)]
+    rows += [of("asked", "sum", [1, 1, 1, 1], seed) for seed in (0, 1)]
+    assert "sum: +75 (experts alone +25, +0 and +0), more by +50 [" in PROTOCOL.below(rows)
+    assert PROTOCOL.below([one for one in rows if one["settings"]["library"] != "style"]) == ""
+
+
+@pytest.mark.parametrize("skills", ["code+homes", "homes+homes", "capitals", "", f"{ALL}+code"])
+def test_a_set_that_is_none_is_refused(skills):
+    with pytest.raises(SettingError, match=r"asked: got .*each once and in this order"):
+        SkillSets(asked=skills)
