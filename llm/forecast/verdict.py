@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from lora_reuse.llm.forecast import HALF
-from lora_reuse.llm.forecast.measure import Answer, Composed, Measured
+from lora_reuse.llm.forecast.measure import Answer, Composed, Measured, mean_log
 
 WORDS = {"a": "as a", "b": "as b", "base": "as the base", "mixture": "as a mixture", "composed": "composed"}
 """The verdicts, each with how a composition that gets it answers."""
@@ -58,7 +58,7 @@ class Forecast(NamedTuple):
     """What a composition does with all hoped-for prompts, and what it leaves of each adapter.
 
     `whose` is the share of the prompts for each of WORDS; `score` and `hidden` are the means of `Signs.composes` and
-    `Signs.hidden`. For each adapter, `kept` is the share of its own prompts that keep half of the probability of their
+    `Signs.hidden`; `confidence` is the mean log P of the composed answers. For each adapter, `kept` is the share of its own prompts that keep half of the probability of their
     answer, and `own_scale` is the mean scale of the adapter on these prompts."""
 
     whose: dict[str, float]
@@ -66,6 +66,7 @@ class Forecast(NamedTuple):
     hidden: float
     kept: tuple[float, ...]
     own_scale: tuple[float, ...]
+    confidence: float
 
     @property
     def verdict(self) -> str:
@@ -103,6 +104,7 @@ def forecast(composed: Composed) -> Forecast:
         mean([s.hidden for s in every]),
         kept,
         tuple(float(s.mean()) for s in composed.own_scale),
+        mean_log(answer.composed for answer in composed.answers),
     )
 
 
