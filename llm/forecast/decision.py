@@ -20,16 +20,19 @@ import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy.optimize import minimize
 
 from lora_reuse.llm.forecast.regret import WORKED, Row, least_regret, libraries, share
-from lora_reuse.llm.forecast.verdict import Forecast
+
+if TYPE_CHECKING:  # torch is not needed to read rows
+    from lora_reuse.llm.forecast.verdict import Forecast
 
 FILE = Path(__file__).with_name("decision.toml")
+FITTED_ON = "two-hop questions to one small model; docs/language-models.md says how they held elsewhere"
 PENALTY = 1.0
 """λ of λ/2 · Σ coefficients², of signals with standard deviation 1."""
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))
@@ -55,16 +58,42 @@ class Coefficients:
         return 1 / (1 + math.exp(-z))
 
 
-class Decision(NamedTuple):
-    """`action` is merge, route, train a bridge, or do not; `probability` that it works, `kept` the share of each
-    adapter's own prompts that keep their answer under `rule`, the likeliest one; `each` has the probability of every
-    rule."""
+@dataclass(frozen=True)
+class Decision:
+    """`action` is merge, route, train a bridge, or do not; `probability` that it works; `rule` the likeliest, and
+    `each` the probability of every rule. Of `rule`, `kept` is the share of each adapter's own prompts that keep their
+    answer, with its two signals."""
 
     action: str
-    rule: str
     probability: float
-    kept: tuple[float, ...]
+    rule: str
     each: dict[str, float]
+    kept: tuple[float, ...]
+    united: float
+    sure: float
+
+    def __str__(self) -> str:
+        """The decision in lines that one can act on."""
+        taken = self.action in ("merge", "route")
+        works = "works, which is to say that half of the hoped-for answers or more are right"
+        head = f"{self.action} with {self.rule}" if taken else self.action
+        ordered = sorted(self.each, key=lambda name: -self.each[name])
+        said = [f"decision: {head}"]
+        if taken:
+            said += [f"  that it {works}: {self.probability:.0%}"]
+        else:
+            said += [f"  that {self.rule}, the likeliest rule, {works}: {self.each[self.rule]:.0%}"]
+        if self.action == "train a bridge":
+            said += [f"  that a rule works after it, as on the model the numbers are from: {self.probability:.0%}"]
+        cost = " and ".join(f"{share:.0%} of {name}'s" for share, name in zip(self.kept, "ab", strict=True))
+        said += [f"  of the adapters' own answers {self.rule} leaves {cost}"]
+        rules = ", ".join(f"{name} {self.each[name]:.0%}" for name in ordered)
+        said += [f"  rules: {rules}; one is taken from {frozen().merge_from:.0%} on, where that costs least"]
+        said += [
+            f"  why: {self.rule} is united {self.united:.2f} (1: its answers take from both; 0: they are one model's) "
+            f"and sure {self.sure:.2f} (1: as the adapters are of their own)"
+        ]
+        return "\n".join(said)
 
 
 def united(score: float) -> float:
@@ -78,20 +107,20 @@ def sure(confidence: float, own: Sequence[float]) -> float:
 
 
 def decide(
-    forecasts: Mapping[str, Forecast], own: Sequence[float], bridged: bool, routers: Collection[str] = ()
+    forecasts: "Mapping[str, Forecast]", own: Sequence[float], bridged: bool, routers: Collection[str] = ()
 ) -> Decision:
     """The decision for forecasts of several rules, `own` how sure the adapters are of their own answers. `bridged` says
-    that both adapters alone answer the hoped-for prompts step by step through prompts of both, so that a bridge has
-    nothing to add."""
+    that both adapters alone answer step by step through prompts of both, so that a bridge has nothing to add."""
     known = frozen()
     each = {name: known.probability(f.score, f.confidence, own) for name, f in forecasts.items()}
     rule = max(each, key=lambda name: each[name])
-    kept = forecasts[rule].kept
-    if each[rule] >= known.merge_from:
-        return Decision("route" if rule in routers else "merge", rule, each[rule], kept, each)
-    if bridged:
-        return Decision("do not", rule, each[rule], kept, each)
-    return Decision("train a bridge", rule, known.bridged_works / known.bridged, kept, each)
+    action, probability = "route" if rule in routers else "merge", each[rule]
+    if probability < known.merge_from:
+        action = "do not" if bridged else "train a bridge"
+        probability = each[rule] if bridged else known.bridged_works / known.bridged
+    best = forecasts[rule]
+    signals = united(best.score), sure(best.confidence, own)
+    return Decision(action, probability, rule, each, best.kept, *signals)
 
 
 @functools.cache
@@ -100,13 +129,9 @@ def frozen() -> Coefficients:
     return Coefficients(**tomllib.loads(FILE.read_text(encoding="utf-8"))["coefficients"])
 
 
-def fitted_on() -> str:
-    """What the coefficients were fitted on, in words."""
-    return str(tomllib.loads(FILE.read_text(encoding="utf-8"))["fitted_on"])
-
-
 def fit(rows: Sequence[Row], bridges: Collection[str]) -> Coefficients:
-    """The coefficients from rows of `llm_forecast`, of which those are used that `may_be_fitted` allows. `bridges` are the hashes of rows whose experts saw step-by-step examples."""
+    """The coefficients from those rows of `llm_forecast` that `may_be_fitted` allows. `bridges` are the hashes of the
+    rows they forecast whose experts saw step-by-step examples."""
     chosen = [row for row in rows if may_be_fitted(row)]
     signals, shares, asked = signals_of(chosen), share(chosen), libraries(chosen)
     constant, weights = logistic(signals, shares >= WORKED)

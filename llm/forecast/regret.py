@@ -51,7 +51,11 @@ def libraries(rows: Sequence[Row]) -> list[Library]:
     found: dict[tuple[Any, ...], list[int]] = {}
     for i, row in enumerate(rows):
         settings = row["settings"]
-        key = (base_of(row), *(settings[name] for name in ("of", "seed", "pair", "prompting")), row["measured"]["total"])
+        key = (
+            base_of(row),
+            *(settings[name] for name in ("of", "seed", "pair", "prompting")),
+            row["measured"]["total"],
+        )
         found.setdefault(key, []).append(i)
     shares = share(rows)
     return [Library(numbers, shares[numbers]) for numbers in found.values() if len(numbers) > 1]

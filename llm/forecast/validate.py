@@ -18,6 +18,7 @@ from lora_reuse.llm.compositions import Composition
 from lora_reuse.llm.data.graphs import facts_of
 from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.decoding.models import Base
+from lora_reuse.llm.forecast import trial
 from lora_reuse.llm.forecast.measure import measure
 from lora_reuse.llm.forecast.ranking import KINDS
 from lora_reuse.llm.forecast.ranking_text import ranking
@@ -92,8 +93,11 @@ def validate(folder: Path, out: Path, options: Any) -> str:
                 kept.append(row | {"provenance": source | {"base_digest": base.digest, "device": str(base.device)}})
             bar.update(len(group))
     wanted = {case.row["hash"] for case in cases}
-    forecasts = (row for row in kept.known.values() if row["settings"]["asked"] == options.asked)
-    table = ranking([row for row in forecasts if row["settings"]["row"] in wanted])
+    of_these = (row for row in kept.known.values() if row["settings"]["asked"] == options.asked)
+    forecasts = [row for row in of_these if row["settings"]["row"] in wanted]
+    table = "\n\n".join(
+        filter(None, (ranking(forecasts), trial.text([*kept.known.values()], trial.unlike_prompts(rows))))
+    )
     notes = [f"left out {count} rows of {why}" for why, count in left_out.items()]
     return "\n".join([table, *notes, f"{len(kept.known)} rows in {kept.path}"])
 
