@@ -56,7 +56,7 @@ def _lines(found: Trial) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
     for one in found.lines["decision"].bins:
         low = min(int(one.probability * BINS), BINS - 1) * 100 // BINS
         number = f"worked, at {low} to {low + 100 // BINS} %"
-        yield (number, "decision"), _cell(found, one.worked / one.count, one.count, None)
+        yield (number, "decision"), _cell(found, one.worked / one.rows, one.rows, None)
 
 
 def _cell(found: Trial, share: float, total: int, limits: Limits | Difference | None) -> dict[str, Any]:

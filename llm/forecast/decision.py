@@ -139,7 +139,8 @@ def fit(rows: Sequence[Row], bridges: Collection[str]) -> Coefficients:
     bridged = [one for one in asked if {chosen[i]["settings"]["row"] for i in one.rows} & set(bridges)]
     return Coefficients(
         round(constant, 2),
-        *(round(float(weight), 2) for weight in weights),
+        round(float(weights[0]), 2),
+        round(float(weights[1]), 2),
         least_regret(score, asked, THRESHOLDS),
         sum(one.works for one in bridged),
         len(bridged),

@@ -41,7 +41,7 @@ SCORES = {
 class Bin(NamedTuple):
     """Rows whose probability is in one fifth of 0 to 1: how many, their mean probability, and how many worked."""
 
-    count: int
+    rows: int
     probability: float
     worked: int
 
@@ -62,8 +62,8 @@ class Line(NamedTuple):
     @property
     def error(self) -> float:
         """The expected calibration error: how far probabilities are from the share that worked, mean over rows."""
-        off = sum(abs(one.count * one.probability - one.worked) for one in self.bins)
-        return off / sum(one.count for one in self.bins)
+        off = sum(abs(one.rows * one.probability - one.worked) for one in self.bins)
+        return off / sum(one.rows for one in self.bins)
 
 
 class Trial(NamedTuple):
@@ -208,7 +208,7 @@ def text(rows: Sequence[Row], unlike: Collection[str] = ()) -> str:
     for found in trials(rows, unlike):
         head = ["score", "AUC", "regret", "decision saves", "takes a rule", "of these one works", "calibration error"]
         lines = [head, *([name, *_words(line)] for name, line in found.lines.items())]
-        bins = ", ".join(f"{one.worked}/{one.count} at {one.probability:.0%}" for one in found.lines["decision"].bins)
+        bins = ", ".join(f"{one.worked}/{one.rows} at {one.probability:.0%}" for one in found.lines["decision"].bins)
         blocks.append(f"{found.question}: {about(found)}\n{aligned(lines)}\nworked, by probability: {bins}")
     off, count = kept_off(rows)
     blocks += [f"own answers: what a rule keeps of them is off by {100 * off:.0f} points, over {count} rows"] * (

@@ -1,6 +1,7 @@
 """The decision: its coefficients against the rows they were fitted on, its regret against libraries made by hand, and
 mistakes that are planted in both."""
 
+import dataclasses
 import itertools
 import json
 import subprocess
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from lora_reuse.figures import registry
+from lora_reuse.figures._placeholders import VERBS, NotMeasured
 from lora_reuse.figures.rows import MissingRows
 from lora_reuse.llm.data.mixtures import SETUPS
 from lora_reuse.llm.forecast import trial
@@ -27,7 +29,7 @@ from lora_reuse.llm.forecast.decision import (
     united,
 )
 from lora_reuse.llm.forecast.regret import Library, least_regret, libraries, regrets, share
-from lora_reuse.llm.forecast.trial import question_of, trials
+from lora_reuse.llm.forecast.trial import question_of, trials, unlike_prompts
 from lora_reuse.llm.forecast.verdict import Forecast
 from lora_reuse.runs.rows import load_rows
 
@@ -85,7 +87,7 @@ def test_the_coefficients_are_older_than_the_rows_of_skills_that_test_them(reque
     ).stdout.strip()
     if not frozen_at:
         pytest.skip("a checkout without its history")
-    tried = [row for row in rows if question_of(row) and question_of(row).startswith("two skills")]
+    tried = [row for row in rows if (question_of(row) or "").startswith("two skills")]
     for commit in {row["provenance"]["commit"] for row in tried}:
         told = subprocess.run(["git", "-C", str(root), "merge-base", "--is-ancestor", frozen_at, commit])
         assert told.returncode == 0, commit
@@ -208,6 +210,10 @@ def test_no_row_of_the_fit_is_tried_and_skills_only_with_how_sure_the_experts_ar
     assert not any(may_be_fitted(row) for one in tried.values() for row in one.rows)
     other = [row | {"settings": row["settings"] | {"model": "another"}} for row in rows]
     assert {one.question for one in trials(rows + other)} == {*tried, "two skills, other bases", "two-hop, other bases"}
+    both = [row for row in rows if row["settings"]["prompting"] == "both"]
+    unlike = unlike_prompts([{"hash": row["settings"]["row"], "settings": {"formats": "new"}} for row in both])
+    apart = {one.question: one for one in trials(rows, unlike)}
+    assert set(apart) == {"two skills, other forms, same base", "two-hop, same base"}
     alone = [row for row in rows if not row["settings"]["seen"]]
     assert {name for one in trials(alone) for name in one.lines} == {"decision", "never"}
 
@@ -225,7 +231,7 @@ def test_planted_mistakes_cost_what_they_should(monkeypatch):
         return {one.question: one.lines["decision"] for one in trials(planted())}
 
     known = frozen()
-    swapped = known.__class__(**(vars(known) | {"united": -known.united}))
+    swapped = dataclasses.replace(known, united=-known.united)
     with monkeypatch.context() as patch:
         patch.setattr("lora_reuse.llm.forecast.trial.frozen", lambda: swapped)
         assert all(line.regret > right[name].regret + 0.2 for name, line in wrong().items())
@@ -259,7 +265,7 @@ def test_never_costs_what_works_and_nothing_else():
 def test_the_error_of_a_probability_is_its_distance_from_what_worked():
     for one in trials(planted()):
         for line in one.lines.values():
-            assert sum(each.count for each in line.bins) == len(one.rows)
+            assert sum(each.rows for each in line.bins) == len(one.rows)
             assert sum(each.worked for each in line.bins) == int((share(one.rows) >= 0.5).sum())
         assert one.lines["never"].error == pytest.approx(np.mean(share(one.rows) >= 0.5))
 
@@ -288,6 +294,12 @@ def test_the_text_and_the_figures_table_have_the_same_numbers(tmp_path: Path):
         for name, line in one.lines.items():
             assert table.loc[(one.question, "AUC", name)]["percent"] == pytest.approx(100 * line.area.value)
             assert table.loc[(one.question, "regret", name)]["percent"] == pytest.approx(100 * line.regret)
+        line = one.lines["decision"]
+        assert VERBS["decided"](tmp_path, ["regret", "decision", *one.question.split()])[0].startswith(
+            f"{100 * line.regret:.1f} ["
+        )
+    with pytest.raises(NotMeasured):
+        VERBS["decided"](tmp_path, ["regret", "decision", "three-hop"])
     assert "nan" not in item.module.caption(table)
     assert "nan" not in said
     with pytest.raises(MissingRows, match=r"make them with `python -m llm\.forecast"):
