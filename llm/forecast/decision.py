@@ -61,14 +61,14 @@ class Coefficients:
 @dataclass(frozen=True)
 class Decision:
     """`action` is merge, route, train a bridge, or do not; `probability` that it works; `rule` the likeliest, and
-    `each` the probability of every rule. Of `rule`, `kept` is the share of each adapter's own prompts that keep their
-    answer, with its two signals."""
+    `each` the probability of every rule; `kept` is the share of each adapter's own prompts that keep their answer under
+    every rule; `united` and `sure` are the signals of `rule`."""
 
     action: str
     probability: float
     rule: str
     each: dict[str, float]
-    kept: tuple[float, ...]
+    kept: dict[str, tuple[float, ...]]
     united: float
     sure: float
 
@@ -85,9 +85,10 @@ class Decision:
             said += [f"  that {self.rule}, the likeliest rule, {works}: {self.each[self.rule]:.0%}"]
         if self.action == "train a bridge":
             said += [f"  that a rule works after it, as on the model the numbers are from: {self.probability:.0%}"]
-        cost = " and ".join(f"{share:.0%} of {name}'s" for share, name in zip(self.kept, "ab", strict=True))
+        cost = " and ".join(f"{share:.0%} of {name}'s" for share, name in zip(self.kept[self.rule], "ab", strict=True))
         said += [f"  of the adapters' own answers {self.rule} leaves {cost}"]
-        rules = ", ".join(f"{name} {self.each[name]:.0%}" for name in ordered)
+        leaves = lambda name: "/".join(f"{share:.0%}" for share in self.kept[name])  # noqa: E731
+        rules = ", ".join(f"{name} {self.each[name]:.0%} (leaves {leaves(name)})" for name in ordered)
         said += [f"  rules: {rules}; one is taken from {frozen().merge_from:.0%} on, where that costs least"]
         said += [
             f"  why: {self.rule} is united {self.united:.2f} (1: its answers take from both; 0: they are one model's) "
@@ -120,7 +121,8 @@ def decide(
         probability = each[rule] if bridged else known.bridged_works / known.bridged
     best = forecasts[rule]
     signals = united(best.score), sure(best.confidence, own)
-    return Decision(action, probability, rule, each, best.kept, *signals)
+    kept = {name: f.kept for name, f in forecasts.items()}
+    return Decision(action, probability, rule, each, kept, *signals)
 
 
 @functools.cache
