@@ -9,6 +9,8 @@
     {mean EXPERIMENT COLUMN SETTINGS}        0.41223(5): over seeds, with the rows' own standard error in the last digit
     {of EXPERIMENT COLUMN SETTINGS}          3 of 16: in how many rows it is true
     {rows EXPERIMENT SETTINGS}               how many rows there are
+    {decided regret SCORE QUESTION}          3.1 [0, 6.3]: points, with the interval over seeds, of a score's decisions
+                                             about two adapters (`llm.forecast.trial`); `AUC` likewise, in shares
     {paper TABLE LABEL=VALUE ...}            what the paper's table prints, in its own unit
     {claims VERDICT}, {verdict P1}           how many claims of the ledger have a verdict; that of a prediction for the
                                              pocket model
@@ -35,8 +37,10 @@ from scipy import stats
 from lora_reuse.figures._cells import of_rows, reported
 from lora_reuse.figures._groups import OWN, grouped
 from lora_reuse.figures.rows import Rows
+from lora_reuse.llm.forecast.trial import Trial, trials, unlike_prompts
 from lora_reuse.llm.protocols.settings import COMPOSITIONS
 from lora_reuse.llm.scoring.intervals import difference, holm
+from lora_reuse.runs.rows import load_rows
 from lora_reuse.runs.settings import short
 
 USUAL = {"model": "pocket", "layers": "mlp", "adapter": "lora"}
@@ -230,6 +234,25 @@ def _rows(rows: Path, words: Sequence[str]) -> Said:
     return str(len(_chosen(rows, words[0], _settings(words[1:])))), []
 
 
+def _decided(rows: Path, words: Sequence[str]) -> Said:
+    question = " ".join(words[2:])
+    asked = {one.question: one for one in _trials(rows)}
+    if question not in asked:
+        raise NotMeasured("python -m llm.forecast validate=results/paper")
+    found, line = asked[question], asked[question].lines[words[1]]
+    regret = words[0] == "regret"
+    value, limits = (100 * line.regret, line.regret_limits) if regret else (line.area.value, line.area_limits)
+    form, factor = (".1f", 100) if regret else (".2f", 1)
+    shown = f" [{factor * limits.low:{form}}, {factor * limits.high:{form}}]" if limits else ""
+    return f"{value:{form}}{shown}", [found.rows[0]["hash"]]
+
+
+@functools.cache
+def _trials(rows: Path) -> list[Trial]:
+    unlike = unlike_prompts(load_rows(rows, "llm_skills"))
+    return list(trials(load_rows(rows, "llm_forecast"), unlike))
+
+
 def _paper(_: Path, words: Sequence[str]) -> Said:
     printed = reported(int(words[0]), **_settings(words[1:]))
     if not printed:
@@ -264,5 +287,6 @@ def _verdict(rows: Path, words: Sequence[str]) -> Said:
 VERBS: dict[str, Callable[[Path, Sequence[str]], Said]] = {
     **{"hits": _hits, "share": _share, "seeds": _seeds, "difference": _difference},
     **{"best": _best, "next": functools.partial(_best, place=1)},
-    **{"mean": _mean, "of": _of, "rows": _rows, "paper": _paper, "claims": _claims, "verdict": _verdict},
+    **{"mean": _mean, "of": _of, "rows": _rows, "decided": _decided, "paper": _paper},
+    **{"claims": _claims, "verdict": _verdict},
 }

@@ -1,14 +1,15 @@
 """lora-reuse forecast model=Qwen/Qwen2.5-3B-Instruct library=folder/a,folder/b prompts=prompts.jsonl
 
-Will two adapters compose? The file `prompts` holds one JSON object a line, such as {"set": "a", "prompt": ...}. Set "a"
-has prompts that the first adapter was made for, "b" those of the second, and "hoped" those that one hopes both together
-can answer. A handful of each is enough, without answers: the validation has six, and the printed intervals say what
-fewer are worth. The command prints, for each composition, whose answer the hoped-for prompts will get and why, and what
-bridge data would change it. With out= it also writes the numbers and a plot.
+What should one do with two adapters? The file `prompts` holds one JSON object a line, such as {"set": "a", "prompt":
+...}. Set "a" has prompts that the first adapter was made for, "b" those of the second, and "hoped" those that one hopes
+both together can answer. A handful of each is enough, without answers: the validation has six, and the printed
+intervals say what fewer are worth. The command prints a decision (merge with one of the rules of composition=, route,
+train a bridge, or do not), the probability that it works and what it leaves of the adapters' own answers; then, for
+each composition, whose answer the hoped-for prompts will get. With out= it also writes the numbers and a plot.
 
 With validate=results/paper the command instead forecasts every row of two composed experts there, and prints how well
-the forecasts rank what these rows measured. It keeps a row for each forecast in out=, and trains there the experts that
-are missing."""
+the forecasts rank what these rows measured and what the decisions cost. It keeps a row for each forecast in out=, and
+trains there the experts that are missing."""
 
 import json
 import sys

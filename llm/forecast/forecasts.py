@@ -12,8 +12,9 @@ from lora_reuse.llm.adapters.folders import complete, linear_shape
 from lora_reuse.llm.adapters.lowrank import Expert
 from lora_reuse.llm.compositions import Composition
 from lora_reuse.llm.decoding.models import Base
+from lora_reuse.llm.forecast.decision import Decision
 from lora_reuse.llm.forecast.measure import SETS, Measured, Prompts, measure
-from lora_reuse.llm.forecast.report import numbers, text
+from lora_reuse.llm.forecast.report import decision, numbers, text
 from lora_reuse.llm.forecast.verdict import WORDS, Forecast
 from lora_reuse.llm.forecast.verdict import forecast as verdict
 from lora_reuse.llm.protocols.dials import COMPOSITIONS
@@ -35,6 +36,11 @@ class Forecasts:
     def verdicts(self) -> dict[str, str]:
         """For each composition `composed`, or whose answers it gives: `a`, `b`, `base` or a `mixture`."""
         return {how: forecast.verdict for how, forecast in self.each.items()}
+
+    @property
+    def decision(self) -> Decision:
+        """What to do: merge, route, train a bridge or none of these, with its probability and what it costs."""
+        return decision(self.measured, self.each)
 
     def dataframe(self) -> pd.DataFrame:
         """A row for each composition: the verdict, the share of the hoped-for prompts that it holds for with its 95 %
@@ -64,11 +70,11 @@ def forecast(
     compositions: Sequence[str | Adapter] = COMPOSITIONS,
     max_new_tokens: int = 96,
 ) -> Forecasts:
-    """Will two adapters compose? Nothing is fitted, and no answer needs to be known.
+    """What should one do with two adapters? No answer needs to be known.
 
     For each composition it is read from the probabilities of its own answers, token by token, whether they take one
-    token from the one adapter alone and another from the other. It is for chains of facts. Of an adapter that changes
-    the form of every answer its "unlikely" says nothing.
+    token from the one adapter alone and another from the other, or a token that neither says alone. The decision is
+    made of this and of how sure the answers are, with two coefficients that were fitted once, on another model.
 
     Args:
         base: the model of both adapters.
@@ -79,7 +85,7 @@ def forecast(
         max_new_tokens: where an answer is cut.
 
     Returns:
-        The forecasts: printed, the report; `verdicts`, `dataframe()` and `numbers()`.
+        The forecasts: printed, the report; `decision`, `verdicts`, `dataframe()` and `numbers()`.
 
     Raises:
         SettingError: not two adapters, adapters of different bases or of embeddings, a set without prompts, or a rule
@@ -93,6 +99,8 @@ def forecast(
         >>> print(said)
         a = a, b = b
         ...
+        >>> said.decision.action
+        'train a bridge'
 
     Source: Theorem 2 of the paper; how good forecasts are is measured in `lora_reuse.llm.forecast.validate`.
     """

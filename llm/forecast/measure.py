@@ -1,6 +1,6 @@
 """Measurements of two adapters, alone and composed, on a handful of prompts. No answer needs to be known."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,13 +25,14 @@ class Own(NamedTuple):
 
     `said` has prompts and answers as tokens. `token` is the number of the answer's token that is most the adapter's
     own: the one whose P under the adapter, `alone`, exceeds P under the base by most, `gain`. `keys` are the
-    coordinates of the adapter's change at these tokens."""
+    coordinates of the adapter's change at these tokens. `confidence` is the adapter's mean log P of its answers."""
 
     said: list[tuple[list[int], list[int]]]
     token: list[int]
     alone: list[float]
     gain: list[float]
     keys: Keys
+    confidence: float
 
 
 class Answer(NamedTuple):
@@ -94,7 +95,8 @@ def measure(
         gains = [r.log_probs.exp() - p.log_probs.exp() for r, p in zip(alone, plain, strict=True)]
         token = [int(gain.argmax()) for gain in gains]
         certain = [float(r.log_probs[t].exp()) for r, t in zip(alone, token, strict=True)]
-        owns.append(Own(texts, token, certain, [float(gain.max()) for gain in gains], keys(expert, alone, token)))
+        sure = mean_log(r.log_probs.exp() for r in alone)
+        owns.append(Own(texts, token, certain, [float(gain.max()) for gain in gains], keys(expert, alone, token), sure))
         own_readings.append(alone)
     names = list(compositions)
     said = answers(base, [*library, *(compositions[name] for name in names)], prompts["hoped"], longest)
@@ -178,6 +180,11 @@ def _composed(
             )
         )
     return Composed(found, kept, own_scale)
+
+
+def mean_log(answers: Iterable[Float[Tensor, " tokens"]]) -> float:
+    """The mean over answers of the mean log P of their tokens, P at least 1e-9."""
+    return float(torch.stack([p.clamp_min(1e-9).log().mean() for p in answers]).mean())
 
 
 def _at(readings: Sequence[Reading], tokens: Sequence[int]) -> dict[str, Tensor]:

@@ -3,18 +3,16 @@ alone."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from lora_reuse.llm.forecast import HALF
 from lora_reuse.llm.forecast.area import Area, Clusters, Worked, area, difference, limits
+from lora_reuse.llm.forecast.regret import WORKED, Row, base_of
 from lora_reuse.llm.scoring.intervals import Difference, Limits, holm, over_seeds
 
-Row = Mapping[str, Any]
-WORKED = 0.5
-"""The share of right answers from which a composition has worked."""
 KINDS = {"composes": ("direct", "steps"), "joins skills": ("both",), "keeps": ("first", "second")}
 """What is forecast, and the ways of asking that it is about: whether two-hop questions are answered, whether questions
 that need two skills are, and whether the one-hop questions of the experts still are."""
@@ -88,7 +86,7 @@ class Ranking:
     @property
     def bases(self) -> int:
         """How many bases the experts were trained on."""
-        return len({_base(row) for row in self.rows})
+        return len({base_of(row) for row in self.rows})
 
     @property
     def in_view(self) -> Bool[np.ndarray, " rows"]:
@@ -142,7 +140,7 @@ def forecast_of(row: Row) -> tuple[float, bool]:
 
 def _ranking(kind: str, seen: bool, rows: list[Row], looked_up: Callable[[Row], float] | None) -> Ranking:
     worked = np.array([row["measured"]["hits"] >= WORKED * row["measured"]["total"] for row in rows])
-    seeds = [f"{_base(row)} {row['settings']['seed']}" for row in rows]
+    seeds = [f"{base_of(row)} {row['settings']['seed']}" for row in rows]
     clusters = Clusters(seeds, [f"{seed} {row['settings']['pair']}" for seed, row in zip(seeds, rows, strict=True)])
     libraries = [(pair, row["settings"]["prompting"]) for pair, row in zip(clusters.pair, rows, strict=True)]
     good = {library for library, works in zip(libraries, worked, strict=True) if works}
@@ -231,8 +229,3 @@ def _right(right: Bool[np.ndarray, " rows"], clusters: Clusters) -> Share:
         np.array(counts, dtype=float) for counts in ([part.sum() for part in parts], [len(part) for part in parts])
     )
     return int(hits.sum()), int(asked.sum()), over_seeds(hits, asked, len(set(clusters.pair)))
-
-
-def _base(row: Row) -> str:
-    """The digest of the base's weights, or where a row does not say it the base's name."""
-    return str(row.get("provenance", {}).get("base_digest") or row["settings"].get("model", ""))

@@ -1,14 +1,16 @@
 """The forecast as text, and as numbers for a program."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
+from lora_reuse.llm.forecast.decision import FITTED_ON, Decision, decide
 from lora_reuse.llm.forecast.measure import SETS, Measured, Prompts
 from lora_reuse.llm.forecast.plot import best_multiples, by_layer
 from lora_reuse.llm.forecast.subspace import layers
-from lora_reuse.llm.forecast.verdict import WORDS, Forecast, reasons, restates, signs
+from lora_reuse.llm.forecast.verdict import WORDS, Forecast, bridge, restates, restating, signs
 from lora_reuse.llm.scoring.intervals import wilson
 
 
@@ -23,6 +25,13 @@ def loudness(measured: Measured, name: str) -> float:
     return float(torch.cat(ratios).log().mean().exp())
 
 
+def decision(measured: Measured, forecasts: Mapping[str, Forecast]) -> Decision:
+    """What to do, of the compositions that were forecast; the base composes nothing."""
+    composed = {name: f for name, f in forecasts.items() if name != "base"} or forecasts
+    routers = [name for name in composed if measured.composed[name].answers[0].routing is not None]
+    return decide(composed, [own.confidence for own in measured.own], all(restating(measured)), routers)
+
+
 def text(measured: Measured, forecasts: Mapping[str, Forecast], names: Sequence[str]) -> str:
     """The forecast as the command prints it."""
     gains = [sum(own.gain) / len(own.gain) for own in measured.own]
@@ -30,6 +39,11 @@ def text(measured: Measured, forecasts: Mapping[str, Forecast], names: Sequence[
     first = next(iter(forecasts))
     lines = [
         f"a = {names[0]}, b = {names[1]}",
+        "",
+        str(decision(measured, forecasts)),
+        f"  bridge: {bridge(restating(measured))}",
+        f"  the numbers are from {FITTED_ON}",
+        "",
         f"on the prompts they were made for, their tokens get +{gains[0]:.2f} (a) and +{gains[1]:.2f} (b) probability "
         "over the base",
         f"leakage: b's prompts set off {leaks[0]:.2f} of a, a's prompts {leaks[1]:.2f} of b (1: as their own do)",
@@ -44,7 +58,7 @@ def text(measured: Measured, forecasts: Mapping[str, Forecast], names: Sequence[
     rows = [head, *(_row(name, f, measured) for name, f in forecasts.items())]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, "", *reasons(measured, dict(forecasts), ("a", "b"))])
+    return "\n".join(lines)
 
 
 def _row(name: str, f: Forecast, measured: Measured) -> list[str]:
@@ -69,6 +83,7 @@ def numbers(measured: Measured, forecasts: Mapping[str, Forecast], prompts: Prom
     """The forecast and its measurements as JSON values. Lists with a number a layer have the order of `layers`."""
     rounded = lambda values: [round(float(v), 4) for v in values]  # noqa: E731
     found: dict[str, Any] = {
+        "decision": dataclasses.asdict(decision(measured, forecasts)),
         "layers": list(layers(measured.modules)),
         "own": {SETS[i]: {"gain": rounded(own.gain), "token": own.token} for i, own in enumerate(measured.own)},
         "leaks": {

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from tqdm import tqdm
 
 from lora_reuse.llm.adapters.lowrank import cosine
@@ -19,7 +18,8 @@ from lora_reuse.llm.compositions import Composition
 from lora_reuse.llm.data.graphs import facts_of
 from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.decoding.models import Base
-from lora_reuse.llm.forecast.measure import Composed, measure
+from lora_reuse.llm.forecast import trial
+from lora_reuse.llm.forecast.measure import measure
 from lora_reuse.llm.forecast.ranking import KINDS
 from lora_reuse.llm.forecast.ranking_text import ranking
 from lora_reuse.llm.forecast.verdict import Forecast, forecast
@@ -93,8 +93,11 @@ def validate(folder: Path, out: Path, options: Any) -> str:
                 kept.append(row | {"provenance": source | {"base_digest": base.digest, "device": str(base.device)}})
             bar.update(len(group))
     wanted = {case.row["hash"] for case in cases}
-    forecasts = (row for row in kept.known.values() if row["settings"]["asked"] == options.asked)
-    table = ranking([row for row in forecasts if row["settings"]["row"] in wanted])
+    of_these = (row for row in kept.known.values() if row["settings"]["asked"] == options.asked)
+    forecasts = [row for row in of_these if row["settings"]["row"] in wanted]
+    table = "\n\n".join(
+        filter(None, (ranking(forecasts), trial.text([*kept.known.values()], trial.unlike_prompts(rows))))
+    )
     notes = [f"left out {count} rows of {why}" for why, count in left_out.items()]
     return "\n".join([table, *notes, f"{len(kept.known)} rows in {kept.path}"])
 
@@ -182,7 +185,8 @@ def _forecasts(base: Base, cases: list[Case], run: Options, asked: int, made: Co
         yield {
             "experiment": EXPERIMENT,
             "settings": settings,
-            "measured": {**_measured(composed, forecast(composed), prompting), "cosine": alike}
+            "measured": {**_measured(forecast(composed), prompting), "cosine": alike}
+            | {"own_confidence": [own.confidence for own in measured.own]}
             | {name: case.row["measured"][name] for name in ("hits", "total")},
             "predicted": {},
             "stderr": {},
@@ -218,14 +222,11 @@ def _prompting(case: Case) -> str:
     return getattr(case.point, "prompting", None) or getattr(case.point, "asked", "both")
 
 
-def _measured(composed: Composed, found: Forecast, prompting: str) -> dict[str, Any]:
+def _measured(found: Forecast, prompting: str) -> dict[str, Any]:
     """The scores of a row. A one-hop question is scored by what the composition leaves of its expert: `kept` and
     `own_scale`."""
-    confidence = float(
-        torch.stack([answer.composed.clamp_min(1e-9).log().mean() for answer in composed.answers]).mean()
-    )
     values: dict[str, Any] = {
-        "confidence": confidence,
+        "confidence": found.confidence,
         "verdict": found.verdict,
         "kept": list(found.kept),
         "own_scale": list(found.own_scale),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from lora_reuse.llm.forecast import HALF
-from lora_reuse.llm.forecast.measure import Answer, Composed, Measured
+from lora_reuse.llm.forecast.measure import Answer, Composed, Measured, mean_log
 
 WORDS = {"a": "as a", "b": "as b", "base": "as the base", "mixture": "as a mixture", "composed": "composed"}
 """The verdicts, each with how a composition that gets it answers."""
@@ -58,14 +58,16 @@ class Forecast(NamedTuple):
     """What a composition does with all hoped-for prompts, and what it leaves of each adapter.
 
     `whose` is the share of the prompts for each of WORDS; `score` and `hidden` are the means of `Signs.composes` and
-    `Signs.hidden`. For each adapter, `kept` is the share of its own prompts that keep half of the probability of their
-    answer, and `own_scale` is the mean scale of the adapter on these prompts."""
+    `Signs.hidden`; `confidence` is the mean log P of the composed answers. For each adapter, `kept` is the share of its
+    own prompts that keep half of the probability of their answer, and `own_scale` is the mean scale of the adapter on
+    these prompts."""
 
     whose: dict[str, float]
     score: float
     hidden: float
     kept: tuple[float, ...]
     own_scale: tuple[float, ...]
+    confidence: float
 
     @property
     def verdict(self) -> str:
@@ -103,6 +105,7 @@ def forecast(composed: Composed) -> Forecast:
         mean([s.hidden for s in every]),
         kept,
         tuple(float(s.mean()) for s in composed.own_scale),
+        mean_log(answer.composed for answer in composed.answers),
     )
 
 
@@ -113,55 +116,28 @@ def restates(measured: Measured, i: int) -> float:
     return float(torch.stack(list(measured.restated[i])).amin(0).mean())
 
 
-def reasons(measured: Measured, forecasts: dict[str, Forecast], names: Sequence[str]) -> list[str]:
-    """Sentences that give the verdict, its reasons, and the bridge data that would change it."""
-    steps = [restates(measured, i) >= HALF for i in range(2)]
-    said = []
-    good = [name for name, f in forecasts.items() if f.verdict == "composed"]
-    if good:
-        best = max(good, key=lambda name: forecasts[name].score)
-        said.append(
-            f"Composition possible under {', '.join(good)} (best: {best}), because the answers restate prompts that "
-            "the adapters were made for."
-        )
-    else:
-        said.append(
-            "Composition unlikely: no answer holds a token that only a says and a token that only b says without a "
-            "token that neither says alone. "
-            "This forecast ranks compositions of chains of facts. It fails where one adapter changes the form of "
-            "every answer."
-        )
-    lost = {name: f for name, f in forecasts.items() if min(f.kept) < HALF}
-    for name, f in lost.items():
-        i = f.kept.index(min(f.kept))
-        said.append(
-            f"Under {name} even {names[i]} loses its own prompts: {f.kept[i]:.0%} of them keep their answer. "
-            f"{names[i]} is left with a scale of "
-            f"{f.own_scale[i]:.2f}, and one layer of theory expects an answer to turn at 0.5."
-        )
+def restating(measured: Measured) -> list[bool]:
+    """For each adapter, whether its answers alone restate prompts of both: the way of answering that a bridge
+    teaches."""
+    return [restates(measured, i) >= HALF for i in range(2)]
+
+
+def bridge(steps: Sequence[bool], names: Sequence[str] = ("a", "b")) -> str:
+    """A sentence on what bridge data would change, from `restating`."""
     if not any(steps):
-        said.append(
-            "Neither adapter alone answers the hoped-for prompts through prompts that the other was made for. "
-            "Step-by-step examples in the training "
-            "data of both would change that: prompts like these about other entities, each step of the answer "
-            "restating a prompt of a or of b."
+        return (
+            "neither adapter alone answers the hoped-for prompts through prompts that the other was made for. "
+            "Examples in the training data of both would change that: prompts like these about other entities, each "
+            "step of the answer restating a prompt of a or of b."
         )
-    elif not all(steps):
+    if not all(steps):
         holder, other = names if steps[0] else names[::-1]
-        said.append(
-            f"Only {holder} alone answers the hoped-for prompts through prompts of both kinds. A sum keeps a skill "
-            "that one adapter holds, and "
-            f"averages and routers shrink it. The same step-by-step examples in the training data of {other} would "
-            "help averages and routers."
+        return (
+            f"only {holder} alone answers the hoped-for prompts through prompts of both kinds. A sum keeps a skill "
+            "that one adapter holds, and averages and routers shrink it. The same step-by-step examples in the "
+            f"training data of {other} would help averages and routers."
         )
-    elif not good:
-        said.append(
-            "Both adapters alone restate prompts of both kinds, so each has the way of answering, and they collide. "
-            "Try another composition."
-        )
-    else:
-        said.append(
-            "Both adapters alone restate prompts of both kinds. A sum doubles what both hold, and averages and "
-            "routers do not."
-        )
-    return said
+    return (
+        "both adapters alone restate prompts of both kinds, so that more examples add nothing. A sum doubles what both "
+        "hold, and averages and routers do not."
+    )

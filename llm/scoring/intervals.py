@@ -106,8 +106,8 @@ class Mean(NamedTuple):
         return float(stats.t.sf((self.value - bound) / self.error, self.freedom))
 
 
-def mean_over_seeds(values: Sequence[Float[np.ndarray, " triplets"]], least: float = 0.0) -> Mean | None:
-    """The mean of the seeds' means, one array of values by triplet a seed; None for one seed.
+def mean_over_seeds(values: Sequence[Float[np.ndarray, " _triplets"]], least: float = 0.0) -> Mean | None:
+    """The mean of the seeds' means, one array of values by triplet a seed, of any length; None for one seed.
 
     Student's t over seeds, S − 1 degrees of freedom, with D = max(1, D̂): the error is that between seeds, and that
     within them where it is larger. `least` is the least variance that a single value is taken to have."""
@@ -119,7 +119,7 @@ def mean_over_seeds(values: Sequence[Float[np.ndarray, " triplets"]], least: flo
 
 
 def difference(
-    first: Sequence[Float[np.ndarray, " triplets"]], second: Sequence[Float[np.ndarray, " triplets"]]
+    first: Sequence[Float[np.ndarray, " _triplets"]], second: Sequence[Float[np.ndarray, " _triplets"]]
 ) -> Difference | None:
     """The mean of first − second, shares by triplet of the same seeds and questions: one array a seed; None for one
     seed.

@@ -32,7 +32,7 @@ from lora_reuse.llm.forecast.subspace import (
     routing,
     scales,
 )
-from lora_reuse.llm.forecast.verdict import WORDS, forecast, reasons, signs
+from lora_reuse.llm.forecast.verdict import WORDS, bridge, forecast, restating, signs
 from lora_reuse.llm.protocols.protocol import main as protocol_main
 from lora_reuse.runs.rows import load_rows
 from tests.llm.tiny import tiny
@@ -259,9 +259,8 @@ def test_what_is_whose_on_a_model(base, pair):
         torch.testing.assert_close(found.leaks[i][i].best, torch.ones(len(PROMPTS["ab"[i]])), rtol=1e-3, atol=1e-3)
         assert min(found.own[i].gain) > 0
         assert all(prompt.max() >= 0 for prompt in found.restated[i])
-    said = " ".join(reasons(found, forecasts, ("a", "b")))
-    assert "Composition unlikely" in said
-    assert "Under base even a loses" in said
+        assert found.own[i].confidence < 0
+    assert ("neither adapter alone" in bridge(restating(found))) == (not any(restating(found)))
 
 
 def test_a_family_without_an_axis_of_rows(tmp_path):
@@ -307,9 +306,12 @@ def test_from_two_adapters_to_a_verdict_and_a_plot(folder, adapters, prompts, tm
     assert files[0] == files[1]
     out = capsys.readouterr().out
     assert "composition  verdict" in out
-    assert "Composition unlikely" in out or "Composition possible" in out
+    assert "decision: " in out
+    assert out.index("decision: ") < out.index("composition  verdict")
     said = json.loads(files[0]["forecast.json"])
     assert said["layers"] == ["0", "1"]
+    assert set(said["decision"]["each"]) == {"sum", "uniform", "arrow"}
+    assert f"decision: {said['decision']['action']}" in out
     assert set(said["compositions"]) == {"sum", "uniform", "arrow"}
     for name, found in said["compositions"].items():
         assert found["verdict"] in WORDS
@@ -399,6 +401,7 @@ def test_rows_of_a_protocol_are_forecast_and_ranked(folder, tmp_path, capsys):
     for row in found:
         assert row["measured"]["hits"] == scored[row["settings"]["row"]]
         assert -1 <= forecast_of(row)[0] <= 1
+        assert max(row["measured"]["own_confidence"]) < 0
     assert len({row["settings"]["pair"] for row in found}) == 1
     assert main([f"validate={rows}", f"out={rows}", "asked=2"]) == 0
     assert len(load_rows(rows, "llm_forecast")) == 4

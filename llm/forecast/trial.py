@@ -1,0 +1,234 @@
+"""The decision on trial: how well its probability ranks what then worked, how far it is off, and what the decision
+costs, beside scores that need no forecast. Only rows that had no part in the coefficients are tried."""
+
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from lora_reuse.llm.forecast.area import Area, Clusters, area
+from lora_reuse.llm.forecast.area import limits as area_limits
+from lora_reuse.llm.forecast.decision import THRESHOLDS, frozen, logistic, may_be_fitted, signals_of
+from lora_reuse.llm.forecast.ranking import KINDS, lookup
+from lora_reuse.llm.forecast.regret import (
+    WORKED,
+    Library,
+    Row,
+    Score,
+    base_of,
+    least_regret,
+    libraries,
+    regrets,
+    share,
+)
+from lora_reuse.llm.scoring.intervals import Difference, Limits, difference, holm, mean_over_seeds
+from lora_reuse.runs.table import aligned
+
+BINS = 5
+SCORES = {
+    "decision": "the frozen probability",
+    "lookup": "the mean share of right answers that the rule has, asked in the same way, in rows that were looked at",
+    "confidence": "the composed model's mean log-probability of its own answers",
+    "hidden states": "how much of each adapter's change the answer's tokens set off",
+    "cosine": "the cosine of the two updates",
+    "never": "no rule is taken",
+}
+"""What decides, each with what it is."""
+
+
+class Bin(NamedTuple):
+    """Rows whose probability is in one fifth of 0 to 1: how many, their mean probability, and how many worked."""
+
+    rows: int
+    probability: float
+    worked: int
+
+
+class Line(NamedTuple):
+    """What a score does on the rows of a question: its area, its mean regret, how many libraries it takes a rule in and
+    in how many of these one works, its reliability by bins, and the regret that the decision saves against it."""
+
+    area: Area
+    area_limits: Limits | None
+    regret: float
+    regret_limits: Limits | None
+    taken: int
+    right: int
+    bins: list[Bin]
+    saved: Difference | None = None
+
+    @property
+    def error(self) -> float:
+        """The expected calibration error: how far probabilities are from the share that worked, mean over rows."""
+        off = sum(abs(one.rows * one.probability - one.worked) for one in self.bins)
+        return off / sum(one.rows for one in self.bins)
+
+
+class Trial(NamedTuple):
+    """All scores on the rows of one question to one kind of base."""
+
+    question: str
+    rows: list[Row]
+    libraries: list[Library]
+    lines: dict[str, Line]
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds there are, those of two bases apart."""
+        return len({(base_of(row), row["settings"]["seed"]) for row in self.rows})
+
+
+def question_of(row: Row, unlike: Collection[str] = ()) -> str | None:
+    """What a row tests; None for rows that had a part in the coefficients, for the experts' own hops, and for skills
+    whose rows do not say how sure the experts are. `unlike` as in `trials`."""
+    settings = row["settings"]
+    if may_be_fitted(row) or settings["prompting"] in KINDS["keeps"]:
+        return None
+    kind = "two-hop"
+    if settings["prompting"] in KINDS["joins skills"]:
+        if "own_confidence" not in row["measured"]:
+            return None
+        kind = "two skills, other forms" if settings["row"] in unlike else "two skills"
+    return f"{kind}, {'same base' if settings['model'] == 'pocket' else 'other bases'}"
+
+
+def unlike_prompts(rows: Sequence[Row]) -> set[str]:
+    """The hashes of those rows of `llm_skills` whose questions have forms that no prompt of a forecast has."""
+    return {row["hash"] for row in rows if row["settings"].get("formats") == "new"}
+
+
+def trials(rows: Sequence[Row], unlike: Collection[str] = ()) -> Iterator[Trial]:
+    """A trial of each question that has rows. Rows that forecast those in `unlike`, whose questions have forms that the
+    forecast was not shown, stand apart. Every score decides from the threshold of its least regret on the rows
+    that the coefficients were fitted on, and its probability is a logistic one on the same rows; without these rows
+    there are the decision and never alone."""
+    fitted = [row for row in rows if may_be_fitted(row)]
+    seen = [row for row in rows if row["settings"]["seen"] and row["settings"]["model"] == "pocket"]
+    looked_up = lookup([row for row in seen if row["settings"]["prompting"] not in KINDS["keeps"]])
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        if question := question_of(row, unlike):
+            found.setdefault(question, []).append(row)
+    for question, tried in sorted(found.items()):
+        if libraries(tried):
+            yield _trial(question, tried, fitted, looked_up)
+
+
+def _trial(question: str, rows: list[Row], fitted: list[Row], looked_up: Callable[[Row], float] | None) -> Trial:
+    asked, worked = libraries(rows), share(rows) >= WORKED
+    seeds = [f"{base_of(row)} {row['settings']['seed']}" for row in rows]
+    clusters = Clusters(seeds, [f"{seed} {row['settings']['pair']}" for seed, row in zip(seeds, rows, strict=True)])
+    lines, costs = {}, {}
+    for name in SCORES:
+        if name not in ("decision", "never") and not fitted:
+            continue
+        score, probability, merge_from = _decided(name, rows, fitted, looked_up)
+        ranked = area(score, worked)
+        costs[name] = _by_seed(regrets(score, asked, merge_from), asked, seeds)
+        mean = mean_over_seeds(costs[name])
+        taken = [one for one in asked if one.taken(score, merge_from) is not None]
+        lines[name] = Line(
+            ranked,
+            area_limits(ranked, clusters) if 0 < worked.sum() < len(worked) else None,
+            mean.value if mean else float(np.concatenate(costs[name]).mean()),
+            Limits(*np.clip(mean.limits(), 0.0, 1.0).tolist()) if mean else None,
+            len(taken),
+            sum(one.works for one in taken),
+            _bins(probability, worked),
+        )
+    saved = {name: difference(costs[name], costs["decision"]) for name in lines if name != "decision"}
+    told = {name: one for name, one in saved.items() if one}
+    for (name, one), p in zip(told.items(), holm([one.p for one in told.values()]), strict=True):
+        lines[name] = lines[name]._replace(saved=one._replace(p=p))
+    return Trial(question, rows, asked, lines)
+
+
+def _decided(
+    name: str, rows: list[Row], fitted: list[Row], looked_up: Callable[[Row], float] | None
+) -> tuple[Score, Score, float]:
+    """A score of the rows, the probability that it stands for, and from where on it takes a rule."""
+    if name == "decision":
+        known = frozen()
+        z = known.constant + signals_of(rows) @ np.array([known.united, known.sure])
+        return 1 / (1 + np.exp(-z)), 1 / (1 + np.exp(-z)), known.merge_from
+    if name == "never":
+        return np.zeros(len(rows)), np.zeros(len(rows)), 1.0
+    field = {"confidence": "confidence", "hidden states": "hidden", "cosine": "cosine"}
+
+    def of(some: list[Row]) -> Score:
+        if name == "lookup" and looked_up:
+            return np.array([looked_up(row) for row in some])
+        return np.array([row["measured"][field[name]] for row in some])
+
+    known, score = of(fitted), of(rows)
+    constant, weights = logistic(known[:, None], share(fitted) >= WORKED)
+    low, high = known.min(), known.max()
+    steps = [low + (high - low) * step for step in THRESHOLDS] + [high + 1.0]
+    return score, 1 / (1 + np.exp(-(constant + weights[0] * score))), least_regret(known, libraries(fitted), steps)
+
+
+def _by_seed(values: Score, asked: Sequence[Library], seeds: Sequence[str]) -> list[Float[np.ndarray, " libraries"]]:
+    """The values of the libraries of each seed, of each base."""
+    found: dict[str, list[float]] = {}
+    for value, one in zip(values, asked, strict=True):
+        found.setdefault(seeds[one.rows[0]], []).append(value)
+    return [np.array(each) for _, each in sorted(found.items())]
+
+
+def _bins(probability: Score, worked: np.ndarray) -> list[Bin]:
+    """The reliability: fifths of 0 to 1 that have rows."""
+    numbers = np.minimum((probability * BINS).astype(int), BINS - 1)
+    parts = [numbers == i for i in range(BINS)]
+    return [Bin(int(p.sum()), float(probability[p].mean()), int(worked[p].sum())) for p in parts if p.any()]
+
+
+def about(found: Trial) -> str:
+    """What the rows of a trial are, in a sentence."""
+    bases = len({base_of(row) for row in found.rows})
+    works = sum(one.works for one in found.libraries)
+    return (
+        f"{len(found.rows)} rows of {len(found.libraries)} libraries, {found.seeds} seeds and {bases} "
+        f"base{'s' * (bases > 1)}; a rule works in {works} libraries."
+    )
+
+
+def kept_off(rows: Sequence[Row]) -> tuple[float, int]:
+    """How far the share of an adapter's own prompts that keep their answer is from the share of right answers to its
+    own hop: the mean over rows of the seeds that were not looked at, and how many there are."""
+    own = [row for row in rows if row["settings"]["prompting"] in KINDS["keeps"] and not row["settings"]["seen"]]
+    kept = [row["measured"]["kept"][KINDS["keeps"].index(row["settings"]["prompting"])] for row in own]
+    return (float(np.abs(np.array(kept) - share(own)).mean()), len(own)) if own else (math.nan, 0)
+
+
+def text(rows: Sequence[Row], unlike: Collection[str] = ()) -> str:
+    """The trials as the command prints them, a block a question."""
+    blocks = []
+    for found in trials(rows, unlike):
+        head = ["score", "AUC", "regret", "decision saves", "takes a rule", "of these one works", "calibration error"]
+        lines = [head, *([name, *_words(line)] for name, line in found.lines.items())]
+        bins = ", ".join(f"{one.worked}/{one.rows} at {one.probability:.0%}" for one in found.lines["decision"].bins)
+        blocks.append(f"{found.question}: {about(found)}\n{aligned(lines)}\nworked, by probability: {bins}")
+    off, count = kept_off(rows)
+    blocks += [f"own answers: what a rule keeps of them is off by {100 * off:.0f} points, over {count} rows"] * (
+        count > 0
+    )
+    return "\n\n".join(blocks)
+
+
+def _words(line: Line) -> list[str]:
+    ranked = "" if np.isnan(line.area.value) else f"{line.area.value:.2f}{_interval(line.area_limits, 1, '.2f')}"
+    saved = line.saved
+    return [
+        ranked,
+        f"{100 * line.regret:.1f}{_interval(line.regret_limits, 100, '.1f')}",
+        f"{100 * saved.mean:+.1f} [{100 * saved.low:+.1f}, {100 * saved.high:+.1f}] p={saved.p:.2g}" if saved else "",
+        str(line.taken),
+        str(line.right),
+        f"{line.error:.2f}",
+    ]
+
+
+def _interval(found: Limits | None, factor: int, form: str) -> str:
+    return f" [{factor * found.low:{form}}, {factor * found.high:{form}}]" if found else ""
