@@ -25,6 +25,7 @@ OWN = {
     "llm_gsm": "own word problems",
     "llm_cross_lingual": "own tasks",
     "llm_continent": "own people",
+    "llm_capacity": "own homes",
     "llm_skills": "own homes and code",
 }
 """What `data=own` is, by experiment: a stand-in for the data of the paper, which it says nothing about."""
