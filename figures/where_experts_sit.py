@@ -115,9 +115,8 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
         style.title(axes, "abcdefghijkl"[i], f"{wrapped(world, 24)}\n$n={facts}$, chance {100 / facts:.0f} %")
     for axes in figure.axes[:: grid.shape[1]]:
         axes.set_ylabel("first expert in")
-    style.note(
-        figure, f"seeds a matrix: {', '.join(str(n) for n in table.groupby('world', sort=False)['seeds'].min())}"
-    )
+    seeds = table.groupby(["world", "facts"], sort=False)["seeds"].min()
+    style.note(figure, f"$N$ = {', '.join(map(str, seeds))} seeds a matrix")
 
 
 def _matrix(axes: Axes, part: pandas.DataFrame) -> None:
