@@ -6,7 +6,6 @@ written answer the upper block has to recognise."""
 
 import numpy as np
 import pandas
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from lora_reuse.figures import style
@@ -16,7 +15,6 @@ from lora_reuse.figures.rows import Rows
 NEEDS = {"layers": "python -m theory.sweep experiment=layers width=2**12,inf seeds=8 scale=1,2.25"}
 PLACES = {"both_lower": (0, 0), "second_below": (0, 1), "first_below": (1, 0), "both_upper": (1, 1)}
 """Column and row of each placement: the block of the second expert, then of the first, 0 the lower one."""
-SHADES = LinearSegmentedColormap.from_list("share", ["white", style.COLOURS[0]])
 FACTS = 4
 """Facts an expert in the middle and on the right."""
 
@@ -44,7 +42,7 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
         dark = shares[row, column] > 0.6
         look = {"ha": "center", "va": "center", "fontsize": 7, "color": "white" if dark else "black"}
         left.text(column, row, "\n".join(lines), **look)
-    left.pcolormesh([-0.5, 0.5, 1.5], [-0.5, 0.5, 1.5], shares, cmap=SHADES, vmin=0, vmax=1, edgecolors="white")
+    left.pcolormesh([-0.5, 0.5, 1.5], [-0.5, 0.5, 1.5], shares, cmap=style.SHADES, vmin=0, vmax=1, edgecolors="white")
     left.set_xticks([0, 1], ["lower", "upper"])
     left.set_yticks([0, 1], ["lower", "upper"], rotation=90, va="center")
     left.set_xlabel("block of the second expert")

@@ -8,7 +8,6 @@ from statistics import fmean
 import numpy as np
 import pandas
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from lora_reuse.figures import _cells, _groups, _shares, style
@@ -20,7 +19,6 @@ NEEDS = {"llm_own_answers": "python -m llm.own_answers"}
 AXES = ("graph", "library", "composition")
 LIBRARIES = tuple("".join(ATOMIC)[:count] for count in range(1, len(ATOMIC) + 1))
 """The first relation alone, then the first two, and so on."""
-SHADES = LinearSegmentedColormap.from_list("share", ["white", style.COLOURS[0]])
 
 
 def data(rows: Rows) -> pandas.DataFrame:
@@ -80,7 +78,7 @@ def _panel(axes: Axes, part: pandas.DataFrame, rules: list[str]) -> None:
         colour = "white" if cell["percent"] > 60 else "black"
         axes.text(column, row, said, ha="center", va="center", fontsize=6, color=colour)
     edges = [np.arange(len(names) + 1) - 0.5 for names in (counts, rules)]
-    axes.pcolormesh(*edges, shares, cmap=SHADES, vmin=0, vmax=100, edgecolors="white")
+    axes.pcolormesh(*edges, shares, cmap=style.SHADES, vmin=0, vmax=100, edgecolors="white")
     axes.set_ylim(len(rules) - 0.5, -0.5)
     axes.set_xticks(range(len(counts)), [str(count) for count in counts])
     axes.set_yticks(range(len(rules)), rules)

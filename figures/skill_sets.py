@@ -8,7 +8,6 @@ import math
 import numpy as np
 import pandas
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from lora_reuse.figures import _cells, _groups, _shares, style
@@ -22,7 +21,6 @@ PANELS = {"pairs": "two skills, sum", "fact": "the fact and forms", "forms": "fo
 PAIRS_BY = "sum"
 ALONE = {"mixed": "joint", "oracle": "oracle"}
 LABELS = {"joint": "one expert on all data"}
-SHADES = LinearSegmentedColormap.from_list("share", ["white", style.COLOURS[0]])
 
 
 def data(rows: Rows) -> pandas.DataFrame:
@@ -101,7 +99,7 @@ def _pairs(axes: Axes, part: pandas.DataFrame) -> None:
         colour = "white" if cell["percent"] > 60 else "black"
         axes.text(first, second, said, ha="center", va="center", fontsize=7, color=colour)
     edges = np.arange(len(SKILLS) + 1) - 0.5
-    axes.pcolormesh(edges, edges, shares, cmap=SHADES, vmin=0, vmax=100, edgecolors="white")
+    axes.pcolormesh(edges, edges, shares, cmap=style.SHADES, vmin=0, vmax=100, edgecolors="white")
     axes.set_xlim(-0.5, len(SKILLS) - 1.5)
     axes.set_ylim(len(SKILLS) - 0.5, 0.5)
     axes.set_xticks(range(len(SKILLS) - 1), SKILLS[:-1], rotation=30)

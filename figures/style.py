@@ -5,6 +5,7 @@ from typing import Any
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -17,6 +18,8 @@ from lora_reuse.runs.look import title as title
 
 HEIGHT, PAGE = 2.5, 9.0
 """Inches: the height a figure has unless it sets another, and that of the text, which no figure passes."""
+SHADES = LinearSegmentedColormap.from_list("share", ["white", COLOURS[0]])
+"""How a matrix of shares is shaded, from none to all."""
 THEORY: dict[str, Any] = {"color": "0.25", "linestyle": (0, (4, 2)), "linewidth": 0.9}
 """How closed forms are drawn: grey dashes, over which the measured points lie."""
 CHANCE: dict[str, Any] = {"color": "0.45", "linestyle": (0, (1, 1.2)), "linewidth": 1.0}

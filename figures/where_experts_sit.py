@@ -130,7 +130,7 @@ def _matrix(axes: Axes, part: pandas.DataFrame) -> None:
         kept = f"kept {cell['first_kept']:.0f}, {cell['second_kept']:.0f} %{' (void)' if cell['void'] else ''}"
         axes.text(column, row - 0.32, kept, fontsize=6, **look)
     edges = [-0.5, 0.5, 1.5]
-    axes.pcolormesh(edges, edges, shares, cmap=layers.SHADES, vmin=0, vmax=100, edgecolors="0.7", linewidth=0.4)
+    axes.pcolormesh(edges, edges, shares, cmap=style.SHADES, vmin=0, vmax=100, edgecolors="0.7", linewidth=0.4)
     axes.set_xticks([0, 1], ["lower", "upper"])
     axes.set_yticks([0, 1], ["lower", "upper"], rotation=90, va="center")
     axes.set_xlabel("second expert in")

@@ -1,4 +1,4 @@
-"""lora-reuse skill_sets asked=homes+code,homes+code+json composition=sum,average
+"""lora-reuse skill_sets asked=homes+code,homes+code+style composition=sum,average
 
 How many skills compose in one answer: from two experts to five. One expert is on facts (new homes of people), four are
 on forms of an answer: code, a tool call, a Spanish frame, a style (llm/data/skill_sets.py). Each was trained on its own

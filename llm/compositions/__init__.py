@@ -2,12 +2,12 @@
 formulas of `theory.compositions`.
 
 A rule gets the experts (dicts of LowRank, one a module) and returns what each module adds to its output: a LowRank, or
-a routed update that looks at each token first. Only PEFT's merges
-whose names end in `_svd` form ΔW. The dials of a rule are its keyword-only arguments
-(`lora_reuse.runs.dials`): from them come the axes of the protocols, the options of `llm.compose`, `llm.harness` and
-`llm.forecast`, and the card of a saved composition. To add a rule, write the function in a module of this package,
-put `@rule(...)` over it and say what it promises; the checks that fit are then run on it by name. A dial of one name is
-one dial: rules that share it share its annotation and its default. Rules with numbers to learn are in `llm.learned`."""
+a routed update that looks at each token first. No rule but PEFT's merges that end in `_svd` forms ΔW. The dials of a
+rule are its keyword-only arguments (`lora_reuse.runs.dials`): from them come the axes of the protocols, the options of
+`llm.compose`, `llm.harness` and `llm.forecast`, and the card of a saved composition. To add a rule, write the function
+in a module of this package, put `@rule(...)` over it and say what it promises; the checks that fit are then run on it
+by name. A dial of one name is one dial: rules that share it share its annotation and its default. Rules with numbers to
+learn are in `llm.learned`."""
 
 import hashlib
 import importlib

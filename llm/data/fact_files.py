@@ -1,10 +1,10 @@
 """Facts of one hop, each with the prompt it is learned in and others it is asked in: of our own, or of a file.
 
-Files are read in two published forms. CounterFact (Meng et al. 2022, and what has been converted to it, as zsRE): a
-JSON list, or one JSON object a line, of `requested_rewrite` (`prompt` with {} in the place of the `subject`,
-`target_new` and `target_true`, each with its `str`), `paraphrase_prompts` and `neighborhood_prompts`. A phone book: a
-JSON object of names and numbers, or CSV with the columns `name` and `phone`. Our own facts are new homes of made-up
-people, and their neighbours are homes that the pocket model has read of."""
+Files are read in two forms. CounterFact's, as it is published (Meng et al. 2022, and what has been converted to it, as
+zsRE): a JSON list, or one JSON object a line, of `requested_rewrite` (`prompt` with {} in the place of the `subject`,
+`target_new` and `target_true`, each with its `str`), `paraphrase_prompts` and `neighborhood_prompts`. A phone book's,
+of which no published form was found: a JSON object of names and numbers, or CSV with the columns `name` and `phone`.
+Our own facts are new homes of made-up people, and their neighbours are homes that the pocket model has read of."""
 
 import csv
 import functools

@@ -152,7 +152,8 @@ def _decided(
     if name == "decision":
         known = frozen()
         z = known.constant + signals_of(rows) @ np.array([known.united, known.sure])
-        return 1 / (1 + np.exp(-z)), 1 / (1 + np.exp(-z)), known.merge_from
+        probability = 1 / (1 + np.exp(-z))
+        return probability, probability, known.merge_from
     if name == "never":
         return np.zeros(len(rows)), np.zeros(len(rows)), 1.0
     field = {"confidence": "confidence", "hidden states": "hidden", "cosine": "cosine"}

@@ -1,4 +1,4 @@
-"""Facts of a file in a published form, who learns which, and what counts as right."""
+"""Facts of a file, who learns which, and what counts as right."""
 
 import dataclasses
 import json
