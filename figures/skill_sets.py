@@ -85,7 +85,8 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
         places[1].set_ylabel("right answers (%)")
         places[1].set_xlabel("skills in one answer")
         places[2].set_xlabel("skills in one answer")
-    questions = _shares.span(table["total"] / table["seeds"] / table["sets"])
+    counted = table[table["sets"] > 0]  # a void cell may count no set
+    questions = _shares.span(counted["total"] / counted["seeds"] / counted["sets"])
     style.note(figure, f"$N$ = {_shares.span(table['seeds'])} seeds × {questions} questions a set of skills")
     style.legend(figure, 5, *([_shares.void_handle()] if _shares.void(table).any() else []))
 
