@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float32, Float64
+from torch import Tensor
 
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.compositions import Composition, Library, each_module, rule
 from lora_reuse.llm.compositions.sparse import Density, elect_and_average, keep_largest
-from lora_reuse.llm.compositions.spectral import Gain, directions
+from lora_reuse.llm.compositions.spectral import ROUNDING, Gain
 
 
 @rule(static=True, gauge_free=True, alone=False, symmetric=True)
@@ -23,10 +25,16 @@ def core_space(library: Library, *, density: Density = 0.2, gain: Gain = 1.0) ->
     and V are arbitrary."""
 
     def merge(name: str, updates: Sequence[LowRank]) -> LowRank:
-        left, _ = directions(torch.cat([update.out for update in updates], dim=1))
-        right, _ = directions(torch.cat([update.into for update in updates], dim=1))
+        left = _directions(torch.cat([update.out for update in updates], dim=1))
+        right = _directions(torch.cat([update.into for update in updates], dim=1))
         cores = [(left.T @ update.out.double()) @ (update.into.double().T @ right) for update in updates]
         merged = elect_and_average(torch.stack([keep_largest(core, density) for core in cores]))
         return LowRank((gain * left @ merged).float(), right.float().contiguous())
 
     return each_module(library, merge)
+
+
+def _directions(columns: Float32[Tensor, "rows columns"]) -> Float64[Tensor, "rows rank"]:
+    """The left singular vectors of the values above rounding."""
+    left, values, _ = torch.linalg.svd(columns.double(), full_matrices=False)
+    return left[:, values > ROUNDING * values[:1].sum()]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float32
 from torch import Tensor
 
 from lora_reuse.llm.adapters.lowrank import CoreSVD, LowRank
@@ -87,15 +87,10 @@ def supported(update: LowRank) -> CoreSVD:
 
 
 def polar(columns: Float32[Tensor, "rows columns"]) -> Float32[Tensor, "rows columns"]:
-    """P Qᵀ of the columns' SVD P D Qᵀ, without the vectors of the value 0."""
-    left, right = directions(columns)
-    return (left @ right.T).float()
-
-
-def directions(
-    columns: Float[Tensor, "rows columns"],
-) -> tuple[Float[Tensor, "rows rank"], Float[Tensor, "columns rank"]]:
-    """The left and the right singular vectors, in float64, of the values above rounding."""
-    left, values, right = torch.linalg.svd(columns.double(), full_matrices=False)
-    kept = values > ROUNDING * values[:1].sum()
-    return left[:, kept], right[kept].T
+    """P Qᵀ of the columns' SVD P D Qᵀ, without the vectors of the value 0: C (CᵀC)^(-1/2). The eigenvalues of CᵀC are
+    D², in float64 right to 1e-6 down to ROUNDING, in less than half of the time of an SVD."""
+    wide = columns.double()
+    squares, vectors = torch.linalg.eigh(wide.T @ wide)
+    kept = squares > ROUNDING**2 * squares[-1:].sum()
+    vectors, squares = vectors[:, kept], squares[kept]
+    return (wide @ ((vectors * squares.rsqrt()) @ vectors.T)).float()
