@@ -83,8 +83,8 @@ def test_what_the_readme_prints_is_printed_from_the_committed_rows(target, start
     """The command of the Makefile finds the rows there and prints its table."""
     recipe = re.search(rf"^{target}:.*\n\t.*\$\(RUN\) -m (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert recipe
-    for rows in ("kernel_limit", "llm_two_hop"):
-        shutil.copy(ROOT / "results" / "paper" / f"{rows}.jsonl", tmp_path)
+    for file in ("kernel_limit.jsonl", "llm_two_hop.jsonl", "withdrawn.csv"):
+        shutil.copy(ROOT / "results" / "paper" / file, tmp_path)
     there = printed(*shlex.split(recipe[1]), f"out={tmp_path}")
     assert " 0 new, " in there
     (block,) = (block for block in blocks(README, "") if block.startswith(start))
