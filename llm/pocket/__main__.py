@@ -44,9 +44,8 @@ def _main(words: list[str]) -> int:
     if options.dry_run:
         begin()
         print(f"{size.steps} steps of {size.tokens // size.steps} tokens into {folder}: {dataclasses.asdict(size)}")
-        print(
-            f"time: about {size.tokens / 7000 * (size.width / 256) ** 2 / 60:.0f} min on two CPU cores; nothing was run"
-        )
+        minutes = size.tokens / 7000 / 60 * (size.width / 256) ** 2 * size.layers / 4
+        print(f"time: about {minutes:.0f} min on two CPU cores; nothing was run")
         return 0
     import torch
 
