@@ -30,15 +30,15 @@ class Outcome:
 
     @property
     def rows(self) -> bool:
-        """Whether there are rows of any kind."""
-        return bool(self.parted.tests or self.parted.exploration)
+        """Whether a test has rows, of those that judge it or of exploration; rows with other dials may be in none."""
+        return any(test.rows for test in (*self.tests, *self.exploration))
 
     @property
     def verdict(self) -> "Verdict | Literal['no rows yet', 'exploration']":
         """`exploration` where there are rows and none of them tests the prediction."""
         if not self.rows:
             return "no rows yet"
-        return together(self.verdicts) if self.parted.tests else "exploration"
+        return together(self.verdicts) if any(test.rows for test in self.tests) else "exploration"
 
 
 def compare(rows: Sequence[Mapping[str, Any]]) -> list[Outcome]:
