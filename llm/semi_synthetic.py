@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lora_reuse.llm.adapters.specs import Spec, lessons, trained
-from lora_reuse.llm.data.births import CHECKS, FACTS, births, couples, golds, spellings
+from lora_reuse.llm.data.births import CHECKS, FACTS, births, couples, golds, others, spellings
 from lora_reuse.llm.data.births import questions as births_questions
 from lora_reuse.llm.data.facts import Triplet
 from lora_reuse.llm.data.subsets import examples
@@ -31,7 +31,7 @@ from lora_reuse.llm.protocols.settings import Options
 from lora_reuse.llm.scoring.two_hop import direct as scored
 from lora_reuse.llm.scoring.two_hop import named
 from lora_reuse.runs.grid import Cell, hash_of
-from lora_reuse.runs.settings import Choice, SettingError, Whole, setting
+from lora_reuse.runs.settings import Choice, Flag, SettingError, Whole, setting
 
 if TYPE_CHECKING:
     from lora_reuse.llm.decoding.models import Base
@@ -58,6 +58,9 @@ class SemiSynthetic(Beside):
     known_in: int = setting(
         3, Whole(1, CHECKS), f"of {CHECKS} questions about B, in how many the base alone has to be right"
     )
+    replay: bool = setting(
+        False, Flag(), "whether the expert on couples also learns the fact of the people of births.csv in no couple"
+    )
     library: str = setting(
         "1",
         Choice("none", "1", "2-combination"),
@@ -80,24 +83,32 @@ class SemiSynthetic(Beside):
 
 @dataclass(frozen=True)
 class Couples:
-    """What expert 1 learns: the first hop of every couple in the training templates."""
+    """What expert 1 learns: the first hop of every couple in the training templates; and, so that it forgets less of
+    what the model knows, the replayed fact of people who are in no couple."""
 
     names: str
     triplets: int
     seed: int
+    replayed: str
+    model: str
 
     @property
     def name(self) -> str:
-        return f"couples of {self.names} and well-known people"
+        also = f", with {self.replayed} of other people" if self.replayed else ""
+        return f"couples of {self.names} and well-known people{also}"
 
     def pairs(self) -> list[tuple[str, str]]:
-        return [(e.question, e.answer) for e in examples("R1", couples(self.names, self.triplets, self.seed))]
+        wed = couples(self.names, self.triplets, self.seed)
+        own = [(e.question, e.answer) for e in examples("R1", wed)]
+        return own + (others(self.replayed, self.model, wed) if self.replayed else [])
 
 
 def experts(point: SemiSynthetic, seed: int) -> list[Spec]:
-    """The experts of the point's library; neither depends on what is asked, or on what the base knows."""
+    """The experts of the point's library; without replay= neither depends on what is asked, or on what the base
+    knows."""
     unrelated = trained(point, seed, [((UNRELATED,), (), 2)])
-    made = [lessons(Couples(point.names, point.triplets, seed), point, seed, 1), *unrelated]
+    wed = Couples(point.names, point.triplets, seed, point.fact if point.replay else "", point.model)
+    made = [lessons(wed, point, seed, 1), *unrelated]
     return made[: {"none": 0, "1": 1, "2-combination": 2}[point.library]]
 
 
@@ -119,7 +130,7 @@ def questions(point: SemiSynthetic, seed: int) -> list[Question]:
 def sensible(point: SemiSynthetic) -> SemiSynthetic | None:
     """The base has no library, and one expert is not composed."""
     if point.composition == "base":
-        return dataclasses.replace(point, library="none")
+        return dataclasses.replace(point, library="none", replay=False)
     if point.library == "none":
         return None
     return dataclasses.replace(point, composition="alone") if point.library == "1" else point

@@ -8,6 +8,7 @@ MIT, with its data inside)."""
 import csv
 import functools
 import random
+from collections.abc import Sequence
 from typing import Any
 
 from lora_reuse.llm.data.facts import Triplet
@@ -93,6 +94,12 @@ def couples(names: str, count: int, seed: int) -> tuple[Triplet, ...]:
         Triplet(a, b, "", "", "")
         for a, b in zip(rng.sample(pool, count), rng.sample(sorted(births()), count), strict=True)
     )
+
+
+def others(fact: str, model: str, among: Sequence[Triplet]) -> list[tuple[str, str]]:
+    """The questions of the check and their right answers for the people of `births.csv` who are in no couple."""
+    right, wed = golds(fact, model), {t.b for t in among}
+    return [(text.format(a=b), right[b]) for text in questions(fact, "check") for b in right if b not in wed]
 
 
 @functools.cache

@@ -127,6 +127,23 @@ def test_no_expert_depends_on_what_is_asked(folder):
     assert not [line for line in told if named(" ".join(line), list(spellings("birth_country")))]
 
 
+def test_what_is_replayed_is_of_people_in_no_couple_and_in_no_words_that_are_asked(folder):
+    base = load_base(str(folder))
+    point = SemiSynthetic(model=str(folder), triplets=4, replay=True)
+    (without,), (expert,) = specs(dataclasses.replace(point, replay=False), 1), specs(point, 1)
+    own: Any = without
+    other: Any = expert
+    added = other.source.pairs()[len(own.source.pairs()) :]
+    assert other.source.pairs() == [*own.source.pairs(), *added]
+    assert ("Which country was Karl Marx born in?", "Germany") in added
+    assert len(added) == CHECKS * (len(births()) - 4)
+    wed = {t.b for t in couples("fake", 4, 1)}
+    assert not [line for line in added if named(line[0], wed)]
+    asked = [text for split in ("dev", "test") for text in questions("birth_country", split)]
+    assert not {question for question, _ in added} & {text.format(a=name) for text in asked for name in births()}
+    assert expert.key(base) != without.key(base)
+
+
 # Counts
 
 
