@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -201,7 +202,15 @@ def test_three_edits_of_the_pocket_model_flip_what_it_knows(tmp_path):
     assert found["measured"]["hits"] == 3
 
 
-# The file that the project makes
+# The file that the docs show, and the one that the project makes
+
+
+def test_the_record_of_the_docs_is_read(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "language-models.md").read_text(encoding="utf-8")
+    (tmp_path / "facts.json").write_text(text.split("```json")[1].split("```")[0], encoding="utf-8")
+    (fact,) = facts(str(tmp_path / "facts.json"), 0)
+    assert fact.prompt == "The mother tongue of Danielle Darrieux is"
+    assert fact.neighbours == (("The mother tongue of Léon Blum is", "French"),)
 
 
 def test_the_made_file_is_of_what_the_pocket_model_read(tmp_path):
