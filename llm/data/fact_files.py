@@ -100,7 +100,9 @@ def counterfact(seed: int) -> list[dict[str, Any]]:
     return found
 
 
-def _read(path: Path) -> list[Fact]:
+@functools.lru_cache(maxsize=2)
+def _read(path: Path) -> tuple[Fact, ...]:
+    """The facts in the order of the file, which is read once for all seeds."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -108,15 +110,15 @@ def _read(path: Path) -> list[Fact]:
             "data", f"{path} ({type(error).__name__})", FORMS, "name a file that is there, in UTF-8"
         ) from None
     if path.suffix == ".csv":
-        return [_phone(path, row.get("name"), row.get("phone")) for row in csv.DictReader(text.splitlines())]
+        return tuple(_phone(path, row.get("name"), row.get("phone")) for row in csv.DictReader(text.splitlines()))
     try:
         records = json.loads(text)
     except ValueError:
         records = [_json(path, number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     if isinstance(records, dict) and "requested_rewrite" not in records:
-        return [_phone(path, name, number) for name, number in records.items()]
+        return tuple(_phone(path, name, number) for name, number in records.items())
     listed = records if isinstance(records, list) else [records]
-    return [_rewrite(path, number, record) for number, record in enumerate(listed, 1)]
+    return tuple(_rewrite(path, number, record) for number, record in enumerate(listed, 1))
 
 
 def _json(path: Path, number: int, line: str) -> Any:

@@ -139,7 +139,7 @@ def test_a_files_facts_are_written_where_their_answer_begins(folder, file):
     assert base.tokenizer.decode(said) == " Paris town"  # not after what the old answer shares
     own = facts("own", 0)[0]
     prompt, said = before_answer(base, own)
-    assert base.tokenizer.decode(said).strip() == own.new
+    assert str(base.tokenizer.decode(said)).strip() == own.new
     assert base.tokenizer.decode(prompt) == f"{own.prompt} {own.answer[: own.answer.index(own.new)].rstrip()}"
 
 
