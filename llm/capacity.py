@@ -7,7 +7,8 @@ other facts, whose own prompts are asked, too.
 
 data=own, the default, are new homes of made-up people, which the pocket model can learn. A file of facts is read in
 CounterFact's form or as a phone book (llm/data/fact_files.py says how). An answer is right if it names the right one
-and not the one that it replaced; of a neighbour, the old one and not the new."""
+and not the one that it replaced; of a neighbour, the old one and not the new. With CounterFact's form its measures are
+printed, too, of the base and of the adapter (llm/protocols/rewrites.py says which)."""
 
 import dataclasses
 import sys
@@ -19,12 +20,12 @@ from lora_reuse.llm.adapters.specs import Spec, lessons
 from lora_reuse.llm.data.fact_files import FORMS, OWN, Fact, facts
 from lora_reuse.llm.protocols.controls import Control
 from lora_reuse.llm.protocols.dials import COMPOSITIONS, RULES
-from lora_reuse.llm.protocols.protocol import Marks, Protocol, Question, main
+from lora_reuse.llm.protocols.protocol import Protocol, Question, main
+from lora_reuse.llm.protocols.rewrites import ASKED, asked, below, counts, enough, preferences, score
 from lora_reuse.llm.protocols.settings import Composing, Options
-from lora_reuse.runs.settings import Choice, SettingError, Text, Whole, setting
+from lora_reuse.runs.settings import Choice, Text, Whole, setting
 
 EXPERTS = {"none": 0, "1": 1, "2-combination": 2}
-ASKED = ("own", "paraphrases", "neighbours")
 
 
 @dataclass(frozen=True)
@@ -84,29 +85,13 @@ def sensible(point: Capacity) -> Capacity | None:
 
 
 def questions(point: Capacity, seed: int) -> list[Question]:
-    """Of every expert in the library (of the base, those of the first) the prompts that are asked. Those of one fact
-    are right or wrong together."""
-    found = []
-    for number in range(1, max(1, EXPERTS[point.library]) + 1):
-        for i, fact in enumerate(Learned(point.data, point.facts, number, seed).facts()):
-            prompts = {"own": [fact.prompt], "paraphrases": fact.paraphrases}.get(point.asked)
-            wanted = [(text, fact.new, fact.old) for text in prompts or ()]
-            if point.asked == "neighbours":
-                wanted = [(text, old, fact.new) for text, old in fact.neighbours]
-            for text, gold, other in wanted:
-                about = {"expert": number, "subject": fact.subject, "gold": gold, "instead_of": other}
-                found.append(Question(text, f"{number} {i}", about, (gold, other, fact.subject)))
-    return found
-
-
-def score(question: Question, answer: str) -> Marks:
-    """Whether the answer names the right one and not the other; and the other, and not the right one."""
-    from lora_reuse.llm.scoring.two_hop import direct
-
-    gold, other, subject = question.reference
-    names = {gold, other} - {""}
-    right = direct(answer, gold, names, {subject} - names).strict
-    return {"right": right, "other": bool(other) and direct(answer, other, names, {subject} - names).strict}
+    """Of every expert in the library (of the base, those of the first) the prompts that are asked."""
+    return [
+        question
+        for number in range(1, max(1, EXPERTS[point.library]) + 1)
+        for i, fact in enumerate(Learned(point.data, point.facts, number, seed).facts())
+        for question in asked(fact, point.asked, f"{number} {i}", {"expert": number})
+    ]
 
 
 def controls(point: Capacity) -> tuple[Control, ...]:
@@ -118,15 +103,23 @@ def controls(point: Capacity) -> tuple[Control, ...]:
 def ready(points: Sequence[Capacity], options: Options) -> None:
     """Raises SettingError for a file that cannot be read, or that has too few facts, or none of what is asked."""
     for point in points:
-        there = len(facts(point.data, options.first_seed))
         needed = point.facts * max(1, EXPERTS[point.library])
-        if there < needed:
-            raise SettingError("facts", point.facts, f"half of the {there} facts of data={point.data}, or fewer")
-        if not questions(point, options.first_seed):
-            raise SettingError("asked", point.asked, "own", f"data={point.data} has no {point.asked}")
+        enough(point, "asked", needed, questions(point, options.first_seed), options.first_seed)
 
 
-PROTOCOL = Protocol(__name__, Capacity, experts, questions, score, sensible=sensible, controls=controls, ready=ready)
+PROTOCOL = Protocol(
+    __name__,
+    Capacity,
+    experts,
+    questions,
+    score,
+    observers=(preferences,),
+    counts=counts,
+    sensible=sensible,
+    controls=controls,
+    below=below,
+    ready=ready,
+)
 
 if __name__ == "__main__":
     sys.exit(main(PROTOCOL, sys.argv[1:]))

@@ -3,7 +3,12 @@
 Facts written into one MLP layer in closed form, with no adapter trained: do the answers flip? The form is that of
 Proposition 1 and eq. 23 (covariance=rome: Meng et al. 2022). Do they flip in the template they were written at, and in
 others? Does the two-hop fact follow, when the edits of both hops are added (composition=sum, Theorem 2) or written at
-once (joint)? Are other people's answers kept?"""
+once (joint)? Are other people's answers kept?
+
+data=FILE writes facts of a file instead, `facts` of them at once, in CounterFact's form or a phone book's
+(llm/data/fact_files.py says how): each is asked in the prompt it was written at (own), in others (paraphrases) and
+beside it (neighbours). With CounterFact's form its measures are printed, too, of the base and of the edited model
+(llm/protocols/rewrites.py says which). facts=1 seeds=100 writes one at a time, as Meng et al. do."""
 
 import dataclasses
 import sys
@@ -12,10 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lora_reuse.llm.data.fact_files import FORMS, facts
 from lora_reuse.llm.data.facts import triplets
 from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.edits.neighbours import neighbours
-from lora_reuse.llm.protocols import hops
+from lora_reuse.llm.protocols import hops, rewrites
 from lora_reuse.llm.protocols.bound import once_in_n
 from lora_reuse.llm.protocols.controls import Control, own_hops
 from lora_reuse.llm.protocols.hops import asked, question
@@ -23,12 +29,12 @@ from lora_reuse.llm.protocols.protocol import Asked, Marks, Protocol, Question, 
 from lora_reuse.llm.protocols.settings import Answered, Dataset, Model, Options
 from lora_reuse.llm.scoring.two_hop import named
 from lora_reuse.runs.grid import Cell
-from lora_reuse.runs.settings import Choice, Number, Whole, setting
+from lora_reuse.runs.settings import Choice, Number, Text, Whole, setting
 
 HOPS = {"1": (1,), "2": (2,), "2-combination": (1, 2)}
 KEPT = ("same_relation", "same_entity", "unrelated")
 """The kinds of neighbours."""
-ASKED = ("own", "first", "second", "direct", "steps", "neighbours")
+ASKED = ("own", "first", "second", "direct", "steps", "paraphrases", "neighbours")
 
 
 @dataclass(frozen=True)
@@ -65,13 +71,20 @@ class Edit(Dataset, Answered, Model):
         "direct",
         Choice(*ASKED),
         "own: the questions that were written at; first, second: held-out templates of a hop; direct, steps: two hops;"
-        " neighbours: people whom no edit names, where a hit is an answer that stays",
+        " paraphrases: of a file's facts; neighbours: people whom no edit names, where a hit is an answer that stays",
         grid=ASKED,
     )
+    data: str = setting("", Text(FORMS), "facts that are written instead of the dataset's", omitted=True)
+    facts: int = setting(20, Whole(1, 10**5), "data: facts that are written at once", omitted=True)
 
 
 def sensible(point: Edit) -> Edit | None:
-    """The edits of one hop are not composed, and are asked what they hold."""
+    """The edits of one hop are not composed, and are asked what they hold. Those of a file have one hop."""
+    if point.data:
+        alone = point.library == "1" and point.prompting in rewrites.ASKED
+        return dataclasses.replace(point, composition="sum", templates=1) if alone else None
+    if point.prompting == "paraphrases":
+        return None
     if point.library == "2-combination":
         return point
     if point.prompting not in ("own", "neighbours", {"1": "first", "2": "second"}[point.library]):
@@ -81,53 +94,65 @@ def sensible(point: Edit) -> Edit | None:
 
 def questions(point: Edit, seed: int) -> list[Question]:
     """The very questions that the facts were written at (own), those whose answers nobody edited (neighbours), or the
-    held-out questions of a hop or of both."""
-    subset, facts = f"{point.dataset}12", triplets(point.dataset, seed)[: point.triplets]
+    held-out questions of a hop or of both; or what a file asks of its facts."""
+    if point.data:
+        chosen = enumerate(facts(point.data, seed)[: point.facts])
+        return [it for i, fact in chosen for it in rewrites.asked(fact, point.prompting, str(i), {})]
+    subset, chosen = f"{point.dataset}12", triplets(point.dataset, seed)[: point.triplets]
     if point.prompting == "own":
         return [
             question(e, ("first", "second")[hop - 1], subset)
             for hop in HOPS[point.library]
-            for e in examples(f"{point.dataset}{hop}", facts, "train", point.templates)
+            for e in examples(f"{point.dataset}{hop}", chosen, "train", point.templates)
         ]
     if point.prompting == "neighbours":
         return [
             Question(e.question, str(e.triplet), {"kind": kind, **e._asdict()}, e)
             for kind in KEPT
             for hop in HOPS[point.library]
-            for e in neighbours(kind, hop, facts, point.split)
+            for e in neighbours(kind, hop, chosen, point.split)
         ]
     return asked(subset, point, seed, point.prompting)
 
 
 def score(question: Question, answer: str) -> Marks:
     """The marks of an answer to an edited fact; those of a neighbour need the base's answer (`stays`)."""
+    if isinstance(question.reference, rewrites.Wanted):
+        return rewrites.score(question, answer)
     return hops.score(question, answer) if isinstance(question.reference, hops.Hop) else {}
 
 
 def stays(asked: Asked) -> list[list[Marks]]:
-    """Of the answers to neighbours, whether each first names whom or what the base's first names."""
+    """Of the answers to neighbours, whether each first names whom or what the base's first names; with data, whether it
+    names the same of the fact's two answers."""
     if asked.points[0].prompting != "neighbours":
         return [[{} for _ in asked.questions] for _ in asked.answers]
     from lora_reuse.llm.decoding import greedy
 
     prompts, rows = [q.prompt for q in asked.questions], asked.options.batch_rows
     (before,) = greedy.answers(asked.base, [None], prompts, asked.points[0].answer_tokens, rows)
+    hits = ("right",) if asked.points[0].data else ("strict", "lenient")
     found = []
     for after in asked.answers:
         marks = []
         for q, old, new in zip(asked.questions, before, after, strict=True):
-            same = _first_named(old, q.reference.subject) == _first_named(new, q.reference.subject)
-            marks.append({"base": old, "strict": same, "lenient": same})
+            same = _said(q, old) == _said(q, new)
+            marks.append({"base": old, **dict.fromkeys(hits, same)})
         found.append(marks)
     return found
 
 
-def _first_named(answer: str, subject: str) -> str:
-    return next((name for name in named(answer, hops.everyone() | hops.everywhere()) if name != subject), "")
+def _said(question: Question, answer: str) -> Any:
+    if isinstance(question.reference, rewrites.Wanted):
+        return rewrites.score(question, answer)
+    everything, subject = hops.everyone() | hops.everywhere(), question.reference.subject
+    return next((name for name in named(answer, everything) if name != subject), "")
 
 
 def counts(point: Edit, questions: Sequence[Question], records: Sequence[Marks]) -> dict[str, Any]:
-    """What a row measures: hits by triplet; of neighbours also by their kind."""
+    """What a row measures: hits by triplet; of neighbours also by their kind. With data, `rewrites.counts`."""
+    if point.data:
+        return rewrites.counts(point, questions, records)
     if point.prompting not in ("own", "neighbours"):
         return hops.counts(point, questions, records)
     by_triplet = _by_triplet(point, records)
@@ -154,6 +179,14 @@ def controls(point: Edit) -> tuple[Control, ...]:
     return own_hops(point) if point.library == "2-combination" else ()
 
 
+def ready(points: Sequence[Edit], options: Options) -> None:
+    """Raises SettingError for a file that cannot be read, or that has too few facts, or none of what is asked."""
+    for point in points:
+        if point.data:
+            found = questions(point, options.first_seed)
+            rewrites.enough(point, "prompting", point.facts, found, options.first_seed)
+
+
 def ask(base: Any, protocol: Protocol, cells: list[Cell], options: Options) -> list[tuple[Cell, dict[str, Any]]]:
     """`llm.edits.editing.ask`, which needs torch."""
     from lora_reuse.llm.edits import editing
@@ -167,12 +200,14 @@ PROTOCOL = Protocol(
     lambda point, seed: (),
     questions,
     score,
-    observers=(hops.log_probs, hops.gates, stays),
+    observers=(hops.log_probs, hops.gates, rewrites.preferences, stays),
     counts=counts,
     sensible=sensible,
     bound=bound,
     controls=controls,
     columns=hops.COLUMNS,
+    below=rewrites.below,
+    ready=ready,
     ask=ask,
 )
 

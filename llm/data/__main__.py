@@ -1,6 +1,7 @@
 """lora-reuse data show=R12
 
-Prints examples of a subset, or writes all subsets as JSONL. write=FOLDER writes them as `datasets` reads them."""
+Prints examples of a subset, or writes all subsets as JSONL. write=FOLDER writes them as `datasets` reads them.
+counterfact=FILE writes counterfactual edits of what the pocket model knows, in CounterFact's form."""
 
 import json
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lora_reuse.llm.data.fact_files import counterfact
 from lora_reuse.llm.data.facts import COUNT, Triplet
 from lora_reuse.llm.data.graphs import COUNTS, facts_of
 from lora_reuse.llm.data.subsets import SPLITS, SUBSETS, examples, parts
@@ -25,6 +27,9 @@ class Options:
         "", Text("a subset"), "print examples of a subset: " + ", ".join(name for name in SUBSETS if name[0] in "FD")
     )
     write: str = setting("", Text("a folder"), "write every subset and split into folder/<subset>/<split>.jsonl")
+    counterfact: str = setting(
+        "", Text("a .json file"), "write edits in CounterFact's form, for data= of edit and capacity"
+    )
     split: str = setting("test", Choice(*SPLITS), "the split to show")
     count: int = setting(4, Whole(1, 5000), "examples to show")
     triplets: int = setting(
@@ -39,8 +44,8 @@ def main(words: Sequence[str]) -> int:
 
 
 def _main(options: Options) -> int:
-    if not (options.show or options.write):
-        raise SettingError("show", "nothing", "show=..., write=... or both", "--help says more")
+    if not (options.show or options.write or options.counterfact):
+        raise SettingError("show", "nothing", "show=..., write=..., counterfact=... or several", "--help says more")
     if options.show:
         parts(options.show)
     begin(options.write)
@@ -49,6 +54,8 @@ def _main(options: Options) -> int:
             print(f"{example.question}\n{textwrap.indent(example.answer, '    ')}\n")
     if options.write:
         _write(Path(options.write), options)
+    if options.counterfact:
+        _edits(Path(options.counterfact).expanduser(), options.seed)
     return 0
 
 
@@ -68,6 +75,15 @@ def _write(folder: Path, options: Options) -> None:
         except OSError as error:
             raise SettingError("write", f"{folder} ({error.strerror})", "a folder that can be written") from None
     print(f"{len(SUBSETS)} subsets in {folder}: load_dataset('json', data_dir='{folder}/R12')")
+
+
+def _edits(file: Path, seed: int) -> None:
+    records = counterfact(seed)
+    try:
+        write(file, json.dumps(records, indent=1) + "\n")
+    except OSError as error:
+        raise SettingError("counterfact", f"{file} ({error.strerror})", "a file that can be written") from None
+    print(f"{len(records)} edits in {file}: lora-reuse edit data={file}")
 
 
 if __name__ == "__main__":

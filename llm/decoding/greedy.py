@@ -144,23 +144,23 @@ def log_probs(
     beginnings: Sequence[str],
     candidates: Sequence[Sequence[str]],
     rows: int = 256,
+    whole: bool = False,
 ) -> list[list[list[float]]]:
     """log P(candidate | question, beginning of the answer) for each composition, question and candidate of that
     question, in nats.
 
     The beginning is the answer up to where the candidate stands. What all candidates of a question share counts as
-    given, so a candidate's first token is judged in its context; what follows the candidate does not count."""
+    given, so a candidate's first token is judged in its context; what follows the candidate does not count. `whole`:
+    every token after the question is judged, the beginning and what candidates share, too."""
     jobs: list[tuple[int, list[int], list[tuple[int, list[int], int]]]] = []
     for i, (question, beginning) in enumerate(zip(questions, beginnings, strict=True)):
-        whole = [
-            asked + answer[:-1]
-            for asked, answer in (example(base, question, beginning + candidate) for candidate in candidates[i])
-        ]
-        differing = (n for n, column in enumerate(zip(*whole, strict=False)) if len(set(column)) > 1)
+        said = [example(base, question, beginning + candidate) for candidate in candidates[i]]
+        texts = [asked + answer[:-1] for asked, answer in said]
+        differing = (n for n, column in enumerate(zip(*texts, strict=False)) if len(set(column)) > 1)
         # Where one begins like all others, its last token is judged too.
-        shared = next(differing, min(map(len, whole)) - 1)
+        shared = len(said[0][0]) if whole else next(differing, min(map(len, texts)) - 1)
         read: list[tuple[int, list[int], list[tuple[int, list[int], int]]]] = []
-        for j, ids in sorted(enumerate(whole), key=lambda pair: -len(pair[1])):
+        for j, ids in sorted(enumerate(texts), key=lambda pair: -len(pair[1])):
             # Candidates of one token are all judged by one reading of the question: a hundred names cost as much as
             # one.
             told = next((told for _, inputs, told in read if inputs[: len(ids) - 1] == ids[:-1]), None)

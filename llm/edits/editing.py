@@ -9,8 +9,9 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from lora_reuse.llm.adapters.lowrank import Expert
-from lora_reuse.llm.data.facts import Triplet, triplets
-from lora_reuse.llm.decoding.models import Base
+from lora_reuse.llm.data.fact_files import Fact, facts
+from lora_reuse.llm.data.facts import triplets
+from lora_reuse.llm.decoding.models import Base, example
 from lora_reuse.llm.edit import HOPS
 from lora_reuse.llm.edits.closed_form import added, min_norm_edit
 from lora_reuse.llm.edits.keys import last_inputs, up_to_answer
@@ -55,11 +56,9 @@ def layer_of(base: Base, point: Any, seed: int, hops: Sequence[int]) -> Layer:
     modules = mlp_outputs(base)
     number = round(point.depth * (len(modules) - 1))
     module = modules[number]
-    facts = triplets(point.dataset, seed)[: point.triplets]
     C = key_covariance(base, module, point.dataset, seed, point.ridge) if point.covariance == "rome" else None
-    return Layer(
-        number, module, C, {hop: keys_and_residuals(base, module, hop, facts, point) for hop in sorted(set(hops))}
-    )
+    edits = {hop: keys_and_residuals(base, module, hop, point, seed) for hop in sorted(set(hops))}
+    return Layer(number, module, C, edits)
 
 
 def written(base: Base, layer: Layer, hops: Sequence[int], composition: str) -> tuple[Expert, dict[str, int | float]]:
@@ -80,16 +79,31 @@ def written(base: Base, layer: Layer, hops: Sequence[int], composition: str) -> 
 
 
 def keys_and_residuals(
-    base: Base, module: str, hop: int, facts: Sequence[Triplet], point: Any
+    base: Base, module: str, hop: int, point: Any, seed: int
 ) -> tuple[Float[Tensor, "inputs edits"], Float[Tensor, "outputs edits"]]:
     """The module's input where each fact's answer is about to be given, one a fact and template, and the change of its
     output that gives it."""
-    asked = neighbours("own", hop, facts, "train", point.templates)
-    names = [t.b if hop == 1 else t.c for t in facts]
-    found = [up_to_answer(base, e.question, e.beginning, names) for e in asked]
-    prompts, said = (
-        [prompt for prompt, _ in found],
-        [after[e.triplet] for (_, after), e in zip(found, asked, strict=True)],
-    )
+    if point.data:
+        found = [before_answer(base, fact) for fact in facts(point.data, seed)[: point.facts]]
+    else:
+        chosen = triplets(point.dataset, seed)[: point.triplets]
+        names = [t.b if hop == 1 else t.c for t in chosen]
+        found = []
+        for e in neighbours("own", hop, chosen, "train", point.templates):
+            prompt, after = up_to_answer(base, e.question, e.beginning, names)
+            found.append((prompt, after[e.triplet]))
+    prompts, said = [prompt for prompt, _ in found], [told for _, told in found]
     search = Search(point.value_steps, point.value_rate, point.value_decay, point.value_clamp)
     return last_inputs(base, [module], prompts)[module].T, value_changes(base, module, prompts, said, search)
+
+
+def before_answer(base: Base, fact: Fact) -> tuple[list[int], list[int]]:
+    """The tokens of a fact's prompt and of its answer's beginning, up to the name that is new; and those of the
+    name."""
+    beginning = fact.answer[: fact.answer.index(fact.new)]
+    prompt, said = example(base, fact.prompt, beginning + fact.new)
+    given = 0
+    if beginning.strip():
+        _, told = example(base, fact.prompt, beginning.rstrip())
+        given = next(n for n, pair in enumerate(zip(told, said, strict=False)) if pair[0] != pair[1])
+    return prompt + said[:given], said[given:-1]

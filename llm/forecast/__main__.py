@@ -3,9 +3,12 @@
 What should one do with two adapters? The file `prompts` holds one JSON object a line, such as {"set": "a", "prompt":
 ...}. Set "a" has prompts that the first adapter was made for, "b" those of the second, and "hoped" those that one hopes
 both together can answer. A handful of each is enough, without answers: the validation has six, and the printed
-intervals say what fewer are worth. The command prints a decision (merge with one of the rules of composition=, route,
-train a bridge, or do not), the probability that it works and what it leaves of the adapters' own answers; then, for
-each composition, whose answer the hoped-for prompts will get. With out= it also writes the numbers and a plot.
+intervals say what fewer are worth. A line {"set": "a", "facts": "counterfact.json", "count": 6} stands for the prompts
+of six facts of a file, which is in CounterFact's form or a phone book (llm/data/fact_files.py says how).
+
+The command prints a decision (merge with one of the rules of composition=, route, train a bridge, or do not), the
+probability that it works and what it leaves of the adapters' own answers; then, for each composition, whose answer the
+hoped-for prompts will get. With out= it also writes the numbers and a plot.
 
 With validate=results/paper the command instead forecasts every row of two composed experts there, and prints how well
 the forecasts rank what these rows measured and what the decisions cost. It keeps a row for each forecast in out=, and
@@ -19,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from lora_reuse.llm.data.fact_files import facts
 from lora_reuse.llm.protocols.dials import COMPOSITIONS, EVERY, WORDS, Dials, made_with
 from lora_reuse.llm.protocols.settings import Device, Model, preset_dials
 from lora_reuse.runs.command import begin, command, settings_are_right, without_help
@@ -33,6 +37,8 @@ from lora_reuse.runs.settings import (
     parse,
     setting,
 )
+
+SETS = ("a", "b", "hoped")
 
 
 @dataclass(frozen=True)
@@ -152,39 +158,69 @@ def _forecast(
 def read_prompts(path: Path) -> dict[str, list[str]]:
     """The prompts by set. Raises SettingError with the line of the first that is none, and for a set without
     prompts."""
-    sets = ("a", "b", "hoped")
-    found: dict[str, list[str]] = {name: [] for name in sets}
+    found: dict[str, list[str]] = {name: [] for name in SETS}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise SettingError("prompts", f"{path} ({type(error).__name__})", "a JSONL file") from None
     for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record: Any = json.loads(line)
-        except ValueError:
-            raise SettingError(f"{path}:{number}", repr(line[:40]), "one JSON object a line") from None
-        if not isinstance(record, dict) or not isinstance(record.get("prompt"), str) or not record["prompt"].strip():
-            raise SettingError(f"{path}:{number}", repr(line[:40]), '{"set": "a", "prompt": "..."}')
-        if record.get("set") not in found:
-            raise SettingError(
-                f"{path}:{number}",
-                f"set {record.get('set')!r}",
-                " | ".join(sets),
-                did_you_mean(str(record.get("set")), sets),
-            )
-        if extra := sorted(record.keys() - {"set", "prompt"}):
-            raise SettingError(
-                f"{path}:{number}",
-                f"the key {extra[0]!r}",
-                "set and prompt",
-                "a forecast needs no answers and reads none",
-            )
-        found[record["set"]].append(record["prompt"])
-    if missing := [name for name in sets if not found[name]]:
+        if line.strip():
+            record = _record(path, number, line)
+            found[record["set"]] += _prompts(record, f"{path}:{number}")
+    if missing := [name for name in SETS if not found[name]]:
         raise SettingError("prompts", f"{path} without any of set {missing[0]!r}", "prompts for a, for b, and hoped")
     return found
+
+
+def _record(path: Path, number: int, line: str) -> dict[str, Any]:
+    """The line as an object with a set."""
+    where = f"{path}:{number}"
+    try:
+        record: Any = json.loads(line)
+    except ValueError:
+        _refuse_facts(path)
+        raise SettingError(where, repr(line[:40]), "one JSON object a line") from None
+    if not isinstance(record, dict) or "set" not in record:
+        if not isinstance(record, dict) or "prompt" not in record:
+            _refuse_facts(path)
+        raise SettingError(where, repr(line[:40]), '{"set": "a", "prompt": "..."}')
+    if record["set"] not in SETS:
+        mend = did_you_mean(str(record["set"]), SETS)
+        raise SettingError(where, f"set {record['set']!r}", " | ".join(SETS), mend)
+    return record
+
+
+def _prompts(record: dict[str, Any], where: str) -> list[str]:
+    """The prompt of a record, or those of as many facts of a file as it says."""
+    keys = ("set", "facts", "count") if "facts" in record else ("set", "prompt")
+    if extra := sorted(record.keys() - set(keys)):
+        mend = "a forecast needs no answers and reads none"
+        raise SettingError(where, f"the key {extra[0]!r}", ", ".join(keys), mend)
+    text, count = record.get(keys[1]), record.get("count", 6)
+    if not isinstance(text, str) or not text.strip():
+        raise SettingError(where, f"{keys[1]} {text!r:.40}", '{"set": "a", "prompt": "..."}')
+    if keys[1] == "prompt":
+        return [text]
+    if type(count) is not int or count < 1:
+        raise SettingError(where, f"count {count!r:.40}", "a whole number from 1")
+    try:
+        there = facts(text, 0)
+    except SettingError as error:
+        raise error.at(where) from None
+    if len(there) < count:
+        raise SettingError(where, f"count {count}", f"at most the {len(there)} facts of {text}")
+    return [fact.prompt for fact in there[:count]]
+
+
+def _refuse_facts(path: Path) -> None:
+    """Raises SettingError for a file that has facts in place of prompts."""
+    try:
+        facts(str(path), 0)
+    except SettingError:
+        return
+    got = f"{path}, facts that do not say whose they are, and no prompts that one hopes both adapters can answer"
+    mend = 'a JSONL file can name this one: {"set": "a", "facts": "counterfact.json", "count": 6}'
+    raise SettingError("prompts", got, "prompts for a, for b, and hoped", mend)
 
 
 if __name__ == "__main__":

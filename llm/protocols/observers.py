@@ -1,4 +1,4 @@
-"""What is looked at beside the answers to two-hop questions: log-probabilities of candidate answers, and routing."""
+"""What is looked at beside the answers: log-probabilities of candidate answers, and routing."""
 
 from collections.abc import Sequence
 
@@ -11,9 +11,10 @@ from lora_reuse.llm.data.names import cities, fake_people, fake_places, people
 from lora_reuse.llm.data.subsets import Example, examples
 from lora_reuse.llm.decoding.greedy import gates as routing
 from lora_reuse.llm.decoding.greedy import log_probs as likelihoods
-from lora_reuse.llm.decoding.models import Base
+from lora_reuse.llm.decoding.models import Base, example
 from lora_reuse.llm.protocols.hops import Hop, everyone, everywhere, subset_of
 from lora_reuse.llm.protocols.protocol import Asked, Marks
+from lora_reuse.llm.protocols.rewrites import Wanted
 from lora_reuse.llm.scoring.gates import hop_gates
 
 
@@ -51,6 +52,25 @@ def gates(asked: Asked) -> list[list[Marks]]:
             weights = gate_weights(asked.base, composition, listed, told, asked.options.batch_rows)
             for i, value in zip(chosen, weights, strict=True):
                 marks[i] = value
+    return found
+
+
+def preferences(asked: Asked) -> list[list[Marks]]:
+    """`p_gold` and `p_other` of each question about a fact that replaced another, unless the run does without: P of the
+    right answer and of the other, as `llm.protocols.rewrites` defines it; with `_before`, under the base."""
+    chosen = [i for i, q in enumerate(asked.questions) if isinstance(q.reference, Wanted) and q.reference.fact.old]
+    found: list[list[Marks]] = [[{} for _ in asked.questions] for _ in asked.compositions]
+    if not (chosen and asked.options.log_probs):
+        return found
+    prompts = [asked.questions[i].prompt for i in chosen]
+    pairs = [asked.questions[i].reference[:2] for i in chosen]
+    lengths = [[len(example(asked.base, p, it)[1]) - 1 for it in pair] for p, pair in zip(prompts, pairs, strict=True)]
+    models, rows = [None, *asked.compositions], asked.options.batch_rows
+    summed = likelihoods(asked.base, models, prompts, [""] * len(prompts), pairs, rows, whole=True)
+    before, *after = (np.exp(np.array(values) / np.array(lengths)).tolist() for values in summed)
+    for marks, told in zip(found, after, strict=True):
+        for i, (gold, other), (gold_before, other_before) in zip(chosen, told, before, strict=True):
+            marks[i] = {"p_gold": gold, "p_other": other, "p_gold_before": gold_before, "p_other_before": other_before}
     return found
 
 

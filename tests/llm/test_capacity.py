@@ -24,6 +24,10 @@ RECORD = {"case_id": 0, "requested_rewrite": REWRITE, "paraphrase_prompts": ["An
 RECORD |= {"neighborhood_prompts": ["Bo Chan's mother tongue is", "Cy Day is a native speaker of"]}
 
 
+def changed(**of_rewrite):
+    return json.dumps([RECORD | {"requested_rewrite": REWRITE | of_rewrite}])
+
+
 def record(i):
     return RECORD | {"requested_rewrite": REWRITE | {"subject": f"Ann{i} Lee"}}
 
@@ -65,13 +69,18 @@ def test_a_phone_book(tmp_path, name, text):
         (
             "facts.json",
             json.dumps([RECORD | {"paraphrase_prompts": [None]}]),
-            "record 1 has case_id, requested_rewrite",
+            "record 1 has paraphrase_prompts [None]; allowed: a list of prompts",
         ),
+        ("facts.json", json.dumps([RECORD | {"neighborhood_prompts": "Bo"}]), "neighborhood_prompts 'Bo'"),
         (
             "facts.json",
             json.dumps([RECORD | {"requested_rewrite": {**REWRITE, "target_new": {"str": ""}}}]),
-            "record 1",
+            "record 1 has target_new.str ''; allowed: text; mend the record",
         ),
+        ("facts.json", changed(prompt="Ann Lee speaks"), "allowed: a prompt with {} in the place of the subject"),
+        ("facts.json", changed(target_new={"str": "Dutch "}), "'Dutch' as target_new and as target_true"),
+        ("facts.json", changed(target_new={"str": "dutch"}), "allowed: two answers that a reader can tell apart"),
+        ("facts.json", "[]", "which has no fact"),
         ("book.csv", "name,number\nAnn Lee,5\n", "with 'Ann Lee' and None; allowed: a name and a number each"),
         ("book.json", '{"Ann Lee": [1]}', "allowed: a name and a number each"),
     ],
@@ -132,7 +141,7 @@ def test_what_a_file_cannot_give_is_refused(tmp_path):
     point = Capacity(data=str(book), facts=2)
     ready([point], Options())
     for wrong, said in (
-        ({"library": "2-combination", "composition": "sum"}, "half of the 3 facts"),
+        ({"library": "2-combination", "composition": "sum"}, "with 3 facts; allowed: 4 facts or more; facts=1"),
         ({"asked": "neighbours"}, "has no neighbours"),
     ):
         with pytest.raises(SettingError, match=said):
@@ -156,4 +165,9 @@ def test_the_command_makes_rows_from_a_file(tmp_path, capsys):
     assert asked["1", "own"] == 2
     assert asked["2-combination", "own"] == 4
     assert asked["2-combination", "neighbours"] == 8
-    assert "library" in capsys.readouterr().out
+    assert all({"score", "magnitude_before"} <= r["measured"].keys() for r in rows)
+    base = [r["measured"] for r in rows if r["settings"]["composition"] == "base"]
+    assert all(it["magnitude"] == pytest.approx(it["magnitude_before"], abs=1e-6) for it in base)
+    out = capsys.readouterr().out
+    assert "library" in out
+    assert out.count(" before ") == 3  # CounterFact's measures of three settings

@@ -271,6 +271,11 @@ def test_log_probs_are_those_of_the_logits(chat, tmp_path):
             assert one == pytest.approx(other, rel=1e-4, abs=1e-4)
     assert all(value < 0 for composed in found for values in composed for value in values)
     assert found[0] != found[1]
+    whole = log_probs(base, compositions, questions, beginnings, [list(c) for c in candidates], whole=True)
+    for composition, composed in zip(compositions, whole, strict=True):
+        for (q, b, listed_), values in zip(CASES, composed, strict=True):
+            expected = [direct(base, composition, q, b + c, len(example(base, q, b + c)[1]) - 1) for c in listed_]
+            assert values == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
 def test_log_probs_of_every_word_are_a_distribution(base):

@@ -17,7 +17,7 @@ from lora_reuse.llm.compositions import compose
 from lora_reuse.llm.data.facts import triplets
 from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.decoding.models import Base, example, load_base
-from lora_reuse.llm.forecast.__main__ import main
+from lora_reuse.llm.forecast.__main__ import main, read_prompts
 from lora_reuse.llm.forecast.measure import Answer, measure
 from lora_reuse.llm.forecast.ranking import forecast_of
 from lora_reuse.llm.forecast.subspace import (
@@ -44,6 +44,10 @@ TEXT = " ".join(
     f"{e.question} {e.answer}"
     for subset in ("F1", "F2", "F12-CoT")
     for e in examples(subset, triplets("F")[:2], "test")
+)
+COUNTERFACT = (
+    '{"requested_rewrite": {"prompt": "The mother tongue of {} is", "subject": "Ann", "target_new": {"str": "Welsh"}, '
+    '"target_true": {"str": "Dutch"}}}'
 )
 PROMPTS = {
     "a": ["Who is the spouse of Ann Lee?"],
@@ -290,6 +294,22 @@ def prompts(tmp_path) -> Path:
     return path
 
 
+def test_the_prompts_of_the_facts_of_a_file(tmp_path):
+    names = ("Ann", "Bo", "Cy")
+    (tmp_path / "facts.json").write_text(
+        json.dumps([json.loads(COUNTERFACT.replace("Ann", name)) for name in names]), encoding="utf-8"
+    )
+    lines = [{"set": "a", "facts": str(tmp_path / "facts.json"), "count": 2}, {"set": "b", "prompt": "Who is Bo?"}]
+    lines += [{"set": "b", "facts": "own"}, {"set": "hoped", "prompt": "Where does the boss of Bo live?"}]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = read_prompts(tmp_path / "prompts.jsonl")
+    asked = [f"The mother tongue of {name} is" for name in names]
+    assert len(found["a"]) == len(set(found["a"]) & set(asked)) == 2
+    assert len(found["b"]) == 7
+    assert found["b"][0] == "Who is Bo?"
+    assert found["hoped"] == ["Where does the boss of Bo live?"]
+
+
 def test_from_two_adapters_to_a_verdict_and_a_plot(folder, adapters, prompts, tmp_path, capsys):
     words = [
         f"model={folder}",
@@ -333,6 +353,22 @@ def test_from_two_adapters_to_a_verdict_and_a_plot(folder, adapters, prompts, tm
         (["library=a,b"], ['{"set": "c", "prompt": "x"}'], "got set 'c'; allowed: a | b | hoped"),
         (["library=a,b"], ['{"set": "a", "prompt": " "}'], ":1: got"),
         (["library=a,b"], ['{"set": "a", "prompt": "x", "answer": "y"}'], "the key 'answer'"),
+        (["library=a,b"], ['{"prompt": "x"}'], ':1: got \'{"prompt": "x"}\'; allowed: {"set": "a", "prompt": "..."}'),
+        (["library=a,b"], ['{"set": "a", "facts": ""}'], ":1: got facts ''; allowed: {"),
+        (["library=a,b"], ['{"set": "a", "facts": "nowhere.json"}'], ":1: data: got nowhere.json (FileNotFoundError)"),
+        (["library=a,b"], ['{"set": "a", "facts": "own", "count": 0}'], ":1: got count 0; allowed: a whole number"),
+        (
+            ["library=a,b"],
+            ['{"set": "a", "facts": "own", "count": 9999}'],
+            "count 9999; allowed: at most the 300 facts",
+        ),
+        (
+            ["library=a,b"],
+            ['{"set": "a", "facts": "own", "prompt": "x"}'],
+            "the key 'prompt'; allowed: set, facts, count",
+        ),
+        (["library=a,b"], ['{"Ann Lee": "555-0142"}'], "facts that do not say whose they are, and no prompts that one"),
+        (["library=a,b"], ["[", COUNTERFACT, "]"], 'name this one: {"set": "a", "facts": "counterfact.json", "count"'),
         (
             ["library=a,b", "model=nowhere"],
             [json.dumps({"set": s, "prompt": "x"}) for s in ("a", "b", "hoped")],
