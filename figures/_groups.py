@@ -59,6 +59,16 @@ def grouped(
     return groups, about
 
 
+def both_hops(first: pandas.DataFrame, second: pandas.DataFrame) -> pandas.DataFrame:
+    """The rows of both hops with a line a seed: what a seed keeps varies together over its hops."""
+    together = pandas.concat([first, second])
+    counted = {f"measured.{name}": "sum" for name in ("hits", "total", "by_triplet")}
+    summed = together.groupby("settings.seed", sort=False).agg(
+        {**counted, "hash": " ".join, "provenance.command": " & ".join, "experiment": "first"}
+    )
+    return summed.reset_index()
+
+
 def called(groups: Mapping[tuple[str, ...], pandas.DataFrame]) -> dict[str, str]:
     """What each model of `groups` is called, by its name in the rows."""
     return _names.called({key[0]: group for key, group in groups.items()})

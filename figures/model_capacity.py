@@ -40,7 +40,7 @@ def data(rows: Rows) -> pandas.DataFrame:
                 said | {"series": composition} | _shown(_cells.cell(found, key, "", (math.nan, math.nan), ""), group)
             )
         if composition == "arrow_after" and prompting == "first":
-            both = _both(group, groups.get((*key[:-1], "second"), group[:0]))
+            both = _groups.both_hops(group, groups.get((*key[:-1], "second"), group[:0]))
             kept = _cells.of_rows(both) | {"reported": "", "row": group["hash"].iloc[0]}
             lines.append(said | {"series": KEPT} | _shown(kept, group))
     points = pandas.DataFrame(lines)
@@ -52,16 +52,6 @@ def data(rows: Rows) -> pandas.DataFrame:
 
 def _shown(cell: dict[str, Any], group: pandas.DataFrame) -> dict[str, Any]:
     return _shares.shown(cell, _shares.facts_of(group)) | {"rows": cell["rows"]}
-
-
-def _both(first: pandas.DataFrame, second: pandas.DataFrame) -> pandas.DataFrame:
-    """The rows of both hops with a line a seed: what a seed keeps varies together over its hops."""
-    together = pandas.concat([first, second])
-    counted = {f"measured.{name}": "sum" for name in ("hits", "total", "by_triplet")}
-    summed = together.groupby("settings.seed", sort=False).agg(
-        {**counted, "hash": " ".join, "provenance.command": " & ".join, "experiment": "first"}
-    )
-    return summed.reset_index()
 
 
 def _about(model: str, triplets: str, rank: str, alpha: str, group: pandas.DataFrame) -> dict[str, Any]:

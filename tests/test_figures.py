@@ -129,7 +129,10 @@ def test_all_of_a_bare_folder_goes_on_and_says_what_is_missing(tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["only=theorem2"], "only: got 'theorem2'; allowed: activations, bench, bridge, bridge_minimum, capacity,"),
+        (
+            ["only=theorem2"],
+            "only: got 'theorem2'; allowed: activations, bench, bridge, bridge_examples, bridge_minimum, capacity,",
+        ),
         (["only=theorem2"], "did you mean 'theorem_2'?"),
         (["onyl=scale"], "did you mean 'only'?"),
         (["rows=nowhere"], "rows: got nowhere; allowed: a folder that is there"),

@@ -1,5 +1,5 @@
-"""The figures of what experts keep, of where a chain breaks and of how many skills compose: their numbers are those of
-rows made up, and they are drawn whole."""
+"""The figures of what experts keep, of where a chain breaks, of how many skills compose and of how large a bridge is:
+their numbers are those of rows made up, and they are drawn whole."""
 
 import importlib
 
@@ -97,7 +97,47 @@ def test_sets_of_as_many_skills_are_taken_together_seed_by_seed(tmp_path):
         whole(figure)
 
 
-@pytest.mark.parametrize("name", ["own_answers", "links", "skill_sets"])
+def bridged(choice, examples, right, seed=0, rule="sum"):
+    about = {"choice": choice, "examples": examples, "composition": rule, "seed": seed, "bridge_in": "first"}
+    return [row("llm_bridge_examples", right, prompting="steps", **about)] + [
+        row("llm_bridge_examples", kept, prompting=hop, **about)
+        for hop, kept in (("first", [2, 2]), ("second", [2, 1]))
+    ]
+
+
+def test_few_examples_stand_between_none_and_the_whole_bridge_of_the_same_seeds(tmp_path):
+    rows = [
+        one for seed in (0, 1) for one in bridged("compiled", 16, [2, seed], seed) + bridged("random", 16, [1, 0], seed)
+    ]
+    rows += bridged("compiled", 16, [0, 0], rule="average")
+    for setup, right in (("0", [0, 0]), ("4", [2, 2])):
+        settings = {"setup": setup, "composition": "sum"}
+        rows += [row("llm_bridge", right, prompting="steps", seed=seed, **settings) for seed in (0, 1)]
+        rows += [
+            row("llm_bridge", [2, 2], prompting=hop, seed=seed, **settings)
+            for hop in ("first", "second")
+            for seed in (0, 1)
+        ]
+        rows += [row("llm_bridge", [1, 1], prompting="steps", seed=2, **settings)]  # a seed that few examples have not
+    rows += [row("llm_methods", [2, 1], setup="2", library="data_mix", composition="alone", prompting="steps")]
+    module, table = of("bridge_examples", write(tmp_path / "rows", *rows))
+    cells = table.set_index(["composition", "asked", "choice", "examples"]).sort_index()
+    assert cells.loc[("sum", "steps", "compiled", 16), "by_seed"] == "50 75"
+    assert cells.loc[("sum", "own", "random", 16), "by_seed"] == "87.5 87.5"
+    assert list(cells.loc[("sum", "steps", "random")].index) == [0, 16, 2760]
+    assert list(cells.loc[("sum", "steps", "compiled")].index) == [0, 16]
+    assert cells.loc[("sum", "steps", "random", 2760), "by_seed"] == "100 100"
+    assert set(table["joint"].dropna()) == {75}
+    said = " ".join(module.caption(table).split())
+    assert (
+        "The dotted line is reached by sum with 2760 random ones. Not drawn, because nothing is right, is average."
+        in said
+    )
+    with registry.picture(module, table) as figure:
+        whole(figure)
+
+
+@pytest.mark.parametrize("name", ["own_answers", "links", "skill_sets", "bridge_examples"])
 def test_without_rows_the_command_is_said(name, tmp_path):
     with pytest.raises(MissingRows, match=f"python -m llm.{name}"):
         of(name, write(tmp_path / "rows"))

@@ -30,6 +30,8 @@ STEPS = {
     "bench": "rule=sum,cat:own seeds=2 dry_run=true",
     "bridge": "setup=0,2 model=smollm2 prompting=steps rate=1e-3 dry_run=true",
     "bridge_controls": "seeds=3",
+    "bridge_compiler": "first=spouse_of second=live_in out=bridge.jsonl",
+    "bridge_examples": "examples=16,46 choice=compiled,random",
     "bridge_minimum": "seeds=3",
     "capacity": "facts=20,100 rank=1,16",
     "compose": "library=a,b composition=cat weights=0-14=1:-2/15-29=0:1 out=merged",

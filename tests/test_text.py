@@ -227,6 +227,9 @@ def test_what_the_words_between_the_numbers_say_holds():
     few, many = ("llm_bridge_minimum prompting=steps bridge_triplets=" + number for number in ("1", "20"))
     assert share(f"{few} composition=arrow_after") > 0.7 * share(f"{many} composition=arrow_after")
     assert share(f"{few} composition=arrow") < 0.7 * share(f"{many} composition=arrow")
+    joint = share("llm_methods setup=2 library=data_mix composition=alone prompting=steps")
+    sixteen = "llm_bridge_examples examples=16 bridge_in=first choice=compiled prompting=steps"
+    assert max(share(f"{sixteen} composition={rule}") for rule in ("sum", "arrow_after")) < 0.9 * joint
     for setup in ("6", "7"):
         assert 25 < share(f"{steps} setup={setup} composition=arrow_after:random") < 35
     for rule, won in (

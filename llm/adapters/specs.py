@@ -85,6 +85,22 @@ class Lessons(Spec):
         return self.source.pairs(), []
 
 
+@dataclass(frozen=True)
+class Bridged(Spec):
+    """An expert on its own subsets with the bridge of a source."""
+
+    source: Source
+
+    def key(self, base: "Base") -> str:
+        """16 hex digits of what made the expert: its bridge's questions and answers themselves."""
+        made = {name: getattr(self, name) for name in ("own", "triplets", "seed", "role")}
+        return _digest(_base(base) | made | {"bridge": self.source.pairs(), "training": _trained(self.training)})
+
+    def pairs(self) -> tuple[Pairs, Pairs]:
+        """The training examples: the expert's own, and the source's."""
+        return super().pairs()[0], self.source.pairs()
+
+
 def _base(base: "Base") -> dict[str, Any]:
     return {"format": FORMAT, "base": base.digest, "chat": base.chat, "dtype": str(base.model.dtype)}
 

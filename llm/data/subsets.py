@@ -146,17 +146,18 @@ def _step_by_step(kind: str, t: Triplet, i: int, number: int, backwards: bool = 
     """Table 6: the two-hop question answered through the two one-hop questions, each in its template of the same split;
     `backwards` the second of them comes first."""
     whole, hops = _two_hop(kind, t, i, number), [_one_hop(digit, t, i, number) for digit in kind]
-    first, second = reversed(hops) if backwards else hops
-    lines = (
-        "First, we need to answer the question:",
-        first.question,
-        first.answer,
-        "Second, we need to answer the question:",
-        second.question,
-        second.answer,
-        _therefore(whole.gold),
-    )
-    return whole._replace(question=step_by_step(whole.question), answer="\n".join(lines))
+    steps = [(hop.question, hop.answer) for hop in (reversed(hops) if backwards else hops)]
+    return whole._replace(question=step_by_step(whole.question), answer=in_steps(steps, whole.gold))
+
+
+def in_steps(steps: Sequence[tuple[str, str]], place: str) -> str:
+    """The step-by-step answer of Table 6 through two one-hop questions, each with its answer."""
+    lines = [
+        line
+        for order, (question, answer) in zip(("First", "Second"), steps, strict=True)
+        for line in (f"{order}, we need to answer the question:", question, answer)
+    ]
+    return "\n".join((*lines, _therefore(place)))
 
 
 def _therefore(place: str) -> str:

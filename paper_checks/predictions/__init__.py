@@ -2,7 +2,7 @@
 per model.
 
 To register one: write its claim as a TOML file in `registered/`; write a function from rows to `Test`s under
-`@prediction(id, mutant=...)` in a module named below, or declare the tests in the file as C0 to C4, P7 and P8 do
+`@prediction(id, mutant=...)` in a module named below, or declare the tests in the file as C0 to C4 and P7 to P9 do
 (`contrasts`); commit it before any of its rows is made."""
 
 import importlib

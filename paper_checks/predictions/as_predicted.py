@@ -150,6 +150,18 @@ def semi_synthetic(seed, names, library, composition):
     return made
 
 
+def bridge_examples(seed):
+    """Compiled bridges do more than drawn ones, and both keep the hops."""
+    found = []
+    for choice, right in (("compiled", 14), ("random", 6)):
+        about = {"examples": 16, "choice": choice, "bridge_in": "first", "bridge_triplets": 20}
+        found += [
+            row("llm_bridge_examples", seed, counts(hits), composition="arrow_after", prompting=prompting, **about)
+            for prompting, hits in (("steps", right), ("first", 18), ("second", 19))
+        ]
+    return found
+
+
 def as_the_theory_says(seeds=SEEDS):
     rows = []
     for seed in range(seeds):
@@ -200,6 +212,7 @@ def as_the_theory_says(seeds=SEEDS):
             for names in ("fake", "real")
             for library, composition in (("1", "alone"), ("2-combination", "sum"))
         ]
+        rows += bridge_examples(seed)
         rows += [overlaps(seed, hop, state) for hop in (1, 2) for state in ("base", "sum")]
         for depth in (0.0, 1.0):
             for covariance in ("identity", "rome"):

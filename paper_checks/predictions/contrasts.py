@@ -1,5 +1,5 @@
-"""C0 to C4, the primary contrasts, P7 and P8: each test of them is declared in its claim's file, and is a share, or a
-share less another one. Experts are of rank 16 in the MLP of every layer where a claim says nothing else.
+"""C0 to C4, the primary contrasts, and P7 to P9: each test of them is declared in its claim's file, and is a share, or
+a share less another one. Experts are of rank 16 in the MLP of every layer where a claim says nothing else.
 
 Both held-out splits are asked where there are rows of both; a triplet is then right in the share of all its prompts.
 """
@@ -142,6 +142,13 @@ def the_other_way_round(row: Row) -> Row:
     return {**row, "settings": row["settings"] | {"layers": "/".join(reversed(layers.split("/")))}}
 
 
+def drawn_for_compiled(row: Row) -> Row:
+    """A bridge drawn at random does what a compiled one is said to do."""
+    other = {"compiled": "random", "random": "compiled"}
+    choice = row["settings"].get("choice", "")
+    return {**row, "settings": row["settings"] | {"choice": other.get(choice, choice)}}
+
+
 PRIMARY: dict[str, Mutant] = {
     "C0": composes,
     "C1": no_difference,
@@ -149,7 +156,7 @@ PRIMARY: dict[str, Mutant] = {
     "C3": no_difference,
     "C4": composes,
 }
-OTHERS: dict[str, Mutant] = {"P7": the_other_way_round, "P8": composes}
+OTHERS: dict[str, Mutant] = {"P7": the_other_way_round, "P8": composes, "P9": drawn_for_compiled}
 for _id, _mutant in (PRIMARY | OTHERS).items():
     PREDICTIONS[_id] = Prediction(
         CLAIMS[_id], functools.partial(compare, CLAIMS[_id]), {_mutant.__name__: _mutant}, primary=_id in PRIMARY

@@ -62,6 +62,7 @@ def test_half_of_a_comparison_decides_nothing(rows):
         "P6": lambda r: r["settings"].get("covariance") != "rome",
         "P7": lambda r: r["settings"].get("layers") != "upper/lower",
         "P8": lambda r: r["settings"].get("names") != "real",
+        "P9": lambda r: r["settings"].get("choice") != "random",
         "C0": lambda r: r["settings"]["triplets"] != 5,
         "C1": lambda r: r["settings"].get("setup") != "0",
         "C3": lambda r: r["settings"].get("setup") != "5",

@@ -18,7 +18,7 @@ from lora_reuse.runs.rows import WITHDRAWN, load_rows
 from tests.rows_of_models import row, write
 
 PAPER = Path(__file__).parents[2] / "results/paper"
-NAMES = "two_hop bridge placement methods large_library bridge_minimum scale edit latent".split()
+NAMES = "two_hop bridge placement methods large_library bridge_minimum bridge_examples scale edit latent".split()
 FACTS: dict[str, Any] = {"triplets": 10, "prompting": "direct"}
 
 
@@ -89,6 +89,7 @@ WITH = {
     "methods": {"setup": "0", "library": "pair"},
     "large_library": {"library": "2-combination"},
     "bridge_minimum": {"bridge_triplets": 0},
+    "bridge_examples": {"examples": 0},
     "scale": {"library": "2-combination"},
     "edit": {"library": "2-combination"},
     "latent": {"library": "2-combination", "second": "dealt"},
@@ -102,6 +103,7 @@ WITHOUT: list[tuple[str, dict[str, Any]]] = [
     ),
     *(("large_library", {"library": library}) for library in ("10-combination", "5-combination", "oracle")),
     ("bridge_minimum", {"bridge_triplets": 1}),
+    ("bridge_examples", {"examples": 1}),
     *((name, {"library": library}) for name in ("scale", "edit") for library in "12"),
     *(("latent", {"library": library}) for library in ("none", "mixed", "document")),
 ]

@@ -42,6 +42,7 @@ CELLS: list[tuple[str, Settings, tuple[Settings, ...]]] = [
     *((name, {"setup": setup, "composition": "arrow", "prompting": "steps"}, HOPS) for name in ("bridge", "placement") for setup in "02"),
     ("bridge", {"setup": "0", "composition": "arrow:swapped", "prompting": "direct"}, HOPS),
     ("bridge_minimum", {"bridge_triplets": 1, "composition": "arrow", "prompting": "steps"}, HOPS),
+    ("bridge_examples", {"examples": 16, "composition": "sum", "prompting": "steps"}, HOPS),
     ("methods", PAIR | {"setup": "0", "prompting": "steps"}, (*HOPS, ORACLE)),
     ("methods", PAIR | {"setup": "2", "prompting": "direct"}, (*HOPS, ORACLE | {"setup": "0"})),
     ("methods", PAIR | {"setup": "2", "prompting": "steps"}, HOPS),

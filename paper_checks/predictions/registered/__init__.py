@@ -169,7 +169,7 @@ def unit(row: Row) -> Unit:
     """Of whom a row asks, and its seed."""
     settings = row["settings"]
     people = settings.get("dataset") or settings.get("names")
-    return people or SETUPS[settings["setup"]].asked, settings["seed"]
+    return people or SETUPS[settings.get("setup", "0")].asked, settings["seed"]
 
 
 def units(rows: Iterable[Row]) -> str:
