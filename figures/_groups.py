@@ -78,7 +78,7 @@ def _with_defaults(table: pandas.DataFrame, experiment: str) -> pandas.DataFrame
     """The rows, each measurement once; a setting that came after a row was made is at its default there."""
     if table.empty:
         return table
-    defaults = _defaults(table)
+    defaults = _defaults(table) | _omitted(experiment)
     table = table.assign(**{name: default for name, default in defaults.items() if name not in table})
     for name in (name for name in defaults if table[name].isna().any()):
         table[name] = [defaults[name] if pandas.isna(given) else given for given in table[name]]
@@ -113,6 +113,12 @@ def _defaults(table: pandas.DataFrame) -> dict[str, Any]:
     """Those that rows of these settings share: all of a protocol with facts and a bridge, else those of training."""
     shared = Composed if "settings.bridge_triplets" in table else Training
     return {f"settings.{f.name}": f.default for f in dataclasses.fields(shared)}
+
+
+def _omitted(experiment: str) -> dict[str, Any]:
+    """Those that rows leave out (`runs.grid.settings_of`)."""
+    axes = dataclasses.fields(protocol_of(experiment).axes)
+    return {f"settings.{f.name}": f.default for f in axes if f.metadata.get("omitted")}
 
 
 def _settings(table: pandas.DataFrame) -> list[str]:

@@ -59,7 +59,10 @@ class SemiSynthetic(Beside):
         3, Whole(1, CHECKS), f"of {CHECKS} questions about B, in how many the base alone has to be right"
     )
     replay: bool = setting(
-        False, Flag(), "whether the expert on couples also learns the fact of the people of births.csv in no couple"
+        False,
+        Flag(),
+        "whether the expert on couples also learns the fact of the people of births.csv in no couple",
+        omitted=True,
     )
     library: str = setting(
         "1",

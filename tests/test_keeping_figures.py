@@ -1,5 +1,5 @@
-"""The figures of what experts keep, of where a chain breaks, of how many skills compose and of how large a bridge is:
-their numbers are those of rows made up, and they are drawn whole."""
+"""The figures of what experts keep, of where a chain breaks, of a new hop before a known one, of how many skills
+compose and of how large a bridge is: their numbers are those of rows made up, and they are drawn whole."""
 
 import importlib
 
@@ -58,6 +58,29 @@ def test_the_pair_of_blocks_is_chosen_on_other_wordings(tmp_path):
     assert not set(table[table["layers"] == "lower/upper"]["quantity"]) & {"back", "back_other"}  # dev was not asked
     said = " ".join(module.caption(table).split())
     assert "read at x 50 %, at the answer 100 %; patched in, z leads in 75 %" in said
+    with registry.picture(module, table) as figure:
+        whole(figure)
+
+
+def coupled(right, second, seed, chat="on", **settings):
+    measured = {"first_kept": 3, "second_kept": second, "permuted": 0.5}
+    said = {"fact": "birth_country", "names": "fake", "rate": 0.001, "steps": 150, "chat": chat, **settings}
+    return row("llm_semi_synthetic", right, seed=seed, measured=measured, **said)
+
+
+def test_what_the_base_knows_stands_beside_what_the_adapter_chains(tmp_path):
+    alone, base = {"library": "1", "composition": "alone"}, {"library": "none", "composition": "base"}
+    rows = [coupled([0, 1, 0, 0], 1, 0, **alone), coupled([0, 0, 0, 0], 8, 0, **base)]
+    rows += [coupled([1, 1, 0, 0], 3, 0, replay=True, **alone), coupled([0, 0, 0, 0], 3, 1, **base)]
+    rows += [coupled([1, 0, 0, 0], 3, 0, "off", **alone), coupled([0, 0, 0, 0], 1, 0, "off", **base)]
+    module, table = of("semi_synthetic", write(tmp_path / "rows", *rows))
+    cells = table.set_index(["replay", "asked"])
+    assert cells.loc[("False", "both"), "percent"] == 12.5
+    assert cells.loc[("True", "both"), "percent"] == 25
+    assert cells.loc[("True", "dealt"), "percent"] == 6.25
+    assert cells.loc[("True", "known"), ["percent", "seeds"]].tolist() == [100, 1]  # of the seeds of the adapter
+    assert set(table["chat"]) == {"on"}  # without a chat template the base says too little
+    assert "couples alone: rate 0.001, 150 steps" in " ".join(module.caption(table).split())
     with registry.picture(module, table) as figure:
         whole(figure)
 
@@ -137,7 +160,7 @@ def test_few_examples_stand_between_none_and_the_whole_bridge_of_the_same_seeds(
         whole(figure)
 
 
-@pytest.mark.parametrize("name", ["own_answers", "links", "skill_sets", "bridge_examples"])
+@pytest.mark.parametrize("name", ["own_answers", "links", "semi_synthetic", "skill_sets", "bridge_examples"])
 def test_without_rows_the_command_is_said(name, tmp_path):
     with pytest.raises(MissingRows, match=f"python -m llm.{name}"):
         of(name, write(tmp_path / "rows"))
