@@ -1,8 +1,8 @@
 """lora-reuse bridge_compiler first=spouse_of second=live_in examples=46 out=bridge.jsonl
 
-Writes the fewest examples that make two adapters of one hop each compose step by step: a bridge, one JSON object
-{"prompt", "answer"} a line, the most useful first. Add them to the training data of one of the adapters, train it
-again, and merge the two.
+Writes a bridge: a few examples with which two adapters of one hop each compose step by step. Each is a JSON object
+{"prompt", "answer"} on a line of its own, the most useful first. Add them to the training data of one of the adapters,
+train it again, and merge the two.
 
 `first` and `second` are the wordings that the adapters were trained on: CSV files with the columns `question` and
 `answer`, with {a} for who is asked about and {b} for the answer, or relations of our own (`llm/data/templates`). An

@@ -1,8 +1,8 @@
 """lora-reuse bridge_examples examples=4,16,46 choice=compiled,random composition=sum,arrow_after
 
-How many examples of a bridge are enough for two adapters to compose step by step, compiled or drawn at random? Experts
-are those of setup 0 (one hop each), and one of them, or both, has so many examples of a bridge beside its own facts, in
-`own_share` of each batch as any bridge. A choice each:
+How many examples of a bridge, compiled or drawn, make two adapters compose step by step? Experts are those of setup
+0 (one hop each), and one of them, or both, has so many examples of a bridge beside its own facts, in `own_share` of
+each batch as any bridge. A choice each:
 
     compiled       from the training templates of both hops and made-up people (llm/data/bridges.py), as `lora-reuse
     bridge_compiler` writes them

@@ -10,6 +10,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from lora_reuse.figures.rows import Rows
+from lora_reuse.runs.rows import load_rows
 
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "results" / "paper"
@@ -24,7 +25,7 @@ def module(name):
 
 
 def committed(name):
-    return [json.loads(line) for line in (PAPER / f"{name}.jsonl").read_text().splitlines()]
+    return load_rows(PAPER, name)
 
 
 def write(folder, name, rows):
