@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas
+from pandas.api.types import is_bool
 
 from lora_reuse.figures import _names
 from lora_reuse.figures.rows import Rows
@@ -55,8 +56,13 @@ def grouped(
     for model in map(str, found["settings.model"].unique()) if not found.empty else ():
         kept, about[model] = _usual_variant(model, found[found["settings.model"] == model], axes)
         for key, group in kept.groupby([f"settings.{axis}" for axis in axes], sort=False):
-            groups[model, *map(str, key)] = group
+            groups[model, *map(_word, key)] = group
     return groups, about
+
+
+def _word(value: Any) -> str:
+    """A setting as commands take it."""
+    return str(value).lower() if is_bool(value) else str(value)
 
 
 def both_hops(first: pandas.DataFrame, second: pandas.DataFrame) -> pandas.DataFrame:

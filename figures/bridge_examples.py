@@ -12,9 +12,8 @@ from matplotlib.figure import Figure
 
 from lora_reuse.figures import _cells, _groups, _shares, style
 from lora_reuse.figures.rows import Rows
+from lora_reuse.llm.bridge_examples import DRAWN_FROM
 from lora_reuse.llm.data.bridges import CHOICES
-from lora_reuse.llm.data.mixtures import BRIDGE
-from lora_reuse.llm.data.subsets import SPLITS
 
 NEEDS = {
     "llm_bridge_examples": "python -m llm.bridge_examples",
@@ -70,8 +69,7 @@ def data(rows: Rows) -> pandas.DataFrame:
 
 def _examples(setup: str, group: pandas.DataFrame) -> str:
     """How many examples a whole bridge has; none without one."""
-    templates = SPLITS["train"].stop - SPLITS["train"].start
-    return "0" if setup == "0" else str(len(BRIDGE) * templates * int(group["settings.bridge_triplets"].iloc[0]))
+    return "0" if setup == "0" else str(DRAWN_FROM["random"] * int(group["settings.bridge_triplets"].iloc[0]))
 
 
 def _shown(group: pandas.DataFrame) -> dict[str, Any]:

@@ -23,6 +23,8 @@ ASKED = {
     "both": "two hops",
     "dealt": "dealt anew",
 }
+LEARNED = {"false": "couples alone", "true": "couples and other people"}
+"""What the adapter learned, by `replay`."""
 MARKS = {"second": "second_kept", "first": "first_kept", "both": "hits", "dealt": "permuted"}
 
 
@@ -41,7 +43,7 @@ def data(rows: Rows) -> pandas.DataFrame:
         dealt = 100 * group["measured.permuted"].sum() / group["measured.total"].sum()
         # A mean over all deals, which is no count and has no error.
         cells["dealt"] |= {"percent": dealt, "low": math.nan, "high": math.nan, "by_seed": ""}
-        base = groups.get((model, *dials, "False", "none", "base"))
+        base = groups.get((model, *dials, "false", "none", "base"))
         if base is None:
             continue
         cells["known"] = _cells.of_rows(base[base["settings.seed"].isin(group["settings.seed"])], "second_kept")
@@ -55,14 +57,14 @@ def data(rows: Rows) -> pandas.DataFrame:
 
 def draw(table: pandas.DataFrame, figure: Figure) -> None:
     """A panel a model, fact, kind of A and training; a mark for each thing asked."""
-    panels = list(table.groupby(["model", *DIALS, "replay"], sort=False))
+    dials = ["model", *DIALS, "replay"]
+    panels = list(table.groupby(dials, sort=False))
     style.height(figure, 2.4)
     grid = figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)
-    for i, ((key, part), axes) in enumerate(zip(panels, grid.flat, strict=True)):
-        said = dict(zip(("model", *DIALS, "replay"), key if isinstance(key, tuple) else (key,), strict=True))
-        learned = "couples and other people" if said["replay"] == "True" else "couples alone"
-        model = "" if table["model"].nunique() == 1 else f"{wrapped(str(said['model']), 26)}\n"
-        told = f"{model}{learned}, {said['names']} A\n{_shares.n(part[part['asked'] == 'both'])}"
+    for i, ((_, part), axes) in enumerate(zip(panels, grid.flat, strict=True)):
+        said = part.iloc[0]
+        model = "" if table["model"].nunique() == 1 else f"{wrapped(said['model'], 26)}\n"
+        told = f"{model}{LEARNED[said['replay']]}, {said['names']} A\n{_shares.n(part[part['asked'] == 'both'])}"
         _panel(axes, part)
         style.title(axes, "abcdefgh"[i], told)
     grid[0, 0].set_xlabel("right answers (%)")
@@ -82,8 +84,7 @@ def caption(table: pandas.DataFrame) -> str:
     rates = table.groupby("replay", sort=False)[["rate", "steps"]].agg(lambda values: ", ".join(dict.fromkeys(values)))
     models = "; ".join(table["model"].unique())
     said = "; ".join(
-        f"{'with other people' if replay == 'True' else 'couples alone'}: rate {line['rate']}, {line['steps']} steps"
-        for replay, line in rates.iterrows()
+        f"{LEARNED[str(replay)]}: rate {line['rate']}, {line['steps']} steps" for replay, line in rates.iterrows()
     )
     return f"""An adapter of {models} learned who the new spouse of each A is: B, a well-known person of whom the base
         alone names the right place in at least three of four other questions; in some panels also where other

@@ -52,6 +52,7 @@ class BridgeExamples(Composed):
     def __post_init__(self) -> None:
         """Raises SettingError for more examples than there are to draw from."""
         super().__post_init__()
+        # Compiled ones go on for as long as one wants, of a triplet or more.
         most = DRAWN_FROM.get(self.choice, 10**5) * self.bridge_triplets
         if self.examples > most:
             got = f"{self.examples} with choice={self.choice} bridge_triplets={self.bridge_triplets}"

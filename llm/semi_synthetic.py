@@ -8,8 +8,9 @@ under the expert alone (library=1), and merged with an expert on something unrel
 Only people B count of whom the base alone is right in `known_in` of four questions that are not asked again (in its
 chat template, where it has one): a row has their names, and its total is of theirs. Beside each two-hop question stand,
 under the same composition, the first hop (is the adapter's fact kept?) and the question asked about B (is the base's?).
-A pocket model knows no country: fact=study_in asks what its own world says. A model that answers in its chat template
-alone, as smollm2 does, says little of what it knows without chat=on."""
+An expert on couples alone forgets much of what the base knows; with replay=true it also learns the fact of people in no
+couple. A pocket model knows no country: fact=study_in asks what its own world says. A model that answers in its chat
+template alone, as smollm2 does, says little of what it knows without chat=on."""
 
 import dataclasses
 import sys

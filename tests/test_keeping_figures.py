@@ -75,10 +75,10 @@ def test_what_the_base_knows_stands_beside_what_the_adapter_chains(tmp_path):
     rows += [coupled([1, 0, 0, 0], 3, 0, "off", **alone), coupled([0, 0, 0, 0], 1, 0, "off", **base)]
     module, table = of("semi_synthetic", write(tmp_path / "rows", *rows))
     cells = table.set_index(["replay", "asked"])
-    assert cells.loc[("False", "both"), "percent"] == 12.5
-    assert cells.loc[("True", "both"), "percent"] == 25
-    assert cells.loc[("True", "dealt"), "percent"] == 6.25
-    assert cells.loc[("True", "known"), ["percent", "seeds"]].tolist() == [100, 1]  # of the seeds of the adapter
+    assert cells.loc[("false", "both"), "percent"] == 12.5
+    assert cells.loc[("true", "both"), "percent"] == 25
+    assert cells.loc[("true", "dealt"), "percent"] == 6.25
+    assert cells.loc[("true", "known"), ["percent", "seeds"]].tolist() == [100, 1]  # of the seeds of the adapter
     assert set(table["chat"]) == {"on"}  # without a chat template the base says too little
     assert "couples alone: rate 0.001, 150 steps" in " ".join(module.caption(table).split())
     with registry.picture(module, table) as figure:

@@ -230,7 +230,7 @@ def test_what_the_words_between_the_numbers_say_holds():
     joint = share("llm_methods setup=2 library=data_mix composition=alone prompting=steps")
     sixteen = "llm_bridge_examples examples=16 bridge_in=first choice=compiled prompting=steps"
     assert max(share(f"{sixteen} composition={rule}") for rule in ("sum", "arrow_after")) < 0.9 * joint
-    known = "llm_semi_synthetic model=smollm2 fact=birth_country names=fake chat=on steps=150 rate=0.001 replay=True"
+    known = "llm_semi_synthetic model=smollm2 fact=birth_country names=fake chat=on steps=150 rate=0.001 replay=true"
     known += " library=1 composition=alone"
     assert share(known) > 3 * share(f"{known} mark=permuted")
     assert "## P8, smollm2 (b179c952): undecided" in (PAPER / "predictions.md").read_text()
