@@ -83,7 +83,7 @@ def load_base(
     """
     _choose("dtype", dtype, "auto", "float32", "bfloat16", "float16")
     _choose("chat", chat, "auto", "on", "off")
-    place = _place(device, device_map)
+    place = device_for(device, device_map)
     where = here(model) or model
     commit = None if isinstance(where, Path) else commit_of(model)
     source = {"revision": commit, "trust_remote_code": trust_remote_code}
@@ -190,8 +190,9 @@ def _ids(encoded: Any) -> list[int]:
     return list(encoded["input_ids"] if isinstance(encoded, Mapping) else encoded)
 
 
-def _place(device: str, device_map: str) -> str:
-    """The device, or, under a device map, the kind of the fastest one: `cpu` means that nothing else is there."""
+def device_for(device: str, device_map: str = "") -> str:
+    """The device, or, under a device map, the kind of the fastest one: `cpu` means that nothing else is there. Raises
+    SettingError for one that this torch does not see."""
     cuda, mps = torch.cuda.device_count() if torch.cuda.is_available() else 0, torch.backends.mps.is_available()
     if device_map:
         _choose("device_map", device_map, "auto", "balanced", "balanced_low_0", "sequential")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_reuse.runs.command import begin, command, settings_are_right, without_help
-from lora_reuse.runs.settings import Flag, SettingError, Text, Whole, grid, help_table, parse, setting
+from lora_reuse.runs.settings import Choice, Flag, SettingError, Text, Whole, grid, help_table, parse, setting
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Options:
 
     out: str = setting("results/pocket", Text("a folder"), "the model's folder")
     threads: int = setting(2, Whole(1, 1024), "CPU threads; the bits depend on their number")
+    device: str = setting("cpu", Choice("cpu", "cuda", "mps"), "where it is pretrained; the bits depend on it")
     dry_run: bool = setting(False, Flag(), "print what would be done, and do nothing")
 
 
@@ -49,11 +50,13 @@ def _main(words: list[str]) -> int:
         return 0
     import torch
 
+    from lora_reuse.llm.decoding.models import device_for
     from lora_reuse.llm.pocket import switches
     from lora_reuse.llm.pocket.card import write_card
     from lora_reuse.llm.pocket.pretrain import checkpoint, pretrain
 
     torch.set_num_threads(options.threads)
+    device = device_for(options.device)
     whole = (folder / "model.safetensors").exists() and not checkpoint(folder).exists()
     same = whole and switches(folder) == dataclasses.asdict(size)
     if whole and not same:
@@ -66,8 +69,8 @@ def _main(words: list[str]) -> int:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SettingError("out", f"{folder} ({error.strerror})", "a folder that can be written") from None
-    made = pretrain(size, folder)
-    print(write_card(folder, size, made))
+    made = pretrain(size, folder, device=device)
+    print(write_card(folder, size, made, device))
     checkpoint(folder).unlink()  # not before the card is there, or a kill meanwhile would leave a model without one
     return 0
 

@@ -21,7 +21,9 @@ QUESTIONS = 200
 """Questions an ability is measured with."""
 
 
-def write_card(folder: Path, size: Size, made: Mapping[str, int | float], questions: int = QUESTIONS) -> str:
+def write_card(
+    folder: Path, size: Size, made: Mapping[str, int | float], device: str = "cpu", questions: int = QUESTIONS
+) -> str:
     """Measures the model in `folder` and writes pocket.json (for programs) and README.md (for people); returns what it
     can do."""
     abilities = measure(folder, size, questions)
@@ -36,7 +38,8 @@ def write_card(folder: Path, size: Size, made: Mapping[str, int | float], questi
     words = " ".join(
         f"{name}={value}".lower() for name, value in dataclasses.asdict(size).items() if value != named[name]
     )
-    made_with = " ".join([words, f"threads={torch.get_num_threads()}"]).strip()
+    where = f"threads={torch.get_num_threads()}" if device == "cpu" else f"device={device}"
+    made_with = f"{words} {where}".strip()
     dials = ("skill", "words", "restating", "recall", "packing", "conflict", "coverage")
     corpus = ", ".join(f"{name}={getattr(size, name)}" for name in dials)
     (folder / "README.md").write_text(

@@ -101,15 +101,16 @@ def _packed(drawn: list[Document], tokenizer: PreTrainedTokenizerFast) -> Batch:
     return Batch(ids, positions, weights)
 
 
-def pretrain(size: Size, folder: Path, progress: bool = True) -> dict[str, int | float]:
-    """Trains into `folder` (an ordinary Hugging Face model folder) and returns seconds, loss and parameters.
+def pretrain(size: Size, folder: Path, progress: bool = True, device: str = "cpu") -> dict[str, int | float]:
+    """Trains into `folder` (an ordinary Hugging Face model folder) and returns seconds, loss and parameters. The first
+    weights and the documents are the same on every device, the bits of the sums are not.
 
     Interrupted, it goes on from its last checkpoint to the same bits; the last of all, `checkpoint(folder)`, stays.
     Raises SettingError."""
     if size.width % (2 * size.heads):  # rotary positions turn pairs of features
         raise SettingError("heads", size.heads, f"a divisor of width/2={size.width / 2:g}")
     tokenizer = make_tokenizer(texts())
-    model, optimizers = _start(size, tokenizer)
+    model, optimizers = _start(size, tokenizer, device)
     log: list[Logged] = []
     partial = checkpoint(folder)
     if partial.exists():
@@ -156,7 +157,9 @@ def checkpoint(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.partial")
 
 
-def _start(size: Size, tokenizer: PreTrainedTokenizerFast) -> tuple[Qwen2ForCausalLM, list[torch.optim.Optimizer]]:
+def _start(
+    size: Size, tokenizer: PreTrainedTokenizerFast, device: str
+) -> tuple[Qwen2ForCausalLM, list[torch.optim.Optimizer]]:
     torch.manual_seed(size.seed)
     end: Any = tokenizer.eos_token_id
     config = Qwen2Config(
@@ -172,7 +175,8 @@ def _start(size: Size, tokenizer: PreTrainedTokenizerFast) -> tuple[Qwen2ForCaus
         eos_token_id=end,
         pad_token_id=end,
     )
-    model = Qwen2ForCausalLM(config).train()
+    fresh: Any = Qwen2ForCausalLM(config)
+    model = fresh.train().to(device)
     # A seventh faster than sdpa here, whose backward pass on a CPU is slow at this size.
     model.set_attn_implementation("eager")
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
@@ -191,12 +195,13 @@ def _rate(step: int, steps: int) -> float:
 
 
 def _step(model: Qwen2ForCausalLM, optimizers: list[torch.optim.Optimizer], batch: Batch, rate: float) -> float:
-    with torch.autocast("cpu", torch.bfloat16):
-        hidden = model.model(input_ids=batch.ids, position_ids=batch.positions, use_cache=False).last_hidden_state
-        wanted = batch.weights[:, 1:] > 0
+    ids, positions, weights = (part.to(model.device) for part in (batch.ids, batch.positions, batch.weights))
+    with torch.autocast(model.device.type, torch.bfloat16):
+        hidden = model.model(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state
+        wanted = weights[:, 1:] > 0
         logits = model.lm_head(hidden[:, :-1][wanted])
-    losses = torch.nn.functional.cross_entropy(logits.float(), batch.ids[:, 1:][wanted], reduction="none")
-    weights = batch.weights[:, 1:][wanted]
+    losses = torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][wanted], reduction="none")
+    weights = weights[:, 1:][wanted]
     loss = (losses * weights).sum() / weights.sum()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -221,7 +226,7 @@ def _keep(
 
 
 def _resume(path: Path, size: Size, model: Qwen2ForCausalLM, optimizers: list[torch.optim.Optimizer]) -> list[Logged]:
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, map_location="cpu", weights_only=True)
     if json.loads(state["size"]) != dataclasses.asdict(size):
         raise SettingError(
             "out",

@@ -187,6 +187,12 @@ def test_the_command_makes_a_model_with_its_card(tmp_path, capsys, quick):
     assert capsys.readouterr().out == f"{out} holds the model of these settings already\n"
 
 
+def test_a_device_that_is_not_there_is_refused(tmp_path, capsys):
+    assert main([*WORDS, "tokens=10000", "device=mps", f"out={tmp_path / 'model'}"]) == 2
+    assert "device: got mps; allowed: auto | cpu" in one_line(capsys)
+    assert not (tmp_path / "model").exists()
+
+
 def one_line(capsys):
     err = capsys.readouterr().err
     assert err.startswith("llm.pocket: ")
