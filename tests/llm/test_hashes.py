@@ -48,7 +48,6 @@ def experts(experiment, base):
     specs = dict.fromkeys(
         spec
         for protocol, _, (point, seed) in cells(experiment)
-        if point.model != "smollm2"  # whose rows came later
         for spec in library_of(protocol, point, seed)
     )
     return sorted({spec.key(base) for spec in specs if isinstance(spec, Spec)})
