@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float, Float32, Float64, Int
 from torch import Tensor, nn
 
 Inputs = Float[Tensor, "*batch inputs"] | Int[Tensor, "*batch"]
@@ -64,13 +64,14 @@ class LowRank(NamedTuple):
 
     def norm(self) -> float:
         """‖ΔW‖_F = ‖R_o R_iᵀ‖_F."""
-        return float(torch.linalg.norm(_core(self)[1]))
+        return float(torch.linalg.norm(triangle(self.out) @ triangle(self.into).T))
 
     def core_svd(self) -> CoreSVD:
         """The singular values and vectors of ΔW = Q_o (R_o R_iᵀ) Q_iᵀ, from those of the small matrix between the two
-        Q."""
-        q_out, core, q_into = _core(self)
-        left, values, right = torch.linalg.svd(core, full_matrices=False)
+        Q. In float64: singular vectors move by rounding over the gap between singular values, and gaps can be small."""
+        q_out, r_out = torch.linalg.qr(self.out.double())
+        q_into, r_into = torch.linalg.qr(self.into.double())
+        left, values, right = torch.linalg.svd(r_out @ r_into.T, full_matrices=False)
         return CoreSVD((q_out @ left).float(), values.float(), (q_into @ right.T).float())
 
     def top_input_direction(self) -> Float32[Tensor, " inputs"]:
@@ -79,12 +80,10 @@ class LowRank(NamedTuple):
         return svd.right[:, 0] if svd.values.any() else svd.right.new_zeros(len(svd.right))
 
 
-def _core(update: LowRank) -> tuple[Tensor, Tensor, Tensor]:
-    """Q_o, R_o R_iᵀ and Q_i. In float64: singular vectors move by rounding over the gap between singular values, and
-    gaps can be small."""
-    q_out, r_out = torch.linalg.qr(update.out.double())
-    q_into, r_into = torch.linalg.qr(update.into.double())
-    return q_out, r_out @ r_into.T, q_into
+def triangle(columns: Float[Tensor, "rows columns"]) -> Float64[Tensor, "small columns"]:
+    """R of the columns' QR factors, in float64: it has their lengths and angles. Q, which is left out here, takes about
+    as long again. (LAPACK takes matrices column by column.)"""
+    return torch.linalg.qr(columns.T.contiguous().T.double(), mode="r").R
 
 
 Expert = Mapping[str, LowRank]  # by the full dotted name of the module in the base: "model.layers.0.mlp.up_proj"

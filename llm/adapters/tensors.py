@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 
 import safetensors
 import torch
+from jaxtyping import Float32
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -56,10 +58,16 @@ class Tensors(NamedTuple):
         with _opened(self.folder) as file:  # anew each time: what is mapped into memory and was read counts as used
             found = {factor: file.get_tensor(stored).to(torch.float32, copy=True) for factor, stored in names.items()}
         for factor, tensor in found.items():
-            if not torch.isfinite(tensor).all():
+            if not all_finite(tensor):
                 got = f"NaN or infinity in {names[factor]} of {self.folder}"
                 raise SettingError("expert", got, "finite weights")
         return found
+
+
+def all_finite(values: Float32[Tensor, "..."]) -> bool:
+    """Whether no value is NaN or infinite. These stay in a sum, and one of float32 numbers does not overflow in
+    float64; it takes an eighth of the time of `torch.isfinite`."""
+    return math.isfinite(values.sum(dtype=torch.float64))
 
 
 def find_tensors(folder: Path, model: nn.Module, saved: Sequence[str] = ()) -> Tensors:

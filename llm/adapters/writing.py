@@ -17,7 +17,7 @@ from lora_reuse.llm.adapters.biased import Biased
 from lora_reuse.llm.adapters.config import CONFIG, read_config
 from lora_reuse.llm.adapters.folders import Layout
 from lora_reuse.llm.adapters.lowrank import LowRank
-from lora_reuse.llm.adapters.tensors import WEIGHTS
+from lora_reuse.llm.adapters.tensors import WEIGHTS, all_finite
 from lora_reuse.runs.files import whole_folder
 from lora_reuse.runs.settings import SettingError
 
@@ -75,11 +75,12 @@ def _storable(name: str, update: object) -> LowRank:
     if not isinstance(update, LowRank):
         mend = "a routed composition cannot be saved as one adapter"
         raise SettingError("expert", f"a {type(update).__name__} in {name}", "LowRank updates", mend)
-    if not (torch.isfinite(update.out).all() and torch.isfinite(update.into).all()):
+    update = update.to(torch.device("cpu"), torch.float32)
+    if not (all_finite(update.out) and all_finite(update.into)):
         raise SettingError("expert", f"NaN or infinity in {name}", "finite weights")
     if update.rank == 0:  # PEFT has no rank 0
         update = LowRank(update.out.new_zeros(update.shape[0], 1), update.into.new_zeros(update.shape[1], 1))
-    return update.to(torch.device("cpu"), torch.float32)
+    return update
 
 
 def _config(ranks: Mapping[str, int], base_name: str, layout: Layout) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float32, Float64
+from jaxtyping import Float64
 from torch import Tensor
 
 from lora_reuse.llm.adapters.lowrank import LowRank
@@ -25,16 +25,21 @@ def core_space(library: Library, *, density: Density = 0.2, gain: Gain = 1.0) ->
     and V are arbitrary."""
 
     def merge(name: str, updates: Sequence[LowRank]) -> LowRank:
-        left = _directions(torch.cat([update.out for update in updates], dim=1))
-        right = _directions(torch.cat([update.into for update in updates], dim=1))
-        cores = [(left.T @ update.out.double()) @ (update.into.double().T @ right) for update in updates]
-        merged = elect_and_average(torch.stack([keep_largest(core, density) for core in cores]))
-        return LowRank((gain * left @ merged).float(), right.float().contiguous())
+        out, into = (torch.cat(columns, dim=1).double() for columns in zip(*updates, strict=True))
+        ranks = [update.rank for update in updates]
+        (left, lefts), (right, rights) = (
+            (turn, own.split(ranks, dim=1)) for turn, own in map(_directions, (out, into))
+        )
+        cores = torch.stack([keep_largest(a @ b.T, density) for a, b in zip(lefts, rights, strict=True)])
+        return LowRank((out @ (gain * left @ elect_and_average(cores))).float(), (into @ right).float())
 
     return each_module(library, merge)
 
 
-def _directions(columns: Float32[Tensor, "rows columns"]) -> Float64[Tensor, "rows rank"]:
-    """The left singular vectors of the values above rounding."""
-    left, values, _ = torch.linalg.svd(columns.double(), full_matrices=False)
-    return left[:, values > ROUNDING * values[:1].sum()]
+def _directions(columns: Float64[Tensor, "rows columns"]) -> tuple[Tensor, Tensor]:
+    """Of the columns' SVD P D Qᵀ, without the values that are rounding: Q D⁻¹, which turns the columns into P, and D
+    Qᵀ, which is Pᵀ times the columns. D² and Q are of the columns' Gram matrix, as in `spectral.polar`."""
+    squares, vectors = torch.linalg.eigh(columns.T @ columns)
+    kept = squares > ROUNDING**2 * squares[-1:].sum()
+    values, vectors = squares[kept].sqrt(), vectors[:, kept]
+    return vectors / values, (vectors * values).T

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from lora_reuse.llm.adapters.lowrank import LowRank
+from lora_reuse.llm.adapters.lowrank import LowRank, triangle
 from lora_reuse.llm.compositions import Composition, Library, Seed, each_module, generator, rule
 from lora_reuse.runs.settings import Whole
 
@@ -29,10 +29,10 @@ def lego(library: Library, *, merged_rank: MergedRank = 0, seed: Seed = 0) -> Co
 
 def _clustered(updates: list[LowRank], rank: int, random: torch.Generator) -> LowRank:
     outputs = updates[0].shape[0]
-    units = torch.cat([torch.cat([update.out, update.into]) for update in updates], dim=1).T
+    units = torch.cat([torch.cat([update.out.T, update.into.T], dim=1) for update in updates])
     count = rank or max(update.rank for update in updates)
     # The columns of R, as many numbers as there are units, are as far from one another as those of Q R.
-    places = torch.linalg.qr(units.T.double()).R.T
+    places = triangle(units.T).T
     labels = k_means(places, min(count, len(units)), random)
     centres = []
     for label in labels.unique():
@@ -41,8 +41,8 @@ def _clustered(updates: list[LowRank], rank: int, random: torch.Generator) -> Lo
         norm = torch.linalg.vector_norm(mean)
         wanted = torch.linalg.vector_norm(members, dim=1).mean()
         centres.append(mean * (wanted / norm if norm > 0 else 0.0))
-    merged = torch.stack(centres, dim=1)
-    return LowRank(merged[:outputs], merged[outputs:])
+    out, into = torch.stack(centres).T.tensor_split([outputs])
+    return LowRank(out.contiguous(), into.contiguous())
 
 
 def k_means(points: Float[Tensor, "points features"], count: int, random: torch.Generator) -> Int64[Tensor, " points"]:
@@ -56,8 +56,9 @@ def _spread_start(points: Tensor, count: int, random: torch.Generator) -> Tensor
     """k-means++: each further centre is a point drawn with probability proportional to its squared distance from those
     there are."""
     chosen = [int(torch.randint(len(points), (1,), generator=random))]
+    far = torch.full((len(points),), torch.inf, dtype=points.dtype)
     for _ in range(count - 1):
-        far = _squared_distances(points, points[chosen]).amin(dim=1)
+        far = torch.minimum(far, _squared_distances(points, points[chosen[-1:]])[:, 0])
         if far.sum() == 0:
             break
         chosen.append(int(torch.multinomial(far, 1, generator=random)))

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int32, Int64
 from torch import Tensor
 
-from lora_reuse.llm.adapters.lowrank import Expert, LowRank, padded
+from lora_reuse.llm.adapters.lowrank import Expert, LowRank, padded, triangle
 from lora_reuse.llm.compositions import Composition, Library, Seed, each_module, generator, rule
 from lora_reuse.llm.compositions.sums import concatenated, factor_sum
 from lora_reuse.runs.settings import Number
@@ -69,19 +69,18 @@ def knots(library: Library, *, density: Density = 0.2) -> Composition:
 
 
 def _knots(updates: list[LowRank], density: int | float) -> LowRank:
-    q, r = torch.linalg.qr(torch.cat([update.out for update in updates], dim=1).double())
-    ranks = [update.rank for update in updates]
+    columns = torch.cat([update.out for update in updates], dim=1)
+    parts = triangle(columns).split([update.rank for update in updates], dim=1)
     # ΔW_i = Q R_i S_iᵀ Q_iᵀ with B_i = Q_i S_i: the core [R_i S_iᵀ] has the singular values and left vectors of all
-    # ΔW_i side by side.
-    inner = [torch.linalg.qr(update.into.double()).R for update in updates]
-    core = torch.cat([part @ s.T for part, s in zip(r.split(ranks, dim=1), inner, strict=True)], dim=1)
-    left, values, _ = torch.linalg.svd(core, full_matrices=False)
-    left = left[:, values > 1e-5 * values[0]]
-    blocks = [
-        (left.T @ part) @ update.into.double().T for part, update in zip(r.split(ranks, dim=1), updates, strict=True)
-    ]
+    # ΔW_i side by side, which with right vectors P are [A_i S_iᵀ] P / Σ.
+    inner = [triangle(update.into) for update in updates]
+    core = torch.cat([part @ s.T for part, s in zip(parts, inner, strict=True)], dim=1)
+    left, values, right = torch.linalg.svd(core, full_matrices=False)
+    kept = values > 1e-5 * values[0]
+    left, turn = left[:, kept], torch.block_diag(*(s.T for s in inner)) @ (right[kept].T / values[kept])
+    blocks = [(left.T @ part) @ update.into.double().T for part, update in zip(parts, updates, strict=True)]
     merged = elect_and_average(torch.stack([keep_largest(block, density) for block in blocks]))
-    return LowRank((q @ left).float(), merged.T.float().contiguous())
+    return LowRank((columns.double() @ turn).float(), merged.T.float().contiguous())
 
 
 def smallest_kept(expert: Expert, density: int | float) -> float:
@@ -140,5 +139,5 @@ def elected(updates: list[LowRank]) -> LowRank:
 
 def elect_and_average(stack: Float[Tensor, "experts rows columns"]) -> Float[Tensor, "rows columns"]:
     """The sign of each entry's sum, and the mean of the entries that have it; 0 where the sum is 0."""
-    agree = (stack.sign() == stack.sum(dim=0).sign()) & (stack != 0)
+    agree = stack.sign() == stack.sum(dim=0).sign()  # where the sum is 0, of zeros
     return torch.where(agree, stack, 0.0).sum(dim=0) / agree.sum(dim=0).clamp_min(1)

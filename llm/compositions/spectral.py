@@ -1,7 +1,7 @@
 """Rules on the singular vectors of the ΔW_i: TSV-Merge, Iso-C and WUDI-Merging.
 
 They were published for whole weights, and are written here for updates of low rank: every singular vector comes from
-the small cores between the Q of the factors (`LowRank.core_svd`), so that no ΔW is formed. With R the sum of the ranks
+the small cores between the Q of the factors (`supported`), so that no ΔW is formed. With R the sum of the ranks
 they take O((outputs + inputs) R² + R³) operations and (outputs + inputs) R numbers a module. Singular values below 1e-5
 of a ΔW's largest are rounding, and count as 0."""
 
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from lora_reuse.llm.adapters.lowrank import CoreSVD, LowRank
+from lora_reuse.llm.adapters.lowrank import CoreSVD, LowRank, triangle
 from lora_reuse.llm.compositions import Composition, Library, each_module, rule
 from lora_reuse.llm.compositions.sums import concatenated
 from lora_reuse.runs.settings import Number
@@ -81,9 +81,16 @@ def wudi(library: Library) -> Composition:
 
 def supported(update: LowRank) -> CoreSVD:
     """The singular values above rounding and their vectors; none of ΔW = 0."""
-    left, values, right = update.core_svd()
+    # With A = Q_A R, B = Q_B S and R Sᵀ = U Σ Vᵀ, the left vectors are Q_A U = A Sᵀ V/Σ, the right ones B Rᵀ U/Σ.
+    r, s = triangle(update.out), triangle(update.into)
+    left, values, right = torch.linalg.svd(r @ s.T, full_matrices=False)
     kept = values > ROUNDING * values[:1].sum()
-    return CoreSVD(left[:, kept], values[kept], right[:, kept])
+    left, values, right = left[:, kept], values[kept], right[kept].T
+    return CoreSVD(
+        (update.out.double() @ (s.T @ right / values)).float(),
+        values.float(),
+        (update.into.double() @ (r.T @ left / values)).float(),
+    )
 
 
 def polar(columns: Float32[Tensor, "rows columns"]) -> Float32[Tensor, "rows columns"]:
