@@ -46,9 +46,7 @@ def base(tmp_path_factory):
 
 def experts(experiment, base):
     specs = dict.fromkeys(
-        spec
-        for protocol, _, (point, seed) in cells(experiment)
-        for spec in library_of(protocol, point, seed)
+        spec for protocol, _, (point, seed) in cells(experiment) for spec in library_of(protocol, point, seed)
     )
     return sorted({spec.key(base) for spec in specs if isinstance(spec, Spec)})
 
