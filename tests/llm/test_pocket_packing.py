@@ -83,7 +83,7 @@ def test_a_prompt_counts_a_tenth_and_no_token_is_foretold_from_another_document(
 
 @torch.no_grad()
 def test_documents_of_a_row_do_not_see_each_other():
-    model, _ = pretrain._start(SMALL, tokenizer())
+    model, _ = pretrain._start(SMALL, tokenizer(), "cpu")
     model.eval()
     _, batch = packed()
     run = lambda ids, positions: model(input_ids=ids, position_ids=positions, use_cache=False).logits  # noqa: E731
