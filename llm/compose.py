@@ -11,7 +11,6 @@ in the dtype that the base stores it in. What rounding to that dtype leaves out 
 adapter that llama.cpp loads. library= may name such files, too."""
 
 import functools
-import gc
 import shlex
 import sys
 from collections.abc import Sequence
@@ -152,5 +151,4 @@ def _compose(options: Options, folders: list[str], given: dict[str, Any]) -> str
 
 
 if __name__ == "__main__":
-    gc.set_threshold(50_000)  # looking for garbage among what is imported, which stays, took over a tenth of the start
     sys.exit(main(sys.argv[1:]))

@@ -5,9 +5,9 @@ Times the composing of adapters of a 7 B model against PEFT.
 Two adapters of random factors have the shapes of Qwen2.5-7B, all linear modules of every layer. `lora-reuse compose`
 and PEFT's `add_weighted_adapter` merge the same files. Each rule, and each of PEFT's merges, is a process of its own,
 from the start of Python to the folder on disk. What is printed is the processor's time, which other programs on the
-machine do not lengthen, and the peak memory; above a ratio of 1 ours is less. No process has the weights of the base:
-PEFT gets a model whose weights are all views of one zero. One rule is also run on a single layer, for the memory that
-further layers take.
+machine lengthen less than that of the clock, and the peak memory; above a ratio of 1 ours is less. No process has the
+weights of the base: PEFT gets a model whose weights are all views of one zero. One rule is also run on a single layer,
+for the memory that further layers take.
 
 PEFT's merges that form ΔW (`svd` and those that end in `_svd`) take the singular vectors of whole matrices, minutes a
 layer. Only composition= runs them and ours of these names; then layers=1 is enough. PEFT's `ties` trims each factor

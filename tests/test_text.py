@@ -228,16 +228,12 @@ def test_what_the_words_between_the_numbers_say_holds():
     assert share(f"{few} composition=arrow_after") > 0.7 * share(f"{many} composition=arrow_after")
     assert share(f"{few} composition=arrow") < 0.7 * share(f"{many} composition=arrow")
     joint = share("llm_methods setup=2 library=data_mix composition=alone prompting=steps")
-    sixteen = "llm_bridge_examples examples=16 bridge_in=first choice=compiled prompting=steps"
-    more = sixteen.replace("examples=16", "examples=46")
-    for rule in ("sum", "arrow_after"):
-        assert max(share(f"{some} composition={rule}") for some in (sixteen, more)) < 0.9 * joint
-    drawn = sixteen.replace("choice=compiled", "choice=random")
-    assert share(f"{drawn} composition=sum".replace("=16", "=4")) > share(
-        f"{drawn} composition=sum".replace("=16", "=46")
-    )
-    in_steps = more.replace("choice=compiled", "choice=random_steps")
-    assert abs(share(f"{in_steps} composition=arrow_after") - share(f"{more} composition=arrow_after")) < 10
+    examples = "llm_bridge_examples bridge_in=first prompting=steps"
+    for count in ("16", "46"):
+        for rule in ("sum", "arrow_after"):
+            assert share(f"{examples} choice=compiled examples={count} composition={rule}") < 0.9 * joint
+    drawn = f"{examples} choice=random composition=sum"
+    assert share(f"{drawn} examples=4") > share(f"{drawn} examples=46")
     deep = "llm_latent model=results/pocket-8-layers library=2-combination second=right composition=sum split=test"
     assert decided(f"{deep} triplets=10 layers=lower/upper,upper/lower")
     known = "llm_semi_synthetic model=smollm2 fact=birth_country names=fake chat=on steps=150 rate=0.001 replay=true"

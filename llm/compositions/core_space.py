@@ -27,10 +27,10 @@ def core_space(library: Library, *, density: Density = 0.2, gain: Gain = 1.0) ->
     def merge(name: str, updates: Sequence[LowRank]) -> LowRank:
         out, into = (torch.cat(columns, dim=1).double() for columns in zip(*updates, strict=True))
         ranks = [update.rank for update in updates]
-        (left, lefts), (right, rights) = (
-            (turn, own.split(ranks, dim=1)) for turn, own in map(_directions, (out, into))
-        )
-        cores = torch.stack([keep_largest(a @ b.T, density) for a, b in zip(lefts, rights, strict=True)])
+        left, of_out = _directions(out)
+        right, of_into = _directions(into)
+        parts = zip(of_out.split(ranks, dim=1), of_into.split(ranks, dim=1), strict=True)
+        cores = torch.stack([keep_largest(a @ b.T, density) for a, b in parts])
         return LowRank((out @ (gain * left @ elect_and_average(cores))).float(), (into @ right).float())
 
     return each_module(library, merge)

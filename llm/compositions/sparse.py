@@ -139,5 +139,5 @@ def elected(updates: list[LowRank]) -> LowRank:
 
 def elect_and_average(stack: Float[Tensor, "experts rows columns"]) -> Float[Tensor, "rows columns"]:
     """The sign of each entry's sum, and the mean of the entries that have it; 0 where the sum is 0."""
-    agree = stack.sign() == stack.sum(dim=0).sign()  # where the sum is 0, of zeros
+    agree = stack.sign() == stack.sum(dim=0).sign()  # where the sum is 0, zeros alone
     return torch.where(agree, stack, 0.0).sum(dim=0) / agree.sum(dim=0).clamp_min(1)

@@ -70,7 +70,7 @@ def _main(words: list[str]) -> int:
     except OSError as error:
         raise SettingError("out", f"{folder} ({error.strerror})", "a folder that can be written") from None
     made = pretrain(size, folder, device=device)
-    print(write_card(folder, size, made, device))
+    print(write_card(folder, size, made))
     checkpoint(folder).unlink()  # not before the card is there, or a kill meanwhile would leave a model without one
     return 0
 

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import random
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from lora_reuse.llm.data.subsets import step_by_step
 from lora_reuse.llm.decoding.greedy import answers
 from lora_reuse.llm.decoding.models import load_base
 from lora_reuse.llm.pocket.corpus import JOBS, OTHER_PAIRS, OWN_STYLES, RELATIONS, TESTED_PAIR, World, ask, ask_two
+from lora_reuse.llm.pocket.pretrain import Made
 from lora_reuse.llm.pocket.size import Size
 from lora_reuse.llm.scoring.intervals import wilson
 from lora_reuse.llm.scoring.two_hop import direct
@@ -21,9 +21,7 @@ QUESTIONS = 200
 """Questions an ability is measured with."""
 
 
-def write_card(
-    folder: Path, size: Size, made: Mapping[str, int | float], device: str = "cpu", questions: int = QUESTIONS
-) -> str:
+def write_card(folder: Path, size: Size, made: Made, questions: int = QUESTIONS) -> str:
     """Measures the model in `folder` and writes pocket.json (for programs) and README.md (for people); returns what it
     can do."""
     abilities = measure(folder, size, questions)
@@ -38,7 +36,7 @@ def write_card(
     words = " ".join(
         f"{name}={value}".lower() for name, value in dataclasses.asdict(size).items() if value != named[name]
     )
-    where = f"threads={torch.get_num_threads()}" if device == "cpu" else f"device={device}"
+    where = f"threads={torch.get_num_threads()}" if made["device"] == "cpu" else f"device={made['device']}"
     made_with = f"{words} {where}".strip()
     dials = ("skill", "words", "restating", "recall", "packing", "conflict", "coverage")
     corpus = ", ".join(f"{name}={getattr(size, name)}" for name in dials)

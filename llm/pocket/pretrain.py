@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from jaxtyping import Float, Int
@@ -50,6 +50,15 @@ class Logged(NamedTuple):
     tokens: int
     loss: float
     seconds: int
+
+
+class Made(TypedDict):
+    """What pretraining took, and what came of it."""
+
+    seconds: int
+    loss: float
+    parameters: int
+    device: str
 
 
 def batches(size: Size, tokenizer: PreTrainedTokenizerFast, first: int) -> Iterator[Batch]:
@@ -101,9 +110,9 @@ def _packed(drawn: list[Document], tokenizer: PreTrainedTokenizerFast) -> Batch:
     return Batch(ids, positions, weights)
 
 
-def pretrain(size: Size, folder: Path, progress: bool = True, device: str = "cpu") -> dict[str, int | float]:
-    """Trains into `folder` (an ordinary Hugging Face model folder) and returns seconds, loss and parameters. The first
-    weights and the documents are the same on every device, the bits of the sums are not.
+def pretrain(size: Size, folder: Path, progress: bool = True, device: str = "cpu") -> Made:
+    """Trains into `folder` (an ordinary Hugging Face model folder). The first weights and the documents are the same on
+    every device, the bits of the sums are not.
 
     Interrupted, it goes on from its last checkpoint to the same bits; the last of all, `checkpoint(folder)`, stays.
     Raises SettingError."""
@@ -148,7 +157,12 @@ def pretrain(size: Size, folder: Path, progress: bool = True, device: str = "cpu
     (folder / "pretraining.csv").write_text(
         "\n".join([",".join(Logged._fields), *(",".join(map(str, line)) for line in log)]) + "\n"
     )
-    return {"seconds": log[-1].seconds, "loss": log[-1].loss, "parameters": sum(p.numel() for p in model.parameters())}
+    return {
+        "seconds": log[-1].seconds,
+        "loss": log[-1].loss,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "device": device,
+    }
 
 
 def checkpoint(folder: Path) -> Path:
@@ -175,8 +189,8 @@ def _start(
         eos_token_id=end,
         pad_token_id=end,
     )
-    fresh: Any = Qwen2ForCausalLM(config)
-    model = fresh.train().to(device)
+    model: Any = Qwen2ForCausalLM(config)
+    model.train().to(device)
     # A seventh faster than sdpa here, whose backward pass on a CPU is slow at this size.
     model.set_attn_implementation("eager")
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]

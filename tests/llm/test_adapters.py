@@ -2,6 +2,7 @@
 not plain LoRA is refused."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, Qwen2Conf
 
 from lora_reuse.llm.adapters.folders import complete, digest, layout, load_expert
 from lora_reuse.llm.adapters.lowrank import LowRank
+from lora_reuse.llm.adapters.tensors import all_finite
 from lora_reuse.llm.adapters.writing import save_expert
 from lora_reuse.llm.compositions import RULES, compose
 from lora_reuse.llm.compositions.arrow import Routed
@@ -375,9 +377,11 @@ def test_what_cannot_be_saved_leaves_nothing_behind(tmp_path, monkeypatch):
     name = next(iter(expert))
     routed = compose("arrow", [expert, other])
     spoilt = expert | {name: LowRank(expert[name].out * float("inf"), expert[name].into)}
+    too_large = expert | {name: LowRank(expert[name].out.double() * 1e300, expert[name].into)}  # for float32
     for bad, message in (
         (routed, "a routed composition cannot be saved"),
         (spoilt, f"NaN or infinity in {name}"),
+        (too_large, f"NaN or infinity in {name}"),
         ({}, "no module"),
     ):
         with pytest.raises(SettingError, match=message) as error:
@@ -392,6 +396,14 @@ def test_what_cannot_be_saved_leaves_nothing_behind(tmp_path, monkeypatch):
         save_expert(expert, tmp_path / "a", "tiny")
     monkeypatch.undo()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_sum_says_whether_all_are_finite():
+    largest = torch.finfo(torch.float32).max
+    assert all_finite(torch.full((1000,), largest))
+    assert all_finite(torch.zeros(0, 3))
+    for spoilt in ([math.inf, -math.inf], [math.nan, 1.0], [-math.inf, largest]):
+        assert not all_finite(torch.tensor(spoilt))
 
 
 def test_an_adapter_is_never_overwritten(tmp_path):

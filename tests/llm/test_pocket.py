@@ -42,7 +42,7 @@ class Trained(NamedTuple):
     """A small sibling of the pocket model."""
 
     folder: Path
-    made: dict[str, float]
+    made: pretrain.Made
     seconds: float
 
 
@@ -187,7 +187,8 @@ def test_the_command_makes_a_model_with_its_card(tmp_path, capsys, quick):
     assert capsys.readouterr().out == f"{out} holds the model of these settings already\n"
 
 
-def test_a_device_that_is_not_there_is_refused(tmp_path, capsys):
+def test_a_device_that_is_not_there_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert main([*WORDS, "tokens=10000", "device=mps", f"out={tmp_path / 'model'}"]) == 2
     assert "device: got mps; allowed: auto | cpu" in one_line(capsys)
     assert not (tmp_path / "model").exists()
@@ -262,6 +263,7 @@ def test_the_card_says_what_was_made_and_what_it_can_do(trained, quick):
     found = json.loads((trained.folder / "pocket.json").read_text())
     assert set(found) == {"made", "size", "abilities"}
     assert found["made"] == trained.made
+    assert f"threads={torch.get_num_threads()}`" in (trained.folder / "README.md").read_text()
     assert Size(**found["size"]) == SMALL
     prompts = ("direct", "step by step in the corpus's words", "step by step in the words of Table 6")
     hops = [f"two hops {prompt}, {pairs}" for pairs in ("other pairs", "the tested pair") for prompt in prompts]
