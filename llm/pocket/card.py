@@ -15,7 +15,7 @@ from lora_reuse.llm.pocket.corpus import JOBS, OTHER_PAIRS, OWN_STYLES, RELATION
 from lora_reuse.llm.pocket.pretrain import Made
 from lora_reuse.llm.pocket.size import Corpus, Size
 from lora_reuse.llm.scoring.intervals import wilson
-from lora_reuse.llm.scoring.two_hop import direct
+from lora_reuse.llm.scoring.two_hop import direct, last_sentence
 
 QUESTIONS = 200
 """Questions an ability is measured with."""
@@ -95,7 +95,4 @@ def _right(gold: str, answer: str, steps: bool) -> bool:
     """Whether the answer names the right entity: a direct one as protocols score it, one in steps in its last
     sentence."""
     entities = JOBS if gold in JOBS else cities() if gold in cities() else [person.name for person in people()]
-    last = (
-        [part for line in answer.split("\n") for part in line.split(". ") if part.strip()][-1:] if steps else [answer]
-    )
-    return bool(last) and direct(last[0], gold, entities).lenient
+    return direct(last_sentence(answer) if steps else answer, gold, entities).lenient

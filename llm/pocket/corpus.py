@@ -262,11 +262,15 @@ def _steps(world: World, rng: random.Random) -> Document:
     return _in_steps(world, pair, a, b, c, rng)
 
 
+def step_styles(corpus: Corpus) -> tuple[tuple[str, str], ...]:
+    """The openings and answers in steps that a corpus draws from."""
+    if not corpus.restating:
+        return WITHOUT_RESTATING if corpus.words else WITHOUT_RESTATING[:1]
+    return OWN_STYLES + (WORD_STYLES * 2 if corpus.words else ())
+
+
 def _in_steps(world: World, pair: tuple[str, str], a: str, b: str, c: str, rng: random.Random) -> Document:
-    styles = OWN_STYLES + (WORD_STYLES * 2 if world.corpus.words else ())
-    if not world.corpus.restating:
-        styles = WITHOUT_RESTATING if world.corpus.words else WITHOUT_RESTATING[:1]
-    opening, steps = rng.choice(styles)
+    opening, steps = rng.choice(step_styles(world.corpus))
     first, second = ask(pair[0], a, b, rng), ask(pair[1], b, c, rng)
     whole = ask_two(pair, a, c, rng)
     filled = steps.format(q1=first.prompt, t1=first.answer, q2=second.prompt, t2=second.answer, c=c)
