@@ -20,6 +20,7 @@ DIFFERENCES = {
     "words": {False: "bridge's words unknown"},
     "restating": {False: "steps not restated"},
     "conflict": {True: "contradicting facts known"},
+    "exposure": "{:.0%} of the spouses chained",
 }
 """The words for a field of `llm.pocket.size.Size` that is not as in the committed model; a field or value without words
 is field=value."""

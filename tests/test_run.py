@@ -39,6 +39,7 @@ STEPS = {
     "cross_lingual": "allow_code_execution=true",
     "data": "show=R12 count=2",
     "edit": "seeds=2",
+    "exposure": "model=pocket people=never prompting=direct,steps",
     "forecast": "library=a,b composition=ties,sum prompts=prompts.jsonl chat=off",
     "gates": "model=pocket routed=both prompts=prompts.jsonl out=gates",
     "gsm": "data=own",

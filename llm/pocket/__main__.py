@@ -58,7 +58,7 @@ def _main(words: list[str]) -> int:
     torch.set_num_threads(options.threads)
     device = device_for(options.device)
     whole = (folder / "model.safetensors").exists() and not checkpoint(folder).exists()
-    same = whole and switches(folder) == dataclasses.asdict(size)
+    same = whole and switches(folder) == size.recorded
     if whole and not same:
         raise SettingError("out", f"{folder}, which holds a model", "a folder without one", "choose another out=")
     begin(options.out)

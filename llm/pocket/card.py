@@ -13,9 +13,9 @@ from lora_reuse.llm.decoding.greedy import answers
 from lora_reuse.llm.decoding.models import load_base
 from lora_reuse.llm.pocket.corpus import JOBS, OTHER_PAIRS, OWN_STYLES, RELATIONS, TESTED_PAIR, World, ask, ask_two
 from lora_reuse.llm.pocket.pretrain import Made
-from lora_reuse.llm.pocket.size import Size
+from lora_reuse.llm.pocket.size import Corpus, Size
 from lora_reuse.llm.scoring.intervals import wilson
-from lora_reuse.llm.scoring.two_hop import direct
+from lora_reuse.llm.scoring.two_hop import direct, last_sentence
 
 QUESTIONS = 200
 """Questions an ability is measured with."""
@@ -26,7 +26,7 @@ def write_card(folder: Path, size: Size, made: Made, questions: int = QUESTIONS)
     can do."""
     abilities = measure(folder, size, questions)
     (folder / "pocket.json").write_text(
-        json.dumps({"made": made, "size": dataclasses.asdict(size), "abilities": abilities}, indent=1) + "\n"
+        json.dumps({"made": made, "size": size.recorded, "abilities": abilities}, indent=1) + "\n"
     )
     lines = []
     for name, (hits, total) in abilities.items():
@@ -38,8 +38,8 @@ def write_card(folder: Path, size: Size, made: Made, questions: int = QUESTIONS)
     )
     where = f"threads={torch.get_num_threads()}" if made["device"] == "cpu" else f"device={made['device']}"
     made_with = f"{words} {where}".strip()
-    dials = ("skill", "words", "restating", "recall", "packing", "conflict", "coverage")
-    corpus = ", ".join(f"{name}={getattr(size, name)}" for name in dials)
+    dials = {f.name for f in dataclasses.fields(Corpus)}
+    corpus = ", ".join(f"{name}={value}" for name, value in size.recorded.items() if name in dials)
     (folder / "README.md").write_text(
         f"""---
 license: apache-2.0
@@ -95,7 +95,4 @@ def _right(gold: str, answer: str, steps: bool) -> bool:
     """Whether the answer names the right entity: a direct one as protocols score it, one in steps in its last
     sentence."""
     entities = JOBS if gold in JOBS else cities() if gold in cities() else [person.name for person in people()]
-    last = (
-        [part for line in answer.split("\n") for part in line.split(". ") if part.strip()][-1:] if steps else [answer]
-    )
-    return bool(last) and direct(last[0], gold, entities).lenient
+    return direct(last_sentence(answer) if steps else answer, gold, entities).lenient

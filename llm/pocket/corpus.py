@@ -2,13 +2,14 @@
 
 The world invents facts about the same real names that R and H use, but nobody of R has a spouse or a home in it (unless
 `conflict`), so an expert's facts contradict nothing. What the tests hold absent: every fake name of F and H, the chain
-spouse_of -> live_in (unless `skill=same`), and the prompt of Table 6 with its three fixed lines; the words of that
-prompt do occur, in styles of the corpus's own, because embeddings stay frozen while an expert trains."""
+spouse_of -> live_in (unless `skill=same`, or of the people that `exposure` says), and the prompt of Table 6 with its
+three fixed lines; the words of that prompt do occur, in styles of the corpus's own, because embeddings stay frozen
+while an expert trains."""
 
 import functools
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -84,9 +85,18 @@ class World:
     @functools.cached_property
     def chained(self) -> dict[tuple[str, str], list[tuple[str, str, str]]]:
         """The chains of the relation pairs that the corpus asks two-hop questions about."""
-        return {
-            pair: self.chains(pair) for pair in OTHER_PAIRS + ((TESTED_PAIR,) if self.corpus.skill == "same" else ())
-        }
+        found = {pair: self.chains(pair) for pair in OTHER_PAIRS}
+        tested = [chain for chain in self.chains(TESTED_PAIR) if chain[0] in self.exposed]
+        return found | ({TESTED_PAIR: tested} if tested else {})
+
+    @functools.cached_property
+    def exposed(self) -> frozenset[str]:
+        """The people whose spouse's home the corpus asks for: every A of skill=same, otherwise as many as `exposure`
+        says. Those of a smaller exposure are among those of a larger one, and the facts of the world are the same."""
+        everyone = [a for a, _, _ in self.chains(TESTED_PAIR)]
+        share = 1.0 if self.corpus.skill == "same" else self.corpus.exposure
+        order = random.Random(f"exposure {self.seed}").sample(everyone, len(everyone))
+        return frozenset(order[: round(share * len(everyone))])
 
 
 def documents(world: World, rng: random.Random) -> Iterator[Document]:
@@ -104,6 +114,8 @@ def documents(world: World, rng: random.Random) -> Iterator[Document]:
         styles += [(2, lambda: _steps(world, rng)), (1.5, lambda: _steps_in_story(world, rng, story_names))]
     if world.corpus.words:
         styles += [(1.5, lambda: _words(world, rng))]
+    if world.corpus.direct:
+        styles += [(world.corpus.direct, lambda: _direct_quiz(world, rng))]
     weights, makers = zip(*styles, strict=True)
     while True:
         yield rng.choices(makers, weights)[0]()
@@ -166,7 +178,12 @@ def _restated(world: World, rng: random.Random) -> Document:
 def _quiz(world: World, rng: random.Random) -> Document:
     """Three to six unrelated single questions, some said again before they are answered: a fact is recalled anywhere in
     a text."""
-    turns = [_restated(world, rng) if rng.random() < 0.5 else _one_hop(world, rng) for _ in range(rng.randint(3, 6))]
+    return _in_a_row(
+        [_restated(world, rng) if rng.random() < 0.5 else _one_hop(world, rng) for _ in range(rng.randint(3, 6))]
+    )
+
+
+def _in_a_row(turns: Sequence[Document]) -> Document:
     first, *others = turns
     return Document(first.prompt, "\n".join([first.answer, *(f"{turn.prompt} {turn.answer}" for turn in others)]))
 
@@ -178,6 +195,11 @@ def _filled(opening: str, answer: str, turn: Document) -> Document:
 def _direct(world: World, rng: random.Random) -> Document:
     pair, (a, _, c) = _chain(world, rng)
     return ask_two(pair, a, c, rng)
+
+
+def _direct_quiz(world: World, rng: random.Random) -> Document:
+    """Three to six unrelated two-hop questions, answered directly: packing leaves out most that stand alone."""
+    return _in_a_row([_direct(world, rng) for _ in range(rng.randint(3, 6))])
 
 
 def _chain(world: World, rng: random.Random) -> tuple[tuple[str, str], tuple[str, str, str]]:
@@ -240,11 +262,15 @@ def _steps(world: World, rng: random.Random) -> Document:
     return _in_steps(world, pair, a, b, c, rng)
 
 
+def step_styles(corpus: Corpus) -> tuple[tuple[str, str], ...]:
+    """The openings and answers in steps that a corpus draws from."""
+    if not corpus.restating:
+        return WITHOUT_RESTATING if corpus.words else WITHOUT_RESTATING[:1]
+    return OWN_STYLES + (WORD_STYLES * 2 if corpus.words else ())
+
+
 def _in_steps(world: World, pair: tuple[str, str], a: str, b: str, c: str, rng: random.Random) -> Document:
-    styles = OWN_STYLES + (WORD_STYLES * 2 if world.corpus.words else ())
-    if not world.corpus.restating:
-        styles = WITHOUT_RESTATING if world.corpus.words else WITHOUT_RESTATING[:1]
-    opening, steps = rng.choice(styles)
+    opening, steps = rng.choice(step_styles(world.corpus))
     first, second = ask(pair[0], a, b, rng), ask(pair[1], b, c, rng)
     whole = ask_two(pair, a, c, rng)
     filled = steps.format(q1=first.prompt, t1=first.answer, q2=second.prompt, t2=second.answer, c=c)

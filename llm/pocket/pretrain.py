@@ -1,7 +1,6 @@
 """Pretraining of the pocket model: documents packed into rows, Muon on the matrices and AdamW on the rest, resumable to
 the bit."""
 
-import dataclasses
 import json
 import math
 import random
@@ -236,12 +235,12 @@ def _keep(
         "log": [tuple(line) for line in log],
     }
     with replacing(path) as scratch:
-        torch.save(state | {"size": json.dumps(dataclasses.asdict(size))}, scratch)
+        torch.save(state | {"size": json.dumps(size.recorded)}, scratch)
 
 
 def _resume(path: Path, size: Size, model: Qwen2ForCausalLM, optimizers: list[torch.optim.Optimizer]) -> list[Logged]:
     state = torch.load(path, map_location="cpu", weights_only=True)
-    if json.loads(state["size"]) != dataclasses.asdict(size):
+    if json.loads(state["size"]) != size.recorded:
         raise SettingError(
             "out",
             f"{path}, begun with other settings",

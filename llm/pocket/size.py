@@ -2,8 +2,10 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
-from lora_reuse.runs.settings import Choice, Flag, Number, Whole, setting
+from lora_reuse.runs.grid import settings_of
+from lora_reuse.runs.settings import Choice, Flag, Number, SettingError, Whole, setting
 
 ROW, ROWS = 192, 16
 """Tokens a row, rows a step."""
@@ -34,6 +36,23 @@ class Corpus:
     )
     conflict: bool = setting(False, Flag(), "whether the corpus holds spouses and homes that contradict R")
     coverage: float = setting(1.0, Number(0.0, 1.0), "share of R's people about whom the corpus says anything")
+    exposure: float = setting(
+        0.0,
+        Number(0.0, 1.0),
+        "share of those with a spouse and a home who are chained: asked two-hop questions about the tested pair",
+        omitted=True,
+    )
+    direct: float = setting(
+        0.0,
+        Number(0, 100),
+        "weight of documents of several two-hop questions in a row, answered directly",
+        omitted=True,
+    )
+
+    def __post_init__(self) -> None:
+        """Raises SettingError for an exposure beside skill=same, which chains everybody."""
+        if self.skill == "same" and self.exposure:
+            raise SettingError("exposure", f"{self.exposure:g} with skill=same", "exposure=1, which is the same, alone")
 
 
 @dataclass(frozen=True)
@@ -51,3 +70,9 @@ class Size(Corpus):
     def steps(self) -> int:
         """Optimizer steps."""
         return math.ceil(self.tokens / (ROW * ROWS))
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The settings as a model's files and rows name them: without those that are younger than the first models
+        where they have their defaults."""
+        return settings_of((self, self.seed))

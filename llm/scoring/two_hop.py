@@ -72,6 +72,12 @@ def named(text: str, entities: Collection[str]) -> list[str]:
     return [mention.entity for mention in _mentions(_folded(text), frozenset(entities))]
 
 
+def last_sentence(answer: str) -> str:
+    """What an answer in the corpus's own steps ends with, where its conclusion stands; "" of an empty one."""
+    parts = [part for line in answer.split("\n") for part in line.split(". ") if part.strip()]
+    return parts[-1] if parts else ""
+
+
 def direct(answer: str, gold: str, places: Collection[str], people: Collection[str] = ()) -> Score:
     """Scores an answer given at once, which ends at a blank line or a line that asks, unless a colon before it says
     that more is to come.

@@ -7,7 +7,7 @@ To register one: write its claim as a TOML file in `registered/`; write a functi
 
 import importlib
 
-MODULES = ("contrasts", "two_hop", "probabilities", "scale", "overlap", "routing", "edit")
+MODULES = ("contrasts", "two_hop", "probabilities", "scale", "overlap", "routing", "edit", "exposure")
 
 
 def load_predictions() -> None:

@@ -162,6 +162,18 @@ def bridge_examples(seed):
     return found
 
 
+def exposed(seed, exposure, people, prompting):
+    """All hops are known; in steps all people are answered, directly the chained alone."""
+    n = round(5 * N * (exposure if people == "chained" else 1 - exposure))
+    right = [EACH * (people == "chained" or prompting == "steps")] * n
+    measured = {"hits": sum(right), "total": EACH * n, "by_group": right, "group_sizes": [EACH] * n}
+    measured |= {"known": EACH * n, "hits_known": sum(right), "permuted_known": 0.0, "known_by_group": [1] * n}
+    model = f"pocket-exposure-{exposure}-{seed}"
+    made = row("llm_exposure", seed, measured, model=model, composition="base", people=people, prompting=prompting)
+    made["provenance"]["pocket"] = {"seed": seed, "exposure": exposure}
+    return made
+
+
 def as_the_theory_says(seeds=SEEDS):
     rows = []
     for seed in range(seeds):
@@ -213,6 +225,12 @@ def as_the_theory_says(seeds=SEEDS):
             for library, composition in (("1", "alone"), ("2-combination", "sum"))
         ]
         rows += bridge_examples(seed)
+        rows += [
+            exposed(seed, exposure, people, prompting)
+            for exposure in (0.25, 0.5, 0.75)
+            for people in ("chained", "never")
+            for prompting in ("direct", "steps")
+        ]
         rows += [overlaps(seed, hop, state) for hop in (1, 2) for state in ("base", "sum")]
         for depth in (0.0, 1.0):
             for covariance in ("identity", "rome"):

@@ -15,6 +15,10 @@ FAMILY = 0.05
 supported), at most."""
 
 
+FAMILIES = {"llm_exposure": "pocket-exposure (the family)"}
+"""Experiments in which a model is one pretraining of many that are compared, whose seeds are the unit."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """A prediction on one model: its tests and their verdicts, the tests that rows of exploration make, which have
@@ -42,21 +46,22 @@ class Outcome:
 
 
 def compare(rows: Sequence[Mapping[str, Any]]) -> list[Outcome]:
-    """Every prediction on every model that has rows, by its name and the weights that it stood for, and on those it was
-    registered for."""
+    """Every prediction on every model that has rows, by its name and the weights that it stood for, or on a family of
+    models, and on those it was registered for."""
     load_predictions()
     models: dict[str, list[Row]] = {}
     for row in rows:
         if row["experiment"].startswith("llm_") and "model" in row["settings"]:
-            name = (
-                f"{row['settings']['model'].rstrip('/').split('/')[-1]}"
-                f" ({row['provenance'].get('base_digest', 'unknown weights')[:8]})"
-            )
-            models.setdefault(name, []).append(row)
+            models.setdefault(FAMILIES.get(row["experiment"]) or _name(row), []).append(row)
     named = dict.fromkeys(model for prediction in PREDICTIONS.values() for model in prediction.claim.models)
     models |= {model: [] for model in named if not any(name.startswith(f"{model} (") for name in models)}
     registered = {id: registration(prediction.claim) for id, prediction in PREDICTIONS.items()}
     return [outcome for model, group in models.items() for outcome in _of_model(model, group, registered)]
+
+
+def _name(row: Row) -> str:
+    digest = row["provenance"].get("base_digest", "unknown weights")[:8]
+    return f"{row['settings']['model'].rstrip('/').split('/')[-1]} ({digest})"
 
 
 def _of_model(model: str, rows: Sequence[Row], registered: Mapping[str, Registration]) -> list[Outcome]:

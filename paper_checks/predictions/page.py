@@ -21,11 +21,11 @@ seed 0: what P5 and C1 to C3 say of it is conditional on that choice.
 | verdict | when |
 |---|---|
 | refuted | So much on the wrong side of the bound has a small probability: {100 * FALSE_REFUTATION:g} % for all tests \
-of one of P1 to P9 together (Holm's correction), {100 * FAMILY:g} % for all tests of C0 to C4 together. |
+of one of P1 to P11 together (Holm's correction), {100 * FAMILY:g} % for all tests of C0 to C4 together. |
 | supported | So much on the right side of the bound plus a margin has a small probability: {100 * FALSE_SUPPORT:g} % \
-for each test of P1 to P9, of which all have to be supported, and {100 * FAMILY:g} % for all tests of C0 to C4 \
-together. The margin is {100 * MARGIN:g} points above chance, one fact of the n for C0, one country of ten for P8, and \
-none where a threshold stands half-way between the theory, or the paper, and no effect. |
+for each test of P1 to P11, of which all have to be supported, and {100 * FAMILY:g} % for all tests of C0 to C4 \
+together. The margin is {100 * MARGIN:g} points above chance, one fact of the n for C0, one country of ten for P8, one \
+person of ten for P10, and none where a threshold stands half-way between the theory, or the paper, and no effect. |
 | undecided | Neither. One seed decides nothing. |
 | void | Fewer than {100 * ENOUGH:g} % of the answers are right, and an expert's own hop is kept in fewer under the \
 same composition, or no row asks for it: wrong answers then say nothing of composing. Void tests are left out of a \

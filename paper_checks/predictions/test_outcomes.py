@@ -43,6 +43,14 @@ def registered(rows, tmp_path, monkeypatch):
     return before, git("rev-parse", "HEAD")
 
 
+FAMILY = "pocket-exposure (the family)"
+
+
+def model_of(id):
+    """The model of the made-up rows that a prediction is about."""
+    return FAMILY if id in ("P10", "P11") else "toy (01234567)"
+
+
 GIT = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
 
 
@@ -58,14 +66,17 @@ def test_the_command_writes_what_it_prints(rows, registered, tmp_path, capsys):
         files[one["experiment"]].append(one)
     assert __main__.main([f"rows={folder}", f"out={tmp_path}"]) == 0
     out = capsys.readouterr().out
-    assert [line for line in out.splitlines() if line.startswith("toy (01234567)")] == [
-        f"toy (01234567)  {id}: supported" for id in sorted(PREDICTIONS)
+    assert [line for line in out.splitlines() if line.startswith(("toy (01234567)", FAMILY))] == [
+        f"{model}  {id}: {'supported' if model == model_of(id) else 'no rows yet'}"
+        for model in ("toy (01234567)", FAMILY)
+        for id in sorted(PREDICTIONS)
     ]
     text = (tmp_path / "predictions.md").read_text()
     assert text == page.markdown(outcomes.compare(load_rows(folder)))
     for id in PREDICTIONS:
-        assert f"[supported](#{id.lower()}-toy--01234567-)" in text
-        assert f'<a id="{id.lower()}-toy--01234567-"></a>' in text
+        anchor = page._anchor(model_of(id), id)
+        assert f"[supported](#{anchor})" in text
+        assert f'<a id="{anchor}"></a>' in text
         assert f"Registered in {registered[1][:8]} ({PREDICTIONS[id].claim.digest})" in text
     cells = [
         "uniform (two_hop) dataset=R",

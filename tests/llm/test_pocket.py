@@ -178,13 +178,23 @@ def test_the_command_makes_a_model_with_its_card(tmp_path, capsys, quick):
     out = tmp_path / "new" / "model.1"
     assert main([*WORDS, "tokens=10000", "conflict=true", "coverage=0.5", f"out={out}"]) == 0
     assert "one hop, spouse_of" in capsys.readouterr().out
-    assert switches(out) == dataclasses.asdict(dataclasses.replace(SMALL, tokens=10_000, conflict=True, coverage=0.5))
+    assert switches(out) == dataclasses.replace(SMALL, tokens=10_000, conflict=True, coverage=0.5).recorded
     assert switches(tmp_path) == {}
     assert sorted(path.name for path in out.parent.iterdir()) == ["model.1"]
     assert main([*WORDS, "tokens=10000", f"out={out}"]) == 2
     assert "which holds a model" in one_line(capsys)
     assert main([*WORDS, "tokens=10000", "conflict=true", "coverage=0.5", f"out={out}"]) == 0
     assert capsys.readouterr().out == f"{out} holds the model of these settings already\n"
+
+
+def test_a_model_names_a_younger_setting_only_where_it_is_not_at_its_default(tmp_path, quick):
+    given = [*WORDS, "tokens=10000", "exposure=0.25", "direct=3", f"out={tmp_path / 'model'}"]
+    assert main(given) == 0
+    found = switches(tmp_path / "model")
+    assert found == dataclasses.replace(SMALL, tokens=10_000, exposure=0.25, direct=3.0).recorded
+    assert set(found) - set(SMALL.recorded) == {"exposure", "direct"}
+    assert "coverage=1.0, exposure=0.25, direct=3.0, seed 0" in (tmp_path / "model" / "README.md").read_text()
+    assert Size(**SMALL.recorded) == SMALL
 
 
 def test_a_device_that_is_not_there_is_refused(tmp_path, capsys, monkeypatch):
@@ -234,6 +244,7 @@ def test_other_settings_on_the_same_folder_are_refused(tmp_path, capsys, stop):
         (["widht=64"], "did you mean 'width'?"),
         (["seed=0,1"], "one model a command"),
         (["skill=others"], "none | other | same"),
+        (["skill=same", "exposure=0.5"], "exposure: got 0.5 with skill=same"),
         (["out={file}/model"], "can be written"),
         (["out={file}"], "can be written"),
     ],
@@ -341,7 +352,7 @@ def test_arrow_has_the_temperature_of_the_protocols_on_it():
 
 
 def test_the_committed_model_is_what_the_defaults_make():
-    assert switches(MODEL) == dataclasses.asdict(Size())
+    assert switches(MODEL) == Size().recorded
     loaded: Any = load_base(str(MODEL)).tokenizer
     assert loaded.get_vocab() == tokenizer().get_vocab()
 

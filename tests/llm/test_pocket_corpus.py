@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import itertools
 import os
 import random
 import re
@@ -163,6 +164,66 @@ def test_the_tested_hops_meet_in_a_document_by_chance_alone():
     pair, in one of 50."""
     assert 0 < sum(meets(document, TESTED_PAIR) for document in understood(20_000)) < 40
     assert sum(meets(document, TESTED_PAIR) for document in understood(skill="same")) > 100
+
+
+def asked_of(share):
+    """Whose spouse's home is asked for at an exposure, and in how many of 20 000 documents; invented people of stories
+    aside."""
+    asked = [
+        {s.names["a"] for s in document if s.relation == "-".join(TESTED_PAIR) and s.names["a"] in PEOPLE}
+        for document in understood(20_000, exposure=share, direct=3.0)
+    ]
+    return set().union(*asked), sum(map(bool, asked))
+
+
+def test_exposure_chains_as_many_people_as_it_says_and_nobody_else():
+    """The others are asked everything else: their one-hop facts and the other pairs, as often as without."""
+    half, documents_of_half = asked_of(0.5)
+    whole, documents_of_whole = asked_of(1.0)
+    assert half == World(Size(exposure=0.5), 0).exposed
+    assert (len(half), len(whole)) == (50, 100)
+    assert half < whole
+    assert abs(documents_of_half / documents_of_whole - 1) < 0.1  # another share of people, not of the corpus
+    assert asked_of(0.0) == (set(), 0)
+    others = [
+        s
+        for document in understood(20_000, exposure=0.5, direct=3.0)
+        for s in document
+        if s.names.get("a") in whole - half
+    ]
+    for relation in (*RELATIONS[:-1], "-".join(OTHER_PAIRS[0])):
+        assert {s.names["a"] for s in others if s.relation == relation and not s.asked} == whole - half
+
+
+def test_who_is_chained_is_nested_and_changes_no_fact():
+    for seed in (0, 1):
+        worlds = [World(Size(exposure=share), seed) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
+        assert [len(world.exposed) for world in worlds] == [0, 25, 50, 75, 100]
+        assert all(less.exposed < more.exposed for less, more in itertools.pairwise(worlds))
+        assert all(world.facts == World(Size(), seed).facts for world in worlds)
+    assert World(Size(exposure=0.5), 0).exposed != World(Size(exposure=0.5), 1).exposed
+
+
+def test_everybody_exposed_is_skill_same():
+    assert drawn(exposure=1.0) == drawn(skill="same")
+
+
+def test_direct_asks_several_two_hop_questions_in_a_row():
+    asked = lambda document: sum("-" in s.relation and s.asked for s in document)  # noqa: E731
+    many = [document for document in understood(direct=3.0) if asked(document) > 2]
+    assert len(many) > 300
+    assert not [document for document in understood() if asked(document) > 2]
+
+
+DIGEST = {"other": "35b2c7f2dec7ce1a", "same": "94ca9f773c8c5623", "none": "e483624cacdbeafe"}
+"""Of 500 documents of seed 3, drawn by seed 5, as the committed models were pretrained on."""
+
+
+@pytest.mark.parametrize("skill", DIGEST)
+def test_the_corpora_of_the_committed_models_stay(skill):
+    stream = documents(World(Size(skill=skill), 3), random.Random(5))
+    text = repr([next(stream) for _ in range(500)])
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == DIGEST[skill]
 
 
 def test_without_skill_nothing_is_answered_in_steps():

@@ -166,8 +166,10 @@ def _too_early(row: Row, registered: Registration, folder: Path) -> str:
 
 
 def unit(row: Row) -> Unit:
-    """Of whom a row asks, and its seed."""
+    """Of whom a row asks, and its seed; where it asks a base of its own people, that of the pretraining."""
     settings = row["settings"]
+    if "people" in settings:
+        return "own people", row["provenance"]["pocket"]["seed"]
     people = settings.get("dataset") or settings.get("names")
     return people or SETUPS[settings.get("setup", "0")].asked, settings["seed"]
 
