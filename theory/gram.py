@@ -151,7 +151,8 @@ def geometry(prompts: Sequence[Prompt], model: Model, seeds: Sequence[int]) -> G
     used = sorted({token for prompt in prompts for token in prompt})
     compact = [tuple(used.index(token) for token in prompt) for prompt in prompts]
     if model.dim == INF:
-        attended, residual = transformer.coefficients(compact, len(used), mask=model.mask, decay=model.decay)
+        named = {name: getattr(model, name) for name in ("mask", "decay", "heads")}
+        attended, residual = transformer.coefficients(compact, len(used), **named)
         if model.init_scale == "variance" and not attended.any(axis=1).all():
             raise SettingError(
                 "init_scale",
@@ -176,36 +177,49 @@ def _normals(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float32[Array, "..."]
 
 
 def _drawn_geometry(prompts: Sequence[Prompt], tokens: int, model: Model, seed: int) -> Float64[np.ndarray, "n n"]:
-    images, scores = token_images(stream(seed, GEOMETRY, int(model.dim)), tokens, int(model.dim), model.init_scale)
+    dim = int(model.dim)
+    distances = max(map(len, prompts)) if model.positions == "rotary" else 1
+    heads = [
+        token_images(stream(seed, GEOMETRY, dim), tokens, dim, model.init_scale, head=head, distances=distances)
+        for head in range(model.heads)
+    ]
     attended, residual = transformer.coefficients(
         prompts,
         tokens,
         mask=model.mask,
         decay=model.decay,
-        logits=scores if model.attention == "softmax" else None,
+        heads=model.heads,
+        logits=np.stack([scores for _, scores in heads]) if model.attention == "softmax" else None,
     )
-    H = attended @ images[1] + residual @ images[0]
+    H = attended @ np.concatenate([images[1] for images, _ in heads]) + residual @ heads[0][0][0]
     return H @ H.T
 
 
 def token_images(
-    key: PRNGKeyArray, tokens: int, dim: int, init_scale: str
-) -> tuple[Float64[np.ndarray, "2 tokens dim"], Float64[np.ndarray, "tokens tokens"]]:
+    key: PRNGKeyArray, tokens: int, dim: int, init_scale: str, *, head: int = 0, distances: int = 1
+) -> tuple[Float64[np.ndarray, "2 tokens dim"], Float64[np.ndarray, "distances tokens tokens"]]:
     """The embeddings e_t, their images V e_t, and all attention logits, in their exact joint law at d · tokens draws a
-    matrix."""
+    matrix. Heads share embeddings alone; with more than one distance positions are rotary."""
     std = transformer.entry_std(dim, init_scale)
-    span = min(tokens, dim)
+    span, keys = min(tokens, dim), list(jax.random.split(key, 4))
+    if head:
+        keys[1:] = jax.random.split(jax.random.fold_in(key, head), 4)[1:]
     E, VQ, KQ, QQ = (
         std * np.asarray(_normals(k, (dim, columns)), np.float64)
-        for k, columns in zip(jax.random.split(key, 4), (tokens, span, span, span), strict=True)
+        for k, columns in zip(keys, (tokens, span, span, span), strict=True)
     )
     R = np.linalg.qr(E).R
-    return np.stack([E.T, (VQ @ R).T]), (KQ @ R).T @ (QQ @ R)
+    asks = QQ @ R
+    turned = [asks, *(transformer.turned(asks, distance) for distance in range(1, distances))]
+    return np.stack([E.T, (VQ @ R).T]), np.stack([(KQ @ R).T @ queries for queries in turned])
 
 
 def _explicit(prompts: Sequence[Prompt], model: Model, seed: int) -> Float64[np.ndarray, "n n"]:
     if model.beyond_one_block():
         raise SettingError("explicit", f"true with depth={model.depth}, norm={model.norm}", "depth=1 and norm=none")
+    if model.heads > 1 or model.positions != "none":
+        got = f"true with heads={model.heads}, positions={model.positions}"
+        raise SettingError("explicit", got, "heads=1 and positions=none")
     if INF in (model.dim, model.width):
         raise SettingError("explicit", "an infinite dim or width", "finite ones: the matrices are drawn in full")
     tokens = 1 + max(token for prompt in prompts for token in prompt)

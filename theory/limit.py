@@ -8,7 +8,7 @@ from lora_reuse.theory import kernels
 
 
 def limit_geometry(
-    attended: Float64[np.ndarray, "n tokens"], residual: Float64[np.ndarray, "n tokens"], init_scale: str = "std"
+    attended: Float64[np.ndarray, "n images"], residual: Float64[np.ndarray, "n tokens"], init_scale: str = "std"
 ) -> Float64[np.ndarray, "n n"]:
     """S as d → ∞, where tokens e_t and images V e_t become orthogonal: with uniform attention and strict masking
     h(p)·h(q) → [last tokens equal] + (token overlaps of the two contexts)/(their lengths' product).
@@ -16,7 +16,7 @@ def limit_geometry(
     Reading N(0, 1/√d) as a variance, ‖V e‖² outgrows ‖e‖² by √d and only the second term is left.
 
     Args:
-        attended: α of `model.coefficients`, [n tokens].
+        attended: α of `model.coefficients`, [n images], those of all heads.
         residual: β of it, [n tokens].
         init_scale: `std` or `variance`.
 
@@ -35,17 +35,17 @@ def limit_geometry(
 
 
 def geometry_stderr(
-    attended: Float64[np.ndarray, "n tokens"], residual: Float64[np.ndarray, "n tokens"], edited: int, asked: int
+    attended: Float64[np.ndarray, "n images"], residual: Float64[np.ndarray, "n tokens"], edited: int, asked: int
 ) -> float:
     """√d times the standard deviation of c = k(η, ξ)/k(η, η) over the draw of E and V at dimension d (`std`, ReLU,
     uniform attention).
 
     To first order E Eᵀ = I + A, (V e_s)·(V e_t) = I + A + B and (V e_s)·e_t = C, with A, B symmetric Gaussian of
     variance 1/d off and 2/d on the diagonal, C Gaussian of variance 1/d, all independent; the rest is the gradient of c
-    in S.
+    in S. Images of several heads share A within a head, and B is of all their images.
 
     Args:
-        attended: α of `model.coefficients`, [n tokens].
+        attended: α of `model.coefficients`, [n images], those of all heads.
         residual: β of it, [n tokens].
         edited: the index of the edited prompt.
         asked: the index of the asked prompt.
@@ -66,10 +66,12 @@ def geometry_stderr(
     k = kernels.kernel(S)[edited, asked]
     gradient = {(edited, asked): (np.pi - theta[edited, asked]) / (np.pi * a), (asked, asked): q / (2 * np.pi * a * b)}
     gradient[edited, edited] = q / (2 * np.pi * a**2) - 2 * k / a**2
-    images, tokens, mixed = (np.zeros((attended.shape[1],) * 2) for _ in range(3))
+    I, T = attended.shape[1], residual.shape[1]
+    images, tokens, mixed = (np.zeros(shape) for shape in ((I, I), (T, T), (I, T)))
     for (i, j), slope in gradient.items():
         images += slope * np.outer(attended[i], attended[j])
         tokens += slope * np.outer(residual[i], residual[j])
         mixed += slope * (np.outer(attended[i], residual[j]) + np.outer(attended[j], residual[i]))
     images, tokens = (images + images.T) / 2, (tokens + tokens.T) / 2
-    return float(np.sqrt(2 * np.sum((images + tokens) ** 2) + 2 * np.sum(images**2) + np.sum(mixed**2)))
+    shared = np.einsum("ksku->su", images.reshape(I // T, T, I // T, T))
+    return float(np.sqrt(2 * np.sum((shared + tokens) ** 2) + 2 * np.sum(images**2) + np.sum(mixed**2)))

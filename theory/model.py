@@ -61,29 +61,47 @@ def by_position(length: int, decay: float = 1.0) -> Float64[np.ndarray, " length
     return decay ** np.arange(length - 1, -1, -1, dtype=float)
 
 
+def turned(vectors: Float[np.ndarray, "dim n"], distance: int) -> Float[np.ndarray, "dim n"]:
+    """Queries under rotary positions, for keys that stand `distance` tokens before them: coordinates i and i + d/2 are
+    turned by the angle distance · 10000^(−2i/d) (Su et al., *RoFormer*, arXiv:2104.09864)."""
+    first, second = np.split(vectors, 2)
+    angles = distance * 1e4 ** -np.linspace(0.0, 1.0, len(first), endpoint=False)[:, None]
+    cos, sin = np.cos(angles), np.sin(angles)
+    return np.concatenate([first * cos - second * sin, first * sin + second * cos])
+
+
 def coefficients(
     prompts: Sequence[Prompt],
     tokens: int,
     *,
     mask: str = "strict",
     decay: float = 1.0,
-    logits: Float[np.ndarray, "tokens tokens"] | None = None,
-) -> tuple[Float64[np.ndarray, "prompts tokens"], Float64[np.ndarray, "prompts tokens"]]:
-    """(α, β) with h(p) = Σ_t α[p, t] V e_t + β[p, t] e_t; attention is uniform (eq. 5) unless `logits` are given (eq.
-    4), or it decays.
+    heads: int = 1,
+    logits: Float[np.ndarray, "heads distances tokens tokens"] | None = None,
+) -> tuple[Float64[np.ndarray, "prompts images"], Float64[np.ndarray, "prompts tokens"]]:
+    """(α, β) with h(p) = Σ_{k,t} α[p, k t] V_k e_t + Σ_t β[p, t] e_t; attention is uniform (eq. 5) unless `logits` are
+    given (eq. 4), or it decays.
 
-    A prompt of one token has an empty context under strict masking, and attention then contributes nothing.
+    Logits are those of each head by the distance to the last token, the last of them for all that is farther. What the
+    heads read is added and divided by √heads. Head k = 0, 1, … decays by decay^(2^(−8k/heads)), slopes that fall
+    geometrically as in ALiBi. A prompt of one token has an empty context under strict masking, and attention then
+    contributes nothing.
     """
-    attended = np.zeros((len(prompts), tokens))
+    attended = np.zeros((len(prompts), heads, tokens))
     residual = np.zeros((len(prompts), tokens))
     for row, prompt in enumerate(prompts):
         last = prompt[-1]
         context = np.array(prompt if mask == "causal" else prompt[:-1], dtype=int)
-        scores = np.zeros(len(context)) if logits is None else np.asarray(logits)[context, last]
-        weights = np.exp(scores - scores.max(initial=-np.inf)) * by_position(len(context), decay)
-        np.add.at(attended[row], context, weights / weights.sum())
+        far = len(prompt) - 1 - np.arange(len(context))
+        for head in range(heads):
+            scores = np.zeros(len(context))
+            if logits is not None:
+                scores = np.asarray(logits[head])[np.minimum(far, len(logits[head]) - 1), context, last]
+            weights = np.exp(scores - scores.max(initial=-np.inf))
+            weights *= by_position(len(context), decay**2.0 ** (-8 * head / heads))
+            np.add.at(attended[row, head], context, weights / weights.sum())
         residual[row, last] = 1.0
-    return attended, residual
+    return attended.reshape(len(prompts), -1) / heads**0.5, residual
 
 
 def hidden(
@@ -95,7 +113,7 @@ def hidden(
     decay: float = 1.0,
 ) -> Float[Array, "prompts dim"]:
     """The hidden states h(p) that the MLP reads."""
-    scores = np.asarray(logits(model)) if attention == "softmax" else None
+    scores = np.asarray(logits(model))[None, None] if attention == "softmax" else None
     attended, residual = coefficients(prompts, model.E.shape[0], mask=mask, decay=decay, logits=scores)
     return jnp.asarray(attended, model.E.dtype) @ (model.E @ model.V.T) + jnp.asarray(residual, model.E.dtype) @ model.E
 

@@ -34,7 +34,7 @@ def run(setting: Attention, seeds: Sequence[int], advance: Callable[[int], objec
     results = []
     for seed in seeds:
         _, logits = token_images(stream(seed, GEOMETRY, dim), 3, dim, setting.init_scale)
-        first, second = logits[:2, 2]
+        first, second = logits[0, :2, 2]
         measured = {
             "logit_mean_square": float((first**2 + second**2) / 2),
             "largest_weight": float(special.expit(abs(first - second))),

@@ -114,7 +114,8 @@ def _limit_of_dim(setting: KernelLimit, k: Float64[np.ndarray, "n n"]) -> tuple[
     if setting.dim == INF:
         stderr |= dict.fromkeys(named, 0.0)
     elif (setting.init_scale, setting.attention, setting.activation) == ("std", "uniform", "relu"):
-        attended, residual = coefficients(prompts, 2 * setting.hops + 1, mask=setting.mask, decay=setting.decay)
+        seen = {name: getattr(setting, name) for name in ("mask", "decay", "heads")}
+        attended, residual = coefficients(prompts, 2 * setting.hops + 1, **seen)
         root = setting.dim**-0.5
         stderr |= {name: geometry_stderr(attended, residual, *pair) * root for name, pair in named.items()}
     return predicted, stderr

@@ -65,7 +65,8 @@ def run(setting: ManyFacts, seeds: Sequence[int], advance: Callable[[int], objec
             "coefficient_second" + REMAINDER: abs(bias) * left_out / setting.width**2,
         }
     closed = (setting.composition, setting.width, setting.init_scale, setting.attention, setting.activation)
-    if closed == ("sum", INF, "std", "uniform", "relu") and setting.dim != INF and not setting.beyond_one_block():
+    one_head = setting.heads == 1 and not setting.beyond_one_block()
+    if closed == ("sum", INF, "std", "uniform", "relu") and setting.dim != INF and one_head:
         shared["coefficient_second_spread"] = spread_of_dim(scene, setting.mask, setting.decay) * setting.dim**-0.5
     if setting.composition == "best":
         shared |= {"accuracy": 1 / setting.facts, "ceiling": 1 / setting.facts}

@@ -66,6 +66,12 @@ class Model(Point):
         "strict", Choice("strict", "causal"), "attention without (eq. 4) or with (eq. 21) the current token"
     )
     decay: float = setting(1.0, Number(0.01, 100.0), DECAY, omitted=True)
+    heads: int = setting(
+        1, Whole(1, 16), "of attention, each with its own V, K and Q; decay is that of the first", omitted=True
+    )
+    positions: str = setting(
+        "none", Choice("none", "rotary"), "what the K and Q of attention=softmax know of positions", omitted=True
+    )
     activation: str = setting("relu", Choice(*ACTIVATIONS), "the MLP's nonlinearity; linear is none (A.1.2)")
     input_variance: float = setting(
         1.0,
@@ -97,6 +103,11 @@ class Model(Point):
                 "a finite dim",
                 "its limit is attention=uniform if init_scale=std, and none otherwise",
             )
+        if self.positions == "rotary" and (self.attention != "softmax" or self.dim % 2):
+            got = f"rotary with attention={self.attention}, dim={self.dim}"
+            raise SettingError(
+                "positions", got, "attention=softmax and an even dim beside it", "it turns keys in pairs"
+            )
         if self.input_variance != 1 or self.init_scale == "variance":
             _refuse_scale(self)
 
@@ -112,6 +123,8 @@ class Model(Point):
                 raise SettingError(name, got, "attention=uniform and init_scale=std beside it")
             if self.input_variance != 1:
                 raise SettingError("input_variance", f"{self.input_variance:g} with {name}", "1 beside it")
+            if self.heads != 1:
+                raise SettingError("heads", f"{self.heads} with {name}", "1 beside it")
         if self.adapted == "all" and (self.width, self.dim) != (INF, INF):
             got = f"all with width={self.width}, dim={self.dim}"
             mend = "experiment=depth has the tangent kernels of networks of finite width"
@@ -169,4 +182,4 @@ def at_infinite_dim(setting: AnyModel) -> AnyModel | None:
     (None) if not."""
     if setting.attention == "softmax" and setting.init_scale == "variance":
         return None
-    return replace(setting, dim=INF, attention="uniform")
+    return replace(setting, dim=INF, attention="uniform", positions="none")

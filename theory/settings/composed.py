@@ -274,8 +274,9 @@ class Bridge(Model):
         wide_enough(self, 32 + 16 * self.facts)
         if self.attention == "softmax":
             raise SettingError("attention", "softmax", "uniform: the locality is the attention here")
-        if self.decay != 1:
-            raise SettingError("decay", self.decay, "1: the locality is the attention here")
+        for name in ("decay", "heads"):
+            if getattr(self, name) != 1:
+                raise SettingError(name, getattr(self, name), "1: the locality is the attention here")
         if self.setup == 1:
             raise SettingError("setup", 1, "0 or 2 to 8: the paper's Table 1 has no row 1")
         if self.setup in (4, 5) and self.composition in ("uniform", "arrow"):

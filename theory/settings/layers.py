@@ -32,8 +32,9 @@ class Layers(ManyEdits):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.decay != 1:
-            raise SettingError("decay", self.decay, "1: attend= is the attention here")
+        for name in ("decay", "heads"):
+            if getattr(self, name) != 1:
+                raise SettingError(name, getattr(self, name), "1: attend= is the attention here")
         wide_enough(self, 32 + 16 * self.facts)
 
     def features(self) -> int:
