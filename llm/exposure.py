@@ -30,6 +30,10 @@ WAYS = ("two", "first", "second")
 """What is asked beside each other: the two-hop question, and both of its hops."""
 
 
+MODELS = "pocket-exposure"
+"""What the models are called together, where they are one model of many pretrainings."""
+
+
 @dataclass(frozen=True)
 class Exposure(Model):
     """A pocket model, asked about its own people."""

@@ -253,3 +253,21 @@ def test_what_the_words_between_the_numbers_say_holds():
         ("lorahub", 0),
     ):
         assert of(PAPER, f"of theorem_3 measured.wins_z composition={rule}") == f"{won} of 49"
+
+
+def test_pretrainings_of_a_family_are_seeds_of_one_model(tmp_path):
+    """By hand: of two pretrainings at a quarter 3 and 1 of 4 answers are right; the exposure of none is not written."""
+    for seed, quarter in enumerate(([2, 1], [0, 1])):
+        for exposure, right in ((0.25, quarter), (0.0, [2, 2])):
+            made = {"width": 256, "seed": seed} | ({"exposure": exposure} if exposure else {})
+            name = f"results/pocket-exposure-{exposure}-{seed}"
+            write(tmp_path, row("llm_exposure", right, model=name, weights=f"{exposure}{seed}", pocket=made))
+    asked = "llm_exposure model=pocket-exposure people=never prompting=direct"
+    assert of(tmp_path, f"seeds {asked} exposure=0.25") == "3, 1"
+    assert of(tmp_path, f"hits {asked} exposure=0.0") == "8/8"
+    (tmp_path / "predictions.md").write_text(
+        "| prediction | pocket (0a) | pocket-exposure (the family) |\n|---|---|---|\n"
+        "| [P1](#p1) | [undecided](#a) | [supported](#b) |\n"
+    )
+    assert of(tmp_path, "verdict P1") == "undecided"
+    assert of(tmp_path, "verdict P1 pocket-exposure") == "supported"
