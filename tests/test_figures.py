@@ -131,7 +131,7 @@ def test_all_of_a_bare_folder_goes_on_and_says_what_is_missing(tmp_path, monkeyp
     [
         (
             ["only=theorem2"],
-            "only: got 'theorem2'; allowed: activations, bench, bridge, bridge_examples, bridge_minimum, capacity,",
+            "only: got 'theorem2'; allowed: activations, bench, bridge, bridge_controls, bridge_examples,",
         ),
         (["only=theorem2"], "did you mean 'theorem_2'?"),
         (["onyl=scale"], "did you mean 'only'?"),

@@ -160,8 +160,32 @@ def test_few_examples_stand_between_none_and_the_whole_bridge_of_the_same_seeds(
         whole(figure)
 
 
+def controlled(condition, right, composition="sum", prompting="steps", **settings):
+    settings = {"condition": condition, "composition": composition, "prompting": prompting, **settings}
+    return row("llm_bridge_controls", right, **settings)
+
+
+def test_an_adapter_alone_and_the_base_stand_beside_every_rule(tmp_path):
+    rows = [controlled("bridge", [2, seed], rule, seed=seed) for rule in ("sum", "arrow") for seed in (0, 1)]
+    rows += [controlled("expert_1", [0, 1], "alone"), controlled("first_given", [1, 1], "base")]
+    rows += [
+        controlled("bridge", [1, 1], "base"),  # with nothing stated the base says nothing of the bridge
+        controlled("first_given", [2, 2], beside=3),  # a harder question
+        controlled("bridge", [1, 1], prompting="second"),  # no two hops
+    ]
+    module, table = of("bridge_controls", write(tmp_path / "rows", *rows))
+    cells = table.set_index(["rule", "condition", "asked"])
+    assert len(cells) == 6
+    for rule in ("sum", "arrow"):
+        assert cells.loc[(rule, "bridge", "steps"), "by_seed"] == "50 75"
+        assert cells.loc[(rule, "expert_1", "steps"), "percent"] == 25
+        assert cells.loc[(rule, "first_given", module.BASE), "percent"] == 50
+    with registry.picture(module, table) as figure:
+        whole(figure)
+
+
 @pytest.mark.parametrize(
-    "name", ["own_answers", "links", "semi_synthetic", "skill_sets", "bridge_examples", "exposure"]
+    "name", ["own_answers", "links", "semi_synthetic", "skill_sets", "bridge_controls", "bridge_examples", "exposure"]
 )
 def test_without_rows_the_command_is_said(name, tmp_path):
     with pytest.raises(MissingRows, match=f"python -m llm.{name}"):

@@ -236,6 +236,19 @@ def test_what_the_words_between_the_numbers_say_holds():
     assert share(f"{drawn} examples=4") > share(f"{drawn} examples=46")
     deep = "llm_latent model=results/pocket-8-layers library=2-combination second=right composition=sum split=test"
     assert decided(f"{deep} triplets=10 layers=lower/upper,upper/lower")
+    real = "llm_latent model=smollm2 library=2-combination second=right composition=sum split=test"
+    for facts in ("10", "20"):
+        assert decided(f"{real} triplets={facts} layers=lower/upper,upper/lower")
+        whole = share(f"{real} triplets={facts} layers=mlp rank=8 alpha=16")
+        assert share(f"{real} triplets={facts} layers=lower/upper") > whole
+    assert "## P7, smollm2 (b179c952): void" in (PAPER / "predictions.md").read_text()
+    real = "llm_bridge_controls model=smollm2 condition=both_given composition=arrow_after"
+    assert share(f"{real} prompting=steps") < 50 < share(f"{real} prompting=direct")
+    trained = lambda place: float(of(PAPER, f"mean trained measured.accuracy_among_new {place}").split("(")[0])  # noqa: E731
+    for rich in ("depth=2 alpha=0.1", "depth=4 alpha=0.1", "depth=8 alpha=0.1"):
+        gain = trained(f"{rich} placement=first_below") - trained(f"{rich} placement=second_below")
+        lazy = "depth=4 alpha=100 placement="
+        assert gain > trained(f"{lazy}first_below") - trained(f"{lazy}second_below")
     known = "llm_semi_synthetic model=smollm2 fact=birth_country names=fake chat=on steps=150 rate=0.001 replay=true"
     known += " library=1 composition=alone"
     assert share(known) > 3 * share(f"{known} mark=permuted")

@@ -29,6 +29,18 @@ class Rows:
     places: Int[Tensor, " tokens"]
 
 
+@dataclass(frozen=True)
+class Pack:
+    """Texts as one row: its tokens, their positions and places, after which of them a token of an answer is predicted,
+    and these tokens."""
+
+    ids: Int[Tensor, " tokens"]
+    positions: Int[Tensor, " tokens"]
+    places: Int[Tensor, " tokens"]
+    before: Int[Tensor, " answered"]
+    told: Int[Tensor, " answered"]
+
+
 @contextmanager
 def packing(model: PreTrainedModel, adapted: nn.Module) -> Iterator[None]:
     """Within, `spoken` packs what `adapted`, the model with adapters on it, reads, if it can be packed: if its
@@ -54,28 +66,44 @@ def spoken(
 ) -> tuple[Float[Tensor, "answered vocabulary"], Int[Tensor, " answered"]]:
     """The logits where the tokens of each text's answer are predicted, text after text, and these tokens."""
     device = model.get_input_embeddings().weight.device
-    told = torch.tensor([token for _, answer in texts for token in answer])
     if not is_packing(model):
+        told = torch.tensor([token for _, answer in texts for token in answer])
         ids, attended, answered = (part.to(device) for part in padded(texts))
         logits = model(input_ids=ids, attention_mask=attended, use_cache=False).logits
         return logits[:, :-1][answered[:, 1:].to(logits.device)], told.to(logits.device)
-    lengths = [len(asked) + len(answer) for asked, answer in texts]
-    positions = torch.cat([torch.arange(length) for length in lengths])
-    numbers = torch.arange(len(texts)).repeat_interleave(torch.tensor(lengths))
-    rows = Rows(len(texts), max(lengths), (numbers * max(lengths) + positions).to(device))
-    ends = torch.tensor(lengths).cumsum(0).tolist()
-    before = torch.cat(
-        [torch.arange(end - len(answer) - 1, end - 1) for end, (_, answer) in zip(ends, texts, strict=True)]
+    longest = max(len(asked) + len(answer) for asked, answer in texts)
+    packed = pack(texts, longest)
+    on_device = Pack(**{name: part.to(device) for name, part in vars(packed).items()})
+    logits = read(model, on_device, len(texts), longest)
+    return logits, packed.told.to(logits.device)
+
+
+def pack(texts: Sequence[Tokens], longest: int) -> Pack:
+    """The texts, none of more than `longest` tokens, as one row."""
+    lengths = torch.tensor([len(asked) + len(answer) for asked, answer in texts])
+    positions = torch.cat([torch.arange(length) for length in lengths.tolist()])
+    numbers = torch.arange(len(texts)).repeat_interleave(lengths)
+    ends = lengths.cumsum(0).tolist()
+    before = [torch.arange(end - len(answer) - 1, end - 1) for end, (_, answer) in zip(ends, texts, strict=True)]
+    return Pack(
+        torch.tensor([token for asked, answer in texts for token in asked + answer]),
+        positions,
+        numbers * longest + positions,
+        torch.cat(before),
+        torch.tensor([token for _, answer in texts for token in answer]),
     )
-    ids = torch.tensor([[token for asked, answer in texts for token in asked + answer]], device=device)
-    logits = model(
-        input_ids=ids,
-        position_ids=positions[None].to(device),
+
+
+def read(model: Any, packed: Pack, count: int, longest: int) -> Float[Tensor, "answered vocabulary"]:
+    """The logits where the row's answers are predicted; its tokens' places are in a grid of `count` texts of `longest`
+    tokens."""
+    return model(
+        input_ids=packed.ids[None],
+        position_ids=packed.positions[None],
         use_cache=False,
-        logits_to_keep=before.to(device),
-        rows=rows,
-    ).logits
-    return logits.squeeze(0), told.to(logits.device)
+        logits_to_keep=packed.before,
+        rows=Rows(count, longest, packed.places),
+    ).logits.squeeze(0)
 
 
 def padded(texts: Sequence[Tokens]) -> tuple[Int[Tensor, "texts longest"], Int[Tensor, "texts longest"], Tensor]:

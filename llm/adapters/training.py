@@ -16,15 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
 from lora_reuse.llm.adapters.folders import WEIGHTS
 from lora_reuse.llm.adapters.fused import fuse, surprise
+from lora_reuse.llm.adapters.graphed import Graph, graphed
 from lora_reuse.llm.adapters.kinds import KINDS
 from lora_reuse.llm.adapters.modules import quiet_peft, target_modules
 from lora_reuse.llm.adapters.packing import Tokens, is_packing, packing, spoken
@@ -103,9 +106,10 @@ def train(base: Base, spec: Spec, kept: Path, scratch: Path, progress: bool | No
         hidden: Any = {} if progress else {"disable": None if progress is None else True}
         bar = tqdm(range(start, steps), initial=start, total=steps, desc="steps", leave=False, **hidden)
         with packing(base.model, model):
+            graph = graphed(model, [_batch(own, bridge, spec, step) for step in range(steps)])
             for step in bar:
                 batch = _batch(own, bridge, spec, step)
-                loss, micro = _step(model, optimizer, batch, spec, step, steps, micro)
+                loss, micro = _step(model, optimizer, batch, spec, step, steps, micro, graph)
                 if not math.isfinite(loss):
                     raise SettingError(
                         "rate",
@@ -162,7 +166,14 @@ def _own_count(training: Training) -> int:
 
 
 def _step(
-    model: Any, optimizer: torch.optim.Optimizer, batch: list[Tokens], spec: Spec, step: int, steps: int, micro: int
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    batch: list[Tokens],
+    spec: Spec,
+    step: int,
+    steps: int,
+    micro: int,
+    graph: Graph | None = None,
 ) -> tuple[float, int]:
     """One optimizer step; when memory runs out, the batch goes in twice as many pieces, and so do the next. Returns
     loss and pieces."""
@@ -173,7 +184,10 @@ def _step(
     while True:
         try:
             torch.manual_seed(_seed(spec, "dropout", step))
-            loss = _backward(model, batch, training, micro)
+            if graph:
+                loss = graph(batch, _weights(batch, batch, training))
+            else:
+                loss = _backward(model, batch, training, micro)
             break
         except torch.OutOfMemoryError:
             optimizer.zero_grad()
@@ -192,17 +206,22 @@ def _step(
 
 def _backward(model: Any, batch: list[Tokens], training: Training, micro: int) -> float:
     """Adds the gradients of the batch's loss, the mean over answer tokens (of each example, or of all)."""
-    everything = sum(len(answer) for _, answer in batch)
     total = 0.0
     for piece in _pieces(batch, micro, math.inf if is_packing(model) else 1.5):
-        shares = [
-            everything if training.loss == "token" else len(answer) * len(batch) for _, answer in piece for _ in answer
-        ]
         logits, told = spoken(model, piece)
-        loss = surprise(logits, told, 1 / torch.tensor(shares, device=logits.device))
+        loss = surprise(logits, told, _weights(piece, batch, training).to(logits.device))
         loss.backward()
         total += loss.item()
     return total
+
+
+def _weights(piece: list[Tokens], batch: list[Tokens], training: Training) -> Float[Tensor, " answered"]:
+    """What each answer token of a piece weighs in the batch's loss."""
+    everything = sum(len(answer) for _, answer in batch)
+    shares = [
+        everything if training.loss == "token" else len(answer) * len(batch) for _, answer in piece for _ in answer
+    ]
+    return 1 / torch.tensor(shares)
 
 
 def _pieces(batch: list[Tokens], micro: int, apart: float) -> Iterator[list[Tokens]]:

@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 from transformers.pytorch_utils import Conv1D
 
 from lora_reuse.llm.adapters.fused import fuse, surprise
+from lora_reuse.llm.adapters.graphed import Graph, graphed
 from lora_reuse.llm.adapters.modules import target_modules
 from lora_reuse.llm.adapters.packing import is_packing, packing, spoken
 from lora_reuse.llm.decoding.models import load_base
@@ -89,6 +90,25 @@ def test_what_drops_out_is_not_packed(folder_of):
     model = adapted(base, dropout=0.1)
     with packing(base.model, model):
         assert not is_packing(model)
+
+
+@pytest.mark.parametrize("family", sorted(PACKED))
+def test_a_row_of_fixed_shape_has_the_loss_and_the_gradients_of_each_of_its_batches(family, folder_of):
+    """What a CUDA graph records; no device records one here."""
+    base = load_base(str(folder_of(family)))
+    model = adapted(base)
+    batches = [TEXTS, TEXTS[:2], TEXTS[2:]]
+    with packing(base.model, model):
+        graph = Graph(model, batches)
+        for batch in (*batches, TEXTS[1:]):
+            weights = torch.rand(sum(len(answer) for _, answer in batch))
+            logits, told = spoken(model, batch)
+            loss = surprise(logits, told, weights)
+            loss.backward()
+            right = gradients(model)
+            assert graph(batch, weights) == pytest.approx(loss.item(), rel=1e-5)
+            close(gradients(model), right)
+        assert graphed(model, batches) is None  # on a CPU
 
 
 def test_an_error_leaves_the_attention_as_it_was(folder_of):
