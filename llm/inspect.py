@@ -81,12 +81,12 @@ def _looked_at(folder: str, options: Options) -> "tuple[list[str], Expert | None
         frame = load_frame(name, options.trust_remote_code)
     except SettingError as error:
         return [*lines, f"modules    not checked ({error})"], None
-    updates, biases = open_with_biases(folder, frame)
-    expert = dict(updates)
-    norms = {module: update.norm() for module, update in expert.items()}
+    expert, biases = open_with_biases(folder, frame)
+    sizes = {module: (update.norm(), update.rank) for module, update in expert.items()}  # one in memory at a time
+    norms = {module: norm for module, (norm, _) in sizes.items()}
     largest = max(norms, key=lambda module: norms[module])
     lines.append(f"modules    {_modules(expert)}")
-    if config and (higher := _higher(config, expert)):
+    if config and (higher := _higher(config, sorted({rank for _, rank in sizes.values()}))):
         lines.append(f"rank       {higher}")
     if biases:
         middle = statistics.median(bias.norm() for bias in biases.values())
@@ -134,9 +134,8 @@ def _whole(config: Mapping[str, Any]) -> list[str]:
     return [f"whole      {name}={', '.join(map(str, value))}: {how}" for name, value, how in said if value]
 
 
-def _higher(config: Mapping[str, Any], expert: "Expert") -> str:
-    """The ranks of ΔW, where they are not those that the adapter says."""
-    ranks = sorted({update.rank for update in expert.values()})
+def _higher(config: Mapping[str, Any], ranks: Sequence[int]) -> str:
+    """The ranks of ΔW, from the lowest, where they are not those that the adapter says."""
     if ranks[-1] <= max([config.get("init_r") or 0, config["r"], *config["rank_pattern"].values()]):
         return ""
     said = " to ".join(map(str, dict.fromkeys((ranks[0], ranks[-1]))))
