@@ -14,6 +14,8 @@ from pandas.api.types import is_bool
 
 from lora_reuse.figures import _names
 from lora_reuse.figures.rows import Rows
+from lora_reuse.llm.exposure import MODELS
+from lora_reuse.llm.pocket.size import Size
 from lora_reuse.llm.protocols.by_name import protocol_of
 from lora_reuse.llm.protocols.controls import verdicts
 from lora_reuse.llm.protocols.settings import PRESETS, Composed, Training
@@ -32,6 +34,11 @@ OWN = {
 """What `data=own` is, by experiment: a stand-in for the data of the paper, which it says nothing about."""
 
 
+FAMILIES = {"llm_exposure": (MODELS, "exposure")}
+"""Experiments whose models are pretrainings that are compared: what these are called together, and the dial of
+pretraining in which they differ, which becomes an axis. A seed is then that of the pretraining."""
+
+
 def grouped(
     rows: Rows, experiments: Sequence[str], axes: Sequence[str], **fixed: Any
 ) -> tuple[dict[tuple[str, ...], pandas.DataFrame], dict[str, str]]:
@@ -46,6 +53,8 @@ def grouped(
             [_with_defaults(rows.all(experiment), experiment) for experiment in experiments], ignore_index=True
         )
     )
+    if experiments[0] in FAMILIES and not found.empty:
+        found = _family(found, *FAMILIES[experiments[0]])
     for name, value in {"split": "test", **fixed}.items():
         if not found.empty and (
             name != "split" or "settings.split" in found
@@ -139,6 +148,14 @@ def _by_weights(table: pandas.DataFrame) -> pandas.DataFrame:
     several = table.groupby("settings.model")[digest].transform("nunique") > 1
     named = table["settings.model"] + " (" + table[digest].str[:8] + ")"
     return table.assign(**{"settings.model": table["settings.model"].where(~several, named)})
+
+
+def _family(table: pandas.DataFrame, name: str, dial: str) -> pandas.DataFrame:
+    """The rows as those of one model."""
+    made, default = f"provenance.pocket.{dial}", Size.__dataclass_fields__[dial].default
+    values = table[made].fillna(default) if made in table else default
+    seeds = table["provenance.pocket.seed"].astype(int)
+    return table.assign(**{"settings.model": name, f"settings.{dial}": values, "settings.seed": seeds})
 
 
 def _usual_variant(model: str, own: pandas.DataFrame, axes: Sequence[str]) -> tuple[pandas.DataFrame, str]:

@@ -13,7 +13,7 @@
                                              about two adapters (`llm.forecast.trial`); `AUC` likewise, in shares
     {paper TABLE LABEL=VALUE ...}            what the paper's table prints, in its own unit
     {claims VERDICT}, {verdict P1}           how many claims of the ledger have a verdict; that of a prediction for the
-                                             pocket model
+                                             pocket model, or for one that is named after it
 
 SETTINGS are `name=value` words as commands take them. A language model's are of the pocket model, plain LoRA and the
 MLP where they name no other. A rule may be `best` or `next`: of `among` (the five rules of Table 1 where it is not
@@ -279,9 +279,10 @@ def _verdict(rows: Path, words: Sequence[str]) -> Said:
     )
     models = [name.strip().partition(" (")[0] for name in head.split("|")]
     cells = re.split(r"(?<!\\)\|", line)
-    if "pocket" not in models or len(cells) != len(models):
+    model = words[1] if len(words) > 1 else "pocket"
+    if model not in models or len(cells) != len(models):
         raise NotMeasured("python -m paper_checks.predictions")
-    return re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", cells[models.index("pocket")]).strip(), []
+    return re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", cells[models.index(model)]).strip(), []
 
 
 VERBS: dict[str, Callable[[Path, Sequence[str]], Said]] = {

@@ -55,8 +55,7 @@ def data(rows: Rows) -> pandas.DataFrame:
 
 def draw(table: pandas.DataFrame, figure: Figure) -> None:
     """A line of panels a model, a panel a rule; in it a line a condition, a mark for each way of asking."""
-    models, rules = (list(table[name].unique()) for name in ("model", "rule"))
-    rules.sort(key=list(COMPOSITIONS).index)
+    models, rules = list(table["model"].unique()), [rule for rule in COMPOSITIONS if rule in _drawn(table)]
     conditions = [it for it in CONDITIONS if it in set(table["condition"])]
     asked = [it for it in (*ASKED, BASE) if it in set(table["asked"])]
     style.height(figure, 0.6 + (0.25 + 0.26 * len(conditions)) * len(models))
@@ -74,6 +73,11 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
     style.note(figure, f"$N$ = {about}")
 
 
+def _drawn(table: pandas.DataFrame) -> set[str]:
+    """The rules that keep both own hops with the bridge as it is, of some model."""
+    return set(table[(table["condition"] == "bridge") & ~_shares.void(table)]["rule"])
+
+
 def _panel(axes: Axes, part: pandas.DataFrame, conditions: list[str], asked: list[str]) -> None:
     step = 0.8 / len(asked)
     for i, way in enumerate(asked):
@@ -88,8 +92,10 @@ def _panel(axes: Axes, part: pandas.DataFrame, conditions: list[str], asked: lis
 
 def caption(table: pandas.DataFrame) -> str:
     """What each line changes."""
+    lost = sorted(set(table["rule"]) - _drawn(table))
+    left = f" Not drawn, because it loses the own hops of all models, is {' and '.join(lost)}." if lost else ""
     return f"""Two adapters of one hop each and the bridge of setup 2 are composed and asked held-out two-hop questions.
         The bridge as it is; with every final answer in another triplet's place, so that it has the form of the steps
         without their logic; made of the asked triplets themselves, answers and all; or of the asked people under other
         relations. With the first hop's statement, or both, before the question. And each adapter alone, which stands
-        in the panels of all rules. {_shares.MEANING} {_shares.told_void(table)}"""
+        in the panels of all rules.{left} {_shares.MEANING} {_shares.told_void(table)}"""

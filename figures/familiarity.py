@@ -90,7 +90,14 @@ def _share(group: pandas.DataFrame, prompting: str, familiar: bool) -> dict[str,
             if str(name).startswith("provenance.pocket.")
         }
         known = _familiar(
-            Corpus(**{f.name: made[f.name] for f in dataclasses.fields(Corpus) if f.name in made}), int(made["seed"])
+            Corpus(
+                **{
+                    f.name: made[f.name]
+                    for f in dataclasses.fields(Corpus)
+                    if f.name in made and not pandas.isna(made[f.name])
+                }
+            ),
+            int(made["seed"]),
         )
         facts = triplets("R", line["settings.seed"])[: line["settings.triplets"]]
         right = [

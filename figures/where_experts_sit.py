@@ -103,7 +103,7 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
     """A matrix a world."""
     worlds = list(dict.fromkeys(zip(table["world"], table["facts"], strict=True)))
     lines = -(-len(worlds) // A_ROW)
-    style.height(figure, 0.4 + 2.2 * lines)
+    style.height(figure, 0.4 + 1.85 * lines)
     grid = figure.subplots(lines, min(len(worlds), A_ROW), squeeze=False)
     for i, axes in enumerate(grid.flat):
         if i >= len(worlds):
@@ -115,6 +115,8 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
         style.title(axes, "abcdefghijkl"[i], f"{wrapped(world, 24)}\n$n={facts}$, chance {100 / facts:.0f} %")
     for axes in figure.axes[:: grid.shape[1]]:
         axes.set_ylabel("first expert in")
+    for axes in figure.axes[-grid.shape[1] :]:
+        axes.set_xlabel("second expert in")
     seeds = table.groupby(["world", "facts"], sort=False)["seeds"].min()
     style.note(figure, f"$N$ = {', '.join(map(str, seeds))} seeds a matrix")
 
@@ -133,7 +135,6 @@ def _matrix(axes: Axes, part: pandas.DataFrame) -> None:
     axes.pcolormesh(edges, edges, shares, cmap=style.SHADES, vmin=0, vmax=100, edgecolors="0.7", linewidth=0.4)
     axes.set_xticks([0, 1], ["lower", "upper"])
     axes.set_yticks([0, 1], ["lower", "upper"], rotation=90, va="center")
-    axes.set_xlabel("second expert in")
 
 
 def caption(table: pandas.DataFrame) -> str:

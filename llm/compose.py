@@ -100,12 +100,13 @@ def _compose(options: Options, folders: list[str], given: dict[str, Any]) -> str
     from lora_reuse.llm.adapters.adapter import read_adapter
     from lora_reuse.llm.adapters.composing import card_of, composed
     from lora_reuse.llm.adapters.compressing import card_at, compressed
-    from lora_reuse.llm.adapters.folders import origin
+    from lora_reuse.llm.adapters.folders import entries, origin
     from lora_reuse.llm.adapters.gguf_writing import save_gguf
     from lora_reuse.llm.adapters.merging import card_of_whole, save_whole
     from lora_reuse.llm.adapters.modules import tied
     from lora_reuse.llm.adapters.saving import made_before, save
     from lora_reuse.llm.adapters.writing import saved_ranks
+    from lora_reuse.llm.compositions.add_weighted_adapter import FORMING, how_long
     from lora_reuse.llm.decoding.models import digest_of, load_frame
 
     named = options.model or origin(folders[0]).base
@@ -126,6 +127,8 @@ def _compose(options: Options, folders: list[str], given: dict[str, Any]) -> str
     begin(options.out)
     if there:
         return f"{out} has {options.composition} of these adapters with these dials already"
+    if options.composition in FORMING and (long := how_long(entries(frame, set().union(*library)))):
+        print(f"{options.composition} forms every ΔW: {long}", flush=True)
     both, loss = composed(library, *made), None
     if options.max_rank:
         both, loss = compressed(both, options.max_rank)

@@ -30,6 +30,10 @@ WAYS = ("two", "first", "second")
 """What is asked beside each other: the two-hop question, and both of its hops."""
 
 
+MODELS = "pocket-exposure"
+"""What the models are called together, where they are one model of many pretrainings."""
+
+
 @dataclass(frozen=True)
 class Exposure(Model):
     """A pocket model, asked about its own people."""
@@ -75,7 +79,8 @@ def chains(point: Exposure) -> list[tuple[str, str, str]]:
 def questions(point: Exposure, seed: int) -> list[Question]:
     """The two-hop questions of every person in as many wordings, then both hops of each. Questions about one person are
     a group."""
-    from lora_reuse.llm.pocket.corpus import TESTED_PAIR, ask, ask_two, step_styles
+    from lora_reuse.llm.pocket.corpus import TESTED_PAIR, ask, ask_two
+    from lora_reuse.llm.pocket.styles import step_styles
 
     corpus, rng = world_of(point.model).corpus, random.Random(f"exposure {seed}")
     found: dict[str, list[Question]] = {way: [] for way in WAYS}

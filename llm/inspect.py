@@ -5,6 +5,7 @@ changes, the base that it names and how large ΔW is; of several, in which modul
 they are. An adapter that cannot be composed is listed with the reason. Of the model only the shapes are read; where it
 is not on this machine, its modules are not checked and ΔW is not measured."""
 
+import math
 import re
 import statistics
 import sys
@@ -39,6 +40,8 @@ def _main(options: Options) -> int:
     if "" in folders or len(set(folders)) < len(folders):
         raise SettingError("library", options.library or "nothing", "adapters, each once")
     settings_are_right()
+    from lora_reuse.llm.adapters.folders import origin
+
     begin()
     experts: dict[str, Expert] = {}
     refused, biased = 0, False
@@ -52,7 +55,8 @@ def _main(options: Options) -> int:
         if expert is not None:
             experts[folder] = expert
     if len(experts) > 1:
-        print("\n".join(_together(experts, biased)))
+        named = {folder: options.model or origin(folder).base for folder in experts}
+        print("\n".join(_together(experts, named, biased)))
     return 1 if refused else 0
 
 
@@ -77,12 +81,12 @@ def _looked_at(folder: str, options: Options) -> "tuple[list[str], Expert | None
         frame = load_frame(name, options.trust_remote_code)
     except SettingError as error:
         return [*lines, f"modules    not checked ({error})"], None
-    updates, biases = open_with_biases(folder, frame)
-    expert = dict(updates)
-    norms = {module: update.norm() for module, update in expert.items()}
+    expert, biases = open_with_biases(folder, frame)
+    sizes = {module: (update.norm(), update.rank) for module, update in expert.items()}  # one in memory at a time
+    norms = {module: norm for module, (norm, _) in sizes.items()}
     largest = max(norms, key=lambda module: norms[module])
     lines.append(f"modules    {_modules(expert)}")
-    if config and (higher := _higher(config, expert)):
+    if config and (higher := _higher(config, sorted({rank for _, rank in sizes.values()}))):
         lines.append(f"rank       {higher}")
     if biases:
         middle = statistics.median(bias.norm() for bias in biases.values())
@@ -105,7 +109,7 @@ def _kind(config: Mapping[str, Any]) -> str:
     kind = config["peft_type"]
     rank = config["init_r" if kind == "ADALORA" else "r"]
     if kind == "VERA":
-        return f"VeRA of rank {rank}"
+        return f"VeRA of rank {rank}, ΔW = diag(b) B diag(d) A"
     name, formula = KINDS[kind].title, KINDS[kind].formula
     others = " and others by module" if config["rank_pattern"] or config["alpha_pattern"] else ""
     how = "rank-stabilised " if config.get("use_rslora") else ""
@@ -130,9 +134,8 @@ def _whole(config: Mapping[str, Any]) -> list[str]:
     return [f"whole      {name}={', '.join(map(str, value))}: {how}" for name, value, how in said if value]
 
 
-def _higher(config: Mapping[str, Any], expert: "Expert") -> str:
-    """The ranks of ΔW, where they are not those that the adapter says."""
-    ranks = sorted({update.rank for update in expert.values()})
+def _higher(config: Mapping[str, Any], ranks: Sequence[int]) -> str:
+    """The ranks of ΔW, from the lowest, where they are not those that the adapter says."""
     if ranks[-1] <= max([config.get("init_r") or 0, config["r"], *config["rank_pattern"].values()]):
         return ""
     said = " to ".join(map(str, dict.fromkeys((ranks[0], ranks[-1]))))
@@ -163,14 +166,19 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
-def _together(experts: "Mapping[str, Expert]", biased: bool) -> list[str]:
-    """What is said of several: modules that not all change, ranks that differ, and the cosine of their ΔW."""
+def _together(experts: "Mapping[str, Expert]", bases: Mapping[str, str], biased: bool) -> list[str]:
+    """What is said of several: bases that differ, modules that not all change, ranks that differ, the cosine of their
+    ΔW, and what each rule needs."""
+    from lora_reuse.llm.adapters.bases import same_base
     from lora_reuse.llm.adapters.biased import LINEAR
     from lora_reuse.llm.adapters.folders import complete
     from lora_reuse.llm.adapters.lowrank import cosine
+    from lora_reuse.llm.compositions.add_weighted_adapter import FORMING, how_long
 
     names, library = list(experts), complete(list(experts.values()))
     lines = ["together"]
+    if others := [name for name in names if not same_base(bases[name], bases[names[0]])]:
+        lines.append(f"  their bases differ, as those of {names[0]} and {others[0]}: compose wants another_model=true")
     alone = [module for module in library[0] if not all(module in expert for expert in experts.values())]
     if alone:
         said = f"{len(alone)} of {len(library[0])} modules are not changed by all, such as {alone[0]}: ΔW = 0 there"
@@ -188,6 +196,8 @@ def _together(experts: "Mapping[str, Expert]", biased: bool) -> list[str]:
     )
     told = "" if biased else "; `lora-reuse forecast` says whether one will work"
     lines.append(f"  {rules} can be used{told}")
+    if not biased and (long := how_long(sum(math.prod(update.shape) for update in library[0].values()))):
+        lines.append(f"  {', '.join(FORMING)} form every ΔW: {long}")
     return lines
 
 

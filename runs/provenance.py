@@ -11,17 +11,21 @@ from typing import Any
 from lora_reuse.__main__ import commands
 
 
-@functools.cache
 def provenance(*libraries: str) -> dict[str, Any]:
     """The command line, git commit and dirty flag of this source tree, Python and library versions.
 
     Commit and flag are null where git does not hold this file: an installed package is none of the tree around it. Rows
-    that a command just before added to `results/` do not make a tree dirty: they are no code.
+    that a command just before added to `results/` do not make a tree dirty: they are no code. All but the command are
+    looked up once a process.
     """
+    return {"command": shlex.join([*program(), *sys.argv[1:]]), **_tree(*libraries)}
+
+
+@functools.cache
+def _tree(*libraries: str) -> dict[str, Any]:
     commit = _git("rev-parse", "HEAD") if _git("ls-files", "--error-unmatch", "--", __file__) is not None else None
     status = _git("status", "--porcelain", "--untracked-files=no", "--", ":(top)", ":(top,exclude)results")
     return {
-        "command": shlex.join([*program(), *sys.argv[1:]]),
         "commit": commit,
         "dirty": None if commit is None else bool(status),
         "python": sys.version.split()[0],

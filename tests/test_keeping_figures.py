@@ -185,8 +185,56 @@ def test_an_adapter_alone_and_the_base_stand_beside_every_rule(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["own_answers", "links", "semi_synthetic", "skill_sets", "bridge_controls", "bridge_examples"]
+    "name", ["own_answers", "links", "semi_synthetic", "skill_sets", "bridge_controls", "bridge_examples", "exposure"]
 )
 def test_without_rows_the_command_is_said(name, tmp_path):
     with pytest.raises(MissingRows, match=f"python -m llm.{name}"):
         of(name, write(tmp_path / "rows"))
+
+
+def reading(exposure, seed, people, prompting, right, known=(), met=()):
+    measured = {"known": 2 * sum(known or [1] * len(right)), "permuted_known": 0.5}
+    measured |= {"known_by_group": list(known or [1] * len(right)), "met_by_group": list(met or [0] * len(right))}
+    hits = sum(one for one, yes in zip(right, measured["known_by_group"], strict=True) if yes)
+    made = {"width": 256, "seed": seed, "direct": 3.0} | ({"exposure": exposure} if exposure else {})
+    name = f"pocket-exposure-{exposure}-{seed}"
+    return row(
+        "llm_exposure",
+        right,
+        model=name,
+        weights=f"{exposure}-{seed}",
+        pocket=made,
+        people=people,
+        prompting=prompting,
+        measured=measured | {"hits_known": hits},
+    )
+
+
+def test_whom_composition_reaches_is_counted_of_the_known_by_pretraining_seed(tmp_path):
+    rows = [
+        reading(
+            exposure, seed, people, prompting, [2, 2, 2, 1] if people == "chained" or prompting == "steps" else [0] * 4
+        )
+        for exposure in (0.25, 0.5)
+        for seed in (0, 1)
+        for people in ("chained", "never")
+        for prompting in ("direct", "steps")
+    ]
+    rows += [reading(0, seed, "never", "direct", [2, 0, 0, 1], [1, 1, 1, 0]) for seed in (0, 1)]
+    rows += [reading(0.75, 0, "never", "direct", [2, 0, 1, 0], met=[0, 1, 1, 0])]
+    rows += [reading(0.75, 0, "chained", "direct", [2, 0, 0, 0])]
+    other = reading(0.5, 7, "never", "direct", [2, 2, 2, 2])
+    other["provenance"]["pocket"]["width"] = 64
+    module, table = of("exposure", write(tmp_path / "rows", *rows, other))
+    cells = table.set_index(["prompting", "exposure", "people"])
+    assert cells.loc[("direct", 0.5, "never"), ["hits", "total", "seeds"]].tolist() == [0, 16, 2]
+    assert cells.loc[("direct", 0.5, "chained"), "percent"] == 87.5
+    assert cells.loc[("direct", 0.0, "never"), ["hits", "total", "by_seed"]].tolist() == [4, 12, "33.33 33.33"]
+    assert cells.loc[("direct", 0.0, "dealt anew"), "percent"] == pytest.approx(100 / 12)
+    assert cells.loc[("direct", 0.75, "never, spouse met"), ["hits", "total"]].tolist() == [1, 4]
+    assert ("direct", 0.0, "chained") not in cells.index
+    void = table[table["void"] != ""]
+    assert set(zip(void["exposure"], void["prompting"], strict=True)) == {(0.75, "direct")}
+    assert "the chained people: 3 cells" in " ".join(module.caption(table).split())
+    with registry.picture(module, table) as figure:
+        whole(figure)

@@ -16,9 +16,9 @@ def tree(tmp_path, monkeypatch):
     for words in (["init", "-q"], ["add", "."], [*author, "commit", "-qm", "one"]):
         subprocess.run(["git", *words], cwd=tmp_path, check=True)
     monkeypatch.setattr(ours, "__file__", str(tmp_path / "runs" / "provenance.py"))
-    ours.provenance.cache_clear()
+    ours._tree.cache_clear()
     yield tmp_path
-    ours.provenance.cache_clear()
+    ours._tree.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,9 @@ def test_a_tree_around_an_installed_package_is_not_its_own(tree):
 def test_outside_git_nothing_is_claimed(tree):
     shutil.rmtree(tree / ".git")
     assert (ours.provenance()["commit"], ours.provenance()["dirty"]) == (None, None)
+
+
+def test_two_commands_of_one_process_are_named_each(tree, monkeypatch):
+    for words in (["one=1"], ["two=2"]):
+        monkeypatch.setattr("sys.argv", ["program", *words])
+        assert ours.provenance()["command"].endswith(" ".join(words))

@@ -236,6 +236,19 @@ def test_what_the_words_between_the_numbers_say_holds():
     assert share(f"{drawn} examples=4") > share(f"{drawn} examples=46")
     deep = "llm_latent model=results/pocket-8-layers library=2-combination second=right composition=sum split=test"
     assert decided(f"{deep} triplets=10 layers=lower/upper,upper/lower")
+    real = "llm_latent model=smollm2 library=2-combination second=right composition=sum split=test"
+    for facts in ("10", "20"):
+        assert decided(f"{real} triplets={facts} layers=lower/upper,upper/lower")
+        whole = share(f"{real} triplets={facts} layers=mlp rank=8 alpha=16")
+        assert share(f"{real} triplets={facts} layers=lower/upper") > whole
+    assert "## P7, smollm2 (b179c952): void" in (PAPER / "predictions.md").read_text()
+    real = "llm_bridge_controls model=smollm2 condition=both_given composition=arrow_after"
+    assert share(f"{real} prompting=steps") < 50 < share(f"{real} prompting=direct")
+    trained = lambda place: float(of(PAPER, f"mean trained measured.accuracy_among_new {place}").split("(")[0])  # noqa: E731
+    for rich in ("depth=2 alpha=0.1", "depth=4 alpha=0.1", "depth=8 alpha=0.1"):
+        gain = trained(f"{rich} placement=first_below") - trained(f"{rich} placement=second_below")
+        lazy = "depth=4 alpha=100 placement="
+        assert gain > trained(f"{lazy}first_below") - trained(f"{lazy}second_below")
     known = "llm_semi_synthetic model=smollm2 fact=birth_country names=fake chat=on steps=150 rate=0.001 replay=true"
     known += " library=1 composition=alone"
     assert share(known) > 3 * share(f"{known} mark=permuted")
@@ -253,3 +266,21 @@ def test_what_the_words_between_the_numbers_say_holds():
         ("lorahub", 0),
     ):
         assert of(PAPER, f"of theorem_3 measured.wins_z composition={rule}") == f"{won} of 49"
+
+
+def test_pretrainings_of_a_family_are_seeds_of_one_model(tmp_path):
+    """By hand: of two pretrainings at a quarter 3 and 1 of 4 answers are right; the exposure of none is not written."""
+    for seed, quarter in enumerate(([2, 1], [0, 1])):
+        for exposure, right in ((0.25, quarter), (0.0, [2, 2])):
+            made = {"width": 256, "seed": seed} | ({"exposure": exposure} if exposure else {})
+            name = f"results/pocket-exposure-{exposure}-{seed}"
+            write(tmp_path, row("llm_exposure", right, model=name, weights=f"{exposure}{seed}", pocket=made))
+    asked = "llm_exposure model=pocket-exposure people=never prompting=direct"
+    assert of(tmp_path, f"seeds {asked} exposure=0.25") == "3, 1"
+    assert of(tmp_path, f"hits {asked} exposure=0.0") == "8/8"
+    (tmp_path / "predictions.md").write_text(
+        "| prediction | pocket (0a) | pocket-exposure (the family) |\n|---|---|---|\n"
+        "| [P1](#p1) | [undecided](#a) | [supported](#b) |\n"
+    )
+    assert of(tmp_path, "verdict P1") == "undecided"
+    assert of(tmp_path, "verdict P1 pocket-exposure") == "supported"

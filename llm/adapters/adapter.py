@@ -206,14 +206,14 @@ def read_adapter(
 
 
 def _check_model(adapter: str, model: str, digest_of: Callable[[], str]) -> None:
-    """Raises SettingError when the adapter says that it was trained on another model: by its digest, or else by its
-    name."""
+    """Raises SettingError when the adapter says that it was trained on another model: by its digest, which is named
+    beside the model's, or else by its name."""
     said = origin(adapter)
     mend = "another_model=true composes it all the same"
     allowed = "the model of every adapter"
     if said.digest:
-        if said.digest != digest_of():
-            got = f"{model}, other weights than {adapter} was trained on ({said.base})"
+        if said.digest != (own := digest_of()):
+            got = f"{model} ({own}), other weights than {adapter} was trained on ({said.base}, {said.digest})"
             raise SettingError("model", got, allowed, mend)
     elif said.base and not same_base(said.base, model):
         raise SettingError("model", f"{model}, and {adapter} names {said.base}", allowed, mend)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lora_reuse.llm.adapters.lowrank import Inputs, LowRank
 
-LINEAR = ("sum", "average", "cat")
+LINEAR = ("sum", "average", "cat", "lori_concat")
 """The rules whose ΔW is Σ_i w_i ΔW_i, with weights that do not depend on the ΔW."""
 
 

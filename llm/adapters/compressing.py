@@ -3,9 +3,12 @@
 import math
 from dataclasses import dataclass, field, replace
 
+import torch
+
 from lora_reuse.llm.adapters.adapter import Adapter, Card
 from lora_reuse.llm.adapters.each import Each
 from lora_reuse.llm.adapters.lowrank import LowRank
+from lora_reuse.llm.adapters.nearest import nearest
 from lora_reuse.runs.settings import SettingError, Whole
 
 
@@ -82,6 +85,12 @@ def compressed(adapter: Adapter, max_rank: int) -> tuple[Adapter, Loss]:
         if update.rank <= max_rank:
             loss.squares[name] = 0.0, update.norm() ** 2
             return update
+        if update.rank >= min(update.shape):  # no core is smaller
+            whole = update.dense()
+            kept = nearest(whole, max_rank, max_rank)
+            lost = whole - kept.dense()
+            loss.squares[name] = float(torch.linalg.norm(lost)) ** 2, float(torch.linalg.norm(whole)) ** 2
+            return kept
         left, values, right = update.core_svd()
         squares = values.double() ** 2
         loss.squares[name] = float(squares[max_rank:].sum()), float(squares.sum())

@@ -5,6 +5,7 @@ What PEFT can store and ΔW cannot say is refused with one line, because a wrong
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from lora_reuse.llm.adapters.biased import LINEAR
 from lora_reuse.llm.adapters.config import (
     CONFIG,
     INITIAL,
@@ -27,7 +29,7 @@ from lora_reuse.llm.adapters.config import (
 from lora_reuse.llm.adapters.each import Each
 from lora_reuse.llm.adapters.gguf_lora import base_of, digest_of_file, gguf_of, open_gguf
 from lora_reuse.llm.adapters.lowrank import Expert, LowRank
-from lora_reuse.llm.adapters.tensors import WEIGHTS, Tensors, find_tensors
+from lora_reuse.llm.adapters.tensors import TORCHTUNE, WEIGHTS, Tensors, find_tensors
 from lora_reuse.llm.adapters.updates import bias_of, check, update_of
 from lora_reuse.llm.adapters.whole import tied_to
 from lora_reuse.runs.settings import SettingError
@@ -51,7 +53,7 @@ def open_expert(folder_or_hub: str | Path, model: nn.Module) -> Expert:
     SettingError as it does, but for values that are not finite, which are found when they are read."""
     expert, biases = open_with_biases(folder_or_hub, model)
     if biases:
-        mend = "`lora-reuse compose` writes their sum, average or cat"
+        mend = f"`lora-reuse compose` composes them by {', '.join(LINEAR)}"
         raise SettingError("expert", f"lora_bias=true in {folder_or_hub}", "adapters without biases here", mend)
     return expert
 
@@ -133,6 +135,11 @@ def weight_shape(module: nn.Module) -> tuple[int, int] | None:
     return linear_shape(module)
 
 
+def entries(model: nn.Module, names: Iterable[str]) -> int:
+    """How many entries the ΔW of modules of these names have together."""
+    return sum(math.prod(weight_shape(model.get_submodule(name)) or (0,)) for name in names)
+
+
 class Layout(NamedTuple):
     """What PEFT has to be told of an adapter's modules: whether they are Conv1D, whose weights are transposed, which
     are embeddings, and whether any has a bias, for then all have."""
@@ -170,19 +177,32 @@ def folder_of(folder_or_hub: str | Path) -> Path:
         try:
             fetched = huggingface_hub.snapshot_download(repository, revision=revision or None, allow_patterns=files)
         except (HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
-            got = f"{folder_or_hub} ({type(error).__name__})"
+            got = f"{folder_or_hub}, which is {_no_folder(folder, error)}"
             allowed = "a PEFT folder, or a hub name that is cached or can be fetched"
-            raise SettingError("expert", got, allowed) from None
+            mend = "`lora-reuse mttl` makes a PEFT folder of an mttl expert" if folder.suffix == ".ckpt" else ""
+            raise SettingError("expert", got, allowed, mend) from None
         folder = Path(fetched) / inside
     if not (folder / CONFIG).is_file():
         files = sorted(folder.glob("*.gguf"))
         mend = f"it has GGUF files, of which {files[0]} would be named" if files else ""
+        mend = TORCHTUNE if any(folder.glob("adapter_*.pt")) else mend
         raise SettingError("expert", f"no {CONFIG} in {folder}", PLAIN, mend)
     if not (folder / WEIGHTS).is_file():
         pickled = (folder / "adapter_model.bin").exists()
         mend = "pickles are not read; load it in PEFT and save_pretrained it again" if pickled else ""
         raise SettingError("expert", f"no {WEIGHTS} in {folder}", PLAIN, mend)
     return folder
+
+
+def _no_folder(place: Path, error: Exception) -> str:
+    """What a place is that is no folder and was not had from the hub, in the words of someone who typed it."""
+    if os.path.isfile(place):
+        return "a file"
+    if isinstance(error, HFValidationError):
+        return "no folder here and cannot be a name on the hub"
+    if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled):
+        return "no folder here and not in the hub's cache, and the hub cannot be reached"
+    return f"no folder here and not to be had from the hub ({type(error).__name__})"
 
 
 class Origin(NamedTuple):

@@ -1,12 +1,15 @@
 """The forward and backward pass of a frozen linear layer with a LoRA adapter in as few products as there are, for
 training."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
+
+from lora_reuse.llm.adapters.packing import Tokens
 
 
 def fuse(adapted: nn.Module) -> None:
@@ -84,3 +87,11 @@ class _Surprise(torch.autograd.Function):
         d = spoken.exp().mul_(grown[:, None])
         d.scatter_add_(1, told[:, None], -grown[:, None])
         return d.to(ctx.dtype), None, None
+
+
+def in_loss(piece: Sequence[Tokens], batch: Sequence[Tokens], loss: str) -> Float[Tensor, " answered"]:
+    """What each answer token of a piece weighs in the batch's loss: the mean over tokens of each example, or with
+    `loss` "token" of all."""
+    everything = sum(len(answer) for _, answer in batch)
+    shares = [everything if loss == "token" else len(answer) * len(batch) for _, answer in piece for _ in answer]
+    return 1 / torch.tensor(shares)

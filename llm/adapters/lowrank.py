@@ -63,7 +63,9 @@ class LowRank(NamedTuple):
         return self.out @ self.into.T
 
     def norm(self) -> float:
-        """‖ΔW‖_F = ‖R_o R_iᵀ‖_F."""
+        """‖ΔW‖_F = ‖R_o R_iᵀ‖_F; of a whole matrix, which has no smaller core, its own."""
+        if self.rank >= min(self.shape):
+            return float(torch.linalg.norm(self.dense().double()))
         return float(torch.linalg.norm(triangle(self.out) @ triangle(self.into).T))
 
     def core_svd(self) -> CoreSVD:

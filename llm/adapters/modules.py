@@ -59,8 +59,8 @@ def tied(model: PreTrainedModel, adapted: Iterable[str]) -> str:
         return ""
     return (
         f"{' and '.join(changed)}: this model's head and embedding are one weight, so that merging the adapter into "
-        "it (merge_and_unload) would change both; keep it an adapter, or untie them first (tie_word_embeddings=False "
-        "and a copy of the weight)"
+        "it (merge_and_unload) would change both; keep it an adapter, or `lora-reuse compose format=model` writes a "
+        "model in which they are two"
     )
 
 

@@ -95,7 +95,7 @@ KINDS = {
     ),
     "ADALORA": Kind(
         "AdaLoRA",
-        "B A",
+        "B diag(E) A",
         _sets("A B E"),
         lambda shapes: _product(shapes, "B", "A"),
         lambda tensors: LowRank(tensors["B"] * tensors["E"].flatten(), tensors["A"].T),

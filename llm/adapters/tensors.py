@@ -19,6 +19,7 @@ from lora_reuse.llm.adapters.config import PLAIN
 from lora_reuse.runs.settings import SettingError
 
 WEIGHTS = "adapter_model.safetensors"
+TORCHTUNE = "torchtune's own names: its save_peft_adapter, or a Hugging Face checkpointer, writes a PEFT folder"
 # What torch.compile, FSDP, activation checkpointing and DistributedDataParallel put between the names of modules.
 _WRAPPED = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|module)\.")
 _FACTOR = re.compile(
@@ -115,8 +116,10 @@ def _names(saved: Sequence[str], module: str) -> bool:
 
 def _mend(key: str) -> str:
     if re.search(r"lora_[ab](\.|$)", key):
-        return "torchtune's own names: its save_peft_adapter, or a Hugging Face checkpointer, writes a PEFT folder"
-    return "" if "lora_" in key else "PEFT leaves base weights out with save_embedding_layers=False"
+        return TORCHTUNE
+    if "lora_" in key:
+        return "PEFT's are base_model.model.MODULE.lora_A.weight, as its save_pretrained writes them"
+    return "PEFT leaves base weights out with save_embedding_layers=False"
 
 
 @contextlib.contextmanager

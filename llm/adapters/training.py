@@ -16,17 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
 from lora_reuse.llm.adapters.folders import WEIGHTS
-from lora_reuse.llm.adapters.fused import fuse, surprise
+from lora_reuse.llm.adapters.fused import fuse, in_loss, surprise
 from lora_reuse.llm.adapters.graphed import Graph, graphed
 from lora_reuse.llm.adapters.kinds import KINDS
 from lora_reuse.llm.adapters.modules import quiet_peft, target_modules
@@ -185,7 +183,7 @@ def _step(
         try:
             torch.manual_seed(_seed(spec, "dropout", step))
             if graph:
-                loss = graph(batch, _weights(batch, batch, training))
+                loss = graph(batch, in_loss(batch, batch, training.loss))
             else:
                 loss = _backward(model, batch, training, micro)
             break
@@ -209,19 +207,10 @@ def _backward(model: Any, batch: list[Tokens], training: Training, micro: int) -
     total = 0.0
     for piece in _pieces(batch, micro, math.inf if is_packing(model) else 1.5):
         logits, told = spoken(model, piece)
-        loss = surprise(logits, told, _weights(piece, batch, training).to(logits.device))
+        loss = surprise(logits, told, in_loss(piece, batch, training.loss).to(logits.device))
         loss.backward()
         total += loss.item()
     return total
-
-
-def _weights(piece: list[Tokens], batch: list[Tokens], training: Training) -> Float[Tensor, " answered"]:
-    """What each answer token of a piece weighs in the batch's loss."""
-    everything = sum(len(answer) for _, answer in batch)
-    shares = [
-        everything if training.loss == "token" else len(answer) * len(batch) for _, answer in piece for _ in answer
-    ]
-    return 1 / torch.tensor(shares)
 
 
 def _pieces(batch: list[Tokens], micro: int, apart: float) -> Iterator[list[Tokens]]:

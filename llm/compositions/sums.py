@@ -39,13 +39,22 @@ def uniform(library: Library) -> Composition:
 
 
 def concatenated(updates: Sequence[LowRank], weights: Sequence[int | float | Tensor]) -> LowRank:
-    """Σ_i w_i ΔW_i, exactly, as the factors side by side. A weight may be a tensor of one number, with its gradient."""
+    """Σ_i w_i ΔW_i, exactly, as the factors side by side; where all have one factor in common, as whole matrices have
+    the identity, as that one and the sum of the others. A weight may be a tensor of one number, with its gradient."""
+    first = updates[0]
+    if all(torch.equal(update.into, first.into) for update in updates):
+        return LowRank(sum_of([update.out for update in updates], weights), first.into)
+    if all(torch.equal(update.out, first.out) for update in updates):
+        return LowRank(first.out, sum_of([update.into for update in updates], weights))
     out = torch.cat([w * update.out for w, update in zip(weights, updates, strict=True)], dim=1)
     return LowRank(out, torch.cat([update.into for update in updates], dim=1))
 
 
 def factor_sum(updates: Sequence[LowRank], weights: Sequence[int | float]) -> LowRank:
     """(Σ_i w_i A_i)(Σ_i w_i B_i)ᵀ; a factor of lower rank gets columns of zeros."""
-    updates = padded(updates)
-    out = torch.stack([w * update.out for w, update in zip(weights, updates, strict=True)]).sum(dim=0)
-    return LowRank(out, torch.stack([w * update.into for w, update in zip(weights, updates, strict=True)]).sum(dim=0))
+    return LowRank(*(sum_of(factors, weights) for factors in zip(*padded(updates), strict=True)))
+
+
+def sum_of(factors: Sequence[Tensor], weights: Sequence[int | float | Tensor]) -> Tensor:
+    """Σ_i w_i of the factors, which have one shape."""
+    return torch.stack([w * factor for w, factor in zip(weights, factors, strict=True)]).sum(dim=0)

@@ -171,7 +171,7 @@ def lens(base: Base, states: Float32[Tensor, "depths prompts width"]) -> Float32
         raise SettingError(
             "model", type(base.model).__name__, "a model with a norm alone between its blocks and its head"
         )
-    return head(norms[-1](states.to(base.model.dtype))).float()
+    return head(norms[-1](states.to(norms[-1].weight.device, base.model.dtype))).float().cpu()
 
 
 def read(base: Base, asked: Prompts, at: Mapping[str, list[int]], patch: Patch | None = None) -> Read:
@@ -203,4 +203,4 @@ def read(base: Base, asked: Prompts, at: Mapping[str, list[int]], patch: Patch |
     finally:
         for hook in hooks:
             hook.remove()
-    return Read(logits[rows, torch.tensor(asked.end)].float(), {name: torch.stack(x) for name, x in kept.items()})
+    return Read(logits[rows, torch.tensor(asked.end)].float().cpu(), {name: torch.stack(x) for name, x in kept.items()})

@@ -11,9 +11,10 @@ from lora_reuse.llm.data.names import cities, people
 from lora_reuse.llm.data.subsets import step_by_step
 from lora_reuse.llm.decoding.greedy import answers
 from lora_reuse.llm.decoding.models import load_base
-from lora_reuse.llm.pocket.corpus import JOBS, OTHER_PAIRS, OWN_STYLES, RELATIONS, TESTED_PAIR, World, ask, ask_two
+from lora_reuse.llm.pocket.corpus import JOBS, OTHER_PAIRS, RELATIONS, TESTED_PAIR, World, ask, ask_two
 from lora_reuse.llm.pocket.pretrain import Made
 from lora_reuse.llm.pocket.size import Corpus, Size
+from lora_reuse.llm.pocket.styles import OWN_STYLES
 from lora_reuse.llm.scoring.intervals import wilson
 from lora_reuse.llm.scoring.two_hop import direct, last_sentence
 

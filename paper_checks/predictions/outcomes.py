@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from lora_reuse.llm.exposure import MODELS
 from lora_reuse.paper_checks.predictions import load_predictions
 from lora_reuse.paper_checks.predictions.registered import Parted, Registration, parted, registration
 from lora_reuse.paper_checks.predictions.rows import Row
@@ -15,7 +16,7 @@ FAMILY = 0.05
 supported), at most."""
 
 
-FAMILIES = {"llm_exposure": "pocket-exposure (the family)"}
+FAMILIES = {"llm_exposure": f"{MODELS} (the family)"}
 """Experiments in which a model is one pretraining of many that are compared, whose seeds are the unit."""
 
 

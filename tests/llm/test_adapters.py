@@ -226,7 +226,7 @@ def test_a_hub_name_is_read_from_the_cache_when_offline(tmp_path, monkeypatch):
     for name in ("some/other", "not a name", "a/b/c"):
         with pytest.raises(
             SettingError,
-            match=f"expert: got {name} .*; allowed: a PEFT folder, or a hub name that is cached or can be fetched",
+            match=f"expert: got {name}, which is no folder here and .*; allowed: a PEFT folder, or a hub name that is",
         ):
             load_expert(name, qwen())
 
@@ -310,6 +310,14 @@ REFUSED = {
     "torchtune": (
         lambda f: edit_tensors(f, lambda t: t.update({"layers.0.attn.q_proj.lora_a.weight": torch.zeros(2, 2)})),
         "torchtune's own names",
+    ),
+    "names without PEFT's prefix": (
+        lambda f: edit_tensors(f, lambda t: t.update({B0.removeprefix("base_model.model."): t[B0] + 1})),
+        "PEFT's are base_model.model.MODULE.lora_A.weight",
+    ),
+    "torchtune's file": (
+        lambda f: (f / "adapter_config.json").rename(f / "adapter_0.pt"),
+        "torchtune's own names: its save_peft_adapter",
     ),
     "twice": (
         lambda f: edit_tensors(f, lambda t: t.update({A0.replace("lora_A", "lora_A.default"): t[A0] + 1})),

@@ -96,7 +96,8 @@ def test_an_adapter_adds_what_pefts_modules_add(kind, base, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rule", "weights"), [("sum", (1, 1, 1)), ("average", (1 / 3,) * 3), ("cat", (0.5, 2.0, -1.0))]
+    ("rule", "weights"),
+    [("sum", (1, 1, 1)), ("average", (1 / 3,) * 3), ("cat", (0.5, 2.0, -1.0)), ("lori_concat", (0.5,) * 3)],
 )
 def test_linear_rules_compose_biases_by_the_same_weights(rule, weights, base, tmp_path):
     """Against float64, resident beside the base in one batch, and as a folder that PEFT loads and we read again."""
@@ -134,7 +135,7 @@ def test_the_rules_that_are_named_linear_are_linear():
             made.append(composed.dense())
         return made[1] - made[0]
 
-    shares = {"sum": 1.0, "average": 0.5, "cat": 1.0}
+    shares = {"sum": 1.0, "average": 0.5, "cat": 1.0, "lori_concat": 0.5}
     assert shares.keys() == set(LINEAR)
     for rule, share in shares.items():
         torch.testing.assert_close(change(rule), -4 * share * one.dense(), rtol=1e-4, atol=1e-5)
@@ -159,7 +160,7 @@ def test_roads_without_a_place_for_biases_refuse_them(base, tmp_path):
     for road in (lambda: merge_into(base, adapter), lambda: compress(adapter, 1)):
         with pytest.raises(SettingError, match=r"adapter: got a, which has biases \(lora_bias\)"):
             road()
-    with pytest.raises(SettingError, match=r"expert: got lora_bias=true in .*sum, average or cat"):
+    with pytest.raises(SettingError, match=r"expert: got lora_bias=true in .*by sum, average, cat"):
         load_expert(tmp_path / "a", qwen())
 
 
@@ -190,4 +191,4 @@ def test_inspect_says_which_rules_compose_them(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "LoRA of rank 4, alpha 6, ΔW = 1.5 B A, and a bias 1.5 b\n" in text
     assert "biases     in 4 modules, |b| " in text
-    assert "of the rules of `lora-reuse compose` sum, average, cat can be used\n" in text
+    assert "of the rules of `lora-reuse compose` sum, average, cat, lori_concat can be used\n" in text

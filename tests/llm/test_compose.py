@@ -286,7 +286,13 @@ BAD = [
     ("", "composition: got nothing; allowed: composition=...", ""),
     ("composition=ties library={a},{a}", "library: got ", "each adapter once"),
     ("composition=ties library={a},", "library: got ", "each adapter once"),
-    ("composition=ties library={a},nobody/nothing", "expert: got nobody/nothing (", "a PEFT folder"),
+    ("composition=ties library={a},nobody/nothing", "nobody/nothing, which is no folder here and not in the", "a PEFT"),
+    (
+        "composition=ties library={a},/no/such/folder",
+        "which is no folder here and cannot be a name on the hub",
+        "a PEFT",
+    ),
+    ("composition=ties library={a},{file}", "which is a file; allowed: a PEFT folder", ""),
     ("composition=ties library={a},{base}", "expert: got no adapter_config.json in ", ""),
     ("composition=ties library={a},{biases}", 'expert: got bias="all" in ', "were trained, too"),
     ("composition=ties library={a},{elsewhere}", "model: got ", "another_model=true composes it all the same"),
@@ -408,6 +414,18 @@ def test_the_pocket_model_is_one_base_by_both_of_its_names(named, given, tmp_pat
     assert main(words) == 0, capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("rule", "said"), [("ties_svd", True), ("knots", False)])
+def test_that_a_rule_takes_minutes_is_said_before_it_begins(made, tmp_path, capsys, monkeypatch, rule, said):
+    """Of a module of 48 × 32 it takes no time, and nothing is said: here by a measure of its own."""
+    it, line = made("qwen2"), f"{rule} forms every ΔW: "
+    assert main([*it.words, f"composition={rule}", f"out={tmp_path / 'a'}"]) == 0
+    assert line not in capsys.readouterr().out
+    monkeypatch.setattr("lora_reuse.llm.compositions.add_weighted_adapter.SECONDS", 1.0)
+    assert main([*it.words, f"composition={rule}", f"out={tmp_path / 'b'}"]) == 0
+    written = capsys.readouterr().out
+    assert written.startswith(f"{line}9.2e+03 entries, 154 min to 307 min of a core; ") == said  # 6 of 48 × 32
+
+
 def test_another_base_is_composed_when_it_is_wanted(made, tmp_path, capsys):
     it = made("qwen2")
     shutil.copytree(it.adapters[1], tmp_path / "b")
@@ -418,7 +436,11 @@ def test_another_base_is_composed_when_it_is_wanted(made, tmp_path, capsys):
         "composition=sum",
         f"out={tmp_path / 'out'}",
     ]
+    capsys.readouterr()  # of making the adapters
     assert main(words) == 2
+    message = capsys.readouterr().err
+    assert f"({digest_of(str(it.base))}), other weights than" in message  # both digests, of the model and of its name
+    assert f"({it.base}, {'0' * 16})" in message
     assert main([*words, "another_model=true"]) == 0, capsys.readouterr().err
     (tmp_path / "b" / "expert.json").write_text(json.dumps({"base_digest": digest_of(str(it.base))}))
     assert main([*words[:-1], f"out={tmp_path / 'right'}"]) == 0, capsys.readouterr().err

@@ -10,6 +10,7 @@ from lora_reuse.llm.adapters.adapter import Adapter, Card
 from lora_reuse.llm.adapters.compressing import compress, compressed
 from lora_reuse.llm.adapters.folders import Layout, load_expert
 from lora_reuse.llm.adapters.lowrank import LowRank
+from lora_reuse.llm.adapters.lowrank import whole as whole_matrix
 from lora_reuse.llm.adapters.saving import save
 from lora_reuse.llm.compose import main
 from lora_reuse.llm.compositions import compose
@@ -46,6 +47,20 @@ def test_the_cut_is_the_nearest_of_its_rank_and_its_error_is_said(rank):
     assert loss.whole() == pytest.approx((lost / all_of_it) ** 0.5, rel=1e-5)
     assert loss.of(loss.most()) == max(map(loss.of, cut))
     assert loss.of(list(whole)[-1]) == 0
+
+
+@pytest.mark.parametrize("rank", [1, 3, 20])
+def test_a_whole_matrix_is_cut_without_all_of_its_singular_vectors(rank, monkeypatch):
+    """Of a module that is stored whole, or a DoRA, of which few directions stand out."""
+    random = torch.Generator().manual_seed(0)
+    draw = lambda *size: torch.randn(size, generator=random)  # noqa: E731
+    dense = draw(120, 3) @ draw(3, 100) + 0.1 * draw(120, 100)
+    monkeypatch.setattr(LowRank, "core_svd", None)
+    cut, loss = compressed(Adapter({"a": whole_matrix(dense)}, Card("tiny", ""), Layout()), rank)
+    nearest = torch.linalg.svdvals(dense.double())[rank:].square().sum().sqrt()
+    found = torch.linalg.norm(dense.double() - cut.experts()["a"].dense().double())
+    torch.testing.assert_close(found, nearest, rtol=1e-5, atol=1e-5)
+    assert loss.of("a") == pytest.approx(float(nearest / torch.linalg.norm(dense)), rel=1e-5)
 
 
 def test_a_module_of_no_higher_rank_stays_as_it_is():

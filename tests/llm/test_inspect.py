@@ -1,6 +1,7 @@
 """What `lora-reuse inspect` says of folders as PEFT wrote them."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -40,8 +41,8 @@ def said(capsys, there, *names, code=0):
         ("lora", "LoRA of rank 4, alpha 6, ΔW = 1.5 B A\n", "4: down_proj, up_proj of layers 0 to 1"),
         ("rslora_of_ranks", "rank-stabilised LoRA of rank 4, alpha 6, ΔW = 3 B A and others by module\n", "4: "),
         ("one_layer", "LoRA of rank 4, alpha 8, ΔW = 2 B A\n", "2: down_proj, up_proj of layers 1\n"),
-        ("adalora", "AdaLoRA of rank 5, alpha 6, ΔW = 1.2 B A\n", "4: "),
-        ("vera", "VeRA of rank 5\n", "4: "),
+        ("adalora", "AdaLoRA of rank 5, alpha 6, ΔW = 1.2 B diag(E) A\n", "4: "),
+        ("vera", "VeRA of rank 5, ΔW = diag(b) B diag(d) A\n", "4: "),
         ("pissa", "LoRA that began as PiSSA of rank 4, alpha 6, ΔW = 3 (B A − B₀ A₀) and others by", "6 to 8 of ΔW"),
         ("loha", "LoHa of rank 3, alpha 6, ΔW = 2 (w1_a w1_b)∘(w2_a w2_b) and others by module\n", "4 to 9 of ΔW"),
         ("lokr", "LoKr of rank 2, alpha 6, ΔW = 3 w1 ⊗ w2 and others by module\n", "8 of ΔW, which is read exactly"),
@@ -59,6 +60,29 @@ def test_several_are_told_apart(there, capsys):
     assert "2 of 4 modules are not changed by all, such as model.layers.0.mlp.down_proj: ΔW = 0 there" in text
     assert "their ranks differ in 2 modules, such as model.layers.0.mlp.down_proj" in text
     assert text.count("cosine of ΔW") == 3
+
+
+def test_that_bases_differ_is_said(there, tmp_path, capsys):
+    qwen().save_pretrained(tmp_path / "other")
+    for name, base in (("lora", there / "base"), ("one_layer", tmp_path / "other")):
+        shutil.copytree(there / name, tmp_path / name)
+        path = tmp_path / name / "adapter_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": str(base)}))
+    library = f"library={tmp_path / 'lora'},{tmp_path / 'one_layer'}"
+    said = "their bases differ, as those of "
+    assert inspect.main([library]) == 0
+    assert said in capsys.readouterr().out
+    assert inspect.main([f"library={tmp_path / 'lora'},{there / 'lora'}", f"model={there / 'base'}"]) == 0
+    assert said not in capsys.readouterr().out
+
+
+def test_which_rules_take_minutes_is_said(there, capsys, monkeypatch):
+    assert "form every ΔW" not in said(capsys, there, "lora", "adalora")
+    monkeypatch.setattr("lora_reuse.llm.compositions.add_weighted_adapter.SECONDS", 1.0)
+    text = said(capsys, there, "lora", "adalora")
+    assert (
+        "ties_svd, magnitude_prune_svd, dare_linear_svd, dare_ties_svd form every ΔW: 6.1e+03 entries, 102 min" in text
+    )
 
 
 def test_what_cannot_be_composed_is_listed_with_the_reason(there, tmp_path, capsys):

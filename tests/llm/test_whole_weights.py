@@ -155,6 +155,18 @@ def test_they_are_composed_as_every_update_is(rule, weight, tmp_path):
     torch.testing.assert_close(with_composition(qwen(), composition), theirs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("rule", ["sum", "average", "cat"])
+def test_a_sum_of_whole_matrices_is_one(rule, tmp_path):
+    """Of no higher rank than a matrix of its shape has, whichever side is the longer one."""
+    deltas = [written("dora", tmp_path / str(i), seed=i)[1] for i in range(3)]
+    composition = compose(rule, [load_expert(tmp_path / str(i), qwen()) for i in range(3)])
+    for name, update in composition.items():
+        assert isinstance(update, LowRank)
+        assert update.rank == min(update.shape)
+        wanted = sum(delta[name] for delta in deltas) / (3 if rule == "average" else 1)
+        torch.testing.assert_close(update.dense().double(), wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_rows_of_tokens_have_a_rank_a_token(tmp_path):
     written("tokens", tmp_path)
     assert load_expert(tmp_path, qwen())["model.embed_tokens"].rank == 3
