@@ -22,7 +22,7 @@ def test_one_head_without_positions_has_the_bits_of_today(mask):
     """The sum of eq. 4 over one head, token by token, in the order of before."""
     (E, VE), logits = gram.token_images(stream(0), 5, 16, "std")
     assert logits.shape == (1, 5, 5)
-    attended, residual = model.coefficients(PROMPTS, 5, mask=mask, decay=0.3, logits=logits[None])
+    attended, _ = model.coefficients(PROMPTS, 5, mask=mask, decay=0.3, logits=logits[None])
     for row, prompt in zip(attended, PROMPTS, strict=True):
         context = list(prompt if mask == "causal" else prompt[:-1])
         picked = logits[0][context, prompt[-1]]

@@ -66,12 +66,12 @@ def geometry_stderr(
     k = kernels.kernel(S)[edited, asked]
     gradient = {(edited, asked): (np.pi - theta[edited, asked]) / (np.pi * a), (asked, asked): q / (2 * np.pi * a * b)}
     gradient[edited, edited] = q / (2 * np.pi * a**2) - 2 * k / a**2
-    I, T = attended.shape[1], residual.shape[1]
-    images, tokens, mixed = (np.zeros(shape) for shape in ((I, I), (T, T), (I, T)))
+    count, T = attended.shape[1], residual.shape[1]
+    images, tokens, mixed = (np.zeros(shape) for shape in ((count, count), (T, T), (count, T)))
     for (i, j), slope in gradient.items():
         images += slope * np.outer(attended[i], attended[j])
         tokens += slope * np.outer(residual[i], residual[j])
         mixed += slope * (np.outer(attended[i], residual[j]) + np.outer(attended[j], residual[i]))
     images, tokens = (images + images.T) / 2, (tokens + tokens.T) / 2
-    shared = np.einsum("ksku->su", images.reshape(I // T, T, I // T, T))
+    shared = np.einsum("ksku->su", images.reshape(count // T, T, count // T, T))
     return float(np.sqrt(2 * np.sum((shared + tokens) ** 2) + 2 * np.sum(images**2) + np.sum(mixed**2)))
