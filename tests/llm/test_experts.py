@@ -193,8 +193,8 @@ def test_a_loss_that_is_not_finite_is_one_line_and_no_expert(loss, base, tmp_pat
 def test_a_last_step_that_is_not_finite_is_no_expert_either(base, tmp_path, monkeypatch):
     real = experts._step
 
-    def step(model, optimizer, batch, wanted, step, steps, micro):
-        result = real(model, optimizer, batch, wanted, step, steps, micro)
+    def step(model, optimizer, batch, wanted, step, steps, *others):
+        result = real(model, optimizer, batch, wanted, step, steps, *others)
         if step == steps - 1:
             next(p for p in model.parameters() if p.requires_grad).data[0, 0] = math.nan
         return result

@@ -372,7 +372,7 @@ def test_from_two_adapters_to_a_verdict_and_a_plot(folder, adapters, prompts, tm
         (
             ["library=a,b", "model=nowhere"],
             [json.dumps({"set": s, "prompt": "x"}) for s in ("a", "b", "hoped")],
-            "expert: got a (",
+            "expert: got a, which is no folder here",
         ),
         (["composition=sun"], None, "did you mean 'sum'?"),
         (["library=a,b", "composition=sum,ties", "density=0.3", "top_k=1"], [], "top_k: got 1; allowed: density, trim"),
