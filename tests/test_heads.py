@@ -17,11 +17,13 @@ WORDS = ["x", "x r1", "y r1 r2", "u r2 r2 r1"]
 LIMIT = 5.3
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("mask", ["strict", "causal"])
-def test_one_head_without_positions_has_the_bits_of_today(mask):
-    """The sum of eq. 4 over one head, token by token, in the order of before."""
+def test_one_head_without_positions_has_the_bits_of_today(mask, dtype):
+    """The sum of eq. 4 over one head, token by token, in the order of before; networks drawn in full have float32."""
     (E, VE), logits = gram.token_images(stream(0), 5, 16, "std")
     assert logits.shape == (1, 5, 5)
+    logits = logits.astype(dtype)
     attended, _ = model.coefficients(PROMPTS, 5, mask=mask, decay=0.3, logits=logits[None])
     for row, prompt in zip(attended, PROMPTS, strict=True):
         context = list(prompt if mask == "causal" else prompt[:-1])

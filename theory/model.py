@@ -97,8 +97,8 @@ def coefficients(
             scores = np.zeros(len(context))
             if logits is not None:
                 scores = np.asarray(logits[head])[np.minimum(far, len(logits[head]) - 1), context, last]
-            weights = np.exp(scores - scores.max(initial=-np.inf))
-            weights *= by_position(len(context), decay**2.0 ** (-8 * head / heads))
+            near = by_position(len(context), decay**2.0 ** (-8 * head / heads))
+            weights = np.exp(scores - scores.max(initial=-np.inf)) * near  # in float64, whatever the logits are
             np.add.at(attended[row, head], context, weights / weights.sum())
         residual[row, last] = 1.0
     return attended.reshape(len(prompts), -1) / heads**0.5, residual
