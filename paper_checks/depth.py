@@ -1,6 +1,7 @@
 """Beyond the paper, whose model has one block: its theorems in transformers of several, in the kernel regime."""
 
 import functools
+import itertools
 
 import numpy as np
 
@@ -55,15 +56,14 @@ def two_multiples_at_every_depth() -> list[Evidence]:
     by hand, and those of drawn networks."""
     outside, old, apart = [], [], []
     for blocks in (1, 2, 4, 8):
-        for norm in ("none", "rms"):
-            for adapted in ("readout", "all"):
-                setting = Theorem2(width=INF, depth=blocks, norm=norm, adapted=adapted)
-                values = theorem_2.run(setting, [0])[0].measured
-                outside.append(values["span_residual"])
-                old.append(values["margin_old_over_new"] + values.get("c_second", np.nan))
-                if (norm, adapted) == ("none", "readout"):
-                    by_hand = readout_coefficients(blocks)
-                    apart += [abs(values[n] - v) for n, v in zip(("c_first", "c_second"), by_hand, strict=True)]
+        for norm, adapted, mask in itertools.product(("none", "rms"), ("readout", "all"), ("strict", "causal")):
+            setting = Theorem2(width=INF, depth=blocks, norm=norm, adapted=adapted, mask=mask)
+            values = theorem_2.run(setting, [0])[0].measured
+            outside.append(values["span_residual"])
+            old.append(values["margin_old_over_new"] + values.get("c_second", np.nan))
+            if (norm, adapted, mask) == ("none", "readout", "strict"):
+                by_hand = readout_coefficients(blocks)
+                apart += [abs(values[n] - v) for n, v in zip(("c_first", "c_second"), by_hand, strict=True)]
     found = [
         Evidence("outside the span, L = 1 to 8", max(outside), 0.0),
         Evidence("least output at the old answer", min(old), 1.0),

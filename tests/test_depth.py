@@ -170,6 +170,24 @@ def test_deep_limits_are_those_of_the_closed_arguments():
     assert cosines[1] == pytest.approx(0.372646, abs=0.05)
 
 
+def test_without_a_norm_multiples_come_together_and_grow_under_a_strict_mask_alone():
+    """At L = 64 both are √(L/8) to 7 % under a strict mask, and one to 3 % under an ordinary one."""
+    found = {
+        mask: [
+            [
+                theorem_2.run(Theorem2(width=INF, depth=L, mask=mask), [0])[0].measured[f"c_{n}"]
+                for n in ("first", "second")
+            ]
+            for L in (16, 64)
+        ]
+        for mask in ("strict", "causal")
+    }
+    np.testing.assert_allclose(found["strict"][1], 8**0.5, rtol=0.07)
+    np.testing.assert_allclose(found["causal"][1], 1.0, atol=0.03)
+    for near, far in found.values():
+        assert np.ptp(far) < np.ptp(near) / 4
+
+
 def test_the_page_of_the_theory_has_these_numbers():
     rows = re.findall(r"^\| (readout|every \$W\$), (no norm|RMSNorm) \|[^|]*\|(.*)\|$", PAGE, re.MULTILINE)
     assert len(rows) == 4

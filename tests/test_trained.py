@@ -161,6 +161,18 @@ def test_experts_change_the_blocks_they_are_in_and_no_others():
             assert (np.abs(update).max(axis=(0, 2, 3)) > 0).tolist() == blocks.tolist()
 
 
+def test_an_expert_of_full_rank_sees_every_unit_and_one_of_less_does_so_on_average(network, getkey):
+    def seen(rank, draws):
+        blocks = jnp.array([1.0, 0.0])
+        into = [trained.draw_expert(getkey(), network, rank, blocks).into for _ in range(draws)]
+        return np.mean([np.einsum("lir,ljr->lij", B, B) for B in into], axis=0)
+
+    full, part = seen(16, 1), seen(4, 400)
+    np.testing.assert_allclose(full, [np.eye(16), np.zeros((16, 16))], atol=1e-5)
+    np.testing.assert_allclose(part, full, atol=0.4)
+    assert np.abs(seen(4, 1) - full).max() > 0.5
+
+
 def test_in_the_kernel_regime_no_placement_passes_one_in_n():
     generator = np.random.default_rng(0)
     pair = experiment.draw_pair(generator, generator.integers(12, size=(12, 12)), 3)

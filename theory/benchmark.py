@@ -155,7 +155,7 @@ def _nanoseconds(prompts: Sequence[tuple[int, ...]], width: int) -> float:
     return _seconds(lambda: streamed(S, width, keys)) / width * 1e9
 
 
-def _quasi(prompts: Sequence[tuple[int, ...]], nodes: int = 2**19, seeds: int = 4) -> tuple[float, float, float]:
+def _quasi(prompts: Sequence[tuple[int, ...]], nodes: int = 2**23, seeds: int = 4) -> tuple[float, float, float]:
     """Relative error of the limit (root mean square over seeds), seconds, and how many times the evaluations sampling
     needs for that error: its mean square at one feature is known exactly."""
     import numpy as np
