@@ -148,6 +148,8 @@ def chain(rows: Rows, asked: Mapping[str, str]) -> tuple[float, float]:
 @functools.lru_cache(maxsize=4)
 def _chains(rows: Rows) -> dict[tuple[str, str], tuple[float, float]]:
     table = rows.all("bridge")
+    for name in ("depth", "norm", "adapted"):  # left out of rows of one block
+        table = table[table[f"settings.{name}"].isna()] if f"settings.{name}" in table else table
     for name, value in {"settings.facts": "8", "settings.width": "inf"}.items():
         table = table[table[name].map(short) == value] if not table.empty else table
     if table.empty:

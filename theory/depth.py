@@ -26,7 +26,7 @@ k(S^l)(t, t'), once `lower_rate` of it. Sources: Cho and Saul 2009; Jacot et al.
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import numpy as np
@@ -41,6 +41,9 @@ from lora_reuse.theory.settings import INF, Model
 from lora_reuse.theory.streaming import streamed
 
 Square = Float64[np.ndarray, "... n n"]
+
+Segments = tuple[Prompt, ...]
+"""A prompt that attention divides: what is asked last, and the segments before it."""
 
 Place = tuple[str, int]
 """E at 0, or V, U, W of a block, or D, U back, V back on the way down: where the draw of a matrix adds noise to a Gram
@@ -60,25 +63,51 @@ class Block(NamedTuple):
     state_lengths: Square
 
 
-def prefixes(prompts: Sequence[Prompt]) -> list[Prompt]:
+def starts(prompt: Prompt | Segments) -> list[Prompt | Segments]:
+    """The prefixes of one prompt, shortest first.
+
+    Examples:
+        >>> starts(((0, 3), (1,)))
+        [((0,),), ((0, 3),), ((0, 3), (1,))]
+    """
+    if isinstance(prompt[0], tuple):
+        segments = cast(Segments, prompt)
+        return [(*segments[:s], part[: t + 1]) for s, part in enumerate(segments) for t in range(len(part))]
+    return [prompt[: t + 1] for t in range(len(prompt))]
+
+
+def last_token(prefix: Prompt | Segments) -> int:
+    end = prefix[-1]
+    return end[-1] if isinstance(end, tuple) else end
+
+
+def prefixes(prompts: Sequence[Prompt] | Sequence[Segments]) -> list[Prompt | Segments]:
     """Every prefix of the prompts once: the positions of a model of several blocks.
 
     Examples:
         >>> prefixes([(0, 3), (0, 3, 4)])
         [(0,), (0, 3), (0, 3, 4)]
     """
-    return list(dict.fromkeys(prompt[: t + 1] for prompt in prompts for t in range(len(prompt))))
+    return list(dict.fromkeys(prefix for prompt in prompts for prefix in starts(prompt)))
 
 
-def attention(positions: Sequence[Prompt], mask: str = "strict", decay: float = 1.0) -> Square:
+def attention(
+    positions: Sequence[Prompt | Segments], mask: str = "strict", decay: float = 1.0, locality: float = 1.0
+) -> Square:
     """A, the attention of every prefix to its own prefixes, uniform unless it decays; a row of zeros for an empty
-    context."""
+    context. Where a prompt has several segments, the context in the current one has the share `locality` and the
+    segments before it the rest, uniformly; all of it goes to one of the two where the other is empty."""
     index = {prefix: i for i, prefix in enumerate(positions)}
     A = np.zeros((len(positions),) * 2)
     for prefix, i in index.items():
-        context = [index[prefix[: s + 1]] for s in range(len(prefix) - (mask == "strict"))]
-        weights = by_position(len(context), decay)
-        A[i, context] = weights / weights.sum()
+        context = [index[start] for start in starts(prefix)]
+        current = prefix[-1]
+        before = len(context) - len(current) if isinstance(current, tuple) else 0
+        far, near = context[:before], context[before : len(context) - (mask == "strict")]
+        share = locality if near and far else float(bool(near))
+        weights = by_position(len(near), decay)
+        A[i, near] = share * weights / weights.sum()
+        A[i, far] = (1 - share) / max(len(far), 1)
     return A
 
 
@@ -96,15 +125,15 @@ def normalised(K: Square, norm: str) -> tuple[Square, Square]:
 
 
 def blocks(
-    positions: Sequence[Prompt],
+    positions: Sequence[Prompt | Segments],
     model: Model,
     key: PRNGKeyArray | None = None,
     noise: Noise = MappingProxyType({}),
 ) -> list[Block]:
     """Every block as d → ∞ over prefixes; with a key, at the finite `model.width` and its draw of U_1 … U_{L−1}.
     `noise` is added to the Gram matrices where it says; what it has in front of their axes, they have from there on."""
-    A = attention(positions, model.mask, model.decay)
-    last = np.array([prefix[-1] for prefix in positions])
+    A = attention(positions, model.mask, model.decay, model.local_share())
+    last = np.array([last_token(prefix) for prefix in positions])
     K = (last[:, None] == last).astype(float) + noise.get(("E", 0), 0.0)
     found: list[Block] = []
     while True:
@@ -120,14 +149,14 @@ def blocks(
         K = h + gain(model.activation) * G + noise.get(("W", block), 0.0)
 
 
-def drawn_states(positions: Sequence[Prompt], model: Model, key: PRNGKeyArray) -> Square:
+def drawn_states(positions: Sequence[Prompt | Segments], model: Model, key: PRNGKeyArray) -> Square:
     """S^L for one draw of every matrix, in their exact joint law: all enter through their products with vectors that
     are there already, so d draws a prefix and matrix suffice, and the features are streamed."""
     if model.dim == INF:
         return blocks(positions, model, key)[-1].S
-    A, dim = attention(positions, model.mask, model.decay), int(model.dim)
-    tokens = sorted({prefix[-1] for prefix in positions})
-    X = _normals(key, 0, len(tokens), dim)[[tokens.index(prefix[-1]) for prefix in positions]]
+    A, dim = attention(positions, model.mask, model.decay, model.local_share()), int(model.dim)
+    tokens = sorted({last_token(prefix) for prefix in positions})
+    X = _normals(key, 0, len(tokens), dim)[[tokens.index(last_token(prefix)) for prefix in positions]]
     block = 1
     while True:
         R = np.linalg.qr(_unit(X, model.norm).T).R
@@ -153,16 +182,18 @@ class Steps(NamedTuple):
         return matrix[..., self.at[:, None], self.at]
 
 
-def steps(prompts: Sequence[Prompt], mask: str, decay: float = 1.0) -> Steps:
+def steps(prompts: Sequence[Prompt] | Sequence[Segments], model: Model) -> Steps:
     """The steps of the prompts: unlike a state, the gradient at a prefix differs between the prompts that have it."""
     positions = prefixes(prompts)
     index = {prefix: i for i, prefix in enumerate(positions)}
-    prompt, at = np.array([(p, index[q[: t + 1]]) for p, q in enumerate(prompts) for t in range(len(q))]).T
-    A = attention(positions, mask, decay)[np.ix_(at, at)] * (prompt[:, None] == prompt)
+    prompt, at = np.array([(p, index[start]) for p, q in enumerate(prompts) for start in starts(q)]).T
+    A = attention(positions, model.mask, model.decay, model.local_share())[np.ix_(at, at)] * (prompt[:, None] == prompt)
     return Steps(prompt, at, np.append(prompt[1:] != prompt[:-1], True), A)
 
 
-def tangent_kernel(prompts: Sequence[Prompt], model: Model, noise: Noise = MappingProxyType({})) -> Square:
+def tangent_kernel(
+    prompts: Sequence[Prompt] | Sequence[Segments], model: Model, noise: Noise = MappingProxyType({})
+) -> Square:
     """The tangent kernel of one output with every W_l adapted, at d = m = ∞: k(S^L) of the top W and `lower_rate` of
     what the W below it add.
 
@@ -170,7 +201,7 @@ def tangent_kernel(prompts: Sequence[Prompt], model: Model, noise: Noise = Mappi
     trained. 1/g is gradient descent on the entries of W_l themselves, 0 is the readout alone.
 
     Args:
-        prompts: n token sequences.
+        prompts: n token sequences, or sequences of segments.
         model: its depth, mask, decay, norm, activation and lower_rate are read.
         noise: what is added to Gram matrices on the way, for error bars, [... positions positions].
 
@@ -183,7 +214,7 @@ def tangent_kernel(prompts: Sequence[Prompt], model: Model, noise: Noise = Mappi
         array([0.4654, 0.4624])
     """
     found = blocks(prefixes(prompts), model, noise=noise)
-    step, g = steps(prompts, model.mask, model.decay), gain(model.activation)
+    step, g = steps(prompts, model), gain(model.activation)
     of_prompt = (np.arange(len(prompts))[:, None] == step.prompt).astype(float)
     k = lambda level: kernels.kernel(found[level - 1].S, model.activation) + noise.get(("U", level), 0.0)  # noqa: E731
     last = np.flatnonzero(step.last)

@@ -90,7 +90,7 @@ def expansion(
 
 def _noises(prompts: Sequence[Prompt], model: Model) -> Iterator[tuple[str, Noise]]:
     """The axes of the noise of every matrix at d = m = 1, [axes n n], with the size it falls with."""
-    found, step, g = blocks(prefixes(prompts), model), steps(prompts, model.mask, model.decay), gain(model.activation)
+    found, step, g = blocks(prefixes(prompts), model), steps(prompts, model), gain(model.activation)
     down = gradients(found, step, model) if model.adapted == "all" else {}
     n = len(found[0].S)
     of_dim: dict[Place, Entries] = {("E", 0): _wishart(found[0].stream)}

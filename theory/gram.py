@@ -141,7 +141,7 @@ def feature_keys(model: Model, seeds: Sequence[int]) -> list[PRNGKeyArray]:
     return [stream(seed, FEATURES, int(model.width), 0 if model.dim == INF else int(model.dim)) for seed in seeds]
 
 
-def geometry(prompts: Sequence[Prompt], model: Model, seeds: Sequence[int]) -> Grams:
+def geometry(prompts: Sequence[Prompt] | Sequence[depth.Segments], model: Model, seeds: Sequence[int]) -> Grams:
     """S = σ² H Hᵀ, the covariance of the preactivations of the (top) MLP, one matrix a seed; the same for every seed at
     dim = inf and one block.
 
@@ -164,7 +164,9 @@ def geometry(prompts: Sequence[Prompt], model: Model, seeds: Sequence[int]) -> G
     return model.input_variance * np.stack([_drawn_geometry(compact, len(used), model, seed) for seed in seeds])
 
 
-def _geometry_of_blocks(prompts: Sequence[Prompt], model: Model, seeds: Sequence[int]) -> Grams:
+def _geometry_of_blocks(
+    prompts: Sequence[Prompt] | Sequence[depth.Segments], model: Model, seeds: Sequence[int]
+) -> Grams:
     positions = depth.prefixes(prompts)
     asked = np.ix_(*[[positions.index(prompt) for prompt in prompts]] * 2)
     labels = [0 if size == INF else int(size) for size in (model.width, model.dim)]

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float64, Int, PRNGKeyArray
 
 from lora_reuse.theory.activations import ACTIVATIONS
-from lora_reuse.theory.depth import attention, gain, prefixes
+from lora_reuse.theory.depth import Segments, attention, gain, last_token, prefixes
 from lora_reuse.theory.facts import Prompt
 
 
@@ -79,17 +79,24 @@ def _kernels(network, last, A, asked, gain, *, activation, norm):
 
 
 def kernels(
-    prompts: Sequence[Prompt], network: Network, *, mask: str, activation: str, norm: str, decay: float = 1.0
+    prompts: Sequence[Prompt] | Sequence[Segments],
+    network: Network,
+    *,
+    mask: str,
+    activation: str,
+    norm: str,
+    decay: float = 1.0,
+    locality: float = 1.0,
 ) -> Kernels:
     """Both kernels of one network. ∂f/∂W_l = Σ_t g_t φ_tᵀ with g_t the gradient of the output f with respect to the
     stream, so that its inner products need the gradients [n] and never the [n n] of a W."""
     positions = prefixes(prompts)
-    tokens = sorted({prefix[-1] for prefix in positions})
+    tokens = sorted({last_token(prefix) for prefix in positions})
     dtype = network.w.dtype
     found = _kernels(
         network,
-        jnp.array([tokens.index(prefix[-1]) for prefix in positions]),
-        jnp.asarray(attention(positions, mask, decay), dtype),
+        jnp.array([tokens.index(last_token(prefix)) for prefix in positions]),
+        jnp.asarray(attention(positions, mask, decay, locality), dtype),
         jnp.array([positions.index(prompt) for prompt in prompts]),
         jnp.asarray(gain(activation), dtype),
         activation=activation,

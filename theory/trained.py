@@ -236,7 +236,7 @@ def tangents(prompts: Sequence[Prompt], model: Model) -> Float64[np.ndarray, "bl
         model: its depth, mask, decay, norm and activation are read.
     """
     positions = prefixes(prompts)
-    found, step, g = blocks(positions, model), steps(prompts, model.mask, model.decay), gain(model.activation)
+    found, step, g = blocks(positions, model), steps(prompts, model), gain(model.activation)
     of_prompt = (step.prompt == np.arange(len(prompts))[:, None]).astype(float)
     B = np.outer(step.last, step.last).astype(float)
     added = []

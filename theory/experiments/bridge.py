@@ -23,6 +23,9 @@ Measured, with the same quantities of the kernel as prediction (at width=inf and
   data, where six prompts are in use, and for an S of full rank: not at λ = 1, where the restated prompts are the stored
   keys, nor under mask=causal at dim=inf.
 
+With several blocks (`theory.depth`) every position attends like that in every block, also those before the last. The
+first token of a segment has no earlier one in it: under mask=strict it gives all its attention to the segments before.
+
 Other rules than `sum`:
 - `average` halves c, which is 1 at λ = 1 only: there old and new answer tie (hop_1 = hop_2 = 1/2, the chain 1/4), and
   below it nothing flips.
@@ -45,7 +48,7 @@ which both experts add, win. The attention is given and not learned, so λ is th
 (a₁ is put into step 2) or the writing of the template."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -55,18 +58,17 @@ from jaxtyping import Float64
 from lora_reuse.runs.settings import SettingError
 from lora_reuse.theory import gram as grams
 from lora_reuse.theory.compositions import RULES, Context, Features, Outputs, compose, dials_of
+from lora_reuse.theory.depth import Segments, tangent_kernel
 from lora_reuse.theory.edits import LowRank, min_norm_edit
 from lora_reuse.theory.error_bars import expansion, sure_signs
 from lora_reuse.theory.experiments import Result, Values
-from lora_reuse.theory.facts import ROLES, Prompt
+from lora_reuse.theory.facts import ROLES
 from lora_reuse.theory.kernels import kernel
 from lora_reuse.theory.library import Scene, draw_scene, wins
 from lora_reuse.theory.limit import limit_geometry
 from lora_reuse.theory.readout import one_hot
 from lora_reuse.theory.settings import INF, Bridge
 from lora_reuse.theory.streaming import stream, streamed
-
-Segments = tuple[Prompt, ...]
 
 COT = ("step_1", "step_2")
 FULL = ("F1", "F2", *COT)
@@ -138,12 +140,13 @@ class Plan:
         return [where[q.prompt] for q in questions]
 
     def distinct(self, questions: Sequence[Question]) -> list[Question]:
-        """Each prompt that the model can tell from the others once: at λ = 1 a restated question is the one-hop
-        prompt."""
-        first: dict[bytes, Question] = {}
-        for row, question in zip(np.hstack(self.tokens)[self.columns(questions)], questions, strict=True):
-            first.setdefault(row.tobytes(), question)
-        return list(first.values())
+        """Each prompt that the model can tell from the others once: at λ = 1 a restated question is the one-hop prompt,
+        of several blocks under mask=causal alone."""
+        keys = [row.tobytes() for row in np.hstack(self.tokens)[self.columns(questions)]]
+        if self.setting.beyond_one_block():
+            alike = self.setting.locality == 1 and self.setting.mask == "causal"
+            keys = [question.prompt[-1:] if alike else question.prompt for question in questions]
+        return list(dict(zip(reversed(keys), reversed(questions), strict=True)).values())[::-1]
 
     def one_hot(self, answers: Sequence[int]) -> Outputs:
         return one_hot(np.array(answers, dtype=int), self.entities)
@@ -211,7 +214,9 @@ def coefficients(
 
 
 def geometry(plan: Plan, seed: int) -> Float64[np.ndarray, "n n"]:
-    """S = σ² H Hᵀ of the hidden states of all prompts (`gram.geometry`): the same for every seed at dim=inf."""
+    """S = σ² H Hᵀ of all prompts' hidden states (`gram.geometry`): the same for all seeds at dim=inf and one block."""
+    if plan.setting.beyond_one_block():
+        return grams.geometry(plan.prompts, plan.setting, [seed])[0]
     if plan.setting.dim == INF:
         return limit_of_dim(plan)
     (attended, residual), dim, scale = plan.tokens, plan.setting.dim, plan.setting.init_scale
@@ -221,13 +226,18 @@ def geometry(plan: Plan, seed: int) -> Float64[np.ndarray, "n n"]:
 
 
 def limit_of_dim(plan: Plan) -> Float64[np.ndarray, "n n"]:
-    """S as d → ∞."""
+    """S as d → ∞; of several blocks as the widths below the top grow, too."""
+    if plan.setting.beyond_one_block():
+        return grams.geometry(plan.prompts, replace(plan.setting, dim=INF, width=INF), [0])[0]
     return plan.setting.input_variance * limit_geometry(*plan.tokens, plan.setting.init_scale)
 
 
 def run(setting: Bridge, seeds: Sequence[int], advance: Callable[[int], object] | None = None) -> list[Result]:
     """One Result a seed."""
     plan = planned(setting)
+    if setting.adapted == "all":  # infinite
+        found = quantities(plan, tangent_kernel(plan.prompts, setting))
+        return [Result(dict(found), dict(found), dict.fromkeys(found, 0.0)) for _ in seeds]
     S = np.stack([geometry(plan, seed) for seed in seeds])
     if setting.width == INF:
         G = kernel(S, setting.activation)

@@ -111,6 +111,10 @@ class Model(Point):
         if self.input_variance != 1 or self.init_scale == "variance":
             _refuse_scale(self)
 
+    def local_share(self) -> float:
+        """The share of attention on the current segment, in experiments whose prompts have several."""
+        return 1.0
+
     def beyond_one_block(self) -> list[str]:
         """The settings by which the model is not the paper's one block."""
         defaults = {f.name: f.default for f in fields(Model)}
@@ -140,7 +144,7 @@ def one_block(model: Model) -> None:
     """Refuses what the paper's one block does not have, in experiments whose predictions are about it alone."""
     for name in model.beyond_one_block():
         default = next(f.default for f in fields(Model) if f.name == name)
-        mend = "theorem_2, theorem_3, many_facts, scale and depth have it"
+        mend = "theorem_2, theorem_3, many_facts, scale, bridge and depth have it"
         raise SettingError(name, getattr(model, name), f"{default} in this experiment", mend)
 
 

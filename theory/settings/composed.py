@@ -270,7 +270,6 @@ class Bridge(Model):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_block(self)
         wide_enough(self, 32 + 16 * self.facts)
         if self.attention == "softmax":
             raise SettingError("attention", "softmax", "uniform: the locality is the attention here")
@@ -284,6 +283,9 @@ class Bridge(Model):
             raise SettingError(
                 "setup", got, "experts of one rank, because eq. 27 and 28 add their factors", "take composition=sum"
             )
+
+    def local_share(self) -> float:
+        return self.locality
 
     def prompts_and_rank(self) -> tuple[int, int]:
         stored, chains = {0: (0, 0), 3: (3, 1), 6: (2, 1), 8: (8, 2)}.get(self.setup, (4, 1))
