@@ -91,5 +91,4 @@ def caption(table: pandas.DataFrame) -> str:
         composed questions on which the first expert alone turns the answer into the old r_2(y); and the share of
         prompts that lead to y in the base on which the second expert alone answers z. Marks are hollow where the base
         answers less than half of what was held out, which is the positive control: there placements say nothing of
-        composing. Marks are means over {table["seeds"].min()} to {table["seeds"].max()} seeds, and bars are 95 %
-        intervals."""
+        composing. Marks are means, with {seeds(table)}, and bars are 95 % intervals."""
