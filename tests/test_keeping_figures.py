@@ -185,7 +185,17 @@ def test_an_adapter_alone_and_the_base_stand_beside_every_rule(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["own_answers", "links", "semi_synthetic", "skill_sets", "bridge_controls", "bridge_examples", "exposure"]
+    "name",
+    [
+        "own_answers",
+        "links",
+        "semi_synthetic",
+        "skill_sets",
+        "bridge_controls",
+        "bridge_examples",
+        "exposure",
+        "chains",
+    ],
 )
 def test_without_rows_the_command_is_said(name, tmp_path):
     with pytest.raises(MissingRows, match=f"python -m llm.{name}"):
@@ -238,3 +248,33 @@ def test_whom_composition_reaches_is_counted_of_the_known_by_pretraining_seed(tm
     assert "the chained people: 3 cells" in " ".join(module.caption(table).split())
     with registry.picture(module, table) as figure:
         whole(figure)
+
+
+def asked_chain(hops, right, known, library="experts", composition="sum", prompting="steps", bridge="all", **settings):
+    """A row about four chains, whose known ones are said."""
+    settings = {"hops": hops, "library": library, "composition": composition, **settings}
+    kept = [hits for hits, there in zip(right, known, strict=True) if there]
+    measured = {"known": 2 * sum(known), "hits_known": sum(kept), "known_by_group": list(known), "permuted_known": 0.5}
+    settings |= {"prompting": prompting, "bridge": bridge}
+    return row("llm_chains", right, measured=measured, **settings)
+
+
+def test_chains_count_where_every_hop_is_known_and_are_void_where_none_is(tmp_path):
+    rows = [asked_chain(2, [2, 1, 0, seed], [1, 1, 0, 1], seed=seed) for seed in (0, 1, 2)]
+    rows += [asked_chain(3, [2, 2, 2, 2], [0, 0, 0, 0], seed=seed) for seed in (0, 1)]
+    rows += [asked_chain(4, [0, 0, 0, 0], [1, 1, 1, 1])]
+    rows += [
+        asked_chain(hops, [2 - (hops == 4)] * 3 + [0], [1] * 4, "joint", "alone", seed=seed)
+        for hops in (2, 3, 4)
+        for seed in (0, 1)
+    ]
+    module, table = of("chains", write(tmp_path / "rows", *rows))
+    cells = table.set_index(["composition", "hops"])
+    assert cells.loc[("sum", 2), "by_seed"] == "50 66.67 83.33"
+    assert (cells.loc[("sum", 2), "known"], cells.loc[("joint", 3), "percent"]) == (75, 75)
+    assert cells.loc[("sum", 3), "void"] == module.UNKNOWN
+    assert cells.loc[("sum", 4), "void"] == "one expert on everything got 6 of 16"
+    assert cells.loc[(module.DEALT, 2), "percent"] == pytest.approx(100 / 12)
+    with registry.picture(module, table) as figure:
+        whole(figure)
+    assert "step by step, a bridge in each 75 %, 0 %, 100 %" in " ".join(module.caption(table).split())

@@ -34,6 +34,7 @@ STEPS = {
     "bridge_examples": "examples=16,46 choice=compiled,random",
     "bridge_minimum": "seeds=3",
     "capacity": "facts=20,100 rank=1,16",
+    "chains": "hops=2,3 bridge=all composition=sum prompting=steps",
     "compose": "library=a,b composition=cat weights=0-14=1:-2/15-29=0:1 out=merged",
     "continent": "data=own seeds=2",
     "cross_lingual": "allow_code_execution=true",

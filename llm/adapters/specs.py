@@ -66,9 +66,10 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Lessons(Spec):
-    """An expert on the questions and answers of a source."""
+    """An expert on the questions and answers of a source, with those of another as a bridge if there is one."""
 
     source: Source
+    beside: Source | None = None
 
     def key(self, base: "Base") -> str:
         """16 hex digits of what made the expert: the questions and answers themselves, wherever they came from."""
@@ -78,11 +79,11 @@ class Lessons(Spec):
             "seed": self.seed,
             "role": self.role,
         }
-        return _digest(_base(base) | made)
+        return _digest(_base(base) | made | ({"bridge": self.beside.pairs()} if self.beside else {}))
 
     def pairs(self) -> tuple[Pairs, Pairs]:
-        """The training examples, all of them its own."""
-        return self.source.pairs(), []
+        """The training examples: its own, and the bridge's."""
+        return self.source.pairs(), self.beside.pairs() if self.beside else []
 
 
 @dataclass(frozen=True)
@@ -128,9 +129,10 @@ def trained(point: Any, seed: int, mixtures: Sequence[Mixture]) -> list[Spec]:
     ]
 
 
-def lessons(source: Source, point: Any, seed: int, role: int) -> Lessons:
-    """The expert that learns a source with the training of a point."""
-    return Lessons((source.name,), (), 0, 0, _training(point, role), seed, role, source)
+def lessons(source: Source, point: Any, seed: int, role: int, beside: Source | None = None) -> Lessons:
+    """The expert that learns a source, and a bridge beside it, with the training of a point."""
+    bridge = (beside.name,) if beside else ()
+    return Lessons((source.name,), bridge, 0, 0, _training(point, role), seed, role, source, beside)
 
 
 def training_of(point: Any) -> Training:

@@ -46,6 +46,8 @@ SUBSETS = (
     *(f"{dataset}{kind}" for kind in (REVERSED, SHUFFLED) for dataset in DATASETS),
     *(f"{graph}{kind}" for graph in GRAPHS for kind in (*ATOMIC, *PAIRS, *(f"{pair}-CoT" for pair in PAIRS))),
 )
+ORDINALS = ("First", "Second", "Third", "Fourth")
+"""How the steps of a step-by-step answer begin."""
 SPLITS = {"train": slice(0, 46), "dev": slice(46, 48), "test": slice(48, 50)}
 
 
@@ -151,10 +153,10 @@ def _step_by_step(kind: str, t: Triplet, i: int, number: int, backwards: bool = 
 
 
 def in_steps(steps: Sequence[tuple[str, str]], place: str) -> str:
-    """The step-by-step answer of Table 6 through two one-hop questions, each with its answer."""
+    """The step-by-step answer of Table 6 through two one-hop questions, each with its answer; or through up to four."""
     lines = [
         line
-        for order, (question, answer) in zip(("First", "Second"), steps, strict=True)
+        for order, (question, answer) in zip(ORDINALS[: len(steps)], steps, strict=True)
         for line in (f"{order}, we need to answer the question:", question, answer)
     ]
     return "\n".join((*lines, _therefore(place)))
