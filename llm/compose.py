@@ -147,8 +147,8 @@ def _compose(options: Options, folders: list[str], given: dict[str, Any]) -> str
             "out", f"{out} ({error.strerror or error})", "a folder that can be written, on a disk with room"
         ) from None
     said = (
-        f"{options.composition} of {len(folders)} adapters, {len(both)} modules: {kind} in {out}; its README.md says "
-        "how to load it"
+        f"{options.composition} of {len(folders)} adapter{'s' * (len(folders) != 1)}, {len(both)} "
+        f"module{'s' * (len(both) != 1)}: {kind} in {out}; its README.md says how to load it"
     )
     return "\n".join([said, *([loss.line()] if loss else []), *notes])
 

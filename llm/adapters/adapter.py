@@ -45,7 +45,8 @@ class Card:
         """`ties of 2 adapters`, and of an adapter that was loaded its name."""
         if not self.rule:
             return ", ".join(map(named, self.experts)) or "an adapter"
-        return f"{self.rule} of {len(self.experts) or 'some'} adapters"
+        count = len(self.experts)
+        return f"{self.rule} of {count or 'some'} adapter{'s' * (count != 1)}"
 
     def text(self, loading: str, library: str = "") -> str:
         """A model card in Markdown, with the lines that load the folder, in which the library is named that does it."""

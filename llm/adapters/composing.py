@@ -1,6 +1,7 @@
 """Adapters composed by a rule that is given, with the dials that the model's preset has for it."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lora_reuse.llm import compositions
@@ -78,12 +79,19 @@ def _check_adapters(adapters: Sequence[Adapter]) -> None:
     """Raises SettingError for no adapter, for one that is there twice, and for adapters of different bases."""
     if not adapters:
         raise SettingError("library", "no adapter", "at least one")
-    if len({adapter.source for adapter in adapters}) < len(adapters):
+    if len({_whose(adapter) for adapter in adapters}) < len(adapters):
         raise SettingError("library", ", ".join(adapter.name for adapter in adapters), "each adapter once")
     for other in adapters[1:]:
         if other.card.base != adapters[0].card.base:
             got = f"{adapters[0].name} of {adapters[0].card.base} and {other.name} of {other.card.base}"
             raise SettingError("library", got, "adapters of one base")
+
+
+def _whose(adapter: Adapter) -> tuple[str, str]:
+    """Folder or hub name and digest; of a folder that is here, one spelling."""
+    place, digest = adapter.source
+    path = Path(place).expanduser()
+    return (str(path.resolve()) if path.exists() else place, digest)
 
 
 def _check_biases(adapters: Sequence[Adapter], rule: str) -> None:

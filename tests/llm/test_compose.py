@@ -285,6 +285,7 @@ BAD = [
     ("composition=lego rank=3", "rank: got an unknown setting", "it is merged_rank= now"),
     ("", "composition: got nothing; allowed: composition=...", ""),
     ("composition=ties library={a},{a}", "library: got ", "each adapter once"),
+    ("composition=ties library={a},{a}/", "library: got ", "each adapter once"),
     ("composition=ties library={a},", "library: got ", "each adapter once"),
     ("composition=ties library={a},nobody/nothing", "nobody/nothing, which is no folder here and not in the", "a PEFT"),
     (

@@ -250,7 +250,7 @@ def test_the_command_writes_it_once_for_these_weights_of_the_base(tmp_path, caps
     words = [f"library={tmp_path / 'a'},{tmp_path / 'b'}", f"model={base}", f"out={tmp_path / 'out'}", "format=model"]
     assert main([*words, "composition=sum", "max_rank=2"]) == 0, capsys.readouterr().err
     first, *notes = capsys.readouterr().out.splitlines()
-    assert first.startswith("sum of 2 adapters, 1 modules: a whole model in ")
+    assert first.startswith("sum of 2 adapters, 1 module: a whole model in ")
     assert [note.partition(" is off by ")[0] for note in notes] == ["the cut", "rounding to the base's dtype"]
     card = (tmp_path / "out" / "README.md").read_text()
     assert "The cut is off by" in card
