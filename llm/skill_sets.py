@@ -6,7 +6,8 @@ skill alone. Asked is what needs all the skills of `asked` at once: an answer is
 every form. A row also counts the parts: `value`, and each form by its name.
 
 `library` is the experts on the skills that are asked, or one of them alone, or one expert on the data of all five
-skills mixed. The oracle is one expert on answers in all the forms that are asked, of facts that are not. Below the
+skills mixed. With library=overlapping each expert learned the next of the asked skills beside its own, so that two
+share each skill. The oracle is one expert on answers in all the forms that are asked, of facts that are not. Below the
 table, of each composition: what it gains over the base, against the sum of what its experts gain alone. Without a
 model, the pocket model answers."""
 
@@ -39,8 +40,9 @@ class SkillSets(Learning, Composing):
     )
     library: str = setting(
         "asked",
-        Choice("none", "asked", "mixed", "oracle", *SKILLS),
-        "the experts on the skills that are asked, one of them, one expert on all five, or one on such answers",
+        Choice("none", "asked", "overlapping", "mixed", "oracle", *SKILLS),
+        "the experts on the skills that are asked, the same with two skills each, one of them, one expert on all five,"
+        " or one on such answers",
         grid=("asked", "mixed"),
     )
     composition: str = setting(
@@ -66,18 +68,25 @@ def experts(point: SkillSets, seed: int) -> list[Lessons]:
         return [lessons(Taught(SKILLS, seed), point, seed, len(SKILLS) + 1)]
     if point.library == "oracle":
         return [lessons(Taught(point.skills, seed, in_one=True), point, seed, len(SKILLS) + 2)]
+    if point.library == "overlapping":
+        after = point.skills[1:] + point.skills[:1]
+        pairs = zip(point.skills, after, strict=True)
+        return [lessons(Taught(pair, seed), point, seed, SKILLS.index(pair[0]) + 1) for pair in pairs]
     chosen = point.skills if point.library == "asked" else (point.library,)
     return [lessons(Taught((skill,), seed), point, seed, SKILLS.index(skill) + 1) for skill in chosen]
 
 
 def sensible(point: SkillSets) -> SkillSets | None:
-    """The base has no library, one expert is not composed, and an expert alone is asked for sets that it is in."""
+    """The base has no library, one expert is not composed, and an expert alone is asked for sets that it is in. Skills
+    overlap from three on: of two, each expert would know both."""
     if point.composition == "base":
         return dataclasses.replace(point, library="none")
     if point.library == "none" or (point.library in SKILLS and point.library not in point.skills):
         return None
     if point.library == "asked" and len(point.skills) == 1:
         return dataclasses.replace(point, library=point.asked, composition="alone")
+    if point.library == "overlapping":
+        return point if len(point.skills) > 2 and point.composition != "alone" else None
     return point if point.library == "asked" else dataclasses.replace(point, composition="alone")
 
 
@@ -96,7 +105,7 @@ def score(question: Question, answer: str) -> Marks:
 
 def controls(point: SkillSets) -> tuple[Control, ...]:
     """Each expert alone, asked for its own skill alone. No rule and no learning is in such a row."""
-    if point.library != "asked":
+    if point.library not in ("asked", "overlapping"):
         return ()
     of_rules = [f for f in dataclasses.fields(point) if f.metadata["omitted"] and f.name not in TRAINED]
     alone = {"composition": "alone"} | {f.name: f.default for f in of_rules}

@@ -134,6 +134,15 @@ def test_experts_are_trained_once_for_all_sets():
     assert [spec.source.skills for spec in library_of(PROTOCOL, POINT, 0)] == [("homes",), ("code",), ("style",)]
 
 
+def test_of_overlapping_experts_two_have_each_skill():
+    point = dataclasses.replace(POINT, library="overlapping")
+    found = [spec.source.skills for spec in library_of(PROTOCOL, point, 0)]
+    assert found == [("homes", "code"), ("code", "style"), ("style", "homes")]
+    assert sensible(point) == point
+    assert sensible(dataclasses.replace(point, asked="homes+code")) is None
+    assert controls(point) == controls(POINT)
+
+
 def test_what_is_composed_of_whom():
     base = SkillSets(asked="homes+code", library="none", composition="base")
     assert sensible(dataclasses.replace(base, library="mixed")) == base
