@@ -49,9 +49,7 @@ def grouped(
     of the first is taken. The words say which seeds there are, which settings differ from the model's own defaults, and
     how many rows of other settings are left out."""
     found = _by_weights(
-        pandas.concat(
-            [_with_defaults(rows.all(experiment), experiment) for experiment in experiments], ignore_index=True
-        )
+        pandas.concat([rows.made_of(experiment, _with_defaults) for experiment in experiments], ignore_index=True)
     )
     if experiments[0] in FAMILIES and not found.empty:
         found = _family(found, *FAMILIES[experiments[0]])

@@ -2,7 +2,7 @@
 alike."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +11,8 @@ import pandas
 
 from lora_reuse.runs import rows as on_disk
 from lora_reuse.runs.settings import SettingError, short
+
+Make = Callable[[pandas.DataFrame, str], pandas.DataFrame]
 
 
 class Source(NamedTuple):
@@ -46,13 +48,17 @@ class Rows:
         """All rows of an experiment, a column a leaf (`settings.width`, `measured.c_first`, `hash`, ...); empty if
         there are none. Raises KeyError for an experiment that `needs` does not name, SettingError for a file that does
         not hold rows."""
+        return self.made_of(experiment, _as_they_are)
+
+    def made_of(self, experiment: str, make: Make) -> pandas.DataFrame:
+        """What `make(all rows, experiment)` returns, made once a process. Raises as `all` does."""
         if experiment not in self.needs:
             raise KeyError(f"{experiment} is not in NEEDS: {', '.join(self.needs)}")
         stamps = tuple(
             (path.name, path.stat().st_mtime_ns, path.stat().st_size)
             for path in sorted((*self.folder.glob(f"{experiment}.*"), *self.folder.glob(on_disk.WITHDRAWN)))
         )
-        return _load(self.folder, experiment, stamps).copy()
+        return _made(self.folder, experiment, stamps, make).copy()
 
     def select(self, experiment: str, **settings: Any) -> pandas.DataFrame:
         """The rows with these settings; a list means any of its values. Raises MissingRows when there are none."""
@@ -91,5 +97,16 @@ def _words(value: Any) -> str:
 
 @cache
 def _load(folder: Path, experiment: str, stamps: tuple) -> pandas.DataFrame:
-    """Read once a process; `stamps` changes when the files do."""
-    return on_disk.as_table(on_disk.load_rows(folder, experiment))
+    """Read once a process; `stamps` changes when the files do. Text is in columns of objects, which pandas cuts into
+    groups together and not each for itself."""
+    table = on_disk.as_table(on_disk.load_rows(folder, experiment))
+    return table.astype(dict.fromkeys(table.select_dtypes("string"), object))
+
+
+@cache
+def _made(folder: Path, experiment: str, stamps: tuple, make: Make) -> pandas.DataFrame:
+    return make(_load(folder, experiment, stamps).copy(), experiment)
+
+
+def _as_they_are(table: pandas.DataFrame, experiment: str) -> pandas.DataFrame:
+    return table

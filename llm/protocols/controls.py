@@ -85,7 +85,7 @@ def point_of(protocol: "Protocol", settings: Mapping[str, Any]) -> Any:
 
 
 def _key(point: Any, row: Row) -> str:
-    return json.dumps([dataclasses.asdict(point), row.get("provenance", {}).get("base_digest")], sort_keys=True)
+    return json.dumps([vars(point), row.get("provenance", {}).get("base_digest")], sort_keys=True)
 
 
 def _verdict(controls: Sequence[tuple[Any, tuple[int, int] | None]]) -> Verdict:
