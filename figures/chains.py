@@ -15,13 +15,12 @@ from lora_reuse.figures.rows import Rows
 
 NEEDS = {"llm_chains": "python -m llm.chains"}
 AXES = ("prompting", "bridge", "library", "composition", "hops")
-PANELS = {
-    ("direct", "none"): "directly, no bridge",
-    ("steps", "none"): "step by step, no bridge",
-    ("steps", "all"): "step by step, a bridge in each",
-}
+PANELS = {("direct", "none"): "directly, no bridge", ("steps", "all"): "step by step, a bridge in each"}
 ALONE = {"joint": "joint", "oracle": "oracle"}
-LABELS = {"joint": "one expert on everything", "oracle": "one expert on the asked chains"}
+LOOKS: dict[str, dict[str, Any]] = {
+    "joint": {"label": "one expert on everything", "color": "0.25"},
+    "oracle": {"label": "one expert on the asked chains", "color": "0.6"},
+}
 DEALT = "dealt"
 """The share of right answers if the places of the known chains were dealt anew among them."""
 UNKNOWN = "no chain is known"
@@ -37,7 +36,8 @@ def data(rows: Rows) -> pandas.DataFrame:
     for (model, prompting, bridge, library, composition, hops), group in groups.items():
         rule = ALONE.get(library, composition)
         if (prompting, bridge) in PANELS and library != "none":
-            known[key := (model, prompting, bridge, rule, hops)] = _of_known(group)
+            key = (model, prompting, bridge, rule, hops)
+            known[key] = group if library == "oracle" else _of_known(group)
             shares[key] = 100 * group["measured.known"].sum() / group["measured.total"].sum()
             if library == "experts":
                 dealt.setdefault((model, prompting, bridge, DEALT, hops), []).append(group)
@@ -49,7 +49,7 @@ def data(rows: Rows) -> pandas.DataFrame:
         for key, group in known.items():
             if key[0] == model:
                 cell = _shares.shown(_cells.cell(found, key, "", (math.nan, math.nan), ""), math.nan)
-                if not group["measured.known"].sum():
+                if key[3] != "oracle" and not group["measured.known"].sum():
                     cell |= {"void": cell["void"] or UNKNOWN}
                 lines.append({"model": label} | _labels(key) | cell | {"known": shares[key]})
         for key, each in dealt.items():
@@ -103,7 +103,9 @@ def _panel(axes: Axes, part: pandas.DataFrame) -> None:
     for i, rule in enumerate(rules):
         own = part[part["composition"] == rule].sort_values("hops")
         places = [hops + step * (i - (len(rules) - 1) / 2) for hops in own["hops"]]
-        _shares.points(axes, own, places, step, style.rule(rule, label=LABELS.get(rule, rule), markersize=3.0))
+        _shares.points(
+            axes, own, places, step, style.rule(rule, **{"label": rule, "markersize": 3.0} | LOOKS.get(rule, {}))
+        )
     dealt = part[part["composition"] == DEALT].sort_values("hops")
     axes.plot(dealt["hops"], dealt["percent"], **style.CHANCE)
     axes.set_xticks([2, 3, 4])
@@ -121,10 +123,11 @@ def caption(table: pandas.DataFrame) -> str:
     )
     return f"""Each expert knows one relation (best friend, child, spouse, home). Their composition is asked where the
         spouse of the child of the best friend of A lives, or for the last two or three of these hops; the experts
-        without a bridge are the same in chains of every length. (a) Directly. (b) Step by step. (c) Step by step, where
-        every expert also learned chains of so many hops of other people. Counted are the chains of which every single
+        without a bridge are the same in chains of every length. (a) Directly. (b) Step by step, where every expert also
+        learned chains of so many hops of other people. Counted are the chains of which every single
         hop is right in every wording under the same composition; of the chains asked that is, at two, three and four
         hops and from one rule to another: {known}. Beside the rules stand one expert on everything that the experts
-        learn, and, asked directly, one on the answers. Dealt anew: how often the answers would be right if the places
-        of the known chains were dealt anew among them. {_shares.MEANING} There are {_shares.span(cells["seeds"])}
+        learn, and, asked directly, one on the answers, of which all chains count, since it learned no single hop.
+        Dealt anew: how often the answers would be right if the places of the known chains were dealt anew among them.
+        {_shares.MEANING} There are {_shares.span(cells["seeds"])}
         seeds. {_shares.told_void(table)}"""

@@ -263,6 +263,7 @@ def test_chains_count_where_every_hop_is_known_and_are_void_where_none_is(tmp_pa
     rows = [asked_chain(2, [2, 1, 0, seed], [1, 1, 0, 1], seed=seed) for seed in (0, 1, 2)]
     rows += [asked_chain(3, [2, 2, 2, 2], [0, 0, 0, 0], seed=seed) for seed in (0, 1)]
     rows += [asked_chain(4, [0, 0, 0, 0], [1, 1, 1, 1])]
+    rows += [asked_chain(2, [2, 2, 1, 1], [0, 0, 0, 0], "oracle", "alone", "direct", "none")]
     rows += [
         asked_chain(hops, [2 - (hops == 4)] * 3 + [0], [1] * 4, "joint", "alone", seed=seed)
         for hops in (2, 3, 4)
@@ -275,6 +276,7 @@ def test_chains_count_where_every_hop_is_known_and_are_void_where_none_is(tmp_pa
     assert cells.loc[("sum", 3), "void"] == module.UNKNOWN
     assert cells.loc[("sum", 4), "void"] == "one expert on everything got 6 of 16"
     assert cells.loc[(module.DEALT, 2), "percent"] == pytest.approx(100 / 12)
+    assert (cells.loc[("oracle", 2), "percent"], cells.loc[("oracle", 2), "void"]) == (75, "")
     with registry.picture(module, table) as figure:
         whole(figure)
     assert "step by step, a bridge in each 75 %, 0 %, 100 %" in " ".join(module.caption(table).split())

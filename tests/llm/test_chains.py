@@ -175,10 +175,12 @@ def test_controls_are_one_expert_on_everything_and_one_on_the_answers():
 
 
 def test_points_without_sense_are_written_in_one_way():
-    base = sensible(Chains(composition="base", bridge="all", library="joint"))
-    assert (base.library, base.bridge) == ("none", "none")
-    oracle = sensible(Chains(library="oracle", bridge="all", composition="sum"))
-    assert (oracle.bridge, oracle.composition) == ("none", "alone")
+    assert sensible(Chains(composition="base", bridge="all", library="joint")) == Chains(
+        composition="base", bridge="none", library="none"
+    )
+    assert sensible(Chains(library="oracle", bridge="all", composition="sum")) == Chains(
+        library="oracle", bridge="none", composition="alone"
+    )
     assert sensible(Chains(library="oracle", prompting="steps")) is None
     assert sensible(Chains(library="experts", composition="alone")) is None
     with pytest.raises(SettingError, match="one place for all"):
