@@ -16,7 +16,7 @@ from PIL import Image
 PAGE, STYLE = (Path(__file__).with_name(name) for name in ("report_page.html", "page.css"))
 LONG = 30
 """A table of more lines is folded."""
-MOST = 100
+MOST = 60
 """A figure of more numbers does not list them in the page; they are in its CSV file."""
 
 
@@ -62,6 +62,7 @@ def _numbers(path: Path) -> str:
     if len(table) > MOST:
         return f"The numbers are the {len(table)} lines of [{path.name}]({path.name})."
     table = table.drop(columns="rows", errors="ignore")  # the first row's place lists the others
+    table = table.loc[:, (table != "").any()]  # no line has anything in the other columns
     lines = [list(table), ["---"] * len(table.columns)]
     for line in table.to_dict("records"):
         lines.append([f"[row](#row-{text})" if name == "row" and text else _short(text) for name, text in line.items()])
