@@ -90,9 +90,10 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
         for axes, ((prompting, bridge), title) in zip(across, PANELS.items(), strict=True):
             own = table[(table["model"] == model) & (table["prompting"] == prompting) & (table["bridge"] == bridge)]
             _panel(axes, own)
-            axes.set_xlabel("hops")
+            axes.set_xlabel(f"hops\n{_shares.n(own[~_shares.void(own)])}")
             style.title(axes, next(letters), title if len(models) == 1 else f"{model}: {title}")
         across[0].set_ylabel("right answers\nabout known chains (%)")
+    style.note(figure, _shares.N)
     drawn = [Line2D([], [], label="places dealt anew", **style.CHANCE), *_shares.seed_handle(table)]
     style.legend(figure, 5, *drawn, *([_shares.void_handle()] if _shares.void(table).any() else []))
 

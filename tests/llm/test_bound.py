@@ -18,7 +18,7 @@ from lora_reuse.runs.rows import WITHDRAWN, load_rows
 from tests.rows_of_models import row, write
 
 PAPER = Path(__file__).parents[2] / "results/paper"
-NAMES = "two_hop bridge placement methods large_library bridge_minimum bridge_examples scale edit latent".split()
+NAMES = "two_hop bridge placement methods large_library bridge_minimum bridge_examples scale edit latent chains".split()
 FACTS: dict[str, Any] = {"triplets": 10, "prompting": "direct"}
 
 
@@ -93,6 +93,7 @@ WITH = {
     "scale": {"library": "2-combination"},
     "edit": {"library": "2-combination"},
     "latent": {"library": "2-combination", "second": "dealt"},
+    "chains": {"library": "experts", "bridge": "none", "hops": 3},
 }
 WITHOUT: list[tuple[str, dict[str, Any]]] = [
     *(("two_hop", {"library": library}) for library in ("none", "3-combination", "oracle", "mixed")),
@@ -106,6 +107,8 @@ WITHOUT: list[tuple[str, dict[str, Any]]] = [
     ("bridge_examples", {"examples": 1}),
     *((name, {"library": library}) for name in ("scale", "edit") for library in "12"),
     *(("latent", {"library": library}) for library in ("none", "mixed", "document")),
+    *(("chains", {"library": library, "bridge": "none"}) for library in ("none", "joint", "oracle")),
+    ("chains", {"library": "experts", "bridge": "all"}),
 ]
 
 

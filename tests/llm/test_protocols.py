@@ -289,7 +289,7 @@ def test_random_adapters_have_the_norms_of_the_experts_and_swapped_prototypes_ro
 def test_a_pool_of_random_adapters_is_the_control_of_every_rule(model, whole, name):
     """A rule gets adapters of the experts' shapes and norms, the same for every rule and others in another seed."""
     point = TwoHop(model=str(model), dataset="F", triplets=2, bridge_triplets=2, steps=2, batch=4, rank=2, rate=0.05)
-    small = dataclasses.replace(point, learn_steps=2, learn_tries=25, composition=name)
+    small = dataclasses.replace(point, learn_steps=2, learn_tries=2, composition=name)
     base, specs = base_of(point, Options()), library_of(PROTOCOLS["two_hop"], point, 0)
 
     def made(seed: int, **others: str) -> Any:
