@@ -142,15 +142,21 @@ class Taught:
 
     def pairs(self) -> list[tuple[str, str]]:
         """Its prompts and answers."""
-        rng = random.Random(f"chains taught {self.seed}")
-        cells = itertools.product(range(50)[SPLITS["train"]], enumerate(chains(self.count, self.seed, self.fake)))
-        made = [
-            stepwise(chain, i, self.hops, wording, rng)
-            if way == "steps"
-            else whole(chain, i, self.hops, wording, rng)
-            if way == "direct"
-            else single(chain, i, self.hops, int(way) - 1, wording)
-            for wording, (i, chain) in cells
-            for way in self.ways
-        ]
-        return [(one.prompt, answer) for one, answer in made]
+        return list(_pairs(self))
+
+
+@functools.cache
+def _pairs(taught: Taught) -> tuple[tuple[str, str], ...]:
+    rng = random.Random(f"chains taught {taught.seed}")
+    drawn = chains(taught.count, taught.seed, taught.fake)
+    cells = itertools.product(range(50)[SPLITS["train"]], enumerate(drawn))
+    made = [
+        stepwise(chain, i, taught.hops, wording, rng)
+        if way == "steps"
+        else whole(chain, i, taught.hops, wording, rng)
+        if way == "direct"
+        else single(chain, i, taught.hops, int(way) - 1, wording)
+        for wording, (i, chain) in cells
+        for way in taught.ways
+    ]
+    return tuple((one.prompt, answer) for one, answer in made)
