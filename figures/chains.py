@@ -16,7 +16,7 @@ from lora_reuse.figures.rows import Rows
 NEEDS = {"llm_chains": "python -m llm.chains"}
 AXES = ("prompting", "bridge", "library", "composition", "hops")
 PANELS = {("direct", "none"): "directly, no bridge", ("steps", "all"): "step by step, a bridge in each"}
-ALONE = {"joint": "joint", "oracle": "oracle"}
+ALONE = ("joint", "oracle")
 LOOKS: dict[str, dict[str, Any]] = {
     "joint": {"label": "one expert on everything", "color": "0.25"},
     "oracle": {"label": "one expert on the asked chains", "color": "0.6"},
@@ -34,7 +34,7 @@ def data(rows: Rows) -> pandas.DataFrame:
     known, dealt = dict[tuple[str, ...], pandas.DataFrame](), dict[tuple[str, ...], list[pandas.DataFrame]]()
     shares = dict[tuple[str, ...], float]()
     for (model, prompting, bridge, library, composition, hops), group in groups.items():
-        rule = ALONE.get(library, composition)
+        rule = library if library in ALONE else composition
         if (prompting, bridge) in PANELS and library != "none":
             key = (model, prompting, bridge, rule, hops)
             known[key] = group if library == "oracle" else _of_known(group)

@@ -48,17 +48,19 @@ class Rows:
         """All rows of an experiment, a column a leaf (`settings.width`, `measured.c_first`, `hash`, ...); empty if
         there are none. Raises KeyError for an experiment that `needs` does not name, SettingError for a file that does
         not hold rows."""
-        return self.made_of(experiment, _as_they_are)
+        return _load(self.folder, experiment, self._stamps(experiment)).copy()
 
     def made_of(self, experiment: str, make: Make) -> pandas.DataFrame:
         """What `make(all rows, experiment)` returns, made once a process. Raises as `all` does."""
+        return _made(self.folder, experiment, self._stamps(experiment), make).copy()
+
+    def _stamps(self, experiment: str) -> tuple:
         if experiment not in self.needs:
             raise KeyError(f"{experiment} is not in NEEDS: {', '.join(self.needs)}")
-        stamps = tuple(
+        return tuple(
             (path.name, path.stat().st_mtime_ns, path.stat().st_size)
             for path in sorted((*self.folder.glob(f"{experiment}.*"), *self.folder.glob(on_disk.WITHDRAWN)))
         )
-        return _made(self.folder, experiment, stamps, make).copy()
 
     def select(self, experiment: str, **settings: Any) -> pandas.DataFrame:
         """The rows with these settings; a list means any of its values. Raises MissingRows when there are none."""
@@ -106,7 +108,3 @@ def _load(folder: Path, experiment: str, stamps: tuple) -> pandas.DataFrame:
 @cache
 def _made(folder: Path, experiment: str, stamps: tuple, make: Make) -> pandas.DataFrame:
     return make(_load(folder, experiment, stamps).copy(), experiment)
-
-
-def _as_they_are(table: pandas.DataFrame, experiment: str) -> pandas.DataFrame:
-    return table

@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from lora_reuse.llm.adapters.specs import Lessons, lessons
-from lora_reuse.llm.data.chains import RELATIONS, Taught
+from lora_reuse.llm.data.chains import MOST, RELATIONS, Taught
 from lora_reuse.llm.data.chains import asked as chains_asked
 from lora_reuse.llm.data.subsets import ORDINALS
 from lora_reuse.llm.protocols.bound import once_in_n
 from lora_reuse.llm.protocols.controls import Control
-from lora_reuse.llm.protocols.dials import COMPOSITIONS, RULES
+from lora_reuse.llm.protocols.dials import COMPOSITIONS, RULES, TRAINED
 from lora_reuse.llm.protocols.hops import everyone, everywhere, percent
 from lora_reuse.llm.protocols.protocol import Marks, Protocol, Question, counted, main
 from lora_reuse.llm.protocols.settings import Answered, Composing
@@ -43,6 +43,7 @@ class Chains(Answered, Composing):
     POCKET: ClassVar = {"step_tokens": 256}
     """Four steps are as long as that."""
 
+    triplets: int = setting(20, Whole(2, MOST), "chains that are asked, and so facts of each expert")
     hops: int = setting(2, Whole(2, len(RELATIONS)), "hops of a chain, and so experts", grid=(2, 3, 4))
     bridge: str = setting(
         "none",
@@ -171,7 +172,7 @@ def controls(point: Chains) -> tuple[Control, ...]:
     """One expert on all that the experts learn, asked step by step; directly, the expert on the answers."""
     if point.library != "experts":
         return ()
-    of_rules = [f for f in dataclasses.fields(point) if f.metadata["omitted"]]
+    of_rules = [f for f in dataclasses.fields(point) if f.metadata["omitted"] and f.name not in TRAINED]
     plain = {"composition": "alone"} | {f.name: f.default for f in of_rules}
     if point.prompting == "steps":
         return (Control("one expert on everything", "got", {"library": "joint", **plain}),)

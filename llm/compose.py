@@ -89,7 +89,7 @@ def _main(words: list[str]) -> int:
             raise SettingError("format", options.format, "a rule that gives one ΔW", "format=adapter for a router")
     made_with([options.composition], dials, {})
     folders = [name.strip() for name in options.library.split(",")]
-    if "" in folders or len(set(folders)) < len(folders):
+    if "" in folders or len({Path(name).expanduser().resolve() for name in folders}) < len(folders):
         raise SettingError("library", options.library, "each adapter once")
     settings_are_right(options.out)
     print(_compose(options, folders, dials))

@@ -104,7 +104,8 @@ def score(question: Question, answer: str) -> Marks:
 
 
 def controls(point: SkillSets) -> tuple[Control, ...]:
-    """Each expert alone, asked for its own skill alone. No rule and no learning is in such a row."""
+    """Each expert alone, asked for its own skill alone; of overlapping ones, those of one skill each. No rule and no
+    learning is in such a row."""
     if point.library not in ("asked", "overlapping"):
         return ()
     of_rules = [f for f in dataclasses.fields(point) if f.metadata["omitted"] and f.name not in TRAINED]

@@ -79,19 +79,13 @@ def _check_adapters(adapters: Sequence[Adapter]) -> None:
     """Raises SettingError for no adapter, for one that is there twice, and for adapters of different bases."""
     if not adapters:
         raise SettingError("library", "no adapter", "at least one")
-    if len({_whose(adapter) for adapter in adapters}) < len(adapters):
+    places = {(Path(place).expanduser().resolve(), digest) for place, digest in (each.source for each in adapters)}
+    if len(places) < len(adapters):
         raise SettingError("library", ", ".join(adapter.name for adapter in adapters), "each adapter once")
     for other in adapters[1:]:
         if other.card.base != adapters[0].card.base:
             got = f"{adapters[0].name} of {adapters[0].card.base} and {other.name} of {other.card.base}"
             raise SettingError("library", got, "adapters of one base")
-
-
-def _whose(adapter: Adapter) -> tuple[str, str]:
-    """Folder or hub name and digest; of a folder that is here, one spelling."""
-    place, digest = adapter.source
-    path = Path(place).expanduser()
-    return (str(path.resolve()) if path.exists() else place, digest)
 
 
 def _check_biases(adapters: Sequence[Adapter], rule: str) -> None:
