@@ -27,6 +27,8 @@ from lora_reuse.llm.scoring.intervals import Difference, Limits, difference, hol
 from lora_reuse.runs.table import aligned
 
 BINS = 5
+KINDS_OF_BASE = {"pocket": "same base", "smollm2": "SmolLM2"}
+"""The base that the coefficients were fitted on, and one not pretrained here; the kin of the first are other bases."""
 SCORES = {
     "decision": "the frozen probability",
     "lookup": "the mean share of right answers that the rule has, asked in the same way, in rows that were looked at",
@@ -91,7 +93,7 @@ def question_of(row: Row, unlike: Collection[str] = ()) -> str | None:
         if "own_confidence" not in row["measured"]:
             return None
         kind = "two skills, other forms" if settings["row"] in unlike else "two skills"
-    return f"{kind}, {'same base' if settings['model'] == 'pocket' else 'other bases'}"
+    return f"{kind}, {KINDS_OF_BASE.get(settings['model'], 'other bases')}"
 
 
 def unlike_prompts(rows: Sequence[Row]) -> set[str]:

@@ -208,8 +208,9 @@ def test_no_row_of_the_fit_is_tried_and_skills_only_with_how_sure_the_experts_ar
     assert {row["settings"]["seed"] for row in tried["two-hop, same base"].rows} == {1, 2, 3, 4}
     assert {row["settings"]["seed"] for row in tried["two skills, same base"].rows} == {3, 4}
     assert not any(may_be_fitted(row) for one in tried.values() for row in one.rows)
-    other = [row | {"settings": row["settings"] | {"model": "another"}} for row in rows]
-    assert {one.question for one in trials(rows + other)} == {*tried, "two skills, other bases", "two-hop, other bases"}
+    for model, base in (("another", "other bases"), ("smollm2", "SmolLM2")):
+        other = [row | {"settings": row["settings"] | {"model": model}} for row in rows]
+        assert {one.question for one in trials(rows + other)} == {*tried, f"two skills, {base}", f"two-hop, {base}"}
     both = [row for row in rows if row["settings"]["prompting"] == "both"]
     unlike = unlike_prompts([{"hash": row["settings"]["row"], "settings": {"formats": "new"}} for row in both])
     apart = {one.question: one for one in trials(rows, unlike)}
