@@ -112,15 +112,22 @@ def stepwise(chain: Chain, number: int, hops: int, wording: int, rng: random.Ran
     return asked._replace(prompt=step_by_step(asked.prompt)), answer
 
 
+WAYS = {"direct": whole, "steps": stepwise}
+"""How a question of all hops is asked and answered."""
+
+
 def asked(hops: int, count: int, split: str, way: str, seed: int) -> list[Asked]:
     """The questions about `count` chains in each wording of the split: of all hops ("direct", "steps"), or of one hop
     ("1" to "4")."""
     rng = random.Random(f"chains asked {hops} {seed}")
-    cells = [(chain, i, wording) for wording in range(50)[SPLITS[split]] for i, chain in enumerate(chains(count, seed))]
-    if way in ("direct", "steps"):
-        made = whole if way == "direct" else stepwise
-        return [made(chain, i, hops, wording, rng)[0] for chain, i, wording in cells]
-    return [single(chain, i, hops, int(way) - 1, wording)[0] for chain, i, wording in cells]
+    cells = itertools.product(range(50)[SPLITS[split]], enumerate(chains(count, seed)))
+    return [_made(way, chain, i, hops, wording, rng)[0] for wording, (i, chain) in cells]
+
+
+def _made(way: str, chain: Chain, number: int, hops: int, wording: int, rng: random.Random) -> tuple[Asked, str]:
+    if way in WAYS:
+        return WAYS[way](chain, number, hops, wording, rng)
+    return single(chain, number, hops, int(way) - 1, wording)
 
 
 @dataclass(frozen=True)
@@ -137,7 +144,7 @@ class Taught:
     @property
     def name(self) -> str:
         """What an expert's card calls it: its relations, or how whole chains are asked."""
-        told = (way if way in ("direct", "steps") else relations(self.hops)[int(way) - 1] for way in self.ways)
+        told = (way if way in WAYS else relations(self.hops)[int(way) - 1] for way in self.ways)
         return "+".join(told) + (" of fake people" if self.fake else "")
 
     def pairs(self) -> list[tuple[str, str]]:
@@ -150,13 +157,5 @@ def _pairs(taught: Taught) -> tuple[tuple[str, str], ...]:
     rng = random.Random(f"chains taught {taught.seed}")
     drawn = chains(taught.count, taught.seed, taught.fake)
     cells = itertools.product(range(50)[SPLITS["train"]], enumerate(drawn))
-    made = [
-        stepwise(chain, i, taught.hops, wording, rng)
-        if way == "steps"
-        else whole(chain, i, taught.hops, wording, rng)
-        if way == "direct"
-        else single(chain, i, taught.hops, int(way) - 1, wording)
-        for wording, (i, chain) in cells
-        for way in taught.ways
-    ]
+    made = [_made(way, chain, i, taught.hops, wording, rng) for wording, (i, chain) in cells for way in taught.ways]
     return tuple((one.prompt, answer) for one, answer in made)
