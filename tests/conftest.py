@@ -1,13 +1,22 @@
 """Strict JAX everywhere: no silent promotion of dtypes or ranks; two CPU devices, so that sharding is always
-exercised. And types with shapes are checked at every call: `paper_checks`, which measures with the same functions, runs
-without in a third of the time."""
+exercised. And types with shapes are checked at every call, in the modules that have some; other types are checked by
+`make check`. `paper_checks`, which measures with the same functions, runs without in a third of the time."""
+
+from pathlib import Path
 
 import jax
 import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-install_import_hook(["lora_reuse.llm", "lora_reuse.theory", "lora_reuse.runs"], "beartype.beartype")
+CHECKOUT = Path(__file__).parent.parent
+SHAPED = [
+    ".".join(("lora_reuse", *path.relative_to(CHECKOUT).with_suffix("").parts)).removesuffix(".__init__")
+    for folder in ("llm", "theory")
+    for path in sorted((CHECKOUT / folder).rglob("*.py"))
+    if "from jaxtyping import" in path.read_text(encoding="utf-8")
+]
+install_import_hook(SHAPED, "beartype.beartype")
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
