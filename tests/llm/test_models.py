@@ -110,6 +110,18 @@ def test_tied_and_untied_models_are_read(tmp_path):
     assert untied.get_output_embeddings().weight is not untied.get_input_embeddings().weight
 
 
+def test_the_head_reads_the_last_tokens_in_one_piece(tmp_path):
+    """Of a slice torch would copy the head's weights once a row, in bfloat16 on a CPU."""
+    base = load_base(str(tiny("llama", tmp_path)), dtype="bfloat16")
+    seen: list[torch.Tensor] = []
+    head: Any = base.model.get_output_embeddings()
+    head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))  # runs after the base's own
+    base.model(input_ids=torch.tensor([[1, 2, 3], [4, 5, 6]]), logits_to_keep=1)
+    (states,) = seen
+    assert states.shape[:2] == (2, 1)
+    assert states.is_contiguous()
+
+
 @pytest.mark.parametrize("layers", ["mlp", "both"])
 def test_experts_have_no_mlp_to_adapt_but_attention(layers, folder_of):
     model = load_base(str(folder_of("mixtral"))).model
