@@ -10,7 +10,6 @@ CounterFact's form or as a phone book (llm/data/fact_files.py says how). An answ
 and not the one that it replaced; of a neighbour, the old one and not the new. With CounterFact's form its measures are
 printed, too, of the base and of the adapter (llm/protocols/rewrites.py says which)."""
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from lora_reuse.llm.adapters.specs import Spec, lessons
 from lora_reuse.llm.data.fact_files import FORMS, OWN, Fact, facts
 from lora_reuse.llm.protocols.controls import Control
 from lora_reuse.llm.protocols.dials import COMPOSITIONS, RULES
+from lora_reuse.llm.protocols.libraries import in_one_way
 from lora_reuse.llm.protocols.protocol import Protocol, Question, main
 from lora_reuse.llm.protocols.rewrites import ASKED, asked, below, counts, enough, preferences, score
 from lora_reuse.llm.protocols.settings import Composing, Options
@@ -77,11 +77,7 @@ def experts(point: Capacity, seed: int) -> list[Spec]:
 
 def sensible(point: Capacity) -> Capacity | None:
     """The base has no library, and one expert is not composed."""
-    if point.composition == "base":
-        return dataclasses.replace(point, library="none")
-    if point.library == "none":
-        return None
-    return dataclasses.replace(point, composition="alone") if point.library == "1" else point
+    return in_one_way(point, point.library == "1")
 
 
 def questions(point: Capacity, seed: int) -> list[Question]:

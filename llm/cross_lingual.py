@@ -6,7 +6,6 @@ learned its own task (Table 17). FOLDER holds MBPP in both languages, FILE paral
 llm/data/parallel.py say in which forms); without them, small tasks and sentences of our own. Answers count where every
 assertion of the task passes, at the first and greedy attempt (pass@1)."""
 
-import dataclasses
 import hashlib
 import sys
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from typing import Any, ClassVar
 from lora_reuse.llm.adapters.specs import lessons
 from lora_reuse.llm.data import mbpp, parallel, tasks
 from lora_reuse.llm.data.mbpp import LANGUAGES, Columns, Task
+from lora_reuse.llm.protocols.libraries import in_one_way
 from lora_reuse.llm.protocols.problems import ExamOptions, ExamSettings
 from lora_reuse.llm.protocols.protocol import Protocol, Question, main, share_of, together
 from lora_reuse.llm.protocols.settings import PATH
@@ -148,11 +148,7 @@ def experts(point: CrossLingual, seed: int) -> list[Any]:
 
 def sensible(point: CrossLingual) -> CrossLingual | None:
     """The base learns nothing, wherever its adapters would sit; one expert is not composed."""
-    if point.composition == "base":
-        return dataclasses.replace(point, library="none", layers="none")
-    if "none" in (point.library, point.layers):
-        return None
-    return dataclasses.replace(point, composition="alone") if len(LIBRARIES[point.library]) == 1 else point
+    return in_one_way(point, len(LIBRARIES.get(point.library, ())) == 1, layers="none")
 
 
 def questions(point: CrossLingual, seed: int) -> list[Question]:

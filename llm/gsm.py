@@ -12,7 +12,6 @@ model, the pocket model answers, which knows no arithmetic.
     Table 14      composition=base,uniform,arrow shots=0,8
 """
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from lora_reuse.llm.adapters.places import Layers
 from lora_reuse.llm.adapters.specs import Spec, lessons
 from lora_reuse.llm.data import gsm
 from lora_reuse.llm.data.gsm import ASKED, OWN
+from lora_reuse.llm.protocols.libraries import in_one_way
 from lora_reuse.llm.protocols.problems import ExamOptions, ExamSettings
 from lora_reuse.llm.protocols.protocol import Protocol, Question, main, share_of, together
 from lora_reuse.llm.scoring.solutions import ERRORS, KINDS
@@ -137,11 +137,7 @@ def experts(point: Gsm, seed: int) -> list[Spec]:
 def sensible(point: Gsm) -> Gsm | None:
     """The point as a row has it: the base has no library, solutions or layers, and a library of one expert is asked
     `alone`. None for a composition that lacks one of them."""
-    if point.composition == "base":
-        return dataclasses.replace(point, library="none", solutions="none", layers="none")
-    if "none" in (point.library, point.solutions, point.layers):
-        return None
-    return dataclasses.replace(point, composition="alone") if len(LIBRARIES[point.library]) == 1 else point
+    return in_one_way(point, len(LIBRARIES.get(point.library, ())) == 1, solutions="none", layers="none")
 
 
 def questions(point: Gsm, seed: int) -> list[Question]:

@@ -5,7 +5,6 @@ to Rel5 (A.3), a digit each, and the library 135 has those of Rel1, Rel3 and Rel
 learned, in templates that they did not; a row counts the right answers of every expert apart. Beside the libraries
 stands each expert alone. Without a model, the pocket model answers."""
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from lora_reuse.llm.large_library import GRAPHS
 from lora_reuse.llm.protocols.controls import Control
 from lora_reuse.llm.protocols.dials import COMPOSITIONS, LEARNED, RULES
 from lora_reuse.llm.protocols.hops import marks
+from lora_reuse.llm.protocols.libraries import in_one_way
 from lora_reuse.llm.protocols.protocol import Marks, Protocol, Question, Row, counted, main
 from lora_reuse.llm.protocols.settings import Asked
 from lora_reuse.runs.settings import Choice, SettingError, Text, setting
@@ -94,11 +94,7 @@ def counts(point: OwnAnswers, asked: Sequence[Question], records: Sequence[Marks
 
 def sensible(point: OwnAnswers) -> OwnAnswers | None:
     """One expert is not composed, and the base has no library."""
-    if point.composition == "base":
-        return dataclasses.replace(point, library="none")
-    if point.library == "none":
-        return None
-    return dataclasses.replace(point, composition="alone") if len(point.library) == 1 else point
+    return in_one_way(point, len(point.library) == 1)
 
 
 def controls(point: OwnAnswers) -> tuple[Control, ...]:

@@ -27,6 +27,7 @@ from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.latent import KEPT, Beside, hop_counts
 from lora_reuse.llm.protocols.dials import COMPOSITIONS, CONTROLS, RULES
 from lora_reuse.llm.protocols.hops import everyone
+from lora_reuse.llm.protocols.libraries import in_one_way
 from lora_reuse.llm.protocols.protocol import Protocol, Question, main, share_of
 from lora_reuse.llm.protocols.settings import Options
 from lora_reuse.llm.scoring.two_hop import direct as scored
@@ -133,11 +134,7 @@ def questions(point: SemiSynthetic, seed: int) -> list[Question]:
 
 def sensible(point: SemiSynthetic) -> SemiSynthetic | None:
     """The base has no library, and one expert is not composed."""
-    if point.composition == "base":
-        return dataclasses.replace(point, library="none", replay=False)
-    if point.library == "none":
-        return None
-    return dataclasses.replace(point, composition="alone") if point.library == "1" else point
+    return in_one_way(point, point.library == "1", replay=False)
 
 
 def ready(points: Sequence[SemiSynthetic], options: Options) -> None:

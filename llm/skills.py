@@ -10,7 +10,6 @@ data=own, the default, are new homes of people and answers in code, which the po
 one's own (llm/data/skills.py says which files), as those of LoRA Soups for math (MetaMathQA), code (Code Alpaca) and
 both (GSM-Hard), with allow_code_execution=true."""
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any, ClassVar
 from lora_reuse.llm.adapters.specs import Spec, lessons
 from lora_reuse.llm.data.skills import OWN, SKILLS, Taught
 from lora_reuse.llm.protocols.dials import COMPOSITIONS, CONTROLS, LEARNED, RULES
+from lora_reuse.llm.protocols.libraries import in_one_way
 from lora_reuse.llm.protocols.problems import ExamOptions, ExamSettings
 from lora_reuse.llm.protocols.protocol import Protocol, Question, Row, main, share_of, together
 from lora_reuse.llm.protocols.settings import Learning
@@ -71,11 +71,7 @@ def sensible(point: Skills) -> Skills | None:
     """The base learns nothing; one expert is not composed; formats are the second skill's, and of data of our own."""
     if point.formats == "new" and (point.data != OWN or point.asked == "first"):
         return None
-    if point.composition == "base":
-        return dataclasses.replace(point, library="none")
-    if point.library == "none":
-        return None
-    return dataclasses.replace(point, composition="alone") if len(LIBRARIES[point.library]) == 1 else point
+    return in_one_way(point, len(LIBRARIES.get(point.library, ())) == 1)
 
 
 def questions(point: Skills, seed: int) -> list[Question]:

@@ -4,13 +4,13 @@ Do experts on two hops compose, asked directly and step by step? Section 4.1.1: 
 on A -> C (the oracle) and one on both hops; libraries of the first two and the first three; every composition; direct
 and step-by-step questions (Table 7, Figure 1). Without a model, the pocket model answers."""
 
-import dataclasses
 import sys
 
 from lora_reuse.llm.data.mixtures import EXPERTS, LIBRARIES
 from lora_reuse.llm.protocols.bound import once_in_n
 from lora_reuse.llm.protocols.controls import ORACLE, Control, own_hops
 from lora_reuse.llm.protocols.hops import hop_protocol
+from lora_reuse.llm.protocols.libraries import in_one_way
 from lora_reuse.llm.protocols.protocol import main
 from lora_reuse.llm.protocols.reported import LAYERS, nearest
 from lora_reuse.llm.protocols.settings import TwoHop
@@ -38,13 +38,7 @@ def library(point: TwoHop) -> list[tuple[tuple[str, ...], tuple[str, ...], int]]
 def sensible(point: TwoHop) -> TwoHop | None:
     """One expert is not composed, and the base has no library: such points are asked once. No library is for the base
     alone."""
-    if point.composition == "base":
-        return dataclasses.replace(point, library="none")
-    if point.library == "none":
-        return None
-    if len(LIBRARIES[point.library]) == 1:
-        return dataclasses.replace(point, composition="alone")
-    return point
+    return in_one_way(point, len(LIBRARIES.get(point.library, ())) == 1)
 
 
 def bound(point: TwoHop) -> float | None:
