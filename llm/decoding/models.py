@@ -109,8 +109,8 @@ def load_base(
 
 def _in_one_piece(head: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """torch on a CPU copies the head's weights once a row for states in bfloat16 that are a slice, as those of the last
-    token of each prompt are: 128 prompts to SmolLM2 took 14 s and 7 GB there, and in one piece 0.05 s, with the same
-    bits."""
+    token of each prompt are (pytorch#151934 has the slow product): 128 prompts to SmolLM2 took 14 s and 7 GB there, and
+    in one piece 0.05 s, with the same bits."""
     return (inputs[0].contiguous(), *inputs[1:]) if inputs else inputs
 
 
