@@ -16,7 +16,7 @@ from typing import Any
 import pandas
 
 from lora_reuse.figures import explore
-from lora_reuse.figures._html import anchor, rendered
+from lora_reuse.figures._html import anchor, rendered, row_anchors
 from lora_reuse.figures._text import fill
 from lora_reuse.figures.registry import Drawn, write
 from lora_reuse.figures.rows import Source, sources
@@ -96,7 +96,7 @@ def page(rows: Path, out: Path, drawn: Sequence[Drawn], found: Mapping[str, Sour
     for name, part in parts.items():
         text = text.replace(f"<!-- {name} -->", part.strip())
     heads = re.findall(r"^## (.+)$", text, re.MULTILINE)
-    return text.replace("<!-- contents -->", " · ".join(f"[{head}](#{anchor(head)})" for head in heads))
+    return row_anchors(text.replace("<!-- contents -->", " · ".join(f"[{head}](#{anchor(head)})" for head in heads)))
 
 
 def _written(rows: Path, name: str, head: str, fold: str) -> str:
