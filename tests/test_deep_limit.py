@@ -29,7 +29,7 @@ def coefficients(norm: str, mask: str, like_blocks: np.ndarray) -> tuple[np.ndar
         up.append((w, *(step.spread(M) for M in (k, k0, stream, state))))
         K = (h + w * 2 * k) / growth
     ends = np.ix_(step.last, step.last)
-    readout = T = step.spread(k)[ends]
+    readout = T = up[-1][1][ends]
     of_prompt = (np.arange(3)[:, None] == step.prompt).astype(float)
     B = np.zeros_like(step.A)
     for w, k, k0, stream, state in reversed(up):
