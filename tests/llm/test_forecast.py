@@ -94,7 +94,7 @@ def test_a_reading_is_what_the_model_says_and_sees(base, pair):
     """Of texts of unlike lengths, read two at a time, as of each alone."""
     said = ("Ann Lee lives in Rome.", "Rome", "Ann Lee lives in the town of Rome, with Bo.")
     texts = [example(base, "Where does Ann Lee live?"[: 24 - 6 * i], answer) for i, answer in enumerate(said)]
-    names = list(pair[0])
+    names, before = list(pair[0]), hooks(base)
     readings = read(base, None, texts, names, rows=2)
     for (asked, told), reading in zip(texts, readings, strict=True):
         seen: dict[str, torch.Tensor] = {}
@@ -113,7 +113,11 @@ def test_a_reading_is_what_the_model_says_and_sees(base, pair):
             torch.testing.assert_close(reading.inputs[n], seen[n][len(asked) - 1 : -1], rtol=1e-4, atol=1e-4)
     composed = read(base, pair[0], texts, names)
     assert not torch.allclose(composed[0].log_probs, readings[0].log_probs)
-    assert not any(module._forward_pre_hooks or module._forward_hooks for module in base.model.modules())
+    assert hooks(base) == before
+
+
+def hooks(base):
+    return [(list(m._forward_pre_hooks), list(m._forward_hooks)) for m in base.model.modules()]
 
 
 def vectors(pair, count, seed=0):
