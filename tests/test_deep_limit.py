@@ -82,6 +82,8 @@ def test_without_a_norm_a_strict_mask_takes_both_to_zero() -> None:
     law = lambda L: np.pi / np.sqrt(2) * (6 * np.pi * (1.5 - np.sqrt(2))) ** (-1 / 3) * L ** (-1 / 6)  # noqa: E731
     np.testing.assert_allclose(law(1.0), 1.89, atol=0.005)
     np.testing.assert_allclose(tangent, law(2**14), rtol=0.02)
+    for depth, expected in ((128, [0.686, 0.640]), (1024, [0.572, 0.555])):
+        np.testing.assert_allclose(coefficients("none", "strict", np.ones(depth))[1], expected, atol=5e-4)
 
 
 def test_without_a_norm_an_ordinary_mask_keeps_the_first_and_a_quarter_of_the_second() -> None:

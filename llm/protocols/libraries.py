@@ -8,7 +8,8 @@ Point = TypeVar("Point", bound=Any)
 
 def in_one_way(point: Point, one: bool, **of_base: Any) -> Point | None:
     """The point as a row has it: the base has no library, nor what else `of_base` says, and a library of `one` expert
-    is asked `alone`. None where a composition has no library to compose, or lacks what else is "none"."""
+    is asked `alone`. None for a composition with the library, or another setting of `of_base`, that the base alone has
+    as "none"."""
     if point.composition == "base":
         return dataclasses.replace(point, library="none", **of_base)
     if "none" in (point.library, *(getattr(point, name) for name, value in of_base.items() if value == "none")):
