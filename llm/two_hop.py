@@ -2,7 +2,8 @@
 
 Do experts on two hops compose, asked directly and step by step? Section 4.1.1: an expert on A -> B, one on B -> C, one
 on A -> C (the oracle) and one on both hops; libraries of the first two and the first three; every composition; direct
-and step-by-step questions (Table 7, Figure 1). Without a model, the pocket model answers."""
+and step-by-step questions (Table 7, Figure 1). library=3-combination_steps,oracle_steps has an oracle that was trained
+on answers step by step, the positive control of these questions. Without a model, the pocket model answers."""
 
 import sys
 
@@ -23,6 +24,14 @@ COLUMNS = {
 }
 """The paper's names of the libraries."""
 MIXED = Control("one expert on both hops", "got", {"library": "mixed", "composition": "alone"})
+ORACLE_OF = {
+    "direct": ("3-combination", ORACLE),
+    "steps": (
+        "3-combination_steps",
+        Control("oracle of steps", "got", {"library": "oracle_steps", "composition": "alone"}),
+    ),
+}
+"""The library that holds the oracle of a prompting, and the oracle, which was trained on what is asked."""
 
 
 def library(point: TwoHop) -> list[tuple[tuple[str, ...], tuple[str, ...], int]]:
@@ -47,14 +56,15 @@ def bound(point: TwoHop) -> float | None:
 
 
 def controls(point: TwoHop) -> tuple[Control, ...]:
-    """Of two hops: both experts' own, and the oracle asked in the same way, since the prompting may be beyond the model
-    and the fact beyond the adapter; the oracle alone for its own question put to a library that holds it. Of a hop: one
-    expert on both hops."""
-    if point.library in ("none", "oracle") or "random" in (point.composition, point.pool):
+    """Of two hops: both experts' own, and an oracle that was trained on such answers, since the prompting may be beyond
+    the model and the fact beyond the adapter; the oracle alone for its own question put to a library that holds it. Of
+    a hop: one expert on both hops."""
+    if point.library in ("none", "oracle", "oracle_steps") or "random" in (point.composition, point.pool):
         return ()
     if point.prompting in ("first", "second"):
         return (MIXED,) if point.library != "mixed" else ()
-    return (ORACLE,) if (point.library, point.prompting) == ("3-combination", "direct") else (*own_hops(point), ORACLE)
+    holding, oracle = ORACLE_OF[point.prompting]
+    return (oracle,) if point.library == holding else (*own_hops(point), oracle)
 
 
 def reported(point: TwoHop) -> str:

@@ -33,14 +33,18 @@ SETUPS = {
 }
 """Table 1, and setup 1 of Figure 2 (fake names asked, real bridge)."""
 
-EXPERTS = {"1": ("1",), "2": ("2",), "oracle": ("12",), "mixed": ("1", "2")}
-"""LoRA 1 to 4 of section 4.1.1, on one dataset."""
-LIBRARIES = {
+EXPERTS = {"1": ("1",), "2": ("2",), "oracle": ("12",), "mixed": ("1", "2"), "oracle_steps": ("12-CoT",)}
+"""LoRA 1 to 4 of section 4.1.1, on one dataset, and an oracle that was trained on answers step by step."""
+PAPER = {
     "2-combination": ("1", "2"),
     "3-combination": ("1", "2", "oracle"),
     "oracle": ("oracle",),
     "mixed": ("mixed",),
 }
+"""The libraries of Table 7."""
+LIBRARIES = PAPER | {"3-combination_steps": ("1", "2", "oracle_steps"), "oracle_steps": ("oracle_steps",)}
+"""These, and beyond the paper the oracle of steps in the oracle's place: a small model that was trained on the answers
+alone does not give them step by step."""
 
 
 Experts = list[tuple[tuple[str, ...], tuple[str, ...], int]]

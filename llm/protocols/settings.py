@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_reuse.llm.adapters.places import Layers
-from lora_reuse.llm.data.mixtures import LIBRARIES, SETUPS
+from lora_reuse.llm.data.mixtures import LIBRARIES, PAPER, SETUPS
 from lora_reuse.llm.decoding.names import place_of
 from lora_reuse.llm.protocols.dials import (
     ADAPTERS,
@@ -213,7 +213,7 @@ class TwoHop(Composed):
         grid=("F", "H", "R"),
     )
     library: str = setting(
-        "2-combination", Choice("none", *LIBRARIES), "the experts that are composed", grid=tuple(LIBRARIES)
+        "2-combination", Choice("none", *LIBRARIES), "the experts that are composed", grid=tuple(PAPER)
     )
 
 

@@ -29,13 +29,16 @@ TWO: Settings = {"library": "2-combination", "composition": "sum", "dataset": "R
 TEN: Settings = {"library": "10-combination", "composition": "sum", "graph": "shared", "triplets": 4}
 PAIR: Settings = {"library": "pair", "composition": "sum"}
 ORACLE: Settings = {"library": "oracle", "composition": "alone"}
+STEPPED: Settings = {"library": "oracle_steps", "composition": "alone"}
 MIXED: Settings = {"library": "mixed", "composition": "alone"}
 HOPS: tuple[Settings, Settings] = ({"prompting": "first"}, {"prompting": "second"})
 # protocol, a cell, and of each of its controls the settings that are not the cell's
 CELLS: list[tuple[str, Settings, tuple[Settings, ...]]] = [
     ("two_hop", TWO | {"prompting": "direct"}, (*HOPS, ORACLE)),
-    ("two_hop", TWO | {"prompting": "steps"}, (*HOPS, ORACLE)),
-    ("two_hop", TWO | {"prompting": "steps", "library": "3-combination"}, (*HOPS, ORACLE)),
+    ("two_hop", TWO | {"prompting": "steps"}, (*HOPS, STEPPED)),
+    ("two_hop", TWO | {"prompting": "steps", "library": "3-combination"}, (*HOPS, STEPPED)),
+    ("two_hop", TWO | {"prompting": "steps", "library": "3-combination_steps"}, (STEPPED,)),
+    ("two_hop", TWO | {"prompting": "direct", "library": "3-combination_steps"}, (*HOPS, ORACLE)),
     ("two_hop", TWO | {"prompting": "direct", "library": "3-combination"}, (ORACLE,)),
     ("two_hop", MIXED | {"prompting": "direct"}, (*HOPS, ORACLE)),
     ("two_hop", TWO | {"prompting": "first"}, (MIXED,)),
@@ -56,7 +59,7 @@ CELLS: list[tuple[str, Settings, tuple[Settings, ...]]] = [
 NONE: list[tuple[str, Settings]] = [
     ("two_hop", {"composition": "base", "library": "none", "prompting": "steps"}),
     ("two_hop", {"composition": "random", "library": "2-combination", "prompting": "steps"}),
-    ("two_hop", ORACLE | {"prompting": "steps"}),
+    *(("two_hop", oracle | {"prompting": "steps"}) for oracle in (ORACLE, STEPPED)),
     ("two_hop", MIXED | {"prompting": "first"}),
     *(("bridge", {"composition": "sum", "prompting": prompting}) for prompting in ("first", "second")),
     *(("bridge", {"composition": rule, "prompting": "steps"}) for rule in ("base", "random")),
@@ -99,14 +102,14 @@ def test_a_finding_about_a_hop_or_a_control_itself_needs_none(name, cell):
 
 
 STEPS: Settings = TWO | {"prompting": "steps"}
-GOOD: list[tuple[Settings, list[int]]] = [(HOPS[0], ALL), (HOPS[1], ALL), (ORACLE, ALL)]
+GOOD: list[tuple[Settings, list[int]]] = [(HOPS[0], ALL), (HOPS[1], ALL), (STEPPED, ALL)]
 
 
 def test_the_reason_says_what_was_kept():
     assert of("two_hop", planted("two_hop", STEPS, (HOPS[0], LESS), *GOOD[1:])).void == "first hop kept 3 of 8"
     assert of("two_hop", planted("two_hop", STEPS, GOOD[0], (HOPS[1], ZERO), GOOD[2])).void == "second hop kept 0 of 8"
-    assert of("two_hop", planted("two_hop", STEPS, *GOOD[:2], (ORACLE, ZERO))).void == "oracle got 0 of 8"
-    assert of("two_hop", planted("two_hop", STEPS)) == ("", "first hop, second hop, oracle")
+    assert of("two_hop", planted("two_hop", STEPS, *GOOD[:2], (STEPPED, ZERO))).void == "oracle of steps got 0 of 8"
+    assert of("two_hop", planted("two_hop", STEPS)) == ("", "first hop, second hop, oracle of steps")
 
 
 def test_controls_are_pooled_over_seeds_and_are_of_the_same_dials_and_weights():

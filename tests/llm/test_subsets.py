@@ -6,7 +6,7 @@ import pytest
 
 from lora_reuse.llm.data import subsets
 from lora_reuse.llm.data.facts import Triplet, triplets
-from lora_reuse.llm.data.mixtures import EXPERTS, LIBRARIES, SETUPS
+from lora_reuse.llm.data.mixtures import EXPERTS, LIBRARIES, PAPER, SETUPS
 from lora_reuse.llm.data.subsets import SPLITS, SUBSETS, examples, parts, templates
 
 DIGITS = {
@@ -217,13 +217,15 @@ def test_the_setups_are_those_of_table_1_and_figure_2():
 
 
 def test_the_experts_are_those_of_section_4_1_1():
-    assert EXPERTS == {"1": ("1",), "2": ("2",), "oracle": ("12",), "mixed": ("1", "2")}
-    assert LIBRARIES == {
+    theirs = {"1": ("1",), "2": ("2",), "oracle": ("12",), "mixed": ("1", "2")}
+    assert theirs | {"oracle_steps": ("12-CoT",)} == EXPERTS
+    assert PAPER == {
         "2-combination": ("1", "2"),
         "3-combination": ("1", "2", "oracle"),
         "oracle": ("oracle",),
         "mixed": ("mixed",),
     }
+    assert LIBRARIES == PAPER | {"3-combination_steps": ("1", "2", "oracle_steps"), "oracle_steps": ("oracle_steps",)}
 
 
 def test_a_bridge_never_speaks_of_who_and_where_is_asked():
