@@ -20,6 +20,7 @@ AXES = ("library", "composition", "layers")
 READ = {"y_at_end": "$y$ at the answer", "y_at_x": "$y$ at $x$", "z_at_end": "$z$ at the answer"}
 PATCHED = {
     "patched": "$y$ patched in: $z$",
+    "patched_dev": "the same, dev wordings",
     "other_follows": "another's: that one's $z$",
     "other_patched": "another's: $z$",
 }
@@ -36,13 +37,14 @@ USUAL = ("2-combination", "sum", "mlp")
 
 
 def data(rows: Rows) -> pandas.DataFrame:
-    """Shares of the questions by model, library, rule, place of the experts, quantity and depth (a share of the blocks;
+    """Shares of the questions by model and dataset, library, rule, place of the experts, quantity and depth (a share of the blocks;
     NaN for what has none), means over seeds with 95 % intervals."""
-    groups, _ = _groups.grouped(rows, ["llm_links"], AXES)
-    dev, _ = _groups.grouped(rows, ["llm_links"], AXES, split="dev")
+    groups, _ = _groups.grouped(rows, ["llm_links"], ("dataset", *AXES))
+    dev, _ = _groups.grouped(rows, ["llm_links"], ("dataset", *AXES), split="dev")
     called, lines = _groups.called(groups), []
     for key, group in groups.items():
-        said = dict(zip(("model", *AXES), (called[key[0]], *key[1:]), strict=True))
+        model, dataset, *placed = key
+        said = {"model": f"{called[model]}, {dataset}"} | dict(zip(AXES, placed, strict=True))
         total = int(group["measured.total"].iloc[0])
         for name, depths, by_seed in _quantities(group, dev.get(key)):
             for depth, shares in zip(depths, by_seed.T, strict=True):
@@ -59,7 +61,10 @@ def _quantities(group: pandas.DataFrame, dev: pandas.DataFrame | None) -> Iterab
     for name in ("direct", "first", "second"):
         yield name, [np.nan], np.array(group[f"measured.{name}"])[:, None]
     for name in (*READ, *PATCHED):
-        by_seed = np.array(list(group[f"measured.{name}"]))
+        of, column = (dev, "patched") if name == "patched_dev" else (group, name)
+        if of is None:
+            continue
+        by_seed = np.array(list(of[f"measured.{column}"]))
         blocks = by_seed.shape[1] - (name in READ)
         yield name, [depth / blocks for depth in range(by_seed.shape[1])], by_seed
     if dev is not None:  # the pair of depths is chosen on other wordings than those that are shown
@@ -100,7 +105,8 @@ def _by_depth(axes: Axes, part: pandas.DataFrame, names: dict[str, str]) -> None
             look: dict[str, Any] = style.series(i, label=label, markersize=2.5)
             axes.plot(own["depth"], own["measured"], **look)
             axes.fill_between(own["depth"], own["low"], own["high"], color=look["color"], alpha=0.15, linewidth=0)
-    axes.set_ylim(-4, 104)
+    axes.set_ylim(-4, 150)  # the legend is above the shares
+    axes.set_yticks(range(0, 101, 25))
     if part["quantity"].isin(list(names)).any():
         axes.legend(loc="upper left", fontsize=6)
 
@@ -125,7 +131,8 @@ def caption(table: pandas.DataFrame) -> str:
         most = part.groupby("quantity")["measured"].max()
         told.append(
             f"{model}: read at x {most['y_at_x']:.0f} %, at the answer {most['y_at_end']:.0f} %; patched in, z leads in"
-            f" {most['patched']:.0f} % and, after another's y, that one's z in {most['other_follows']:.0f} %"
+            f" {most['patched']:.0f} % ({most['patched_dev']:.0f} % in the dev wordings) and, after another's y, that"
+            f" one's z in {most['other_follows']:.0f} %"
         )
     return f"""Two one-hop experts are summed and asked x r1 r2 directly. A share says for how many questions the right
         name leads the n names that could be it, by the first tokens in which they differ. Chance is 1/n. (a) The
