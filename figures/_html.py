@@ -68,7 +68,7 @@ def _numbers(path: Path) -> str:
     table = pandas.read_csv(path, dtype=str, keep_default_na=False)
     if len(table) > MOST:
         return f"The numbers are the {len(table)} lines of [{path.name}]({path.name})."
-    table = table.drop(columns="rows", errors="ignore")  # the first row's place lists the others
+    table = table.drop(columns=["rows", "command"], errors="ignore")  # the first row's place has both
     table = table.loc[:, (table != "").any()]  # no line has anything in the other columns
     lines = [list(table), ["---"] * len(table.columns)]
     for line in table.to_dict("records"):

@@ -37,8 +37,8 @@ USUAL = ("2-combination", "sum", "mlp")
 
 
 def data(rows: Rows) -> pandas.DataFrame:
-    """Shares of the questions by model and dataset, library, rule, place of the experts, quantity and depth (a share of the blocks;
-    NaN for what has none), means over seeds with 95 % intervals."""
+    """Shares of the questions by model and dataset, library, rule, place of the experts, quantity and depth (a share of
+    the blocks; NaN for what has none), means over seeds with 95 % intervals."""
     groups, _ = _groups.grouped(rows, ["llm_links"], ("dataset", *AXES))
     dev, _ = _groups.grouped(rows, ["llm_links"], ("dataset", *AXES), split="dev")
     called, lines = _groups.called(groups), []

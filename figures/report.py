@@ -180,7 +180,7 @@ def _rows(cited: dict[str, list[str]], sources: Mapping[str, Source], folder: st
             source = sources[first]
             found = [(name, sources[name]) for name in hashes if name in sources]
             places = [
-                f"{name[:8]} {other.line}" + (f" of {other.file}" if other.file != source.file else "")
+                f"{name[:4]} {other.line}" + (f" of {other.file}" if other.file != source.file else "")
                 for name, other in found
             ]
             key = (source.row["experiment"], source.row["provenance"]["command"], source.file)
@@ -189,7 +189,7 @@ def _rows(cited: dict[str, list[str]], sources: Mapping[str, Source], folder: st
         "## Rows",
         "",
         "The numbers of the tables, of the figures and of the text stand on these rows, by the command that made "
-        "them. Of each row the first half of its hash and its line in the file are given; the rows of one point "
+        "them. Of each row the first four digits of its hash and its line in the file are given; the rows of one point "
         "differ in the seed.",
         "",
         "<details><summary>All rows cited on this page</summary>",

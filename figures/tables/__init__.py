@@ -17,8 +17,8 @@ UNMEASURED = "†"
 READING = (
     "Each cell: right answers of all and their share, with a 95 % interval over seeds where there are several; what the"
     " paper reports; what one layer of theory predicts. A cell is void where its positive control was right in less"
-    f" than half: the experts' own hops under the same composition, or the oracle asked in the same way. {UNMEASURED}:"
-    " no rows measure the control."
+    " than half: the experts' own hops under the same composition, or an oracle that was trained on such answers."
+    f" {UNMEASURED}: no rows measure the control."
 )
 NOT_MEASURED = "not measured here"
 LEFT_OUT = (

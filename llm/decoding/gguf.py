@@ -4,11 +4,15 @@ models.
 transformers reads both the weights and the tokenizer that are in the file. What it gives is no model to train on or to
 save: a config that says `gguf`, so the weights go into a fresh one."""
 
+import functools
 import re
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeGuard
 
+import gguf
 from gguf import LlamaFileType
 from transformers import AutoModelForCausalLM, GgufConfig, PreTrainedConfig, PreTrainedModel
 from transformers.integrations.gguf.gguf_config_mapping import GGUF_CONFIG_ARCHS
@@ -62,6 +66,21 @@ def look_over(model: str, path: Path) -> None:
         raise SettingError(
             "model", f"{model}, whose tokenizer has no end-of-sequence token", "a tokenizer that can end an answer"
         )
+
+
+@contextmanager
+def read_once() -> Iterator[None]:
+    """While a base is loaded, its file is opened once, and the table of its tensors' names is made once. transformers
+    5.23 opens it for the config and again for the weights, and makes the table for every module: half of the time that
+    SmolLM2 took."""
+    plain = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    for name, made in plain.items():
+        setattr(gguf, name, functools.cache(made))
+    try:
+        yield
+    finally:
+        for name, made in plain.items():
+            setattr(gguf, name, made)
 
 
 def described(path: Path) -> str:

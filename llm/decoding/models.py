@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from lora_reuse.llm.decoding.gguf import described, is_gguf
+from lora_reuse.llm.decoding.gguf import described, is_gguf, read_once
 from lora_reuse.llm.decoding.names import digest
 from lora_reuse.llm.decoding.reading import (
     commit_of,
@@ -88,13 +88,15 @@ def load_base(
     where = here(model) or model
     commit = None if isinstance(where, Path) else commit_of(model)
     source = {"revision": commit, "trust_remote_code": trust_remote_code}
-    config = read_config(model, where, source)
-    tokenizer = read_tokenizer(model, where, source)
-    talks = _talks(model, tokenizer, chat)
     if dtype == "auto" and place == "cpu":
         # CPUs multiply half-precision matrices slowly, mostly by emulation, and sum them with less care than a GPU.
         dtype = "float32"
-    weights = read_weights(model, where, source | {"config": config, "dtype": dtype, "device_map": device_map or place})
+    with read_once():
+        config = read_config(model, where, source)
+        tokenizer = read_tokenizer(model, where, source)
+        talks = _talks(model, tokenizer, chat)
+        options = {"config": config, "dtype": dtype, "device_map": device_map or place}
+        weights = read_weights(model, where, source | options)
     head: Any = weights.get_output_embeddings()
     if head is not None:
         head.register_forward_pre_hook(_in_one_piece)

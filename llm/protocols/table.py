@@ -13,11 +13,6 @@ from lora_reuse.llm.scoring.intervals import Limits, over_seeds
 from lora_reuse.runs.rows import by_setting, row_hash
 from lora_reuse.runs.table import aligned, value, varying
 
-UNMEASURED = (
-    "not measured: no rows say whether the experts' own hops are kept (prompting=first,second), or whether the oracle "
-    "answers"
-)
-
 
 def table(protocol: Protocol, rows: Sequence[Row], known: Sequence[Row] = ()) -> str:
     """One line a setting: hits over all seeds, an interval over seeds (`llm.scoring.intervals`), and the columns of the
@@ -33,15 +28,17 @@ def table(protocol: Protocol, rows: Sequence[Row], known: Sequence[Row] = ()) ->
     once = {row_hash(protocol.experiment, row["settings"]): row for row in (*known, *rows)}
     judged = dict(zip(once, verdicts(protocol, list(once.values())), strict=True))
     reasons: dict[str, str] = {}
+    without = dict[str, None]()
     for group in sorted(groups, key=lambda g: _order(g[0]["settings"], names)):
         settings = group[0]["settings"]
         void, unmeasured = judged[row_hash(protocol.experiment, settings)]
         said = f"void ({reasons.setdefault(void, str(len(reasons) + 1))})" if void else ""
         control = said or ("not measured" if unmeasured else "")
+        without |= dict.fromkeys(unmeasured.split(", ") if unmeasured else ())
         cells = [value(settings, name) for name in names]
         lines.append([*cells, str(len(group)), *_cells(protocol, group, control)])
     notes = [f"({mark}) void: {reason}" for reason, mark in reasons.items()]
-    notes += [UNMEASURED] if any(line[lines[0].index("control")] == "not measured" for line in lines) else []
+    notes += [f"not measured: there are no rows of some of the controls {', '.join(without)}"] if without else []
     parts = (aligned(lines), "\n".join(notes), differences(rows, names), protocol.below(rows))
     return "\n\n".join(part for part in parts if part)
 

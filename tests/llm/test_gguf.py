@@ -4,6 +4,7 @@ gets."""
 import shutil
 from typing import Any
 
+import gguf
 import pytest
 import torch
 from gguf import GGMLQuantizationType, dequantize, quantize
@@ -41,6 +42,22 @@ def test_a_file_is_the_model_and_the_tokenizer_it_was_written_from(family, folde
     assert example(ours, "Where ?", "Paris") == example(theirs, "Where ?", "Paris")
     assert not any(p.requires_grad for p in ours.model.parameters())
     assert target_modules(load_frame(ours.name), "both") == target_modules(theirs.model, "both")
+
+
+def test_a_file_is_opened_once_and_named_once(folder_of, tmp_path, monkeypatch):
+    path, calls = tiny_gguf(folder_of("llama"), tmp_path / "tiny.gguf"), []
+
+    def counted(name):
+        plain = getattr(gguf, name)
+        monkeypatch.setattr(gguf, name, lambda *given: calls.append(name) or plain(*given))
+        return getattr(gguf, name)
+
+    own = {name: counted(name) for name in ("GGUFReader", "get_tensor_name_map")}
+    load_base(str(path))
+    assert sorted(calls) == sorted(own)
+    assert all(getattr(gguf, name) is made for name, made in own.items()), "the library is left as it was"
+    load_base(str(path))
+    assert len(calls) == 4, "nothing is kept from one base to the next"
 
 
 def test_quantised_matrices_are_dequantised_into_a_plain_model_that_can_be_saved(folder_of, tmp_path):
