@@ -167,11 +167,11 @@ def test_the_tested_hops_meet_in_a_document_by_chance_alone():
 
 
 def asked_of(share):
-    """Whose spouse's home is asked for at an exposure, and in how many of 20 000 documents; invented people of stories
+    """Whose spouse's home is asked for at an exposure, and in how many of 12 000 documents; invented people of stories
     aside."""
     asked = [
         {s.names["a"] for s in document if s.relation == "-".join(TESTED_PAIR) and s.names["a"] in PEOPLE}
-        for document in understood(20_000, exposure=share, direct=3.0)
+        for document in understood(12_000, exposure=share, direct=3.0)
     ]
     return set().union(*asked), sum(map(bool, asked))
 
@@ -187,7 +187,7 @@ def test_exposure_chains_as_many_people_as_it_says_and_nobody_else():
     assert asked_of(0.0) == (set(), 0)
     others = [
         s
-        for document in understood(20_000, exposure=0.5, direct=3.0)
+        for document in understood(12_000, exposure=0.5, direct=3.0)
         for s in document
         if s.names.get("a") in whole - half
     ]

@@ -36,7 +36,7 @@ def out(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def read_once():
-    """transformers takes 9 seconds to dequantise the file: the first command reads it, and the others get copies."""
+    """The first command dequantises the file, and the others get copies."""
     kept, from_file = [], models.read_weights
 
     def read(model, where, options):
