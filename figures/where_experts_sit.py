@@ -87,11 +87,14 @@ def _of_theory(world: str, table: pandas.DataFrame) -> Iterator[Share]:
 
 
 def _models(rows: Rows) -> Iterator[Share]:
+    """Of each model those with the fewest facts that it was asked."""
     usual = {"library": "2-combination", "second": "right", "composition": "sum", "dataset": "R"}
     groups, _ = _groups.grouped(rows, ["llm_latent"], ("triplets", "rank", "layers"), **usual)
     names = _groups.called(groups)
-    for (model, facts, _, place), group in groups.items():
-        if place in OF_MODELS:
+    placed = {key: group for key, group in groups.items() if key[3] in OF_MODELS}
+    fewest = {model: min(int(key[1]) for key in placed if key[0] == model) for model, *_ in placed}
+    for (model, facts, _, place), group in placed.items():
+        if int(facts) == fewest[model]:
             cell = _cells.of_rows(group)
             measured, low, high = (cell[name] for name in ("percent", "low", "high"))
             first, second = (_cells.of_rows(group, f"{hop}_kept")["percent"] for hop in ("first", "second"))
@@ -150,5 +153,6 @@ def caption(table: pandas.DataFrame) -> str:
         the other half, are summed and asked the n composed questions directly. In the two blocks that were made to
         compose, and in transformers that were trained on facts (output scale α = {RICH:g}), a share is of the questions
         for which the right answer is the largest of the n new ones; in language models, of the answers that name the
-        right place and no other. Under each share stand the shares of the first and of the second expert's own
-        questions that the sum keeps. Brackets are 95 % intervals over seeds. {told}"""
+        right place and no other, at the smallest n that a model was asked. Under each share stand the shares of the
+        first and of the second expert's own questions that the sum keeps. Brackets are 95 % intervals over seeds.
+        {told}"""
