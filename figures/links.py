@@ -129,10 +129,10 @@ def caption(table: pandas.DataFrame) -> str:
     told = []
     for model, part in own.groupby("model", sort=False):
         most = part.groupby("quantity")["measured"].max()
+        dev = f" ({most['patched_dev']:.0f} % in the dev wordings)" if "patched_dev" in most else ""
         told.append(
             f"{model}: read at x {most['y_at_x']:.0f} %, at the answer {most['y_at_end']:.0f} %; patched in, z leads in"
-            f" {most['patched']:.0f} % ({most['patched_dev']:.0f} % in the dev wordings) and, after another's y, that"
-            f" one's z in {most['other_follows']:.0f} %"
+            f" {most['patched']:.0f} %{dev} and, after another's y, that one's z in {most['other_follows']:.0f} %"
         )
     return f"""Two one-hop experts are summed and asked x r1 r2 directly. A share says for how many questions the right
         name leads the n names that could be it, by the first tokens in which they differ. Chance is 1/n. (a) The

@@ -57,6 +57,8 @@ def test_the_pair_of_blocks_is_chosen_on_other_wordings(tmp_path):
     assert usual.loc["patched", "depth"].tolist() == [0, 0.5]
     assert not set(table[table["layers"] == "lower/upper"]["quantity"]) & {"back", "back_other"}  # dev was not asked
     said = " ".join(module.caption(table).split())
+    alone = module.caption(table[table["quantity"] != "patched_dev"])
+    assert "dev wordings" not in alone, "where dev was not asked"
     assert "R: read at x 50 %, at the answer 100 %; patched in, z leads in 75 % (75 % in the dev wordings)" in said
     with registry.picture(module, table) as figure:
         whole(figure)

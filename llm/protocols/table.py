@@ -38,7 +38,7 @@ def table(protocol: Protocol, rows: Sequence[Row], known: Sequence[Row] = ()) ->
         cells = [value(settings, name) for name in names]
         lines.append([*cells, str(len(group)), *_cells(protocol, group, control)])
     notes = [f"({mark}) void: {reason}" for reason, mark in reasons.items()]
-    notes += [f"not measured: there are no rows of some of the controls {', '.join(without)}"] if without else []
+    notes += [f"not measured: some of these controls have no rows: {', '.join(without)}"] if without else []
     parts = (aligned(lines), "\n".join(notes), differences(rows, names), protocol.below(rows))
     return "\n\n".join(part for part in parts if part)
 

@@ -184,7 +184,7 @@ def test_the_terminal_table_says_void_and_why():
     assert "not measured" not in lines["sum"]
     assert "not measured" in lines["arrow"]
     assert "(1) void: first hop kept 3 of 8" in text
-    wanted = "not measured: there are no rows of some of the controls first hop, second hop"
+    wanted = "not measured: some of these controls have no rows: first hop, second hop"
     assert text[-1] == wanted
     assert "void" not in table(two_hop.PROTOCOL, shown), "without the rows of the controls nothing is known of them"
 
