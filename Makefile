@@ -68,7 +68,7 @@ lock: .venv/base
 # The environment of the other targets as CI has it: nothing is installed whose hash is not in lock.txt.
 locked:
 	$(PYTHON) -m venv .venv
-	$(RUN) -m pip install --quiet --no-compile --require-hashes --requirement lock.txt
+	$(RUN) -m pip install --quiet --require-hashes --requirement lock.txt
 	$(RUN) -m pip install --quiet --no-deps --no-build-isolation --editable .
 	$(RUN) -m pip check
 	@$(CHECKOUT)

@@ -27,11 +27,17 @@ is field=value."""
 
 
 def called(models: Mapping[str, pandas.DataFrame]) -> dict[str, str]:
-    """What each model is called, by its name in the rows and some of its rows; two that would be called alike keep that
-    name."""
+    """What each model is called, by its name in the rows and some of its rows. Two that would be called alike have the
+    last part of that name added, or keep it where that is alike, too."""
     names = {model: of(model, rows) for model, rows in models.items()}
-    alike = {name for name, count in Counter(names.values()).items() if count > 1}
-    return {model: model if name in alike else name for model, name in names.items()}
+    longer = {model: f"{name} ({model.rstrip('/').split('/')[-1]})" for model, name in names.items()}
+    alike, alike_too = (
+        {name for name, count in Counter(all_of.values()).items() if count > 1} for all_of in (names, longer)
+    )
+    return {
+        model: name if name not in alike else model if longer[model] in alike_too else longer[model]
+        for model, name in names.items()
+    }
 
 
 def of(model: str, rows: pandas.DataFrame) -> str:

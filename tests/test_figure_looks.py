@@ -232,4 +232,11 @@ def test_names_of_models():
         "b/x": "b/x",
         "c/y": "y",
     }
+    again = made.assign(
+        **{"provenance.pocket.layers": 8, "provenance.pocket.coverage": 1.0, "provenance.pocket.seed": 0}
+    )
+    assert _names.called({"results/eight": again, "results/eight-cpu": again}) == {
+        "results/eight": "pocket, 8 layers (eight)",
+        "results/eight-cpu": "pocket, 8 layers (eight-cpu)",
+    }
     assert _names.wrapped("pocket, half of the people known", 14) == "pocket, half\nof the people\nknown"
