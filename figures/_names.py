@@ -30,14 +30,10 @@ def called(models: Mapping[str, pandas.DataFrame]) -> dict[str, str]:
     """What each model is called, by its name in the rows and some of its rows. Two that would be called alike have the
     last part of that name added, or keep it where that is alike, too."""
     names = {model: of(model, rows) for model, rows in models.items()}
-    longer = {model: f"{name} ({model.rstrip('/').split('/')[-1]})" for model, name in names.items()}
-    alike, alike_too = (
-        {name for name, count in Counter(all_of.values()).items() if count > 1} for all_of in (names, longer)
-    )
-    return {
-        model: name if name not in alike else model if longer[model] in alike_too else longer[model]
-        for model, name in names.items()
-    }
+    for told_apart in (lambda model, name: f"{name} ({model.rstrip('/').split('/')[-1]})", lambda model, name: model):
+        count = Counter(names.values())
+        names = {model: told_apart(model, name) if count[name] > 1 else name for model, name in names.items()}
+    return names
 
 
 def of(model: str, rows: pandas.DataFrame) -> str:

@@ -34,7 +34,8 @@ SETUPS = {
 """Table 1, and setup 1 of Figure 2 (fake names asked, real bridge)."""
 
 EXPERTS = {"1": ("1",), "2": ("2",), "oracle": ("12",), "mixed": ("1", "2"), "oracle_steps": ("12-CoT",)}
-"""LoRA 1 to 4 of section 4.1.1, on one dataset, and an oracle that was trained on answers step by step."""
+"""LoRA 1 to 4 of section 4.1.1, on one dataset, and an oracle that was trained on answers step by step. An expert's
+place here is its role, from which its seed is drawn: another one goes to the end."""
 PAPER = {
     "2-combination": ("1", "2"),
     "3-combination": ("1", "2", "oracle"),

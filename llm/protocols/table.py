@@ -34,7 +34,7 @@ def table(protocol: Protocol, rows: Sequence[Row], known: Sequence[Row] = ()) ->
         void, unmeasured = judged[row_hash(protocol.experiment, settings)]
         said = f"void ({reasons.setdefault(void, str(len(reasons) + 1))})" if void else ""
         control = said or ("not measured" if unmeasured else "")
-        without |= dict.fromkeys(unmeasured.split(", ") if unmeasured else ())
+        without |= dict.fromkeys(filter(None, unmeasured.split(", ")))
         cells = [value(settings, name) for name in names]
         lines.append([*cells, str(len(group)), *_cells(protocol, group, control)])
     notes = [f"({mark}) void: {reason}" for reason, mark in reasons.items()]
