@@ -1,8 +1,9 @@
 """Text whose numbers come from rows: a template holds placeholders (`figures._placeholders`), and `fill` puts in what
 the rows say.
 
-    {hits llm_bridge setup=2}    a number, by its verb, an experiment and settings
-    {= 3.7 M}                    a size, a setting or a version, written by hand: never a result
+    {hits llm_bridge setup=2}                   a number, by its verb, an experiment and settings
+    {hits llm_bridge setup=2 | seed=0 | seed=1}  cells of a table: what is before the first `|` is said to all
+    {= 3.7 M}                                   a size, a setting or a version, written by hand: never a result
 
 Rows that are missing are replaced by the command that makes them."""
 
@@ -27,10 +28,12 @@ reference, and names."""
 
 @dataclass
 class Filled:
-    """A filled template: its text, and for the first row of each number the rows that it stands on."""
+    """A filled template: its text, for the first row of each number the rows that it stands on, and the commands that
+    would make the rows of the others."""
 
     text: str
     cited: dict[str, list[str]] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
 
 
 def fill(template: str, rows: Path, linked: bool = False) -> Filled:
@@ -46,14 +49,21 @@ def fill(template: str, rows: Path, linked: bool = False) -> Filled:
             raise ValueError(f"{match[0]}: got {verb!r}; allowed: {', '.join(VERBS)}, =")
         try:
             text, hashes = VERBS[verb](rows, shlex.split(words))
-        except NotMeasured as missing:
-            return f"({MISSING}: `{missing}`)"
+        except NotMeasured as command:
+            filled.missing.append(str(command))
+            return f"({MISSING}: `{command}`)"
         if hashes:
             filled.cited[hashes[0]] = list(hashes)
         return f"[{text}](#row-{hashes[0]})" if linked and hashes else text
 
-    filled.text = _whole_points(PLACEHOLDER.sub(number, template))
+    filled.text = _whole_points(PLACEHOLDER.sub(number, PLACEHOLDER.sub(_cells, template)))
     return filled
+
+
+def _cells(match: re.Match[str]) -> str:
+    """A placeholder of several cells as one a cell."""
+    common, *cells = match[2].split("|")
+    return " | ".join(f"{{{match[1]} {common}{cell}}}" for cell in cells) if cells else match[0]
 
 
 def loose(template: str) -> list[str]:
@@ -64,14 +74,18 @@ def loose(template: str) -> list[str]:
 
 
 def _whole_points(text: str) -> str:
-    """A point of a list that says something of rows that are missing says only that, after its lead in bold, and the
-    first command."""
-    points = re.split(r"^(?=(?:- |\d+\. |$))", text, flags=re.MULTILINE)
-    for i, point in enumerate(points):
-        lead, missing = (
-            re.match(r"(?:- |\d+\. )\*\*.+?\*\*", point, re.DOTALL),
-            re.search(rf"\({MISSING}: (`[^`]+`)\)", point),
-        )
-        if lead and missing:
-            points[i] = f"{lead[0]} {MISSING.capitalize()}: {missing[1]}.\n"
-    return "".join(points)
+    """Of rows that are missing, a point of a list or a paragraph says only that, after its lead in bold, and the first
+    command; a table has a dash in their cells, and says it below."""
+    parts = re.split(r"^(?=(?:- |\d+\. |$))", text, flags=re.MULTILINE)
+    for i, part in enumerate(parts):
+        missing = re.search(rf"\({MISSING}: (`[^`]+`)\)", part)
+        if not missing:
+            continue
+        said = f"{MISSING.capitalize()}: {missing[1]}.\n"
+        if part.startswith("\n|"):
+            parts[i] = re.sub(rf"\({MISSING}: `[^`]+`\)", "–", part) + f"\n– {said}"
+        elif lead := re.match(r"(?:- |\d+\. )\*\*.+?\*\*", part, re.DOTALL):
+            parts[i] = f"{lead[0]} {said}"
+        elif part.startswith("\n"):
+            parts[i] = f"\n{said}"
+    return "".join(parts)

@@ -178,19 +178,16 @@ def _rows(cited: dict[str, list[str]], sources: Mapping[str, Source], folder: st
     for first, hashes in cited.items():
         if first in sources:
             source = sources[first]
-            found = [(name, sources[name]) for name in hashes if name in sources]
-            places = [
-                f"{name[:4]} {other.line}" + (f" of {other.file}" if other.file != source.file else "")
-                for name, other in found
-            ]
+            found = [sources[name] for name in hashes if name in sources]
+            places = [f"{other.line}" + (f" of {other.file}" if other.file != source.file else "") for other in found]
             key = (source.row["experiment"], source.row["provenance"]["command"], source.file)
             groups.setdefault(key, []).append(f'<a id="row-{first}"></a>{", ".join(places)}')
     lines = [
         "## Rows",
         "",
         "The numbers of the tables, of the figures and of the text stand on these rows, by the command that made "
-        "them. Of each row the first four digits of its hash and its line in the file are given; the rows of one point "
-        "differ in the seed.",
+        "them. Of each row its line in the file is given; the rows of one point differ in the seed, and the point's "
+        "address has the hash of the first.",
         "",
         "<details><summary>All rows cited on this page</summary>",
     ]

@@ -121,11 +121,24 @@ def test_what_is_missing_names_its_command(rows):
         == f"({MISSING}: `python -m theory.sweep experiment=theorem_3 composition=sum`)"
     )
     assert of(rows, "claims confirmed") == f"({MISSING}: `python -m paper_checks`)"
-    point = fill("- **Lead.** It is {hits llm_bridge setup=4 composition=sum}.\n- **Next.** Words.\n", rows).text
-    assert (
-        point
-        == f"- **Lead.** {MISSING.capitalize()}: `python -m llm.bridge setup=4 composition=sum`.\n- **Next.** Words.\n"
-    )
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ("- **Lead.** It is {}.\n- **Next.** Words.\n", "- **Lead.** {}- **Next.** Words.\n"),
+        ("Words.\n\nIt is {} here\nand {} there.\n\nWords.\n", "Words.\n\n{}\nWords.\n"),
+        ("\n| a | b |\n|---|---|\n| {} | two |\n", "\n| a | b |\n|---|---|\n| – | two |\n\n– {}"),
+    ],
+)
+def test_what_is_missing_is_said_once_a_point_a_paragraph_and_a_table(rows, part, said):
+    missing = f"{MISSING.capitalize()}: `python -m llm.bridge setup=4 composition=sum`.\n"
+    assert fill(part.replace("{}", "{hits llm_bridge setup=4 composition=sum}"), rows).text == said.format(missing)
+
+
+def test_cells_of_a_table_share_what_is_said_first(rows):
+    cells = "{hits llm_bridge setup=2 prompting=steps | composition=sum | model=other composition=arrow}"
+    assert fill(f"| Setup 2 | {cells} |", rows).text == "| Setup 2 | 10/80 | 8/16 |"
 
 
 def test_what_is_not_known_is_refused(rows):
@@ -175,7 +188,7 @@ def test_sizes_and_references_are_no_results(allowed):
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.stem)
 def test_committed_rows_have_every_number_but_those_of_smollm2(template):
     """A mistyped placeholder would read as rows that are missing."""
-    missing = re.findall(rf"{MISSING}: `([^`]+)`", fill(template.read_text(), PAPER).text, re.IGNORECASE)
+    missing = fill(template.read_text(), PAPER).missing
     assert [command for command in missing if "model=smollm2" not in command] == []
 
 
