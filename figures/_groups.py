@@ -25,13 +25,14 @@ PLAIN = {"layers": "mlp", "adapter": "lora"}
 """The settings of the paper's main tables, which most tables hold fixed."""
 
 OWN = {
-    "llm_gsm": "own word problems",
-    "llm_cross_lingual": "own tasks",
-    "llm_continent": "own people",
-    "llm_capacity": "own homes",
-    "llm_skills": "own homes and code",
+    "llm_gsm": {"own": "own word problems"},
+    "llm_cross_lingual": {"own": "own tasks"},
+    "llm_continent": {"own": "own people"},
+    "llm_capacity": {"own": "own homes"},
+    "llm_skills": {"own": "own homes and code", "capitals": "own homes, capitals in code"},
 }
-"""What `data=own` is, by experiment: a stand-in for the data of the paper, which it says nothing about."""
+"""What data of this project are, by experiment and `data=`: a stand-in for those of the paper, of which it says
+nothing."""
 
 
 FAMILIES = {"llm_exposure": (MODELS, "exposure")}
@@ -100,8 +101,8 @@ def _with_defaults(table: pandas.DataFrame, experiment: str) -> pandas.DataFrame
     table = table.drop_duplicates([*settings, *weights], keep="last").assign(experiment=experiment)
     table = table.assign(**_controls(table, experiment))
     if experiment in OWN:
-        ours = table["settings.data"] == "own"
-        table["settings.model"] = table["settings.model"].where(~ours, table["settings.model"] + f", {OWN[experiment]}")
+        ours = table["settings.data"].map(OWN[experiment])
+        table["settings.model"] = table["settings.model"].where(ours.isna(), table["settings.model"] + ", " + ours)
     return table
 
 
@@ -185,7 +186,7 @@ def _usual_variant(model: str, own: pandas.DataFrame, axes: Sequence[str]) -> tu
 
 def stands_in(model: str) -> bool:
     """Whether a model's rows are of data of our own, by its name in `Found`."""
-    return any(f", {what}" in model for what in OWN.values())
+    return any(f", {what}" in model for data in OWN.values() for what in data.values())
 
 
 def own_name(model: str) -> str:

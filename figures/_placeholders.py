@@ -74,8 +74,8 @@ def _groups(rows: Path, experiment: str, wanted: dict[str, str]) -> dict[tuple[s
         (path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(rows.glob(f"{experiment}.*"))
     )
     found = _grouped(rows, experiment, tuple(axes), files)
-    ours = f", {OWN[experiment]}" if experiment in OWN and wanted.get("data", "own") == "own" else ""
-    models = [f"{model}{ours}" for model in wanted["model"].split(",")]
+    ours = OWN.get(experiment, {}).get(wanted.get("data", "own"), "")
+    models = [f"{model}, {ours}" if ours else model for model in wanted["model"].split(",")]
     keys = list(itertools.product(models, *(wanted[name].split(",") for name in axes)))
     if any(key not in found for key in keys):
         raise NotMeasured(_command(experiment, wanted))

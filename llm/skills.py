@@ -6,8 +6,9 @@ them stands one expert on both skills' data mixed. Below the table, of each comp
 against the sum of what the two experts gain alone (super-linear where it is more). `formats` asks in the formats the
 second skill was trained on, or in held-out ones.
 
-data=own, the default, are new homes of people and answers in code, which the pocket model can learn; a folder holds
-one's own (llm/data/skills.py says which files), as those of LoRA Soups for math (MetaMathQA), code (Code Alpaca) and
+data=capitals, the default, are new homes of people and answers in code, which are trained on capitals of countries;
+data=own trains them on what the pocket model knows, and is its default. A folder holds one's own (llm/data/skills.py
+says which files), as those of LoRA Soups for math (MetaMathQA), code (Code Alpaca) and
 both (GSM-Hard), with allow_code_execution=true."""
 
 import sys
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from lora_reuse.llm.adapters.specs import Spec, lessons
-from lora_reuse.llm.data.skills import OWN, SKILLS, Taught
+from lora_reuse.llm.data.skills import CAPITALS, MADE, OWN, SKILLS, Taught
 from lora_reuse.llm.protocols.dials import COMPOSITIONS, CONTROLS, LEARNED, RULES
 from lora_reuse.llm.protocols.libraries import in_one_way
 from lora_reuse.llm.protocols.problems import ExamOptions, ExamSettings
@@ -34,9 +35,13 @@ SOUPS = tuple(name for name in LEARNED if name.endswith(":own"))
 class Skills(Learning, ExamSettings):
     """LoRA Soups; how experts are trained, composed and asked."""
 
-    POCKET: ClassVar = {"epochs": 10, "answer_tokens": 16}
+    POCKET: ClassVar = {"epochs": 10, "answer_tokens": 16, "data": OWN}
 
-    data: str = setting(OWN, Text("own, or a folder of prompts and answers"), "homes and code, or skills of one's own")
+    data: str = setting(
+        CAPITALS,
+        Text("capitals, own, or a folder of prompts and answers"),
+        "homes and code, learned from capitals or (model=pocket: own) from what the pocket model knows, or one's own",
+    )
     library: str = setting(
         "both", Choice("none", *LIBRARIES), "the experts, by the skills they learn", grid=tuple(LIBRARIES)
     )
@@ -69,7 +74,7 @@ def experts(point: Skills, seed: int) -> list[Spec]:
 
 def sensible(point: Skills) -> Skills | None:
     """The base learns nothing; one expert is not composed; formats are the second skill's, and of data of our own."""
-    if point.formats == "new" and (point.data != OWN or point.asked == "first"):
+    if point.formats == "new" and (point.data not in MADE or point.asked == "first"):
         return None
     return in_one_way(point, len(LIBRARIES.get(point.library, ())) == 1)
 
@@ -90,7 +95,7 @@ def hoped(point: Skills, seed: int, count: int) -> dict[str, list[str]] | None:
 
     from lora_reuse.llm.data.skills import asked
 
-    if point.data != OWN or point.asked != "both":
+    if point.data not in MADE or point.asked != "both":
         return None
     other = {"test": "dev", "dev": "test"}[point.split]
     a, b = ([prompt for prompt, _ in Taught(point.data, (skill,), seed).pairs()] for skill in SKILLS)
@@ -105,7 +110,7 @@ def mark(point: Skills, asked: Sequence[Question], said: Sequence[str], options:
     """Own data: right is the right value in the right form; `value`, that it is named, and `form`, that it is code,
     show which skill is lacking. Data of a folder: the last number is right, that which the program of the answer prints
     where programs may be run."""
-    if point.data != OWN:
+    if point.data not in MADE:
         return _by_number(asked, said, options.allow_code_execution)
     from lora_reuse.llm.data.skills import code
     from lora_reuse.llm.scoring.two_hop import named
@@ -148,7 +153,7 @@ def ready(points: Sequence[Skills], options: ExamOptions) -> None:
         require()
     for p in points:
         found = asked(p.data, p.asked, p.formats, p.split, options.first_seed)
-        if p.data != OWN and (wrong := next((q for q in found if last_number(q.answer) is None), None)):
+        if p.data not in MADE and (wrong := next((q for q in found if last_number(q.answer) is None), None)):
             raise SettingError(
                 "data",
                 f"{p.data}, where the answer {wrong.answer[:40]!r} has no number",

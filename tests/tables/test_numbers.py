@@ -57,7 +57,7 @@ def test_no_number_of_a_paper_stands_beside_our_own_data(name, made):
     assert "stand-in" in module(name).caption(table)
     assert not any("FOLDER" in command or "FILE" in command for command in table[ours]["fill"])
     text = tables.markdown(table, "")
-    assert any(ours) == any(f"pocket, {what}" in text for what in _groups.OWN.values())
+    assert any(ours) == any(f"pocket, {what}" in text for data in _groups.OWN.values() for what in data.values())
 
 
 def test_a_model_of_the_paper_on_its_data_has_its_number_beside_ours(cells):
