@@ -56,7 +56,7 @@ def fill(template: str, rows: Path, linked: bool = False) -> Filled:
             filled.cited[hashes[0]] = list(hashes)
         return f"[{text}](#row-{hashes[0]})" if linked and hashes else text
 
-    filled.text = _whole_points(PLACEHOLDER.sub(number, PLACEHOLDER.sub(_cells, template)))
+    filled.text = _said_once(PLACEHOLDER.sub(number, PLACEHOLDER.sub(_cells, template)))
     return filled
 
 
@@ -73,7 +73,7 @@ def loose(template: str) -> list[str]:
     return [line.strip() for line in template.splitlines() if re.search(r"\d", line)]
 
 
-def _whole_points(text: str) -> str:
+def _said_once(text: str) -> str:
     """Of rows that are missing, a point of a list or a paragraph says only that, after its lead in bold, and the first
     command; a table has a dash in their cells, and says it below."""
     parts = re.split(r"^(?=(?:- |\d+\. |$))", text, flags=re.MULTILINE)

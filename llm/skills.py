@@ -8,8 +8,8 @@ second skill was trained on, or in held-out ones.
 
 data=capitals, the default, are new homes of people and answers in code, which are trained on capitals of countries;
 data=own trains them on what the pocket model knows, and is its default. A folder holds one's own (llm/data/skills.py
-says which files), as those of LoRA Soups for math (MetaMathQA), code (Code Alpaca) and
-both (GSM-Hard), with allow_code_execution=true."""
+says which files), as those of LoRA Soups for math (MetaMathQA), code (Code Alpaca) and both (GSM-Hard), with
+allow_code_execution=true."""
 
 import sys
 from collections.abc import Sequence
