@@ -145,7 +145,7 @@ SAYS = {  # the settings that a cell's labels speak of
         "prompting": "steps",
     },
     "skills": lambda model, formats, method, number: {
-        **{"formats": formats, "asked": "both", "data": "own"},
+        **{"formats": formats, "asked": "both", "data": "capitals" if "capitals" in model else "own"},
         **ALONE.get(method, {"library": "both", "composition": method}),
     },
     "table_03": lambda rule, model: (
