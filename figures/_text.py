@@ -1,9 +1,9 @@
 """Text whose numbers come from rows: a template holds placeholders (`figures._placeholders`), and `fill` puts in what
 the rows say.
 
-    {hits llm_bridge setup=2}                   a number, by its verb, an experiment and settings
+    {hits llm_bridge setup=2}                    a number, by its verb, an experiment and settings
     {hits llm_bridge setup=2 | seed=0 | seed=1}  cells of a table: what is before the first `|` is said to all
-    {= 3.7 M}                                   a size, a setting or a version, written by hand: never a result
+    {= 3.7 M}                                    a size, a setting or a version, written by hand: never a result
 
 Rows that are missing are replaced by the command that makes them."""
 

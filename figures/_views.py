@@ -105,7 +105,7 @@ def _view(protocol: Protocol, sources: Sequence[Source], sample: Mapping[str, An
         told |= {"commands": [commands.setdefault(command, len(commands)) for command in made]}
         told |= {"sample": _sample(cell, sample)}
         shown.append([told[name] for name in FIELDS])
-    data = dict.fromkeys(getattr(cell.point, "data", "") for cell in cells)
+    data = {getattr(cell.point, "data", "") for cell in cells}
     ours = [what for name, what in OWN.get(protocol.experiment, {}).items() if name in data]
     stand_in = f" The data are a stand-in of this project's: {'; '.join(ours)}." if ours else ""
     return {

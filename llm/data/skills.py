@@ -73,7 +73,7 @@ class Taught:
         return [
             pair
             for skill in self.skills
-            for pair in (_file(self.data, skill) if self.data not in MADE else _made(self.data, skill, self.seed))
+            for pair in (_made(self.data, skill, self.seed) if self.data in MADE else _file(self.data, skill))
         ]
 
 

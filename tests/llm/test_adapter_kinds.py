@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 
 from lora_reuse.llm.adapters import config as adapter_config
 from lora_reuse.llm.adapters.adapter import Adapter
-from lora_reuse.llm.adapters.bases import same_base
 from lora_reuse.llm.adapters.folders import Layout, complete, digest, load_expert
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.adapters.modules import tied
@@ -465,25 +464,6 @@ def test_a_kind_that_is_not_read_is_after_the_conversion_that_the_message_names(
         torch.testing.assert_close(update.dense(), change, rtol=1e-3, atol=1e-3 * float(change.abs().max()))
 
 
-ALIASES = [
-    ("unsloth/llama-3-8b-bnb-4bit", "meta-llama/Meta-Llama-3-8B", True),
-    ("unsloth/Qwen2.5-3B-Instruct-unsloth-bnb-4bit", "Qwen/Qwen2.5-3B-Instruct", True),
-    ("Qwen/Qwen2.5-3B-Instruct-GPTQ-Int4", "Qwen/Qwen2.5-3B-Instruct", True),
-    ("hugging-quants/Meta-Llama-3.1-8B-Instruct-AWQ-INT4", "meta-llama/Llama-3.1-8B-Instruct", True),
-    ("some/folder/Qwen2.5-3B-Instruct", "Qwen/Qwen2.5-3B-Instruct", True),
-    ("SmolLM2-135M-Instruct.Q4_1.gguf", "HuggingFaceTB/SmolLM2-135M-Instruct", True),
-    ("smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct", True),
-    ("Qwen/Qwen2.5-3B", "Qwen/Qwen2.5-3B-Instruct", False),
-    ("Qwen/Qwen2.5-3B", "Qwen/Qwen2.5-7B", False),
-    ("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3-8B", False),
-]
-
-
-@pytest.mark.parametrize(("one", "other", "same"), ALIASES)
-def test_names_of_one_base(one, other, same):
-    assert same_base(one, other) == same_base(other, one) == same
-
-
 def test_an_adapter_on_a_tied_head_comes_with_a_warning():
     """Merged, the embedding changes with the head: PEFT does it silently."""
     model = qwen()
@@ -494,34 +474,6 @@ def test_an_adapter_on_a_tied_head_comes_with_a_warning():
     assert tied(model, ["lm_head", "model.embed_tokens"]).startswith(
         "lm_head and model.embed_tokens: this model's head"
     )
-
-
-@pytest.mark.parametrize(
-    ("name", "repository", "revision", "inside"),
-    [
-        ("some/adapter", "some/adapter", None, ""),
-        ("some/adapter@v2", "some/adapter", "v2", ""),
-        ("some/adapter/epoch-3", "some/adapter", None, "epoch-3"),
-        ("some/adapter/runs/epoch-3@0123abc", "some/adapter", "0123abc", "runs/epoch-3"),
-    ],
-)
-def test_a_hub_name_may_have_a_folder_and_a_revision(name, repository, revision, inside, tmp_path, monkeypatch):
-    written("lora", tmp_path / inside if inside else tmp_path)
-    asked = []
-
-    def fetched(*given: Any, **options: Any) -> str:
-        asked.append((*given, options["revision"], options["allow_patterns"][0]))
-        return str(tmp_path)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", fetched)
-    assert load_expert(name, qwen())
-    assert asked == [(repository, revision, f"{inside}/adapter_config.json" if inside else "adapter_config.json")]
-
-
-def test_a_home_folder_is_one(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    written("lora", tmp_path / "a")
-    assert load_expert("~/a", qwen())
 
 
 def test_an_adapter_on_a_tied_head_is_not_merged(tmp_path):

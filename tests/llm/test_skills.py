@@ -17,6 +17,7 @@ from lora_reuse.llm.protocols import composed as composing
 from lora_reuse.llm.protocols.dials import LEARNED
 from lora_reuse.llm.protocols.problems import ExamOptions
 from lora_reuse.llm.protocols.protocol import main
+from lora_reuse.llm.protocols.settings import with_preset
 from lora_reuse.llm.protocols.table import table
 from lora_reuse.llm.scoring import gains as scored
 from lora_reuse.llm.skills import SKILLS, SOUPS, Skills, sensible
@@ -52,9 +53,9 @@ def test_the_second_skill_is_asked_facts_that_it_was_not_trained_on(made):
     """In formats that it was; of capitals no country gives its own away."""
     told = {answer.removeprefix("answer = ") for _, answer in Taught(made, ("second",), 0).pairs()}
     found = asked(made, "second", "known", "test", 0)
-    assert len(told) <= data.FACTS
     assert len({q.id for q in found}) == data.FACTS // 2
     if made == "capitals":
+        assert len(told) == data.FACTS
         assert not told & {q.answer for q in found}
         assert not any(q.answer.lower() in q.prompt.lower() for q in found)
         assert ("What is the capital of France?", "Paris") in {
@@ -255,6 +256,11 @@ def test_a_mistake_planted_in_the_sum_would_show():
 
 
 # The command
+
+
+def test_code_is_learned_on_what_the_base_knows():
+    assert Skills().data == "capitals"
+    assert with_preset(Skills, {"model": ("pocket",)})["data"] == ("own",)
 
 
 def test_points_that_make_sense():
