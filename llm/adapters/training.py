@@ -31,6 +31,7 @@ from lora_reuse.llm.adapters.modules import quiet_peft, target_modules
 from lora_reuse.llm.adapters.packing import Tokens, is_packing, packing, spoken
 from lora_reuse.llm.adapters.specs import Spec
 from lora_reuse.llm.decoding.models import Base, example
+from lora_reuse.llm.decoding.widened import widened
 from lora_reuse.llm.protocols.dials import settled
 from lora_reuse.llm.protocols.settings import Training
 from lora_reuse.runs.files import replacing
@@ -103,7 +104,7 @@ def train(base: Base, spec: Spec, kept: Path, scratch: Path, progress: bool | No
         # Without a word of the caller's the variable TQDM_DISABLE hides it, too.
         hidden: Any = {} if progress else {"disable": None if progress is None else True}
         bar = tqdm(range(start, steps), initial=start, total=steps, desc="steps", leave=False, **hidden)
-        with packing(base.model, model):
+        with packing(base.model, model), widened(base.model):
             graph = graphed(model, [_batch(own, bridge, spec, step) for step in range(steps)])
             for step in bar:
                 batch = _batch(own, bridge, spec, step)

@@ -20,6 +20,7 @@ from lora_reuse.llm.decoding.reading import (
     reading,
     reason,
 )
+from lora_reuse.llm.decoding.widened import widen
 from lora_reuse.runs.settings import Choice, SettingError, did_you_mean
 
 ENDS_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>")
@@ -100,6 +101,7 @@ def load_base(
     head: Any = weights.get_output_embeddings()
     if head is not None:
         head.register_forward_pre_hook(_in_one_piece)
+    widen(weights)
     pad: Any = tokenizer.pad_token_id
     if pad is None or pad >= len(_embedding(weights)):
         # Masked wherever it stands; a new token would need a new row of the embedding.
