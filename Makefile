@@ -10,7 +10,7 @@ PARTS := figures llm paper_checks runs theory lora_reuse/__init__.py lora_reuse/
 CHECKOUT := rm -rf .venv/checkout && mkdir -p .venv/checkout/lora_reuse \
   && ln -s $(addprefix ../../../,$(PARTS)) .venv/checkout/lora_reuse/
 
-.PHONY: sweep figures fresh two-hop smollm test notebooks check docs benchmark lock locked lowest clean
+.PHONY: sweep figures fresh two-hop smollm test tests notebooks check docs benchmark lock locked lowest clean
 
 sweep: .venv/base
 	$(RUN) -m theory.sweep width=2**8,2**10,2**12,2**14,2**16,2**18,2**20,2**22,2**24 seeds=32
@@ -33,7 +33,9 @@ two-hop: .venv/llm
 smollm: .venv/llm
 	@$(RUN) -m llm.smollm2
 
-test: check
+test: check tests
+
+tests: .venv/test
 	OMP_NUM_THREADS=1 $(RUN) -m pytest tests --numprocesses 2 --dist loadfile --no-loadscope-reorder
 	OMP_NUM_THREADS=1 $(RUN) -m pytest paper_checks --numprocesses 2 --dist worksteal
 
