@@ -120,14 +120,15 @@ def _share(percent: float) -> str:
 
 
 def _parts(cell: Cell, note: str) -> list[str]:
-    """Measured, reported, predicted, each where there is one."""
+    """Measured, reported, predicted, each where there is one; the number alone of what is not a count."""
     low, high = cell["predicted_low"], cell["predicted_high"]
     if cell["fill"]:
         parts = [f"{NOT_MEASURED} ({note})"]
     else:
         interval = "" if math.isnan(cell["low"]) else f" [{cell['low']:.0f},{SPACE}{cell['high']:.0f}]"
         share = _share(cell["percent"]) + interval + (UNMEASURED if cell["unmeasured"] else "")
-        parts = [f"{cell['hits']:.0f}/{cell['total']:.0f}", f"void: {cell['void']}" if cell["void"] else share]
+        counts = [] if math.isnan(cell["total"]) else [f"{cell['hits']:.0f}/{cell['total']:.0f}"]
+        parts = [*counts, f"void: {cell['void']}" if cell["void"] else share]
     parts += [f"paper {cell['reported']}{SPACE}%"] if cell["reported"] else []
     if not math.isnan(high):
         parts += [
@@ -142,7 +143,8 @@ def _cell_markdown(cell: Cell, note: str) -> str:
     first, *others = _parts(cell, note)
     if cell["fill"]:
         return "<br>".join([f"*{first}*", *others])
-    return "<br>".join([f"[{first}](#row-{cell['row']}) {others[0]}", *others[1:]])
+    linked = f"[{first}](#row-{cell['row']})"
+    return "<br>".join([linked, *others] if math.isnan(cell["total"]) else [f"{linked} {others[0]}", *others[1:]])
 
 
 def _rows(table: pandas.DataFrame) -> list[str]:

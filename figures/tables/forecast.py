@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pandas
 
 from lora_reuse.figures import _cells
@@ -26,10 +25,7 @@ ALPHA = 0.05
 
 def table(rows: Rows) -> pandas.DataFrame:
     """The numbers of every score, by question, number and score, for compositions at seeds that were not looked at
-    while the forecast was written.
-
-    A cell of an area counts the pairs in order; that of a difference, how many more the forecast has. Raises
-    MissingRows where there are no rows."""
+    while the forecast was written. Raises MissingRows where there are no rows."""
     found = [one for one in rankings(load_rows(rows.folder, "llm_forecast")) if not one.seen]
     if not found:
         raise rows.missing("llm_forecast", seen=False)
@@ -41,40 +37,34 @@ def table(rows: Rows) -> pandas.DataFrame:
 
 def _lines(found: Ranking) -> Iterator[tuple[tuple[str, str, str], dict[str, Any]]]:
     """The cells of a question by number, score and the compositions among which it is."""
-    pairs = {ALL: _pairs(found.worked), WORKED: _pairs(found.worked[found.where_one_worked])}
     among = {ALL: {name: line.everywhere for name, line in found.lines.items()}}
     if not found.where_one_worked.all():
         among[WORKED] = {name: line.where_one_worked for name, line in found.lines.items()}
     for name in found.lines:
         for where, scores in among.items():
-            yield (
-                ("AUC", name, where),
-                _cell(found, scores[name].area.value, pairs[where], scores[name].limits, scores[name]),
-            )
+            one = scores[name]
+            yield ("AUC", name, where), _cell(found, one.area.value, one.limits, among=one)
     for name in found.lines:
         for where, scores in among.items():
             if ahead := scores[name].ahead:
-                yield ("forecast ahead", name, where), _cell(found, ahead.mean, pairs[where], ahead)
+                yield ("forecast ahead", name, where), _cell(found, ahead.mean, ahead)
     for name, line in found.lines.items():
         if line.right:
             right, asked, limits = line.right
-            yield ("right calls", name, ALL), _cell(found, right / asked, asked, limits)
+            yield ("right calls", name, ALL), _cell(found, right / asked, limits, total=asked)
     for name, line in found.lines.items():
-        if line.balanced:
-            yield (
-                ("balanced", name, ALL),
-                _cell(found, line.balanced.area.value, pairs[ALL], line.balanced.limits, line.balanced),
-            )
-
-
-def _pairs(worked: np.ndarray) -> int:
-    """How many pairs there are of a composition that worked and one that did not."""
-    return int(worked.sum()) * int((~worked).sum())
+        if one := line.balanced:
+            yield ("balanced", name, ALL), _cell(found, one.area.value, one.limits, among=one)
 
 
 def _cell(
-    found: Ranking, share: float, total: int, limits: Limits | Difference | None, among: Among | None = None
+    found: Ranking,
+    share: float,
+    limits: Limits | Difference | None,
+    total: float = math.nan,
+    among: Among | None = None,
 ) -> dict[str, Any]:
+    """A share of `total`, or without one a number of its own, in percent."""
     low, high = (limits.low, limits.high) if limits else (math.nan, math.nan)
     each = (
         "" if among is None else " ".join("-" if math.isnan(value) else f"{100 * value:.4g}" for value in among.by_seed)

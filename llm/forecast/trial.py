@@ -188,13 +188,11 @@ def _bins(probability: Score, worked: np.ndarray) -> list[Bin]:
 
 
 def about(found: Trial) -> str:
-    """What the rows of a trial are, in a sentence."""
+    """What the rows of a trial are, in words."""
     bases = len({base_of(row) for row in found.rows})
-    works = sum(one.works for one in found.libraries)
-    return (
-        f"{len(found.rows)} rows of {len(found.libraries)} libraries, {found.seeds} seeds and {bases} "
-        f"base{'s' * (bases > 1)}; a rule works in {works} libraries."
-    )
+    counts = [(len(found.libraries), "library", "libraries"), (found.seeds, "seed", "seeds"), (bases, "base", "bases")]
+    asked, seeds, kinds = (f"{count} {one if count == 1 else more}" for count, one, more in counts)
+    return f"{len(found.rows)} rows of {asked}, {seeds} and {kinds}"
 
 
 def kept_off(rows: Sequence[Row]) -> tuple[float, int]:
@@ -212,7 +210,9 @@ def text(rows: Sequence[Row], unlike: Collection[str] = ()) -> str:
         head = ["score", "AUC", "regret", "decision saves", "takes a rule", "of these one works", "calibration error"]
         lines = [head, *([name, *_words(line)] for name, line in found.lines.items())]
         bins = ", ".join(f"{one.worked}/{one.rows} at {one.probability:.0%}" for one in found.lines["decision"].bins)
-        blocks.append(f"{found.question}: {about(found)}\n{aligned(lines)}\nworked, by probability: {bins}")
+        works = sum(one.works for one in found.libraries)
+        told = f"{found.question}: {about(found)}; a rule works in {works} of the libraries"
+        blocks.append(f"{told}\n{aligned(lines)}\nworked, by probability: {bins}")
     off, count = kept_off(rows)
     blocks += [f"own answers: what a rule keeps of them is off by {100 * off:.0f} points, over {count} rows"] * (
         count > 0

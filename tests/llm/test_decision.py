@@ -292,9 +292,12 @@ def test_the_text_and_the_figures_table_have_the_same_numbers(tmp_path: Path):
     said = trial.text(planted())
     for one in trials(planted()):
         assert f"{one.question}: {trial.about(one)}" in said
+        label = f"{one.question} ({trial.about(one)})"
         for name, line in one.lines.items():
-            assert table.loc[(one.question, "AUC", name)]["percent"] == pytest.approx(100 * line.area.value)
-            assert table.loc[(one.question, "regret", name)]["percent"] == pytest.approx(100 * line.regret)
+            assert table.loc[(label, "AUC", name)]["percent"] == pytest.approx(100 * line.area.value)
+            assert table.loc[(label, "regret, points", name)]["percent"] == pytest.approx(100 * line.regret)
+            taken = table.loc[(label, "takes a rule in", name)]
+            assert (taken["hits"], taken["total"]) == (line.taken, len(one.libraries))
         line = one.lines["decision"]
         assert VERBS["decided"](tmp_path, ["regret", "decision", *one.question.split()])[0].startswith(
             f"{100 * line.regret:.1f} ["
