@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-INSTALL = "apt-get update && apt-get install -y --no-install-recommends chromium chromium-driver"
+INSTALL = "apt-get update && apt-get install -y --no-install-recommends chromium chromium-driver fonts-liberation"
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
     " --disable-component-update --disable-sync"
