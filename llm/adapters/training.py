@@ -104,7 +104,7 @@ def train(base: Base, spec: Spec, kept: Path, scratch: Path, progress: bool | No
         # Without a word of the caller's the variable TQDM_DISABLE hides it, too.
         hidden: Any = {} if progress else {"disable": None if progress is None else True}
         bar = tqdm(range(start, steps), initial=start, total=steps, desc="steps", leave=False, **hidden)
-        with packing(base.model, model), widened(base.model):
+        with packing(base.model, model):
             graph = graphed(model, [_batch(own, bridge, spec, step) for step in range(steps)])
             for step in bar:
                 batch = _batch(own, bridge, spec, step)
@@ -207,9 +207,10 @@ def _backward(model: Any, batch: list[Tokens], training: Training, micro: int) -
     """Adds the gradients of the batch's loss, the mean over answer tokens (of each example, or of all)."""
     total = 0.0
     for piece in _pieces(batch, micro, math.inf if is_packing(model) else 1.5):
-        logits, told = spoken(model, piece)
-        loss = surprise(logits, told, in_loss(piece, batch, training.loss).to(logits.device))
-        loss.backward()
+        with widened(model):
+            logits, told = spoken(model, piece)
+            loss = surprise(logits, told, in_loss(piece, batch, training.loss).to(logits.device))
+            loss.backward()
         total += loss.item()
     return total
 
