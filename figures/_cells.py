@@ -11,6 +11,7 @@ import pandas
 from lora_reuse.figures._groups import called, own_name, stands_in
 from lora_reuse.figures.rows import Rows
 from lora_reuse.llm.protocols.table import pooled
+from lora_reuse.llm.scoring.intervals import Difference, Limits
 from lora_reuse.paper_checks.reported import load
 from lora_reuse.runs.settings import short
 
@@ -173,6 +174,24 @@ def cell(found: Found, key: tuple[str, ...], printed: str, predicted: tuple[floa
     ours = {"void": "", "unmeasured": "", **found.cells[key]}
     bound = ours.pop("bound")
     return line | ours | ({} if math.isnan(bound) else {"predicted_low": math.nan, "predicted_high": bound})
+
+
+def of_many(
+    rows: Sequence[Mapping[str, Any]],
+    share: float,
+    limits: Limits | Difference | None = None,
+    total: float = math.nan,
+    seeds: int = 0,
+    by_seed: str = "",
+) -> dict[str, Any]:
+    """A cell that stands on more rows than can be named: the first of them names it. A share of `total`, or without one
+    a number of its own, in percent."""
+    low, high = (limits.low, limits.high) if limits else (math.nan, math.nan)
+    counts = {"hits": share * total, "total": total, "percent": 100 * share, "low": 100 * low, "high": 100 * high}
+    first, made = rows[0], " & ".join(dict.fromkeys(row["provenance"]["command"] for row in rows))
+    made_of = {"experiment": first["experiment"], "row": first["hash"], "rows": first["hash"], "command": made}
+    unpredicted = {"predicted_low": math.nan, "predicted_high": math.nan}
+    return dict.fromkeys(COLUMNS, "") | counts | {"seeds": seeds, "by_seed": by_seed} | made_of | unpredicted
 
 
 def frame(lines: Mapping[tuple[str, ...], Mapping[str, Any]], names: Sequence[str], found: Found) -> pandas.DataFrame:

@@ -3,6 +3,7 @@
 A frozen probability that a rule works, beside scores that need no forecast: how each ranks what worked, how many points
 of right answers its decisions fall short of the best rule in hindsight, and how far its probabilities are off."""
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +14,6 @@ from lora_reuse.figures import _cells
 from lora_reuse.figures.rows import Rows
 from lora_reuse.llm.forecast.decision import frozen
 from lora_reuse.llm.forecast.trial import BINS, SCORES, Trial, about, kept_off, trials, unlike_prompts
-from lora_reuse.llm.scoring.intervals import Difference, Limits
 from lora_reuse.runs.rows import load_rows
 
 NEEDS = {"llm_forecast": "python -m llm.forecast validate=results/paper"}
@@ -34,43 +34,31 @@ def table(rows: Rows) -> pandas.DataFrame:
 
 def _lines(found: Trial) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
     """The cells of a question by number and score."""
+    cell = functools.partial(_cells.of_many, found.rows, seeds=found.seeds)
     asked, lines = len(found.libraries), found.lines
-    yield ("a rule works in", "decision"), _cell(found, sum(one.works for one in found.libraries) / asked, total=asked)
+    yield ("a rule works in", "decision"), cell(sum(one.works for one in found.libraries) / asked, total=asked)
     for name, line in lines.items():
-        yield ("takes a rule in", name), _cell(found, line.taken / asked, total=asked)
+        yield ("takes a rule in", name), cell(line.taken / asked, total=asked)
     for name, line in lines.items():
         if line.taken:
-            yield ("of which one works in", name), _cell(found, line.right / line.taken, total=line.taken)
+            yield ("of which one works in", name), cell(line.right / line.taken, total=line.taken)
     for name, line in lines.items():
         if not math.isnan(line.area.value):
-            yield ("AUC", name), _cell(found, line.area.value, line.area_limits)
+            yield ("AUC", name), cell(line.area.value, line.area_limits)
     for name, line in lines.items():
-        yield ("regret, points", name), _cell(found, line.regret, line.regret_limits)
-    for name, line in lines.items():
-        if line.saved:
-            yield ("decision saves, points", name), _cell(found, line.saved.mean, line.saved)
+        yield ("regret, points", name), cell(line.regret, line.regret_limits)
     for name, line in lines.items():
         if line.saved:
-            yield ("p of what it saves", name), _cell(found, line.saved.p)
+            yield ("decision saves, points", name), cell(line.saved.mean, line.saved)
     for name, line in lines.items():
-        yield ("calibration error", name), _cell(found, line.error)
+        if line.saved:
+            yield ("p of what it saves", name), cell(line.saved.p)
+    for name, line in lines.items():
+        yield ("calibration error", name), cell(line.error)
     for one in lines["decision"].bins:
         low = min(int(one.probability * BINS), BINS - 1) * 100 // BINS
         number = f"worked, at {low} to {low + 100 // BINS} %"
-        yield (number, "decision"), _cell(found, one.worked / one.rows, total=one.rows)
-
-
-def _cell(
-    found: Trial, share: float, limits: Limits | Difference | None = None, total: float = math.nan
-) -> dict[str, Any]:
-    """A share of `total`, or without one a number of its own, in percent."""
-    low, high = (limits.low, limits.high) if limits else (math.nan, math.nan)
-    counts = {"hits": share * total, "total": total, "percent": 100 * share, "low": 100 * low, "high": 100 * high}
-    counts |= {"seeds": found.seeds, "predicted_low": math.nan, "predicted_high": math.nan}
-    made = " & ".join(dict.fromkeys(row["provenance"]["command"] for row in found.rows))
-    first = found.rows[0]["hash"]  # the question says how many rows these are
-    about_rows = {"experiment": "llm_forecast", "row": first, "rows": first, "command": made}
-    return dict.fromkeys(_cells.COLUMNS, "") | counts | about_rows
+        yield (number, "decision"), cell(one.worked / one.rows, total=one.rows)
 
 
 def caption(table: pandas.DataFrame) -> str:

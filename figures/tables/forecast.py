@@ -3,6 +3,7 @@
 Scores that rank compositions of two experts, and how often each puts one that worked above one that did not: of two-hop
 questions, of questions that need two skills, and of the experts' own one-hop questions."""
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +15,6 @@ from lora_reuse.figures.rows import Rows
 from lora_reuse.llm.forecast import ranking
 from lora_reuse.llm.forecast.ranking import PREDICTORS, Among, Ranking, rankings
 from lora_reuse.llm.forecast.ranking_text import about
-from lora_reuse.llm.scoring.intervals import Difference, Limits
 from lora_reuse.runs.rows import load_rows
 
 NEEDS = {"llm_forecast": "python -m llm.forecast validate=results/paper"}
@@ -37,54 +37,29 @@ def table(rows: Rows) -> pandas.DataFrame:
 
 def _lines(found: Ranking) -> Iterator[tuple[tuple[str, str, str], dict[str, Any]]]:
     """The cells of a question by number, score and the compositions among which it is."""
+    cell = functools.partial(_cells.of_many, found.rows, seeds=len(set(found.clusters.seed)))
     among = {ALL: {name: line.everywhere for name, line in found.lines.items()}}
     if not found.where_one_worked.all():
         among[WORKED] = {name: line.where_one_worked for name, line in found.lines.items()}
     for name in found.lines:
         for where, scores in among.items():
             one = scores[name]
-            yield ("AUC", name, where), _cell(found, one.area.value, one.limits, among=one)
+            yield ("AUC", name, where), cell(one.area.value, one.limits, by_seed=_by_seed(one))
     for name in found.lines:
         for where, scores in among.items():
             if ahead := scores[name].ahead:
-                yield ("forecast ahead", name, where), _cell(found, ahead.mean, ahead)
+                yield ("forecast ahead", name, where), cell(ahead.mean, ahead)
     for name, line in found.lines.items():
         if line.right:
             right, asked, limits = line.right
-            yield ("right calls", name, ALL), _cell(found, right / asked, limits, total=asked)
+            yield ("right calls", name, ALL), cell(right / asked, limits, total=asked)
     for name, line in found.lines.items():
         if one := line.balanced:
-            yield ("balanced", name, ALL), _cell(found, one.area.value, one.limits, among=one)
+            yield ("balanced", name, ALL), cell(one.area.value, one.limits, by_seed=_by_seed(one))
 
 
-def _cell(
-    found: Ranking,
-    share: float,
-    limits: Limits | Difference | None,
-    total: float = math.nan,
-    among: Among | None = None,
-) -> dict[str, Any]:
-    """A share of `total`, or without one a number of its own, in percent."""
-    low, high = (limits.low, limits.high) if limits else (math.nan, math.nan)
-    each = (
-        "" if among is None else " ".join("-" if math.isnan(value) else f"{100 * value:.4g}" for value in among.by_seed)
-    )
-    counts = {"hits": share * total, "total": total, "percent": 100 * share, "low": 100 * low, "high": 100 * high}
-    counts |= {
-        "seeds": len(set(found.clusters.seed)),
-        "by_seed": each,
-        "predicted_low": math.nan,
-        "predicted_high": math.nan,
-    }
-    made = " & ".join(dict.fromkeys(row["provenance"]["command"] for row in found.rows))
-    first = found.rows[0][
-        "hash"
-    ]  # a thousand hashes a cell would hide the table: the caption says which rows these are
-    return (
-        dict.fromkeys(_cells.COLUMNS, "")
-        | counts
-        | {"experiment": "llm_forecast", "row": first, "rows": first, "command": made}
-    )
+def _by_seed(among: Among) -> str:
+    return " ".join("-" if math.isnan(value) else f"{100 * value:.4g}" for value in among.by_seed)
 
 
 def _shown(found: Ranking) -> str:
