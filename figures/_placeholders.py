@@ -243,7 +243,9 @@ def _decided(rows: Path, words: Sequence[str]) -> Said:
     regret = words[0] == "regret"
     value, limits = (100 * line.regret, line.regret_limits) if regret else (line.area.value, line.area_limits)
     form, factor = (".1f", 100) if regret else (".2f", 1)
-    shown = f" [{factor * limits.low:{form}}, {factor * limits.high:{form}}]" if limits else ""
+    shown = " (one seed)" if found.seeds == 1 else ""
+    if limits:
+        shown = f" [{factor * limits.low:{form}}, {factor * limits.high:{form}}]"
     return f"{value:{form}}{shown}", [found.rows[0]["hash"]]
 
 

@@ -304,6 +304,11 @@ def test_the_text_and_the_figures_table_have_the_same_numbers(tmp_path: Path):
         )
     with pytest.raises(NotMeasured):
         VERBS["decided"](tmp_path, ["regret", "decision", "three-hop"])
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    of_one = [row for row in planted() if row["settings"]["seed"] < 2]  # the fit's, and another
+    (alone / "llm_forecast.jsonl").write_text("".join(json.dumps(empty | row) + "\n" for row in of_one))
+    assert VERBS["decided"](alone, ["regret", "decision", "two-hop,", "same", "base"])[0].endswith(" (one seed)")
     assert "nan" not in item.module.caption(table)
     assert "nan" not in said
     with pytest.raises(MissingRows, match=r"make them with `python -m llm\.forecast"):
