@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from lora_reuse.figures import style
 from lora_reuse.figures.rows import Rows
+from lora_reuse.llm.bench.__main__ import Options
 from lora_reuse.llm.bench.libraries import LIBRARIES, Library, cells
 from lora_reuse.llm.bench.score import (
     SCORE,
@@ -29,8 +30,8 @@ from lora_reuse.llm.bench.score import (
 )
 from lora_reuse.runs.rows import load_rows
 
-MODEL, SEEDS = "pocket", range(3)
-"""Of the rows that are drawn."""
+MODEL, SEEDS = "pocket", range(Options.first_seed, Options.first_seed + Options.seeds)
+"""Of the rows that are drawn: what the command asks for where nothing else is said."""
 WHOLE = "score"
 """The column of all libraries."""
 NEEDS = {

@@ -14,7 +14,7 @@ from lora_reuse.figures import registry
 from lora_reuse.figures.rows import MissingRows
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.bench import measure, score, text
-from lora_reuse.llm.bench.__main__ import main
+from lora_reuse.llm.bench.__main__ import Options, main
 from lora_reuse.llm.bench.libraries import LIBRARIES, Asked, Library, cells
 from lora_reuse.llm.bench.score import Gained, InLibrary, agreement
 from lora_reuse.llm.compositions import RULES, compose
@@ -26,7 +26,7 @@ from lora_reuse.runs.settings import SettingError
 from tests.llm.tiny import tiny
 
 ROOT = Path(__file__).parents[2]
-SEEDS = range(3)
+SEEDS = range(Options.first_seed, Options.first_seed + Options.seeds)
 GAINS = tuple(library.name for library in LIBRARIES if library.name != "no bridge")
 
 
@@ -335,4 +335,4 @@ def test_a_file_is_scored(file, tmp_path, monkeypatch, capsys):
     assert first["rule"] == {"file": "mine.py", "versions": {}}
     assert main(words) == 0
     assert len(load_rows(tmp_path / "out", "llm_two_hop")) == 8
-    assert measure.missing(["sum"], measure.Bench(str(model), range(2), str(tmp_path / "out"), "nowhere", 1)) == []
+    assert measure.missing(["sum"], measure.Bench(str(model), SEEDS[:2], str(tmp_path / "out"), "nowhere", 1)) == []
