@@ -224,7 +224,7 @@ def test_what_the_words_between_the_numbers_say_holds():
     assert decided(f"{steps} setup=2 composition=arrow_after,average")
     assert decided(f"{steps} setup=5 composition=sum,arrow_after")
     assert not decided(f"{steps} setup=2 composition=arrow_after,arrow")
-    assert not decided(f"{steps} setup=4 composition=sum,arrow")
+    assert decided(f"{steps} setup=4 composition=sum,arrow")
     for setup in ("0", "1", "3"):
         assert all(share(f"{steps} setup={setup} composition={rule}") < 5 for rule in RULES)
     assert share(f"{steps} setup=2 composition=sum") < 5
@@ -243,7 +243,8 @@ def test_what_the_words_between_the_numbers_say_holds():
     examples = "llm_bridge_examples bridge_in=first prompting=steps"
     for count in ("16", "46"):
         for rule in ("sum", "arrow_after"):
-            assert share(f"{examples} choice=compiled examples={count} composition={rule}") < 0.9 * joint
+            reached = share(f"{examples} choice=compiled examples={count} composition={rule}") >= 0.9 * joint
+            assert reached == ((count, rule) == ("46", "sum"))
     drawn = f"{examples} choice=random composition=sum"
     assert share(f"{drawn} examples=4") > share(f"{drawn} examples=46")
     deep = "llm_latent model=results/pocket-8-layers library=2-combination second=right composition=sum split=test"

@@ -162,7 +162,7 @@ def test_the_committed_zeros_of_the_pocket_model_step_by_step_are_no_matter_of_t
     for rule in ("average", "sum", "arrow", "arrow_after"):
         assert of_cell["2-combination", rule, "steps"] == ("", "")
     assert of_cell["2-combination", "uniform", "steps"].void == "first hop kept 24 of 200"
-    assert of_cell["3-combination", "average", "steps"].void == "first hop kept 81 of 200"
+    assert of_cell["3-combination", "average", "steps"].void == "first hop kept 97 of 240"
     assert of_cell["2-combination", "sum", "direct"] == ("", "")
     assert of_cell["2-combination", "uniform", "direct"].void == "first hop kept 24 of 200"
     assert of_cell["2-combination", "uniform", "first"] == ("", ""), "how much is kept is the finding"
