@@ -180,8 +180,9 @@ def of_many(
     rows: Sequence[Mapping[str, Any]],
     share: float,
     limits: Limits | Difference | None = None,
+    *,
+    seeds: int,
     total: float = math.nan,
-    seeds: int = 0,
     by_seed: str = "",
 ) -> dict[str, Any]:
     """A cell that stands on more rows than can be named: the first of them names it. A share of `total`, or without one

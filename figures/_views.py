@@ -13,6 +13,7 @@ import pandas
 
 from lora_reuse.figures import _names
 from lora_reuse.figures._groups import OWN
+from lora_reuse.figures._html import DIGITS
 from lora_reuse.figures.rows import Source
 from lora_reuse.llm.answers import read
 from lora_reuse.llm.protocols.by_name import protocol_of
@@ -194,8 +195,9 @@ def _numbers(protocol: Protocol, cell: Cell, void: str, unmeasured: str) -> dict
 
 
 def _rows(cell: Cell, file: str) -> list[str]:
-    """Of each row its hash, its seed and its line; its file where that is not the protocol's own."""
-    places = [f"{it.row['hash']} {it.row['settings']['seed']} {it.line} {it.file}" for it in cell.rows]
+    """Of each row the first digits of its hash, its seed and its line; its file where that is not the protocol's
+    own."""
+    places = [f"{it.row['hash'][:DIGITS]} {it.row['settings']['seed']} {it.line} {it.file}" for it in cell.rows]
     return [place.removesuffix(f" {file}") for place in places]
 
 

@@ -14,11 +14,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from lora_reuse.figures._html import filled
+from lora_reuse.figures._html import DIGITS, filled
 from lora_reuse.figures._views import FIELDS, RULE, Source, views
 
 PAGE = Path(__file__).with_name("explore_page.html")
-START = {"protocol": "bridge", "prompting": "steps", "split": "test"}
+START = {"protocol": "bridge", "setup": "2", "prompting": "steps", "split": "test"}
 """What is shown before anything is chosen, where there are rows of it; of the rest, what has the most rows."""
 
 
@@ -28,7 +28,8 @@ def page(rows: Path, out: Path, sources: Sequence[Source]) -> str:
     if not shown:
         return filled(PAGE, start=f"<p>No rows of language models are in {escape(str(rows))}.</p>", data="null")
     start = START | {"protocol": START["protocol"] if START["protocol"] in shown else next(iter(shown))}
-    data = {"fields": FIELDS, "folder": os.path.relpath(rows, out), "start": start, "protocols": list(shown.values())}
+    data = {"fields": FIELDS, "folder": os.path.relpath(rows, out), "start": start, "digits": DIGITS}
+    data |= {"protocols": list(shown.values())}
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     return filled(PAGE, start=_table(shown[start["protocol"]]), data=text)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lora_reuse.figures import report
+from lora_reuse.figures._placeholders import _trials
 from lora_reuse.figures._text import MISSING, fill, loose
 from lora_reuse.llm.scoring.intervals import difference, holm
 from tests.rows_of_models import row, write
@@ -239,6 +240,9 @@ def test_what_the_words_between_the_numbers_say_holds():
     few, many = ("llm_bridge_minimum prompting=steps bridge_triplets=" + number for number in ("1", "20"))
     assert share(f"{few} composition=arrow_after") > 0.7 * share(f"{many} composition=arrow_after")
     assert share(f"{few} composition=arrow") < 0.7 * share(f"{many} composition=arrow")
+    (skills,) = (one for one in _trials(PAPER) if one.question == "two skills, SmolLM2")
+    assert skills.lines["decision"].taken == 0
+    assert all(library.works for library in skills.libraries)
     joint = share("llm_methods setup=2 library=data_mix composition=alone prompting=steps")
     examples = "llm_bridge_examples bridge_in=first prompting=steps"
     for count in ("16", "46"):

@@ -14,15 +14,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 aten = torch.ops.aten
 PRODUCTS = {aten.mm.default, aten.addmm.default, aten.addmm_.default, aten.bmm.default, aten.linear.default}
 """What linear layers, `@` and their gradients come down to."""
-MULTIPLIES: dict[torch.dtype, Callable[[], bool]] = {
-    torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
-    torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
+
+
+def _asked(name: str) -> Callable[[], bool]:
+    """What torch's compiler asks. A build without mkldnn, as a Mac's, cannot say, and multiplies as it does."""
+    return lambda: not torch.backends.mkldnn.is_available() or getattr(torch.ops.mkldnn, name)()
+
+
+MULTIPLIES = {
+    torch.bfloat16: _asked("_is_mkldnn_bf16_supported"),
+    torch.float16: _asked("_is_mkldnn_fp16_supported"),
 }
-"""Whether this processor has instructions for a dtype, as torch's compiler asks."""
+"""Whether this processor has instructions for a dtype."""
 
 
 def widen(model: nn.Module) -> None:
-    """Has the model's own calls run as within `widened`; a copy of the model, too."""
+    """Has the model's own calls run as within `widened`; a copy of the model, too, since its hooks know no model."""
     if _lacks_products(model):
         model.register_forward_pre_hook(_enter)
         model.register_forward_hook(_leave, always_call=True)

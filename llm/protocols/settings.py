@@ -148,7 +148,7 @@ smollm2: chosen on a seed of its own (100), by what one expert alone keeps of it
 at rate 1e-3 and 150 steps 34 and 35 (first hop, second hop), at 2e-3 35 and 40, at 4e-3 35 and 40, at 3e-3 and 200
 steps 34 and 40, at 2e-3 and 300 steps 38 and 40: the first with nine in ten of both. There an expert with a bridge
 keeps 36 of its first hop with half of each batch from its own facts, the oracle answers 40, and the base none.
-bfloat16 halves the time of training where a processor multiplies in it, takes a quarter more where none does
+bfloat16 halves the time of training where a processor multiplies in it, takes a fifth more where none does
 (llm/decoding/widened.py), and changes less than another seed does; its weights have four bits each. Arrow's
 temperature 3/8 is the rule of the pocket model at width 576."""
 

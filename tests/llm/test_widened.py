@@ -1,6 +1,7 @@
 """Half precision on a CPU without instructions for it."""
 
 import copy
+import importlib
 from typing import Any
 
 import pytest
@@ -102,6 +103,22 @@ def test_other_dtypes_and_processors_multiply_as_they_did(monkeypatch):
         with Products() as products, widened.widened(layer):
             layer(torch.zeros(1, 8, dtype=dtype))
         assert products.dtypes == {dtype}
+
+
+def test_a_build_that_cannot_say_multiplies_as_it_does(monkeypatch):
+    """As a Mac's, where torch has no such operators; nor may the import ask for them."""
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(torch.ops, "mkldnn", None)
+    importlib.reload(widened)
+    assert all(has() for has in widened.MULTIPLIES.values())
+
+
+def test_within_its_own_calls_a_model_may_be_widened_again(without, tmp_path):
+    model = load_base(str(tiny("llama", tmp_path)), dtype=str(without).removeprefix("torch.")).model
+    with Products() as products, widened.widened(model), torch.no_grad():
+        model(input_ids=IDS)
+        nn.functional.linear(torch.ones(1, 8, dtype=without), torch.ones(8, 8, dtype=without))
+    assert products.dtypes == {torch.float32}
 
 
 def test_training_multiplies_in_float32_forth_and_back(without, tmp_path):
