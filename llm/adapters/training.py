@@ -11,6 +11,7 @@ import math
 import multiprocessing
 import random
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,9 @@ from lora_reuse.llm.protocols.settings import Training
 from lora_reuse.runs.files import replacing
 from lora_reuse.runs.settings import SettingError
 
-KEEP_EVERY = 200
-"""Steps between two checkpoints."""
+KEEP_EVERY, KEEP_SECONDS = 200, 120
+"""A checkpoint is kept after so many steps, or as soon as these have taken longer: on a small machine a step of a real
+model takes ten seconds."""
 
 
 def tokens(base: Base, spec: Spec) -> tuple[list[Tokens], list[Tokens]]:
@@ -98,6 +100,7 @@ def train(base: Base, spec: Spec, kept: Path, scratch: Path, progress: bool | No
             optimizer.register_step_pre_hook(before_step)
         fuse(model)
         start, loss, micro = _resume(kept, weights, optimizer), math.nan, 1
+        kept_at = time.monotonic()
         model.train()
         if progress is None and multiprocessing.parent_process():  # a worker's bar would run over that of its parent
             progress = False
@@ -115,8 +118,10 @@ def train(base: Base, spec: Spec, kept: Path, scratch: Path, progress: bool | No
                         f"{training.rate}, and the loss is {loss} at step {step}",
                         "a rate at which training stays finite",
                     )
-                if (step + 1) % KEEP_EVERY == 0 and step + 1 < steps:
+                late = time.monotonic() - kept_at > KEEP_SECONDS
+                if step + 1 < steps and (late or (step + 1) % KEEP_EVERY == 0):
                     _keep(kept, weights, optimizer, step + 1)
+                    kept_at = time.monotonic()
         if not all(
             weight.isfinite().all() for weight in weights
         ):  # a step with a finite loss may have had a gradient that is not

@@ -61,6 +61,20 @@ def test_interrupted_training_ends_in_the_same_bits(base, tmp_path, monkeypatch)
     assert only(found)
 
 
+def test_slow_steps_are_kept_before_their_number_is_full(base, tmp_path, monkeypatch):
+    wanted = spec()
+    for seconds, kept in ((3600, 0), (0, 3)):
+        with monkeypatch.context() as patch:
+            patch.setattr(experts, "KEEP_SECONDS", seconds)
+            interrupting(patch, "_step", at=3)
+            with pytest.raises(KeyboardInterrupt):
+                expert(base, wanted, tmp_path / str(seconds))
+        with monkeypatch.context() as patch:
+            calls = interrupting(patch, "_step", at=99)
+            expert(base, wanted, tmp_path / str(seconds))
+        assert calls[0][4] == kept
+
+
 def test_a_killed_process_leaves_no_expert_and_the_next_call_goes_on(base, folder, tmp_path, monkeypatch):
     wanted = spec(dropout=0.2)
     program = f"""
