@@ -71,6 +71,18 @@ class Blocks:
         """Their places among the prefixes."""
         return np.array([self.prefixes.index(p) for p in prompts])
 
+    @cached_property
+    def whole(self) -> Int[np.ndarray, " prompts"]:
+        """The places of the prompts among the prefixes."""
+        return self.at(self.prompts)
+
+    @cached_property
+    def attended(self) -> list[tuple[Float64[np.ndarray, " context"], Int[np.ndarray, " context"]]]:
+        """Of each prompt: the weight and the place of every prefix that its last position attends to."""
+        contexts = [self.at([prompt[:i] for i in range(1, len(prompt))]) for prompt in self.prompts]
+        attend = self.setting.attend
+        return [(np.array([1 - attend, attend]) if len(c) == 2 else np.ones(1), c) for c in contexts]
+
     def part(self, which: int) -> slice:
         """The n prompts of a kind, in the order of `prompts`."""
         return slice(which * self.setting.facts, (which + 1) * self.setting.facts)
@@ -158,12 +170,8 @@ class Blocks:
     def upper_states(self, written: Written) -> Float64[np.ndarray, "states axes"]:
         """h² at the last position of every prompt, in the vectors of `metric`: residual, then attention."""
         s = self.inputs + written.T @ self.directions
-        residual = s[self.at(self.prompts)]
-        attention = np.zeros_like(residual)
-        for row, prompt in enumerate(self.prompts):
-            context = self.at([prompt[:i] for i in range(1, len(prompt))])
-            attend = self.setting.attend if len(context) == 2 else 1.0
-            attention[row] = np.array([1 - attend, attend])[-len(context) :] @ s[context]
+        attention = np.array([weights @ s[context] for weights, context in self.attended])
+        residual = s[self.whole]
         return np.hstack([residual, attention])
 
     def states(self, written: Written) -> Float64[np.ndarray, "states axes"]:
@@ -191,7 +199,7 @@ class Blocks:
         """The output on every prompt, from the upper block's Gram matrix over `states`."""
         asked = np.arange(len(self.prompts), len(G))
         upper = sum(D @ solved(G, e, asked) for e, D in self.upper_edits())
-        return written[:, self.at(self.prompts)] + upper
+        return written[:, self.whole] + upper
 
 
 def solved(
