@@ -1,13 +1,15 @@
 """Strict JAX everywhere: no silent promotion of dtypes or ranks; two CPU devices, so that sharding is always
-exercised. And types with shapes are checked at every call, in the modules that have some; other types are checked by
-`make check`. `paper_checks`, which measures with the same functions, runs without in a third of the time."""
+exercised. And types with shapes are checked at calls, in the modules that have some (`tests.shapes`); other types are
+checked by `make check`. `paper_checks`, which measures with the same functions, runs without."""
 
 from pathlib import Path
 
 import jax
+import jaxtyping
 import pytest
 from hypothesis import settings
-from jaxtyping import install_import_hook
+
+from tests import shapes
 
 CHECKOUT = Path(__file__).parent.parent
 SHAPED = [
@@ -16,7 +18,8 @@ SHAPED = [
     for path in sorted((CHECKOUT / folder).rglob("*.py"))
     if "from jaxtyping import" in path.read_text(encoding="utf-8")
 ]
-install_import_hook(SHAPED, "beartype.beartype")
+jaxtyping.jaxtyped = shapes.jaxtyped
+jaxtyping.install_import_hook(SHAPED, "beartype.beartype")
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
