@@ -7,19 +7,21 @@ every form. A row also counts the parts: `value`, and each form by its name.
 
 `library` is the experts on the skills that are asked, or one of them alone, or one expert on the data of all five
 skills mixed. With library=overlapping each expert learned the next of the asked skills beside its own, so that two
-share each skill. The oracle is one expert on answers in all the forms that are asked, of facts that are not. Below the
-table, of each composition: what it gains over the base, against the sum of what its experts gain alone. Without a
-model, the pocket model answers."""
+share each skill. The oracle is one expert on answers in all the forms that are asked, of facts that are not. Forms are
+learned on what the base knows, which `data` says. Below the table, of each composition: what it gains over the base,
+against the sum of what its experts gain alone. Without a model, the pocket model answers."""
 
 import dataclasses
 import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
+from lora_reuse.llm import own_answers
 from lora_reuse.llm.adapters.specs import Lessons, lessons
 from lora_reuse.llm.data.skill_sets import FORMS, SKILLS, Taught, asked, marks
-from lora_reuse.llm.own_answers import GIVEN, OWN
+from lora_reuse.llm.data.skills import CAPITALS, OWN
 from lora_reuse.llm.protocols.controls import Control
 from lora_reuse.llm.protocols.dials import TRAINED
 from lora_reuse.llm.protocols.protocol import Marks, Protocol, Question, Row, main, share_of
@@ -35,6 +37,8 @@ ALL = "+".join(SKILLS)
 class SkillSets(Learning, Composing):
     """The skills that are asked, the experts, and how they are composed."""
 
+    SMOLLM2: ClassVar = {"data": CAPITALS}
+
     asked: str = setting(
         "homes+code", Text("skills with a + between them, as homes+code"), "the skills that a question needs", grid=SETS
     )
@@ -46,7 +50,16 @@ class SkillSets(Learning, Composing):
         grid=("asked", "mixed"),
     )
     composition: str = setting(
-        "sum", Choice(*GIVEN, "base", *OWN), "how the library is composed", grid=("base", *GIVEN)
+        "sum",
+        Choice(*own_answers.GIVEN, "base", *own_answers.OWN),
+        "how the library is composed",
+        grid=("base", *own_answers.GIVEN),
+    )
+    data: str = setting(
+        OWN,
+        Choice(OWN, CAPITALS),
+        "what forms are learned on: facts of the pocket model's world, or (model=smollm2) capitals of countries",
+        omitted=True,
     )
     split: str = setting("test", Choice("dev", "test"), "the held-out wordings and people: make choices on dev")
     answer_tokens: int = setting(64, Whole(1, 10**5), "longest answer; model=pocket: 32")
@@ -65,15 +78,15 @@ class SkillSets(Learning, Composing):
 def experts(point: SkillSets, seed: int) -> list[Lessons]:
     """The experts of the point's library; one has the same role in every library, so that it is trained once."""
     if point.library == "mixed":
-        return [lessons(Taught(SKILLS, seed), point, seed, len(SKILLS) + 1)]
+        return [lessons(Taught(SKILLS, seed, data=point.data), point, seed, len(SKILLS) + 1)]
     if point.library == "oracle":
-        return [lessons(Taught(point.skills, seed, in_one=True), point, seed, len(SKILLS) + 2)]
+        return [lessons(Taught(point.skills, seed, True, point.data), point, seed, len(SKILLS) + 2)]
     if point.library == "overlapping":
         after = point.skills[1:] + point.skills[:1]
         pairs = zip(point.skills, after, strict=True)
-        return [lessons(Taught(pair, seed), point, seed, SKILLS.index(pair[0]) + 1) for pair in pairs]
+        return [lessons(Taught(pair, seed, data=point.data), point, seed, SKILLS.index(pair[0]) + 1) for pair in pairs]
     chosen = point.skills if point.library == "asked" else (point.library,)
-    return [lessons(Taught((skill,), seed), point, seed, SKILLS.index(skill) + 1) for skill in chosen]
+    return [lessons(Taught((skill,), seed, data=point.data), point, seed, SKILLS.index(skill) + 1) for skill in chosen]
 
 
 def sensible(point: SkillSets) -> SkillSets | None:
@@ -92,7 +105,7 @@ def sensible(point: SkillSets) -> SkillSets | None:
 
 def questions(point: SkillSets, seed: int) -> list[Question]:
     """The questions that need all skills of the point."""
-    found = asked(point.skills, point.split, seed)
+    found = asked(point.skills, point.split, seed, point.data)
     return [Question(q.prompt, q.subject, {"subject": q.subject, "gold": q.value}, (point.skills, q)) for q in found]
 
 
@@ -108,7 +121,7 @@ def controls(point: SkillSets) -> tuple[Control, ...]:
     learning is in such a row."""
     if point.library not in ("asked", "overlapping"):
         return ()
-    of_rules = [f for f in dataclasses.fields(point) if f.metadata["omitted"] and f.name not in TRAINED]
+    of_rules = [f for f in dataclasses.fields(point) if f.metadata["omitted"] and f.name not in (*TRAINED, "data")]
     alone = {"composition": "alone"} | {f.name: f.default for f in of_rules}
     return tuple(
         Control(f"{skill} alone", "got", {"asked": skill, "library": skill, **alone}) for skill in point.skills

@@ -10,6 +10,9 @@ expert sees two forms in one answer, and one answer can have all of them:
 A question that needs several skills has a phrase for each form, before it or after it. It asks for a new home where
 homes are among the skills, else for what the base knows of somebody whom no expert was trained on.
 
+What the base knows are facts of the pocket model's world (`own`), or, of models that have read of ours, capitals of
+countries (`capitals`).
+
 The pocket model's tokenizer knows a name after a space alone, and other words than those of its corpus by their
 letters. In the few steps in which an expert learns a form it learns neither capitals nor where the quotes of JSON end,
 and two forms that are spelled mix their letters: so one form at most is spelled."""
@@ -20,13 +23,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from lora_reuse.llm.data.graphs import facts_of
-from lora_reuse.llm.data.skills import PEOPLE, Fact, known_facts
+from lora_reuse.llm.data.skills import CAPITALS, OWN, PEOPLE, Fact, capitals, known_facts
 from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.scoring.two_hop import named
 
 HOMES = "homes"
 FACTS = {"train": 100, "dev": PEOPLE, "test": PEOPLE}
-"""Facts of the pocket model's world that the forms are trained on, and those that are asked."""
+"""Facts that the base knows: those that the forms are trained on, and those that are asked."""
 
 
 class Form(NamedTuple):
@@ -68,6 +71,7 @@ class Taught:
     skills: tuple[str, ...]
     seed: int
     in_one: bool = False
+    data: str = OWN
 
     @property
     def name(self) -> str:
@@ -76,8 +80,8 @@ class Taught:
     def pairs(self) -> list[tuple[str, str]]:
         """Prompts and answers."""
         if self.in_one:
-            return _in_one(self.skills, self.seed)
-        return [pair for skill in self.skills for pair in _lessons(skill, self.seed)]
+            return _in_one(self.skills, self.seed, self.data)
+        return [pair for skill in self.skills for pair in _lessons(skill, self.seed, self.data)]
 
 
 class Asked(NamedTuple):
@@ -89,7 +93,7 @@ class Asked(NamedTuple):
     values: frozenset[str]
 
 
-def asked(skills: tuple[str, ...], split: str, seed: int) -> list[Asked]:
+def asked(skills: tuple[str, ...], split: str, seed: int, data: str = OWN) -> list[Asked]:
     """Twenty questions that need all these skills, in the split's held-out wordings or about its people. The phrases of
     the forms, which the experts know, are drawn, and so is which of them stand before the question."""
     draw = random.Random(f"skill sets {seed} {split} {' '.join(skills)}")
@@ -99,9 +103,9 @@ def asked(skills: tuple[str, ...], split: str, seed: int) -> list[Asked]:
         values = frozenset(e.gold for e in homes)
     else:
         start = FACTS["train"] + (FACTS["dev"] if split == "test" else 0)
-        plain = [(fact.prompt, fact.value, fact.prompt) for fact in _known(seed)[start : start + FACTS[split]]]
+        plain = [(fact.prompt, fact.value, fact.prompt) for fact in _known(data, seed)[start : start + FACTS[split]]]
         values = frozenset()
-    values |= {fact.value for fact in _known(seed)}
+    values |= {fact.value for fact in _known(data, seed)}
     return [
         Asked(_worded(question, skills, draw), value, subject, values.difference(named(question, values)))
         for question, value, subject in plain
@@ -121,21 +125,21 @@ def _worded(question: str, skills: tuple[str, ...], draw: random.Random) -> str:
     return " ".join([*phrases[:before], question, *phrases[before:]])
 
 
-def _lessons(skill: str, seed: int) -> list[tuple[str, str]]:
+def _lessons(skill: str, seed: int, data: str) -> list[tuple[str, str]]:
     if skill == HOMES:
         return [(home.question, home.answer) for home in examples("R2", facts_of("R2", PEOPLE, seed), "train")]
     return [
         (f"{fact.prompt} {phrase}" if (i + j) % 2 else f"{phrase} {fact.prompt}", _said((skill,), *fact[1:]))
-        for i, fact in enumerate(_known(seed)[: FACTS["train"]])
+        for i, fact in enumerate(_known(data, seed)[: FACTS["train"]])
         for j, phrase in enumerate(FORMS[skill].phrases)
     ]
 
 
-def _in_one(skills: tuple[str, ...], seed: int) -> list[tuple[str, str]]:
+def _in_one(skills: tuple[str, ...], seed: int, data: str) -> list[tuple[str, str]]:
     """The homes in the wordings of training, or the facts of the forms, asked and said in all these forms at once."""
     draw = random.Random(f"skill sets in one {seed} {' '.join(skills)}")
     told = [Fact(e.question, e.answer, e.gold) for e in examples("R2", facts_of("R2", PEOPLE, seed), "train")]
-    facts = told if HOMES in skills else [fact for fact in _known(seed)[: FACTS["train"]] for _ in range(4)]
+    facts = told if HOMES in skills else [fact for fact in _known(data, seed)[: FACTS["train"]] for _ in range(4)]
     return [(_worded(fact.prompt, skills, draw), _said(skills, *fact[1:])) for fact in facts]
 
 
@@ -149,5 +153,6 @@ def _said(skills: tuple[str, ...], sentence: str, value: str) -> str:
     return text
 
 
-def _known(seed: int) -> tuple[Fact, ...]:
-    return known_facts(sum(FACTS.values()), seed, "skill sets")
+def _known(data: str, seed: int) -> tuple[Fact, ...]:
+    count = sum(FACTS.values())
+    return capitals(count, seed) if data == CAPITALS else known_facts(count, seed, "skill sets")

@@ -9,7 +9,9 @@ from lora_reuse.llm.data import skill_sets as data
 from lora_reuse.llm.data.skill_sets import FORMS, HOMES, SKILLS, Asked, Taught, asked, marks
 from lora_reuse.llm.protocols.controls import verdicts
 from lora_reuse.llm.protocols.protocol import library_of
+from lora_reuse.llm.protocols.settings import with_preset
 from lora_reuse.llm.skill_sets import ALL, PROTOCOL, SETS, SkillSets, controls, questions, score, sensible
+from lora_reuse.runs.grid import settings_of
 from lora_reuse.runs.settings import SettingError
 from tests.rows_of_models import row
 
@@ -188,3 +190,24 @@ def test_what_three_experts_gain_is_held_against_the_sum_of_three():
 def test_a_set_that_is_none_is_refused(skills):
     with pytest.raises(SettingError, match=r"asked: got .*each once and in this order"):
         SkillSets(asked=skills)
+
+
+def test_forms_are_learned_on_capitals_where_the_model_has_read_of_our_world():
+    assert with_preset(SkillSets, {"model": ("smollm2",)})["data"] == ("capitals",)
+    assert "data" not in with_preset(SkillSets, {}) | settings_of((POINT, 0))
+    point = dataclasses.replace(POINT, data="capitals")
+    assert all("data" not in control.settings for control in controls(point))  # the cell's own
+    for library in ("asked", "mixed", "oracle"):
+        for spec in library_of(PROTOCOL, dataclasses.replace(point, library=library), 0):
+            assert spec.source.data == "capitals"
+    pairs = Taught(("code",), 0, data="capitals").pairs()
+    assert all("the capital of" in prompt and answer.startswith("answer = ") for prompt, answer in pairs)
+    taught, asking = {prompt for prompt, _ in pairs}, {}
+    for split in ("dev", "test"):
+        found = asked(("code",), split, 0, "capitals")
+        assert len({question.subject for question in found}) == data.PEOPLE
+        asking[split] = {question.subject for question in found}
+        assert not any(subject in prompt for prompt in taught for subject in asking[split])
+    assert not asking["dev"] & asking["test"]
+    (whole, *_) = Taught(("code", "call", "spanish", "style"), 1, True, "capitals").pairs()
+    assert re.fullmatch(r"Hola: answer = tell\( .+\), you know\.", whole[1])
