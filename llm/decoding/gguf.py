@@ -15,9 +15,9 @@ from typing import Any, TypeGuard
 import gguf
 from gguf import LlamaFileType
 from transformers import AutoModelForCausalLM, GgufConfig, PreTrainedConfig, PreTrainedModel
+from transformers import modeling_gguf_pytorch_utils as reader
 from transformers.integrations.gguf.gguf_config_mapping import GGUF_CONFIG_ARCHS
 from transformers.integrations.gguf.reader import GgufHeader, read_gguf_metadata
-from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
 from lora_reuse.runs.settings import SettingError
 
@@ -44,7 +44,7 @@ def look_over(model: str, path: Path) -> None:
     if metadata.get("general.type") == "adapter":
         raise SettingError("model", f"{model}, an adapter", "a model", "library= names adapters")
     architecture = metadata["general.architecture"]
-    if architecture not in {*GGUF_CONFIG_ARCHS, *GGUF_SUPPORTED_ARCHITECTURES}:
+    if architecture not in {*GGUF_CONFIG_ARCHS, *reader.GGUF_SUPPORTED_ARCHITECTURES}:
         raise SettingError(
             "model",
             f"{model} of architecture {architecture}",
@@ -70,17 +70,22 @@ def look_over(model: str, path: Path) -> None:
 
 @contextmanager
 def read_once() -> Iterator[None]:
-    """While a base is loaded, its file is opened once, and the table of its tensors' names is made once. transformers
-    5.23 opens it for the config and again for the weights, and makes the table for every module: half of the time that
-    SmolLM2 took."""
-    plain = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
-    for name, made in plain.items():
-        setattr(gguf, name, functools.cache(made))
+    """While a base is loaded, its file is opened once, the table of its tensors' names is made once, and its bar is
+    shown on a terminal alone. transformers 5.23 opens it for the config and again for the weights, makes the table for
+    every module, half of the time that SmolLM2 took, and writes its bar into logs."""
+    better = {
+        (gguf, "GGUFReader"): functools.cache,
+        (gguf, "get_tensor_name_map"): functools.cache,
+        (reader, "tqdm"): lambda bar: functools.partial(bar, disable=None, leave=False),
+    }
+    plain = {place: getattr(*place) for place in better}
+    for place, made in plain.items():
+        setattr(*place, better[place](made))
     try:
         yield
     finally:
-        for name, made in plain.items():
-            setattr(gguf, name, made)
+        for place, made in plain.items():
+            setattr(*place, made)
 
 
 def described(path: Path) -> str:

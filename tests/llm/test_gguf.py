@@ -44,7 +44,7 @@ def test_a_file_is_the_model_and_the_tokenizer_it_was_written_from(family, folde
     assert target_modules(load_frame(ours.name), "both") == target_modules(theirs.model, "both")
 
 
-def test_a_file_is_opened_once_and_named_once(folder_of, tmp_path, monkeypatch):
+def test_a_file_is_opened_once_and_named_once_and_no_bar_is_in_a_log(folder_of, tmp_path, monkeypatch, capfd):
     path, calls = tiny_gguf(folder_of("llama"), tmp_path / "tiny.gguf"), []
 
     def counted(name):
@@ -53,7 +53,9 @@ def test_a_file_is_opened_once_and_named_once(folder_of, tmp_path, monkeypatch):
         return getattr(gguf, name)
 
     own = {name: counted(name) for name in ("GGUFReader", "get_tensor_name_map")}
+    capfd.readouterr()
     load_base(str(path))
+    assert "Converting" not in capfd.readouterr().err
     assert sorted(calls) == sorted(own)
     assert all(getattr(gguf, name) is made for name, made in own.items()), "the library is left as it was"
     load_base(str(path))
