@@ -80,7 +80,7 @@ def experts(point: SkillSets, seed: int) -> list[Lessons]:
     if point.library == "mixed":
         return [lessons(Taught(SKILLS, seed, data=point.data), point, seed, len(SKILLS) + 1)]
     if point.library == "oracle":
-        return [lessons(Taught(point.skills, seed, True, point.data), point, seed, len(SKILLS) + 2)]
+        return [lessons(Taught(point.skills, seed, in_one=True, data=point.data), point, seed, len(SKILLS) + 2)]
     if point.library == "overlapping":
         after = point.skills[1:] + point.skills[:1]
         pairs = zip(point.skills, after, strict=True)

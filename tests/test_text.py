@@ -243,6 +243,9 @@ def test_what_the_words_between_the_numbers_say_holds():
     (skills,) = (one for one in _trials(PAPER) if one.question == "two skills, SmolLM2")
     assert skills.lines["decision"].taken == 0
     assert all(library.works for library in skills.libraries)
+    bridged = "llm_bridge model=smollm2 setup=4 prompting=steps split=test composition="
+    assert share(f"{bridged}cat:own") > 20
+    assert all(share(f"{bridged}{rule}") < 5 for rule in ("uniform", "average", "sum", "arrow", "arrow_after"))
     joint = share("llm_methods setup=2 library=data_mix composition=alone prompting=steps")
     examples = "llm_bridge_examples bridge_in=first prompting=steps"
     for count in ("16", "46"):

@@ -72,7 +72,7 @@ class Blocks:
         return np.array([self.prefixes.index(p) for p in prompts])
 
     @cached_property
-    def whole(self) -> Int[np.ndarray, " prompts"]:
+    def places(self) -> Int[np.ndarray, " prompts"]:
         """The places of the prompts among the prefixes."""
         return self.at(self.prompts)
 
@@ -171,7 +171,7 @@ class Blocks:
         """h² at the last position of every prompt, in the vectors of `metric`: residual, then attention."""
         s = self.inputs + written.T @ self.directions
         attention = np.array([weights @ s[context] for weights, context in self.attended])
-        residual = s[self.whole]
+        residual = s[self.places]
         return np.hstack([residual, attention])
 
     def states(self, written: Written) -> Float64[np.ndarray, "states axes"]:
@@ -199,7 +199,7 @@ class Blocks:
         """The output on every prompt, from the upper block's Gram matrix over `states`."""
         asked = np.arange(len(self.prompts), len(G))
         upper = sum(D @ solved(G, e, asked) for e, D in self.upper_edits())
-        return written[:, self.whole] + upper
+        return written[:, self.places] + upper
 
 
 def solved(

@@ -48,8 +48,8 @@ def train_adapter(
 ) -> Adapter:
     """A LoRA that learns to answer the prompts, trained on the frozen base and kept as a PEFT folder.
 
-    The same call again returns the finished adapter, or goes on from the last checkpoint (every 200 steps or two
-    minutes) to the same bits. Adapters of different examples start from different random weights.
+    The same call again returns the finished adapter, or goes on from the last checkpoint (every two minutes) to the
+    same bits. Adapters of different examples start from different random weights.
 
     Args:
         base: the model that learns.

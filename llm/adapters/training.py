@@ -38,9 +38,8 @@ from lora_reuse.llm.protocols.settings import Training
 from lora_reuse.runs.files import replacing
 from lora_reuse.runs.settings import SettingError
 
-KEEP_EVERY, KEEP_SECONDS = 200, 120
-"""A checkpoint is kept after so many steps, or as soon as these have taken longer: on a small machine a step of a real
-model takes ten seconds."""
+KEEP_SECONDS = 120
+"""Between two checkpoints: what a kill loses, however long a step takes."""
 
 
 def tokens(base: Base, spec: Spec) -> tuple[list[Tokens], list[Tokens]]:
@@ -118,8 +117,7 @@ def train(base: Base, spec: Spec, kept: Path, scratch: Path, progress: bool | No
                         f"{training.rate}, and the loss is {loss} at step {step}",
                         "a rate at which training stays finite",
                     )
-                late = time.monotonic() - kept_at > KEEP_SECONDS
-                if step + 1 < steps and (late or (step + 1) % KEEP_EVERY == 0):
+                if step + 1 < steps and time.monotonic() - kept_at >= KEEP_SECONDS:
                     _keep(kept, weights, optimizer, step + 1)
                     kept_at = time.monotonic()
         if not all(

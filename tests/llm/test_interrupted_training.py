@@ -44,8 +44,8 @@ def test_interrupted_training_ends_in_the_same_bits(base, tmp_path, monkeypatch)
     wanted = spec(dropout=0.2, own_share=0.5, weight_decay=0.1)
     whole = expert(base, wanted, tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(experts, "KEEP_EVERY", 2)
-        for at, steps in ((3, [0, 1, 2, 3]), (0, [2]), (3, [2, 3, 4, 5])):
+        patch.setattr(experts, "KEEP_SECONDS", 0)
+        for at, steps in ((3, [0, 1, 2, 3]), (0, [3]), (2, [3, 4, 5])):
             with patch.context() as once:
                 calls = interrupting(once, "_step", at)
                 with pytest.raises(KeyboardInterrupt):
@@ -55,13 +55,13 @@ def test_interrupted_training_ends_in_the_same_bits(base, tmp_path, monkeypatch)
             assert is_bare(base)
     calls = interrupting(monkeypatch, "_step", at=99)
     found = expert(base, wanted, tmp_path / "parts")
-    assert [call[4] for call in calls] == [4, 5, 6]
+    assert [call[4] for call in calls] == [5, 6]
     assert saved(found) == saved(whole)
     assert (found / "expert.json").read_text() == (whole / "expert.json").read_text()
     assert only(found)
 
 
-def test_slow_steps_are_kept_before_their_number_is_full(base, tmp_path, monkeypatch):
+def test_a_checkpoint_is_kept_when_its_time_has_passed(base, tmp_path, monkeypatch):
     wanted = spec()
     for seconds, kept in ((3600, 0), (0, 3)):
         with monkeypatch.context() as patch:
@@ -86,7 +86,7 @@ from lora_reuse.llm.adapters.training import Spec, expert
 from lora_reuse.llm.decoding.models import load_base
 from lora_reuse.llm.protocols.settings import Training
 from pathlib import Path
-real, experts.KEEP_EVERY = experts._step, 2
+real, experts.KEEP_SECONDS = experts._step, 0
 def step(*given):
     if given[4] == 5:
         print("here", flush=True)
@@ -105,7 +105,7 @@ expert(load_base({str(folder)!r}), {wanted!r}, Path({str(tmp_path / "parts")!r})
     assert not (tmp_path / "parts" / wanted.key(base)).exists()
     calls = interrupting(monkeypatch, "_step", at=99)
     found = expert(base, wanted, tmp_path / "parts")
-    assert [call[4] for call in calls] == [4, 5, 6]
+    assert [call[4] for call in calls] == [5, 6]
     assert only(found)
     assert saved(found) == saved(expert(base, wanted, tmp_path / "whole"))
 
@@ -126,7 +126,7 @@ def replace_but_for_folders(source, target, replace=os.replace):
 def test_half_a_folder_is_no_expert(where, base, tmp_path, monkeypatch):
     wanted = spec()
     whole = expert(base, wanted, tmp_path / "whole")
-    monkeypatch.setattr(experts, "KEEP_EVERY", 2)
+    monkeypatch.setattr(experts, "KEEP_SECONDS", 0)
     with monkeypatch.context() as patch:
         if where == "the second checkpoint":
             interrupting(patch, "save_file", 1, lambda _, path, *__: path.write_bytes(b"half"))
@@ -149,7 +149,7 @@ def test_two_processes_may_make_the_same_expert(where, base, folder, tmp_path, m
     wanted = spec()
     whole = expert(base, wanted, tmp_path / "whole")
     other = load_base(str(folder))
-    monkeypatch.setattr(experts, "KEEP_EVERY", 2)
+    monkeypatch.setattr(experts, "KEEP_SECONDS", 0)
     owner: Any = PeftModel if where == "save_pretrained" else experts
     real, found = getattr(owner, where), []
 

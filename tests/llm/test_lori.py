@@ -102,7 +102,7 @@ def test_masks_by_hand(tmp_path):
 
 
 def test_an_interrupted_sparse_expert_is_the_same(made, base, tmp_path, monkeypatch):
-    monkeypatch.setattr(experts, "KEEP_EVERY", 2)
+    monkeypatch.setattr(experts, "KEEP_SECONDS", 0)
     real, calls = experts._step, []
 
     def stop(*arguments):

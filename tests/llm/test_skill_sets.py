@@ -209,5 +209,5 @@ def test_forms_are_learned_on_capitals_where_the_model_has_read_of_our_world():
         asking[split] = {question.subject for question in found}
         assert not any(subject in prompt for prompt in taught for subject in asking[split])
     assert not asking["dev"] & asking["test"]
-    (whole, *_) = Taught(("code", "call", "spanish", "style"), 1, True, "capitals").pairs()
+    (whole, *_) = Taught(("code", "call", "spanish", "style"), 1, in_one=True, data="capitals").pairs()
     assert re.fullmatch(r"Hola: answer = tell\( .+\), you know\.", whole[1])
