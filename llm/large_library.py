@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from lora_reuse.llm.data.graphs import COUNTS
 from lora_reuse.llm.data.subsets import ATOMIC, PAIRS
 from lora_reuse.llm.protocols.bound import once_in_n
-from lora_reuse.llm.protocols.controls import ORACLE, Control, own_hops
+from lora_reuse.llm.protocols.controls import ORACLES, Control, own_hops
 from lora_reuse.llm.protocols.hops import hop_protocol
 from lora_reuse.llm.protocols.protocol import main
 from lora_reuse.llm.protocols.reported import nearest
@@ -82,13 +82,14 @@ def library(point: LargeLibrary) -> list[tuple[tuple[str, ...], tuple[str, ...],
 
 def sensible(point: LargeLibrary) -> LargeLibrary | None:
     """The oracle is not composed, the base has no library, and how pairs are answered matters where there is an expert
-    on one."""
+    on one: the oracle is asked as it learned to answer."""
     if point.composition == "base":
         return dataclasses.replace(point, library="none", pairs="direct")
     if point.library == "none":
         return None
     if point.library == "oracle":
-        return dataclasses.replace(point, composition="alone")
+        pairs = "steps" if point.prompting == "steps" else "direct"
+        return dataclasses.replace(point, composition="alone", pairs=pairs)
     return point if point.library == "10-combination" else dataclasses.replace(point, pairs="direct")
 
 
@@ -99,9 +100,10 @@ def bound(point: LargeLibrary) -> float | None:
 
 
 def controls(point: LargeLibrary) -> tuple[Control, ...]:
-    """The hops of the two experts that the pair needs, and the oracle asked in the same way."""
+    """The hops of the two experts that the pair needs, and the oracle, which learned to answer as it is asked."""
     hops = own_hops(point) if point.library != "oracle" else ()
-    return (*hops, ORACLE) if hops else ()
+    oracle = ORACLES["direct"]
+    return (*hops, oracle._replace(settings={**oracle.settings, "pairs": point.prompting})) if hops else ()
 
 
 def reported(point: LargeLibrary) -> str:

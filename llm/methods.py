@@ -13,7 +13,7 @@ from statistics import fmean
 
 from lora_reuse.llm.data.mixtures import SETUPS, data_mix, oracle, pair
 from lora_reuse.llm.protocols.bound import once_in_n
-from lora_reuse.llm.protocols.controls import ORACLE, Control, own_hops
+from lora_reuse.llm.protocols.controls import ORACLES, Control, own_hops
 from lora_reuse.llm.protocols.dials import ADAPTERS, COMPOSITIONS, LEARNED, RULES
 from lora_reuse.llm.protocols.hops import COLUMNS, hop_protocol
 from lora_reuse.llm.protocols.protocol import Row, main
@@ -22,8 +22,14 @@ from lora_reuse.llm.protocols.settings import PROMPTINGS, Composed
 from lora_reuse.runs.settings import Choice, setting
 
 LORI = ("lori_concat", "lori_linear")
-LIBRARIES = {"pair": pair, "data_mix": data_mix, "oracle": oracle}
-THE_ORACLE = ORACLE._replace(settings={**ORACLE.settings, "adapter": "lora", "setup": "0"})
+LIBRARIES = {
+    "pair": pair,
+    "data_mix": data_mix,
+    "oracle": oracle,
+    "oracle_steps": functools.partial(oracle, name="oracle_steps"),
+}
+THE_SAME = ("oracle", "oracle_steps")
+"""Libraries that are the same in every setup."""
 GIVEN = (*COMPOSITIONS, "base", "random", "lego", *LORI, "ties", "dare", "knots", "linear")
 """Compositions that learn nothing and are asked when none is named. CAT is not among them, because with equal given
 weights it is the sum."""
@@ -43,7 +49,8 @@ class Methods(Composed):
     library: str = setting(
         "pair",
         Choice("none", *LIBRARIES),
-        "the setup's two experts; one on the union of their data; one on the two-hop questions that are asked",
+        "the setup's two experts; one on the union of their data; one on the two-hop questions that are asked, whose"
+        " answers it learned directly or step by step",
         grid=tuple(LIBRARIES),
     )
     composition: str = setting(
@@ -73,7 +80,7 @@ def sensible(point: Methods) -> Methods | None:
         return None
     if point.library != "pair":
         return dataclasses.replace(
-            point, composition="alone", adapter="lora", setup="0" if point.library == "oracle" else point.setup
+            point, composition="alone", adapter="lora", setup="0" if point.library in THE_SAME else point.setup
         )
     return point if (point.composition in LORI) == point.adapter.startswith("lori") else None
 
@@ -85,12 +92,13 @@ def bound(point: Methods) -> float | None:
 
 
 def controls(point: Methods) -> tuple[Control, ...]:
-    """The experts' own hops, and the oracle asked in the same way, but not step by step where a bridge has taught the
+    """The experts' own hops, and the oracle of the prompting, but not step by step where a bridge has taught the
     experts that."""
-    if point.library == "oracle":
-        return ()
-    hops = own_hops(point)
-    return (*hops, THE_ORACLE) if hops and (point.setup == "0" or point.prompting == "direct") else hops
+    hops = own_hops(point) if point.library not in THE_SAME else ()
+    if not hops or (point.setup != "0" and point.prompting == "steps"):
+        return hops
+    oracle = ORACLES[point.prompting]
+    return (*hops, oracle._replace(settings={**oracle.settings, "adapter": "lora", "setup": "0"}))
 
 
 def reported(point: Methods) -> str:

@@ -9,7 +9,7 @@ import sys
 
 from lora_reuse.llm.data.mixtures import EXPERTS, LIBRARIES
 from lora_reuse.llm.protocols.bound import once_in_n
-from lora_reuse.llm.protocols.controls import ORACLE, Control, own_hops
+from lora_reuse.llm.protocols.controls import ORACLES, Control, own_hops
 from lora_reuse.llm.protocols.hops import hop_protocol
 from lora_reuse.llm.protocols.libraries import in_one_way
 from lora_reuse.llm.protocols.protocol import main
@@ -24,14 +24,8 @@ COLUMNS = {
 }
 """The paper's names of the libraries."""
 MIXED = Control("one expert on both hops", "got", {"library": "mixed", "composition": "alone"})
-ORACLE_OF = {
-    "direct": ("3-combination", ORACLE),
-    "steps": (
-        "3-combination_steps",
-        Control("oracle of steps", "got", {"library": "oracle_steps", "composition": "alone"}),
-    ),
-}
-"""The library that holds the oracle of a prompting, and the oracle, which was trained on what is asked."""
+HOLDING = {"direct": "3-combination", "steps": "3-combination_steps"}
+"""The library that holds the oracle of a prompting."""
 
 
 def library(point: TwoHop) -> list[tuple[tuple[str, ...], tuple[str, ...], int]]:
@@ -63,8 +57,8 @@ def controls(point: TwoHop) -> tuple[Control, ...]:
         return ()
     if point.prompting in ("first", "second"):
         return (MIXED,) if point.library != "mixed" else ()
-    holding, oracle = ORACLE_OF[point.prompting]
-    return (oracle,) if point.library == holding else (*own_hops(point), oracle)
+    oracle = ORACLES[point.prompting]
+    return (oracle,) if point.library == HOLDING[point.prompting] else (*own_hops(point), oracle)
 
 
 def reported(point: TwoHop) -> str:

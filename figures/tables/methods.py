@@ -5,10 +5,15 @@ them, asked directly and step by step. A method that was never asked has no line
 
 from lora_reuse.figures.tables import READING
 from lora_reuse.figures.tables._side_by_side import Choice, Line, Measured, Settings, captioned, side_by_side
+from lora_reuse.llm.methods import THE_SAME
 from lora_reuse.llm.protocols.dials import ADAPTERS
 
 NEEDS = {"llm_methods": "python -m llm.methods"}
-ALONE = {"oracle": "one expert on the pair", "data_mix": "one expert on the union"}
+ALONE = {
+    "oracle": "one expert on the pair",
+    "oracle_steps": "one expert on the pair, step by step",
+    "data_mix": "one expert on the union",
+}
 AXES = ("setup", "adapter", "library", "composition", "prompting")
 
 
@@ -23,8 +28,8 @@ def methods(measured: Measured, line: Line) -> dict[tuple[str, str], Choice]:
 
 
 def recorded(asked: Settings, measured: Measured) -> Settings:
-    """The base and the oracle are the same in every setup, and asked once."""
-    return {**asked, "setup": "0"} if asked["library"] in ("none", "oracle") else asked
+    """The base and the oracles are the same in every setup, and asked once."""
+    return {**asked, "setup": "0"} if asked["library"] in ("none", *THE_SAME) else asked
 
 
 table = side_by_side(

@@ -64,9 +64,9 @@ def data_mix(setup: Setup) -> Experts:
     return [(first + second, tuple(dict.fromkeys(bridge + other)), _role("mixed"))]
 
 
-def oracle(setup: Setup) -> Experts:
-    """One expert on the two-hop questions that are asked, whatever the setup: the expert `oracle` of its dataset."""
-    return [((f"{setup.asked}12",), (), _role("oracle"))]
+def oracle(setup: Setup, name: str = "oracle") -> Experts:
+    """One expert on the two-hop questions that are asked, whatever the setup: the expert `name` of its dataset."""
+    return [(tuple(setup.asked + subset for subset in EXPERTS[name]), (), _role(name))]
 
 
 def _role(name: str) -> int:

@@ -37,8 +37,12 @@ OWN_HOPS = (
     Control("second hop", "kept", {"prompting": "second"}),
 )
 """The one-hop questions of both experts, under the same composition."""
-ORACLE = Control("oracle", "got", {"library": "oracle", "composition": "alone"})
-"""An expert trained on the answers, asked the same questions in the same way."""
+ORACLES = {
+    "direct": Control("oracle", "got", {"library": "oracle", "composition": "alone"}),
+    "steps": Control("oracle of steps", "got", {"library": "oracle_steps", "composition": "alone"}),
+}
+"""By prompting, an expert trained on such answers, asked the same questions in the same way: one that was trained on
+the answers alone need not give them step by step."""
 
 
 class Verdict(NamedTuple):

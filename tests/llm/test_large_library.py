@@ -180,6 +180,7 @@ def test_points_that_are_the_same_are_asked_once():
         composition="base", library="none"
     )
     assert sensible(LargeLibrary(library="oracle", composition="sum")).composition == "alone"
+    assert sensible(LargeLibrary(library="oracle", prompting="steps")).pairs == "steps"
     assert sensible(LargeLibrary(library="2-combination", pairs="steps")).pairs == "direct"
     assert sensible(LargeLibrary(library="10-combination", pairs="steps")).pairs == "steps"
     assert sensible(LargeLibrary(library="none")) is None
@@ -200,13 +201,13 @@ def test_the_command_trains_each_expert_once_and_goes_on_where_it_stopped(model,
     )
     words = [f"model={model}", *SMALL, *grid.split(), f"out={tmp_path}"]
     assert main(PROTOCOL, [*words, "dry_run=true"]) == 0
-    # 2 pairs x 3 ways x (2 libraries x 2 compositions + the oracle + the base)
-    assert f", 11 experts (fewer, where they are there), 36 rows in {tmp_path}" in capsys.readouterr().out
+    # 2 pairs x 3 ways x (2 libraries x 2 compositions + the oracle, of answers or of steps, + the base)
+    assert f", 13 experts (fewer, where they are there), 36 rows in {tmp_path}" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
     assert main(PROTOCOL, words) == 0
     first = capsys.readouterr()
     assert f"36 rows in {tmp_path}: 36 new, 0 from before" in first.out
-    assert len(list((tmp_path / "experts").glob("*/adapter_model.safetensors"))) == 11
+    assert len(list((tmp_path / "experts").glob("*/adapter_model.safetensors"))) == 13
     rows = load_rows(tmp_path, "llm_large_library")
     for row in rows:
         check_row(row, tmp_path / "answers" / f"{row['hash']}.jsonl")

@@ -3,7 +3,7 @@
 import pytest
 
 from lora_reuse.llm.data.mixtures import SETUPS, pair
-from lora_reuse.llm.methods import GIVEN, PROTOCOL, Methods, library, main, reported, sensible
+from lora_reuse.llm.methods import GIVEN, PROTOCOL, THE_SAME, Methods, library, main, reported, sensible
 from lora_reuse.llm.protocols.dials import LEARNED
 from lora_reuse.runs.rows import load_rows
 from lora_reuse.runs.settings import grid
@@ -25,12 +25,12 @@ def test_lori_s_merges_are_for_lori_s_adapters():
 
 def test_a_pair_is_the_bridge_s_and_the_others_are_one_expert():
     assert library(Methods(setup="2")) == pair(SETUPS["2"])
-    assert [own for own, _, _ in library(Methods(library="oracle"))] == [("R12",)]
+    assert [library(Methods(library=name))[0][0] for name in THE_SAME] == [("R12",), ("R12-CoT",)]
     ((own, bridge, _),) = library(Methods(library="data_mix", setup="2"))
     assert set(own) == {"R1", "R2"}
     assert set(bridge) == set(pair(SETUPS["2"])[0][1])
-    assert {p.composition for p in POINTS if p.library in ("data_mix", "oracle")} == {"alone"}
-    assert sum(p.library == "oracle" for p in POINTS) == 2
+    assert {p.composition for p in POINTS if p.library in ("data_mix", *THE_SAME)} == {"alone"}
+    assert sum(p.library in THE_SAME for p in POINTS) == 4
 
 
 def test_the_paper_s_numbers_stand_by_their_cells():
