@@ -25,7 +25,7 @@ from lora_reuse.llm.data.chains import asked as chains_asked
 from lora_reuse.llm.data.subsets import ORDINALS
 from lora_reuse.llm.protocols.bound import once_in_n
 from lora_reuse.llm.protocols.controls import Control
-from lora_reuse.llm.protocols.dials import COMPOSITIONS, RULES, TRAINED
+from lora_reuse.llm.protocols.dials import COMPOSITIONS, RULES
 from lora_reuse.llm.protocols.hops import everyone, everywhere, percent
 from lora_reuse.llm.protocols.protocol import Marks, Protocol, Question, counted, main
 from lora_reuse.llm.protocols.settings import Answered, Composing
@@ -172,11 +172,9 @@ def controls(point: Chains) -> tuple[Control, ...]:
     """One expert on all that the experts learn, asked step by step; directly, the expert on the answers."""
     if point.library != "experts":
         return ()
-    of_rules = [f for f in dataclasses.fields(point) if f.metadata["omitted"] and f.name not in TRAINED]
-    plain = {"composition": "alone"} | {f.name: f.default for f in of_rules}
     if point.prompting == "steps":
-        return (Control("one expert on everything", "got", {"library": "joint", **plain}),)
-    return (Control("oracle", "got", {"library": "oracle", "bridge": "none", **plain}),)
+        return (Control("one expert on everything", "got", {"library": "joint", "composition": "alone"}),)
+    return (Control("oracle", "got", {"library": "oracle", "bridge": "none", "composition": "alone"}),)
 
 
 PROTOCOL = Protocol(

@@ -23,7 +23,6 @@ from lora_reuse.llm.adapters.specs import Lessons, lessons
 from lora_reuse.llm.data.skill_sets import FORMS, SKILLS, Taught, asked, marks
 from lora_reuse.llm.data.skills import CAPITALS, OWN
 from lora_reuse.llm.protocols.controls import Control
-from lora_reuse.llm.protocols.dials import TRAINED
 from lora_reuse.llm.protocols.protocol import Marks, Protocol, Question, Row, main, share_of
 from lora_reuse.llm.protocols.settings import Composing, Learning
 from lora_reuse.runs.settings import Choice, SettingError, Text, Whole, setting
@@ -117,12 +116,11 @@ def score(question: Question, answer: str) -> Marks:
 
 
 def controls(point: SkillSets) -> tuple[Control, ...]:
-    """Each expert alone, asked for its own skill alone; of overlapping ones, those of one skill each. No rule and no
-    learning is in such a row."""
+    """Each expert alone, asked for its own skill alone; of overlapping ones, those of one skill each. Nothing is
+    learned from a share of their data in such a row."""
     if point.library not in ("asked", "overlapping"):
         return ()
-    of_rules = [f for f in dataclasses.fields(point) if f.metadata["omitted"] and f.name not in (*TRAINED, "data")]
-    alone = {"composition": "alone"} | {f.name: f.default for f in of_rules}
+    alone = {"composition": "alone", "learn_share": SkillSets.learn_share}
     return tuple(
         Control(f"{skill} alone", "got", {"asked": skill, "library": skill, **alone}) for skill in point.skills
     )

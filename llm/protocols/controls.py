@@ -14,6 +14,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lora_reuse.llm.protocols.dials import settle
+
 if TYPE_CHECKING:
     from lora_reuse.llm.protocols.protocol import Protocol
 
@@ -25,7 +27,7 @@ ENOUGH = 0.5
 
 class Control(NamedTuple):
     """Rows that have to be right for a cell to say something: what they are called, what they did, and the settings
-    that are not the cell's."""
+    that are not the cell's. Dials that their composition does not read need not be among them."""
 
     name: str
     did: str
@@ -76,7 +78,7 @@ def verdicts(protocol: "Protocol", rows: Sequence[Row]) -> list[Verdict]:
             controls = protocol.controls(point) if hits < ENOUGH * total else ()
             found[key] = _verdict(
                 [
-                    (control, counts.get(_key(dataclasses.replace(point, **control.settings), row)))
+                    (control, counts.get(_key(settle(dataclasses.replace(point, **control.settings)), row)))
                     for control in controls
                 ]
             )

@@ -85,24 +85,34 @@ def of_point(point: Any, seed: int) -> dict[str, Any]:
 
 
 def settled(points: Iterable[Any], named: Mapping[str, tuple]) -> list[Any]:
-    """The points, each with the dials that its rule and its kind of adapter do not read at their defaults, where a row
-    can leave them out. Raises SettingError for a named dial that no point reads."""
-    read = {point: read_by(getattr(point, "composition", "")).keys() | _trained_with(point) for point in points}
-    every = (EVERY if all(isinstance(point, PointDials) for point in read) else {}) | TRAINED
+    """The settled points, each once. Raises SettingError for a named dial that no point reads."""
+    points = list(points)
+    every = dict(item for point in points for item in _dials(point).items())
+    read = {dial for point in points for dial in _read(point)}
     for name, values in named.items():
         dial = "scores" if name == "normalise" else name
-        if dial in every and not any(dial in dials for dials in read.values()):
+        if dial in every and dial not in read:
             what = "adapter" if dial in TRAINED else "composition"
             allowed = f"no {name}= but with {what}={','.join(every[dial][1])}"
             raise SettingError(name, ",".join(map(short, values)), allowed)
-    return list(dict.fromkeys(_settled(point, every, dials) for point, dials in read.items()))
+    return list(dict.fromkeys(map(settle, points)))
 
 
-def _settled(point: Any, every: Mapping[str, tuple[Dial, list[str]]], read: Set[str]) -> Any:
+def settle(point: Any) -> Any:
+    """The point with the dials that its rule and its kind of adapter do not read at their defaults, where a row can
+    leave them out."""
+    every = _dials(point)
     omitted = {f.name for f in dataclasses.fields(point) if f.metadata.get("omitted")}
-    return dataclasses.replace(point, **{name: every[name][0].default for name in every.keys() & omitted - read})
+    unread = every.keys() & omitted - _read(point)
+    return dataclasses.replace(point, **{name: every[name][0].default for name in unread})
 
 
-def _trained_with(point: Any) -> Set[str]:
-    """The dials of the kind of adapter that a point trains."""
-    return ADAPTERS[point.adapter].dials.keys() if getattr(point, "adapter", "") in ADAPTERS else set()
+def _dials(point: Any) -> Mapping[str, tuple[Dial, list[str]]]:
+    """All dials that such a point may have."""
+    return (EVERY if isinstance(point, PointDials) else {}) | TRAINED
+
+
+def _read(point: Any) -> Set[str]:
+    """The dials of a point's rule and of the kind of adapter that it trains."""
+    kind = ADAPTERS.get(getattr(point, "adapter", ""))
+    return read_by(getattr(point, "composition", "")).keys() | (kind.dials.keys() if kind else set())

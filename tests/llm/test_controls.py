@@ -129,6 +129,14 @@ def test_controls_are_pooled_over_seeds_and_are_of_the_same_dials_and_weights():
         assert of("two_hop", [*rows, row("llm_two_hop", ALL, **STEPS | HOPS[0])]) == ("", ""), other
 
 
+def test_an_expert_alone_is_the_control_whatever_the_dials_of_the_rule():
+    cell = STEPS | {"composition": "ties", "density": 0.5}
+    hops = [(settings, ALL) for settings in HOPS]
+    assert of("two_hop", planted("two_hop", cell, *hops, (STEPPED | {"density": 0.2}, ZERO))).void.startswith("oracle")
+    other = planted("two_hop", cell, *((settings | {"density": 0.2}, ALL) for settings in HOPS))
+    assert of("two_hop", other).unmeasured.startswith("first hop, second hop"), "which are hops of the same dials"
+
+
 def test_what_is_right_anyhow_is_not_void():
     rows = planted("two_hop", STEPS, (HOPS[0], ZERO), *GOOD[1:])
     assert of("two_hop", [row("llm_two_hop", LESS, **STEPS), *rows[1:]]).void
