@@ -245,6 +245,7 @@ def test_what_the_words_between_the_numbers_say_holds():
     assert all(library.works for library in skills.libraries)
     bridged = "llm_bridge model=smollm2 setup=4 prompting=steps split=test composition="
     assert share(f"{bridged}cat:own") > 20
+    assert share(f"{bridged.replace('setup=4', 'setup=5')}cat:own") > 20
     assert all(share(f"{bridged}{rule}") < 5 for rule in ("uniform", "average", "sum", "arrow", "arrow_after"))
     joint = share("llm_methods setup=2 library=data_mix composition=alone prompting=steps")
     examples = "llm_bridge_examples bridge_in=first prompting=steps"
