@@ -247,6 +247,10 @@ def test_what_the_words_between_the_numbers_say_holds():
     assert share(f"{bridged}cat:own") > 20
     assert share(f"{bridged.replace('setup=4', 'setup=5')}cat:own") > 20
     assert all(share(f"{bridged}{rule}") < 5 for rule in ("uniform", "average", "sum", "arrow", "arrow_after"))
+    ten = "llm_large_library graph=shared held_out=12 pairs=direct"
+    for rule, hop in itertools.product(("sum", "average", "arrow_after"), ("first", "second")):
+        assert share(f"{ten} library=10-combination composition={rule} prompting={hop}") <= 20
+        assert share(f"{ten} library=2-combination composition={rule} prompting={hop}") >= 75
     joint = share("llm_methods setup=2 library=data_mix composition=alone prompting=steps")
     examples = "llm_bridge_examples bridge_in=first prompting=steps"
     for count in ("16", "46"):
