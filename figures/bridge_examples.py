@@ -38,7 +38,7 @@ def data(rows: Rows) -> pandas.DataFrame:
     if not few:
         raise rows.missing("llm_bridge_examples")
     ends, _ = _groups.grouped(rows, ["llm_bridge"], ("setup", "composition", "prompting"), **plain)
-    joint, _ = _groups.grouped(rows, ["llm_methods"], ("setup", "library", "prompting"), adapter="lora")
+    joint, _ = _groups.grouped(rows, ["llm_methods"], ("setup", "prompting"), library="data_mix", adapter="lora")
     named, lines = _groups.called(few), []
     for model in about:
         mine = {key[1:]: group for key, group in few.items() if key[0] == model}
@@ -47,7 +47,7 @@ def data(rows: Rows) -> pandas.DataFrame:
             group = group[group["settings.seed"].isin(seeds)]
             if setup in ENDS and rule in {key[2] for key in mine} and len(group):
                 mine |= {(choice, _examples(setup, group), rule, asked): group for choice in ENDS[setup]}
-        other = joint.get((model, "2", "data_mix", "steps"))
+        other = joint.get((model, "2", "steps"))
         of_joint = math.nan if other is None else _cells.of_rows(other)["percent"]
         for (choice, examples, rule, asked), group in mine.items():
             said: dict[str, Any] = {

@@ -145,6 +145,8 @@ def test_few_examples_stand_between_none_and_the_whole_bridge_of_the_same_seeds(
         ]
         rows += [row("llm_bridge", [1, 1], prompting="steps", seed=2, **settings)]  # a seed that few examples have not
     rows += [row("llm_methods", [2, 1], setup="2", library="data_mix", composition="alone", prompting="steps")]
+    of_rules = [{"setup": setup, "composition": "sum", "seed": seed} for setup in "02" for seed in range(3)]
+    rows += [row("llm_methods", [0, 0], library="pair", prompting="steps", **settings) for settings in of_rules]
     module, table = of("bridge_examples", write(tmp_path / "rows", *rows))
     cells = table.set_index(["composition", "asked", "choice", "examples"]).sort_index()
     assert cells.loc[("sum", "steps", "compiled", 16), "by_seed"] == "50 75"
