@@ -78,8 +78,9 @@ def test_a_bound_guessed_from_the_names_of_settings_would_not_pass():
             else None
         )
 
-    assert len(disagreeing("methods", load_rows(PAPER, "llm_methods"), guess)) == 17
-    assert disagreeing("methods", stored("methods"), guess) == set()
+    later = {row["hash"] for row in stored("methods") if row["settings"]["library"] == "oracle_steps"}
+    assert len(disagreeing("methods", load_rows(PAPER, "llm_methods"), guess) - later) == 17
+    assert disagreeing("methods", stored("methods"), guess) <= later, "which were made without the mistake"
 
 
 WITH = {

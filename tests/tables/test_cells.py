@@ -109,13 +109,12 @@ SAYS = {  # the settings that a cell's labels speak of
         "model": MODELS.get(model, model),
         **{"adapter": ADAPTERS[adapter], "prompting": ASKED[column.partition(", ")[2]]},
         **(
-            {"library": "oracle"}
-            if method == "one expert on the pair"
+            {"library": "oracle" + "_steps" * method.endswith("step by step")}
+            if method.startswith("one expert on the pair")
             else {"library": "none"}
             if method == "base"
-            else {}
+            else {"setup": column.split(",")[0][-1]}
         ),
-        **({"setup": column.split(",")[0][-1]} if method not in ("one expert on the pair", "base") else {}),
         **(
             {"library": "data_mix"}
             if method == "one expert on the union"
