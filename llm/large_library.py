@@ -102,8 +102,7 @@ def bound(point: LargeLibrary) -> float | None:
 def controls(point: LargeLibrary) -> tuple[Control, ...]:
     """The hops of the two experts that the pair needs, and the oracle, which learned to answer as it is asked."""
     hops = own_hops(point) if point.library != "oracle" else ()
-    oracle = ORACLES["direct"]
-    return (*hops, oracle._replace(settings={**oracle.settings, "pairs": point.prompting})) if hops else ()
+    return (*hops, ORACLES["direct"].at(pairs=point.prompting)) if hops else ()
 
 
 def reported(point: LargeLibrary) -> str:

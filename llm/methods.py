@@ -97,8 +97,7 @@ def controls(point: Methods) -> tuple[Control, ...]:
     hops = own_hops(point) if point.library not in THE_SAME else ()
     if not hops or (point.setup != "0" and point.prompting == "steps"):
         return hops
-    oracle = ORACLES[point.prompting]
-    return (*hops, oracle._replace(settings={**oracle.settings, "adapter": "lora", "setup": "0"}))
+    return (*hops, ORACLES[point.prompting].at(adapter="lora", setup="0"))
 
 
 def reported(point: Methods) -> str:

@@ -33,6 +33,10 @@ class Control(NamedTuple):
     did: str
     settings: Mapping[str, Any]
 
+    def at(self, **settings: Any) -> "Control":
+        """The same control with these settings, too."""
+        return self._replace(settings={**self.settings, **settings})
+
 
 OWN_HOPS = (
     Control("first hop", "kept", {"prompting": "first"}),
