@@ -92,11 +92,12 @@ def _view(protocol: Protocol, sources: Sequence[Source], sample: Mapping[str, An
     places = {(cell.point, cell.weights): i for i, cell in enumerate(cells)}
     judged = iter(verdicts(protocol, [source.row for cell in cells for source in cell.rows]))
     commands: dict[str, int] = {}
+    names: dict[str, int] = {}
     shown = []
     for cell in cells:
         verdict, *_ = [next(judged) for _ in cell.rows]  # that of a row is that of its cell
         controls = [
-            [control.name, places[at]]
+            [names.setdefault(control.name, len(names)), places[at]]
             for control in protocol.controls(cell.point)
             if (at := (dataclasses.replace(cell.point, **control.settings), cell.weights)) in places
         ]
@@ -115,6 +116,7 @@ def _view(protocol: Protocol, sources: Sequence[Source], sample: Mapping[str, An
         "file": sources[0].file,
         "axes": axes,
         "commands": list(commands),
+        "controls": list(names),
         "cells": shown,
     }
 
@@ -179,7 +181,6 @@ def _numbers(protocol: Protocol, cell: Cell, void: str, unmeasured: str) -> dict
     each = ", ".join(map(str, hits)) + (f" of {totals[0]}" if len(set(totals)) == 1 else "")
     bounds = [row["predicted"].get("at_most") for row in rows]
     share = f"void: {void}" if void else found.share + (" (one seed)" if len(rows) == 1 else "")
-    percent = lambda part: round(100 * part, 2)  # noqa: E731
     return {
         "hits": found.hits,
         "total": found.total,
@@ -188,10 +189,16 @@ def _numbers(protocol: Protocol, cell: Cell, void: str, unmeasured: str) -> dict
         "theory": "" if None in bounds else f"≤ {100 * sum(bounds) / found.total:.0f} %",
         "paper": protocol.reported(cell.point),
         "void": int(bool(void)),
-        "ends": [percent(end) for end in found.limits or ()],
-        "dots": [percent(h / t) for h, t in zip(hits, totals, strict=True)] if len(rows) > 1 else [],
-        "chance": percent(1 / cell.point.triplets) if hasattr(cell.point, "triplets") else 0,
+        "ends": [_percent(end) for end in found.limits or ()],
+        "dots": [_percent(h / t) for h, t in zip(hits, totals, strict=True)] if len(rows) > 1 else [],
+        "chance": _percent(1 / cell.point.triplets) if hasattr(cell.point, "triplets") else 0,
     }
+
+
+def _percent(part: float) -> float:
+    """As finely as a drawing shows it, and as few digits as that takes."""
+    percent = round(100 * part, 1)
+    return int(percent) if percent == int(percent) else percent
 
 
 def _rows(cell: Cell, file: str) -> list[str]:
