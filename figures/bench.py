@@ -8,11 +8,12 @@ import textwrap
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lora_reuse.figures import style
+from lora_reuse.figures import _names, style
 from lora_reuse.figures.rows import Rows
 from lora_reuse.llm.bench.__main__ import Options
 from lora_reuse.llm.bench.libraries import LIBRARIES, Library, cells
@@ -30,43 +31,63 @@ from lora_reuse.llm.bench.score import (
 )
 from lora_reuse.runs.rows import load_rows
 
-MODEL, SEEDS = "pocket", range(Options.first_seed, Options.first_seed + Options.seeds)
-"""Of the rows that are drawn: what the command asks for where nothing else is said."""
+BASES = {"pocket": range(Options.first_seed, Options.first_seed + Options.seeds), "smollm2": range(6, 7)}
+"""The bases, and of which seeds; of the first those that the command asks where nothing else is said."""
 WHOLE = "score"
 """The column of all libraries."""
 NEEDS = {
-    f"llm_{name}": f"lora-reuse bench model={MODEL} rule=uniform,average,sum,arrow,arrow_after"
+    f"llm_{name}": "lora-reuse bench model=pocket rule=uniform,average,sum,arrow,arrow_after"
     for name in dict.fromkeys(one.protocol for library in LIBRARIES for one in (library.asked, library.ceiling))
 }
 
 
 def data(rows: Rows) -> pandas.DataFrame:
-    """A line a rule and library of which all seeds have rows: the `share`, `floor` and `ceiling` in percent, what is
-    `gained` with its 95 % interval, and in percent how many of the experts' own answers are `kept`. A rule with rows in
-    every library has a line "score", too. `tau` is Kendall's between the rankings of those rules by two seeds, in the
-    mean."""
+    """A line a base, rule and library of which all seeds have rows: the `share`, `floor` and `ceiling` in percent, what
+    is `gained` with its 95 % interval, and in percent how many of the experts' own answers are `kept`. A rule with rows
+    in every library of a base has a line "score", too. `tau` is Kendall's between the rankings of those rules by two
+    seeds of the base, in the mean, and `tau_bases` that between the rankings by both bases."""
     known: Known = {row["hash"]: row for experiment in NEEDS for row in load_rows(rows.folder, experiment)}
+    tables, scores = [], []
+    for model, seeds in BASES.items():
+        lines, found = _lines(model, seeds, known)
+        scores.append(found)
+        taus = agreement(np.array([one.by_seed for one in found.values()]).reshape(-1, len(seeds)))
+        if lines:
+            tables.append(pandas.DataFrame(lines).assign(tau=fmean(taus) if taus else math.nan))
+    if not tables:
+        raise rows.missing("llm_skills")
+    table = pandas.concat(tables, ignore_index=True)
+    ranked = [rule for rule in scores[0] if all(rule in found for found in scores)]
+    both = np.array([[found[rule].value for found in scores] for rule in ranked]).reshape(-1, len(BASES))
+    return table.assign(tau_bases=next(iter(agreement(both)), math.nan))
+
+
+def _lines(model: str, seeds: range, known: Known) -> tuple[list[dict[str, Any]], dict[str, Score]]:
+    """The lines of a base, and the scores of the rules that have one."""
     lines, scores = [], {}
     for rule in rules_of(known):
-        parts = [part for library in LIBRARIES if (part := _part(library, rule, known))]
+        parts = [part for library in LIBRARIES if (part := _part(library, rule, model, known))]
         for part in parts:
             kept = part.kept()
-            line = {"rule": rule, "library": part.library.name, "row": part.asked[0]["hash"], "seeds": len(SEEDS)}
-            line |= {"share": 100 * share(part.asked), "floor": 100 * share(part.floor)}
+            line = {"base": _called(model, part), "rule": rule, "seeds": len(seeds), "library": part.library.name}
+            line |= {"row": part.asked[0]["hash"], "share": 100 * share(part.asked), "floor": 100 * share(part.floor)}
             line |= {"ceiling": 100 * share(part.ceiling), "kept": math.nan if kept is None else 100 * kept}
             lines.append(line | (_said(score([part.gained()])) if part.room > 0 else {}))
-        if len(parts) == len(LIBRARIES):
-            scores[rule] = score([part.gained() for part in scored(parts)])
-            lines.append({"rule": rule, "library": WHOLE, "seeds": len(SEEDS)} | _said(scores[rule]))
-    if not lines:
-        raise rows.missing("llm_skills")
-    taus = agreement(list(scores.values()))
-    return pandas.DataFrame(lines).assign(tau=fmean(taus) if taus else math.nan)
+        counted = scored(parts)
+        if counted and len(parts) == len(LIBRARIES):
+            scores[rule] = score([part.gained() for part in counted])
+            line = {"base": _called(model, counted[0]), "rule": rule, "seeds": len(seeds), "library": WHOLE}
+            lines.append(line | _said(scores[rule]))
+    return lines, scores
 
 
-def _part(library: Library, rule: str, known: Known) -> InLibrary | None:
-    found = cells(library, rule, MODEL)
-    return in_library(library, found, SEEDS, known) if found else None
+def _called(model: str, part: InLibrary) -> str:
+    return _names.of(model, pandas.json_normalize([{"provenance": row["provenance"]} for row in part.asked]))
+
+
+def _part(library: Library, rule: str, model: str, known: Known) -> InLibrary | None:
+    found = cells(library, rule, model)
+    return in_library(library, found, BASES[model], known) if found else None
 
 
 def _said(found: Score) -> dict[str, float]:
@@ -75,20 +96,36 @@ def _said(found: Score) -> dict[str, float]:
 
 
 def draw(table: pandas.DataFrame, figure: Figure) -> None:
-    """A column for the score and one a library, a line a rule, the best at the top."""
-    means = table.groupby("rule")["gained"].mean()
-    whole = table[table["library"] == WHOLE].set_index("rule")["gained"]
-    order = sorted(means.index, key=lambda rule: (rule in whole, whole.get(rule, means[rule])))
+    """A block of panels a base: a column for the score and one a library, a line a rule, the best at the top."""
     drawn = table.dropna(subset="gained")
     columns = [name for name in (WHOLE, *(one.name for one in LIBRARIES)) if (drawn["library"] == name).any()]
-    style.height(figure, 1.1 + 0.19 * len(order))
-    grid = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
-    for axes, name in zip(grid, columns, strict=True):
-        _column(axes, drawn[drawn["library"] == name], order)
+    blocks = {base: (part, _order(part)) for base, part in _by_base(table)}
+    style.height(figure, 1.1 + sum(0.3 + 0.19 * len(order) for _, order in blocks.values()))
+    heights = [len(order) + 0.6 for _, order in blocks.values()]
+    grid = figure.subplots(len(blocks), len(columns), sharey="row", squeeze=False, height_ratios=heights)
+    for line, (base, (part, order)) in zip(grid, blocks.items(), strict=True):
+        for axes, name in zip(line, columns, strict=True):
+            _column(axes, part[(part["library"] == name) & part["gained"].notna()], order)
+        line[0].set_yticks(range(len(order)), order)
+        line[0].set_ylim(-0.6, len(order) - 0.4)
+        if len(blocks) > 1:
+            line[0].set_ylabel(_names.wrapped(base, 20), fontsize=7)
+    for axes, name in zip(grid[0], columns, strict=True):
         axes.set_title(textwrap.fill(name, 9), fontsize=7, loc="center")
-    grid[0].set_yticks(range(len(order)), order)
-    grid[0].set_ylim(-0.6, len(order) - 0.4)
-    style.note(figure, f"$N$ = {len(SEEDS)} seeds")
+    counts = [f"{part['seeds'].iloc[0]}" for part, _ in blocks.values()]
+    style.note(figure, f"$N$ = {' and '.join(counts)} seeds")
+
+
+def _order(part: pandas.DataFrame) -> list[str]:
+    """The rules of a base, from the worst: those without a score, by what they gain in the libraries that they have,
+    and those with one."""
+    means = part.groupby("rule")["gained"].mean()
+    whole = part[part["library"] == WHOLE].set_index("rule")["gained"]
+    return sorted(means.index, key=lambda rule: (rule in whole, whole.get(rule, means[rule])))
+
+
+def _by_base(table: pandas.DataFrame) -> list[tuple[str, pandas.DataFrame]]:
+    return [(str(base), part) for base, part in table.groupby("base", sort=False)]
 
 
 def _column(axes: Axes, part: pandas.DataFrame, order: list[str]) -> None:
@@ -100,7 +137,8 @@ def _column(axes: Axes, part: pandas.DataFrame, order: list[str]) -> None:
             style.rule(line["rule"]) if family in style.RULES else {"color": style.BLACK, "marker": "o"}
         )
         height = order.index(line["rule"])
-        axes.hlines(height, max(-0.25, line["low"]), min(1.25, line["high"]), color=look["color"], linewidth=0.8)
+        if not math.isnan(line["low"]):
+            axes.hlines(height, max(-0.25, line["low"]), min(1.25, line["high"]), color=look["color"], linewidth=0.8)
         axes.plot(line["gained"], height, linestyle="none", **look)
     axes.set_xlim(-0.3, 1.3)
     axes.set_xticks([0, 1])
@@ -108,17 +146,26 @@ def _column(axes: Axes, part: pandas.DataFrame, order: list[str]) -> None:
 
 
 def caption(table: pandas.DataFrame) -> str:
-    """What a mark is, which libraries there are, and whether seeds agree."""
+    """What a mark is, which libraries there are, and whether seeds and bases agree."""
     there = dict.fromkeys(table["library"])
     about = " ".join(f"{one.name.capitalize()}: {one.about}." for one in LIBRARIES if one.name in there)
-    tau, whole = table["tau"].iloc[0], int((table["library"] == WHOLE).sum())
-    agree = (
-        "" if math.isnan(tau) else f" Between two seeds the rankings of these rules have a Kendall's τ of {tau:.2f}."
-    )
-    without = table[table["gained"].isna()]["library"].unique()
-    left = f" Not drawn, since its ceiling is right in less than half: {', '.join(without)}." if len(without) else ""
-    return f"""Rules of composition on the {MODEL} model, over libraries whose precondition is known. A mark is how far
-        a rule goes from the floor (0) to the ceiling (1); the score is {SCORE}. The floor is the control of the
-        library. The ceiling is one adapter on all the data or, where that answers nothing, an expert on the answers.
-        Bars are 95 % intervals over {len(SEEDS)} seeds (Student's t), cut at the frame. Rows in every library, and so
-        a score, have {whole} rules.{agree}{left} The libraries are as follows. {about}"""
+    said = " ".join(_of_base(base, part) for base, part in _by_base(table))
+    between = table["tau_bases"].iloc[0]
+    agree = "" if math.isnan(between) else f" The rankings by the two bases have one of {between:.2f}."
+    return f"""Rules of composition over libraries whose precondition is known. A mark is how far a rule goes from the
+        floor (0) to the ceiling (1); the score is {SCORE}. The floor is the control of the library. The ceiling is one
+        adapter on all the data or, where that answers nothing, an expert on the answers. Bars are 95 % intervals over
+        seeds (Student's t), cut at the frame; one seed has none. {said}{agree} The libraries are as follows.
+        {about}"""
+
+
+def _of_base(base: str, part: pandas.DataFrame) -> str:
+    """How many of its rules have a score, whether its seeds agree, and what cannot be scored on it."""
+    tau, whole = part["tau"].iloc[0], int((part["library"] == WHOLE).sum())
+    low = ", ".join(part.loc[part["gained"].isna(), "library"].unique())
+    said = [f"Of {base}, {whole} rules have rows in every library, and so a score."]
+    if not math.isnan(tau):
+        said.append(f"Two of its seeds rank them with a Kendall's τ of {tau:.2f}.")
+    if low:
+        said.append(f"Not drawn, since its ceiling is right in less than half: {low}.")
+    return " ".join(said)

@@ -188,10 +188,9 @@ def rules_of(known: Known) -> list[str]:
     return [name for name in dict.fromkeys(named) if name and name not in (*CONTROLS, "alone")]
 
 
-def agreement(scores: Sequence[Score]) -> list[float]:
-    """Kendall's τ_b of the rankings of rules by two seeds, for every two seeds; none where a seed tells no rule from
-    another, or there are fewer than three rules."""
-    table = np.array([one.by_seed for one in scores])
+def agreement(table: Float[np.ndarray, "rules rankings"]) -> list[float]:
+    """Kendall's τ_b of every two rankings of rules by their scores, as by two seeds or by two bases; none where a
+    ranking tells no rule from another, or there are fewer than three rules."""
     if len(table) < 3:
         return []
     pairs = itertools.combinations(range(table.shape[1]), 2)

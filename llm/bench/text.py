@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from statistics import fmean
 
+import numpy as np
+
 from lora_reuse.llm.bench.libraries import LIBRARIES
 from lora_reuse.llm.bench.score import (
     SCORE,
@@ -38,7 +40,7 @@ def table(rule: str, model: str, seeds: Sequence[int], known: Known) -> str:
     found = {other: measured(other, model, seeds, known) for other in (rule, *others)}
     complete = {other: parts for other, parts in found.items() if parts}
     scores = [score([part.gained() for part in scored(parts)]) for parts in complete.values()]
-    said.append(_agreement(agreement(scores), len(complete)))
+    said.append(_agreement(agreement(np.array([one.by_seed for one in scores])), len(complete)))
     return "\n\n".join(said)
 
 
