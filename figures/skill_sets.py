@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lora_reuse.figures import _cells, _groups, _shares, style
+from lora_reuse.figures._names import wrapped
 from lora_reuse.figures.rows import Rows
 from lora_reuse.llm.data.skill_sets import HOMES, SKILLS
 from lora_reuse.llm.protocols.dials import CONTROLS
@@ -72,19 +73,20 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
     """The pairs as a triangle of shares, then a line a rule over the number of skills, with the fact and without."""
     models = list(table["model"].unique())
     style.height(figure, 0.4 + 2.1 * len(models))
-    letters = iter("abcdefghijklmnopqrstuvwxyz")
     ratios = {"width_ratios": [1.25, 1.1, 1]}
-    for model, places in zip(
-        models, figure.subplots(len(models), len(PANELS), squeeze=False, gridspec_kw=ratios), strict=True
-    ):
+    grid = figure.subplots(len(models), len(PANELS), squeeze=False, gridspec_kw=ratios)
+    for model, places in zip(models, grid, strict=True):
         own = table[table["model"] == model]
-        for axes, (panel, title) in zip(places, PANELS.items(), strict=True):
+        for axes, panel in zip(places, PANELS, strict=True):
             part = own[own["panel"] == panel]
             (_pairs if panel == "pairs" else _lines)(axes, part)
-            style.title(axes, next(letters), f"{title if len(models) == 1 else f'{model}: {title}'}")
+        if len(models) > 1:
+            places[0].set_ylabel(wrapped(model, 24))
         places[1].set_ylabel("right answers (%)")
-        places[1].set_xlabel("skills in one answer")
-        places[2].set_xlabel("skills in one answer")
+    for letter, axes, title in zip("abc", grid[0], PANELS.values(), strict=True):
+        style.title(axes, letter, title)
+    for axes in grid[-1][1:]:
+        axes.set_xlabel("skills in one answer")
     counted = table[table["sets"] > 0]  # a void cell may count no set
     questions = _shares.span(counted["total"] / counted["seeds"] / counted["sets"])
     style.note(figure, f"$N$ = {_shares.span(table['seeds'])} seeds × {questions} questions a set of skills")
