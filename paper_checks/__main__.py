@@ -37,8 +37,11 @@ class Entry:
 
     @property
     def holds(self) -> bool:
-        """Every comparison within its error and every planted mistake rejected."""
-        return all(e[4] for e in self.evidence) and all(m[1] for m in self.mutants)
+        """Every comparison within its error, every planted mistake rejected, and a right program hardly ever failed."""
+        from lora_reuse.paper_checks.claims import FALSE_FAILURE
+
+        kept = all(e[4] for e in self.evidence) and all(m[1] for m in self.mutants)
+        return kept and self.false_failure < FALSE_FAILURE
 
 
 def main(words: Sequence[str]) -> int:

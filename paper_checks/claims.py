@@ -91,6 +91,10 @@ def from_rows(what: str, results: list, name: str, predicted: float | None = Non
     )
 
 
+FALSE_FAILURE = 1e-6
+"""How often a right program may fail a claim, at most."""
+
+
 def false_failure(evidence: list[Evidence]) -> float:
     """How often a right program fails these comparisons: the Bonferroni sum over those with a standard error;
     identities never fail."""
