@@ -13,6 +13,7 @@ against the sum of what its experts gain alone. Without a model, the pocket mode
 
 import dataclasses
 import itertools
+import random
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -126,6 +127,19 @@ def controls(point: SkillSets) -> tuple[Control, ...]:
     )
 
 
+def hoped(point: SkillSets, seed: int, count: int) -> dict[str, list[str]] | None:
+    """Prompts that two experts were trained on, and questions that need both in the wordings or about the people that
+    were not scored. A forecast is of two."""
+    if point.library != "asked" or len(point.skills) != 2:
+        return None
+    other = {"test": "dev", "dev": "test"}[point.split]
+    own = [[prompt for prompt, _ in Taught((skill,), seed, data=point.data).pairs()] for skill in point.skills]
+    both = [question.prompt for question in asked(point.skills, other, seed, point.data)]
+    draw = random.Random(f"forecast {seed}")
+    sets = zip(("a", "b", "hoped"), (*own, both), strict=True)
+    return {name: draw.sample(prompts, min(count, len(prompts))) for name, prompts in sets}
+
+
 def below(rows: Sequence[Row]) -> str:
     """What the experts gain together against what they gain alone, a line a composition."""
     from lora_reuse.llm.scoring.gains import gains, told
@@ -143,6 +157,7 @@ PROTOCOL = Protocol(
     controls=controls,
     columns={name: share_of(name) for name in ("value", *FORMS)},
     below=below,
+    hoped=hoped,
 )
 
 if __name__ == "__main__":

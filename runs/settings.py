@@ -236,9 +236,9 @@ def checked(point: Any) -> None:
             object.__setattr__(point, f.name, of_kind(f.name, f.metadata["kind"], value))
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`did you mean 'width'?`, or nothing when no known word is near."""
-    near = difflib.get_close_matches(word, list(known), n=1)
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """`did you mean 'width'?`, or nothing when no known word is near what was given, as for what is no word."""
+    near = difflib.get_close_matches(str(word), list(known), n=1)
     return f"did you mean {near[0]!r}?" if near else ""
 
 

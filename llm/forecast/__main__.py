@@ -185,7 +185,7 @@ def _record(path: Path, number: int, line: str) -> dict[str, Any]:
             _refuse_facts(path)
         raise SettingError(where, repr(line[:40]), '{"set": "a", "prompt": "..."}')
     if record["set"] not in SETS:
-        mend = did_you_mean(str(record["set"]), SETS)
+        mend = did_you_mean(record["set"], SETS)
         raise SettingError(where, f"set {record['set']!r}", " | ".join(SETS), mend)
     return record
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lora_reuse.llm.adapters.lowrank import Expert, LowRank
 from lora_reuse.llm.compositions import Composition, RoutedDelta
 from lora_reuse.llm.decoding.greedy import last_logits, right_padded
-from lora_reuse.llm.decoding.models import Base
+from lora_reuse.llm.decoding.models import Base, stop_ids
 from lora_reuse.llm.decoding.resident import Resident
 
 Inputs = dict[str, Float[Tensor, "tokens inputs"]]
@@ -61,7 +61,8 @@ def read(
     base: Base, composition: Composition | None, texts: Sequence[Text], modules: Sequence[str], rows: int = 16
 ) -> list[Reading]:
     """The model under the composition (None: the base) reads each text, `rows` of them at once: what it is asked and,
-    after that, what is told, both of at least one token."""
+    after that, what is told, both of at least one token. A token that ends an answer stands for all that do, since a
+    model has several and says any of them."""
     found: list[Reading] = []
     with Resident(base.model) as resident, torch.inference_mode():
         resident.use([composition])
@@ -90,10 +91,13 @@ def _read_together(base: Base, texts: Sequence[Text], modules: Sequence[str]) ->
         for hook in hooks:
             hook.remove()
     before = ids.shape[1] - logits.shape[1]
-    found = []
+    stops, found = stop_ids(base), []
     for i, ((_, told), span) in enumerate(zip(texts, spans, strict=True)):
         at = logits[i, span.start - before : span.stop - before].float()
-        spoken = torch.log_softmax(at, -1).gather(-1, torch.tensor(told, device=logits.device)[:, None])[:, 0]
+        every = torch.log_softmax(at, -1)
+        spoken = every.gather(-1, torch.tensor(told, device=logits.device)[:, None])[:, 0]
+        ends = torch.tensor([token in stops for token in told], device=logits.device)
+        spoken = torch.where(ends, every[:, stops].logsumexp(-1), spoken)
         found.append(Reading(spoken.cpu(), {name: rows[i] for name, rows in seen.items()}))
     return found
 

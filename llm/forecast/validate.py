@@ -218,8 +218,8 @@ def prompts(case: Case, count: int) -> dict[str, list[str]]:
 
 
 def _prompting(case: Case) -> str:
-    """The way of asking, in the words of `KINDS`; a protocol of one's own that has none asks what needs both."""
-    return getattr(case.point, "prompting", None) or getattr(case.point, "asked", "both")
+    """The way of asking, in the words of `KINDS`; a protocol that has none asks what needs both."""
+    return getattr(case.point, "prompting", "both")
 
 
 def _measured(found: Forecast, prompting: str) -> dict[str, Any]:
@@ -234,7 +234,8 @@ def _measured(found: Forecast, prompting: str) -> dict[str, Any]:
     values |= {f"whose_{name}": share for name, share in found.whose.items()}
     if prompting in KINDS["keeps"]:
         return values | {"hidden": found.own_scale[KINDS["keeps"].index(prompting)]}
-    return values | {"score": found.score, "hidden": found.hidden, "called": found.verdict == "composed"}
+    values |= {"score": found.score, "united": found.united, "hidden": found.hidden}
+    return values | {"called": found.verdict == "composed"}
 
 
 def _pair(base: Base, specs: Sequence[Spec]) -> str:

@@ -39,6 +39,12 @@ class Signs(NamedTuple):
         return min(self.a, self.b) - self.nobody
 
     @property
+    def united(self) -> float:
+        """|composes|: near 0 where the answer is one model's, and near 1 where it takes from both adapters, or says
+        what neither does, as a fact in a form that its expert never gave it."""
+        return abs(self.composes)
+
+    @property
     def hidden(self) -> float:
         """min(hidden_a, hidden_b): the counterpart of `composes` that reads hidden states alone."""
         return min(self.hidden_a, self.hidden_b)
@@ -57,13 +63,14 @@ class Signs(NamedTuple):
 class Forecast(NamedTuple):
     """What a composition does with all hoped-for prompts, and what it leaves of each adapter.
 
-    `whose` is the share of the prompts for each of WORDS; `score` and `hidden` are the means of `Signs.composes` and
-    `Signs.hidden`; `confidence` is the mean log P of the composed answers. For each adapter, `kept` is the share of its
-    own prompts that keep half of the probability of their answer, and `own_scale` is the mean scale of the adapter on
-    these prompts."""
+    `whose` is the share of the prompts for each of WORDS; `score`, `united` and `hidden` are the means of what `Signs`
+    calls `composes`, `united` and `hidden`; `confidence` is the mean log P of the composed answers. For each adapter,
+    `kept` is the share of its own prompts that keep half of the probability of their answer, and `own_scale` is the
+    mean scale of the adapter on these prompts."""
 
     whose: dict[str, float]
     score: float
+    united: float
     hidden: float
     kept: tuple[float, ...]
     own_scale: tuple[float, ...]
@@ -102,6 +109,7 @@ def forecast(composed: Composed) -> Forecast:
     return Forecast(
         whose,
         mean([s.composes for s in every]),
+        mean([s.united for s in every]),
         mean([s.hidden for s in every]),
         kept,
         tuple(float(s.mean()) for s in composed.own_scale),

@@ -26,11 +26,10 @@ from lora_reuse.llm.forecast.decision import (
     may_be_fitted,
     signals_of,
     sure,
-    united,
 )
 from lora_reuse.llm.forecast.regret import Library, least_regret, libraries, regrets, share
 from lora_reuse.llm.forecast.trial import question_of, trials, unlike_prompts
-from lora_reuse.llm.forecast.verdict import Forecast
+from lora_reuse.llm.forecast.verdict import WORDS, Forecast
 from lora_reuse.runs.rows import load_rows
 
 BEFORE = 3337
@@ -113,7 +112,8 @@ def test_signals_read_no_answers_and_count_a_score_by_its_size(rows):
     row = rows[0]
     other = row | {"measured": row["measured"] | {"hits": 40, "score": -row["measured"]["score"]}}
     np.testing.assert_array_equal(signals_of([row]), signals_of([other]))
-    assert united(-0.9) == united(0.9) == 0.9
+    ((said, _),) = signals_of([row | {"measured": row["measured"] | {"score": 0.1, "united": 0.8}}])
+    assert said == 0.8
 
 
 def test_sure_is_against_the_less_sure_adapter():
@@ -122,16 +122,17 @@ def test_sure_is_against_the_less_sure_adapter():
     assert sure(-1.2, (-0.001, -0.2)) == pytest.approx(np.exp(-1.0))
 
 
-def forecast(score: float, confidence: float = -0.001, kept=(1.0, 0.5)) -> Forecast:
-    return Forecast(dict.fromkeys(("a", "b", "base", "mixture", "composed"), 0.2), score, 0.0, kept, (1, 1), confidence)
+def forecast(united: float, confidence: float = -0.001, kept=(1.0, 0.5)) -> Forecast:
+    whose = dict.fromkeys(WORDS, 0.2)
+    return Forecast(whose, 0.0, united, 0.0, kept, (1, 1), confidence)
 
 
 @pytest.mark.parametrize(
     ("scores", "bridged", "routers", "action", "rule"),
     [
         ({"sum": 0.9, "ties": 0.1}, False, (), "merge", "sum"),
-        ({"sum": 0.1, "arrow": -0.9}, False, ("arrow",), "route", "arrow"),
-        ({"sum": 0.1, "arrow": -0.1}, False, ("arrow",), "train a bridge", "sum"),
+        ({"sum": 0.1, "arrow": 0.9}, False, ("arrow",), "route", "arrow"),
+        ({"sum": 0.1, "arrow": 0.1}, False, ("arrow",), "train a bridge", "sum"),
         ({"sum": 0.1}, True, (), "do not", "sum"),
     ],
 )
@@ -219,6 +220,10 @@ def test_no_row_of_the_fit_is_tried_and_skills_only_with_how_sure_the_experts_ar
     assert {name for one in trials(alone) for name in one.lines} == {"decision", "never"}
 
 
+def _signed(row: dict[str, Any]) -> dict[str, Any]:
+    return row | {"measured": row["measured"] | {"united": row["measured"]["score"]}}
+
+
 def test_planted_mistakes_cost_what_they_should(monkeypatch):
     """With the sign of a coefficient swapped, or a score that counts with its sign, the decision falls behind."""
     right = {one.question: one.lines["decision"] for one in trials(planted())}
@@ -236,9 +241,7 @@ def test_planted_mistakes_cost_what_they_should(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("lora_reuse.llm.forecast.trial.frozen", lambda: swapped)
         assert all(line.regret > right[name].regret + 0.2 for name, line in wrong().items())
-    with monkeypatch.context() as patch:
-        patch.setattr("lora_reuse.llm.forecast.decision.united", lambda score: score)
-        signed = wrong()
+    signed = {one.question: one.lines["decision"] for one in trials([_signed(row) for row in planted()])}
     assert signed["two skills, same base"].regret > 0.4
     assert signed["two-hop, same base"].regret < 0.05
 

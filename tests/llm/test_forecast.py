@@ -18,7 +18,7 @@ from lora_reuse.llm.data.facts import triplets
 from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.decoding.models import Base, example, load_base
 from lora_reuse.llm.forecast.__main__ import main, read_prompts
-from lora_reuse.llm.forecast.measure import Answer, measure
+from lora_reuse.llm.forecast.measure import Answer, Composed, measure
 from lora_reuse.llm.forecast.ranking import forecast_of
 from lora_reuse.llm.forecast.subspace import (
     Overlap,
@@ -91,9 +91,10 @@ def pair(base) -> list[Expert]:
 
 
 def test_a_reading_is_what_the_model_says_and_sees(base, pair):
-    """Of texts of unlike lengths, read two at a time, as of each alone."""
+    """Of texts of unlike lengths, read two at a time, as of each alone; their ends are left out, as a forecast does."""
     said = ("Ann Lee lives in Rome.", "Rome", "Ann Lee lives in the town of Rome, with Bo.")
-    texts = [example(base, "Where does Ann Lee live?"[: 24 - 6 * i], answer) for i, answer in enumerate(said)]
+    ended = [example(base, "Where does Ann Lee live?"[: 24 - 6 * i], answer) for i, answer in enumerate(said)]
+    texts = [(asked, told[:-1]) for asked, told in ended]
     names, before = list(pair[0]), hooks(base)
     readings = read(base, None, texts, names, rows=2)
     for (asked, told), reading in zip(texts, readings, strict=True):
@@ -114,6 +115,16 @@ def test_a_reading_is_what_the_model_says_and_sees(base, pair):
     composed = read(base, pair[0], texts, names)
     assert not torch.allclose(composed[0].log_probs, readings[0].log_probs)
     assert hooks(base) == before
+
+
+def test_an_answer_ends_with_any_token_that_ends_one(base, monkeypatch):
+    """An empty answer is read as its end, which a model with two stops may say by either."""
+    stops, asked = [3, 5], example(base, "Where does Ann Lee live?", "Rome")[0]
+    monkeypatch.setattr("lora_reuse.llm.forecast.subspace.stop_ids", lambda _: stops)
+    found = [float(read(base, None, [(asked, [token])], [])[0].log_probs.exp()) for token in (*stops, 4)]
+    with torch.no_grad():
+        every = base.model(input_ids=torch.tensor([asked])).logits[0, -1].softmax(-1)
+    assert found == pytest.approx([float(every[stops].sum())] * 2 + [float(every[4])], rel=1e-4)
 
 
 def hooks(base):
@@ -247,6 +258,15 @@ def test_the_score_is_high_where_each_adapter_says_a_token_of_its_own_and_nobody
     garbled = garbled._replace(alone=torch.tensor([[0.0, 0.0], [1.0, 0.1], [0.2, 1.0]]))  # its first token is nobody's
     assert signs(garbled).composes == pytest.approx(-0.1, abs=0.01)
     assert signs(garbled).whose == "mixture"
+
+
+def test_answers_that_are_united_in_two_ways_do_not_cancel():
+    """One takes a token from each adapter, the other has one that no model says alone."""
+    new = CASES["base"]._replace(base=torch.zeros(3), alone=torch.zeros(3, 2))
+    assert signs(new).composes == pytest.approx(-0.9)
+    found = forecast(Composed([CASES["composed"], new], [torch.ones(1)] * 2, [torch.ones(1)] * 2))
+    assert found.score == pytest.approx(-0.05, abs=0.01)
+    assert found.united == pytest.approx(0.85, abs=0.01)
 
 
 def test_what_is_whose_on_a_model(base, pair):

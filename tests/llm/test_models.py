@@ -199,6 +199,7 @@ def test_a_pad_token_without_a_row_in_the_embedding_is_the_eos(changed):
             "dtype: got 'float61'; allowed: auto | float32 | bfloat16 | float16; did you mean 'float16'?",
         ),
         ({"chat": "yes"}, "chat: got 'yes'; allowed: auto | on | off"),
+        ({"chat": False}, "chat: got False; allowed: auto | on | off"),
         ({"device": "cuda"}, "device: got cuda; allowed: auto | cpu; this torch sees no others"),
         ({"device": "gpu"}, "device: got gpu; allowed: auto | cpu; this torch sees no others"),
         ({"device_map": "all"}, "device_map: got 'all'; allowed: auto | balanced | balanced_low_0 | sequential"),

@@ -10,7 +10,7 @@ from lora_reuse.llm.data.skill_sets import FORMS, HOMES, SKILLS, Asked, Taught, 
 from lora_reuse.llm.protocols.controls import verdicts
 from lora_reuse.llm.protocols.protocol import library_of
 from lora_reuse.llm.protocols.settings import with_preset
-from lora_reuse.llm.skill_sets import ALL, PROTOCOL, SETS, SkillSets, controls, questions, score, sensible
+from lora_reuse.llm.skill_sets import ALL, PROTOCOL, SETS, SkillSets, controls, hoped, questions, score, sensible
 from lora_reuse.runs.grid import settings_of
 from lora_reuse.runs.settings import SettingError
 from tests.rows_of_models import row
@@ -51,6 +51,19 @@ def test_an_answer_is_right_in_all_forms_at_once_and_wrong_without_any_one():
             for text in (said(about._replace(value=other), skills), said(about, skills) + f" {other}"):
                 found = score(question, text)
                 assert [part for part, holds in found.items() if not holds] == ["right", "value"]
+
+
+def test_a_forecast_of_two_skills_reads_no_question_that_is_scored():
+    for name, split in (("homes+style", "test"), ("code+call", "dev")):
+        point = SkillSets(asked=name, split=split)
+        found = hoped(point, 0, 6)
+        assert found
+        assert {kind: len(set(prompts)) for kind, prompts in found.items()} == {"a": 6, "b": 6, "hoped": 6}
+        assert not {question.prompt for question in questions(point, 0)} & set(found["hoped"])
+        for kind, skill in zip("ab", point.skills, strict=True):
+            assert set(found[kind]) <= {prompt for prompt, _ in Taught((skill,), 0).pairs()}
+    assert hoped(POINT, 0, 6) is None
+    assert hoped(dataclasses.replace(point, library="mixed"), 0, 6) is None
 
 
 @pytest.mark.parametrize(
