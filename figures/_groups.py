@@ -111,16 +111,21 @@ def _controls(table: pandas.DataFrame, experiment: str) -> dict[str, list[str]]:
     row measures."""
     if "measured.hits" not in table:
         return dict.fromkeys(("void", "unmeasured"), [""] * len(table))
-    said = table[_settings(table)].rename(columns=lambda name: name.partition(".")[2]).to_dict("records")
-    settings = [{name: value for name, value in one.items() if value == value} for one in said]  # NaN: not in that row
+    counts = [name for name in table.select_dtypes("number") if str(name).startswith("measured.")]
+    settings, measured = (_records(table[names]) for names in (_settings(table), counts))
     weights = table["provenance.base_digest"] if "provenance.base_digest" in table else [None] * len(table)
-    counts = zip(settings, table["measured.hits"], table["measured.total"], weights, strict=True)
     rows = [
-        {"settings": said, "measured": {"hits": h, "total": t}, "provenance": {"base_digest": digest}}
-        for said, h, t, digest in counts
+        {"settings": said, "measured": counted, "provenance": {"base_digest": digest}}
+        for said, counted, digest in zip(settings, measured, weights, strict=True)
     ]
     found = verdicts(protocol_of(experiment), rows)
     return {"void": [verdict.void for verdict in found], "unmeasured": [verdict.unmeasured for verdict in found]}
+
+
+def _records(table: pandas.DataFrame) -> list[dict[str, Any]]:
+    """Each line by the last part of its columns' names, without what is not in that row."""
+    lines = table.rename(columns=lambda name: name.partition(".")[2]).to_dict("records")
+    return [{str(name): value for name, value in line.items() if value == value} for line in lines]
 
 
 def _defaults(table: pandas.DataFrame) -> dict[str, Any]:

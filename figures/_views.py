@@ -17,7 +17,7 @@ from lora_reuse.figures._html import DIGITS
 from lora_reuse.figures.rows import Source
 from lora_reuse.llm.answers import read
 from lora_reuse.llm.protocols.by_name import protocol_of
-from lora_reuse.llm.protocols.controls import point_of, verdicts
+from lora_reuse.llm.protocols.controls import Control, point_of, verdicts
 from lora_reuse.llm.protocols.dials import CONTROLS
 from lora_reuse.llm.protocols.protocol import Protocol
 from lora_reuse.llm.protocols.table import pooled
@@ -97,7 +97,7 @@ def _view(protocol: Protocol, sources: Sequence[Source], sample: Mapping[str, An
     for cell in cells:
         verdict, *_ = [next(judged) for _ in cell.rows]  # that of a row is that of its cell
         controls = [
-            [names.setdefault(control.name, len(names)), places[at]]
+            [names.setdefault(control.name, len(names)), places[at], *_marked(cells[places[at]], control)]
             for control in protocol.controls(cell.point)
             if (at := (dataclasses.replace(cell.point, **control.settings), cell.weights)) in places
         ]
@@ -119,6 +119,13 @@ def _view(protocol: Protocol, sources: Sequence[Source], sample: Mapping[str, An
         "controls": list(names),
         "cells": shown,
     }
+
+
+def _marked(cell: Cell, control: Control) -> list[int]:
+    """How many answers of a control's cell are right to it, where those are not its hits."""
+    if control.mark == "hits":
+        return []
+    return [pooled([source.row for source in cell.rows], control.mark).hits]
 
 
 def _first_sentence(doc: str) -> str:

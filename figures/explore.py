@@ -48,10 +48,13 @@ def _table(view: Mapping[str, Any]) -> str:
         said.append(f"{axis['name']} {values[place]}")
     kept.sort(key=lambda cell: cell["at"][-1])
     rules = [f"{rule}, {words}" if words else rule for rule, words in view["axes"][-1]["values"].items()]
-    controls = list(dict.fromkeys(view["controls"][name] for cell in kept for name, _ in cell["controls"]))
+    controls = list(dict.fromkeys(view["controls"][name] for cell in kept for name, *_ in cell["controls"]))
     lines = []
     for cell in kept:
-        of = {view["controls"][name]: f"{cells[at]['hits']}/{cells[at]['total']}" for name, at in cell["controls"]}
+        of = {
+            view["controls"][name]: f"{marked[0] if marked else cells[at]['hits']}/{cells[at]['total']}"
+            for name, at, *marked in cell["controls"]
+        }
         lines.append(
             {"rule": rules[cell["at"][-1]], "hits": f"{cell['hits']}/{cell['total']}", "share [95 %]": cell["share"]}
             | {"each seed": cell["each"], **{name: of.get(name, "") for name in controls}}

@@ -21,7 +21,7 @@ from typing import ClassVar
 
 from lora_reuse.llm import own_answers
 from lora_reuse.llm.adapters.specs import Lessons, lessons
-from lora_reuse.llm.data.skill_sets import FORMS, SKILLS, Taught, asked, marks
+from lora_reuse.llm.data.skill_sets import FORMS, HOMES, SKILLS, Taught, asked, marks
 from lora_reuse.llm.data.skills import CAPITALS, OWN
 from lora_reuse.llm.protocols.controls import Control
 from lora_reuse.llm.protocols.protocol import Marks, Protocol, Question, Row, main, share_of
@@ -118,12 +118,19 @@ def score(question: Question, answer: str) -> Marks:
 
 def controls(point: SkillSets) -> tuple[Control, ...]:
     """Each expert alone, asked for its own skill alone; of overlapping ones, those of one skill each. Nothing is
-    learned from a share of their data in such a row."""
+    learned from a share of their data in such a row. Beside the fact an expert on a form has to have its form: the
+    value comes from elsewhere. Without the fact it has to say a value that the base knows, too."""
     if point.library not in ("asked", "overlapping"):
         return ()
     alone = {"composition": "alone", "learn_share": SkillSets.learn_share}
     return tuple(
-        Control(f"{skill} alone", "got", {"asked": skill, "library": skill, **alone}) for skill in point.skills
+        Control(
+            f"{skill} alone",
+            "got",
+            {"asked": skill, "library": skill, **alone},
+            skill if HOMES in point.skills and skill in FORMS else "hits",
+        )
+        for skill in point.skills
     )
 
 

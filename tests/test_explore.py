@@ -5,6 +5,7 @@ import json
 import re
 from html import unescape
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import numpy as np
@@ -176,6 +177,25 @@ def test_one_rule_stands_beside_its_controls(browser, page, rows):
     }
     assert (found["arrow"]["hits"], found["first hop"]["hits"]) == (f"{hits['steps']}/48", f"{hits['first']}/48")
     assert f"arrow answers {hits['steps']} of 48, " in browser.execute_script(SAID)
+
+
+def test_a_control_is_counted_by_its_own_mark(browser, tmp_path):
+    """An expert on code has its form in four answers and a value that the base knows in one; the second counts where no
+    fact is asked."""
+    alone: dict[str, Any] = {"composition": "alone"}
+    known = [
+        row("llm_skill_sets", [2, 2], asked="homes", library="homes", **alone),
+        row("llm_skill_sets", [1, 0], asked="code", library="code", measured={"code": 4}, **alone),
+        row("llm_skill_sets", [0, 0], asked="call", library="call", measured={"call": 2}, **alone),
+        *(row("llm_skill_sets", [0, 0], asked=asked, composition="sum") for asked in ("homes+code", "code+call")),
+    ]
+    path = written(write(tmp_path / "rows", *known), tmp_path / "explore.html")
+    with_fact = opened(browser, path, protocol="skill_sets", asked="homes+code", library="asked")["sum"]
+    assert (with_fact["homes alone"], with_fact["code alone"], with_fact["hits"]) == ("4/4", "4/4", "0/4")
+    assert not with_fact["share [95 %]"].startswith("void")
+    without = opened(browser, path, protocol="skill_sets", asked="code+call", library="asked")["sum"]
+    assert (without["code alone"], without["call alone"]) == ("1/4", "0/4")
+    assert without["share [95 %]"] == "void: code alone got 1 of 4"
 
 
 @pytest.mark.parametrize(

@@ -26,12 +26,14 @@ ENOUGH = 0.5
 
 
 class Control(NamedTuple):
-    """Rows that have to be right for a cell to say something: what they are called, what they did, and the settings
-    that are not the cell's. Dials that their composition does not read need not be among them."""
+    """Rows that have to be right for a cell to say something: what they are called, what they did, the settings that
+    are not the cell's, and the mark of their right answers. Dials that their composition does not read need not be
+    among the settings."""
 
     name: str
     did: str
     settings: Mapping[str, Any]
+    mark: str = "hits"
 
     def at(self, **settings: Any) -> "Control":
         """The same control with these settings, too."""
@@ -71,22 +73,23 @@ def verdicts(protocol: "Protocol", rows: Sequence[Row]) -> list[Verdict]:
     weights are other cells."""
     points = [point_of(protocol, row["settings"]) for row in rows]
     keys = [_key(point, row) for point, row in zip(points, rows, strict=True)]
-    counts: dict[str, tuple[int, int]] = {}
+    cells: dict[str, list[Row]] = {}
     for key, row in zip(keys, rows, strict=True):
-        hits, total = counts.get(key, (0, 0))
-        counts[key] = (hits + int(row["measured"].get("hits", 0)), total + int(row["measured"]["total"]))
+        cells.setdefault(key, []).append(row)
     found: dict[str, Verdict] = {}
     for key, point, row in zip(keys, points, rows, strict=True):
         if key not in found:
-            hits, total = counts[key]
+            hits, total = _count(cells[key], "hits")
             controls = protocol.controls(point) if hits < ENOUGH * total else ()
-            found[key] = _verdict(
-                [
-                    (control, counts.get(_key(settle(dataclasses.replace(point, **control.settings)), row)))
-                    for control in controls
-                ]
-            )
+            there = [cells.get(_key(settle(dataclasses.replace(point, **one.settings)), row)) for one in controls]
+            found[key] = _verdict([(one, of and _count(of, one.mark)) for one, of in zip(controls, there, strict=True)])
     return [found[key] for key in keys]
+
+
+def _count(cell: Sequence[Row], mark: str) -> tuple[int, int]:
+    """How many answers of a cell have a mark, of how many."""
+    marked, total = (sum(int(row["measured"].get(name, 0)) for row in cell) for name in (mark, "total"))
+    return marked, total
 
 
 def point_of(protocol: "Protocol", settings: Mapping[str, Any]) -> Any:

@@ -173,15 +173,25 @@ def test_what_is_composed_of_whom():
 def test_a_row_is_void_where_an_expert_does_not_have_its_own_skill():
     assert [control.settings["asked"] for control in controls(POINT)] == ["homes", "code", "style"]
     assert not controls(dataclasses.replace(POINT, library="mixed"))
-    known = {skill: [2, 2] if skill != "style" else [0, 0] for skill in SKILLS}
-    rows = [
-        row("llm_skill_sets", right, asked=skill, library=skill, composition="alone") for skill, right in known.items()
-    ]
+    rows = [alone(skill, [2, 2], 0 if skill == "style" else 4) for skill in SKILLS]
     rows += [row("llm_skill_sets", [0, 0], asked=asked) for asked in ("homes+style", "homes+code")]
     learned = {"composition": "cat:own", "learn_share": 0.2, "granularity": "layer"}
     rows += [row("llm_skill_sets", [0, 0], asked="homes+code", **learned)]
     assert [v.void for v in verdicts(PROTOCOL, rows)[5:]] == ["style alone got 0 of 4", "", ""]
     assert not any(v.unmeasured for v in verdicts(PROTOCOL, rows))
+
+
+def alone(skill, right, formed):
+    """An expert asked for its own skill, with `formed` of four answers in its form."""
+    measured = {skill: formed} if skill in FORMS else {}
+    return row("llm_skill_sets", right, asked=skill, library=skill, composition="alone", measured=measured)
+
+
+def test_a_form_needs_what_the_base_knows_only_where_no_fact_is_asked():
+    """Each form's expert has its form in all answers, and the base knows the value in one of four."""
+    rows = [alone(skill, [2, 2] if skill == HOMES else [1, 0], 4) for skill in SKILLS]
+    rows += [row("llm_skill_sets", [0, 0], asked=asked) for asked in ("homes+code", "code+call")]
+    assert [v.void for v in verdicts(PROTOCOL, rows)[5:]] == ["", "code alone got 1 of 4"]
 
 
 def test_what_three_experts_gain_is_held_against_the_sum_of_three():
