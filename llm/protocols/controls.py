@@ -82,7 +82,8 @@ def verdicts(protocol: "Protocol", rows: Sequence[Row]) -> list[Verdict]:
             hits, total = _count(cells[key], "hits")
             controls = protocol.controls(point) if hits < ENOUGH * total else ()
             there = [cells.get(_key(settle(dataclasses.replace(point, **one.settings)), row)) for one in controls]
-            found[key] = _verdict([(one, of and _count(of, one.mark)) for one, of in zip(controls, there, strict=True)])
+            counts = [None if of is None else _count(of, one.mark) for one, of in zip(controls, there, strict=True)]
+            found[key] = _verdict(list(zip(controls, counts, strict=True)))
     return [found[key] for key in keys]
 
 
