@@ -11,7 +11,7 @@ from torch import Tensor
 from lora_reuse.llm.adapters.lowrank import Expert
 from lora_reuse.llm.compositions import Composition
 from lora_reuse.llm.decoding.greedy import answers
-from lora_reuse.llm.decoding.models import Base, example
+from lora_reuse.llm.decoding.models import Base, example, stop_ids
 from lora_reuse.llm.forecast.subspace import Keys, Overlap, Reading, Scales, keys, overlap, read, routing, scales
 
 SETS = ("a", "b", "hoped")
@@ -90,7 +90,7 @@ def measure(
     owns, own_readings = [], []
     for i, expert in enumerate(library):
         (said,) = answers(base, [expert], prompts[SETS[i]], longest)
-        texts = [_tokens(base, prompt, text) for prompt, text in zip(prompts[SETS[i]], said, strict=True)]
+        texts = [as_tokens(base, prompt, text) for prompt, text in zip(prompts[SETS[i]], said, strict=True)]
         alone, plain = read(base, expert, texts, modules), read(base, None, texts, [])
         gains = [r.log_probs.exp() - p.log_probs.exp() for r, p in zip(alone, plain, strict=True)]
         token = [int(gain.argmax()) for gain in gains]
@@ -114,14 +114,14 @@ def measure(
             read(
                 base,
                 alone,
-                [_tokens(base, prompt, text) for prompt, text in zip(prompts["hoped"], texts, strict=True)],
+                [as_tokens(base, prompt, text) for prompt, text in zip(prompts["hoped"], texts, strict=True)],
                 modules,
             )
             for alone, texts in zip(library, said, strict=False)
         )
     ]
     told = {
-        name: [_tokens(base, prompt, text) for prompt, text in zip(prompts["hoped"], texts, strict=True)]
+        name: [as_tokens(base, prompt, text) for prompt, text in zip(prompts["hoped"], texts, strict=True)]
         for name, texts in answered.items()
     }
     each = {
@@ -195,8 +195,8 @@ def _at(readings: Sequence[Reading], tokens: Sequence[int]) -> dict[str, Tensor]
     }
 
 
-def _tokens(base: Base, prompt: str, text: str) -> tuple[list[int], list[int]]:
-    """The prompt and the answer as tokens. The token that ends an answer is left out, since every model says it, but in
-    an empty answer."""
+def as_tokens(base: Base, prompt: str, text: str) -> tuple[list[int], list[int]]:
+    """The prompt and the answer as tokens. The token that ends an answer is left out, since every model says it; an
+    empty answer is nothing but its end."""
     asked, told = example(base, prompt, text)
-    return asked, told[:-1] or told
+    return asked, told[:-1] if text else stop_ids(base)[:1]

@@ -16,9 +16,9 @@ from lora_reuse.llm.adapters.writing import save_expert
 from lora_reuse.llm.compositions import compose
 from lora_reuse.llm.data.facts import triplets
 from lora_reuse.llm.data.subsets import examples
-from lora_reuse.llm.decoding.models import Base, example, load_base
+from lora_reuse.llm.decoding.models import Base, example, load_base, stop_ids
 from lora_reuse.llm.forecast.__main__ import main, read_prompts
-from lora_reuse.llm.forecast.measure import Answer, Composed, measure
+from lora_reuse.llm.forecast.measure import Answer, Composed, as_tokens, measure
 from lora_reuse.llm.forecast.ranking import forecast_of
 from lora_reuse.llm.forecast.subspace import (
     Overlap,
@@ -118,7 +118,9 @@ def test_a_reading_is_what_the_model_says_and_sees(base, pair):
 
 
 def test_an_answer_ends_with_any_token_that_ends_one(base, monkeypatch):
-    """An empty answer is read as its end, which a model with two stops may say by either."""
+    """An empty answer is read as its end, which a model with two stops may say by either; and never as a space, which
+    stands between a prompt and its answer where there is no chat."""
+    assert as_tokens(base, "Who?", "")[1] == stop_ids(base)[:1]
     stops, asked = [3, 5], example(base, "Where does Ann Lee live?", "Rome")[0]
     monkeypatch.setattr("lora_reuse.llm.forecast.subspace.stop_ids", lambda _: stops)
     found = [float(read(base, None, [(asked, [token])], [])[0].log_probs.exp()) for token in (*stops, 4)]
