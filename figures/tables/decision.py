@@ -85,8 +85,8 @@ def caption(table: pandas.DataFrame) -> str:
         " among a few. Each other score takes a rule from the threshold that costs least on the rows of that fit, and"
         " its probability is logistic in it. Two skills are of rows that say how sure the experts are of their own"
         " answers; questions in forms that no prompt of the forecast has were set apart after their rows were seen. In"
-        " rows of two of five skills, and later ones, the first signal is a mean over prompts of its size, which was"
-        " mended after the rows of two skills of SmolLM2-135M-Instruct had been seen; before, its mean was taken first."
+        " rows of two of five skills, and later ones, the first signal is a mean over prompts of its size, and an empty"
+        " answer is read as its end; before, the size of the mean was taken, and an empty answer read as a space."
         " MergeProbe, which judges mergeability from the first percent of training, has no line: no formula of its"
         f" signals was at hand.{kept if count else ''} Theory has no prediction here."
     )

@@ -111,8 +111,8 @@ def rankings(rows: Sequence[Row]) -> Iterator[Ranking]:
 
 
 def lookup(rows: Sequence[Row]) -> Callable[[Row], float] | None:
-    """The mean share of right answers of a row's rule and way of asking in these rows; of a rule that none of them has,
-    of all that were asked so, or else of all. None without rows."""
+    """The mean share of right answers of a row's rule and way of asking in these rows, of skills by their protocol; of
+    a rule that none of them has, of all that were asked so, or else of all. None without rows."""
     if not rows:
         return None
     found: dict[tuple[str, ...], list[float]] = {}
@@ -124,8 +124,9 @@ def lookup(rows: Sequence[Row]) -> Callable[[Row], float] | None:
 
 
 def _keys(row: Row) -> list[tuple[str, ...]]:
-    prompting = row["settings"]["prompting"]
-    return [(prompting, row["settings"]["composition"]), (prompting,), ()]
+    settings = row["settings"]
+    way = settings["of"] if settings["prompting"] in KINDS["joins skills"] else settings["prompting"]
+    return [(way, settings["composition"]), (way,), ()]
 
 
 def forecast_of(row: Row) -> tuple[float, bool]:

@@ -153,10 +153,12 @@ def test_a_hop_is_kept_as_its_own_expert_is():
 
 
 def test_a_lookup_is_the_mean_of_seen_rows_of_a_rule_asked_in_the_same_way():
-    def one(rule, prompting, hits):
-        return {"settings": {"composition": rule, "prompting": prompting}, "measured": {"hits": hits, "total": 10}}
+    def one(rule, prompting, hits, of="llm_skills"):
+        settings = {"composition": rule, "prompting": prompting, "of": of}
+        return {"settings": settings, "measured": {"hits": hits, "total": 10}}
 
-    found = lookup([one("sum", "steps", 2), one("sum", "steps", 4), one("arrow", "steps", 9), one("sum", "direct", 1)])
+    facts = [one("sum", "steps", 2), one("sum", "steps", 4), one("arrow", "steps", 9), one("sum", "direct", 1)]
+    found = lookup(facts)
     assert found
     wanted = {
         ("sum", "steps"): 0.3,
@@ -167,6 +169,9 @@ def test_a_lookup_is_the_mean_of_seen_rows_of_a_rule_asked_in_the_same_way():
     }
     assert {key: found(one(*key, 0)) for key in wanted} == pytest.approx(wanted)
     assert lookup([]) is None
+    found = lookup([*facts, one("sum", "both", 8), one("sum", "both", 2, of="llm_skill_sets")])
+    assert found
+    assert [found(one("sum", "both", 0, of)) for of in ("llm_skills", "llm_skill_sets")] == [0.8, 0.2]
 
 
 def test_a_score_that_is_the_lookup_has_its_area_and_is_not_ahead(few_draws):
