@@ -31,6 +31,8 @@ ORDER = (
 ).split()
 """How figures follow one another on the page: the theory, then the models; others come after them, tables by their
 names."""
+LONGEST = 100
+"""A table of more lines is on its own page alone, with its rows."""
 MADE_BY = {"ledger": "python -m paper_checks", "predictions": "python -m paper_checks.predictions"}
 
 
@@ -90,7 +92,7 @@ def page(rows: Path, out: Path, drawn: Sequence[Drawn], found: Mapping[str, Sour
         "tables": "\n".join(["## Tables", "", *(_table(item) for item in drawn if item.kind == "table")]),
     }
     for item in drawn:
-        for first, others in _rows_of(item):
+        for first, others in _rows_of(item) if item.kind == "figure" or _shown(item) else ():
             cited.setdefault(first, others)
     parts |= {"provenance": _provenance(found.values()), "rows": _rows(cited, found, os.path.relpath(rows, out))}
     for name, part in parts.items():
@@ -128,8 +130,21 @@ def _table(item: Drawn) -> str:
     if item.missing:
         return f"### {item.title}\n\nNot made: {item.missing}\n"
     text, _, _ = item.files["md"].read_text().partition("\n## Rows\n")
+    if not _shown(item):
+        caption, count = text.partition("\n\n| ")[0], _lines(text)
+        text = f"{caption}\n\nThe table, {count} lines, is on [its own page]({item.files['md'].name})."
     links = f"[LaTeX]({item.files['tex'].name}), [the numbers]({item.files['csv'].name})"
     return f"### {item.title}\n\n{text.strip()}\n\n{links}\n"
+
+
+def _shown(item: Drawn) -> bool:
+    """Whether the page has the table and not a link to it."""
+    return bool(item.files) and _lines(item.files["md"].read_text().partition("\n## Rows\n")[0]) <= LONGEST
+
+
+def _lines(text: str) -> int:
+    """Of a table in Markdown, without its head."""
+    return max(0, len(re.findall(r"^\|", text, re.MULTILINE)) - 2)
 
 
 def _rows_of(item: Drawn) -> Iterator[tuple[str, list[str]]]:

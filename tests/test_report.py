@@ -125,6 +125,21 @@ def test_the_page_has_every_part(page):
     assert "### P1, pocket: undecided" in page
 
 
+def test_a_very_long_table_is_on_its_own_page_with_its_rows(folder, page, monkeypatch):
+    item = registry.Item("compositions", "table")
+    drawn = registry.draw(item, folder / "paper", folder / "figures")
+    lines = [line for line in drawn.files["md"].read_text().splitlines() if line.startswith("| ")][2:]
+    monkeypatch.setattr(report, "LONGEST", len(lines))
+    short = report.page(folder / "paper", folder / "figures", [drawn], sources(folder / "paper"))
+    assert lines[0].partition("(#row-")[0] in short
+    monkeypatch.setattr(report, "LONGEST", len(lines) - 1)
+    long = report.page(folder / "paper", folder / "figures", [drawn], sources(folder / "paper"))
+    assert f"The table, {len(lines)} lines, is on [its own page](compositions.md)." in long
+    assert lines[0].partition("(#row-")[0] not in long
+    assert "Every composition is asked every setup" in long
+    assert long.count('<a id="row-') < short.count('<a id="row-')
+
+
 def test_links_lead_somewhere(folder, page):
     out = folder / "figures"
     anchors = set(re.findall(r'<a id="([\w.-]+)"></a>', page)) | {
@@ -234,8 +249,8 @@ def test_the_whole_page_is_that_of_its_text(whole):
 def test_each_number_of_a_figure_has_its_row(folder):
     text = (folder / "figures" / "report.html").read_text()
     lines = (folder / "figures" / "theorem_2.csv").read_text().splitlines()
-    anchors = set(re.findall(r'<a id="(row-\w+)"', text))
-    cited = re.findall(r'<a href="#(row-\w+)">', text)
+    anchors = set(re.findall(r"<li id=(row-\w+)>", text))
+    cited = re.findall(r"<a href=#(row-\w+)>", text)
     assert set(cited) <= anchors
     assert len([name for name in cited if name.removeprefix("row-") in "".join(lines)]) >= len(lines) - 1
 
