@@ -7,6 +7,7 @@ import pytest
 
 from lora_reuse.figures import registry
 from lora_reuse.figures.rows import MissingRows, Rows
+from lora_reuse.llm.data.skill_sets import FORMS
 from tests.drawn_figures import whole
 from tests.rows_of_models import row, write
 
@@ -88,7 +89,9 @@ def test_what_the_base_knows_stands_beside_what_the_adapter_chains(tmp_path):
 
 
 def skilled(asked, right, seed=0, library="asked", composition="sum"):
-    return row("llm_skill_sets", right, seed=seed, asked=asked, library=library, composition=composition)
+    formed = {asked: sum(right)} if library == asked in FORMS else {}
+    settings = {"seed": seed, "asked": asked, "library": library, "composition": composition}
+    return row("llm_skill_sets", right, measured=formed, **settings)
 
 
 def test_sets_of_as_many_skills_are_taken_together_seed_by_seed(tmp_path):
