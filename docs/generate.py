@@ -64,6 +64,8 @@ def results() -> dict[str, str]:
     text = linked((FIGURES / "report.md").read_text(encoding="utf-8"))
     heads = r"^## (?:Figures|Tables|The paper's claims)$"
     found, figures, tables, *_ = re.split(heads, text, flags=re.MULTILINE)
+    link = r"^The table, \d+ lines, is on \[its own page\]\((\w+)\.md\)\.$"
+    tables = re.sub(link, very_long, tables, flags=re.MULTILINE)
     found = re.sub(r"^# .*\n|^\[.* · .*\n", "", found, flags=re.MULTILINE)  # the title and the contents
     whole = "The same with every row behind every number, as one file that a browser opens without a network, is"
     return {
@@ -71,6 +73,12 @@ def results() -> dict[str, str]:
         "figures.md": "# Figures\n" + figures.replace("\n### ", "\n## "),
         "tables.md": "# Tables\n" + tables.replace("\n### ", "\n## "),
     }
+
+
+def very_long(link: re.Match[str]) -> str:
+    """A table that the page of results only links to; its rows are on its own page."""
+    text, _, _ = (FIGURES / f"{link[1]}.md").read_text(encoding="utf-8").partition("\n## Rows\n")
+    return re.sub(r"\[([^]]+)\]\(#row-\w+\)", r"\1", text[text.index("\n| ") :]).strip()
 
 
 def linked(text: str) -> str:

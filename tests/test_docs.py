@@ -174,6 +174,9 @@ def test_what_is_generated_of_the_results_has_all_three_pages():
     assert "](figures/kernel_limit.png)" in pages["figures.md"]
     assert "](figures/table_07.csv)" in pages["tables.md"]
     assert "](#row-" not in "".join(pages.values())
+    assert "its own page" in (ROOT / "results/figures/report.md").read_text()
+    assert "its own page" not in pages["tables.md"]
+    assert re.search(r"^\| pocket \| step by step \| 0 \| 0/240 ", pages["tables.md"], re.MULTILINE)
 
 
 def test_versions_agree():
