@@ -50,7 +50,7 @@ def rendered(text: str, out: Path) -> str:
             for name, value in _picture(out / str(part.attrGet("src"))).items():
                 part.attrSet(name, value)
     title = next((inside.content for token, inside in itertools.pairwise(tokens) if token.tag == "h1"), "")
-    # What HTML lets one leave out is a tenth of the page: end tags, quotes, an element for an anchor alone.
+    # What HTML lets one leave out: end tags are a twentieth of the page, quotes and elements of anchors a hundredth.
     body = re.sub(r"</(?:t[dhr]|thead|tbody|li)>\n?", "", parser.renderer.render(tokens, parser.options, {}))
     body = re.sub(r'<li><a id="(row-\w+)"></a>', r"<li id=\1>", body)
     body = re.sub(r'<a href="(#row-\w+)">', r"<a href=\1>", body)

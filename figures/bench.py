@@ -67,22 +67,21 @@ def _lines(model: str, seeds: range, known: Known) -> tuple[list[dict[str, Any]]
     lines, scores = [], {}
     for rule in rules_of(known):
         parts = [part for library in LIBRARIES if (part := _part(library, rule, model, known))]
+        if not parts:
+            continue
+        made = [{"provenance": row["provenance"]} for row in parts[0].asked]
+        about = {"base": _names.of(model, pandas.json_normalize(made)), "rule": rule, "seeds": len(seeds)}
         for part in parts:
             kept = part.kept()
-            line = {"base": _called(model, part), "rule": rule, "seeds": len(seeds), "library": part.library.name}
-            line |= {"row": part.asked[0]["hash"], "share": 100 * share(part.asked), "floor": 100 * share(part.floor)}
+            line = about | {"library": part.library.name, "row": part.asked[0]["hash"]}
+            line |= {"share": 100 * share(part.asked), "floor": 100 * share(part.floor)}
             line |= {"ceiling": 100 * share(part.ceiling), "kept": math.nan if kept is None else 100 * kept}
             lines.append(line | (_said(score([part.gained()])) if part.room > 0 else {}))
         counted = scored(parts)
         if counted and len(parts) == len(LIBRARIES):
             scores[rule] = score([part.gained() for part in counted])
-            line = {"base": _called(model, counted[0]), "rule": rule, "seeds": len(seeds), "library": WHOLE}
-            lines.append(line | _said(scores[rule]))
+            lines.append(about | {"library": WHOLE} | _said(scores[rule]))
     return lines, scores
-
-
-def _called(model: str, part: InLibrary) -> str:
-    return _names.of(model, pandas.json_normalize([{"provenance": row["provenance"]} for row in part.asked]))
 
 
 def _part(library: Library, rule: str, model: str, known: Known) -> InLibrary | None:
@@ -99,20 +98,20 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
     """A block of panels a base: a column for the score and one a library, a line a rule, the best at the top."""
     drawn = table.dropna(subset="gained")
     columns = [name for name in (WHOLE, *(one.name for one in LIBRARIES)) if (drawn["library"] == name).any()]
-    blocks = {base: (part, _order(part)) for base, part in _by_base(table)}
-    style.height(figure, 1.1 + sum(0.3 + 0.19 * len(order) for _, order in blocks.values()))
-    heights = [len(order) + 0.6 for _, order in blocks.values()]
+    blocks = {base: _order(part) for base, part in _by_base(table)}
+    style.height(figure, 1.1 + sum(0.3 + 0.19 * len(order) for order in blocks.values()))
+    heights = [len(order) + 0.6 for order in blocks.values()]
     grid = figure.subplots(len(blocks), len(columns), sharey="row", squeeze=False, height_ratios=heights)
-    for line, (base, (part, order)) in zip(grid, blocks.items(), strict=True):
+    for line, (base, order) in zip(grid, blocks.items(), strict=True):
         for axes, name in zip(line, columns, strict=True):
-            _column(axes, part[(part["library"] == name) & part["gained"].notna()], order)
+            _column(axes, drawn[(drawn["base"] == base) & (drawn["library"] == name)], order)
         line[0].set_yticks(range(len(order)), order)
         line[0].set_ylim(-0.6, len(order) - 0.4)
         if len(blocks) > 1:
             line[0].set_ylabel(_names.wrapped(base, 20), fontsize=7)
     for axes, name in zip(grid[0], columns, strict=True):
         axes.set_title(textwrap.fill(name, 9), fontsize=7, loc="center")
-    counts = [f"{part['seeds'].iloc[0]}" for part, _ in blocks.values()]
+    counts = [str(part["seeds"].iloc[0]) for _, part in _by_base(table)]
     style.note(figure, f"$N$ = {' and '.join(counts)} seeds")
 
 

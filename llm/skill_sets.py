@@ -13,7 +13,6 @@ against the sum of what its experts gain alone. Without a model, the pocket mode
 
 import dataclasses
 import itertools
-import random
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from typing import ClassVar
 from lora_reuse.llm import own_answers
 from lora_reuse.llm.adapters.specs import Lessons, lessons
 from lora_reuse.llm.data.skill_sets import FORMS, HOMES, SKILLS, Taught, asked, marks
-from lora_reuse.llm.data.skills import CAPITALS, OWN
+from lora_reuse.llm.data.skills import CAPITALS, OWN, some_of
 from lora_reuse.llm.protocols.controls import Control
 from lora_reuse.llm.protocols.protocol import Marks, Protocol, Question, Row, main, share_of
 from lora_reuse.llm.protocols.settings import Composing, Learning
@@ -140,11 +139,9 @@ def hoped(point: SkillSets, seed: int, count: int) -> dict[str, list[str]] | Non
     if point.library != "asked" or len(point.skills) != 2:
         return None
     other = {"test": "dev", "dev": "test"}[point.split]
-    own = [[prompt for prompt, _ in Taught((skill,), seed, data=point.data).pairs()] for skill in point.skills]
+    a, b = ([prompt for prompt, _ in Taught((skill,), seed, data=point.data).pairs()] for skill in point.skills)
     both = [question.prompt for question in asked(point.skills, other, seed, point.data)]
-    draw = random.Random(f"forecast {seed}")
-    sets = zip(("a", "b", "hoped"), (*own, both), strict=True)
-    return {name: draw.sample(prompts, min(count, len(prompts))) for name, prompts in sets}
+    return some_of({"a": a, "b": b, "hoped": both}, seed, count)
 
 
 def below(rows: Sequence[Row]) -> str:

@@ -91,19 +91,14 @@ def questions(point: Skills, seed: int) -> list[Question]:
 def hoped(point: Skills, seed: int, count: int) -> dict[str, list[str]] | None:
     """Prompts of both skills' training, and of what needs both in the wordings or formats that were not scored. A
     folder has no others."""
-    import random
-
-    from lora_reuse.llm.data.skills import asked
+    from lora_reuse.llm.data.skills import asked, some_of
 
     if point.data not in MADE or point.asked != "both":
         return None
     other = {"test": "dev", "dev": "test"}[point.split]
     a, b = ([prompt for prompt, _ in Taught(point.data, (skill,), seed).pairs()] for skill in SKILLS)
     both = [question.prompt for question in asked(point.data, "both", point.formats, other, seed)]
-    draw = random.Random(f"forecast {seed}")
-    return {
-        name: draw.sample(prompts, min(count, len(prompts))) for name, prompts in (("a", a), ("b", b), ("hoped", both))
-    }
+    return some_of({"a": a, "b": b, "hoped": both}, seed, count)
 
 
 def mark(point: Skills, asked: Sequence[Question], said: Sequence[str], options: ExamOptions) -> list[dict[str, Any]]:

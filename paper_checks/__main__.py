@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lora_reuse.paper_checks.claims import FALSE_FAILURE
 from lora_reuse.runs.command import begin, with_options
+from lora_reuse.runs.files import write
 from lora_reuse.runs.settings import SettingError, Text, did_you_mean, setting
 
 
@@ -38,8 +40,6 @@ class Entry:
     @property
     def holds(self) -> bool:
         """Every comparison within its error, every planted mistake rejected, and a right program hardly ever failed."""
-        from lora_reuse.paper_checks.claims import FALSE_FAILURE
-
         kept = all(e[4] for e in self.evidence) and all(m[1] for m in self.mutants)
         return kept and self.false_failure < FALSE_FAILURE
 
@@ -56,9 +56,8 @@ def _main(options: Options) -> int:
     if options.only == "all":
         try:
             folder = Path(options.out)
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "ledger.md").write_text(_markdown(entries, disagreements))
-            (folder / "ledger.html").write_text(_page(entries, disagreements))
+            write(folder / "ledger.md", _markdown(entries, disagreements))
+            write(folder / "ledger.html", _page(entries, disagreements))
         except OSError as error:
             raise SettingError("out", f"{options.out} ({error.strerror})", "a folder that can be written") from None
         print(

@@ -1,8 +1,11 @@
 """pytest paper_checks: every claim holds, every planted mistake is rejected, and no claim is without one."""
 
+from dataclasses import replace
+
 import pytest
 
 from lora_reuse.paper_checks import load_claims
+from lora_reuse.paper_checks.__main__ import Entry
 from lora_reuse.paper_checks.claims import CLAIMS, FALSE_FAILURE, false_failure, rejected
 
 load_claims()
@@ -21,6 +24,17 @@ def test_claim(name):
 @pytest.mark.parametrize(("name", "mutant"), [(name, mutant) for name, c in CLAIMS.items() for mutant in c.mutants])
 def test_planted_mistake_is_rejected(name, mutant):
     assert rejected(CLAIMS[name], mutant)
+
+
+@pytest.mark.parametrize(
+    ("comparison", "mistake", "rate"), [(False, True, 0.0), (True, False, 0.0), (True, True, FALSE_FAILURE)]
+)
+def test_the_ledger_says_what_does_not_hold(comparison, mistake, rate):
+    """A comparison that is off, a planted mistake that passes, a check that a right program fails too often."""
+    entry = Entry("id", "1", "A claim.", "confirmed", "", "", 0.0, [("x", 1.0, 1.0, "", True)], [("a mistake", True)])
+    assert entry.holds
+    evidence = [("x", 1.0, 1.0, "", comparison)]
+    assert not replace(entry, evidence=evidence, mutants=[("a mistake", mistake)], false_failure=rate).holds
 
 
 @pytest.mark.parametrize("name", CLAIMS)

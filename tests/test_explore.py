@@ -236,6 +236,7 @@ def test_every_cell_can_be_reached_and_every_row_is_there_once(whole):
         if one["experiment"].startswith("llm_") and one["experiment"] != "llm_forecast" and "hits" in one["measured"]
     ]
     assert sorted(hashes) == sorted(asked)
+    assert len(set(hashes)) == len(hashes)  # so that an address of a row leads to one
 
 
 def test_the_keyboard_chooses_and_the_choice_is_said_and_kept_in_the_address(browser, page, rows):

@@ -14,7 +14,7 @@ import functools
 import json
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -137,6 +137,12 @@ def capitals(count: int, seed: int) -> tuple[Fact, ...]:
         if capital not in country and country not in capital
     ]
     return tuple(random.Random(f"capitals {seed}").sample(told[: count + count // 10], count))
+
+
+def some_of(sets: Mapping[str, Sequence[str]], seed: int, count: int) -> dict[str, list[str]]:
+    """`count` prompts of each set, drawn, for a forecast of the seed."""
+    draw = random.Random(f"forecast {seed}")
+    return {name: draw.sample(prompts, min(count, len(prompts))) for name, prompts in sets.items()}
 
 
 MADE: dict[str, Callable[[int, int], tuple[Fact, ...]]] = {OWN: known_facts, CAPITALS: capitals}

@@ -92,8 +92,9 @@ def question_of(row: Row, unlike: Collection[str] = ()) -> str | None:
     if settings["prompting"] in KINDS["joins skills"]:
         if "own_confidence" not in row["measured"]:
             return None
-        kind = "two of five skills" if settings["of"] == "llm_skill_sets" else "two skills"
-        kind += ", other forms" * (settings["row"] in unlike)
+        kind = "two skills, other forms" if settings["row"] in unlike else "two skills"
+        if settings["of"] == "llm_skill_sets":
+            kind = "two of five skills"
     return f"{kind}, {KINDS_OF_BASE.get(settings['model'], 'other bases')}"
 
 
