@@ -42,8 +42,6 @@ def printed(*words, cwd=ROOT):
 # Examples
 
 
-# PEFT asks transformers for a property that transformers 5.23 renames.
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     """With two steps of training; the first block is the example of the practitioner's page."""
     first, second = blocks(README, "python")

@@ -1,5 +1,5 @@
-"""What several files here use: a tiny model, its examples as tokens, folders of every family, and a chat model at an
-address."""
+"""What several files here use: a tiny model, its examples as tokens, folders of every family, adapters of them, and a
+chat model at an address."""
 
 import json
 import threading
@@ -52,6 +52,24 @@ def folder_of(tmp_path_factory):
         return made[family]
 
     return get
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A family's base and two adapters of it by the family's name; made once."""
+    from tests.llm.composed import Made, adapter
+    from tests.llm.tiny import tiny
+
+    known: dict[str, Made] = {}
+
+    def make(family: str) -> Made:
+        if family not in known:
+            folder = tmp_path_factory.mktemp(family)
+            base = tiny(family, folder / family)
+            known[family] = Made(base, (adapter(base, folder / "a", 1), adapter(base, folder / "b", 2)))
+        return known[family]
+
+    return make
 
 
 class Stub(NamedTuple):

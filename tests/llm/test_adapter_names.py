@@ -9,9 +9,6 @@ from lora_reuse.llm.adapters.folders import load_expert
 from tests.llm.test_adapter_kinds import written
 from tests.llm.test_adapters import qwen
 
-# PEFT asks transformers for a property that transformers 5.23 renames.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
-
 ALIASES = [
     ("unsloth/llama-3-8b-bnb-4bit", "meta-llama/Meta-Llama-3-8B", True),
     ("unsloth/Qwen2.5-3B-Instruct-unsloth-bnb-4bit", "Qwen/Qwen2.5-3B-Instruct", True),

@@ -24,8 +24,6 @@ from lora_reuse.llm.decoding.resident import Resident
 from lora_reuse.runs.settings import SettingError
 
 torch.set_num_threads(1)
-# PEFT asks transformers for a property that transformers 5.23 renames.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 IDS = torch.arange(12).reshape(2, 6)
 MODULES = {
     f"model.layers.{layer}.mlp.{name}": shape

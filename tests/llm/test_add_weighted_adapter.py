@@ -11,8 +11,6 @@ from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.compositions import compose
 from tests.llm.test_adapters import experts, folders, qwen
 
-# PEFT asks transformers for a property that transformers 5.23 renames.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 DIALS: dict[str, dict[str, Any]] = {
     "svd": {"merged_rank": 4},
     "cat": {},

@@ -29,8 +29,6 @@ from lora_reuse.llm.scoring.intervals import wilson
 from tests.llm.tiny import tiny
 
 torch.set_num_threads(1)
-# PEFT asks transformers for a property that transformers 5.23 renames.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 QUESTIONS = ["Where does Plato live?", "Who is the spouse of Plato?"]
 
 

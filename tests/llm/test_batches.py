@@ -24,11 +24,7 @@ from lora_reuse.runs.settings import SettingError
 from tests.llm.training import TRAINING, WEIGHTS, close, is_bare, spec
 
 torch.set_num_threads(1)
-# PEFT asks transformers for a property that transformers 5.23 renames.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
-    pytest.mark.usefixtures("tokens_once"),
-]
+pytestmark = pytest.mark.usefixtures("tokens_once")
 
 
 # Pieces of a batch

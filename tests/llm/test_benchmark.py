@@ -23,7 +23,6 @@ from lora_reuse.llm.decoding.pace import flops
 from tests.llm.tiny import tiny
 
 
-@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
 def test_a_quick_look_prints_ratios_and_writes_a_row(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(benchmark, "training", lambda options: (3.0, 2.0))  # worker processes are measured, not tested
     monkeypatch.setattr(decoding, "_best", lambda run, repeats=1: timeit.timeit(run, number=1))
@@ -74,7 +73,6 @@ def test_the_least_work_is_that_of_the_weights_for_each_token():
     assert flops(base, [question], ["Paris"], 1) == 2 * layers * (9 + 1) + 2 * 256 * vocabulary
 
 
-@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
 def test_composing_is_timed_against_pefts_merge_of_the_same_files(tmp_path, capsys, monkeypatch):
     """Processes are measured, not tested: here they cost what they are told."""
     asked = []
@@ -133,7 +131,6 @@ def test_mergekits_merge_of_the_benchmark_is_ours_before_it_is_cut(tmp_path):
     torch.testing.assert_close(merged, ours.dense(), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
 @pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
 def test_pefts_merge_of_the_benchmark_is_the_sum(tmp_path):
     one, other = tmp_path / "a", tmp_path / "b"

@@ -27,7 +27,6 @@ from tests.llm.test_adapters import IDS, qwen, with_composition
 
 torch.set_num_threads(1)
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
     pytest.mark.filterwarnings(
         "ignore:Adapter 'default'. .* have invalid shape"
     ),  # PEFT takes a bias for a broken shard

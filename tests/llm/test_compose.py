@@ -1,6 +1,5 @@
-"""Compositions on disk: what PEFT makes of a static one, how a routed one comes back, and what is refused."""
+"""The command: what PEFT makes of a static composition on disk, and what is refused."""
 
-import dataclasses
 import json
 import shutil
 import subprocess
@@ -10,96 +9,26 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
-from transformers.pytorch_utils import Conv1D
 
 from lora_reuse.llm.adapters.adapter import Card
-from lora_reuse.llm.adapters.folders import digest, linear_shape, load_expert
+from lora_reuse.llm.adapters.folders import linear_shape
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.adapters.modules import target_modules
-from lora_reuse.llm.adapters.saving import load_composition, save_composition
+from lora_reuse.llm.adapters.saving import save_composition
 from lora_reuse.llm.adapters.writing import save_expert
 from lora_reuse.llm.compose import main
-from lora_reuse.llm.compositions import RULES, Composition, compose, kind
-from lora_reuse.llm.compositions.arrow import Routed
+from lora_reuse.llm.compositions import RULES
 from lora_reuse.llm.decoding.models import digest_of, load_base, load_frame
 from lora_reuse.llm.decoding.names import POCKET
-from lora_reuse.llm.decoding.resident import Resident
-from lora_reuse.llm.learned import LEARNED
 from lora_reuse.llm.protocols.dials import EVERY
-from lora_reuse.runs.settings import SettingError
-from tests.llm.tiny import FAMILIES, tiny
+from tests.llm.composed import IDS, adapter, composed, logits
+from tests.llm.tiny import FAMILIES
 
 torch.set_num_threads(1)
-# PEFT asks transformers for a property that transformers 5.23 renames.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 ROOT = Path(__file__).parents[2]
-IDS = torch.tensor([[7, 8, 9, 10, 11], [12, 13, 14, 15, 16]])
-
-
-@dataclasses.dataclass(frozen=True)
-class Made:
-    """A tiny base, and two adapters of it that PEFT made."""
-
-    base: Path
-    adapters: tuple[str, str]
-
-    @property
-    def words(self) -> list[str]:
-        return [f"model={self.base}", f"library={','.join(self.adapters)}"]
-
-
-def adapter(base: Path, folder: Path, seed: int, rank: int = 2) -> str:
-    model: Any = AutoModelForCausalLM.from_pretrained(base)
-    names = target_modules(model, "both" if "llama" in str(base) else "mlp")
-    conv = isinstance(model.get_submodule(names[0]), Conv1D)
-    torch.manual_seed(seed)
-    lora = get_peft_model(
-        model,
-        LoraConfig(
-            r=rank,
-            lora_alpha=2 * rank,
-            target_modules=names,
-            fan_in_fan_out=conv,
-            init_lora_weights=False,
-            task_type="CAUSAL_LM",
-        ),
-    )
-    for parameter in lora.parameters():  # as large as the tiny base's own weights, so that a wrong composition shows
-        if parameter.requires_grad:
-            torch.nn.init.normal_(parameter, std=0.3)
-    lora.save_pretrained(str(folder), save_embedding_layers=False)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """Makes each family's base and adapters once."""
-    known: dict[str, Made] = {}
-
-    def make(family: str) -> Made:
-        if family not in known:
-            folder = tmp_path_factory.mktemp(family)
-            base = tiny(family, folder / family)
-            known[family] = Made(base, (adapter(base, folder / "a", 1), adapter(base, folder / "b", 2)))
-        return known[family]
-
-    return make
-
-
-def logits(model: Any, composition: Composition | None = None) -> torch.Tensor:
-    with Resident(model) as resident, torch.inference_mode():
-        resident.use([composition])
-        return model(input_ids=IDS).logits
-
-
-def composed(made: Made, method: str, **dials: Any) -> tuple[Any, Composition]:
-    model: Any = AutoModelForCausalLM.from_pretrained(made.base).eval()
-    return model, compose(method, [load_expert(folder, model) for folder in made.adapters], **dials)
-
-
 STATIC = [name for name, rule in RULES.items() if rule.static]
 EVERYWHERE = [family for family in FAMILIES if family not in ("qwen2", "mixtral")]
 
@@ -180,63 +109,6 @@ def test_of_many_modules_peft_takes_those_that_are_named(tmp_path):
     assert sum("lora_A.default" in name and name.endswith("weight") for name, _ in theirs.named_parameters()) == 32
     with torch.inference_mode():
         torch.testing.assert_close(theirs(input_ids=IDS).logits, ours, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("family", "words", "dials"),
-    [
-        ("qwen2", ["composition=arrow"], {}),
-        (
-            "qwen2",
-            ["composition=arrow_after", "top_k=1", "temperature=0.5", "prototypes=random"],
-            {"top_k": 1, "temperature": 0.5, "prototypes": "random"},
-        ),
-        (
-            "llama",
-            ["composition=arrow", "scores=cosine", "prototypes=swapped"],
-            {"scores": "cosine", "prototypes": "swapped"},
-        ),
-        ("gpt2", ["composition=arrow_after"], {}),
-    ],
-)
-def test_a_routed_composition_comes_back_to_the_bit(made, tmp_path, capsys, family, words, dials):
-    it = made(family)
-    assert main([*it.words, *words, f"out={tmp_path / 'out'}"]) == 0, capsys.readouterr().err
-    assert "a routed composition in" in capsys.readouterr().out
-    model, composition = composed(it, words[0].removeprefix("composition="), **dials)
-    loaded = load_composition(tmp_path / "out", model)
-    assert torch.equal(logits(model, loaded), logits(model, composition))
-    assert (logits(model, loaded) - logits(model)).abs().max() > 1e-2
-    said = json.loads((tmp_path / "out" / "composition.json").read_text())
-    assert (said["rule"], said["base"]) == (words[0].removeprefix("composition="), Path(it.base).name)
-    assert said["experts"] == [[Path(adapter).name, digest(adapter)] for adapter in it.adapters]
-    card = (tmp_path / "out" / "README.md").read_text()
-    assert f'base_model: "{Path(it.base).name}"' in card
-    assert str(it.base) not in card.partition("Made by")[0]
-    assert said["dials"]["prototypes"] == dials.get("prototypes", "own")
-    if "arrow" in words[0]:
-        other = compose(
-            words[0].removeprefix("composition="),
-            [load_expert(f, model) for f in reversed(it.adapters)],
-            temperature=1e3,
-        )
-        assert not torch.equal(logits(model, loaded), logits(model, other))
-
-
-@pytest.mark.parametrize("name", LEARNED)
-def test_what_is_learned_is_saved_alike(made, tmp_path, name):
-    """Static ones for PEFT, routers as ours; with parameters off their start."""
-    it = made("qwen2")
-    model: Any = AutoModelForCausalLM.from_pretrained(it.base).eval()
-    experts = [load_expert(folder, model) for folder in it.adapters]
-    torch.manual_seed(3)
-    parameters = {key: torch.randn_like(value) for key, value in LEARNED[name].start(experts).items()}
-    composition = LEARNED[name].build(experts, parameters)
-    save_composition(composition, model, tmp_path / "out", Card(str(it.base), name, made="a test"))
-    assert (tmp_path / "out" / "adapter_config.json").exists() == LEARNED[name].static
-    loaded = load_composition(tmp_path / "out", model)
-    torch.testing.assert_close(logits(model, loaded), logits(model, composition))
-    assert (logits(model, loaded) - logits(model)).abs().max() > 1e-3
 
 
 def test_a_frame_has_the_modules_of_the_model_and_none_of_its_weights(made):
@@ -348,9 +220,9 @@ def test_a_home_folder_is_one(made, tmp_path, monkeypatch):
     it = made("qwen2")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    for adapter in it.adapters:
-        shutil.copytree(adapter, tmp_path / Path(adapter).name)
-    names = ", ".join(f"~/{Path(adapter).name}" for adapter in it.adapters)
+    for own in it.adapters:
+        shutil.copytree(own, tmp_path / Path(own).name)
+    names = ", ".join(f"~/{Path(own).name}" for own in it.adapters)
     assert main([f"library={names}", f"model={it.base}", "composition=sum", "out=~/both"]) == 0
     assert (tmp_path / "both" / "adapter_config.json").is_file()
     assert not (tmp_path / "~").exists()
@@ -445,86 +317,6 @@ def test_another_base_is_composed_when_it_is_wanted(made, tmp_path, capsys):
     assert main([*words, "another_model=true"]) == 0, capsys.readouterr().err
     (tmp_path / "b" / "expert.json").write_text(json.dumps({"base_digest": digest_of(str(it.base))}))
     assert main([*words[:-1], f"out={tmp_path / 'right'}"]) == 0, capsys.readouterr().err
-
-
-def spoiled(folder: Path, what: str) -> None:
-    said = json.loads((folder / "composition.json").read_text())
-    name = next(iter(said["modules"]))
-    if what == "format":
-        said["format"] = 2
-    if what == "kind":
-        said["modules"][name]["kind"] = "subprocess.Popen"
-    if what == "class":
-        del said["modules"][name]["kind"]
-        said["modules"][name]["class"] = "subprocess.Popen"
-    if what == "field":
-        said["modules"][name]["widths"] = 3
-    if what == "module":
-        said["modules"]["model.layers.9.mlp.up_proj"] = said["modules"].pop(name)
-    (folder / "composition.json").write_text("{" if what == "json" else json.dumps(said))
-    if what == "factors":
-        (folder / "composition.safetensors").write_bytes((folder / "composition.safetensors").read_bytes()[:100])
-
-
-@pytest.mark.parametrize("what", ["format", "kind", "class", "field", "module", "json", "factors"])
-def test_a_folder_that_is_no_composition_of_the_model_is_refused(made, tmp_path, what):
-    it = made("qwen2")
-    model, composition = composed(it, "arrow")
-    save_composition(composition, model, tmp_path / "out", Card(str(it.base), "arrow"))
-    spoiled(tmp_path / "out", what)
-    with pytest.raises(SettingError, match=r"^composition: got ") as error:
-        load_composition(tmp_path / "out", model)
-    assert str(tmp_path / "out") in str(error.value)
-
-
-def test_a_folder_of_an_earlier_version_names_classes_and_loads(made, tmp_path):
-    it = made("qwen2")
-    model, composition = composed(it, "arrow", temperature=0.5)
-    save_composition(composition, model, tmp_path / "out", Card(str(it.base), "arrow"))
-    said = json.loads((tmp_path / "out" / "composition.json").read_text())
-    for fields in said["modules"].values():
-        assert fields.pop("kind") == "Routed"
-        fields["class"] = "llm.compositions.arrow.Routed"
-    said["options"] = said.pop("dials")
-    (tmp_path / "out" / "composition.json").write_text(json.dumps(said))
-    assert torch.equal(logits(model, load_composition(tmp_path / "out", model)), logits(model, composition))
-
-
-def test_a_composition_of_another_model_is_refused_both_ways(made, tmp_path):
-    it, other = made("qwen2"), made("gpt2")
-    model, composition = composed(it, "arrow")
-    wrong: Any = AutoModelForCausalLM.from_pretrained(other.base)
-    save_composition(composition, model, tmp_path / "out", Card(str(it.base), "arrow"))
-    with pytest.raises(SettingError, match="no such linear module or embedding in the model"):
-        load_composition(tmp_path / "out", wrong)
-    with pytest.raises(SettingError, match="no such linear module or embedding in the model"):
-        save_composition(composition, wrong, tmp_path / "new", Card("x", "y"))
-    assert not (tmp_path / "new").exists()
-
-
-@kind
-@dataclasses.dataclass(frozen=True)
-class Odd(Routed):
-    """Arrow with a field that is no tensor, number or word."""
-
-    more: Any = None
-
-
-def test_what_no_file_can_hold_leaves_nothing_behind(made, tmp_path):
-    it = made("qwen2")
-    model, composition = composed(it, "arrow")
-    name: str = next(iter(composition))
-    delta: Any = composition[name]
-    for spoilt, message in (
-        (dataclasses.replace(delta, out=delta.out * float("nan")), f"NaN or infinity in out of {name}"),
-        (Odd(**vars(delta), more=print), f"more, a builtin_function_or_method, in {name}"),
-    ):
-        with pytest.raises(SettingError, match=message):
-            save_composition({**composition, name: spoilt}, model, tmp_path / "out", Card(str(it.base), "arrow"))
-    save_composition(composition, model, tmp_path / "out", Card(str(it.base), "arrow"))
-    with pytest.raises(SettingError, match="a new or empty folder"):
-        save_composition(composition, model, tmp_path / "out", Card(str(it.base), "arrow"))
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_help_is_quick_and_knows_no_torch():

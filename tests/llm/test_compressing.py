@@ -18,7 +18,6 @@ from lora_reuse.runs.settings import SettingError
 from tests.llm.test_adapters import IDS, experts, folders, qwen, with_composition
 
 torch.set_num_threads(1)
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
 
 def summed() -> Adapter:

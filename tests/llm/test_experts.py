@@ -28,11 +28,7 @@ from tests.llm.tiny import FAMILIES, tiny
 from tests.llm.training import TEXT, TRAINING, WEIGHTS, close, ids, is_bare, saved, spec
 
 torch.set_num_threads(1)
-# PEFT asks transformers for a property that transformers 5.23 renames.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
-    pytest.mark.usefixtures("tokens_once"),
-]
+pytestmark = pytest.mark.usefixtures("tokens_once")
 
 
 # The same as in PEFT

@@ -18,8 +18,6 @@ from lora_reuse.llm.gates import main
 from tests.llm.test_adapters import IDS, experts, folders, qwen
 
 torch.set_num_threads(1)
-# PEFT asks transformers for a property that transformers 5.23 renames.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 PROMPTS = ["Where does Ann Lee live ?", "who"]
 
 

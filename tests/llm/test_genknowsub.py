@@ -12,9 +12,6 @@ from lora_reuse.llm.compositions.arrow import Routed
 from lora_reuse.runs.settings import SettingError
 from tests.llm.test_adapters import IDS, experts, folders, qwen
 
-# PEFT asks transformers for a property that transformers 5.23 renames.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
-
 
 def shared(count, knows=1.0):
     """Experts that are each an update of their own and `knows` times one of them all, and that one."""

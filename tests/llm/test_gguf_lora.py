@@ -27,7 +27,6 @@ from tests.llm.tiny import tiny
 from tests.llm.tiny_gguf import _interleaved, tiny_gguf
 
 torch.set_num_threads(1)
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 EVERY = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 

@@ -8,15 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lora_reuse.llm import inspect
-from tests.llm.test_adapter_kinds import qwen, started, written
+from tests.llm.test_adapter_initialisations import started
+from tests.llm.test_adapter_kinds import qwen, written
 
 torch.set_num_threads(1)
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`"),
-    pytest.mark.filterwarnings("ignore:Using Rank-Stabilized LoRA with rank_pattern:UserWarning"),
-    pytest.mark.filterwarnings("ignore:PiSSA changes the base weights:UserWarning"),
-]
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,7 @@ from lora_reuse.llm.decoding.models import load_base
 from tests.llm.training import WEIGHTS, is_bare, only, saved, spec
 
 torch.set_num_threads(1)
-# PEFT asks transformers for a property that transformers 5.23 renames.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
-    pytest.mark.usefixtures("tokens_once"),
-]
+pytestmark = pytest.mark.usefixtures("tokens_once")
 ROOT = Path(__file__).parents[2]
 
 

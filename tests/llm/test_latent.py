@@ -29,8 +29,6 @@ from lora_reuse.runs.settings import SettingError
 from tests.llm.tiny import tiny
 
 torch.set_num_threads(1)
-# PEFT asks transformers for a property that transformers 5.23 renames.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 TEXT = " ".join(
     f"{e.question} {e.answer}" for subset in ("F1", "F2", "F12") for e in examples(subset, triplets("F")[:3], "test")
 )

@@ -42,8 +42,6 @@ from tests.llm.test_compositions import SHAPES, change, library, tokens, turned,
 from tests.llm.tiny import tiny
 
 torch.set_num_threads(1)
-# PEFT asks transformers for a property that transformers 5.23 renames.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 BY_GRADIENTS = [name for name, rule in LEARNED.items() if rule.rate]
 TEXT = " ".join(
     f"{e.question} {e.answer}" for subset in ("F1", "F2", "F12") for e in examples(subset, triplets("F")[:2], "test")

@@ -27,8 +27,6 @@ from tests.llm.test_compositions import library
 from tests.llm.tiny import tiny
 
 torch.set_num_threads(1)
-# PEFT asks transformers for a property that transformers 5.23 renames.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 TRAINING = Training(rank=4, alpha=8, dropout=0.0, rate=1e-2, steps=4, batch=4)
 TEXT = " ".join(f"{e.question} {e.answer}" for e in examples("F1", triplets("F")[:2]))
 

@@ -23,10 +23,7 @@ from tests.llm.test_spectral import cut, iso_c, slerp, svd, tsv, wudi
 from tests.llm.tiny import FAMILIES
 
 torch.set_num_threads(1)
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")
 KINDS: dict[str, Any] = {
     "lora": lambda **on: LoraConfig(r=4, lora_alpha=6, **on),
     "rslora": lambda **on: LoraConfig(r=4, lora_alpha=6, use_rslora=True, **on),

@@ -25,7 +25,6 @@ from tests.llm.tiny import tiny
 from tests.llm.tiny_gguf import tiny_gguf
 
 torch.set_num_threads(1)
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 IDS = torch.tensor([[7, 8, 9, 10, 11], [12, 13, 14, 15, 16]])
 
 

@@ -17,8 +17,6 @@ from lora_reuse.llm.decoding.models import load_base
 from tests.llm.tiny import FAMILIES
 
 torch.set_num_threads(1)
-# PEFT asks transformers for a property that transformers 5.23 renames.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
 TEXTS = [([7, 8, 9], [10, 11]), ([12], [13]), ([14, 15, 16, 17, 18, 19], [20, 21, 22]), ([23, 24], [25])]
 PACKED = {"qwen2", "llama", "phi", "phi3", "mixtral"}

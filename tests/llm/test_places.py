@@ -23,8 +23,6 @@ from tests.llm.test_latent import SMALL, TEXT
 from tests.llm.tiny import tiny
 
 torch.set_num_threads(1)
-# PEFT asks transformers for a property that transformers 5.23 renames.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
 
 @pytest.fixture(scope="module")

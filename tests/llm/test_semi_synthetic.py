@@ -31,8 +31,6 @@ from lora_reuse.runs.settings import SettingError
 from tests.llm.tiny import tiny
 
 torch.set_num_threads(1)
-# PEFT asks transformers for a property that transformers 5.23 renames.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 SMALL = "triplets=4 steps=2 batch=4 rank=2 rate=0.05 answer_tokens=4 workers=1".split()
 
 

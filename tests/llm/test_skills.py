@@ -26,8 +26,6 @@ from lora_reuse.runs.settings import SettingError
 from tests.llm.tiny import tiny
 
 torch.set_num_threads(1)
-# PEFT asks transformers for a property that transformers 5.23 renames.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
 
 def test_nothing_that_is_asked_was_trained_on():

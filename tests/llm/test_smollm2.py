@@ -13,10 +13,9 @@ from lora_reuse.llm.decoding.names import SMOLLM2, digest
 from lora_reuse.runs.rows import load_rows
 
 torch.set_num_threads(1)
-pytestmark = [
-    pytest.mark.skipif(not SMOLLM2.is_file(), reason="make smollm was not run: SmolLM2-135M-Instruct is not here"),
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
-]
+pytestmark = pytest.mark.skipif(
+    not SMOLLM2.is_file(), reason="make smollm was not run: SmolLM2-135M-Instruct is not here"
+)
 
 LITTLE = "model=smollm2 workers=1 triplets=2 steps=1 batch=2 answer_tokens=4 step_tokens=4 log_probs=false"
 COMMANDS = {

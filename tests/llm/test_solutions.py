@@ -131,3 +131,26 @@ def test_what_a_program_prints_is_its_answer_and_the_run_goes_on():
     unrun = word_problems.mark(chosen, said, execute=False)
     assert [m["right"] for m in unrun] == [False, False, False, True, False]
     assert not any("program" in m for m in unrun)
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        ("Sure:\n```python\ndef f(x):\n    return x\n```\nDone.", "def f(x):\n    return x\n"),
+        ("def f(x):\n    return x", "def f(x):\n    return x"),
+        (
+            "Aquí está:\nimport math\ndef f(x):\n    return math.pi\nEsta función es correcta.",
+            "import math\ndef f(x):\n    return math.pi",
+        ),
+        (
+            "from math import pi\n@staticmethod\ndef f(): return pi\n\n# Tests\nassert (",
+            "from math import pi\n@staticmethod\ndef f(): return pi\n\n# Tests",
+        ),
+        ("No sé.", ""),
+        ("def f(x", ""),
+        ("import math\nnada de nada", ""),
+        ("", ""),
+    ],
+)
+def test_the_program_of_an_answer(answer: str, code: str):
+    assert solutions.definitions(answer) == code

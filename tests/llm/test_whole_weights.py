@@ -24,8 +24,6 @@ from tests.llm.test_adapters import IDS, gpt2, qwen, with_composition
 
 torch.set_num_threads(1)
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`"),
     pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning"),
     pytest.mark.filterwarnings("ignore:Input and output embeddings are no longer tied:UserWarning"),
 ]
