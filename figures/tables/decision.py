@@ -13,6 +13,7 @@ import pandas
 from lora_reuse.figures import _cells
 from lora_reuse.figures.rows import Rows
 from lora_reuse.llm.forecast.decision import frozen
+from lora_reuse.llm.forecast.merge_probe import EXPERIMENT, beside, own_hops
 from lora_reuse.llm.forecast.trial import BINS, SCORES, Trial, about, kept_off, trials, unlike_prompts
 from lora_reuse.runs.rows import load_rows
 
@@ -22,13 +23,14 @@ NEEDS = {"llm_forecast": "python -m llm.forecast validate=results/paper"}
 def table(rows: Rows) -> pandas.DataFrame:
     """The numbers of every score, by question, number and score, for rows that had no part in the coefficients. Raises
     MissingRows where there are none."""
-    loaded = load_rows(rows.folder, "llm_forecast")
+    loaded = beside(load_rows(rows.folder, "llm_forecast"), load_rows(rows.folder, EXPERIMENT))
     found = list(trials(loaded, unlike_prompts(load_rows(rows.folder, "llm_skills"))))
     if not found:
         raise rows.missing("llm_forecast", seen=False)
     lines = {(f"{one.question} ({about(one)})", *key): cell for one in found for key, cell in _lines(one)}
     made = _cells.frame(lines, ("question", "number", "score"), _cells.Found())
-    made.attrs["kept_off"] = kept_off(loaded)
+    made.attrs["kept_off"], made.attrs["own_hops"] = kept_off(loaded), own_hops(loaded)
+    made.attrs["scores"] = [name for name in SCORES if any(name in one.lines for one in found)]
     return made
 
 
@@ -63,12 +65,19 @@ def _lines(found: Trial) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
 
 def caption(table: pandas.DataFrame) -> str:
     """What a cell is, what decides, and what it was fitted on."""
-    known, scores = frozen(), "; ".join(f"{name}: {what}" for name, what in SCORES.items())
+    known, scores = frozen(), "; ".join(f"{name}: {SCORES[name]}" for name in table.attrs["scores"])
     off, count = table.attrs["kept_off"]
     kept = (
         f" What a rule is said to keep of an expert's own answers is off by {100 * off:.0f} points, over {count} rows"
         " of one-hop questions."
     )
+    areas, hops = table.attrs["own_hops"]
+    if hops:
+        kept += (
+            " MergeProbe is made for these: whether a rule keeps an expert's own answers. Fitted on the seed that was"
+            f" looked at, it ranks {hops} rows of the others with an AUC of {areas['MergeProbe']:.2f}; what the forecast"
+            f" says a rule keeps ranks them with {areas['forecast']:.2f}."
+        )
     return (
         "A decision takes one rule or none for a library, two experts that are asked in one way. A rule works where"
         " half of its answers or more are right. AUC is the share of pairs of a composition that worked and one that"
@@ -87,6 +96,5 @@ def caption(table: pandas.DataFrame) -> str:
         " answers; questions in forms that no prompt of the forecast has were set apart after their rows were seen. In"
         " rows of two of five skills, and later ones, the first signal is a mean over prompts of its size, and an empty"
         " answer is read as its end; before, the size of the mean was taken, and an empty answer read as a space."
-        " MergeProbe, which judges mergeability from the first percent of training, has no line: no formula of its"
-        f" signals was at hand.{kept if count else ''} Theory has no prediction here."
+        f"{kept if count else ''} Theory has no prediction here."
     )

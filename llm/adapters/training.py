@@ -65,9 +65,12 @@ def expert(base: Base, spec: Spec, folder: Path) -> Path:
     return done
 
 
-def train(base: Base, spec: Spec, kept: Path, scratch: Path, progress: bool | None = None) -> dict[str, Any]:
+def train(
+    base: Base, spec: Spec, kept: Path, scratch: Path, progress: bool | None = None, share: float = 1.0
+) -> dict[str, Any]:
     """Saves the adapter in `scratch`; goes on from the checkpoint `kept` if it is there. `progress` shows a bar (None:
-    on a terminal); returns what made the adapter, and its last loss."""
+    on a terminal). With a `share` below 1 training stops after that share of its steps, one at least. Returns what made
+    the adapter, and its last loss."""
     training = spec.training
     kind, calibrated = KINDS[training.adapter], None
     if kind.calibrated_by:
@@ -105,9 +108,10 @@ def train(base: Base, spec: Spec, kept: Path, scratch: Path, progress: bool | No
             progress = False
         # Without a word of the caller's the variable TQDM_DISABLE hides it, too.
         hidden: Any = {} if progress else {"disable": None if progress is None else True}
-        bar = tqdm(range(start, steps), initial=start, total=steps, desc="steps", leave=False, **hidden)
+        last = math.ceil(share * steps)
+        bar = tqdm(range(start, last), initial=start, total=last, desc="steps", leave=False, **hidden)
         with packing(base.model, model):
-            graph = graphed(model, [_batch(own, bridge, spec, step) for step in range(steps)])
+            graph = graphed(model, [_batch(own, bridge, spec, step) for step in range(last)])
             for step in bar:
                 batch = _batch(own, bridge, spec, step)
                 loss, micro = _step(model, optimizer, batch, spec, step, steps, micro, graph)
@@ -117,22 +121,17 @@ def train(base: Base, spec: Spec, kept: Path, scratch: Path, progress: bool | No
                         f"{training.rate}, and the loss is {loss} at step {step}",
                         "a rate at which training stays finite",
                     )
-                if step + 1 < steps and time.monotonic() - kept_at >= KEEP_SECONDS:
+                if step + 1 < last and time.monotonic() - kept_at >= KEEP_SECONDS:
                     _keep(kept, weights, optimizer, step + 1)
                     kept_at = time.monotonic()
-        if not all(
-            weight.isfinite().all() for weight in weights
-        ):  # a step with a finite loss may have had a gradient that is not
-            raise SettingError(
-                "rate",
-                f"{training.rate}, and weights are not finite in the end",
-                "a rate at which training stays finite",
-            )
+        # A step with a finite loss may have had a gradient that is not.
+        if not all(weight.isfinite().all() for weight in weights):
+            got = f"{training.rate}, and weights are not finite in the end"
+            raise SettingError("rate", got, "a rate at which training stays finite")
         model.eval()
         model.peft_config["default"].base_model_name_or_path = base.name
-        model.save_pretrained(
-            str(scratch), save_embedding_layers=False
-        )  # "auto" asks the hub for the base's vocabulary
+        # Told "auto", PEFT asks the hub for the base's vocabulary.
+        model.save_pretrained(str(scratch), save_embedding_layers=False)
     finally:
         model.unload()
         base.model.eval().requires_grad_(False)

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from lora_reuse.llm.forecast.area import Area, Clusters, area
 from lora_reuse.llm.forecast.area import limits as area_limits
 from lora_reuse.llm.forecast.decision import THRESHOLDS, frozen, logistic, may_be_fitted, signals_of
+from lora_reuse.llm.forecast.merge_probe import SHARE, fitted, has_signals, own_hops
 from lora_reuse.llm.forecast.ranking import KINDS, lookup
 from lora_reuse.llm.forecast.regret import (
     WORKED,
@@ -35,6 +36,9 @@ SCORES = {
     "confidence": "the composed model's mean log-probability of its own answers",
     "hidden states": "how much of each adapter's change the answer's tokens set off",
     "cosine": "the cosine of the two updates",
+    "MergeProbe": f"how the updates and their gradients align after {SHARE:.0%} of the training, and how much each "
+    "disturbs what the modules see of the other's examples (the authors' signals, our formulas), weighed by the rows "
+    "of the fit; the lookup orders the rules of a pair",
     "never": "no rule is taken",
 }
 """What decides, each with what it is."""
@@ -108,7 +112,7 @@ def trials(rows: Sequence[Row], unlike: Collection[str] = ()) -> Iterator[Trial]
     forecast was not shown, stand apart. Every score decides from the threshold of its least regret on the rows
     that the coefficients were fitted on, and its probability is a logistic one on the same rows; without these rows
     there are the decision and never alone."""
-    fitted = [row for row in rows if may_be_fitted(row)]
+    fit = [row for row in rows if may_be_fitted(row)]
     seen = [row for row in rows if row["settings"]["seen"] and row["settings"]["model"] == "pocket"]
     looked_up = lookup([row for row in seen if row["settings"]["prompting"] not in KINDS["keeps"]])
     found: dict[str, list[Row]] = {}
@@ -117,18 +121,18 @@ def trials(rows: Sequence[Row], unlike: Collection[str] = ()) -> Iterator[Trial]
             found.setdefault(question, []).append(row)
     for question, tried in sorted(found.items()):
         if libraries(tried):
-            yield _trial(question, tried, fitted, looked_up)
+            yield _trial(question, tried, fit, looked_up)
 
 
-def _trial(question: str, rows: list[Row], fitted: list[Row], looked_up: Callable[[Row], float] | None) -> Trial:
+def _trial(question: str, rows: list[Row], fit: list[Row], looked_up: Callable[[Row], float] | None) -> Trial:
     asked, worked = libraries(rows), share(rows) >= WORKED
     seeds = [f"{base_of(row)} {row['settings']['seed']}" for row in rows]
     clusters = Clusters(seeds, [f"{seed} {row['settings']['pair']}" for seed, row in zip(seeds, rows, strict=True)])
     lines, costs = {}, {}
     for name in SCORES:
-        if name not in ("decision", "never") and not fitted:
+        if (name not in ("decision", "never") and not fit) or (name == "MergeProbe" and not has_signals(rows + fit)):
             continue
-        score, probability, merge_from = _decided(name, rows, fitted, looked_up)
+        score, probability, merge_from = _decided(name, rows, fit, looked_up)
         ranked = area(score, worked)
         costs[name] = _by_seed(regrets(score, asked, merge_from), asked, seeds)
         mean = mean_over_seeds(costs[name])
@@ -150,7 +154,7 @@ def _trial(question: str, rows: list[Row], fitted: list[Row], looked_up: Callabl
 
 
 def _decided(
-    name: str, rows: list[Row], fitted: list[Row], looked_up: Callable[[Row], float] | None
+    name: str, rows: list[Row], fit: list[Row], looked_up: Callable[[Row], float] | None
 ) -> tuple[Score, Score, float]:
     """A score of the rows, the probability that it stands for, and from where on it takes a rule."""
     if name == "decision":
@@ -162,16 +166,20 @@ def _decided(
         return np.zeros(len(rows)), np.zeros(len(rows)), 1.0
     field = {"confidence": "confidence", "hidden states": "hidden", "cosine": "cosine"}
 
+    probed = fitted(fit, looked_up) if name == "MergeProbe" and looked_up else None
+
     def of(some: list[Row]) -> Score:
+        if probed:
+            return probed(some)
         if name == "lookup" and looked_up:
             return np.array([looked_up(row) for row in some])
         return np.array([row["measured"][field[name]] for row in some])
 
-    known, score = of(fitted), of(rows)
-    constant, weights = logistic(known[:, None], share(fitted) >= WORKED)
+    known, score = of(fit), of(rows)
+    constant, weights = logistic(known[:, None], share(fit) >= WORKED)
     low, high = known.min(), known.max()
     steps = [low + (high - low) * step for step in THRESHOLDS] + [high + 1.0]
-    return score, 1 / (1 + np.exp(-(constant + weights[0] * score))), least_regret(known, libraries(fitted), steps)
+    return score, 1 / (1 + np.exp(-(constant + weights[0] * score))), least_regret(known, libraries(fit), steps)
 
 
 def _by_seed(values: Score, asked: Sequence[Library], seeds: Sequence[str]) -> list[Float[np.ndarray, " libraries"]]:
@@ -217,6 +225,10 @@ def text(rows: Sequence[Row], unlike: Collection[str] = ()) -> str:
         blocks.append(f"{told}\n{aligned(lines)}\nworked, by probability: {bins}")
     off, count = kept_off(rows)
     blocks += [f"own answers: what a rule keeps of them is off by {100 * off:.0f} points, over {count} rows"] * (
+        count > 0
+    )
+    areas, count = own_hops(rows)
+    blocks += [f"own answers kept, AUC: {', '.join(f'{name} {value:.2f}' for name, value in areas.items())}"] * (
         count > 0
     )
     return "\n\n".join(blocks)

@@ -18,7 +18,8 @@ from lora_reuse.llm.compositions import Composition
 from lora_reuse.llm.data.graphs import facts_of
 from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.decoding.models import Base
-from lora_reuse.llm.forecast import trial
+from lora_reuse.llm.forecast import merge_probe, trial
+from lora_reuse.llm.forecast.first_steps import signals
 from lora_reuse.llm.forecast.measure import measure
 from lora_reuse.llm.forecast.ranking import KINDS
 from lora_reuse.llm.forecast.ranking_text import ranking
@@ -58,8 +59,8 @@ def validate(folder: Path, out: Path, options: Any) -> str:
     """Forecasts every row of two composed experts in `folder` and returns the tables of `ranking`, what was left out,
     and how many rows there are.
 
-    The forecasts are rows of llm_forecast.jsonl in `out`, and experts that are not there are trained into it. Raises
-    SettingError for a folder without such rows."""
+    The forecasts are rows of llm_forecast.jsonl in `out`, and experts that are not there are trained into it; what
+    MergeProbe looks at is in llm_merge_probe.jsonl. Raises SettingError for a folder without such rows."""
     rows = load_rows(folder)
     own = protocol_in(Path(options.protocol)) if options.protocol else None
     cases = [case for row in rows if (case := _case(row, own))]
@@ -92,14 +93,44 @@ def validate(folder: Path, out: Path, options: Any) -> str:
             for row in _forecasts(base, here, run, options.asked, made) if here else ():
                 kept.append(row | {"provenance": source | {"base_digest": base.digest, "device": str(base.device)}})
             bar.update(len(group))
+    forecast_rows = [row for row in kept.known.values() if row["settings"]["asked"] == options.asked]
+    probes = _probes(forecast_rows, {case.row["hash"]: case for case in cases}, run, source, left_out)
     wanted = {case.row["hash"] for case in cases}
-    of_these = (row for row in kept.known.values() if row["settings"]["asked"] == options.asked)
-    forecasts = [row for row in of_these if row["settings"]["row"] in wanted]
-    table = "\n\n".join(
-        filter(None, (ranking(forecasts), trial.text([*kept.known.values()], trial.unlike_prompts(rows))))
-    )
+    forecasts = [row for row in forecast_rows if row["settings"]["row"] in wanted]
+    tried = merge_probe.beside([*kept.known.values()], probes)
+    table = "\n\n".join(filter(None, (ranking(forecasts), trial.text(tried, trial.unlike_prompts(rows)))))
     notes = [f"left out {count} rows of {why}" for why, count in left_out.items()]
     return "\n".join([table, *notes, f"{len(kept.known)} rows in {kept.path}"])
+
+
+def _probes(
+    forecasts: Sequence[Row], cases: Mapping[str, Case], run: Options, source: dict[str, Any], left_out: Counter[str]
+) -> list[Row]:
+    """The rows of llm_merge_probe, with one for each pair of experts of these forecasts whose base is here."""
+    kept = Rows(Path(run.out), merge_probe.EXPERIMENT)
+    known = {row["settings"]["pair"] for row in kept.known.values()}
+    pairs = {row["settings"]["pair"]: cases.get(row["settings"]["row"]) for row in forecasts}
+    todo = [(pair, case) for pair, case in pairs.items() if case and pair not in known]
+    for pair, case in tqdm(todo, desc="first steps", disable=None, unit="pair"):
+        try:
+            base = base_of(case.point, run)
+        except SKIPPED as error:
+            left_out[f"{case.point.model}, whose first steps are not measured: {error}"] += 1
+            continue
+        if _pair(base, case.specs) != pair:
+            left_out[f"{case.point.model}, other weights or experts now: no first steps"] += 1
+            continue
+        kept.append(
+            {
+                "experiment": merge_probe.EXPERIMENT,
+                "settings": {"model": case.point.model, "pair": pair, "share": merge_probe.SHARE},
+                "measured": signals(base, case.specs),
+                "predicted": {},
+                "stderr": {},
+                "provenance": source | {"base_digest": base.digest, "device": str(base.device)},
+            }
+        )
+    return [*kept.known.values()]
 
 
 def _case(row: Row, own: Protocol | None) -> Case | None:

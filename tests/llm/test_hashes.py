@@ -18,7 +18,8 @@ from lora_reuse.runs.rows import load_rows, row_hash
 from tests.llm.tiny import tiny
 
 PAPER = Path(__file__).parents[2] / "results" / "paper"
-NAMES = sorted(path.stem for path in PAPER.glob("llm_*.jsonl") if path.stem != "llm_forecast")
+FORECASTS = ("llm_forecast", "llm_merge_probe")
+NAMES = sorted(path.stem for path in PAPER.glob("llm_*.jsonl") if path.stem not in FORECASTS)
 EXPERTS = json.loads(Path(__file__).with_name("expert_hashes.json").read_text())
 """By experiment: how many of its first committed rows are meant, how many experts made them, and the SHA-256 of the
 experts' sorted names, on a float32 base whose digest is zeros. Rows that come later change nothing here."""
