@@ -75,8 +75,8 @@ def caption(table: pandas.DataFrame) -> str:
     if hops:
         kept += (
             " MergeProbe is made for these: whether a rule keeps an expert's own answers. Fitted on the seed that was"
-            f" looked at, it ranks {hops} rows of the others with an AUC of {areas['MergeProbe']:.2f}; what the forecast"
-            f" says a rule keeps ranks them with {areas['forecast']:.2f}."
+            f" looked at, it ranks {hops} rows of the others with an AUC of {areas['MergeProbe']:.2f}; what the"
+            f" forecast says a rule keeps ranks them with {areas['forecast']:.2f}."
         )
     return (
         "A decision takes one rule or none for a library, two experts that are asked in one way. A rule works where"
