@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lora_reuse.llm.adapters.folders import load_expert
 from lora_reuse.llm.adapters.lowrank import Expert, cosine
-from lora_reuse.llm.adapters.packing import Tokens
+from lora_reuse.llm.adapters.packing import Tokens, packing
 from lora_reuse.llm.adapters.specs import Spec
 from lora_reuse.llm.adapters.training import train
 from lora_reuse.llm.decoding.models import Base
@@ -53,7 +53,7 @@ def gradient(base: Base, expert: Expert, examples: Sequence[Tokens]) -> list[Ten
     weights = [base.model.get_parameter(f"{name}.weight").requires_grad_() for name in expert]
     total = [torch.zeros_like(weight) for weight in weights]
     try:
-        with Resident(base.model) as resident, widened(base.model):
+        with Resident(base.model) as resident, packing(base.model, base.model), widened(base.model):
             for start in range(0, len(examples), ROWS):
                 some = examples[start : start + ROWS]
                 loss = answer_loss(base, resident, expert, some) * len(some) / len(examples)

@@ -17,9 +17,11 @@ from typing import Any
 import torch
 
 from lora_reuse.llm.adapters.folders import complete
+from lora_reuse.llm.adapters.packing import packing
 from lora_reuse.llm.compositions import Composition, Library
 from lora_reuse.llm.decoding.models import Base
 from lora_reuse.llm.decoding.resident import Resident
+from lora_reuse.llm.decoding.widened import widened
 from lora_reuse.llm.learned.fitting import Learning, Loss, Parameters, answer_loss, descend, search
 from lora_reuse.runs.dials import Dial, check, dials
 from lora_reuse.runs.settings import SettingError, did_you_mean
@@ -107,7 +109,7 @@ def learn(
     for a loss that is not finite."""
     began = time.perf_counter()
     library = [dict(expert) for expert in complete(library)]
-    with Resident(base.model) as resident:
+    with Resident(base.model) as resident, packing(base.model, base.model), widened(base.model):
         here = [
             {module: update.to(base.device, torch.float32) for module, update in expert.items()} for expert in library
         ]

@@ -12,8 +12,9 @@ from jaxtyping import Float
 from scipy import optimize
 from scipy.stats import qmc
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
+from lora_reuse.llm.adapters.fused import in_loss, surprise
+from lora_reuse.llm.adapters.packing import Tokens, spoken
 from lora_reuse.llm.compositions import Composition, generator
 from lora_reuse.llm.decoding.models import Base
 from lora_reuse.llm.decoding.resident import Resident
@@ -44,25 +45,12 @@ class Learning:
                 raise SettingError(name, getattr(self, name), "a whole number from 1")
 
 
-def answer_loss(
-    base: Base, resident: Resident, composition: Composition, batch: Sequence[tuple[list[int], list[int]]]
-) -> Float[Tensor, ""]:
+def answer_loss(base: Base, resident: Resident, composition: Composition, batch: Sequence[Tokens]) -> Float[Tensor, ""]:
     """−log P of an answer's token, averaged over each answer and then over the (prompt, answer) pairs, as experts are
-    trained."""
+    trained. Within `packing` the pairs are one row without padding."""
     resident.use([composition])
-    texts = [torch.tensor(asked + answer) for asked, answer in batch]
-    ids = pad_sequence(texts, batch_first=True).to(base.device)  # on the right; nothing attends to it
-    attended = pad_sequence([torch.ones_like(text) for text in texts], batch_first=True).to(base.device)
-    shares = [
-        torch.tensor([0.0] * len(asked) + [1 / (len(answer) * len(batch))] * len(answer)) for asked, answer in batch
-    ]
-    weights = pad_sequence(shares, batch_first=True)[:, 1:].to(base.device)
-    logits = base.model(input_ids=ids, attention_mask=attended, use_cache=False).logits[:, :-1]
-    wanted = weights.to(logits.device) > 0
-    losses = torch.nn.functional.cross_entropy(
-        logits[wanted].float(), ids[:, 1:].to(logits.device)[wanted], reduction="none"
-    )
-    return (losses * weights.to(logits.device)[wanted]).sum()
+    logits, told = spoken(base.model, batch)
+    return surprise(logits, told, in_loss(batch, batch, "example").to(logits.device))
 
 
 def descend(

@@ -3,6 +3,7 @@
 
 import dataclasses
 import runpy
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from lora_reuse.llm.adapters.adapter import Card
 from lora_reuse.llm.adapters.folders import linear_shape
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.adapters.modules import target_modules
+from lora_reuse.llm.adapters.packing import packing
 from lora_reuse.llm.adapters.saving import load_composition, save_composition
 from lora_reuse.llm.adapters.training import Spec
 from lora_reuse.llm.adapters.training import tokens as trained_on
@@ -230,11 +232,12 @@ def dense_loss(base: Base, changes: dict[str, torch.Tensor], batch) -> torch.Ten
     return torch.stack(losses).mean()
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("name", ["cat", "cat_softmax"])
-def test_the_gradient_is_that_of_the_dense_computation(base, asked, name):
+def test_the_gradient_is_that_of_the_dense_computation(base, asked, name, packed):
     pair, module = experts(base), target_modules(base.model, "mlp")
     values = {key: value.requires_grad_() for key, value in drawn(name, pair).items()}
-    with Resident(base.model) as resident:
+    with Resident(base.model) as resident, packing(base.model, base.model) if packed else nullcontext():
         loss = answer_loss(base, resident, LEARNED[name].build(pair, values), asked)
     alpha = {key: torch.softmax(value, 0) if name == "cat_softmax" else value for key, value in values.items()}
     dense = {key: sum(alpha[key][i] * expert[key].dense() for i, expert in enumerate(pair)) for key in module}
