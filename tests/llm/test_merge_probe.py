@@ -2,6 +2,7 @@
 is planted in the signals is found."""
 
 import dataclasses
+import json
 import math
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from lora_reuse.figures import registry
 from lora_reuse.llm.adapters import training
 from lora_reuse.llm.adapters.folders import load_expert
 from lora_reuse.llm.adapters.lowrank import LowRank, cosine
@@ -177,3 +179,21 @@ def test_own_hops_are_ranked_on_rows_that_were_not_looked_at():
     assert all(0.5 < areas[name] <= 1 for name in ("forecast", "MergeProbe"))
     assert own_hops(planted()) == ({}, 0)
     assert not math.isnan(areas["MergeProbe"])
+
+
+def test_the_table_of_decisions_has_a_line_where_the_signals_are_there(tmp_path):
+    empty = {"schema": 1, "predicted": {}, "stderr": {}}
+    rows, probes = planted(), {}
+    for row in probed(rows):
+        settings = {"pair": row["settings"]["pair"], "share": SHARE}
+        measured = {name: row["measured"][name] for name in SIGNALS}
+        probes[settings["pair"]] = {"hash": f"{len(probes):x}", "settings": settings, "measured": measured}
+    for name, some in (("llm_forecast", rows), ("llm_merge_probe", probes.values())):
+        lines = [json.dumps(empty | {"experiment": name, "provenance": rows[0]["provenance"]} | row) for row in some]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+        item = registry.items()["decision"]
+        table = item.module.table(registry.Rows(tmp_path, item.module.NEEDS))
+        there = "MergeProbe" in table.index.get_level_values("score")
+        assert there == (name == "llm_merge_probe")
+        assert there == ("MergeProbe: how the updates" in item.module.caption(table))
+        assert there == ("MergeProbe is made for these" in item.module.caption(table))
