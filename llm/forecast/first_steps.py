@@ -57,8 +57,8 @@ def gradient(base: Base, expert: Expert, examples: Sequence[Tokens]) -> list[Ten
             for start in range(0, len(examples), ROWS):
                 some = examples[start : start + ROWS]
                 loss = answer_loss(base, resident, expert, some) * len(some) / len(examples)
-                for sum_, part in zip(total, torch.autograd.grad(loss, weights), strict=True):
-                    sum_ += part
+                for whole, part in zip(total, torch.autograd.grad(loss, weights), strict=True):
+                    whole += part
     finally:
         base.model.requires_grad_(False)
     return total
