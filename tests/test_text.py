@@ -243,6 +243,9 @@ def test_what_the_words_between_the_numbers_say_holds():
     (skills,) = (one for one in _trials(PAPER) if one.question == "two skills, SmolLM2")
     assert skills.lines["decision"].taken == 0
     assert all(library.works for library in skills.libraries)
+    probed = [one.lines["MergeProbe"] for one in _trials(PAPER) if "MergeProbe" in one.lines]
+    assert len(probed) > 5
+    assert all(line.taken == 0 for line in probed)
     bridged = "llm_bridge model=smollm2 setup=4 prompting=steps split=test composition="
     assert share(f"{bridged}cat:own") > 20
     assert share(f"{bridged.replace('setup=4', 'setup=5')}cat:own") > 20
