@@ -1,4 +1,4 @@
-"""The signals of `merge_probe`, measured: two experts trained for the first percents of their steps."""
+"""The signals of `merge_probe`, measured: two experts trained for the first few percent of their steps."""
 
 import math
 import tempfile

@@ -1,5 +1,5 @@
-"""MergeProbe, a rival of the forecast: will two adapters merge, from the first percents of their training (Tang et al.
-2026, arXiv 2606.19549)?
+"""MergeProbe, a rival of the forecast: will two adapters merge, from the first few percent of their training (Tang et
+al. 2026, arXiv 2606.19549)?
 
 Its authors say what they measure: how the updates and their gradients align across tasks, and how much they disturb
 shared representations. The formulas here are ours, since theirs were not at hand. When `SHARE` of the training is done,

@@ -84,12 +84,12 @@ def validate(folder: Path, out: Path, options: Any) -> str:
             try:
                 base = base_of(group[0].point, run)
             except SKIPPED as error:
-                left_out[f"{group[0].point.model}: {error}"] += len(group)
+                left_out[f"rows of {group[0].point.model}: {error}"] += len(group)
                 bar.update(len(group))
                 continue
             here = [case for case in group if case.row["provenance"]["base_digest"] == base.digest]
             if other := len(group) - len(here):
-                left_out[f"{group[0].point.model}: other weights than the model of that name has now"] += other
+                left_out[f"rows of {group[0].point.model}: other weights than the model of that name has now"] += other
             for row in _forecasts(base, here, run, options.asked, made) if here else ():
                 kept.append(row | {"provenance": source | {"base_digest": base.digest, "device": str(base.device)}})
             bar.update(len(group))
@@ -99,7 +99,7 @@ def validate(folder: Path, out: Path, options: Any) -> str:
     forecasts = [row for row in forecast_rows if row["settings"]["row"] in wanted]
     tried = merge_probe.beside([*kept.known.values()], probes)
     table = "\n\n".join(filter(None, (ranking(forecasts), trial.text(tried, trial.unlike_prompts(rows)))))
-    notes = [f"left out {count} rows of {why}" for why, count in left_out.items()]
+    notes = [f"left out {count} {why}" for why, count in left_out.items()]
     return "\n".join([table, *notes, f"{len(kept.known)} rows in {kept.path}"])
 
 
@@ -115,10 +115,12 @@ def _probes(
         try:
             base = base_of(case.point, run)
         except SKIPPED as error:
-            left_out[f"{case.point.model}, whose first steps are not measured: {error}"] += 1
+            left_out[f"pairs of {case.point.model}, whose first steps are not measured: {error}"] += 1
             continue
         if _pair(base, case.specs) != pair:
-            left_out[f"{case.point.model}, other weights or experts now: no first steps"] += 1
+            left_out[
+                f"pairs of {case.point.model}, whose first steps are not measured: other weights or experts now"
+            ] += 1
             continue
         kept.append(
             {
