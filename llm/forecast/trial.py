@@ -36,9 +36,9 @@ SCORES = {
     "confidence": "the composed model's mean log-probability of its own answers",
     "hidden states": "how much of each adapter's change the answer's tokens set off",
     "cosine": "the cosine of the two updates",
-    "MergeProbe": f"how the updates and their gradients align after {SHARE:.0%} of the training, and how much each "
-    "disturbs what the modules see of the other's examples (the authors' signals, our formulas), weighed by the rows "
-    "of the fit; the lookup orders the rules of a pair",
+    "MergeProbe": f"how the updates and their gradients align after {100 * SHARE:.0f} % of the training, and how much "
+    "each disturbs what the modules see of the other's examples (the authors' signals, our formulas), weighed by the "
+    "rows of the fit; the lookup orders the rules of a pair",
     "never": "no rule is taken",
 }
 """What decides, each with what it is."""
