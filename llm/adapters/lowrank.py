@@ -107,9 +107,9 @@ def whole(change: Float[Tensor, "outputs inputs"]) -> LowRank:
 
 
 def cosine(one: Expert, other: Expert) -> float:
-    """⟨ΔW_1, ΔW_2⟩/(‖ΔW_1‖‖ΔW_2‖) of all modules together."""
-    inner = sum(
-        float(((a.out.T @ b.out) * (a.into.T @ b.into)).sum()) for a, b in ((one[name], other[name]) for name in one)
-    )
+    """⟨ΔW_1, ΔW_2⟩/(‖ΔW_1‖‖ΔW_2‖) of all modules together; one that only one of the two has changes is 0 in the
+    other."""
+    both = [(one[name], other[name]) for name in one if name in other]
+    inner = sum(float(((a.out.T @ b.out) * (a.into.T @ b.into)).sum()) for a, b in both)
     norms = [sum(update.norm() ** 2 for update in expert.values()) ** 0.5 for expert in (one, other)]
     return inner / (norms[0] * norms[1])

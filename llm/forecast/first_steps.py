@@ -27,12 +27,13 @@ ROWS = 16
 
 
 def signals(base: Base, specs: Sequence[Spec]) -> dict[str, float]:
-    """`updates`, `gradients` and `disturbs` of two experts on the same modules."""
+    """`updates`, `gradients` and `disturbs` of two experts."""
     experts = [early(base, spec) for spec in specs]
     examples = [own(base, [spec], "", 1.0)[:EXAMPLES] for spec in specs]
     found = [gradient(base, expert, some) for expert, some in zip(experts, examples, strict=True)]
-    inner = sum(float((one.float() * other.float()).sum()) for one, other in zip(*found, strict=True))
-    norms = [math.sqrt(sum(float(part.float().square().sum()) for part in one)) for one in found]
+    one, other = found
+    inner = sum(float((one[name].float() * other[name].float()).sum()) for name in one if name in other)
+    norms = [math.sqrt(sum(float(part.float().square().sum()) for part in each.values())) for each in found]
     disturbed = [disturbance(base, expert, some) for expert, some in zip(experts, reversed(examples), strict=True)]
     return {
         "updates": cosine(*experts),
@@ -48,16 +49,16 @@ def early(base: Base, spec: Spec) -> Expert:
         return load_expert(Path(folder) / "adapter", base.model)
 
 
-def gradient(base: Base, expert: Expert, examples: Sequence[Tokens]) -> list[Tensor]:
+def gradient(base: Base, expert: Expert, examples: Sequence[Tokens]) -> dict[str, Tensor]:
     """∂L/∂W of every module that the expert changes, with its update added; L is the loss of its training."""
-    weights = [base.model.get_parameter(f"{name}.weight").requires_grad_() for name in expert]
-    total = [torch.zeros_like(weight) for weight in weights]
+    weights = {name: base.model.get_parameter(f"{name}.weight").requires_grad_() for name in expert}
+    total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     try:
         with Resident(base.model) as resident, packing(base.model, base.model), widened(base.model):
             for start in range(0, len(examples), ROWS):
                 some = examples[start : start + ROWS]
                 loss = answer_loss(base, resident, expert, some) * len(some) / len(examples)
-                for whole, part in zip(total, torch.autograd.grad(loss, weights), strict=True):
+                for whole, part in zip(total.values(), torch.autograd.grad(loss, [*weights.values()]), strict=True):
                     whole += part
     finally:
         base.model.requires_grad_(False)

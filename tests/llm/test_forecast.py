@@ -285,6 +285,10 @@ def test_cosine_of_adapters(pair):
     flat = [torch.cat([update.dense().flatten() for update in expert.values()]) for expert in pair]
     assert cosine(*pair) == pytest.approx(float(flat[0] @ flat[1] / (flat[0].norm() * flat[1].norm())), abs=1e-5)
     assert cosine(pair[0], pair[0]) == pytest.approx(1, abs=1e-5)
+    first, *others = pair[0]
+    apart = {first: pair[0][first]}, {name: pair[0][name] for name in others}
+    assert cosine(*apart) == 0
+    assert 0 < cosine(apart[1], pair[0]) < 1
 
 
 def test_rows_of_a_protocol_are_forecast_and_ranked(folder, tmp_path, capsys):

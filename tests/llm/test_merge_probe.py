@@ -75,12 +75,12 @@ def test_the_gradient_is_that_of_the_weights_with_the_update_in_them(base, examp
     expert = random_expert(base)
     found, frozen = gradient(base, expert, examples), [p.detach().clone() for p in base.model.parameters()]
     assert not any(p.requires_grad for p in base.model.parameters())
-    length = math.sqrt(sum(float(part.square().sum()) for part in found))
-    direction = [part / length for part in found]
+    length = math.sqrt(sum(float(part.square().sum()) for part in found.values()))
+    direction = {name: part / length for name, part in found.items()}
 
     def loss(by: float) -> float:
-        for way, (name, update) in zip(direction, expert.items(), strict=True):
-            base.model.get_submodule(name).weight.data += update.dense() + by * way
+        for name, update in expert.items():
+            base.model.get_submodule(name).weight.data += update.dense() + by * direction[name]
         total = 0.0
         for asked, answer in examples:
             logits = base.model(torch.tensor([asked + answer])).logits[0, len(asked) - 1 : -1]
@@ -111,6 +111,9 @@ def test_an_expert_beside_itself_is_aligned_and_beside_another_less(base):
     assert -1 < other["gradients"] < 0.99
     assert other["updates"] == pytest.approx(cosine(early(base, spec()), early(base, spec(("R2",), role=2))))
     assert all(one["disturbs"] > 0 for one in (same, other))
+    halves = [spec(layers="lower"), spec(layers="upper", role=2)]
+    apart = signals(base, halves)
+    assert (apart["updates"], apart["gradients"]) == (0, 0)
 
 
 # Fitted
