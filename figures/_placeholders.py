@@ -37,7 +37,7 @@ from scipy import stats
 from lora_reuse.figures._cells import of_rows, reported
 from lora_reuse.figures._groups import OWN, grouped
 from lora_reuse.figures.rows import Rows
-from lora_reuse.llm.forecast.merge_probe import EXPERIMENT, beside
+from lora_reuse.llm.forecast.merge_probe import forecasts
 from lora_reuse.llm.forecast.trial import Trial, trials, unlike_prompts
 from lora_reuse.llm.protocols.settings import COMPOSITIONS
 from lora_reuse.llm.scoring.intervals import difference, holm
@@ -253,7 +253,7 @@ def _decided(rows: Path, words: Sequence[str]) -> Said:
 @functools.cache
 def _trials(rows: Path) -> list[Trial]:
     unlike = unlike_prompts(load_rows(rows, "llm_skills"))
-    return list(trials(beside(load_rows(rows, "llm_forecast"), load_rows(rows, EXPERIMENT)), unlike))
+    return list(trials(forecasts(rows), unlike))
 
 
 def _paper(_: Path, words: Sequence[str]) -> Said:

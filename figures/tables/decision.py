@@ -13,7 +13,7 @@ import pandas
 from lora_reuse.figures import _cells
 from lora_reuse.figures.rows import Rows
 from lora_reuse.llm.forecast.decision import frozen
-from lora_reuse.llm.forecast.merge_probe import EXPERIMENT, beside, own_hops
+from lora_reuse.llm.forecast.merge_probe import forecasts, own_hops
 from lora_reuse.llm.forecast.trial import BINS, SCORES, Trial, about, kept_off, trials, unlike_prompts
 from lora_reuse.runs.rows import load_rows
 
@@ -23,7 +23,7 @@ NEEDS = {"llm_forecast": "python -m llm.forecast validate=results/paper"}
 def table(rows: Rows) -> pandas.DataFrame:
     """The numbers of every score, by question, number and score, for rows that had no part in the coefficients. Raises
     MissingRows where there are none."""
-    loaded = beside(load_rows(rows.folder, "llm_forecast"), load_rows(rows.folder, EXPERIMENT))
+    loaded = forecasts(rows.folder)
     found = list(trials(loaded, unlike_prompts(load_rows(rows.folder, "llm_skills"))))
     if not found:
         raise rows.missing("llm_forecast", seen=False)

@@ -14,6 +14,7 @@ What they are worth together is fitted: a logistic function, by the rows that th
 pair of experts and know of no rule, so that the lookup says which of a pair's rules comes first."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
@@ -22,6 +23,7 @@ from lora_reuse.llm.forecast.area import area
 from lora_reuse.llm.forecast.decision import logistic
 from lora_reuse.llm.forecast.ranking import KINDS, forecast_of, lookup
 from lora_reuse.llm.forecast.regret import WORKED, Row, Score, share
+from lora_reuse.runs.rows import load_rows
 
 EXPERIMENT = "llm_merge_probe"
 SHARE = 0.03
@@ -35,6 +37,11 @@ def beside(forecasts: Sequence[Row], probes: Sequence[Row]) -> list[Row]:
     """The rows of `llm_forecast` with the signals of their pair of experts, where `llm_merge_probe` has them."""
     known = {row["settings"]["pair"]: {name: row["measured"][name] for name in SIGNALS} for row in probes}
     return [{**row, "measured": {**row["measured"], **known.get(row["settings"]["pair"], {})}} for row in forecasts]
+
+
+def forecasts(folder: Path) -> list[Row]:
+    """The rows of `llm_forecast` in a folder, beside the signals that are there."""
+    return beside(load_rows(folder, "llm_forecast"), load_rows(folder, EXPERIMENT))
 
 
 def has_signals(rows: Sequence[Row]) -> bool:

@@ -163,17 +163,8 @@ def test_signals_weigh_as_the_fit_says():
     scores = fitted(seen, lambda row: float(row["settings"]["composition"] == "sum"))(rows)
     good = np.array([row["measured"]["updates"] > 0.5 for row in rows])
     assert scores[good].min() > scores[~good].max()
-    first, second = (
-        scores[
-            [
-                i
-                for i, row in enumerate(rows)
-                if row["settings"]["pair"] == "1 0" and row["settings"]["composition"] == rule
-            ]
-        ]
-        for rule in ("sum", "ties")
-    )
-    assert np.allclose(first - second, merge_probe.TIE)
+    by_rule = {row["settings"]["composition"]: i for i, row in enumerate(rows) if row["settings"]["pair"] == "1 0"}
+    assert scores[by_rule["sum"]] - scores[by_rule["ties"]] == pytest.approx(merge_probe.TIE)
 
 
 def test_own_hops_are_ranked_on_rows_that_were_not_looked_at():
@@ -181,7 +172,6 @@ def test_own_hops_are_ranked_on_rows_that_were_not_looked_at():
     assert count == sum(row["settings"]["prompting"] == "first" and row["settings"]["seed"] > 0 for row in planted())
     assert all(0.5 < areas[name] <= 1 for name in ("forecast", "MergeProbe"))
     assert own_hops(planted()) == ({}, 0)
-    assert not math.isnan(areas["MergeProbe"])
 
 
 def test_the_table_of_decisions_has_a_line_where_the_signals_are_there(tmp_path):
