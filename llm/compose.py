@@ -117,6 +117,10 @@ def _compose(options: Options, folders: list[str], given: dict[str, Any]) -> str
     made = options.composition, given, shlex.join([*program(), *sys.argv[1:]])
     out = Path(options.out).expanduser()
     card = card_of(library, *made)
+    for name, cut in (("max_rank", options.max_rank), ("format", options.format != "adapter")):
+        if cut and any(adapter.biases for adapter in library):
+            got = f"{getattr(options, name)} with adapters that have biases (lora_bias)"
+            raise SettingError(name, got, "adapters of ΔW alone", f"without {name}= the biases are composed, too")
     if options.max_rank:
         card = card_at(card, options.max_rank)
     if options.format == "model":

@@ -90,7 +90,7 @@ def gates(routed: Path, prompts: Sequence[str], options: Options) -> tuple[dict[
     import torch
     from transformers.utils import logging
 
-    from lora_reuse.llm.adapters.saving import ROUTED, load
+    from lora_reuse.llm.adapters.saving import load, said_of
     from lora_reuse.llm.decoding.models import load_base, prompt
     from lora_reuse.llm.decoding.resident import Resident
     from lora_reuse.runs.provenance import provenance
@@ -108,9 +108,10 @@ def gates(routed: Path, prompts: Sequence[str], options: Options) -> tuple[dict[
             logits = base.model(input_ids=torch.tensor([tokens], device=base.device), use_cache=False).logits
             tensors |= {f"{i}/{name}": found[0] for name, (found,) in resident.gates[0].items()}
             tensors |= {f"{i}/tokens": torch.tensor(tokens), f"{i}/logits": logits[0, -1].float().cpu()}
-    made = json.loads((routed / ROUTED).read_text(encoding="utf-8"))
+    made = said_of(routed)
     said = {name: made[name] for name in ("rule", "dials", "experts")}
-    said |= {"formula": " ".join(GIVEN[made["rule"].partition(":")[0]].doc.split())} if made["rule"] else {}
+    rule = GIVEN.get(made["rule"].partition(":")[0])  # none of a rule in a file of one's own
+    said |= {"formula": " ".join(rule.doc.split())} if rule else {}
     said |= {
         "modules": sorted(composition),
         "model": {"name": made["base"], "digest": base.digest, "dtype": str(base.model.dtype).removeprefix("torch.")},

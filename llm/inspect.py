@@ -11,6 +11,7 @@ import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_reuse.llm.protocols.settings import PATH
@@ -37,7 +38,7 @@ def main(words: Sequence[str]) -> int:
 
 def _main(options: Options) -> int:
     folders = [name.strip() for name in options.library.split(",")]
-    if "" in folders or len(set(folders)) < len(folders):
+    if "" in folders or len({Path(name).expanduser().resolve() for name in folders}) < len(folders):
         raise SettingError("library", options.library or "nothing", "adapters, each once")
     settings_are_right()
     from lora_reuse.llm.adapters.folders import origin
@@ -56,8 +57,29 @@ def _main(options: Options) -> int:
             experts[folder] = expert
     if len(experts) > 1:
         named = {folder: options.model or origin(folder).base for folder in experts}
+        if strange := _of_another_base(experts, named, options.trust_remote_code):
+            print(f"together\n  {strange}: they cannot be composed")
+            return 1
         print("\n".join(_together(experts, named, biased)))
     return 1 if refused else 0
+
+
+def _of_another_base(experts: "Mapping[str, Expert]", bases: Mapping[str, str], trust_remote_code: bool) -> str:
+    """The first adapter with a module that the base of the first does not have, or has in another shape."""
+    from lora_reuse.llm.adapters.bases import same_base
+    from lora_reuse.llm.adapters.folders import weight_shape
+    from lora_reuse.llm.decoding.models import load_frame
+
+    first = next(iter(experts))
+    others = [name for name in experts if not same_base(bases[name], bases[first])]
+    modules = dict(load_frame(bases[first], trust_remote_code).named_modules()) if others else {}
+    for name in others:
+        for module, update in experts[name].items():
+            if module not in modules or weight_shape(modules[module]) != update.shape:
+                return (
+                    f"{name} changes {module} {update.shape}, which {bases[first]}, the base of {first}, does not have"
+                )
+    return ""
 
 
 def _looked_at(folder: str, options: Options) -> "tuple[list[str], Expert | None]":
@@ -190,7 +212,9 @@ def _together(experts: "Mapping[str, Expert]", bases: Mapping[str, str], biased:
         )
     for i, one in enumerate(names):
         for j in range(i + 1, len(names)):
-            lines.append(f"  cosine of ΔW, {one} and {names[j]}: {cosine(library[i], library[j]):+.3f}")
+            alike = cosine(library[i], library[j])
+            said = "undefined, because ΔW = 0 in one of them" if math.isnan(alike) else f"{alike:+.3f}"
+            lines.append(f"  cosine of ΔW, {one} and {names[j]}: {said}")
     rules = (
         f"of the rules of `lora-reuse compose` {', '.join(LINEAR)}" if biased else "every rule of `lora-reuse compose`"
     )

@@ -28,11 +28,14 @@ class Dial:
     doc: str
 
     def check(self, name: str, value: Any) -> None:
-        """Raises SettingError for a value that is neither the default nor one whose text the kind takes; of a mapping,
-        each value is looked at."""
+        """Raises SettingError for a value that is neither the default nor what the kind makes of its text, such as a
+        text where a number is meant; of a mapping, each value is looked at."""
         for one in value.values() if isinstance(value, Mapping) else [value]:
-            if one is not self.default:
-                of_kind(name, self.kind, one)
+            if one is self.default:
+                continue
+            made, given = of_kind(name, self.kind, one), tuple(one) if isinstance(one, list) else one
+            if made != given or (isinstance(made, int) and isinstance(given, float)):
+                raise SettingError(name, f"{one!r}, a {type(one).__name__}", f"{made!r}, a {type(made).__name__}")
 
 
 def dials(function: Callable[..., Any]) -> dict[str, Dial]:

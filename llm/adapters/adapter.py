@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from lora_reuse.llm.adapters.bases import same_base
 from lora_reuse.llm.adapters.biased import LINEAR, biased
 from lora_reuse.llm.adapters.each import Each
-from lora_reuse.llm.adapters.folders import Layout, digest, layout, open_with_biases, origin
+from lora_reuse.llm.adapters.folders import Layout, digest, layout, needs_base, open_with_biases, origin
 from lora_reuse.llm.adapters.lowrank import Expert, LowRank
 from lora_reuse.llm.compositions import Composition, Delta
 from lora_reuse.llm.decoding.models import Base
@@ -121,8 +121,12 @@ class Adapter(Mapping[str, Delta]):
 
     @property
     def source(self) -> tuple[str, str]:
-        """What a composition of this adapter says it was made of: folder or hub name and digest, or a rule's name."""
-        return (self.name, "") if self.card.rule else next(iter(self.card.experts.items()))
+        """What a composition of this adapter says it was made of: folder or hub name and digest, or a rule with what it
+        was made of and its dials."""
+        if not self.card.rule:
+            return next(iter(self.card.experts.items()))
+        dials = ", ".join(f"{name}={value}" for name, value in self.card.dials.items())
+        return (f"{self.name} ({dials})" if dials else self.name), ""
 
     @property
     def static(self) -> bool:
@@ -203,7 +207,16 @@ def read_adapter(
         _check_model(place, name, digest_of)
     updates, biases = open_with_biases(place, model)
     told = layout(model, updates)._replace(biased=bool(biases))
-    return Adapter(updates, Card(name, "", experts={place: digest(place)}), told, static=True, biases=biases)
+    own = digest(place) + (f" on {digest_of()}" if needs_base(place) else "")  # of weights that ΔW is a change of
+    return Adapter(updates, Card(name, "", experts={place: own}), told, static=True, biases=biases)
+
+
+def check_base(base: Base, *adapters: object) -> None:
+    """Raises SettingError for an adapter of another base than this one. What has no card says nothing of its base."""
+    for adapter in adapters:
+        if isinstance(adapter, Adapter) and not same_base(adapter.card.base, base.name):
+            got = f"{adapter.name} of {named(adapter.card.base)}, on {named(base.name)}"
+            raise SettingError("adapter", got, "an adapter of the base", "load_adapter(base, ..., another_model=True)")
 
 
 def _check_model(adapter: str, model: str, digest_of: Callable[[], str]) -> None:

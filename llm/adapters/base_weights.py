@@ -10,9 +10,12 @@ import torch
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from lora_reuse.llm.decoding.names import place_of
 from lora_reuse.runs.settings import SettingError
+
+_AS_THEY_ARE = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def base_weight(module: str, model: nn.Module, folder: Path) -> Float[Tensor, "outputs inputs"]:
@@ -24,7 +27,7 @@ def base_weight(module: str, model: nn.Module, folder: Path) -> Float[Tensor, "o
         got = f"{folder}, whose ΔW of {module} needs the weight of {where} there, which no safetensors here have"
         mend = "fetch the whole model; in Python, load_base has the weights in memory for load_adapter"
         raise SettingError("expert", got, "adapters of a base whose weights are on this machine", mend)
-    if not found.is_floating_point():
+    if found.dtype not in _AS_THEY_ARE:  # of float8 the weight is the numbers times a scale that is stored beside them
         got = f"{folder}, whose ΔW of {module} needs the weight of {where} there, which is quantised"
         raise SettingError("expert", got, "adapters of a base whose weights are stored as they are")
     return oriented(found.cpu(), model.get_submodule(module))
@@ -49,6 +52,10 @@ def check_same(name: str, saved: Tensor, model: nn.Module, folder: Path) -> None
         raise SettingError("expert", got, "weights of the base as they are", mend)
     if not torch.equal(own.to(saved.dtype).cpu(), saved):
         got = f"{name} in {folder}, other than the base's"
+        if name.endswith(".bias"):
+            raise SettingError(
+                "expert", got, "biases of the base as they are", "biases that were trained are not composed"
+            )
         raise SettingError("expert", got, "weights of the base as they are, but for weights that modules_to_save names")
 
 
@@ -58,18 +65,22 @@ def _values(name: str, model: nn.Module) -> Iterator[Tensor]:
     if parameter is not None and not parameter.is_meta:
         yield parameter.detach()
         return
-    config = getattr(model, "config", None)
-    names = {name, name.removeprefix(f"{getattr(model, 'base_model_prefix', '')}.")}
-    if getattr(config, "tie_word_embeddings", False) and name in _ENDS:
-        names |= _ENDS
+    config, ends = getattr(model, "config", None), _ends(model)
+    names = ends if name in ends and getattr(config, "tie_word_embeddings", False) else {name}
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    names = names | {name.removeprefix(prefix) for name in names}
     for path in sorted(_files(getattr(config, "_name_or_path", ""))):
         with safetensors.safe_open(path, framework="pt") as file:
             for key in names & set(file.keys()):
                 yield file.get_tensor(key)
 
 
-_ENDS = {"lm_head.weight", "model.embed_tokens.weight"}
-"""One weight, where the two are tied."""
+def _ends(model: nn.Module) -> set[str]:
+    """The weights of embedding and head by their full names, which are one where the two are tied."""
+    if not isinstance(model, PreTrainedModel):
+        return set()
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    return {f"{name}.weight" for name, module in model.named_modules() if any(module is end for end in ends)}
 
 
 def _files(model: str) -> Iterator[Path]:

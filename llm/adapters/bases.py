@@ -27,7 +27,10 @@ def same_base(one: str, other: str) -> bool:
 
 
 def _known(name: str) -> str:
-    last = re.sub(r"\.gguf$", "", place_of(name).name, flags=re.IGNORECASE)
+    place = place_of(name)
+    if place.parent.name == "snapshots":  # of the hub's cache: models--OWNER--NAME/snapshots/COMMIT
+        place = place.with_name(place.parent.parent.name.rpartition("--")[2])
+    last = re.sub(r"\.gguf$", "", place.name, flags=re.IGNORECASE)
     while (shorter := _QUANTISED.sub("", last)) != last:
         last = shorter
     return _OWNERS.sub("llama", last.lower())

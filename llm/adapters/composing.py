@@ -77,6 +77,8 @@ def card_of(adapters: Sequence[Adapter], rule: str, given: Mapping[str, Any], ma
 
 def _check_adapters(adapters: Sequence[Adapter]) -> None:
     """Raises SettingError for no adapter, for one that is there twice, and for adapters of different bases."""
+    if isinstance(adapters, Mapping) or not all(isinstance(adapter, Adapter) for adapter in adapters):
+        raise SettingError("library", repr(adapters), "a list of adapters", "load_adapter(base, folder) loads one")
     if not adapters:
         raise SettingError("library", "no adapter", "at least one")
     places = {(Path(place).expanduser().resolve(), digest) for place, digest in (each.source for each in adapters)}

@@ -76,7 +76,7 @@ def compress(adapter: Adapter, max_rank: int) -> Adapter:
 
 def compressed(adapter: Adapter, max_rank: int) -> tuple[Adapter, Loss]:
     """`compress`, with each module cut when it is asked for, and what the cuts leave out."""
-    if max_rank < 1:
+    if not isinstance(max_rank, int) or isinstance(max_rank, bool) or max_rank < 1:
         raise SettingError("max_rank", max_rank, Whole(1, 10**5).allowed)
     loss, updates = Loss(), adapter.experts()
 

@@ -62,9 +62,16 @@ def read_config(folder: Path, *, initial: bool = False) -> dict[str, Any]:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         patterns = {name: dict(config.get(name) or {}) for name in ("rank_pattern", "alpha_pattern")}
-        for pattern in (pattern for named in patterns.values() for pattern in named):
+        named = [config.get(name) for name in ("target_modules", "exclude_modules")]
+        for pattern in (
+            *(it for it in named if isinstance(it, str)),
+            *(it for said in patterns.values() for it in said),
+        ):
             re.compile(pattern)
-    except (ValueError, AttributeError, TypeError, OSError, re.error):
+    except re.error as error:
+        got = f"{error.pattern!r} in {folder / CONFIG}, which is no regular expression ({error.msg})"
+        raise SettingError("expert", got, "names of modules, or a regular expression of Python") from None
+    except (ValueError, AttributeError, TypeError, OSError):
         raise SettingError("expert", f"an unreadable {CONFIG} in {folder}", PLAIN) from None
     kind = config.get("peft_type")
     if kind not in KINDS:
@@ -102,10 +109,11 @@ def _check_numbers(config: Mapping[str, Any], patterns: Mapping[str, Mapping[str
     named = ("init_r" if kind == "ADALORA" else "r", *([_ALPHA[kind]] if kind in _ALPHA else []))
     by_module = {"r": "rank_pattern", _ALPHA[kind]: "alpha_pattern"} if kind in ("LORA", "LOHA", "LOKR") else {}
     found = {name: [config.get(name), *patterns.get(by_module.get(name, ""), {}).values()] for name in named}
-    every = [number for numbers in found.values() for number in numbers]
-    if not all(isinstance(n, int | float) and math.isfinite(n) for n in every) or min(found[named[0]]) <= 0:
-        got = " and ".join(f"{name}={config.get(name)}" for name in named)
-        raise SettingError("expert", f"{got} in {folder}", f"numbers, {named[0]} above 0")
+    for name, numbers in found.items():
+        for it in numbers:
+            if not isinstance(it, int | float) or not math.isfinite(it) or (name == named[0] and it <= 0):
+                got = f"{name}={it!r} in {folder / CONFIG}, or in its pattern of it"
+                raise SettingError("expert", got, f"numbers, {named[0]} above 0")
 
 
 def rank_of(config: Mapping[str, Any], module: str) -> int:
@@ -118,9 +126,10 @@ def scaling(config: Mapping[str, Any], module: str) -> float:
     2312.03732); AdaLoRA's α over the rank it began with, and the 1e-5 that PEFT adds to it; 1 for VeRA."""
     if config["peft_type"] == "VERA":
         return 1.0
-    alpha = _pattern(config["alpha_pattern"], module, config["lora_alpha"])
-    if config["peft_type"] == "ADALORA":
+    alpha = config["lora_alpha"]
+    if config["peft_type"] == "ADALORA":  # whose layers PEFT gives no pattern of α
         return (alpha if alpha > 0 else float(config["init_r"])) / (config["init_r"] + 1e-5)
+    alpha = _pattern(config["alpha_pattern"], module, alpha)
     rank = rank_of(config, module)
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,8 +74,9 @@ def open_with_biases(folder_or_hub: str | Path, model: nn.Module) -> tuple[Exper
 def _opened(folder: Path, config: Mapping[str, Any], model: nn.Module) -> tuple[Expert, Expert]:
     """The updates that the folder's own tensors make with the weights of the base, without those of its beginning, and
     the biases."""
+    check_tying(config, config.get("modules_to_save") or [], folder)
     found = find_tensors(folder, model, config.get("modules_to_save") or [])
-    check_tying(config, [*found.factors, *found.whole], folder)
+    check_tying(config, found.factors, folder)
     if config.get("trainable_token_indices") and not found.tokens:
         got = f"trainable_token_indices={config['trainable_token_indices']} in {folder}, without their rows"
         raise SettingError("expert", got, "the rows of the tokens that it names, in the file")
@@ -116,9 +118,12 @@ def _checked(name: str, found: Tensors, config: Mapping[str, Any], modules: Mapp
     not fit together there."""
     folder = found.folder
     if name not in modules:
-        raise SettingError(
-            "expert", f"{folder} for module {name}", "modules of the model", "it was trained on another base model"
-        )
+        mend = "it was trained on another base model"
+        if re.search(r"\.experts\.\d+\.", name):
+            mend = (
+                "or this version of transformers has the experts of a mixture in one weight, which is no linear module"
+            )
+        raise SettingError("expert", f"{folder} for module {name}", "modules of the model", mend)
     need = weight_shape(modules[name])
     if need is None:
         allowed = "adapters of Linear, Conv1D and plain Embedding modules"
@@ -183,15 +188,23 @@ def folder_of(folder_or_hub: str | Path) -> Path:
             raise SettingError("expert", got, allowed, mend) from None
         folder = Path(fetched) / inside
     if not (folder / CONFIG).is_file():
-        files = sorted(folder.glob("*.gguf"))
-        mend = f"it has GGUF files, of which {files[0]} would be named" if files else ""
-        mend = TORCHTUNE if any(folder.glob("adapter_*.pt")) else mend
-        raise SettingError("expert", f"no {CONFIG} in {folder}", PLAIN, mend)
+        raise SettingError("expert", f"no {CONFIG} in {folder}", PLAIN, _instead(folder))
     if not (folder / WEIGHTS).is_file():
         pickled = (folder / "adapter_model.bin").exists()
         mend = "pickles are not read; load it in PEFT and save_pretrained it again" if pickled else ""
         raise SettingError("expert", f"no {WEIGHTS} in {folder}", PLAIN, mend)
     return folder
+
+
+def _instead(folder: Path) -> str:
+    """What a folder without an adapter's configuration has that may have been meant."""
+    if any(folder.glob("adapter_*.pt")):
+        return TORCHTUNE
+    if (folder / "composition.json").is_file():
+        return "it is a composition with a router, which lora_reuse.load and `lora-reuse gates` read"
+    inside = sorted(path.parent for path in folder.glob(f"*/{CONFIG}"))
+    named = [*sorted(folder.glob("*.gguf")), *inside]
+    return f"it has {'adapters' if inside else 'GGUF files'}, of which {named[0]} would be named" if named else ""
 
 
 def _no_folder(place: Path, error: Exception) -> str:
@@ -203,6 +216,14 @@ def _no_folder(place: Path, error: Exception) -> str:
     if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled):
         return "no folder here and not in the hub's cache, and the hub cannot be reached"
     return f"no folder here and not to be had from the hub ({type(error).__name__})"
+
+
+def needs_base(folder_or_hub: str | Path) -> bool:
+    """Whether ΔW of an adapter is the change of weights that it stores, so that it depends on the base's own."""
+    if gguf_of(folder_or_hub):
+        return False
+    config = read_config(folder_of(folder_or_hub))
+    return any(config.get(name) for name in ("use_dora", "modules_to_save", "trainable_token_indices"))
 
 
 class Origin(NamedTuple):

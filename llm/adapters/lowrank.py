@@ -3,6 +3,7 @@
 (The paper writes ΔW = B Aᵀ in eq. 26-28 and PEFT ΔW = (α/r) B A; `out` is B with PEFT's α/r multiplied in, `into` is A
 with one column a rank.)"""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -107,9 +108,9 @@ def whole(change: Float[Tensor, "outputs inputs"]) -> LowRank:
 
 
 def cosine(one: Expert, other: Expert) -> float:
-    """⟨ΔW_1, ΔW_2⟩/(‖ΔW_1‖‖ΔW_2‖) of all modules together; one that only one of the two has changes is 0 in the
-    other."""
+    """⟨ΔW_1, ΔW_2⟩/(‖ΔW_1‖‖ΔW_2‖) of all modules together; a module that only one of the two changes is 0 in the
+    other. NaN where all of ΔW is 0 in one, as of an adapter before its training."""
     both = [(one[name], other[name]) for name in one if name in other]
     inner = sum(float(((a.out.T @ b.out) * (a.into.T @ b.into)).sum()) for a, b in both)
     norms = [sum(update.norm() ** 2 for update in expert.values()) ** 0.5 for expert in (one, other)]
-    return inner / (norms[0] * norms[1])
+    return inner / (norms[0] * norms[1]) if all(norms) else math.nan

@@ -37,11 +37,15 @@ class Layers:
         return each[0] if len(set(each)) == 1 else "/".join(each)
 
 
+REST = "rest"
+"""The modules of which no range of layers says anything, and those that are in no layer: head and embedding."""
+
+
 class LayerWeights:
     """What `weights=` may be: numbers, one an expert, or such numbers for ranges of layers, of which the text is the
     value."""
 
-    allowed = f"{Numbers.allowed}; by layers as 0-14=1:0/15-29=0:1"
+    allowed = f"{Numbers.allowed}; by layers as 0-14=1:0/15-29=0:1, all others as /{REST}=1:1"
 
     def parse(self, text: str) -> tuple[float, ...] | str:
         if "=" not in text:
@@ -114,12 +118,15 @@ def _ascending(layers: str) -> bool:
     return bool(found) and int(found[1]) <= int(found[2])
 
 
-def by_layers(text: str) -> list[tuple[range, tuple[float, ...]]]:
-    """The ranges of layers that `0-14=1:0/15-29=0:1` names, each with its weights. Raises ValueError for another text,
-    and for ranges that overlap."""
-    found = []
+def by_layers(text: str) -> tuple[list[tuple[range, tuple[float, ...]]], tuple[float, ...] | None]:
+    """The ranges of layers that `0-14=1:0/15-29=0:1` names, each with its weights, and those of the rest, if it names
+    it. Raises ValueError for another text, and for ranges that overlap."""
+    found, rest = [], None
     for part in text.split("/"):
         layers, _, numbers = part.partition("=")
+        if layers == REST and rest is None:
+            rest = Numbers().parse(numbers)
+            continue
         if not _ascending(layers):
             raise ValueError
         first, last = map(int, layers.split("-"))
@@ -127,15 +134,17 @@ def by_layers(text: str) -> list[tuple[range, tuple[float, ...]]]:
     ends = sorted((layers.start, layers.stop) for layers, _ in found)
     if any(stop > start for (_, stop), (start, _) in itertools.pairwise(ends)):
         raise ValueError
-    return found
+    return found, rest
 
 
 def in_layer(text: str, module: str) -> tuple[float, ...]:
     """The weights of a module, by the number of its layer in its name. Raises SettingError where the text says nothing
-    of it: of a module outside of the layers it cannot."""
+    of it."""
     number = next((int(word) for word in module.split(".") if word.isdecimal()), None)
-    weights = next((weights for layers, weights in by_layers(text) if number in layers), None)
+    ranges, rest = by_layers(text)
+    weights = next((weights for layers, weights in ranges if number in layers), rest)
     if weights is None:
         where = f"layer {number}" if number is not None else "what is in no layer"
-        raise SettingError("weights", f"{text}, which says nothing of {module}", f"weights for {where}, too")
+        got, mend = f"{text}, which says nothing of {module}", f"/{REST}= and weights for all that no range names"
+        raise SettingError("weights", got, f"weights for {where}, too", mend)
     return weights

@@ -8,7 +8,7 @@ from typing import Any
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from lora_reuse.llm.adapters.adapter import Adapter
+from lora_reuse.llm.adapters.adapter import Adapter, check_base
 from lora_reuse.llm.adapters.modules import quiet_peft, tied
 from lora_reuse.llm.adapters.saving import save
 from lora_reuse.llm.decoding.models import Base
@@ -27,7 +27,7 @@ def to_peft(base: Base, adapter: Adapter) -> PeftModel:
         `lora_reuse.answers` to rounding. In half precision PEFT multiplies with the factors in float32.
 
     Raises:
-        SettingError: the composition has a router ("arrow"), which is no LoRA.
+        SettingError: the adapter is of another base, or the composition has a router ("arrow"), which is no LoRA.
 
     Examples:
         >>> both = lr.compose([a, b], "sum")
@@ -38,6 +38,7 @@ def to_peft(base: Base, adapter: Adapter) -> PeftModel:
         ...
         lora_reuse.runs.settings.SettingError: adapter: got arrow of a, b, which weighs ...
     """
+    check_base(base, adapter)
     whole = Adapter(dict(adapter.weights()), adapter.card, adapter.layout, biases=adapter.biases)
     with tempfile.TemporaryDirectory() as folder, quiet_peft():
         save(whole, Path(folder) / "adapter")
@@ -55,13 +56,14 @@ def merge_into(base: Base, adapter: Adapter) -> PreTrainedModel:
         The model, in the base's dtype, which rounds W + ΔW to it. `save_pretrained` writes it.
 
     Raises:
-        SettingError: the composition has a router ("arrow"), which no weights can say, or it changes the head or the
-            embedding of a base whose head is its embedding, which would change both.
+        SettingError: the adapter is of another base, the composition has a router ("arrow"), which no weights can say,
+            or it changes the head or the embedding of a base whose head is its embedding, which would change both.
 
     Examples:
         >>> model = lr.merge_into(base, lr.compose([a, b], "sum"))
         >>> model.save_pretrained("whole")
     """
+    check_base(base, adapter)
     if both := tied(base.model, adapter):
         raise SettingError("adapter", f"{adapter.name} of {both}", "an adapter of other modules")
     adapter.experts()  # which refuses biases: a base without any has no place for them

@@ -14,7 +14,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from lora_reuse.llm.adapters.adapter import Adapter, Card, load_adapter
+from lora_reuse.llm.adapters.adapter import Adapter, Card, load_adapter, named
+from lora_reuse.llm.adapters.bases import same_base
 from lora_reuse.llm.adapters.config import CONFIG
 from lora_reuse.llm.adapters.folders import Layout, layout, load_expert, weight_shape
 from lora_reuse.llm.adapters.gguf_lora import gguf_of
@@ -27,7 +28,7 @@ from lora_reuse.runs.settings import SettingError
 
 FORMAT = 1
 ROUTED, FACTORS = "composition.json", "composition.safetensors"
-OURS = "a composition as save_composition writes it"
+OURS = "a composition as `lora-reuse compose` and lora_reuse.save write it"
 
 
 def save(adapter: Adapter, folder: str | Path) -> None:
@@ -49,8 +50,9 @@ def save(adapter: Adapter, folder: str | Path) -> None:
         >>> lr.load(base, "merged")
         <Adapter 'merged': rank 2, 12 modules of pocket>
     """
-    if not _holds(Path(folder), adapter):
-        _save(adapter, adapter.static, adapter.layout, Path(folder), adapter.card)
+    folder = Path(folder).expanduser()
+    if not _holds(folder, adapter):
+        _save(adapter, adapter.static, adapter.layout, folder, adapter.card)
 
 
 def _holds(folder: Path, adapter: Adapter) -> bool:
@@ -67,7 +69,7 @@ def _holds(folder: Path, adapter: Adapter) -> bool:
 def save_composition(composition: Composition, model: nn.Module, folder: str | Path, card: Card) -> None:
     """`save` for updates without a card, of a model. Raises SettingError, also for modules that the model does not have
     and for updates that no file can hold."""
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     check_new(folder)
     _check(composition, model, str(folder))
     static = all(isinstance(delta, LowRank) for delta in composition.values())
@@ -96,33 +98,40 @@ def made_before(folder: Path, card: Card, *libraries: str) -> bool:
     """Whether the folder was written under this card, for one of these libraries to load: the same rule and dials on
     the same adapters of the same base, whatever the versions."""
     readme = folder / "README.md"
+    if not any(path.suffix in (".safetensors", ".gguf") for path in folder.glob("*")):
+        return False  # the weights were taken away
     said = readme.read_text(encoding="utf-8") if readme.is_file() else ""
     unmade = dataclasses.replace(card, made="")
     return any(said.startswith(unmade.text("", it).partition("\n\n```")[0] + "\n") for it in libraries)
 
 
-def load(base: Base, folder: str | Path) -> Adapter:
+def load(base: Base, folder: str | Path, another_model: bool = False) -> Adapter:
     """What `save` wrote: a static composition, which any PEFT folder can be, or a router.
 
     Args:
         base: the model that it was made for.
         folder: the folder that `save` made, or a GGUF adapter that `lora-reuse compose format=gguf` did.
+        another_model: take it although it names another base than this one.
 
     Returns:
         The adapter, named after the folder. What it was made of is in the folder's README.md.
 
     Raises:
-        SettingError: the folder is neither, is broken, or its modules are not those of the base.
+        SettingError: the folder is neither, is broken, or is of another base.
 
     Examples:
         >>> lr.save(lr.compose([a, b], "arrow"), "routed")
         >>> lr.load(base, "routed")
         <Adapter 'routed': routed, 12 modules of pocket>
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     if (folder / CONFIG).is_file() or gguf_of(folder):
-        return load_adapter(base, folder)
+        return load_adapter(base, folder, another_model)
     updates = load_composition(folder, base.model)
+    of = said_of(folder)["base"]
+    if of and not another_model and not same_base(of, base.name):
+        got = f"{named(base.name)}, and {folder} names {of}"
+        raise SettingError("model", got, "the model that it was made for", "another_model=True takes it all the same")
     card = Card(base.name, "", experts={str(folder): ""})
     return Adapter(updates, card, layout(base.model, updates))
 
@@ -130,14 +139,13 @@ def load(base: Base, folder: str | Path) -> Adapter:
 def load_composition(folder: str | Path, model: nn.Module) -> Composition:
     """What `save_composition` wrote, or any plain PEFT folder, for a model of the same modules. Raises SettingError
     when it does not fit."""
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise SettingError("composition", f"{folder}, which is no folder", "a folder that save wrote, or a PEFT folder")
     if (folder / CONFIG).is_file():
         return load_expert(folder, model)
-    try:
-        said = json.loads((folder / ROUTED).read_text(encoding="utf-8"))
-        modules, version = dict(said["modules"]), said["format"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise SettingError("composition", f"no readable {ROUTED} in {folder}", OURS) from None
+    said = said_of(folder)
+    modules, version = said["modules"], said["format"]
     if version != FORMAT:
         raise SettingError(
             "composition",
@@ -154,6 +162,21 @@ def load_composition(folder: str | Path, model: nn.Module) -> Composition:
     composition = {name: _put_together(name, fields, tensors, folder) for name, fields in modules.items()}
     _check(composition, model, str(folder))
     return composition
+
+
+def said_of(folder: Path) -> dict[str, Any]:
+    """What the file of a routed composition says: its format, its modules, and the card, of which earlier versions said
+    nothing. Raises SettingError for one that does not say these."""
+    card = {"base": "", "rule": "", "experts": [], "dials": {}}
+    try:
+        said = {**card, **json.loads((folder / ROUTED).read_text(encoding="utf-8"))}
+        whole = isinstance(said["format"], int) and all(isinstance(it, dict) for it in said["modules"].values())
+        whole &= all(isinstance(said[name], type(empty)) for name, empty in card.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        whole, said = False, {}
+    if not whole:
+        raise SettingError("composition", f"no readable {ROUTED} in {folder}", OURS)
+    return said
 
 
 def _check(composition: Composition, model: nn.Module, folder: str) -> None:

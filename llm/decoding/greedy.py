@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lora_reuse.llm.adapters.adapter import check_base
 from lora_reuse.llm.compositions import Composition
 from lora_reuse.llm.decoding.cache import roomy_cache
 from lora_reuse.llm.decoding.models import Base, example, prompt, stop_ids
@@ -89,6 +90,7 @@ def answers(
     if compositions is None or isinstance(compositions, Mapping):
         one: Any = compositions
         return answers(base, [one], questions, max_new_tokens, rows, done)[0]
+    check_base(base, *compositions)
     prompts = [prompt(base, question) for question in questions]
     texts: list[list[str]] = [[""] * len(questions) for _ in compositions]
 

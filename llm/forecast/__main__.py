@@ -29,6 +29,7 @@ from lora_reuse.runs.command import begin, command, settings_are_right, without_
 from lora_reuse.runs.files import write
 from lora_reuse.runs.settings import (
     Choice,
+    Flag,
     SettingError,
     Text,
     Whole,
@@ -60,6 +61,7 @@ class Options(Device, Model):
         "", Text("a folder"), "where forecast.json, forecast.png and forecast.pdf go; with validate=, rows, experts"
     )
     answer_tokens: int = setting(96, Whole(1, 10**5), "longest answer")
+    another_model: bool = setting(False, Flag(), "forecast although an adapter names another model than model=")
     validate: str = setting("", Text("a folder with rows"), "measure how good forecasts are, on the rows there")
     protocol: str = setting("", Text("a Python file"), "validate: a protocol of one's own, whose rows are there, too")
     asked: int = setting(6, Whole(1, 100), "validate: hoped-for prompts, and own prompts of each adapter, a forecast")
@@ -98,7 +100,7 @@ def _main(words: list[str]) -> int:
         print(validate(Path(options.validate), Path(options.out or "results"), options))
         return 0
     library = lists.get("library", ())
-    if len(library) != 2:
+    if len(library) != 2 or len({Path(name).expanduser().resolve() for name in library}) < 2:
         raise SettingError("library", ",".join(library) or "nothing", "two adapters, library=a,b")
     if not options.prompts:
         raise SettingError("prompts", "nothing", "prompts=FILE, as --help says")
@@ -120,7 +122,7 @@ def _forecast(
 ) -> None:
     from transformers.utils import logging
 
-    from lora_reuse.llm.adapters.folders import load_expert
+    from lora_reuse.llm.adapters.adapter import load_adapter
     from lora_reuse.llm.compositions import compose
     from lora_reuse.llm.decoding.models import load_base
     from lora_reuse.llm.forecast.forecasts import forecasts
@@ -130,7 +132,7 @@ def _forecast(
     base = load_base(
         options.model, options.dtype, options.device, options.device_map, options.chat, options.trust_remote_code
     )
-    library = [load_expert(adapter, base.model) for adapter in adapters]
+    library = [dict(load_adapter(base, adapter, options.another_model).experts()) for adapter in adapters]
     rules = {how: how.partition(":")[0] for how in dials}
     made = {how: None if how == "base" else compose(rules[how], library, **dials[how]) for how in dials}
     began = time.perf_counter()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from lora_reuse.llm.adapters.adapter import Adapter
+from lora_reuse.llm.adapters.adapter import Adapter, check_base
 from lora_reuse.llm.adapters.composing import compose
 from lora_reuse.llm.adapters.folders import complete, linear_shape
 from lora_reuse.llm.adapters.lowrank import Expert
@@ -88,7 +88,7 @@ def forecast(
         The forecasts: printed, the report; `decision`, `verdicts`, `dataframe()` and `numbers()`.
 
     Raises:
-        SettingError: not two adapters, adapters of different bases or of embeddings, a set without prompts, or a rule
+        SettingError: not two adapters, adapters of another base or of embeddings, a set without prompts, or a rule
             that does not exist.
 
     Examples:
@@ -106,6 +106,7 @@ def forecast(
     """
     if len(adapters) != 2:
         raise SettingError("adapters", len(adapters), "two adapters, a and b")
+    check_base(base, *adapters, *compositions)
     _check_prompts(prompts)
     how = {one if isinstance(one, str) else one.name: one for one in compositions}
     made = {

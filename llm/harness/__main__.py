@@ -24,7 +24,7 @@ from lora_reuse.llm.protocols.dials import EVERY, WORDS, Dials, made_with
 from lora_reuse.llm.protocols.settings import Device, Model, preset_dials
 from lora_reuse.runs import files
 from lora_reuse.runs.command import begin, command, settings_are_right, without_help
-from lora_reuse.runs.settings import SettingError, Text, Whole, did_you_mean, help_table, parse, setting
+from lora_reuse.runs.settings import Flag, SettingError, Text, Whole, did_you_mean, help_table, parse, setting
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Options(Device, Model):
     seed: int = setting(0, Whole(0), "who goes with whom in them, and what a rule draws")
     include: str = setting("", Text("a folder"), "more tasks, as lm-eval's --include_path")
     limit: int = setting(0, Whole(0), "questions of each task; 0: all")
+    another_model: bool = setting(False, Flag(), "evaluate although an adapter names another model than model=")
     batch: int = setting(32, Whole(1, 10**5), "prompts decoded together")
     out: str = setting("", Text("a folder"), "where lm_eval.json goes: results and every answer")
     write: str = setting("", Text("a folder"), "write the two-hop tasks there, and evaluate nothing")
@@ -147,22 +148,23 @@ def _evaluated(library: Sequence[str], tasks: Sequence[str], options: Options, d
         base = load_base(
             options.model, options.dtype, options.device, options.device_map, options.chat, options.trust_remote_code
         )
-        results = evaluate(base, _composition(base, library, how, dials), tasks, manager, options.limit, options.batch)
+        composition = _composition(base, library, how, dials, options.another_model)
+        results = evaluate(base, composition, tasks, manager, options.limit, options.batch)
     if options.out:
         made = {"model": options.model, "base_digest": base.digest, "library": list(library), "composition": how}
         _keep(Path(options.out), results, made | {"dials": dials})
     return make_table(results)
 
 
-def _composition(base: Any, library: Sequence[str], how: str, dials: dict[str, Any]) -> Any:
-    from lora_reuse.llm.adapters.folders import load_expert
-    from lora_reuse.llm.adapters.saving import load_composition
+def _composition(base: Any, library: Sequence[str], how: str, dials: dict[str, Any], another_model: bool) -> Any:
+    from lora_reuse.llm.adapters.adapter import load_adapter
+    from lora_reuse.llm.adapters.saving import load
     from lora_reuse.llm.compositions import compose
 
     if library:
-        experts = [load_expert(adapter, base.model) for adapter in library]
+        experts = [dict(load_adapter(base, adapter, another_model).experts()) for adapter in library]
         return compose(how.partition(":")[0], experts, **dials)
-    return load_composition(how, base.model) if how else None
+    return load(base, how, another_model) if how else None
 
 
 def evaluate(

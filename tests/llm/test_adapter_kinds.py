@@ -44,6 +44,12 @@ KINDS: dict[str, tuple[str, Any]] = {
         "qwen",
         lambda: AdaLoraConfig(init_r=5, target_r=3, lora_alpha=6, target_modules=MLP, total_step=10, tinit=1, tfinal=1),
     ),
+    "adalora with a pattern": (  # of α, which PEFT gives AdaLoRA's layers not
+        "qwen",
+        lambda: AdaLoraConfig(
+            init_r=5, lora_alpha=6, target_modules=MLP, total_step=10, tinit=1, tfinal=1, alpha_pattern={"up_proj": 3}
+        ),
+    ),
     "vera": ("qwen", lambda: VeraConfig(r=5, target_modules=MLP)),
     "loha": ("qwen", lambda: LoHaConfig(r=3, alpha=6, target_modules=MLP, rank_pattern={"down_proj": 2})),
     "loha of full rank": ("qwen", lambda: LoHaConfig(r=7, alpha=6, target_modules=MLP)),

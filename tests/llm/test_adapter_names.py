@@ -17,6 +17,8 @@ ALIASES = [
     ("some/folder/Qwen2.5-3B-Instruct", "Qwen/Qwen2.5-3B-Instruct", True),
     ("SmolLM2-135M-Instruct.Q4_1.gguf", "HuggingFaceTB/SmolLM2-135M-Instruct", True),
     ("smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct", True),
+    ("/cache/hub/models--Qwen--Qwen2.5-3B/snapshots/0123abc", "Qwen/Qwen2.5-3B", True),
+    ("/cache/hub/models--Qwen--Qwen2.5-3B/snapshots/0123abc", "Qwen/Qwen2.5-7B", False),
     ("Qwen/Qwen2.5-3B", "Qwen/Qwen2.5-3B-Instruct", False),
     ("Qwen/Qwen2.5-3B", "Qwen/Qwen2.5-7B", False),
     ("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3-8B", False),

@@ -1,6 +1,7 @@
 """The way in for notebooks: adapters trained, loaded, composed, asked, marked, forecast, saved, as PEFT and as plain
 weights; and the examples in the docstrings."""
 
+import dataclasses
 import doctest
 import json
 import shutil
@@ -250,10 +251,21 @@ def test_a_composition_is_composed_again(base, library, tmp_path):
         (lambda base, a, b: lr.compose([a, b], "ties", density=3), "density: got 3; allowed: "),
         (lambda base, a, b: lr.compose([a, a], "ties"), "library: got a, a; allowed: each adapter once"),
         (lambda base, a, b: lr.compose([], "ties"), "library: got no adapter"),
+        (lambda base, a, b: lr.compose(["a", "b"], "ties"), r"library: got \['a', 'b'\]; allowed: a list of adapters"),
+        (lambda base, a, b: lr.compose(a, "ties"), "library: got <Adapter 'a': .*; allowed: a list of adapters"),
+        (
+            lambda base, a, b: lr.compose([a, b], "ties", density="0.3"),
+            "density: got '0.3', a str; allowed: 0.3, a float",
+        ),
+        (lambda base, a, b: lr.compose([a, b], "cat", weights="0.5,0.5"), "weights: got '0.5,0.5', a str; allowed: "),
+        (lambda base, a, b: lr.compose([a, b], "cat", weights=0.5), "weights: got 0.5, a float; allowed: "),
+        (lambda base, a, b: lr.compose([a, b], "svd", merged_rank=2.0), "merged_rank: got 2.0, a float; allowed: 2, a"),
+        (lambda base, a, b: lr.compress(a, 2.5), "max_rank: got 2.5; allowed: "),
+        (lambda base, a, b: lr.compress(a, True), "max_rank: got True; allowed: "),
         (lambda base, a, b: lr.compose([a, b], "moe:own"), "composition: got moe:own, which learns from data"),
         (lambda base, a, b: lr.compose([lr.compose([a, b], "arrow"), b], "sum"), "adapter: got arrow of a, b, which "),
         (lambda base, a, b: lr.load_adapter(base, "nowhere/at/all"), "expert: got nowhere/at/all"),
-        (lambda base, a, b: lr.load(base, "nowhere"), "composition: got no readable composition.json in nowhere"),
+        (lambda base, a, b: lr.load(base, "nowhere"), "composition: got nowhere, which is no folder"),
         (lambda base, a, b: lr.load_base("nowhere"), "model: got nowhere"),
         (lambda base, a, b: lr.answers(base, a, "Where?"), "questions: got 'Where\\?'; allowed: a list of questions"),
         (lambda base, a, b: lr.save(a, "."), "folder: got .; allowed: a new or empty folder"),
@@ -279,4 +291,32 @@ def test_an_adapter_of_another_base_is_refused_unless_it_is_wanted(base, folders
     (tmp_path / "a" / "adapter_config.json").write_text(text.replace('"pocket"', '"Qwen/Qwen2.5-3B"'))
     with pytest.raises(lr.SettingError, match=r"^model: got pocket, and .* names Qwen/Qwen2.5-3B"):
         lr.load_adapter(base, tmp_path / "a")
-    assert len(lr.load_adapter(base, tmp_path / "a", another_model=True)) == 12
+    wanted = lr.load_adapter(base, tmp_path / "a", another_model=True)
+    assert len(wanted) == 12
+    other = dataclasses.replace(base, name="Qwen/Qwen2.5-3B")
+    prompts = {"a": ["x"], "b": ["x"], "hoped": ["x"]}
+    for use in (
+        lambda: lr.answers(other, wanted, ["x"]),
+        lambda: lr.answers(other, {"a": wanted}, ["x"]),
+        lambda: lr.to_peft(other, wanted),
+        lambda: lr.merge_into(other, wanted),
+        lambda: lr.forecast(other, [wanted, wanted], prompts),
+    ):
+        with pytest.raises(lr.SettingError, match=r"^adapter: got a of pocket, on Qwen/Qwen2\.5-3B; allowed: "):
+            use()
+    lr.save(lr.compose([wanted], "arrow"), tmp_path / "routed")
+    with pytest.raises(lr.SettingError, match=r"^model: got Qwen/Qwen2\.5-3B, and .*routed names pocket"):
+        lr.load(other, tmp_path / "routed")
+    assert len(lr.load(other, tmp_path / "routed", another_model=True)) == 12
+
+
+def test_compositions_of_other_dials_are_other_adapters(base, library, tmp_path, monkeypatch):
+    both = [lr.compose(library, "ties", density=density) for density in (0.3, 0.7)]
+    together = lr.compose([*both, lr.compress(both[0], 1)], "sum")
+    assert len(together.card.experts) == 3
+    assert "ties of a, b (density=0.3, trim=global, max_rank=1)" in together.card.experts
+    with pytest.raises(lr.SettingError, match="each adapter once"):
+        lr.compose([both[0], both[0]], "sum")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    lr.save(together, "~/saved")
+    assert lr.load(base, "~/saved").keys() == together.keys()

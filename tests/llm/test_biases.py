@@ -19,6 +19,7 @@ from lora_reuse.llm.adapters.folders import load_expert
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.adapters.plain import merge_into, to_peft
 from lora_reuse.llm.adapters.saving import save
+from lora_reuse.llm.compose import main as compose_command
 from lora_reuse.llm.compositions import compose as updates
 from lora_reuse.llm.decoding.models import Base, load_base
 from lora_reuse.llm.decoding.resident import Resident
@@ -161,6 +162,15 @@ def test_roads_without_a_place_for_biases_refuse_them(base, tmp_path):
             road()
     with pytest.raises(SettingError, match=r"expert: got lora_bias=true in .*by sum, average, cat"):
         load_expert(tmp_path / "a", qwen())
+
+
+@pytest.mark.parametrize(("name", "value"), [("max_rank", "2"), ("format", "model"), ("format", "gguf")])
+def test_the_setting_that_has_no_place_for_them_is_named(name, value, tmp_path, capsys):
+    qwen().save_pretrained(tmp_path / "base")
+    written("bias", tmp_path / "a")
+    words = [f"library={tmp_path / 'a'}", f"model={tmp_path / 'base'}", "composition=sum", f"out={tmp_path / 'out'}"]
+    assert compose_command([*words, f"{name}={value}", "another_model=true"]) == 2
+    assert f"llm.compose: {name}: got {value} with adapters that have biases (lora_bias)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
-from safetensors.torch import load_file
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from lora_reuse.llm.adapters.adapter import Card
@@ -255,6 +255,32 @@ def test_the_same_command_again_finds_what_it_made_and_another_is_refused(made, 
     assert main(words) == 2
     assert capsys.readouterr().err.count("nothing is overwritten") == 3
     assert before == {path: path.stat().st_mtime_ns for path in out.iterdir()}
+
+
+def test_what_lost_its_weights_is_not_there_already(made, tmp_path, capsys):
+    it, out = made("qwen2"), tmp_path / "out"
+    words = [*it.words, "composition=sum", f"out={out}"]
+    assert main(words) == 0
+    (out / "adapter_model.safetensors").unlink()
+    assert main(words) == 2
+    assert "nothing is overwritten" in capsys.readouterr().err
+
+
+def test_a_change_of_the_bases_own_weights_is_of_that_base(made, tmp_path, capsys):
+    """ΔW of DoRA depends on W: on another base of the same name it is another one."""
+    it = made("qwen2")
+    for i, place in enumerate(("one", "two")):
+        shutil.copytree(it.base, tmp_path / place / "base")
+        weights = tmp_path / place / "base" / "model.safetensors"
+        save_file({name: (1 + i) * it for name, it in load_file(weights).items()}, weights, {"format": "pt"})
+    adapted: Any = get_peft_model(AutoModelForCausalLM.from_pretrained(it.base), LoraConfig(r=2, use_dora=True))
+    adapted.save_pretrained(str(tmp_path / "dora"))
+    words = [f"library={tmp_path / 'dora'}", "composition=sum", "another_model=true", f"out={tmp_path / 'out'}"]
+    assert main([*words, f"model={tmp_path / 'one' / 'base'}"]) == 0, capsys.readouterr().err
+    assert main([*words, f"model={tmp_path / 'one' / 'base'}"]) == 0
+    assert "already" in capsys.readouterr().out
+    assert main([*words, f"model={tmp_path / 'two' / 'base'}"]) == 2
+    assert "nothing is overwritten" in capsys.readouterr().err
 
 
 def test_an_adapter_that_names_no_base_needs_one(made, tmp_path, capsys):

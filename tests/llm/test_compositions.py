@@ -215,7 +215,10 @@ def test_given_weights_may_differ_by_layer():
         compose("cat", [a, b], weights="0-9=2:0")
     with pytest.raises(SettingError, match="says nothing of lm_head; allowed: weights for what is in no layer, too"):
         compose("cat", [{"lm_head": a[names[0]]}], weights="0-9=2")
-    for wrong in ("0-9=1:x", "0-9=1:0/9-9=0:1", "9-0=1:0", "lower=1:0", "0-9=1:0/"):
+    rest = compose("cat", [{"lm_head": a[names[0]], names[0]: a[names[0]]}], weights="0-9=2/rest=3")
+    torch.testing.assert_close(rest["lm_head"](x), 3 * a[names[0]](x))
+    torch.testing.assert_close(rest[names[0]](x), 2 * a[names[0]](x))
+    for wrong in ("0-9=1:x", "0-9=1:0/9-9=0:1", "9-0=1:0", "lower=1:0", "0-9=1:0/", "rest=1:0/rest=1:0"):
         with pytest.raises(SettingError, match=r"weights: got .* by layers as 0-14=1:0/15-29=0:1"):
             compose("cat", [a, b], weights=wrong)
 

@@ -1,6 +1,7 @@
 """Forecasts: the verdicts against answers made by hand, and the commands on tiny models."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +277,20 @@ def test_mistakes_are_one_line(words, lines, message, tmp_path, capsys):
     assert message in said
     assert said.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_adapters_that_name_another_model_are_refused(adapters, tmp_path, capsys):
+    for name, folder in zip("ab", adapters.split(","), strict=True):
+        shutil.copytree(folder, tmp_path / name)
+        path = tmp_path / name / "adapter_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": "Qwen/Qwen2.5-3B"}))
+        (tmp_path / name / "expert.json").unlink(missing_ok=True)
+    (tmp_path / "p.jsonl").write_text("\n".join(json.dumps({"set": s, "prompt": "x"}) for s in ("a", "b", "hoped")))
+    words = [f"library={tmp_path / 'a'},{tmp_path / 'b'}", f"prompts={tmp_path / 'p.jsonl'}"]
+    assert main(words) == 2
+    assert "model: got pocket, and" in capsys.readouterr().err
+    assert main([*words[1:], f"library={tmp_path / 'a'},{tmp_path / 'a'}/"]) == 2
+    assert "two adapters, library=a,b" in capsys.readouterr().err
 
 
 # Rows

@@ -135,6 +135,7 @@ MISTAKES = [
     ("routed={folder} prompts={prompts} out={folder}", "out: got "),
     ("routed={folder} prompts={folder}/bad.jsonl out={folder}/x", "bad.jsonl:2: got '{}'; allowed: "),
     ("routed={folder} prompts={folder}/empty.jsonl out={folder}/x", "prompts: got "),
+    ("routed={folder}/broken prompts={prompts} out={folder}/x", "composition: got no readable composition.json in "),
 ]
 
 
@@ -142,6 +143,8 @@ MISTAKES = [
 def test_a_mistake_is_one_line(text, said, there, folder_of, capsys):
     (there / "bad.jsonl").write_text('{"prompt": "a"}\n{}\n')
     (there / "empty.jsonl").write_text("\n")
+    (there / "broken").mkdir(exist_ok=True)
+    (there / "broken" / "composition.json").write_text('{"format": 1, "modules": {"x": 1}}')
     words = text.format(folder=there, prompts=there / "prompts.jsonl").split()
     assert main([*words, f"model={folder_of('qwen2')}"]) == 2
     error = capsys.readouterr().err

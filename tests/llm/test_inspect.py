@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from lora_reuse.llm import inspect
 from tests.llm.test_adapter_initialisations import started
-from tests.llm.test_adapter_kinds import qwen, written
+from tests.llm.test_adapter_kinds import gpt2, qwen, written
 
 torch.set_num_threads(1)
 
@@ -71,6 +71,27 @@ def test_that_bases_differ_is_said(there, tmp_path, capsys):
     assert said not in capsys.readouterr().out
 
 
+def test_adapters_of_unlike_models_cannot_be_composed(there, tmp_path, capsys):
+    gpt2().save_pretrained(tmp_path / "other")
+    for name, kind, base in (("a", "lora", there / "base"), ("b", "conv1d", tmp_path / "other")):
+        written(kind, tmp_path / name)
+        path = tmp_path / name / "adapter_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": str(base)}))
+    assert inspect.main([f"library={tmp_path / 'a'},{tmp_path / 'b'}"]) == 1
+    text = capsys.readouterr().out
+    assert f"{tmp_path / 'b'} changes transformer.h.0.attn.c_attn (96, 32), which {there / 'base'}, the base of" in text
+    assert "they cannot be composed" in text
+    assert "can be used" not in text
+
+
+def test_an_adapter_before_its_training_has_no_cosine(there, tmp_path, capsys):
+    shutil.copytree(there / "lora", tmp_path / "a")
+    path = tmp_path / "a" / "adapter_model.safetensors"
+    save_file({key: 0 * it if "lora_B" in key else it for key, it in load_file(path).items()}, path)
+    assert inspect.main([f"library={tmp_path / 'a'},{there / 'lora'}", f"model={there / 'base'}"]) == 0
+    assert "lora: undefined, because ΔW = 0 in one of them" in capsys.readouterr().out
+
+
 def test_which_rules_take_minutes_is_said(there, capsys, monkeypatch):
     assert "form every ΔW" not in said(capsys, there, "lora", "adalora")
     monkeypatch.setattr("lora_reuse.llm.compositions.add_weighted_adapter.SECONDS", 1.0)
@@ -116,6 +137,6 @@ def test_of_a_long_name_the_beginning_is_said(capsys):
 
 
 def test_mistakes(capsys):
-    for words in (["library=a,a"], ["library=a,"]):
+    for words in (["library=a,a"], ["library=a,"], ["library=a,./a"]):
         assert inspect.main(words) == 2
         assert capsys.readouterr().err.startswith("llm.inspect: library: got ")

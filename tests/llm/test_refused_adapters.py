@@ -1,9 +1,11 @@
 """What an adapter's ΔW cannot say is refused by name: tied and whole weights, biases, missing projections."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from lora_reuse.llm.adapters.adapter import Adapter
@@ -14,7 +16,7 @@ from lora_reuse.llm.adapters.saving import Card
 from lora_reuse.llm.decoding.models import Base, load_base
 from lora_reuse.runs.settings import SettingError
 from tests.llm.test_adapter_kinds import written
-from tests.llm.test_adapters import qwen
+from tests.llm.test_adapters import gpt2, qwen
 
 torch.set_num_threads(1)
 
@@ -67,6 +69,59 @@ def test_whole_weights_are_compared_with_the_files_of_a_base_that_is_not_loaded(
     (tmp_path / "base" / "model.safetensors").unlink()
     with pytest.raises(SettingError, match="its weights are not on this machine"):
         load_expert(tmp_path / "a", frame)
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
+def test_the_tied_head_of_a_family_of_other_names_is_found_in_its_files(tmp_path):
+    """GPT-2's embedding is `transformer.wte`, and its file has no head."""
+    from lora_reuse.llm.decoding.models import load_frame
+
+    base = gpt2()
+    base.config.tie_word_embeddings = True
+    base.tie_weights()
+    base.save_pretrained(tmp_path / "base")
+    adapted: Any = get_peft_model(base, LoraConfig(r=2, target_modules=["lm_head"]))
+    adapted.save_pretrained(str(tmp_path / "a"), save_embedding_layers=True)
+    assert any("base_layer" in name for name in load_file(tmp_path / "a" / "adapter_model.safetensors"))
+    assert list(load_expert(tmp_path / "a", load_frame(str(tmp_path / "base")))) == ["lm_head"]
+
+
+def test_what_is_no_regular_expression_is_said(tmp_path):
+    written("lora", tmp_path)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"target_modules": "*q_proj"}))
+    with pytest.raises(SettingError, match=r"'\*q_proj' in .*, which is no regular expression"):
+        load_expert(tmp_path, qwen())
+
+
+@pytest.mark.parametrize(
+    ("changes", "got"),
+    [
+        ({"alpha_pattern": {"q_proj": None}}, "lora_alpha=None in"),
+        ({"lora_alpha": "8"}, "lora_alpha='8' in"),
+        ({"r": 0}, "r=0 in"),
+    ],
+)
+def test_the_number_that_is_none_is_named(changes, got, tmp_path):
+    written("lora", tmp_path)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(SettingError, match=f"expert: got {got} .*; allowed: numbers"):
+        load_expert(tmp_path, qwen())
+
+
+@pytest.mark.parametrize(
+    ("inside", "mend"),
+    [
+        ("b/adapter_config.json", "it has adapters, of which .*/b would be named"),
+        ("composition.json", "it is a composition with a router, which lora_reuse.load and `lora-reuse gates` read"),
+    ],
+)
+def test_a_folder_of_something_else_says_what_was_meant(inside, mend, tmp_path):
+    (tmp_path / inside).parent.mkdir(exist_ok=True)
+    (tmp_path / inside).write_text("{}")
+    with pytest.raises(SettingError, match=rf"no adapter_config\.json in .*; {mend}"):
+        load_expert(tmp_path, qwen())
 
 
 @pytest.mark.parametrize(

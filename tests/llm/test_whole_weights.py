@@ -184,6 +184,24 @@ def test_the_weights_of_a_base_that_is_not_loaded_are_read_from_its_files(kind, 
         load_expert(tmp_path / "a", frame)
 
 
+def test_a_base_in_float8_is_quantised(tmp_path):
+    """Its numbers are the weights but for scales, which are stored beside them: ΔW from them alone would be wrong."""
+    qwen().save_pretrained(tmp_path / "base")
+    written("dora", tmp_path / "a")
+    path = tmp_path / "base" / "model.safetensors"
+    stored = {name: it.to(torch.float8_e4m3fn) if "proj" in name else it for name, it in load_file(path).items()}
+    save_file(stored, path, {"format": "pt"})
+    with pytest.raises(SettingError, match=r"needs the weight of .* there, which is quantised"):
+        load_expert(tmp_path / "a", load_frame(str(tmp_path / "base")))
+
+
+def test_tying_is_said_before_its_weights(tmp_path):
+    written("whole modules", tmp_path)
+    change_config(tmp_path, ensure_weight_tying=True)
+    with pytest.raises(SettingError, match=r"ensure_weight_tying=true with an adapter of lm_head"):
+        load_expert(tmp_path, qwen())
+
+
 def change_config(folder, **changes) -> None:
     path = folder / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
@@ -232,7 +250,7 @@ REFUSED: dict[str, tuple[str, Any, str]] = {
                 ),
             ),
         ),
-        r"q_proj\.bias in .*, other than the base's",
+        r"q_proj\.bias in .*, other than the base's; .*biases that were trained are not composed",
     ),
     "too many rows": (
         "tokens",
