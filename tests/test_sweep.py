@@ -276,6 +276,11 @@ def test_an_unwritable_folder_is_refused_before_anything_runs(tmp_path, capsys):
     assert "out: got" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_has_a_grid_by_itself(experiment, tmp_path, capsys):
+    assert main([f"experiment={experiment}", "dry_run=true", f"out={tmp_path}"]) == 0, capsys.readouterr().err
+
+
 def test_dry_run_prints_grid_cost_and_time_and_writes_nothing(tmp_path):
     code = "import sys; from theory.sweep import main; main(sys.argv[1:]); assert 'jax' not in sys.modules"
     words = ["width=2**10,1e9", "seeds=4", "dry_run=true", f"out={tmp_path / 'rows'}"]

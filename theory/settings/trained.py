@@ -13,7 +13,7 @@ class Trained(Point):
     """experiment=trained: transformers of L blocks trained on facts, from lazy to rich, and experts in some of their
     blocks."""
 
-    depth: int = setting(2, Whole(1, 16), "L, blocks of attention and MLP", grid=(1, 2, 4, 8))
+    depth: int = setting(2, Whole(1, 16), "L, blocks of attention and MLP", grid=(2, 4, 8))
     alpha: float = setting(
         0.1, Number(1e-3, 1e6), "output scale: rich where small, lazy where large", grid=(0.1, 1.0, 10.0, 100.0)
     )
