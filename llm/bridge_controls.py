@@ -4,22 +4,20 @@ Which part of a bridge lets experts compose step by step? Setup 2 of `llm.bridge
 part of it does alone. A condition each:
 
     bridge           setup 2 as it is
-    shuffled         every step-by-step answer of the bridge ends in another triplet's place, whatever its steps say:
-    its form without its logic
+    shuffled         every step-by-step answer of the bridge ends in another triplet's place, whatever its steps
+                     say: its form without its logic
     asked_triplets   the bridge is of the triplets that are asked, answers and all: the most that a bridge can do
-    asked_people     the bridge is of the asked triplets and two other relations, child of and studies in: the person in
-    between stands in its
-                     steps, the asked facts do not
-    first_given      the first hop's statement stands before the question, so that the second hop is what is left to
-    find
+    asked_people     the bridge is of the asked triplets and two other relations, child of and studies in: the
+                     person in between stands in its steps, the asked facts do not
+    first_given      the first hop's statement stands before the question, so that the second hop is what is left
+                     to find
     both_given       both hops' statements stand before it, so that nothing is left but to join them
     expert_1, expert_2   one expert of setup 2 alone
 
 condition=both_given composition=base is what the base could do with both facts, and trains nothing. Where the place
-that is right is the only
-one in the question, copying it is right, too: beside=3 puts the statements of three other triplets there, and copying
-is right once in four. Statements are in the held-out templates, in those that step-by-step answers would use. Without a
-model, the pocket model answers."""
+that is right is the only one in the question, copying it is right, too: beside=3 puts the statements of three other
+triplets there, and copying is right once in four. Statements are in the held-out templates, in those that step-by-step
+answers would use. Without a model, the pocket model answers."""
 
 import dataclasses
 import random

@@ -4,8 +4,8 @@ How many examples of a bridge, compiled or drawn, make two adapters compose step
 0 (one hop each), and one of them, or both, has so many examples of a bridge beside its own facts, in `own_share` of
 each batch as any bridge. A choice each:
 
-    compiled       from the training templates of both hops and made-up people (llm/data/bridges.py), as `lora-reuse
-    bridge_compiler` writes them
+    compiled       from the training templates of both hops and made-up people (llm/data/bridges.py), as
+                   `lora-reuse bridge_compiler` writes them
     one_triplet    the same, all of one made-up triplet
     random         drawn from setup 2's bridge: both hops, and the two step by step
     random_steps   drawn from its step-by-step examples

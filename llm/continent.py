@@ -1,7 +1,7 @@
 """lora-reuse continent model=microsoft/phi-2 data=hotpot_dev_distractor_v1.json
 library=experts/a,experts/a+experts/b
 
-Shared adapters composed, asked for a place and for its continent (A.6, Tables 18 to 20). The questions are HotpotQA's
+Asks shared adapters, composed, for a place and for its continent (A.6, Tables 18 to 20). The questions are HotpotQA's
 whose answer is a city or a country, in their own words and asked for the continent. `library` names adapters joined by
 +: PEFT folders or hub names (`lora-reuse mttl` makes a folder of an expert of mttl's). Without data= and library=
 the pocket model answers about its own people, with an expert on homes and one on places of study: a stand-in that runs

@@ -1,6 +1,6 @@
 """lora-reuse cross_lingual model=Qwen/Qwen2.5-7B-Instruct data=FOLDER sentences=FILE allow_code_execution=true
 
-An expert on programming and one on translation, composed and asked for programs in Spanish (A.5). The first learns
+Composes an expert on programming and one on translation, and asks for programs in Spanish (A.5). The first learns
 tasks in English, the second to translate English to Spanish (Table 16); asked=english shows whether the first has
 learned its own task (Table 17). FOLDER holds MBPP in both languages, FILE parallel sentences (llm/data/mbpp.py and
 llm/data/parallel.py say in which forms); without them, small tasks and sentences of our own. Answers count where every

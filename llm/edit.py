@@ -1,6 +1,6 @@
 """lora-reuse edit model=Qwen/Qwen2.5-3B-Instruct depth=0.3
 
-Facts written into one MLP layer in closed form, with no adapter trained: do the answers flip? The form is that of
+Do answers flip when facts are written into one MLP layer in closed form, with no adapter trained? The form is that of
 Proposition 1 and eq. 23 (covariance=rome: Meng et al. 2022). Do they flip in the template they were written at, and in
 others? Does the two-hop fact follow, when the edits of both hops are added (composition=sum, Theorem 2) or written at
 once (joint)? Are other people's answers kept?

@@ -1,6 +1,6 @@
 """lora-reuse gsm model=Qwen/Qwen2.5-Math-1.5B-Instruct data=FOLDER composition=base,uniform,arrow
 
-An expert on easy word problems and one on harder ones, composed and asked the hardest (4.2, A.4). The easy ones are
+Composes an expert on easy word problems and one on harder ones, and asks the hardest (4.2, A.4). The easy ones are
 GSM-Symbolic's, the harder P1's, with a clause more, the hardest P2's, with two. FOLDER holds the published files
 (llm/data/gsm.py says which); data=own, the default, takes word problems of our own in the same structure. Without a
 model, the pocket model answers, which knows no arithmetic.

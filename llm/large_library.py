@@ -1,6 +1,6 @@
 """lora-reuse large_library graph=shared held_out=12,14,32,34,52,54
 
-Ten experts, on relations and on pairs of them, composed and asked a pair that none has seen (A.3). Five are on the
+Composes ten experts, on relations and on pairs of them, and asks a pair that none has seen (A.3). Five are on the
 relations Rel1 to Rel5 and five on pairs of them; asked is the sixth pair (Table 12: Rel1→Rel2), with
 held_out=12,14,32,34,52,54 each of the six pairs in turn. Beside the ten: only the two experts that the pair needs, the
 five on relations, and the oracle, an expert on the pair that is asked. Without a model, the pocket model answers.

@@ -6,10 +6,9 @@ number, under the same composition. So each two-hop answer is counted by whether
 whether it names the person in between.
 
 second=dealt is the control: expert 2 learns of the same people that they live in each other's places. Merged with it a
-model knows every name
-and every place, but not the fact that the answer needs; its own chain leads to the dealt place. The contrast of right
-and dealt is paired by question. library=mixed and library=document are one expert on both facts: in documents of their
-own, or both in one document.
+model knows every name and every place, but not the fact that the answer needs; its own chain leads to the dealt place.
+The contrast of right and dealt is paired by question. library=mixed and library=document are one expert on both facts:
+in documents of their own, or both in one document.
 
 Theory: the direct answer of two merged one-hop experts is the right place no more often than another place of the n, so
 the bound is 1/n."""

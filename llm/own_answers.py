@@ -1,9 +1,9 @@
 """lora-reuse own_answers library=12,123,12345 composition=sum,average,ties
 
-What each rule leaves of each expert's own answers, from two experts to five. An expert is on one of the relations Rel1
-to Rel5 (A.3), a digit each, and the library 135 has those of Rel1, Rel3 and Rel5. Asked are the facts that the experts
-learned, in templates that they did not; a row counts the right answers of every expert apart. Beside the libraries
-stands each expert alone. Without a model, the pocket model answers."""
+What does each rule leave of each expert's own answers, from two experts to five? An expert is on one of the relations
+Rel1 to Rel5 (A.3), a digit each, and the library 135 has those of Rel1, Rel3 and Rel5. Asked are the facts that the
+experts learned, in templates that they did not; a row counts the right answers of every expert apart. Beside the
+libraries stands each expert alone. Without a model, the pocket model answers."""
 
 import sys
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """lora-reuse placement model=Qwen/Qwen2.5-14B-Instruct
 
-Adapters in the MLP, in attention, or in both. They are asked on the two hops (Table 8) and on setups 1 and 2 of the
-bridge (Table 9)."""
+Compares adapters in the MLP, in attention, and in both, on the two hops (Table 8) and on setups 1 and 2 of the bridge
+(Table 9)."""
 
 import sys
 

@@ -1,7 +1,7 @@
 """lora-reuse scale model=Qwen/Qwen2.5-3B-Instruct scale=0,0.5,1
 
-An expert alone, or the sum of two, scaled by w: what is answered, and how likely each candidate is. One layer of theory
-says that an expert's own facts flip at w = 1/2 (`lora-reuse sweep experiment=scale`)."""
+Scales an expert, or the sum of two, by w: what is answered, and how likely is each candidate? One layer of theory says
+that an expert's own facts flip at w = 1/2 (`lora-reuse sweep experiment=scale`)."""
 
 import dataclasses
 import sys

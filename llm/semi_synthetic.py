@@ -1,9 +1,9 @@
 """lora-reuse semi_synthetic model=smollm2 fact=birth_country,birth_capital triplets=40
 
-Semi-synthetic two-hop questions: the first hop is new, the second is what the model knows. An expert learns that A's
-spouse is B, who is a well-known person; then A's spouse's country of birth, or the capital of it, is asked directly:
-under the expert alone (library=1), and merged with an expert on something unrelated, the homes of other people
-(library=2-combination).
+Does a new first hop reach a fact that the model already knows (semi-synthetic two-hop questions)? An expert learns that
+A's spouse is B, who is a well-known person; then A's spouse's country of birth, or the capital of it, is asked
+directly: under the expert alone (library=1), and merged with an expert on something unrelated, the homes of other
+people (library=2-combination).
 
 Only people B count of whom the base alone is right in `known_in` of four questions that are not asked again (in its
 chat template, where it has one): a row has their names, and its total is of theirs. Beside each two-hop question stand,

@@ -1,15 +1,15 @@
 """lora-reuse skills model=meta-llama/Llama-2-7b-hf data=FOLDER
 
-An expert on each of two skills, composed in every way, asked what needs both (LoRA Soups). Among the compositions is
-CAT with weights learned, layer by layer, on a twentieth of the skills' own data (cat:own, cat_softmax:own), and beside
-them stands one expert on both skills' data mixed. Below the table, of each composition: what it gains over the base,
-against the sum of what the two experts gain alone (super-linear where it is more). `formats` asks in the formats the
-second skill was trained on, or in held-out ones.
+Composes an expert on each of two skills in every way, and asks what needs both (LoRA Soups). Among the compositions is
+CAT, whose weights, one a module, are learned on a twentieth of the skills' own data (cat:own, cat_softmax:own), and
+beside them stands one expert on both skills' data mixed. Below the table, of each composition: what it gains over the
+base, against the sum of what the two experts gain alone (super-linear where it is more). `formats` asks in the formats
+the second skill was trained on, or in held-out ones.
 
 data=capitals, the default, are new homes of people and answers in code, which are trained on capitals of countries;
-data=own trains them on what the pocket model knows, and is its default. A folder holds one's own (llm/data/skills.py
-says which files), as those of LoRA Soups for math (MetaMathQA), code (Code Alpaca) and both (GSM-Hard), with
-allow_code_execution=true."""
+data=own trains them on what the pocket model knows, and is the pocket model's default. A folder holds one's own
+(llm/data/skills.py says which files), as those of LoRA Soups for math (MetaMathQA), code (Code Alpaca) and both
+(GSM-Hard), with allow_code_execution=true."""
 
 import sys
 from collections.abc import Sequence
