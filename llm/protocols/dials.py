@@ -76,12 +76,13 @@ def made_with(compositions: Iterable[str], given: Mapping[str, Any], preset: Map
 
 
 def of_point(point: Any, seed: int) -> dict[str, Any]:
-    """The dials of a point's composition, as its rule takes them."""
+    """The dials of a point's composition, as its rule takes them. Those of a rule of one's own file (NAME@DIGEST) have
+    their own defaults: what the point has under their names are settings, and dials of other rules."""
+    read = read_by(point.composition)
+    if "@" in point.composition:
+        return {name: seed if name == "seed" else dial.default for name, dial in read.items()}
     said = {"seed": seed, "scores": "cosine" if point.normalise else "raw", "prototypes": "own"}
-    read = read_by(point.composition)  # a rule of one's own file may have dials that no point has
-    return {name: said.get(name, getattr(point, name, dial.default)) for name, dial in read.items()} | said_by(
-        point.composition
-    )
+    return {name: said[name] if name in said else getattr(point, name) for name in read} | said_by(point.composition)
 
 
 def settled(points: Iterable[Any], named: Mapping[str, tuple]) -> list[Any]:

@@ -21,7 +21,7 @@ from lora_reuse.llm.bench.libraries import LIBRARIES, Asked, Library, cells
 from lora_reuse.llm.bench.score import Gained, InLibrary, agreement
 from lora_reuse.llm.compositions import RULES, compose
 from lora_reuse.llm.protocols import own_rules
-from lora_reuse.llm.protocols.dials import GIVEN
+from lora_reuse.llm.protocols.dials import GIVEN, of_point
 from lora_reuse.runs.grid import hash_of, settings_of
 from lora_reuse.runs.rows import SCHEMA, load_rows
 from lora_reuse.runs.settings import SettingError
@@ -255,6 +255,22 @@ def test_a_file_is_known_by_what_it_holds(file):
     assert GIVEN[name].dials["portion"].default == 0.5
     assert GIVEN[changed].dials["portion"].default == 0.25
     assert "halved_here" not in GIVEN
+
+
+def test_dials_of_a_file_have_their_own_defaults(file):
+    """Also those that are called as a setting, as a dial of another rule, or as one of the model's preset has it; the
+    seed is that of the row."""
+    others = "".join(
+        f'    {name}: Annotated[float, Number(0, 9), "of a file"] = {default},\n'
+        for name, default in (("alpha", 0.5), ("density", 0.7), ("temperature", 3.0), ("scores", 1.0), ("seed", 5.0))
+    )
+    file.write_text(HALVED.replace("= 0.5):", f"= 0.5,\n{others}):"))
+    (name,) = own_rules.read(str(file))
+    dials = {"portion": 0.5, "alpha": 0.5, "density": 0.7, "temperature": 3.0, "scores": 1.0, "seed": 4}
+    for library in LIBRARIES:
+        these = cells(library, name, "pocket")
+        assert these
+        assert of_point(these.asked.point, 4) == dials
 
 
 def library_of_two():
