@@ -6,12 +6,15 @@
 `merge_methods/easy_define.py`."""
 
 import ast
+import contextlib
 import copy
 import dataclasses
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+import pkgutil
+import traceback
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin
@@ -58,17 +61,18 @@ def dials(function: Callable[..., Any]) -> dict[str, Dial]:
 
 
 def refuse_name(name: str, known: Callable[..., Any], new: Callable[..., Any]) -> None:
-    """Raises TypeError for a rule that has the name of a known one of another module. (A cell of a notebook is run
+    """Raises SettingError for a rule that has the name of a known one of another module. (A cell of a notebook is run
     again.)"""
     if known.__module__ != new.__module__:
-        raise TypeError(f"{name} of {new.__module__}: got the name of a rule of {known.__module__}; call it otherwise")
+        got = f"a rule of {new.__module__} with the name of one of {known.__module__}"
+        raise SettingError(name, got, "a name of its own", f"the one that is there is asked by name, as rule={name}")
 
 
 def refuse_names(owner: str, known: Iterable[str], taken: Container[str]) -> None:
-    """Raises TypeError for a dial that has the name of a setting: in a row the two would be one."""
+    """Raises SettingError for a dial that has the name of a setting: in a row the two would be one."""
     for name in known:
         if name in taken:
-            raise TypeError(f"{name} of {owner}: got the name of a setting; call the dial something else")
+            raise SettingError(name, f"the name of a setting for a dial of {owner}", "a dial of another name")
 
 
 def check(owner: str, known: Mapping[str, Dial], given: Mapping[str, Any]) -> None:
@@ -82,11 +86,13 @@ def check(owner: str, known: Mapping[str, Dial], given: Mapping[str, Any]) -> No
 
 
 class Declared(NamedTuple):
-    """What a decorated function says of itself: its dials, the keywords of its decorator, its docstring."""
+    """What a decorated function says of itself: its dials, the keywords of its decorator, its docstring; and the line
+    of the package where it was read."""
 
     dials: dict[str, Dial]
     promises: dict[str, Any]
     doc: str
+    place: str = ""
 
 
 Every = dict[str, tuple[Dial, list[str]]]
@@ -99,31 +105,66 @@ def declared(package: str, decorator: str) -> dict[str, Declared]:
     the order of the modules' names.
 
     Nothing of the package is imported: each module is reduced to the signatures of these functions, and to the imports
-    and assignments that the signatures need."""
+    and assignments that the signatures need. Raises SettingError for a module that cannot be read so, and for two
+    functions of one name: a module may be anybody's."""
     parent, _, last = package.rpartition(".")
     folder = Path(next(iter(importlib.import_module(parent).__path__))) / last
     found: dict[str, Declared] = {}
 
-    def enrol(**promises: Any) -> Callable[[Callable[..., Any]], None]:
+    def enrol(*bare: Any, **promises: Any) -> Callable[[Callable[..., Any]], None]:
+        if bare:
+            raise TypeError(f"@{decorator} stands without its promises, as in @{decorator}(...)")
+
         def record(function: Callable[..., Any]) -> None:
-            found[function.__name__.rstrip("_")] = Declared(dials(function), promises, function.__doc__ or "")
+            name, code = function.__name__.rstrip("_"), function.__code__
+            place = f"{last}/{Path(code.co_filename).name}, line {code.co_firstlineno}"
+            if name in found:
+                raise SettingError(name, f"two of this name ({found[name].place}; {place})", "names of their own")
+            found[name] = Declared(dials(function), promises, function.__doc__ or "", place)
 
         return record
 
     for path in sorted(folder.glob("*.py")):
         if path.stem != "__init__":
-            _run(path, package, set(), {decorator: enrol})
+            with blamed(last, path):
+                _run(path, package, set(), {decorator: enrol})
     return found
 
 
+@contextlib.contextmanager
+def blamed(setting: str, path: Path) -> Iterator[None]:
+    """Raises SettingError for what a person's file raises in this context, whatever it is, with the line."""
+    try:
+        yield
+    except SettingError:
+        raise
+    except (Exception, SystemExit) as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        where = f"{path.name}, line {lines[-1]}" if lines else path.name
+        mend = "it stands alone, beside what is installed" if isinstance(error, ModuleNotFoundError) else ""
+        got = f"{where} ({type(error).__name__}: {error})"
+        raise SettingError(setting, got, "a file that runs", mend) from error
+
+
+def import_all(package: str, folder: str) -> None:
+    """Imports the modules of a package. Raises SettingError for one that raises anything."""
+    for module in pkgutil.iter_modules([folder]):
+        with blamed(package.rpartition(".")[2], Path(folder) / f"{module.name}.py"):
+            importlib.import_module(f"{package}.{module.name}")
+
+
 def every(*declarations: Mapping[str, Declared]) -> Every:
-    """All dials of these rules. Raises TypeError for a name that means two things."""
+    """All dials of these rules. Raises SettingError for a name that means two things."""
     found: Every = {}
+    owners: dict[str, str] = {}
     for rule, it in (item for one in declarations for item in one.items()):
         for name, dial in it.dials.items():
+            owner = f"{rule} ({it.place})"
+            first = owners.setdefault(name, owner)
             same, rules = found.setdefault(name, (dial, []))
             if (same.kind.allowed, same.default, same.doc) != (dial.kind.allowed, dial.default, dial.doc):
-                raise TypeError(f"{name} of {rule} and of {rules[0]}: one name, one annotation and one default")
+                allowed = "one annotation and one default for all dials of a name"
+                raise SettingError(name, f"one of {first} and another of {owner}", allowed, "call yours otherwise")
             rules.append(rule)
     return found
 
@@ -145,7 +186,7 @@ def _run(path: Path, package: str, wanted: set[str], given: Mapping[str, Any]) -
     wanted = set(wanted)
     kept: list[ast.stmt] = []
     values: dict[str, Any] = {"__name__": f"{package}.{path.stem}", **given}
-    for node in reversed(ast.parse(path.read_text(encoding="utf-8")).body):
+    for node in reversed(ast.parse(path.read_text(encoding="utf-8"), str(path)).body):
         if isinstance(node, ast.FunctionDef) and (stub := _stub(node, given)):
             kept.append(stub)
             wanted |= _names([stub])
@@ -170,11 +211,11 @@ def _run(path: Path, package: str, wanted: set[str], given: Mapping[str, Any]) -
 def _stub(node: ast.FunctionDef, decorators: Mapping[str, Any]) -> ast.FunctionDef | None:
     """The function with its keyword-only arguments and its docstring alone, under the decorator with its keywords
     alone; None where none of the decorators is over it."""
-    calls = [d for d in node.decorator_list if isinstance(d, ast.Call) and _names([d.func]) & decorators.keys()]
-    if not calls:
+    over = [d for d in node.decorator_list if _names([d.func if isinstance(d, ast.Call) else d]) & decorators.keys()]
+    if not over:
         return None
     stub = copy.deepcopy(node)
-    only = ast.Call(calls[0].func, [], calls[0].keywords)
+    only = ast.Call(over[0].func, [], over[0].keywords) if isinstance(over[0], ast.Call) else over[0]
     stub.decorator_list, stub.returns, stub.body = [only], None, stub.body[:1]
     if not ast.get_docstring(node):
         stub.body = [ast.Pass()]

@@ -163,7 +163,9 @@ def test_a_dial_may_not_have_the_name_of_a_setting(name):
     kind: Any = Annotated[float, Number(0, 1), "of N"]
     parameter = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=0.5, annotation=kind)
     own.__signature__ = inspect.Signature([parameter])  # pyright: ignore[reportFunctionMemberAccess]
-    with pytest.raises(TypeError, match=f"^{name} of own: got the name of a setting; call the dial something else$"):
+    with pytest.raises(
+        SettingError, match=f"^{name}: got the name of a setting for a dial of own; allowed: a dial of ano"
+    ):
         rule(**PROMISES)(own)
     assert "own" not in RULES
 
@@ -171,7 +173,7 @@ def test_a_dial_may_not_have_the_name_of_a_setting(name):
 def test_a_rule_may_not_have_the_name_of_another_modules_rule():
     def sum_(library: list, context: object) -> Any: ...
 
-    with pytest.raises(TypeError, match=r"^sum of .*: got the name of a rule of .*\.compositions\.sums;"):
+    with pytest.raises(SettingError, match=r"^sum: got a rule of .* with the name of one of .*\.compositions\.sums;"):
         rule(**PROMISES)(sum_)
     assert RULES["sum"].rule.__module__ == "lora_reuse.theory.compositions.sums"
 

@@ -10,8 +10,6 @@ by name. A dial of one name is one dial: rules that share it share its annotatio
 learn are in `llm.learned`."""
 
 import hashlib
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, TypeVar, runtime_checkable
@@ -25,7 +23,7 @@ from lora_reuse.llm.adapters.folders import complete
 from lora_reuse.llm.adapters.lowrank import Expert, Inputs, LowRank
 from lora_reuse.llm.adapters.places import LayerWeights, in_layer
 from lora_reuse.llm.protocols.dials import GIVEN
-from lora_reuse.runs.dials import Declared, Dial, check, dials, refuse_name
+from lora_reuse.runs.dials import Declared, Dial, check, dials, import_all, refuse_name
 from lora_reuse.runs.settings import SettingError, Whole, did_you_mean
 
 Library = Sequence[Expert]
@@ -119,7 +117,8 @@ def kind(cls: type[Enrolled]) -> type[Enrolled]:
 
 def rule(*, static: bool, gauge_free: bool, alone: bool, symmetric: bool) -> Callable[[Rule], Rule]:
     """Enrols a function under its own name (a trailing underscore is dropped), in a module of this package or in a
-    notebook. Raises TypeError for the name of another module's rule, and for a dial that does not say what it is."""
+    notebook. Raises SettingError for the name of another module's rule, and TypeError for a dial that does not say
+    what it is."""
 
     def enrol(function: Rule) -> Rule:
         name, found = function.__name__.rstrip("_"), dials(function)
@@ -160,5 +159,4 @@ def generator(seed: int, *words: object) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(key[:8], "big", signed=True))
 
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+import_all(__name__, *__path__)

@@ -7,8 +7,6 @@ has as well. `learn` finds them on a frozen base. To add one, write both, put `@
 of this package and say what it promises; the checks that fit are then run on it by name."""
 
 import functools
-import importlib
-import pkgutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +21,7 @@ from lora_reuse.llm.decoding.models import Base
 from lora_reuse.llm.decoding.resident import Resident
 from lora_reuse.llm.decoding.widened import widened
 from lora_reuse.llm.learned.fitting import Learning, Loss, Parameters, answer_loss, descend, search
-from lora_reuse.runs.dials import Dial, check, dials
+from lora_reuse.runs.dials import Dial, check, dials, import_all
 from lora_reuse.runs.settings import SettingError, did_you_mean
 
 Build = Callable[..., Composition]
@@ -139,5 +137,4 @@ def fit(
     return descend(build, start, loss, examples, learning.rate or rule.rate, learning)
 
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+import_all(__name__, *__path__)

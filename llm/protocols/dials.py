@@ -2,10 +2,11 @@
 modules declare them. They are read from the source, so that `--help` needs no torch."""
 
 import dataclasses
+import inspect
 from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
-from lora_reuse.runs.dials import Dial, axes, check, declared, every
+from lora_reuse.runs.dials import Dial, axes, check, declared, every, refuse_names
 from lora_reuse.runs.settings import SettingError, did_you_mean, short
 
 GIVEN = declared("lora_reuse.llm.compositions", "rule")
@@ -50,6 +51,18 @@ TrainingDials = axes("TrainingDials", "Of the kind of adapter.", TRAINED, omitte
 PointDials = axes("PointDials", "Of the rule.", EVERY, ("seed", "scores", "prototypes"), omitted=EVERY)
 """What a point says of its rule. Its seed is that of the row, `normalise` says `scores`, and `arrow:swapped` says
 `prototypes`. A row leaves out a dial at its default, and has all values with its provenance."""
+NAMED = ("temperature", "top_k")
+"""The dials that every row names: they stand among the settings (`llm.protocols.settings.Composing`)."""
+
+
+def refuse_settings(points: type, options: type) -> None:
+    """Raises SettingError for a dial of a rule or of a kind of adapter with the name of a setting of these points or
+    options: a point has one value for both, and the experts of every rule would be trained with the dial's."""
+    for dials, known in ((PointDials, GIVEN), (PointDials, TO_LEARN), (TrainingDials, ADAPTERS)):
+        others = [cls for cls in (*points.__mro__, *options.__mro__) if cls is not dials]
+        taken = {name for cls in others for name in inspect.get_annotations(cls)} - {*NAMED}
+        for name, it in known.items() if issubclass(points, dials) else ():
+            refuse_names(f"{name} ({it.place})", it.dials, taken)
 
 
 def check_rule(name: str) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from lora_reuse.llm.decoding.names import digest, place_of
 from lora_reuse.llm.protocols.by_name import named
 from lora_reuse.llm.protocols.controls import Control
-from lora_reuse.llm.protocols.dials import settled
+from lora_reuse.llm.protocols.dials import refuse_settings, settled
 from lora_reuse.llm.protocols.settings import Options, preset_of, with_preset
 from lora_reuse.runs.command import begin, command, settings_are_right, without_help
 from lora_reuse.runs.grid import Cell, axes_of, found, hash_of, share
@@ -145,6 +145,10 @@ class Protocol:
     hoped: Callable[[Any, int, int], dict[str, list[str]] | None] | None = None
     """The prompts of a forecast where no two-hop questions are asked, from (point, seed, n): n of each expert ("a",
     "b"), n of both ("hoped")."""
+
+    def __post_init__(self) -> None:
+        """Raises SettingError for a dial of a rule that has the name of one of the protocol's settings."""
+        refuse_settings(self.axes, self.options)
 
     @property
     def path(self) -> str:

@@ -1,6 +1,7 @@
 """Dials from signatures: what is read from the source is what is imported, and what a row and a command make of it."""
 
 import dataclasses
+import itertools
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
@@ -13,18 +14,17 @@ from lora_reuse.llm.compositions import RULES, compose, rule
 from lora_reuse.llm.learned import LEARNED
 from lora_reuse.llm.protocols.dials import (
     ADAPTERS,
-    EVERY,
     GIVEN,
     TO_LEARN,
     WORDS,
-    PointDials,
     made_with,
     of_point,
     read_by,
+    refuse_settings,
     settled,
 )
-from lora_reuse.llm.protocols.settings import Composed, Options, Scale, TwoHop, preset_dials
-from lora_reuse.runs.dials import dials
+from lora_reuse.llm.protocols.settings import Bridge, Composed, Model, Options, Scale, Training, TwoHop, preset_dials
+from lora_reuse.runs.dials import Declared, Dial, declared, dials, every, import_all
 from lora_reuse.runs.grid import settings_of
 from lora_reuse.runs.settings import Number, SettingError, parse
 
@@ -75,17 +75,99 @@ def test_a_rule_of_ones_own_is_known_by_its_name_and_dials():
             made_with(["scaled"], {"share": 2}, {})
         with pytest.raises(SettingError, match="did you mean 'scaled'"):
             check_rule("scale")
-        with pytest.raises(TypeError, match=r"^sum of .*test_dials: got the name of a rule of lora_reuse.llm.compos"):
+        with pytest.raises(
+            SettingError, match=r"^sum: got a rule of .*test_dials with the name of one of lora_reuse.llm"
+        ):
             rule(**promises)(sum_)
     finally:
         GIVEN.pop("scaled", None)
         RULES.pop("scaled", None)
 
 
-def test_dials_are_no_settings_of_their_points_by_another_name():
-    """A dial of the name of another setting would be two things in one row."""
-    others = {f.name for f in dataclasses.fields(TwoHop)} - {f.name for f in dataclasses.fields(PointDials)}
-    assert not others & EVERY.keys()
+HEAD = """
+from typing import Annotated
+from lora_reuse.runs.settings import Number
+Share = Annotated[float, Number(0, 1), "of the sum"]
+"""
+NAMES = itertools.count()
+
+
+def module_of(folder, monkeypatch, content):
+    """The name of a package with one module of this content."""
+    package = f"package_{next(NAMES)}"
+    for path in (folder / package, folder / package / "rules"):
+        path.mkdir()
+        (path / "__init__.py").touch()
+    (folder / package / "rules" / "mine.py").write_text(HEAD + content)
+    monkeypatch.syspath_prepend(folder)
+    return f"{package}.rules"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("def mine(:", r"rules: got mine\.py \(SyntaxError: .*mine\.py, line 5\)\); allowed: a file that runs"),
+        (
+            "@rule()\ndef mine(x, *, part=0.5): ...",
+            r"rules: got mine\.py, line 6 \(TypeError: .*: part should be part: A",
+        ),
+        ("@rule()\ndef mine(x, *, part: Shar = 0.5): ...", r"rules: got mine\.py, line 6 \(NameError: name 'Shar'"),
+        (
+            "@rule\ndef mine(x): ...",
+            r"rules: got mine\.py, line 5 \(TypeError: @rule stands without its promises, as in",
+        ),
+        (
+            "@rule()\ndef mine(x): ...\n@rule()\ndef mine_(x): ...",
+            r"mine: got two of this name \(rules/mine\.py, line 6; rules/mine\.py, line 8\); allowed: names of",
+        ),
+    ],
+)
+def test_mistakes_in_a_module_of_rules_are_one_line(content, said, tmp_path, monkeypatch):
+    """Nothing of it is imported, so that they are said before anything runs."""
+    with pytest.raises(SettingError, match=f"^{said}"):
+        declared(module_of(tmp_path, monkeypatch, content), "rule")
+
+
+def test_a_dial_of_one_name_is_one_dial(tmp_path, monkeypatch):
+    package = module_of(tmp_path, monkeypatch, "@rule()\ndef mine(x, *, density: Share = 0.7): ...")
+    with pytest.raises(
+        SettingError,
+        match=r"^density: got one of \w+ \(compositions/\S+, line \d+\) and another of mine \(rules/mine\.py",
+    ):
+        every(GIVEN, declared(package, "rule"))
+
+
+def test_a_module_that_cannot_be_imported_is_one_line(tmp_path, monkeypatch):
+    package = module_of(tmp_path, monkeypatch, "import nowhere_at_all")
+    with pytest.raises(
+        SettingError,
+        match=r"^rules: got mine\.py, line 5 \(ModuleNotFoundError: .*'nowhere_at_all'\); .*; it stands alone",
+    ):
+        import_all(package, str(tmp_path / package.replace(".", "/")))
+
+
+@pytest.mark.parametrize(
+    ("known", "name", "points"),
+    [
+        (GIVEN, "alpha", TwoHop),
+        (GIVEN, "workers", TwoHop),
+        (GIVEN, "kept", TwoHop),  # of a kind of adapter
+        (TO_LEARN, "rank", Bridge),
+        (ADAPTERS, "rate", Training),
+    ],
+)
+def test_a_dial_may_not_have_the_name_of_a_setting(known, name, points, monkeypatch):
+    """Its default would train the experts of every rule anew."""
+    refuse_settings(points, Options)
+    dial = Dial(Number(0, 1), 0.5, "a share")
+    monkeypatch.setitem(known, "mine", Declared({name: dial}, {}, "", "folder/mine.py, line 3"))
+    with pytest.raises(
+        SettingError,
+        match=rf"^{name}: got the name of a setting for a dial of mine \(folder/mine\.py, line 3\); allowed",
+    ):
+        refuse_settings(points, Options)
+    if known is not ADAPTERS:
+        refuse_settings(Model, Options)  # no dial is in its rows
 
 
 def test_a_row_names_a_dial_that_has_not_its_default():

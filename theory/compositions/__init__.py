@@ -6,8 +6,6 @@ arguments (`lora_reuse.runs.dials`): from them come the axes of the experiments.
 `@rule(...)` over it in a module of this package and say what it leaves invariant; the checks that fit are then run on
 it by name. A dial of one name is one dial: rules that share it share its annotation and its default."""
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -15,7 +13,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from jaxtyping import Float64
 
-from lora_reuse.runs.dials import Dial, check, dials, refuse_name, refuse_names
+from lora_reuse.runs.dials import Dial, check, dials, import_all, refuse_name, refuse_names
 from lora_reuse.runs.settings import SettingError, did_you_mean
 from lora_reuse.theory.edits import LowRank
 from lora_reuse.theory.settings.composed import SETTINGS
@@ -82,8 +80,8 @@ def rule(
     *, span: bool, gauge_free: bool, basis_free: bool, alone: bool, smooth: bool, draws: bool = False
 ) -> Callable[[Ruled], Ruled]:
     """Enrols a function under its own name (a trailing underscore is dropped), in a module of this package or in a
-    notebook. Raises TypeError for the name of another module's rule, and for a dial that does not say what it is or has
-    the name of a setting."""
+    notebook. Raises SettingError for the name of another module's rule and for a dial with the name of a setting, and
+    TypeError for a dial that does not say what it is."""
 
     def enrol(function: Ruled) -> Ruled:
         name = function.__name__.rstrip("_")
@@ -112,5 +110,4 @@ def dials_of(point: Any) -> dict[str, Any]:
     return {name: getattr(point, name) for name in RULES[point.composition].dials if hasattr(point, name)}
 
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+import_all(__name__, *__path__)

@@ -156,7 +156,7 @@ def of_rule(name: str, dials: Mapping[str, Dial], promises: Mapping[str, Any]) -
 SETTINGS = {"seed", *(name for cls in (Model, Theorem2, Theorem3, ManyEdits) for name in inspect.get_annotations(cls))}
 """What no dial may be called: the settings that a row has beside those of its rule."""
 for _name, _rule in RULES.items():
-    refuse_names(_name, _rule.dials, SETTINGS)
+    refuse_names(f"{_name} ({_rule.place})", _rule.dials, SETTINGS)
 
 
 @dataclass(frozen=True)
