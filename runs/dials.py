@@ -132,7 +132,7 @@ def declared(package: str, decorator: str) -> dict[str, Declared]:
 
 
 @contextlib.contextmanager
-def blamed(setting: str, path: Path) -> Iterator[None]:
+def blamed(setting: str, path: Path, allowed: str = "a file that runs") -> Iterator[None]:
     """Raises SettingError for what a person's file raises in this context, whatever it is, with the line."""
     try:
         yield
@@ -141,9 +141,9 @@ def blamed(setting: str, path: Path) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         where = f"{path.name}, line {lines[-1]}" if lines else path.name
-        mend = "it stands alone, beside what is installed" if isinstance(error, ModuleNotFoundError) else ""
+        mend = "it stands alone: it imports what is installed" if isinstance(error, ModuleNotFoundError) else ""
         got = f"{where} ({type(error).__name__}: {error})"
-        raise SettingError(setting, got, "a file that runs", mend) from error
+        raise SettingError(setting, got, allowed, mend) from error
 
 
 def import_all(package: str, folder: str) -> None:

@@ -61,8 +61,9 @@ def refuse_settings(points: type, options: type) -> None:
     for dials, known in ((PointDials, GIVEN), (PointDials, TO_LEARN), (TrainingDials, ADAPTERS)):
         others = [cls for cls in (*points.__mro__, *options.__mro__) if cls is not dials]
         taken = {name for cls in others for name in inspect.get_annotations(cls)} - {*NAMED}
-        for name, it in known.items() if issubclass(points, dials) else ():
-            refuse_names(f"{name} ({it.place})", it.dials, taken)
+        for name, it in known.items():
+            if issubclass(points, dials) and it.place:  # the dials of a file of one's own are not in its points
+                refuse_names(f"{name} ({it.place})", it.dials, taken)
 
 
 def check_rule(name: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_reuse.llm.protocols.dials import GIVEN
+from lora_reuse.runs.dials import blamed
 from lora_reuse.runs.settings import SettingError
 
 _READ: dict[tuple[str, str], list[str]] = {}
@@ -34,8 +35,9 @@ def read(file: str) -> list[str]:
 
     A rule is called NAME@DIGEST, with eight hex digits of the file's SHA-256: rows of a file that was changed since are
     those of another rule. What the file imports is not in the digest. Raises SettingError for a file that cannot be
-    read or run, and for one that enrols nothing."""
+    read or run, for one that enrols nothing, and for a rule that fails on small random experts."""
     from lora_reuse.llm.compositions import RULES
+    from lora_reuse.llm.protocols.trial import refuse_unfit
 
     allowed = "a Python file with a rule: a function under @rule(...) of lora_reuse.llm.compositions"
     path = Path(file).expanduser().resolve()
@@ -54,21 +56,36 @@ def read(file: str) -> list[str]:
     sys.modules[name] = module  # where dataclasses of the file look for their module
     before = set(RULES)
     try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # the person's own code, which may raise anything
+        with blamed("rule", path):
+            spec.loader.exec_module(module)
+        found = [new for new in RULES if new not in before]
+        with blamed("rule", path, "a rule that makes one update of two experts, and one of three"):
+            for new in found:
+                refuse_unfit(new)
+        _refuse_learned(name, path)
+        if not found:
+            raise SettingError("rule", f"{file}, which enrols none", allowed)
+    except SettingError:
         for new in set(RULES) - before:
             del RULES[new], GIVEN[new]
         del sys.modules[name]
-        raise SettingError("rule", f"{file} ({type(error).__name__}: {error})", "a file that runs") from None
-    found = [new for new in RULES if new not in before]
+        raise
     for new in found:
         RULES[f"{new}@{digest}"], GIVEN[f"{new}@{digest}"] = RULES.pop(new), GIVEN.pop(new)
-    if not found:
-        raise SettingError("rule", f"{file}, which enrols none", allowed)
     _READ[str(path), digest] = names = [f"{new}@{digest}" for new in found]
     versions = _versions(source)
     _ABOUT.update({found: {"file": path.name, "versions": versions} for found in names})
     return names
+
+
+def _refuse_learned(module: str, path: Path) -> None:
+    """Raises SettingError for a rule that learns, in a file that was run as this module."""
+    learned = getattr(sys.modules.get("lora_reuse.llm.learned"), "LEARNED", {})
+    if found := [name for name, it in learned.items() if it.build.__module__ == module]:
+        for name in found:
+            del learned[name]
+        mend = "rules that learn go to llm/learned, and are scored by name, as rule=cat:own"
+        raise SettingError("rule", f"{', '.join(found)} of {path.name}, under @learned", "functions under @rule", mend)
 
 
 def _versions(source: bytes) -> dict[str, str]:

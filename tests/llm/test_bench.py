@@ -20,6 +20,7 @@ from lora_reuse.llm.bench.__main__ import Options, main
 from lora_reuse.llm.bench.libraries import LIBRARIES, Asked, Library, cells
 from lora_reuse.llm.bench.score import Gained, InLibrary, agreement
 from lora_reuse.llm.compositions import RULES, compose
+from lora_reuse.llm.learned import LEARNED
 from lora_reuse.llm.protocols import own_rules
 from lora_reuse.llm.protocols.dials import GIVEN, of_point
 from lora_reuse.runs.grid import hash_of, settings_of
@@ -226,6 +227,28 @@ def halved_here(library, *, portion: Annotated[float, Number(0, 1), "of each upd
 """
 
 
+LEARNS = """
+from lora_reuse.llm.learned import learned
+
+@learned(lambda library: {}, static=True, rate=0.05, gauge_free=True, alone=False, symmetric=True)
+def scaled_here(library, parameters): ...
+"""
+TRIED = """
+import torch
+from lora_reuse.llm.adapters.lowrank import LowRank
+from lora_reuse.llm.compositions import compose, each_module, rule
+
+@rule(static=True, gauge_free=True, alone=False, symmetric=True)
+"""
+CLASS = TRIED + "class tried:\n    def __init__(self, library): ..."
+
+
+def rule_with(body, arguments="library"):
+    """A file with a rule; `each(f)` is each_module with f of the updates of all experts."""
+    start = f"def tried({arguments}):\n    each = lambda f: each_module(library, lambda name, updates: f(updates))\n"
+    return f"{TRIED}{start}    {body}"
+
+
 @pytest.fixture(autouse=True)
 def rules_of_files_are_forgotten(monkeypatch):
     """Other tests look at all rules that there are."""
@@ -312,11 +335,37 @@ def test_software_of_others_is_a_rule(file, same, dials):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("1 / 0", "mine.py (ZeroDivisionError: division by zero); allowed: a file that runs"),
-        ("import nowhere_at_all", "(ModuleNotFoundError: No module named 'nowhere_at_all')"),
+        ("1 / 0", "mine.py, line 1 (ZeroDivisionError: division by zero); allowed: a file that runs"),
+        ("import nowhere_at_all", "No module named 'nowhere_at_all'); allowed: a file that runs; it stands alone"),
+        ("def broken(:", "mine.py (SyntaxError: invalid syntax (mine.py, line 1))"),
         (HALVED + "\nraise SystemExit(3)", "(SystemExit: 3)"),
         ("x = 1", "mine.py, which enrols none; allowed: a Python file with a rule"),
-        (HALVED.replace("halved_here", "ties"), "got the name of a rule of"),
+        (HALVED.replace("halved_here", "ties"), "the one that is there is asked by name, as rule=ties"),
+        (LEARNS, "got scaled_here of mine.py, under @learned; allowed: functions under @rule; rules that learn go to "),
+        (rule_with("return library[0]", "library, x"), "mine.py (TypeError: tried() missing 1 required positional"),
+        (
+            rule_with("return each(lambda updates: 1 / 0)"),
+            "mine.py, line 9 (ZeroDivisionError: division by zero); allo",
+        ),
+        (rule_with("a, b = library; return a"), "mine.py, line 9 (ValueError: too many values to unpack"),
+        (rule_with("pass"), "tried, which with random experts returns None; allowed: an update for each module"),
+        (
+            rule_with("return {name: update.dense() for name, update in library[0].items()}"),
+            "up_proj a Tensor; allowed: a LowRank, or a",
+        ),
+        (CLASS, "returns a tried; allowed: an update for each module"),
+        (
+            rule_with("return dict([*library[0].items()][:1])"),
+            "gives updates of model.layers.0.mlp.up_proj for experts",
+        ),
+        (rule_with("return each(lambda updates: LowRank(updates[0].into, updates[0].out))"), "of shape (16, 24); allo"),
+        (rule_with("return each(lambda updates: LowRank(updates[0].out / 0, updates[0].into))"), "that is not finite"),
+        (rule_with("return each(lambda updates: LowRank(updates[0].out * torch.rand(1), updates[0].into))"), "another"),
+        (rule_with("return each(lambda updates: LowRank(updates[0].out.mul_(2), updates[0].into))"), "changes the exp"),
+        (
+            rule_with('return compose("arrow", library)'),
+            "says static=True and gives model.layers.0.mlp.up_proj a Routed",
+        ),
     ],
 )
 def test_mistakes_in_a_file_are_one_line(file, content, said, tmp_path, capsys):
@@ -325,7 +374,8 @@ def test_mistakes_in_a_file_are_one_line(file, content, said, tmp_path, capsys):
     printed = capsys.readouterr().err
     assert said in printed
     assert printed.count("\n") == 1
-    assert "halved_here" not in GIVEN
+    assert not {"halved_here", "tried"} & (GIVEN.keys() | RULES.keys())
+    assert "scaled_here" not in LEARNED
     assert not (tmp_path / "out").exists()
 
 

@@ -13,6 +13,7 @@ from lora_reuse.llm.compositions import RULES, RoutedDelta, compose
 from lora_reuse.llm.compositions.arrow import Routed
 from lora_reuse.llm.compositions.lego import k_means
 from lora_reuse.llm.compositions.sparse import elect_and_average, keep_largest
+from lora_reuse.llm.protocols.trial import refuse_unfit
 from lora_reuse.runs.settings import SettingError
 from lora_reuse.theory import compositions as theirs
 from lora_reuse.theory import edits
@@ -77,6 +78,11 @@ def test_a_rule_gives_every_module_an_update_and_the_same_every_time(name):
         for m in SHAPES
         for a, b in zip(e[m], u[m], strict=True)
     )
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_passes_the_trial_of_those_in_files(name):
+    refuse_unfit(name)
 
 
 @pytest.mark.parametrize("name", RULES)
