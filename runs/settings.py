@@ -127,9 +127,9 @@ class Choice:
 
 
 class Numbers:
-    """Numbers joined by commas, or by colons where a comma separates values of an axis."""
+    """Numbers joined by colons, or by commas where no comma separates values of an axis."""
 
-    allowed = "numbers joined by : or ,"
+    allowed = "numbers joined by : (where there is no grid, by , too)"
 
     def parse(self, text: str) -> tuple[float, ...]:
         values = tuple(_real(word) for word in text.replace(":", ",").split(","))

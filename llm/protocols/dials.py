@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
+from lora_reuse.llm.adapters.places import by_layers
 from lora_reuse.runs.dials import Dial, axes, check, declared, every, refuse_names
 from lora_reuse.runs.settings import SettingError, did_you_mean, short
 
@@ -97,6 +98,20 @@ def of_point(point: Any, seed: int) -> dict[str, Any]:
         return {name: seed if name == "seed" else dial.default for name, dial in read.items()}
     said = {"seed": seed, "scores": "cosine" if point.normalise else "raw", "prototypes": "own"}
     return {name: said[name] if name in said else getattr(point, name) for name in read} | said_by(point.composition)
+
+
+def refuse_sizes(point: Any, experts: int) -> None:
+    """Raises SettingError for a dial of the point's rule that does not fit a library of so many experts, as
+    `lora_reuse.compose` does."""
+    read = read_by(getattr(point, "composition", ""))
+    if "top_k" in read and point.top_k > experts:
+        raise SettingError("top_k", point.top_k, f"at most {experts}, the experts")
+    given = point.weights if "weights" in read else None
+    ranges, rest = by_layers(given) if isinstance(given, str) else ([], given)
+    for weights in (*(each for _, each in ranges), rest):
+        if weights and len(weights) != experts:
+            got = f"{len(weights)} ({':'.join(map(short, weights))})"
+            raise SettingError("weights", got, f"one for each of the {experts} experts, joined by : in a grid")
 
 
 def settled(points: Iterable[Any], named: Mapping[str, tuple]) -> list[Any]:

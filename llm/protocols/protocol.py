@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from lora_reuse.llm.decoding.names import digest, place_of
 from lora_reuse.llm.protocols.by_name import named
 from lora_reuse.llm.protocols.controls import Control
-from lora_reuse.llm.protocols.dials import refuse_settings, settled
+from lora_reuse.llm.protocols.dials import refuse_settings, refuse_sizes, settled
 from lora_reuse.llm.protocols.settings import Options, preset_of, with_preset
 from lora_reuse.runs.command import begin, command, settings_are_right, without_help
 from lora_reuse.runs.grid import Cell, axes_of, found, hash_of, share
@@ -203,14 +203,15 @@ def _main(protocol: Protocol, words: list[str]) -> int:
     groups = share(grouped(list(points), options), options.shard)
     settings_are_right(options.out)
     protocol.ready(list(points), options)
+    for point in points:
+        refuse_sizes(point, len(library_of(protocol, point, options.first_seed)))
     begin(options.out)
     if options.dry_run:
         return _dry_run(protocol, groups, options)
     if options.launcher != "none":
         from lora_reuse.runs.launch import launch
 
-        again = functools.partial(main, protocol)
-        code = launch(f"llm.{protocol.name}", again, words, protocol.experiment, options)
+        code = launch(f"llm.{protocol.name}", functools.partial(main, protocol), words, protocol.experiment, options)
         if code is not None:
             return code
     _run(protocol, groups, options)
@@ -231,8 +232,7 @@ def _run(protocol: Any, groups: list[list[Cell]], options: Options) -> None:
     known: dict[str, Any] = {row["hash"]: row for row in load_rows(Path(options.out), protocol.experiment)}
     cells = [cell for group in groups for cell in group]
     _refuse_other_weights(found(cells, protocol.experiment, known), options)
-    todo = [[cell for cell in group if hash_of(protocol.experiment, cell) not in known] for group in groups]
-    todo = [group for group in todo if group]
+    todo = [new for group in groups if (new := [c for c in group if hash_of(protocol.experiment, c) not in known])]
     if todo:
         from lora_reuse.llm.protocols.measure import measure
 

@@ -148,7 +148,11 @@ BAD = [
     ("composition=sum density=0.5", "density: got 0.5; allowed: no dial with composition=sum", ""),
     ("composition=ties seed=1", "seed: got 1; allowed: density, trim", "composition=ties does not read it"),
     ("composition=cat weights=1", "weights: got 1; allowed: one for each of the 2 experts", ""),
-    ("composition=cat weights=1,nan", "weights: got '1,nan'; allowed: numbers joined by : or ,; by layers as", ""),
+    (
+        "composition=cat weights=1,nan",
+        "weights: got '1,nan'; allowed: numbers joined by : (where there is no grid, by , too); by layers as",
+        "",
+    ),
     ("composition=ties density=0", "density: got '0'; allowed: a number from 1e-06 to 1", ""),
     ("composition=arrow top_k=3", "top_k: got 3; allowed: at most 2, the adapters", ""),
     ("composition=dare then=tie", "then: got 'tie'; allowed: sum | linear | ties", "did you mean 'ties'?"),

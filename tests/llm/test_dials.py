@@ -23,7 +23,9 @@ from lora_reuse.llm.protocols.dials import (
     refuse_settings,
     settled,
 )
+from lora_reuse.llm.protocols.protocol import main
 from lora_reuse.llm.protocols.settings import Bridge, Composed, Model, Options, Scale, Training, TwoHop, preset_dials
+from lora_reuse.llm.two_hop import PROTOCOL
 from lora_reuse.runs.dials import Declared, Dial, declared, dials, every, import_all
 from lora_reuse.runs.grid import settings_of
 from lora_reuse.runs.settings import Number, SettingError, parse
@@ -207,6 +209,31 @@ def test_a_point_gives_its_rule_what_it_reads():
     }
     for how in ("base", "alone", "sum", "moe:own"):
         assert of_point(Composed(composition=how), 0) == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            "composition=cat weights=1:2:3",
+            "weights: got 3 (1.0:2.0:3.0); allowed: one for each of the 2 experts, joined",
+        ),
+        (
+            "composition=cat weights=1,2",
+            "weights: got 1 (1.0); allowed: one for each of the 2 experts, joined by : in a",
+        ),
+        ("composition=cat weights=0-1=1:2/2-3=1", "weights: got 1 (1.0); allowed: one for each of the 2 experts"),
+        ("composition=cat weights=0-1=1:2/rest=1:2:3", "weights: got 3 (1.0:2.0:3.0); allowed: one for each of the 2"),
+        ("composition=arrow,sum top_k=3", "top_k: got 3; allowed: at most 2, the experts"),
+        ("composition=arrow:swapped,sum top_k=2", ""),
+        ("composition=cat,sum weights=1:2", ""),
+        ("composition=cat weights=0-1=1:2/rest=2:1", ""),
+    ],
+)
+def test_a_dial_that_does_not_fit_the_library_is_refused_before_anything_is_trained(words, said, capsys):
+    grid = [*words.split(), "library=2-combination", "prompting=direct", "dataset=R", "dry_run=true"]
+    assert main(PROTOCOL, grid) == (2 if said else 0)
+    assert said in capsys.readouterr().err
 
 
 def test_an_axis_of_weights_has_colons_in_it():
