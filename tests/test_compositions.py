@@ -32,8 +32,9 @@ def change(name, library, features=FEATURES, width=np.inf, seed=0, **dials):
     return compose(name, library, context(features, width=width, seed=seed), **dials) @ features
 
 
-def turned(expert, sign):
-    return LowRank(sign * expert.out, sign * expert.into)
+def turned(expert, factor):
+    """(A, B) → (A M, B M⁻¹) with M a number: the same ΔW."""
+    return LowRank(factor * expert.out, expert.into / factor)
 
 
 def test_the_settings_offer_every_rule():
@@ -65,10 +66,10 @@ def test_span(name):
 
 @pytest.mark.parametrize("name", RULES)
 def test_gauge(name):
-    """(A, B) → (−A, −B) for one expert changes nothing in ΔW: rules that promise it give the same, the others do
+    """(A, B) → (−3 A, −B/3) for one expert changes nothing in ΔW: rules that promise it give the same, the others do
     not."""
     first, second = SCENE.experts(FEATURES)
-    before, after = change(name, [first, second]), change(name, [first, turned(second, -1)])
+    before, after = change(name, [first, second]), change(name, [first, turned(second, -3)])
     assert np.allclose(before, after, atol=1e-9) == RULES[name].gauge_free
 
 

@@ -12,7 +12,7 @@ from lora_reuse.llm.compositions.sparse import Density, elect_and_average, keep_
 from lora_reuse.llm.compositions.spectral import ROUNDING, Gain
 
 
-@rule(static=True, gauge_free=True, alone=False, symmetric=True)
+@rule(static=True, gauge_free=False, alone=False, symmetric=True)
 def core_space(library: Library, *, density: Density = 0.2, gain: Gain = 1.0) -> Composition:
     """TIES in Core Space: with U the left singular vectors of [A_1 … A_N] and V those of [B_1 … B_N], ΔW = gain U
     merge(Uᵀ ΔW_1 V, …, Uᵀ ΔW_N V) Vᵀ, where merge keeps the `density` share of largest entries of each core, elects a
@@ -20,9 +20,9 @@ def core_space(library: Library, *, density: Density = 0.2, gain: Gain = 1.0) ->
     it takes O((outputs + inputs) R² + N R³) operations and (outputs + inputs + N R) R numbers a module.
 
     U Uᵀ ΔW_i V Vᵀ is ΔW_i, so a sum, `tsv` and `iso_c` are the same in Core Space as on ΔW, and what looks at single
-    entries is not. U and V are of the factors as they are on disk, so a number moved from A_i to B_i changes them,
-    though it does not change ΔW_i; a rotation of the rank does not. Where singular values of the factors coincide, U
-    and V are arbitrary."""
+    entries is not. U and V are of the factors as they are on disk: a number moved from A_i to B_i changes them, though
+    it does not change ΔW_i; a rotation of the rank does not. (The theory balances the factors first, and is gauge-free
+    there.) Where singular values of the factors coincide, U and V are arbitrary."""
 
     def merge(name: str, updates: Sequence[LowRank]) -> LowRank:
         out, into = (torch.cat(columns, dim=1).double() for columns in zip(*updates, strict=True))

@@ -154,7 +154,7 @@ def test_the_order_of_the_experts(name):
 
 @pytest.mark.parametrize("name", LEARNED)
 def test_gauge(name):
-    """Rotating the rank of one expert changes nothing in its ΔW."""
+    """Other factors of one expert change nothing in its ΔW."""
     a, b, c = library()
     values = drawn(name, library())
     before, after = (
