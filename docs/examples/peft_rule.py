@@ -1,4 +1,5 @@
-"""PEFT's own `add_weighted_adapter`, module by module."""
+"""PEFT's own `add_weighted_adapter`, module by module, for experts of one rank: it counts columns of zeros among the
+entries that it trims."""
 
 from typing import Any
 
