@@ -1,8 +1,9 @@
 """lora-reuse methods model=Qwen/Qwen2.5-7B-Instruct dataset=R
 
-Compares every rule, given or learned, on experts with and without a bridge (Table 2). Two one-hop experts (setup 0) and
-two with a bridge (setup 2) are merged or routed by every rule and asked directly and step by step; beside the answers
-of each rule stands what it cost. Without `model=` the pocket model answers."""
+Compares rules, given and learned, on experts with and without a bridge (Table 2). Two one-hop experts (setup 0) and two
+with a bridge (setup 2) are merged or routed by each rule and asked directly and step by step; beside the answers of
+each rule stands what it cost. Without `composition=` the rules are those of Table 2, some that are like them, and all
+that learn. Without `model=` the pocket model answers."""
 
 import dataclasses
 import functools

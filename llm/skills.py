@@ -1,6 +1,6 @@
 """lora-reuse skills model=meta-llama/Llama-2-7b-hf data=FOLDER
 
-Composes an expert on each of two skills in every way, and asks what needs both (LoRA Soups). Among the compositions is
+Composes an expert on each of two skills in many ways, and asks what needs both (LoRA Soups). Among the compositions is
 CAT, whose weights, one a module, are learned on a twentieth of the skills' own data (cat:own, cat_softmax:own), and
 beside them stands one expert on both skills' data mixed. Below the table, of each composition: what it gains over the
 base, against the sum of what the two experts gain alone (super-linear where it is more). `formats` asks in the formats
