@@ -23,8 +23,9 @@ from lora_reuse.llm.adapters.specs import Lessons, lessons
 from lora_reuse.llm.data.skill_sets import FORMS, HOMES, SKILLS, Taught, asked, marks
 from lora_reuse.llm.data.skills import CAPITALS, OWN, some_of
 from lora_reuse.llm.protocols.controls import Control
+from lora_reuse.llm.protocols.dials import Learning
 from lora_reuse.llm.protocols.protocol import Marks, Protocol, Question, Row, main, share_of
-from lora_reuse.llm.protocols.settings import Composing, Learning
+from lora_reuse.llm.protocols.settings import Composing
 from lora_reuse.runs.settings import Choice, SettingError, Text, Whole, setting
 
 SETS = tuple("+".join(each) for count in range(1, 6) for each in itertools.combinations(SKILLS, count))

@@ -18,11 +18,10 @@ from typing import Any, ClassVar
 
 from lora_reuse.llm.adapters.specs import Spec, lessons
 from lora_reuse.llm.data.skills import CAPITALS, MADE, OWN, SKILLS, Taught
-from lora_reuse.llm.protocols.dials import COMPOSITIONS, CONTROLS, LEARNED, RULES
+from lora_reuse.llm.protocols.dials import COMPOSITIONS, CONTROLS, LEARNED, RULES, Learning
 from lora_reuse.llm.protocols.libraries import in_one_way
 from lora_reuse.llm.protocols.problems import ExamOptions, ExamSettings
 from lora_reuse.llm.protocols.protocol import Protocol, Question, Row, main, share_of, together
-from lora_reuse.llm.protocols.settings import Learning
 from lora_reuse.runs.settings import Choice, SettingError, Text, Whole, setting
 
 LIBRARIES = {"both": (("first",), ("second",)), "first": (("first",),), "second": (("second",),), "mixed": (SKILLS,)}

@@ -4,11 +4,12 @@ modules declare them. They are read from the source, so that `--help` needs no t
 import dataclasses
 import inspect
 from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass
 from typing import Any
 
 from lora_reuse.llm.adapters.places import by_layers
 from lora_reuse.runs.dials import Dial, axes, check, declared, every, refuse_names
-from lora_reuse.runs.settings import SettingError, did_you_mean, short
+from lora_reuse.runs.settings import Number, SettingError, Whole, did_you_mean, setting, short
 
 GIVEN = declared("lora_reuse.llm.compositions", "rule")
 TO_LEARN = declared("lora_reuse.llm.learned", "learned")
@@ -65,6 +66,34 @@ def refuse_settings(points: type, options: type) -> None:
         for name, it in known.items():
             if issubclass(points, dials) and it.place:  # the dials of a file of one's own are not in its points
                 refuse_names(f"{name} ({it.place})", it.dials, taken)
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How a composition learns."""
+
+    learn_rate: float = setting(0.0, Number(0, 1), "learned compositions: Adam's rate; 0: the rule's own")
+    learn_steps: int = setting(100, Whole(1, 10**7), "learned compositions: batches of batch= examples")
+    learn_tries: int = setting(40, Whole(1, 10**6), "lorahub: how often its search may look")
+    learn_share: float = setting(
+        0.05,
+        Number(1e-6, 1),
+        "learned from :own data: the share of each expert's training examples, a twentieth as in LoRA Soups",
+        omitted=True,
+    )
+
+
+IN_ROWS = frozenset({"normalise", *(f.name for cls in (PointDials, Learning) for f in dataclasses.fields(cls))})
+"""The settings of a row that say how its rule composes and nothing else."""
+
+
+def reads(composition: str) -> Set[str]:
+    """Those of `IN_ROWS` that a composition reads. One that is not here, as of a file of one's own, may read any."""
+    name, _, word = composition.partition(":")
+    if name not in {*GIVEN, *TO_LEARN, "base", "alone"}:
+        return IN_ROWS
+    found = {"normalise" if dial == "scores" else dial for dial in read_by(composition)}
+    return IN_ROWS & found | ({f.name for f in dataclasses.fields(Learning)} if word in SOURCES else set())
 
 
 def check_rule(name: str) -> None:

@@ -14,6 +14,7 @@ from lora_reuse.llm.protocols.dials import (
     EVERY,
     LEARNED,
     RULES,
+    Learning,
     PointDials,
     TrainingDials,
 )
@@ -61,21 +62,6 @@ class Answered(Facts):
 
     answer_tokens: int = setting(48, Whole(1, 10**5), "longest direct answer")
     step_tokens: int = setting(192, Whole(1, 10**5), "longest step-by-step answer")
-
-
-@dataclass(frozen=True)
-class Learning:
-    """How a composition learns."""
-
-    learn_rate: float = setting(0.0, Number(0, 1), "learned compositions: Adam's rate; 0: the rule's own")
-    learn_steps: int = setting(100, Whole(1, 10**7), "learned compositions: batches of batch= examples")
-    learn_tries: int = setting(40, Whole(1, 10**6), "lorahub: how often its search may look")
-    learn_share: float = setting(
-        0.05,
-        Number(1e-6, 1),
-        "learned from :own data: the share of each expert's training examples, a twentieth as in LoRA Soups",
-        omitted=True,
-    )
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
 """The final table of a protocol: this run beside the paper's number for the nearest model and what theory allows; which
 cells are void, because a positive control failed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lora_reuse.llm.protocols.controls import point_of, verdicts
+from lora_reuse.llm.protocols.dials import IN_ROWS, reads
 from lora_reuse.llm.protocols.protocol import Protocol, Row
 from lora_reuse.llm.scoring.differences import compared
 from lora_reuse.llm.scoring.intervals import Limits, over_seeds
@@ -35,12 +36,17 @@ def table(protocol: Protocol, rows: Sequence[Row], known: Sequence[Row] = ()) ->
         said = f"void ({reasons.setdefault(void, str(len(reasons) + 1))})" if void else ""
         control = said or ("not measured" if unmeasured else "")
         without |= dict.fromkeys(filter(None, unmeasured.split(", ")))
-        cells = [value(settings, name) for name in names]
+        cells = ["" if name in _unread(settings) else value(settings, name) for name in names]
         lines.append([*cells, str(len(group)), *_cells(protocol, group, control)])
     notes = [f"({mark}) void: {reason}" for reason, mark in reasons.items()]
     notes += [f"not measured: some of these controls have no rows: {', '.join(without)}"] if without else []
     parts = (aligned(lines), "\n".join(notes), differences(rows, names), protocol.below(rows))
     return "\n\n".join(part for part in parts if part)
+
+
+def _unread(settings: Mapping[str, Any]) -> Set[str]:
+    """The dials that a row leaves out because its rule has none of that name."""
+    return IN_ROWS - reads(settings.get("composition", "")) - settings.keys()
 
 
 def _order(settings: Mapping[str, Any], names: Sequence[str]) -> list[tuple[bool, Any]]:
@@ -65,7 +71,7 @@ def differences(rows: Sequence[Row], settings: Sequence[str]) -> str:
     found = compared(rows)
     if not found:
         return ""
-    names = [name for name in settings if name != "composition"]
+    names = [name for name in settings if name not in {"composition", *IN_ROWS}]
     lines = [[*names, "best", "against", "seeds", "points [95 %]", "p"]]
     for pair in found:
         mean, low, high, _ = pair.difference

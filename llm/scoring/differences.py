@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from lora_reuse.llm.protocols.dials import CONTROLS
+from lora_reuse.llm.protocols.dials import CONTROLS, IN_ROWS, reads
 from lora_reuse.llm.scoring.intervals import Difference, difference, holm
-from lora_reuse.runs.rows import by_setting
+from lora_reuse.runs.settings import short
+from lora_reuse.runs.table import varying
 
 Row = Mapping[str, Any]
 Shares = dict[int, Float[np.ndarray, " triplets"]]
@@ -23,8 +24,8 @@ Shares = dict[int, Float[np.ndarray, " triplets"]]
 
 
 class Compared(NamedTuple):
-    """The best rule against another: the settings of the best, by how much it is better over so many seeds, and Holm's
-    p-value."""
+    """The best rule against another: the settings that all rules were asked with, by how much the best is better over
+    so many seeds, and Holm's p-value."""
 
     settings: Mapping[str, Any]
     best: str
@@ -34,39 +35,54 @@ class Compared(NamedTuple):
     p: float
 
 
+Rules = dict[str, dict[int, Row]]
+"""The rows by seed of a composition and its dials, as JSON. Two values of a dial that it reads are two rules."""
+
+
 def compared(rows: Sequence[Row]) -> list[Compared]:
     """For each setting with rules that have two seeds or more in common, the best rule against each other one, if it is
-    right more often than the best constant answer. Controls (`llm.protocols.settings.CONTROLS`) are no rules. The
+    right more often than the best constant answer. A rule is a composition with its dials, called `ties density=0.5`
+    where the rows of a setting differ in that dial. Controls (`llm.protocols.settings.CONTROLS`) are no rules. The
     family of the p-values is all pairs of rules of the setting."""
-    blocks: dict[str, dict[str, list[Row]]] = {}
-    for group in by_setting(rows).values():
-        settings = dict(group[0]["settings"])
-        rule = settings.pop("composition")
-        if rule not in CONTROLS and {"by_triplet", "by_group"} & group[0]["measured"].keys():
-            blocks.setdefault(json.dumps(settings | {"seed": 0}), {})[rule] = list(group)
-    return [pair for rules in blocks.values() for pair in _best(rules)]
+    blocks: dict[str, Rules] = {}
+    for row in rows:
+        settings = row["settings"]
+        rule = settings.get("composition")
+        if rule in (None, *CONTROLS) or not {"by_triplet", "by_group"} & row["measured"].keys():
+            continue
+        asked = {name: of for name, of in settings.items() if name not in {"seed", "composition", *IN_ROWS}}
+        dials = {name: settings[name] for name in sorted(reads(rule) & settings.keys())}
+        block = blocks.setdefault(json.dumps(asked, sort_keys=True), {})
+        block.setdefault(json.dumps([rule, dials]), {}).setdefault(settings["seed"], row)
+    return [pair for asked, rules in blocks.items() for pair in _best(json.loads(asked), _named(rules))]
 
 
-def _best(rules: Mapping[str, Sequence[Row]]) -> list[Compared]:
+def _named(rules: Rules) -> dict[str, list[Row]]:
+    """The rows of rules by their names."""
+    varied = varying([list(found.values()) for found in rules.values()])
+    named = {}
+    for key, found in rules.items():
+        rule, dials = json.loads(key)
+        said = [f"{dial}={short(of)}" for dial, of in dials.items() if dial in varied]
+        named[" ".join([rule, *said])] = list(found.values())
+    return named
+
+
+def _best(settings: Mapping[str, Any], rules: Mapping[str, Sequence[Row]]) -> list[Compared]:
     shares = {rule: by_seed(group) for rule, group in rules.items()}
-    measured = {pair: of for pair in itertools.combinations(sorted(rules), 2) if (of := _paired(shares, *pair))}
+    found = {pair: of for pair in itertools.permutations(rules, 2) if (of := _paired(shares, *pair))}
     best = max(shares, key=lambda rule: float(np.mean(np.concatenate(list(shares[rule].values())))))
     right, chance = (sum(row["measured"].get(name, 0) for row in rules[best]) for name in ("hits", "constant"))
-    if not measured or right <= chance:
+    if not found or right <= chance:
         return []
-    adjusted = dict(zip(measured, holm([of.p for of in measured.values()]), strict=True))
-    settings = {name: value for name, value in rules[best][0]["settings"].items() if name != "seed"}
+    family = [pair for pair in itertools.combinations(rules, 2) if pair in found]
+    p = dict(zip(map(frozenset, family), holm([found[pair].p for pair in family]), strict=True))
     return [
         Compared(
-            settings,
-            best,
-            other,
-            len(shares[best].keys() & shares[other].keys()),
-            of,
-            adjusted[min(best, other), max(best, other)],
+            settings, best, other, len(shares[best].keys() & shares[other].keys()), of, p[frozenset((best, other))]
         )
-        for other in rules
-        if other != best and (of := _paired(shares, best, other))
+        for (one, other), of in found.items()
+        if one == best
     ]
 
 

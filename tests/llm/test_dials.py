@@ -15,11 +15,13 @@ from lora_reuse.llm.learned import LEARNED
 from lora_reuse.llm.protocols.dials import (
     ADAPTERS,
     GIVEN,
+    IN_ROWS,
     TO_LEARN,
     WORDS,
     made_with,
     of_point,
     read_by,
+    reads,
     refuse_settings,
     settled,
 )
@@ -234,6 +236,19 @@ def test_a_dial_that_does_not_fit_the_library_is_refused_before_anything_is_trai
     grid = [*words.split(), "library=2-combination", "prompting=direct", "dataset=R", "dry_run=true"]
     assert main(PROTOCOL, grid) == (2 if said else 0)
     assert said in capsys.readouterr().err
+
+
+def test_a_row_says_dials_that_its_rule_does_not_read():
+    """As the temperature, which every row has; none of these is a setting of experts or questions."""
+    router = {"temperature", "top_k", "normalise"}
+    for how, read in (("arrow:swapped", router), ("ties", {"density", "trim"}), ("sum", set()), ("alone", set())):
+        assert reads(how) == read, how
+    assert reads("cat:own") == {"granularity", "learn_rate", "learn_steps", "learn_tries", "learn_share"}
+    assert (
+        reads("mine@12345678")
+        == IN_ROWS
+        == {*router, "density", "trim", "then", "gain", "general", "merged_rank"} | {*("weights", *reads("cat:own"))}
+    )
 
 
 def test_an_axis_of_weights_has_colons_in_it():

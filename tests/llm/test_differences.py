@@ -78,6 +78,64 @@ def test_controls_are_no_rules_and_other_settings_no_competitors():
     assert compared(rows({"arrow": RIGHT["arrow"]}) + rows({"sum": RIGHT["sum"]}, rank=4)) == []
 
 
+def at_gains(right):
+    """Rows of rules, some at gains of their own; as on disk, without a gain at its default."""
+    made = [one for (rule, gain), seeds in right.items() for one in rows({rule: seeds}, gain=gain)]
+    for one in made:
+        if one["settings"]["gain"] == 1.0:
+            del one["settings"]["gain"]
+    return made
+
+
+def test_a_rule_at_another_value_of_its_dial_is_another_rule():
+    tuned = {("sum", 1.0): RIGHT["sum"], ("tsv", 1.0): RIGHT["uniform"], ("tsv", 2.0): RIGHT["arrow"]}
+    found = compared(at_gains(tuned))
+    assert [(pair.best, pair.other) for pair in found] == [("tsv gain=2.0", "sum"), ("tsv gain=2.0", "tsv")]
+    renamed = compared(rows({"arrow": RIGHT["arrow"], "sum": RIGHT["sum"], "uniform": RIGHT["uniform"]}))
+    assert [pair.p for pair in found] == [pair.p for pair in renamed]
+    first, *_, last = table(bridge.PROTOCOL, at_gains(tuned)).split("\n\n")
+    assert [line.split()[:4] for line in last.splitlines()[2:]] == [
+        ["tsv", "gain=2.0", "sum", "3"],
+        ["tsv", "gain=2.0", "tsv", "3"],
+    ]
+    assert last.splitlines()[1].split()[0] == "best"
+    head, *lines = (line.split()[:3] for line in first.splitlines())
+    assert head == ["composition", "gain", "seeds"]
+    assert sorted(lines) == [["sum", "3", "12/24"], ["tsv", "2.0", "3"], ["tsv", "default", "3"]]
+
+
+def test_a_dial_that_a_rule_does_not_read_makes_no_other_rule_of_it():
+    """Rows of every rule say a temperature, and of every composition how one would learn."""
+    cold = rows({"arrow": RIGHT["uniform"], "sum": RIGHT["sum"]}, temperature=0.25, learn_rate=0.1)
+    warm = rows({"arrow": RIGHT["arrow"], "sum": RIGHT["sum"]}, temperature=0.5, learn_rate=0.2)
+    pairs = [(pair.best, pair.other) for pair in compared(cold + warm)]
+    assert pairs == [("arrow temperature=0.5", "arrow temperature=0.25"), ("arrow temperature=0.5", "sum")]
+    learned = rows({"cat:own": RIGHT["sum"]}, learn_rate=0.1) + rows({"cat:own": RIGHT["arrow"]}, learn_rate=0.2)
+    assert [(pair.best, pair.other) for pair in compared(learned)] == [
+        ("cat:own learn_rate=0.2", "cat:own learn_rate=0.1")
+    ]
+    weighed = rows({"linear": (*RIGHT["arrow"], *RIGHT["sum"])})
+    for i, one in enumerate(weighed):
+        one["settings"] |= {"weights": [0.3, 0.7] if i < 3 else [1, 1], "seed": i % 3}
+    assert [pair.other for pair in compared(weighed)] == ["linear weights=[1, 1]"]
+
+
+def test_a_rule_that_is_not_here_may_have_any_dial():
+    gone = rows({"gone@12345678": RIGHT["sum"]}, gain=1.0) + rows({"gone@12345678": RIGHT["arrow"]}, gain=2.0)
+    assert [pair.best for pair in compared(gone)] == ["gone@12345678 gain=2.0"]
+
+
+def test_settings_are_alike_in_any_order_and_rows_without_a_rule_are_left_out():
+    turned = rows()
+    for one in turned:
+        if one["settings"]["composition"] == "sum":
+            one["settings"] = dict(reversed(one["settings"].items()))
+    other = rows({"sum": RIGHT["sum"]})
+    for one in other:
+        del one["settings"]["composition"]
+    assert compared(turned + other) == compared(rows())
+
+
 def test_rules_that_are_not_better_than_a_constant_answer_are_not_compared():
     assert compared(rows({"arrow": ([2, 0, 0, 0], [1, 0, 1, 0]), "sum": ([0, 0, 0, 0], [0, 0, 0, 0])})) == []
     assert compared(rows({"arrow": ([2, 1, 0, 0], [1, 0, 1, 0]), "sum": ([0, 0, 0, 0], [0, 0, 0, 0])})) != []
