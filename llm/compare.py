@@ -2,9 +2,10 @@
 
 Says which rule is better, from rows that are there. Rules that were asked the same questions of the same experts are
 compared in pairs over seeds and questions: by how many points the best of a setting is ahead of each other one, the
-95 % interval, and the p-value after Holm's correction over all pairs of rules of the setting. A rule at another
-value of its dial is a rule of its own. composition= names the rules to compare; with two of them there is one pair, and
-nothing to correct. Rows of any protocol do, those of a protocol in a file of one's own too."""
+95 % interval, and the p-value after Holm's correction over all pairs of rules of the setting. The best is ahead of each
+other one over the seeds that both have. A rule at another value of its dial is a rule of its own. composition= names
+the rules to compare; with two of them there is one pair, and nothing to correct. Rows of any protocol do, those of a
+protocol in a file of one's own too."""
 
 import sys
 from collections.abc import Mapping, Sequence

@@ -69,9 +69,13 @@ def _named(rules: Rules) -> dict[str, list[Row]]:
 
 
 def _best(settings: Mapping[str, Any], rules: Mapping[str, Sequence[Row]]) -> list[Compared]:
+    """Of the rules that share seeds with the most others, the best is the one that is ahead of each of these, in the
+    mean over the seeds that both have. Where rules have unlike seeds there may be none such; then it is the one that
+    is least behind."""
     shares = {rule: by_seed(group) for rule, group in rules.items()}
     found = {pair: of for pair in itertools.permutations(rules, 2) if (of := _paired(shares, *pair))}
-    best = max(shares, key=lambda rule: float(np.mean(np.concatenate(list(shares[rule].values())))))
+    ahead = {rule: [of.mean for (one, _), of in found.items() if one == rule] for rule in rules}
+    best = max(rules, key=lambda rule: (len(ahead[rule]), min(ahead[rule], default=0)))
     right, chance = (sum(row["measured"].get(name, 0) for row in rules[best]) for name in ("hits", "constant"))
     if not found or right <= chance:
         return []

@@ -1,5 +1,6 @@
 """Which rule is better: by hand, in the table, and how often a difference is found where there is none."""
 
+import itertools
 import json
 from typing import Any
 
@@ -134,6 +135,33 @@ def test_settings_are_alike_in_any_order_and_rows_without_a_rule_are_left_out():
     for one in other:
         del one["settings"]["composition"]
     assert compared(turned + other) == compared(rows())
+
+
+def test_the_best_is_better_over_the_seeds_that_both_have():
+    """The sum is right more often in its five seeds, and less often in the three that both have."""
+    of = lambda *hits: tuple([2] * h + [0] * (4 - h) for h in hits)  # noqa: E731
+    (pair,) = compared(rows({"sum": of(1, 1, 1, 4, 4), "average": of(2, 2, 1)}))
+    assert (pair.best, pair.other, pair.seeds) == ("average", "sum", 3)
+    assert pair.difference.mean == pytest.approx(2 / 12)
+    three = {"sum": of(1, 1, 1, 4, 4), "average": of(2, 2, 1), "uniform": of(4)}
+    assert [(pair.best, pair.other) for pair in compared(rows(three))] == [("average", "sum")]
+
+
+def test_where_no_rule_is_ahead_of_all_the_one_that_is_least_behind_is_the_best():
+    """Each pair has seeds of its own. Over these the sum is ahead of the average by 1/4, the average of TIES by 2/4,
+    and TIES of the sum by 3/4."""
+    of = lambda *hits: [[2] * h + [0] * (4 - h) for h in hits]  # noqa: E731
+    right = {
+        "sum": dict(zip(range(4), of(2, 2, 0, 0), strict=True)),
+        "average": dict(zip((0, 1, 4, 5), of(1, 1, 3, 3), strict=True)),
+        "ties": dict(zip(range(2, 6), of(3, 3, 1, 1), strict=True)),
+    }
+    made = rows({rule: tuple(seeds.values()) for rule, seeds in right.items()})
+    for one, seed in zip(made, itertools.chain.from_iterable(right.values()), strict=True):
+        one["settings"]["seed"] = seed
+    found = {pair.other: pair.difference.mean for pair in compared(made)}
+    assert {pair.best for pair in compared(made)} == {"average"}
+    assert found == pytest.approx({"sum": -0.25, "ties": 0.5})
 
 
 def test_rules_that_are_not_better_than_a_constant_answer_are_not_compared():
