@@ -117,9 +117,8 @@ class Score(NamedTuple):
 
     @property
     def limits(self) -> Limits | None:
-        """95 %, cut to what a score can be."""
-        found = self.mean.limits() if self.mean else None
-        return found and Limits(max(0.0, found.low), min(1.0, found.high))
+        """95 %. A rule can be worse than the floor and better than the ceiling, so nothing is cut."""
+        return self.mean.limits() if self.mean else None
 
 
 def score(gained: Sequence[Gained]) -> Score:

@@ -95,6 +95,14 @@ def test_the_ceiling_gains_one_and_the_floor_nothing():
     assert score.measured("ties", "pocket", SEEDS, rows) is None
 
 
+@pytest.mark.parametrize("beyond", [-0.1, 1.1])
+def test_an_interval_beyond_floor_or_ceiling_is_not_cut(beyond):
+    found = score.score([Gained([np.full(20, beyond), np.full(20, beyond)], 0.9)])
+    assert found.limits
+    assert found.value == pytest.approx(beyond)
+    assert found.limits.low < found.value < found.limits.high
+
+
 def test_intervals_hold_the_score_as_often_as_they_say():
     """Seeds that are alike, and seeds that are not (each draws a rule's share anew, within 0.15): 95 % of 1000 hold the
     score. 930 are three standard deviations below: once in a thousand, if 95 % were exact."""
