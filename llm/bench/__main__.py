@@ -6,9 +6,9 @@ rule is one of ours by its name, one that learns as NAME:own, or a Python file o
 rule of PEFT, mergekit or any other software is a file that calls it. Rules have their dials at their defaults.
 
 The score is the mean over libraries of (rule - floor)/(ceiling - floor): the floor is the control of the library, the
-ceiling one adapter on all the data. The experts are trained once, and rows that are in out= or in rows= are not made
-again, so that a second rule costs its own answers. A file is known by what it holds: change it, and it is another
-rule."""
+ceiling one adapter on all the data, an expert on the answers where that answers nothing, or for a known fact its expert
+alone. The experts are trained once, and rows that are in out= or in rows= are not made again, so that a second rule
+costs its own answers. A file is known by what it holds: change it, and it is another rule."""
 
 import sys
 from collections.abc import Sequence

@@ -33,7 +33,8 @@ class Library:
     """Experts that a rule composes, and what is asked of them.
 
     `floor` are the settings in which the control differs: what is right there, is so without composing. `ceiling` is
-    one adapter on the data of all experts, or where such a one answers nothing either, an expert on the answers."""
+    one adapter on the data of all experts, or where such a one answers nothing either, an expert on the answers; of a
+    known fact it is the fact's expert alone."""
 
     name: str
     about: str

@@ -6,14 +6,16 @@ the seeds:
     gained_ls = (rule_ls − floor_ls) / (ceiling_l − floor_l)
     score = mean over l, s of gained_ls
 
-over the libraries whose ceiling is right in half of its answers (`ENOUGH`): where one adapter on all the data is not,
-nothing is to be gained. The score of one adapter on all the data is 1, that of a rule that answers what the control
-answers is 0.
+over the libraries whose ceiling is right in half of its answers (`ENOUGH`) and in more than the floor: in others
+nothing is to be gained. A rule that answers what the ceilings answer (`llm.bench.libraries`) has a score of 1, one that
+answers what its floors answer has 0.
 
 Libraries are fixed and seeds are drawn, so the interval is Student's t of the seeds' scores, with S − 1 degrees of
 freedom. The error is that between seeds, and that within them (between triplets, library by library) where it is
-larger, as in `llm.scoring.intervals.mean_over_seeds`. Floor and ceiling are taken as they are, the same for both sides
-of a difference."""
+larger, as in `llm.scoring.intervals.mean_over_seeds`. The room between floor and ceiling is taken as it is.
+
+A difference of two rules is over the libraries in which both have something to gain. Both sides have the same ceilings.
+Floors are the same but in `facts`, where the floor is the rule itself with an expert on wrong places."""
 
 import itertools
 import math
@@ -144,8 +146,8 @@ def scored(parts: Sequence[InLibrary]) -> list[InLibrary]:
 
 
 class Against(NamedTuple):
-    """A rule against another: how many seeds both have, the other's score, the difference (rule − other) and Holm's
-    p-value over all others."""
+    """A rule against another: how many seeds both have, the other's score over the libraries in which both have
+    something to gain, the difference (rule − other) and Holm's p-value over all others."""
 
     other: str
     seeds: int
@@ -162,14 +164,15 @@ def against(rule: str, others: Sequence[str], model: str, seeds: Sequence[int], 
         ours, theirs = measured(rule, model, common, known), measured(other, model, common, known)
         if len(common) < 2 or not ours or not theirs:
             continue
-        one, two = ([part.gained() for part in scored(parts)] for parts in (ours, theirs))
+        both = [(p.gained(), q.gained()) for p, q in zip(ours, theirs, strict=True) if p.room > 0 and q.room > 0]
+        if not both:
+            continue
         pairs = [
-            Gained([a - b for a, b in zip(p.by_seed, q.by_seed, strict=True)], min(p.room, q.room))
-            for p, q in zip(one, two, strict=True)
+            Gained([a - b for a, b in zip(p.by_seed, q.by_seed, strict=True)], min(p.room, q.room)) for p, q in both
         ]
         difference = score(pairs).mean
         if difference:
-            found.append((other, len(common), score(two).value, difference))
+            found.append((other, len(common), score([q for _, q in both]).value, difference))
     adjusted = holm([p_value(difference) for *_, difference in found]) if found else []
     made = [Against(*one, p) for one, p in zip(found, adjusted, strict=True)]
     return sorted(made, key=lambda one: -one.score)

@@ -33,12 +33,12 @@ def table(rule: str, model: str, seeds: Sequence[int], known: Known) -> str:
     said = [f"{rule} on {model}, seeds {', '.join(map(str, seeds))}", aligned([HEAD, *map(_line, parts)])]
     counted = scored(parts)
     if not counted:
-        return "\n\n".join([*said, "no score: no ceiling is right in half of its answers"])
+        return "\n\n".join([*said, "no score: no ceiling is right in half of its answers and above the floor"])
     others = [other for other in rules_of(known) if other != rule]
     said.append(_score(score([part.gained() for part in counted]), len(counted)))
     said.append(_against(against(rule, others, model, seeds, known)))
     found = {other: measured(other, model, seeds, known) for other in (rule, *others)}
-    complete = {other: parts for other, parts in found.items() if parts}
+    complete = {other: parts for other, parts in found.items() if parts and scored(parts)}
     scores = [score([part.gained() for part in scored(parts)]) for parts in complete.values()]
     said.append(_agreement(agreement(np.array([one.by_seed for one in scores])), len(complete)))
     return "\n\n".join(said)
@@ -76,7 +76,7 @@ def _score(found: Score, libraries: int) -> str:
 
 def _against(found: Sequence[Against]) -> str:
     if not found:
-        return "no other rule has rows of two of these seeds"
+        return "no other rule has rows of two of these seeds, and something to gain where this one has"
     lines = [["against", "score", "seeds", "difference [95 %]", "p"]]
     for one in found:
         low, high = one.difference.limits()
