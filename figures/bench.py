@@ -153,9 +153,9 @@ def caption(table: pandas.DataFrame) -> str:
     agree = "" if math.isnan(between) else f" The rankings by the two bases have one of {between:.2f}."
     return f"""Rules of composition over libraries whose precondition is known. A mark is how far a rule goes from the
         floor (0) to the ceiling (1); the score is {SCORE}. The floor is the control of the library. The ceiling is one
-        adapter on all the data or, where that answers nothing, an expert on the answers. Bars are 95 % intervals over
-        seeds (Student's t), cut at the frame; one seed has none. {said}{agree} The libraries are as follows.
-        {about}"""
+        adapter on all the data or, where that answers nothing, an expert on the answers; of a known fact it is the
+        fact's expert alone. Bars are 95 % intervals over seeds (Student's t), cut at the frame; one seed has none.
+        {said}{agree} The libraries are as follows. {about}"""
 
 
 def _of_base(base: str, part: pandas.DataFrame) -> str:
