@@ -135,7 +135,7 @@ def _trial(question: str, rows: list[Row], fit: list[Row], looked_up: Callable[[
         score, probability, merge_from = _decided(name, rows, fit, looked_up)
         ranked = area(score, worked)
         costs[name] = _by_seed(regrets(score, asked, merge_from), asked, seeds)
-        mean = mean_over_seeds(costs[name])
+        mean = mean_over_seeds(costs[name], 1 / len(asked))  # equal regrets are no proof of their value
         taken = [one for one in asked if one.taken(score, merge_from) is not None]
         lines[name] = Line(
             ranked,

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from lora_reuse.figures import registry
 from lora_reuse.figures._placeholders import VERBS, NotMeasured
@@ -264,6 +265,16 @@ def test_never_costs_what_works_and_nothing_else():
         saved = one.lines["never"].saved
         assert saved
         assert saved.mean == pytest.approx(one.lines["never"].regret - one.lines["decision"].regret)
+
+
+def test_equal_regrets_are_no_proof_of_their_value():
+    """Where the decision costs nothing in any library, the interval has the width of one library that is off by one."""
+    for one in trials(planted(noise=0.0)):
+        line = one.lines["decision"]
+        assert line.regret == 0
+        assert line.regret_limits
+        high = stats.t.isf(0.025, one.seeds - 1) / len(one.libraries)
+        assert line.regret_limits == pytest.approx((0, min(1, high)))
 
 
 def test_the_error_of_a_probability_is_its_distance_from_what_worked():
