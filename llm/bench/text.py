@@ -21,7 +21,7 @@ from lora_reuse.llm.bench.score import (
     share,
 )
 from lora_reuse.llm.methods import COST
-from lora_reuse.llm.protocols.table import pooled
+from lora_reuse.llm.protocols.table import ALONE, pooled
 from lora_reuse.runs.table import aligned
 
 
@@ -83,7 +83,7 @@ def _against(found: Sequence[Against]) -> str:
         told = f"{one.p:.3f}" if one.p >= 0.001 else "< 0.001"
         difference = f"{one.difference.value:+.2f} [{low:+.2f}, {high:+.2f}]"
         lines.append([one.other, f"{one.score:.2f}", str(one.seeds), difference, told])
-    head = "Differences of scores, paired over seeds and questions; p is Holm's, over all other rules."
+    head = f"Differences of scores, paired over seeds and questions. {ALONE}; p is Holm's, over all other rules."
     return f"{head}\n{aligned(lines)}"
 
 

@@ -14,6 +14,9 @@ from lora_reuse.llm.scoring.intervals import Limits, over_seeds
 from lora_reuse.runs.rows import by_setting, row_hash
 from lora_reuse.runs.table import aligned, value, varying
 
+ALONE = "An interval is that of its difference alone"
+"""What Holm's p-values beside it are not."""
+
 
 def table(protocol: Protocol, rows: Sequence[Row], known: Sequence[Row] = ()) -> str:
     """One line a setting: hits over all seeds, an interval over seeds (`llm.scoring.intervals`), and the columns of the
@@ -80,7 +83,7 @@ def differences(rows: Sequence[Row], settings: Sequence[str]) -> str:
         lines.append(
             [*(value(pair.settings, name) for name in names), pair.best, pair.other, str(pair.seeds), points, told]
         )
-    head = "Differences paired over seeds and questions; p is Holm's, over all pairs of rules of a setting."
+    head = f"Differences paired over seeds and questions. {ALONE}; p is Holm's, over all pairs of rules of a setting."
     return f"{head}\n{aligned(lines)}"
 
 

@@ -174,6 +174,7 @@ def test_the_table_says_all_of_it():
     assert "not scored" in next(line for line in said.splitlines() if line.startswith("no bridge  "))
     assert "score 0.83 [" in said
     assert "cat:own" in said
+    assert "An interval is that of its difference alone; p is Holm's, over all other rules." in said
     assert "rankings of 3 rules by two seeds: 1.00 in the mean" in said
     with pytest.raises(ValueError, match="no rows of ties"):
         text.table("ties", "pocket", SEEDS, rows)

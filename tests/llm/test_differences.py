@@ -172,7 +172,7 @@ def test_rules_that_are_not_better_than_a_constant_answer_are_not_compared():
 def test_the_table_says_by_how_much_the_best_is_better():
     _, *_, last = table(bridge.PROTOCOL, rows()).split("\n\n")
     title, head, *lines = last.splitlines()
-    assert "p is Holm's, over all pairs of rules" in title
+    assert "An interval is that of its difference alone; p is Holm's, over all pairs of rules" in title
     assert head.split() == ["best", "against", "seeds", "points", "[95", "%]", "p"]
     assert [line.split()[:4] for line in lines] == [["arrow", "sum", "3", "+42"], ["arrow", "uniform", "3", "+88"]]
     assert "Differences" not in table(bridge.PROTOCOL, rows({"arrow": RIGHT["arrow"]}))
