@@ -3,8 +3,9 @@ each seed.
 
 Answers vary on two levels: between seeds, because each trains other experts on other facts, and within a seed, between
 triplets, whose prompts ask for the same people and are right or wrong together. An interval that pools the triplets of
-all seeds takes the experts for fixed and is too short: over the step-by-step cells of `llm_bridge` the variance between
-seeds is several times that within them.
+all seeds takes the experts for fixed and is too short: over the step-by-step cells of `llm_bridge` the shares of seeds
+have more variance than triplets alone would give them, in some cells several times as much (D̂ below;
+`tests/llm/test_intervals.py`).
 
 The variance of a mean over S seeds of T triplets is written D·v/(S·T): v is the variance of one triplet, and D, the
 design effect, is 1 if seeds do not differ. Three to ten seeds say little about D, so it is moderated (Smyth 2004, eq.

@@ -19,6 +19,7 @@ from lora_reuse.llm.scoring.intervals import (
     share_above,
     wilson,
 )
+from lora_reuse.runs.rows import by_setting, load_rows
 
 TRIPLETS, PROMPTS = 20, 2
 SHARES = (0.05, 0.1, 0.25, 0.5, 0.8)
@@ -106,6 +107,27 @@ def test_where_seeds_differ_the_interval_over_seeds_covers_93_to_97_percent_and_
 @pytest.mark.parametrize("correlation", [0.1, None])
 def test_an_interval_that_pools_the_seeds_fails_the_same_check(seeds, correlation):
     assert coverage(pooled, seeds, correlation) < 0.9
+
+
+def test_seeds_of_the_bridge_have_more_variance_than_triplets_alone_would_give_them(request):
+    """D̂ of the committed step-by-step cells of the pocket model that have five seeds or more. Of an answer that is
+    hardly ever right or wrong it says nothing, so shares are from 3 to 97 %."""
+    found = []
+    for group in by_setting(load_rows(request.config.rootpath / "results/paper", "llm_bridge")).values():
+        settings = group[0]["settings"]
+        hits, asked = (np.array([row["measured"][name] for row in group]) for name in ("hits", "total"))
+        share = hits.sum() / asked.sum()
+        if (
+            (settings["model"], settings["prompting"]) == ("pocket", "steps")
+            and len(group) > 4
+            and 0.03 <= share <= 0.97
+        ):
+            triplets = len(group[0]["measured"]["by_triplet"])
+            found.append(triplets * (hits / asked).var(ddof=1) / (share * (1 - share)))
+    assert len(found) >= 24
+    assert np.mean(found) > 1.5
+    assert np.median(found) > 1
+    assert max(found) > 4
 
 
 def evenly(total, seeds):
