@@ -29,6 +29,7 @@ from lora_reuse.llm.protocols.hops import everyone, everywhere, marks
 from lora_reuse.llm.scoring.intervals import wilson
 from tests.llm.tiny import tiny
 
+UNTYPED: Any = lr
 torch.set_num_threads(1)
 QUESTIONS = ["Where does Plato live?", "Who is the spouse of Plato?"]
 
@@ -251,8 +252,8 @@ def test_a_composition_is_composed_again(base, library, tmp_path):
         (lambda base, a, b: lr.compose([a, b], "ties", density=3), "density: got 3; allowed: "),
         (lambda base, a, b: lr.compose([a, a], "ties"), "library: got a, a; allowed: each adapter once"),
         (lambda base, a, b: lr.compose([], "ties"), "library: got no adapter"),
-        (lambda base, a, b: lr.compose(["a", "b"], "ties"), r"library: got \['a', 'b'\]; allowed: a list of adapters"),
-        (lambda base, a, b: lr.compose(a, "ties"), "library: got <Adapter 'a': .*; allowed: a list of adapters"),
+        (lambda base, a, b: UNTYPED.compose(["a", "b"], "ties"), r"library: got \['a', 'b'\]; allowed: a list of adapters"),
+        (lambda base, a, b: UNTYPED.compose(a, "ties"), "library: got <Adapter 'a': .*; allowed: a list of adapters"),
         (
             lambda base, a, b: lr.compose([a, b], "ties", density="0.3"),
             "density: got '0.3', a str; allowed: 0.3, a float",
@@ -260,8 +261,8 @@ def test_a_composition_is_composed_again(base, library, tmp_path):
         (lambda base, a, b: lr.compose([a, b], "cat", weights="0.5,0.5"), "weights: got '0.5,0.5', a str; allowed: "),
         (lambda base, a, b: lr.compose([a, b], "cat", weights=0.5), "weights: got 0.5, a float; allowed: "),
         (lambda base, a, b: lr.compose([a, b], "svd", merged_rank=2.0), "merged_rank: got 2.0, a float; allowed: 2, a"),
-        (lambda base, a, b: lr.compress(a, 2.5), "max_rank: got 2.5; allowed: "),
-        (lambda base, a, b: lr.compress(a, True), "max_rank: got True; allowed: "),
+        (lambda base, a, b: UNTYPED.compress(a, 2.5), "max_rank: got 2.5; allowed: "),
+        (lambda base, a, b: UNTYPED.compress(a, True), "max_rank: got True; allowed: "),
         (lambda base, a, b: lr.compose([a, b], "moe:own"), "composition: got moe:own, which learns from data"),
         (lambda base, a, b: lr.compose([lr.compose([a, b], "arrow"), b], "sum"), "adapter: got arrow of a, b, which "),
         (lambda base, a, b: lr.load_adapter(base, "nowhere/at/all"), "expert: got nowhere/at/all"),
