@@ -206,6 +206,15 @@ def test_proposition_1_agrees_with_its_predictions():
     )
 
 
+def test_proposition_1_agrees_at_a_finite_dim_too():
+    """At any dim the hidden states of the four prompts are linearly dependent."""
+    measured = rows(proposition_1, Proposition1(width=2**12, dim=64, train=False), range(24))
+    for name in ("leakage_same_relation", "leakage_same_entity", "leakage_unrelated", "norm_neighbour_key"):
+        z = z_score(measured, name)
+        assert z is not None
+        assert abs(z) < FALSE_ALARM_Z, name
+
+
 def test_proposition_1_at_infinite_width_is_its_own_limit():
     (row,) = rows(proposition_1, Proposition1(width=INF, train=False), [0])
     for name, value in row["predicted"].items():

@@ -12,6 +12,7 @@ training finds.
   steps), with the prediction of `training.predicted_alignment`.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -76,23 +77,34 @@ def _closed_form(
 def _limits(
     setting: Proposition1, S: Float64[np.ndarray, "n n"], four: list[int], leaks: dict[str, int]
 ) -> tuple[Values, Values]:
-
-    def smooth(G: Float64[np.ndarray, "4 4"]) -> Values:
-        leaked = {name: float(kernels.coefficient(G, 0, i)) for name, i in leaks.items()}
-        return leaked | {"norm_neighbour_key": float(np.sqrt(G[0, 0] * G[1, 1]) / G[0, 1])}
-
+    """Predictions and errors, pair by pair: `x r1` − `u r1` and `x r2` − `u r2` are one vector, so the four hidden
+    states are linearly dependent."""
     k_all = kernels.kernel(S)
-    if setting.width == INF:
-        limit = smooth(k_all[np.ix_(four, four)])
-        predicted, stderr = {"efficacy": 1.0} | limit, dict.fromkeys(limit, 0.0)
-    else:
-        found = expansion(smooth, S[np.ix_(four, four)].copy(), setting.width)
-        predicted, stderr = {"efficacy": 1.0} | found.mean, found.errors()
+    predicted, stderr = {"efficacy": 1.0}, {}
+    for name, i in leaks.items():
+        pair = np.ix_([four[0], four[i]], [four[0], four[i]])
+        quantities = functools.partial(_of_pair, name)
+        if setting.width == INF:
+            limit = quantities(k_all[pair])
+            predicted |= limit
+            stderr |= dict.fromkeys(limit, 0.0)
+        else:
+            found = expansion(quantities, S[pair], setting.width)
+            predicted |= found.mean
+            stderr |= found.errors()
     # (G⁻¹)_ηη exceeds (k⁻¹)_ηη by 1/(1 − prompts/m), as the inverse of a sample covariance does, to first order in
     # prompts/m.
     shrink = 1 - len(k_all) / setting.width
     predicted["norm_rome"] = float(np.sqrt(np.linalg.inv(k_all)[four[0], four[0]] * k_all[four[0], four[0]] / shrink))
     return predicted, stderr
+
+
+def _of_pair(leak: str, G: Float64[np.ndarray, "2 2"]) -> Values:
+    """What depends on the Gram matrix of the edited prompt and the one that `leak` is about."""
+    values = {leak: float(kernels.coefficient(G, 0, 1))}
+    if leak == "leakage_same_relation":
+        values["norm_neighbour_key"] = float(np.sqrt(G[0, 0] * G[1, 1]) / G[0, 1])
+    return values
 
 
 def _trained(
