@@ -7,10 +7,10 @@ import pytest
 
 from lora_reuse.theory import error_bars, kernels
 from lora_reuse.theory import model as transformer
-from lora_reuse.theory.experiments import attention, capacity, kernel_limit, proposition_1
+from lora_reuse.theory.experiments import attention, capacity, kernel_limit, proposition_1, theorem_3
 from lora_reuse.theory.gram import geometry
 from lora_reuse.theory.limit import limit_geometry
-from lora_reuse.theory.settings import INF, Attention, Capacity, KernelLimit, Proposition1
+from lora_reuse.theory.settings import INF, Attention, Capacity, KernelLimit, Proposition1, Theorem3
 from lora_reuse.theory.table import log_log_slope, table, z_score
 
 COEFFICIENTS = list(kernel_limit.COEFFICIENTS)
@@ -184,6 +184,24 @@ def test_at_both_limits_the_measurement_is_the_prediction():
 def test_where_no_error_is_known_none_is_claimed():
     (row,) = rows(kernel_limit, KernelLimit(width=INF, dim=64, attention="softmax"), [0])
     assert set(row["stderr"]) == {"kernel_relative_rms"}
+
+
+@pytest.mark.parametrize("setting", [KernelLimit, Theorem3])
+def test_where_attention_saturates_and_prompts_become_one_there_is_the_kernel_without_errors(setting):
+    measured = rows(
+        {KernelLimit: kernel_limit, Theorem3: theorem_3}[setting],
+        setting(width=2**10, dim=2**10, attention="softmax", init_scale="variance"),
+        range(8),
+    )
+    assert {"c_first" in row["stderr"] for row in measured} == {True, False}
+    for row in measured:
+        values = [*row["measured"].values(), *row["predicted"].values(), *row["stderr"].values()]
+        assert np.isfinite(values).all()
+        assert abs(row["measured"]["c_first"] - row["predicted"]["c_first"]) < 6 * 2**-5
+        if setting is KernelLimit:
+            z = z_score([row], "kernel_relative_rms")
+            assert z is not None
+            assert abs(z) < FALSE_ALARM_Z
 
 
 def test_proposition_1_agrees_with_its_predictions():

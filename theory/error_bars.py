@@ -47,7 +47,8 @@ class Expansion(NamedTuple):
 
 
 def expansion(quantities: Quantities, S: Square, width: int | float, activation: str = "relu") -> Expansion:
-    """The expansion of quantities that are smooth at the kernel of S = H Hᵀ, S being of full rank.
+    """The expansion of quantities that are smooth at the kernel of S = H Hᵀ; where S is `dependent` their values there,
+    without errors.
 
     Over what one feature adds, φφᵀ − k = Σ_a y_a w_a with third moments κ (by quadrature), and with F_a = ∂F/∂w_a and
     so on,
@@ -59,6 +60,8 @@ def expansion(quantities: Quantities, S: Square, width: int | float, activation:
     second term of the variance is not below a quarter of the first the width is too small for the series: there
     `remainder` is all of `stderr`."""
     k = kernel(S, activation)
+    if dependent(S):
+        return Expansion(dict(quantities(k)), {}, {})
     names = list(quantities(k))
     everything = _vector(quantities)
     mean, stderr, remainder = everything(k), np.zeros(len(names)), np.zeros(len(names))
@@ -110,6 +113,8 @@ def routed_expansion(
     farther out than one in 2000 make more than a twentieth of the variance, a mean over rows is not normal whatever its
     error: there `remainder` is all of `stderr`."""
     k = kernel(S, activation)
+    if dependent(S):
+        return Expansion(dict(quantities(k)), {}, {})
     names = list(quantities(k))
     F, odds = _vector(quantities), _vector(lambda G: {"": log_odds(G)})
     entries = np.logical_or.reduce(_dependence(lambda G: np.append(F(G), odds(G)), k), axis=1)
@@ -149,6 +154,12 @@ def routed_expansion(
     rare = (weights * (np.abs(t) > _RARE)) @ squares > stderr**2 / 20
     varies = stderr * width**0.5 > 1e-6
     return _named(names, np.where(varies, found, F(k)), varies * stderr, varies * np.where(rare, stderr, remainder))
+
+
+def dependent(S: Square) -> bool:
+    """Whether hidden states are linearly dependent, to nine digits: there fourth moments have no closed form. So it is
+    where attention saturates and two prompts become one."""
+    return bool(np.linalg.eigvalsh(S)[0] < 1e-9 * np.trace(S))
 
 
 def sure_signs(S: Square, width: int | float, activation: str) -> Bool[np.ndarray, "n n"]:

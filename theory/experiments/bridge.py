@@ -60,7 +60,7 @@ from lora_reuse.theory import gram as grams
 from lora_reuse.theory.compositions import RULES, Context, Features, Outputs, compose, dials_of
 from lora_reuse.theory.depth import Segments, tangent_kernel
 from lora_reuse.theory.edits import LowRank, min_norm_edit
-from lora_reuse.theory.error_bars import expansion, sure_signs
+from lora_reuse.theory.error_bars import dependent, expansion, sure_signs
 from lora_reuse.theory.experiments import Result, Values
 from lora_reuse.theory.facts import ROLES
 from lora_reuse.theory.kernels import kernel
@@ -286,7 +286,7 @@ def _predict(plan: Plan, S: Float64[np.ndarray, "n n"]) -> tuple[Values, Values]
     smooth = RULES[setting.composition].smooth and not (
         setting.composition.startswith("arrow") and setting.scores == "raw"
     )
-    if not smooth or len(S) > MOST_PROMPTS_WITH_ERRORS or np.linalg.matrix_rank(S) < len(S):
+    if not smooth or len(S) > MOST_PROMPTS_WITH_ERRORS or dependent(S):
         return limit, {}
     if setting.composition.startswith("arrow") and not sure_signs(S, setting.width, setting.activation).all():
         return limit, {}

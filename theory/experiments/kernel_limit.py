@@ -9,9 +9,9 @@ is `x r1 … rk`: `c_first` to `c_fourth`.
 
 A prediction is the limit one step on. At a finite width it is that of the kernel of the hidden states actually drawn (m
 → ∞ at these E and V) with the term of O(1/m) of the mean over U, and its error is that of the draw of U
-(`theory.error_bars`). At width = inf and a finite dim it is the d → ∞ limit, with the error in the draw of E and V to
-first order, where that is known in closed form (std, uniform attention, ReLU). At dim = width = inf it is the value
-itself."""
+(`theory.error_bars`), absent where two prompts have become one because attention saturates. At width = inf and a finite
+dim it is the d → ∞ limit, with the error in the draw of E and V to first order, where that is known in closed form
+(std, uniform attention, ReLU). At dim = width = inf it is the value itself."""
 
 import functools
 import math
@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from lora_reuse.theory import distance, kernels
-from lora_reuse.theory.error_bars import expansion
+from lora_reuse.theory.error_bars import dependent, expansion
 from lora_reuse.theory.experiments import REMAINDER, Result, Values
 from lora_reuse.theory.facts import Prompt
 from lora_reuse.theory.gaussian import quadrature_features
@@ -98,8 +98,10 @@ def _unit_width_distance(S_bytes: bytes, activation: str) -> tuple[float, float,
     S = np.frombuffer(S_bytes)
     S = S.reshape(2 * (math.isqrt(S.size),))
     k, phi = kernels.kernel(S, activation), quadrature_features(S, activation, nodes=2**12)
-    law = distance.relative_rms_law(kernels.fourth_moments(S, activation), k)
-    return *law, distance.relative_rms_bias(phi * len(phi) ** 0.5, k)
+    pairs = np.einsum("ui,uj->uij", phi, phi)
+    # Where the closed form of fourth moments ends quadrature has three digits of them.
+    M = np.einsum("uij,ukl->ijkl", pairs, pairs) * len(phi) if dependent(S) else kernels.fourth_moments(S, activation)
+    return *distance.relative_rms_law(M, k), distance.relative_rms_bias(phi * len(phi) ** 0.5, k)
 
 
 def _limit_of_dim(setting: KernelLimit, k: Float64[np.ndarray, "n n"]) -> tuple[Values, Values]:

@@ -38,7 +38,7 @@ from jaxtyping import Float64
 from lora_reuse.theory import gram as grams
 from lora_reuse.theory.compositions import Context, Features, compose
 from lora_reuse.theory.edits import min_norm_edit
-from lora_reuse.theory.error_bars import expansion, sure_signs
+from lora_reuse.theory.error_bars import dependent, expansion, sure_signs
 from lora_reuse.theory.experiments import REMAINDER, Result, Values
 from lora_reuse.theory.facts import Prompt, World, draw_world
 from lora_reuse.theory.kernels import kernel
@@ -141,7 +141,7 @@ def _predict(setting: Specificity, world: World, S: Square) -> tuple[Values, Val
             return pooled, dict(pooled)
         S = grams.geometry(prompts(world), limit, [0])[0]
         return values(kernel(S, setting.activation)) | pooled, dict(pooled)
-    if np.linalg.eigvalsh(S)[0] < 1e-9 * np.trace(S):
+    if dependent(S):
         return values(kernel(S, setting.activation)) | pooled, dict(pooled)
     if setting.width == INF:
         limit = values(kernel(S, setting.activation))
