@@ -79,6 +79,22 @@ def test_one_expert_alone_is_returned_unchanged(name):
     np.testing.assert_allclose(change(name, [first]), first @ FEATURES, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", RULES)
+def test_an_expert_that_changes_nothing_is_none(name):
+    """As where the edited answer is the old one (`coincide=y=r1x`); the oracle does not look at experts."""
+    first, second = SCENE.experts(FEATURES)
+    nothing = 0.0 * first
+    one = change(name, [nothing, second])
+    assert np.isfinite(one).all()
+    assert name == "oracle" or np.abs(one).max() > 0.05
+    assert name == "oracle" or not change(name, [nothing, 0.0 * second]).any()
+
+
+def test_beside_an_expert_that_changes_nothing_slerp_is_the_other():
+    first, second = SCENE.experts(FEATURES)
+    np.testing.assert_allclose(change("slerp", [0.0 * first, second]), second @ FEATURES, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", [n for n, r in RULES.items() if r.basis_free and n != "lorahub"])
 def test_rules_free_of_the_basis_need_the_gram_matrix_only(name):
     phi = coordinates(FEATURES.T @ FEATURES)

@@ -11,14 +11,15 @@ from lora_reuse.theory.edits import LowRank, min_norm_edit
 @rule(span=True, gauge_free=False, basis_free=True, alone=False, smooth=True)
 def random(library: Library, context: Context) -> LowRank:
     """The sum of adapters with the answer differences and norms of the experts, under keys of prompts that share no
-    token with theirs."""
+    token with theirs. An expert that changes nothing adds nothing."""
     if len(context.unrelated_keys) != len(library):
         raise SettingError(
             "unrelated_keys", len(context.unrelated_keys), f"keys for each of the {len(library)} experts"
         )
     away = [LowRank(expert.out, keys) for expert, keys in zip(library, context.unrelated_keys, strict=True)]
+    norms = [expert.norm() for expert in library]
     return functools.reduce(
-        operator.add, [expert.norm() / other.norm() * other for expert, other in zip(library, away, strict=True)]
+        operator.add, [(norm / other.norm() if norm else 0.0) * other for norm, other in zip(norms, away, strict=True)]
     )
 
 

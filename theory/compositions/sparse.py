@@ -48,6 +48,8 @@ def knots(library: Library, context: Context, *, density: Density = 0.2) -> Dens
 
 def merge_ties(matrices: Sequence[np.ndarray], density: float) -> np.ndarray:
     """Trim, elect, and take the mean over the experts that agree."""
+    if not matrices[0].size:  # in a basis of what no expert changes
+        return matrices[0]
     trimmed = []
     for matrix in matrices:
         kept = max(round(density * matrix.size), 1)

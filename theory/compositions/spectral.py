@@ -46,7 +46,7 @@ def tsv(library: Library, context: Context, *, gain: Gain = 1.0) -> LowRank:
 def iso_c(library: Library, context: Context, *, gain: Gain = 1.0) -> LowRank:
     """Iso-C (Marczak et al. 2025, arXiv 2502.04959): with Σ_i ΔW_i = U Σ Vᵀ of rank R, ΔW = gain (tr Σ / R) U Vᵀ."""
     left, values, right = components(_sum(library))
-    return LowRank(gain * values.mean() * left, right)
+    return LowRank(gain * values.sum() / max(len(values), 1) * left, right)
 
 
 @rule(span=True, gauge_free=True, basis_free=True, alone=True, smooth=True)
@@ -75,8 +75,11 @@ def core_space(library: Library, context: Context, *, density: Density = 0.2, ga
 @rule(span=True, gauge_free=True, basis_free=True, alone=True, smooth=True)
 def slerp(library: Library, context: Context) -> LowRank:
     """ΔW = Σ_i ΔW_i / ‖Σ_i ΔW_i/‖ΔW_i‖‖: of two experts SLERP with t = 1/2, (ΔW_1 + ΔW_2) / (2 cos θ/2). Experts
-    without a common answer are orthogonal, and it is √N times the average."""
-    length = _sum([1 / expert.norm() * expert for expert in library]).norm()
+    without a common answer are orthogonal, and it is √N times the average. An expert of norm 0 has no direction."""
+    norms = [expert.norm() for expert in library]
+    if not any(norms):
+        return _sum(library)
+    length = _sum([1 / norm * expert for norm, expert in zip(norms, library, strict=True) if norm]).norm()
     if length < 1e-9:
         raise SettingError("library", "opposite updates", "experts that have a mean direction", "take average")
     return 1 / length * _sum(library)
@@ -104,7 +107,7 @@ def directions(
 ) -> tuple[Float64[np.ndarray, "rows rank"], Float64[np.ndarray, "columns rank"]]:
     """The left and the right singular vectors of the values above rounding."""
     left, values, right = np.linalg.svd(columns, full_matrices=False)
-    kept = values > ROUNDING * values[0]
+    kept = values > ROUNDING * values[:1].sum()
     return left[:, kept], right[kept].T
 
 
