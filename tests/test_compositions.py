@@ -1,5 +1,6 @@
 """Every rule, by its name, in the checks that fit what it promises; and the numbers of single rules."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -158,6 +159,16 @@ def test_cat_weights_are_of_least_error_and_differ_with_the_examples():
         found[data] = tuple(np.round(alpha, 6))
     assert len(set(found.values())) == 3
     np.testing.assert_allclose(found["held_out"], 0, atol=1e-9)  # the answer of another entity should stay
+
+
+def test_cat_takes_weights_where_they_are_not_fitted_and_there_alone():
+    given = Theorem3(width=INF, composition="cat", fit="given", weight_second=4.0)
+    (at_one,), (at_four,) = (theorem_3.run(setting, [0]) for setting in (replace(given, weight_second=1.0), given))
+    assert abs(at_four.measured["c_second"] / at_one.measured["c_second"] - 4) < 1e-9
+    for fit in ("free", "softmax"):
+        assert theorem_3.run(replace(given, fit=fit, weight_second=1.0), [0])
+        with pytest.raises(SettingError, match=f"weights: got .1.0, 4.0. with fit={fit}; .*add fit=given"):
+            theorem_3.run(replace(given, fit=fit), [0])
 
 
 def test_cat_on_the_simplex_stays_there_and_is_best_there():
@@ -323,6 +334,11 @@ def test_ties_are_shared():
         ("random", "bare", "unrelated_keys: got 0"),
         ("oracle", "bare", "composed: got none"),
         ("linear", "weights", "weights: got 3"),
+        (
+            "cat",
+            "weights",
+            "weights: got (1.0, 1.0, 1.0) with fit=free; allowed: none: cat then fits its own; add fit=given",
+        ),
         ("sum", "weights", "weights: got (1.0, 1.0, 1.0); allowed: no dial with sum; sum does not read it"),
     ],
 )

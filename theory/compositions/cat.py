@@ -21,6 +21,8 @@ Fit = Annotated[Literal["free", "softmax", "given"], "weights by least squares, 
 def cat(library: Library, context: Context, *, fit: Fit = "free", weights: Weights = None) -> LowRank:
     """ΔW = Σ_i α_i A_i B_iᵀ (eq. 26). α is `weights` with `fit=given`, or fitted to the squared error on the context's
     examples: free (least squares, in closed form) or on the simplex (`fit=softmax`, by optax, as in LoRA Soups)."""
+    if weights is not None and fit != "given":
+        raise SettingError("weights", f"{weights} with fit={fit}", "none: cat then fits its own", "add fit=given")
     alpha = weights_for(library, weights) if fit == "given" else fitted_weights(library, context, fit)
     return functools.reduce(operator.add, [float(a) * expert for a, expert in zip(alpha, library, strict=True)])
 

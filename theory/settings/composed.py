@@ -127,9 +127,10 @@ class Theorem3(RuleDials, Theorem2):
         return RULES[self.composition].promises if self.composition in RULES else {}
 
     @property
-    def weights(self) -> tuple[float, float]:
-        """One an expert."""
-        return self.weight_first, self.weight_second
+    def weights(self) -> tuple[float, float] | None:
+        """One an expert; none where both are 1, as they are unless given."""
+        weights = self.weight_first, self.weight_second
+        return None if weights == (1, 1) else weights
 
 
 @dataclass(frozen=True)
