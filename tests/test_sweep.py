@@ -225,6 +225,8 @@ BAD = [
     (["wdith=64"], "did you mean 'width'?"),
     (["experiment=kernel_limits"], "did you mean 'kernel_limit'?"),
     (["experiment=capacity", "dim=0"], "dim: got '0'"),
+    (["width=1"], "width: got 1; allowed: at least 16, so that no expert's keys vanish"),
+    (["width=32,4"], "width: got 4; allowed: at least 16"),
     (["dim=3"], "dim: got 3; allowed: at least 4, the rank of the prompts"),
     (["dim=64,3"], "dim: got 3"),
     (["attention=softmax"], "dim: got inf with attention=softmax"),

@@ -14,6 +14,7 @@ from lora_reuse.theory.settings.base import (
     one_block,
     world_prompts,
 )
+from lora_reuse.theory.settings.composed import wide_enough
 
 HOPS = "k, relations in the prompt x r1 ... rk and edits that it needs; the paper has two"
 
@@ -34,6 +35,7 @@ class KernelLimit(Model):
         super().__post_init__()
         one_block(self)
         at_least(self, self.hops + 2)
+        wide_enough(self, 16)  # a ReLU key vanishes, and the row with it, with probability 2^-width
 
     def prompts_and_rank(self) -> tuple[int, int]:
         return self.hops + 2, self.hops + 2
