@@ -137,6 +137,18 @@ def test_dependent_keys_are_refused():
         min_norm_edit(K, differences(8), np.zeros((60, 60)))
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_rounded_keys_are_fitted_in_float64_and_refused_where_they_depend_on_each_other_to_rounding(dtype):
+    for seed in range(40):
+        K = np.maximum(np.random.default_rng(seed).standard_normal((512, 7)), 0).astype(dtype)
+        update = min_norm_edit(K, differences(7).astype(dtype))
+        assert update.out.dtype == update.into.dtype == np.float64
+        assert np.abs(update @ K.astype(np.float64) - differences(7)).max() < 1e-12
+        K[:, 6] = K[:, 0] + dtype(0.3) * K[:, 1]
+        with pytest.raises(ValueError, match="7 keys are linearly dependent"):
+            min_norm_edit(K, differences(7))
+
+
 shapes = st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(1, 4), st.integers(0, 2**31))
 
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 
-Keys = Float64[np.ndarray, "features edits"]
-Residuals = Float64[np.ndarray, "outputs edits"]
+Keys = Float[np.ndarray, "features edits"]
+Residuals = Float[np.ndarray, "outputs edits"]
+Covariance = Float[np.ndarray, "features features"]
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,7 @@ class LowRank:
         return LowRank(out_q @ (left * root), into_q @ (right.T * root))
 
 
-def min_norm_edit(
-    keys: Keys, residuals: Residuals, C: Float64[np.ndarray, "features features"] | None = None
-) -> LowRank:
+def min_norm_edit(keys: Keys, residuals: Residuals, C: Covariance | None = None) -> LowRank:
     """ΔW = D (KᵀC⁻¹K)⁻¹ KᵀC⁻¹, with ΔW K = D exactly: the keys K get the residuals D added to their outputs.
 
     One key and C = I is Proposition 1 (eq. 1), several are eq. 23, and C = E[φφᵀ] over other prompts is ROME (Meng et
@@ -87,12 +86,15 @@ def min_norm_edit(
     onto the keys' span, X P = D(KᵀK)⁻¹Kᵀ = ΔW, so X Xᵀ = ΔW ΔWᵀ + X(I − P)Xᵀ, and the trace of the root grows strictly:
     ‖X‖_* > ‖ΔW‖_* unless X = ΔW.
 
-    Raises ValueError when the keys are linearly dependent: no ΔW gives them arbitrary residuals.
+    Raises ValueError when the keys are linearly dependent, to a few roundings of the type they come in: no ΔW gives
+    them arbitrary residuals. What follows is in float64.
     """
     if keys.shape[1] != residuals.shape[1]:
         raise ValueError(
             f"min_norm_edit: keys {keys.shape} and residuals {residuals.shape} need one column an edit each"
         )
+    rounding = float(np.finfo(keys.dtype).eps) if keys.dtype.kind == "f" else 0.0
+    keys, residuals = np.asarray(keys, np.float64), np.asarray(residuals, np.float64)
     try:
         dual = keys if C is None else scipy.linalg.solve(C, keys, assume_a="pos")
     except np.linalg.LinAlgError:
@@ -100,8 +102,8 @@ def min_norm_edit(
             f"min_norm_edit: the covariance C {keys.shape[0]} x {keys.shape[0]} is singular; add a ridge to it"
         ) from None
     inner = keys.T @ dual
-    scale = np.sqrt(np.diagonal(inner))
-    if not scale.all() or np.linalg.eigvalsh(inner / np.outer(scale, scale))[0] < 1e-12:
+    scale, least = np.sqrt(np.diagonal(inner)), max(1e-12, keys.shape[1] * (10 * rounding) ** 2)
+    if not scale.all() or np.linalg.eigvalsh(inner / np.outer(scale, scale))[0] < least:
         raise ValueError(
             f"min_norm_edit: the {keys.shape[1]} keys are linearly dependent; drop repeated prompts or raise the width"
         )
@@ -109,9 +111,9 @@ def min_norm_edit(
 
 
 def edit(
-    keys: Keys | Float64[np.ndarray, " features"],
-    changes: Residuals | Float64[np.ndarray, " outputs"],
-    C: Float64[np.ndarray, "features features"] | None = None,
+    keys: Keys | Float[np.ndarray, " features"],
+    changes: Residuals | Float[np.ndarray, " outputs"],
+    C: Covariance | None = None,
 ) -> LowRank:
     """Proposition 1: ΔW = (i_new − i_old) φᵀ/‖φ‖², the update of least norm that changes the output on one prompt, or
     on several: ΔW = D (KᵀK)⁻¹ Kᵀ (eq. 23).
@@ -192,6 +194,6 @@ def best_rank_edit(keys: Keys, residuals: Residuals, rank: int) -> LowRank:
     tied = np.isclose(values, values[rank - 1], rtol=1e-9)
     above = values > values[rank - 1] * (1 + 1e-9)
     group = right[tied]
-    _, directions = np.linalg.eigh(group @ np.linalg.inv(keys.T @ keys) @ group.T)
+    _, directions = np.linalg.eigh(group @ full.into.T @ full.into @ group.T)
     chosen = np.vstack([right[above & ~tied], directions.T[: rank - int((above & ~tied).sum())] @ group])
     return LowRank(residuals @ chosen.T, full.into @ chosen.T)
