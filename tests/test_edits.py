@@ -129,7 +129,7 @@ def test_the_ordinary_mask_changes_the_key_and_nothing_else(mask):
 
 def test_dependent_keys_are_refused():
     K = keys_of(60)
-    with pytest.raises(ValueError, match="3 keys are linearly dependent"):
+    with pytest.raises(ValueError, match="keys: got 3 that are linearly dependent"):
         min_norm_edit(K[:, [0, 1, 0]], differences(3))
     with pytest.raises(ValueError, match="linearly dependent"):
         min_norm_edit(keys_of(4), differences(8))
@@ -145,7 +145,7 @@ def test_rounded_keys_are_fitted_in_float64_and_refused_where_they_depend_on_eac
         assert update.out.dtype == update.into.dtype == np.float64
         assert np.abs(update @ K.astype(np.float64) - differences(7)).max() < 1e-12
         K[:, 6] = K[:, 0] + dtype(0.3) * K[:, 1]
-        with pytest.raises(ValueError, match="7 keys are linearly dependent"):
+        with pytest.raises(ValueError, match="keys: got 7 that are linearly dependent"):
             min_norm_edit(K, differences(7))
 
 

@@ -248,6 +248,8 @@ BAD = [
     (["experiment=theorem_2", "coincide=x=q"], "coincide: got 'x=q'"),
     (["experiment=theorem_2", "coincide=x=y+y=z"], "coincide: got x = y = z"),
     (["experiment=many_facts", "facts=0"], "facts: got '0'"),
+    (["experiment=scale", "dim=1"], "dim: got 1; allowed: at least 2"),
+    (["experiment=layers", "dim=1"], "dim: got 1; allowed: at least 2"),
     (["experiment=bridge", "setup=1"], "setup: got 1; allowed: 0 or 2 to 8"),
     (["experiment=bridge", "locality=1.5"], "locality: got '1.5'"),
     (["experiment=capacity", "entities=128", "relations=8"], "entities: got 128 with 8 relations"),
@@ -263,6 +265,20 @@ def test_a_mistake_is_one_line_exit_code_2_and_nothing_written(tmp_path, capsys,
     assert captured.err.count("\n") == 1
     assert line in captured.err
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "keys"),
+    [
+        ("experiment=scale facts=16 scale=1 experts=2 width=inf dim=4 activation=linear", 16),
+        ("experiment=layers facts=4 scale=1 placement=first_below width=inf dim=4 activation=linear", 16),
+        ("experiment=large_library facts=2 composition=sum dim=256 attention=softmax init_scale=variance", 2),
+    ],
+)
+def test_keys_that_turn_out_to_be_dependent_are_one_line_too(tmp_path, capsys, words, keys):
+    assert main([*words.split(), "seeds=8", f"out={tmp_path}"]) == 2
+    said = "allowed: linearly independent ones; drop repeated prompts, or raise the width or the dim"
+    assert capsys.readouterr().err == f"theory.sweep: keys: got {keys} that are linearly dependent; {said}\n"
 
 
 def test_a_folder_of_another_schema_is_refused_before_anything_runs(tmp_path, capsys):

@@ -24,6 +24,7 @@ from jaxtyping import Float64, Int
 
 from lora_reuse.theory import gram as grams
 from lora_reuse.theory.compositions import Outputs
+from lora_reuse.theory.edits import refuse_dependent
 from lora_reuse.theory.facts import Prompt
 from lora_reuse.theory.library import Scene, draw_scene
 from lora_reuse.theory.readout import one_hot
@@ -205,5 +206,8 @@ class Blocks:
 def solved(
     G: Float64[np.ndarray, "n n"], keys: Int[np.ndarray, " keys"], asked: Int[np.ndarray, " asked"]
 ) -> Float64[np.ndarray, "keys asked"]:
-    """G_ee⁻¹ G_ea: the share of every key's answer on every asked prompt (eq. 23)."""
-    return np.linalg.solve(G[np.ix_(keys, keys)], G[np.ix_(keys, asked)])
+    """G_ee⁻¹ G_ea: the share of every key's answer on every asked prompt (eq. 23). Raises SettingError for linearly
+    dependent keys."""
+    inner = G[np.ix_(keys, keys)]
+    refuse_dependent(inner)
+    return np.linalg.solve(inner, G[np.ix_(keys, asked)])

@@ -10,6 +10,8 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float, Float64
 
+from lora_reuse.runs.settings import SettingError
+
 Keys = Float[np.ndarray, "features edits"]
 Residuals = Float[np.ndarray, "outputs edits"]
 Covariance = Float[np.ndarray, "features features"]
@@ -86,7 +88,7 @@ def min_norm_edit(keys: Keys, residuals: Residuals, C: Covariance | None = None)
     onto the keys' span, X P = D(KᵀK)⁻¹Kᵀ = ΔW, so X Xᵀ = ΔW ΔWᵀ + X(I − P)Xᵀ, and the trace of the root grows strictly:
     ‖X‖_* > ‖ΔW‖_* unless X = ΔW.
 
-    Raises ValueError when the keys are linearly dependent, to a few roundings of the type they come in: no ΔW gives
+    Raises SettingError when the keys are linearly dependent, to a few roundings of the type they come in: no ΔW gives
     them arbitrary residuals. What follows is in float64.
     """
     if keys.shape[1] != residuals.shape[1]:
@@ -102,12 +104,17 @@ def min_norm_edit(keys: Keys, residuals: Residuals, C: Covariance | None = None)
             f"min_norm_edit: the covariance C {keys.shape[0]} x {keys.shape[0]} is singular; add a ridge to it"
         ) from None
     inner = keys.T @ dual
-    scale, least = np.sqrt(np.diagonal(inner)), max(1e-12, keys.shape[1] * (10 * rounding) ** 2)
-    if not scale.all() or np.linalg.eigvalsh(inner / np.outer(scale, scale))[0] < least:
-        raise ValueError(
-            f"min_norm_edit: the {keys.shape[1]} keys are linearly dependent; drop repeated prompts or raise the width"
-        )
+    refuse_dependent(inner, max(1e-12, keys.shape[1] * (10 * rounding) ** 2))
     return LowRank(residuals, scipy.linalg.solve(inner, dual.T, assume_a="pos").T)
+
+
+def refuse_dependent(inner: Float64[np.ndarray, "edits edits"], least: float = 1e-12) -> None:
+    """Raises SettingError for keys of these inner products where, at unit length, their smallest eigenvalue is below
+    `least`."""
+    scale = np.sqrt(np.diagonal(inner))
+    if not scale.all() or np.linalg.eigvalsh(inner / np.outer(scale, scale))[0] < least:
+        mend = "drop repeated prompts, or raise the width or the dim"
+        raise SettingError("keys", f"{len(inner)} that are linearly dependent", "linearly independent ones", mend)
 
 
 def edit(
@@ -129,7 +136,8 @@ def edit(
         matrix.
 
     Raises:
-        ValueError: when shapes do not fit, keys are linearly dependent, or C is singular.
+        SettingError: when keys are linearly dependent.
+        ValueError: when shapes do not fit, or C is singular.
 
     Examples:
         >>> phi = lr.coordinates(lr.gram(["x r1", "x r1 r2"], lr.Model(width=2**12), 0))

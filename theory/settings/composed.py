@@ -50,6 +50,8 @@ class ManyEdits(Model):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.dim == 1:
+            raise SettingError("dim", 1, "at least 2, since hidden states of one number differ in sign alone, or inf")
         wide_enough(self, 32 + 4 * self.facts)
 
     def prompts_and_rank(self) -> tuple[int, int]:
