@@ -281,6 +281,14 @@ def test_keys_that_turn_out_to_be_dependent_are_one_line_too(tmp_path, capsys, w
     assert capsys.readouterr().err == f"theory.sweep: keys: got {keys} that are linearly dependent; {said}\n"
 
 
+@pytest.mark.parametrize("words", ["defined=0", "defined=0.01 entities=2"])
+def test_a_world_without_a_fact_is_one_line(tmp_path, capsys, words):
+    assert main(["experiment=capacity", "width=24", *words.split(), "seeds=1", f"out={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("theory.sweep: defined: got 0")
+    assert error.endswith("left seed 0 without a fact; allowed: worlds with a fact; raise defined= or entities=\n")
+
+
 def test_a_folder_of_another_schema_is_refused_before_anything_runs(tmp_path, capsys):
     (tmp_path / "kernel_limit.jsonl").write_text(json.dumps({"schema": 0}) + "\n")
     assert main(["width=64", "seeds=1", f"out={tmp_path}"]) == 2

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from lora_reuse.runs.settings import SettingError
 from lora_reuse.theory.experiments import Result
 from lora_reuse.theory.facts import draw_world
 from lora_reuse.theory.gram import coordinates, feature_keys, geometry
@@ -32,6 +33,9 @@ def run(setting: Capacity, seeds: Sequence[int], advance: Callable[[int], object
             seed, entities=setting.entities, relations=setting.relations, defined=setting.defined, edits=0
         )
         prompts, answers = world.known()
+        if not prompts:
+            got = f"{setting.defined:g} with {setting.entities} entities, which left seed {seed} without a fact"
+            raise SettingError("defined", got, "worlds with a fact", "raise defined= or entities=")
         Y = one_hot(answers, world.entities)
         S = geometry(prompts, setting, [seed])[0]
         k = kernel(S, setting.activation)
