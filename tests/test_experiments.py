@@ -256,6 +256,21 @@ def test_attention_is_uniform_under_std_and_one_token_under_variance():
         assert abs(row["predicted"]["largest_weight"] - weight) < 0.01
 
 
+@pytest.mark.parametrize("scale", ["std", "variance"])
+def test_what_a_small_dim_takes_from_the_larger_weight_is_its_remainder(scale):
+    """A chain of three Gaussian matrices on a vector multiplies a Gaussian by the root of three χ²_d/d."""
+    (row,) = rows(attention, Attention(dim=16, init_scale=scale), [0])
+    draw = np.random.default_rng(0)
+    lengths = np.sqrt(np.prod(draw.chisquare(16, (3, 10**6)) / 16, axis=0))
+    gap = np.sqrt(2 * row["predicted"]["logit_mean_square"]) * lengths * np.abs(draw.standard_normal(10**6))
+    taken = row["predicted"]["largest_weight"] - np.mean(1 / (1 + np.exp(-gap)))
+    assert abs(row["stderr"]["largest_weight remainder"] / taken - 1) < 0.15
+    small = [
+        row | {"settings": {"dim": dim}} for dim in (2, 4) for row in rows(attention, Attention(dim=dim), range(400))
+    ]
+    assert "DISAGREES" not in table(small)
+
+
 def test_a_kernel_of_low_rank_stores_no_more_than_its_rank():
     """At width = inf as at any width: what is beyond the rank is rounding, and must not be read as a direction."""
     (exact,) = rows(capacity, Capacity(width=INF, activation="linear"), [0])
