@@ -141,7 +141,7 @@ def blamed(setting: str, path: Path, allowed: str = "a file that runs") -> Itera
     except (Exception, SystemExit) as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         where = f"{path.name}, line {lines[-1]}" if lines else path.name
-        mend = "it stands alone: it imports what is installed" if isinstance(error, ModuleNotFoundError) else ""
+        mend = "what it imports has to be installed" if isinstance(error, ModuleNotFoundError) else ""
         got = f"{where} ({type(error).__name__}: {error})"
         raise SettingError(setting, got, allowed, mend) from error
 

@@ -370,7 +370,7 @@ def test_software_of_others_is_a_rule(file, same, dials):
     ("content", "said"),
     [
         ("1 / 0", "mine.py, line 1 (ZeroDivisionError: division by zero); allowed: a file that runs"),
-        ("import nowhere_at_all", "No module named 'nowhere_at_all'); allowed: a file that runs; it stands alone"),
+        ("import nowhere_at_all", "No module named 'nowhere_at_all'); allowed: a file that runs; what it imports has"),
         ("def broken(:", "mine.py (SyntaxError: invalid syntax (mine.py, line 1))"),
         (HALVED + "\nraise SystemExit(3)", "(SystemExit: 3)"),
         ("x = 1", "mine.py, which enrols none; allowed: a Python file with a rule"),
