@@ -252,7 +252,7 @@ def test_a_composition_is_composed_again(base, library, tmp_path):
         (lambda base, a, b: lr.compose([a, b], "ties", density=3), "density: got 3; allowed: "),
         (lambda base, a, b: lr.compose([a, a], "ties"), "library: got a, a; allowed: each adapter once"),
         (lambda base, a, b: lr.compose([], "ties"), "library: got no adapter"),
-        (lambda base, a, b: UNTYPED.compose(["a", "b"], "ties"), r"library: got \['a', 'b'\]; allowed: a list of adapters"),
+        (lambda base, a, b: UNTYPED.compose(["a", "b"], "ties"), "library: got .*; allowed: a list of adapters"),
         (lambda base, a, b: UNTYPED.compose(a, "ties"), "library: got <Adapter 'a': .*; allowed: a list of adapters"),
         (
             lambda base, a, b: lr.compose([a, b], "ties", density="0.3"),
