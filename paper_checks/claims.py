@@ -8,8 +8,8 @@ from typing import Literal
 
 Verdict = Literal["confirmed", "confirmed with constants", "conditional", "corrected"]
 
-# |z| beyond this happens to a right program once in 1e7 comparisons; no claim makes more than ten, so each fails
-# falsely below 1e-6.
+# |z| beyond this happens to a right program once in 1e7 comparisons; no claim makes more than ten of a
+# measurement with an error, so each fails falsely below 1e-6.
 Z_LIMIT = 5.33
 
 
