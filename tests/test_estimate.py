@@ -126,7 +126,7 @@ def test_a_quantity_without_an_error_bar_says_so():
     c1, _ = lr.coefficients(lr.Model(width=math.inf))
     assert c1.stderr.tolist() == [0.0] * 16
     assert c1.mean == pytest.approx(c1.closed_form)
-    far = [Result({"c": 1.0}, {"c": 0.0}, {"c": 1.0, "c remainder": 1.0})] * 2
+    far = [Result({"c": 1.0}, {"c": 0.0}, {"c": 1.0, "c remainder": 0.25})] * 2
     assert np.isnan(theorem_3.Estimate.of(far, "c").z)
     assert theorem_3.Estimate.of(far[:1], "c").z == 1.0
 

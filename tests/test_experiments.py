@@ -8,10 +8,9 @@ import pytest
 from lora_reuse.theory import error_bars, kernels
 from lora_reuse.theory import model as transformer
 from lora_reuse.theory.experiments import attention, capacity, kernel_limit, proposition_1
-from lora_reuse.theory.gram import geometry
 from lora_reuse.theory.limit import limit_geometry
 from lora_reuse.theory.settings import INF, Attention, Capacity, KernelLimit, Proposition1
-from lora_reuse.theory.table import log_log_slope, table, z_score
+from lora_reuse.theory.table import log_log_slope, z_score
 
 COEFFICIENTS = list(kernel_limit.COEFFICIENTS)
 FALSE_ALARM_Z = 5.3  # one z in 1e7 is beyond it: under 1e-6 for the handful that a test looks at
@@ -114,42 +113,6 @@ def test_planted_mistakes_are_rejected(monkeypatch, mutant):
         if np.std([z_score([row], name) or 0.0 for row in measured]) > 1 + 5 / np.sqrt(128)
     ]
     assert beyond or wide
-
-
-def rows_at(width, count):
-    """Rows of kernel_limit at d = ∞ from features drawn here, which for small widths is quicker than a block of 2^14 a
-    seed."""
-    S = geometry(kernel_limit.PROMPTS, KernelLimit(), [0])[0]
-    k = kernels.kernel(S)
-    phi = np.maximum(np.random.default_rng(7).standard_normal((count, width, 4)) @ np.linalg.cholesky(S).T, 0)
-    predicted, stderr = kernel_limit._limit_of_width(KernelLimit(width=width), S)
-    for G in phi.transpose(0, 2, 1) @ phi / width:
-        measured = {"kernel_relative_rms": float(np.linalg.norm(G - k) / np.linalg.norm(k))} | kernel_limit.shares(G)
-        yield {"settings": {"width": width, "dim": INF}, "measured": measured, "predicted": predicted, "stderr": stderr}
-
-
-def test_two_thousand_seeds_of_a_small_width_agree_to_second_order_and_not_to_first(monkeypatch):
-    text = table(list(rows_at(48, 2000)))
-    assert "DISAGREES" not in text
-    assert text.count("agrees") == 5
-    honest = error_bars.expansion
-
-    def first_order_only(quantities, S, width, *activation):
-        return honest(quantities, S, width, *activation)._replace(mean=quantities(kernels.kernel(S)))
-
-    monkeypatch.setattr(kernel_limit, "expansion", first_order_only)
-    assert "DISAGREES" in table(list(rows_at(48, 2000)))
-
-
-def test_outside_the_range_there_is_no_verdict_but_the_range():
-    text = table(list(rows_at(12, 16)))
-    for name in COEFFICIENTS:
-        (block,) = (part for part in text.split("\n\n") if part.startswith(name + "\n"))
-        assert (
-            "outside the range of the prediction: width=12, dim=inf with 16 seeds; it holds for at most 1 there"
-            in block
-        )
-        assert "agrees" not in block.lower()
 
 
 def test_the_error_falls_as_the_root_of_the_width():
