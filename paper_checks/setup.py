@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from lora_reuse.paper_checks import mutants
-from lora_reuse.paper_checks.claims import Evidence, claim, from_rows
+from lora_reuse.paper_checks.claims import Evidence, claim, from_rows, of_seeds
 from lora_reuse.theory import gram
 from lora_reuse.theory import model as transformer
 from lora_reuse.theory.experiments import attention, capacity, kernel_limit
@@ -162,9 +162,8 @@ def storage_threshold() -> list[Evidence]:
     )
     for width in (24, 48):
         results = capacity.run(Capacity(width=width), range(40))
-        lost = np.array([r.measured["unstored"] for r in results])
         expected = float(np.mean([r.predicted["unstored"] for r in results]))
-        # The closed form is the leading order in 1/m: 3/m of it is added to the statistical error as tolerance.
-        error = float(lost.std() / math.sqrt(len(lost))) + 3 / width * expected / 5.33
-        found.append(Evidence(f"energy not stored, m={width}", float(lost.mean()), expected, error))
+        # The closed form is the leading order in 1/m: 3/m of it is the tolerance beside the statistical error.
+        lost = [r.measured["unstored"] for r in results]
+        found.append(of_seeds(f"energy not stored, m={width}", lost, expected, tolerance=3 / width * expected))
     return found
