@@ -128,9 +128,9 @@ def caption(table: pandas.DataFrame) -> str:
     close = where((predicted > 1e-9) & (predicted < margins["stderr"]))
     won = f"z wins where {wins}" if wins else "z never wins"
     tied = f", and is the old answer itself where {ties}" if ties else ""
-    near = f" It leads by less than one seed varies where {close}." if close else ""
+    near = f" The old answer leads by less than one seed varies where {close}." if close else ""
     return f"""Theorem 2: two experts of one fact each, r₁(x) → y and r₂(y) → z, added together and asked x r₁ r₂. (a)
         Measured at m = {width} against the closed form (dashed), and what composing the two facts would give
-        (diamonds). The outputs are 1 at the old answer plus c₁(i_y − i_r1(x)) + c₂(i_z − i_r2(y)), exactly. (b) The old
-        answer stays above z unless two entities coincide: {won}{tied}.{near} Means over {seeds} seeds with 95 %
-        intervals, most of them smaller than the marker."""
+        (diamonds). The outputs are 1 at the old answer plus c₁(i_y − i_r1(x)) + c₂(i_z − i_r2(y)), exactly. (b) How
+        far the old answer is above z, alone and where two entities coincide, at which outputs add up:
+        {won}{tied}.{near} Means over {seeds} seeds with 95 % intervals, most of them smaller than the marker."""
