@@ -151,7 +151,8 @@ def _markdown(entries: Sequence[Entry], disagreements: Sequence[str]) -> str:
             "| | measured | | predicted |",
             "|---|---|---|---|",
         ]
-        lines += [f"| {w} | {m:.6g} | {e} | {p:.6g} |{'' if ok else ' **off**'}" for w, m, p, e, ok in entry.evidence]
+        cells = [(w.replace("|", "\\|"), *rest) for w, *rest in entry.evidence]
+        lines += [f"| {w} | {m:.6g} | {e} | {p:.6g} |{'' if ok else ' **off**'}" for w, m, p, e, ok in cells]
         lines += [
             "",
             "Planted mistakes: "

@@ -167,7 +167,7 @@ def theorem_2_holds() -> list[Evidence]:
     found += [
         Evidence(f"of {len(two)} sets of two coincidences, with another largest output", otherwise, 0.0),
         Evidence(
-            "margin and ||output - i_z|| of all sets, largest difference from the totals",
+            "margin and distance from i_z of all sets, largest difference from the totals",
             max(furthest, *(apart for _, _, apart, _ in two.values())),
             0.0,
         ),

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from lora_reuse.paper_checks import load_claims
-from lora_reuse.paper_checks.__main__ import Entry, main
+from lora_reuse.paper_checks.__main__ import Entry, _markdown, main
 from lora_reuse.paper_checks.claims import CLAIMS, FALSE_FAILURE, Evidence, false_failure, of_seeds, rejected
 
 load_claims()
@@ -37,6 +37,11 @@ def test_the_ledger_says_what_does_not_hold(comparison, mistake, rate):
     assert entry.holds
     evidence = [("x", 1.0, 1.0, "", comparison)]
     assert not replace(entry, evidence=evidence, mutants=[("a mistake", mistake)], false_failure=rate).holds
+
+
+def test_a_norm_is_in_one_cell_of_the_ledger():
+    entry = Entry("id", "1", "A claim.", "confirmed", "", "", 0.0, [("||G - k||", 1.0, 1.0, "", True)], [])
+    assert r"| \|\|G - k\|\| | 1 |  | 1 |" in _markdown([entry], [])
 
 
 @pytest.mark.parametrize("seeds", [40, 64])
