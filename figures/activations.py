@@ -76,7 +76,7 @@ def ordered(table: pandas.DataFrame) -> list[str]:
 
 
 def caption(table: pandas.DataFrame) -> str:
-    """The claim, and for which activations the one exception of the theorem holds."""
+    """The claim, and under which activations z wins where r₂(y) = r₂(r₁(x))."""
     second = table[(table["quantity"] == "c_second") & (table["input_variance"] == 1)].set_index("activation")["limit"]
     above = {phi: float(np.sign(round(second[phi] - 0.5, 9))) for phi in ordered(table)}
 

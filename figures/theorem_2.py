@@ -1,8 +1,9 @@
 """The sum of two experts, asked the question that needs both
 
 Left: the outputs on `x r1 r2` of the answers in play. The old answer stays on top, where z should be. Right: by how
-much, when some of the facts' entities coincide; three coincidences make z win or tie, for reasons of their own."""
+much, when two of the six entities coincide: outputs at entities that are one add up."""
 
+import itertools
 import re
 
 import numpy as np
@@ -14,12 +15,9 @@ from lora_reuse.figures._theory import bars, over_seeds, rows_of, seeds
 from lora_reuse.figures.rows import Rows
 from lora_reuse.runs.settings import short
 
-NEEDS = {
-    "theorem_2": (
-        "python -m theory.sweep experiment=theorem_2 width=2**12 seeds=16"
-        " coincide=none,r2y=r2r1x,y=r1x,z=r2y,z=r2r1x,r1x=r2r1x,x=z,x=y,z=r1x,y=r2r1x,x=r2r1x,y=r2y,x=r2y"
-    )
-}
+ROLES = {"x": "$x$", "y": "$y$", "z": "$z$", "r1x": "$r_1(x)$", "r2y": "$r_2(y)$", "r2r1x": "$r_2(r_1(x))$"}
+PAIRS = ",".join(f"{a}={b}" for a, b in itertools.combinations(ROLES, 2))
+NEEDS = {"theorem_2": f"python -m theory.sweep experiment=theorem_2 width=2**12 seeds=16 coincide=none,{PAIRS}"}
 # Output on x r1 r2 at each answer: the base's, and the multiples of c₁ and c₂ (the rows' span_residual is what is left
 # over: rounding).
 OUTPUTS = {
@@ -29,7 +27,6 @@ OUTPUTS = {
     "$r_1(x)$": ("r1x", 0, -1, 0),
     "$r_2(y)$": ("r2y", 0, 0, -1),
 }
-ROLES = {"r2r1x": "$r_2(r_1(x))$", "r1x": "$r_1(x)$", "r2y": "$r_2(y)$", "x": "$x$", "y": "$y$", "z": "$z$"}
 
 
 def data(rows: Rows) -> pandas.DataFrame:
@@ -122,12 +119,18 @@ def caption(table: pandas.DataFrame) -> str:
         "".join(plain.get(word, word) for word in re.split(r"([+=])", str(coincide)))
         for coincide in margins["coincide"]
     ]
-    wins = [words for words, margin in zip(written, margins["predicted"], strict=True) if margin < -1e-9]
-    ties = [words for words, margin in zip(written, margins["predicted"], strict=True) if abs(margin) <= 1e-9]
-    where = f"z wins where {' or '.join(wins)}" if wins else "z never wins"
-    tied = f", and is the old answer itself where {' or '.join(ties)}" if ties else ""
+    predicted = margins["predicted"]
+
+    def where(these: pandas.Series) -> str:
+        return " or ".join(words for words, kept in zip(written, these, strict=True) if kept)
+
+    wins, ties = where(predicted < -1e-9), where(predicted.abs() <= 1e-9)
+    close = where((predicted > 1e-9) & (predicted < margins["stderr"]))
+    won = f"z wins where {wins}" if wins else "z never wins"
+    tied = f", and is the old answer itself where {ties}" if ties else ""
+    near = f" The old answer leads by less than one seed varies where {close}." if close else ""
     return f"""Theorem 2: two experts of one fact each, r₁(x) → y and r₂(y) → z, added together and asked x r₁ r₂. (a)
         Measured at m = {width} against the closed form (dashed), and what composing the two facts would give
-        (diamonds). The outputs are 1 at the old answer plus c₁(i_y − i_r1(x)) + c₂(i_z − i_r2(y)), exactly. (b) The old
-        answer stays above z unless a coincidence of the facts interferes: {where}{tied}. Means over {seeds} seeds with
-        95 % intervals, most of them smaller than the marker."""
+        (diamonds). The outputs are 1 at the old answer plus c₁(i_y − i_r1(x)) + c₂(i_z − i_r2(y)), exactly. (b) How
+        far the old answer is above z, alone and where two entities coincide, at which outputs add up:
+        {won}{tied}.{near} Means over {seeds} seeds with 95 % intervals, most of them smaller than the marker."""

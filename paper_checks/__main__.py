@@ -1,4 +1,4 @@
-"""lora-reuse paper_checks [only=ID,ID] [out=results/paper]
+"""lora-reuse paper_checks [only=ID+ID] [out=results/paper]
 
 Measures every claim of the paper and tries every planted mistake on it. The ledger is printed as a table and written as
 Markdown and HTML."""
@@ -74,10 +74,11 @@ def _check(options: Options) -> list[Entry]:
     from lora_reuse.paper_checks.claims import CLAIMS, false_failure, rejected
 
     load_claims()
-    names = list(CLAIMS) if options.only == "all" else options.only.split("+")
+    names = list(CLAIMS) if options.only == "all" else list(dict.fromkeys(options.only.split("+")))
     for name in names:
         if name not in CLAIMS:
-            raise SettingError("only", repr(name), ", ".join(CLAIMS), did_you_mean(name, CLAIMS))
+            allowed = f"all, or ids of claims joined by +: {', '.join(CLAIMS)}"
+            raise SettingError("only", repr(name), allowed, did_you_mean(name, CLAIMS))
     begin(options.out)
     entries = []
     for name in tqdm(names, disable=None, unit=" claims"):
@@ -150,7 +151,8 @@ def _markdown(entries: Sequence[Entry], disagreements: Sequence[str]) -> str:
             "| | measured | | predicted |",
             "|---|---|---|---|",
         ]
-        lines += [f"| {w} | {m:.6g} | {e} | {p:.6g} |{'' if ok else ' **off**'}" for w, m, p, e, ok in entry.evidence]
+        cells = [(w.replace("|", "\\|"), *rest) for w, *rest in entry.evidence]
+        lines += [f"| {w} | {m:.6g} | {e} | {p:.6g} |{'' if ok else ' **off**'}" for w, m, p, e, ok in cells]
         lines += [
             "",
             "Planted mistakes: "

@@ -85,14 +85,17 @@ def k_multiples_of_k_hops() -> list[Evidence]:
     "confirmed with constants",
     "with a strict mask the context of two hops has two tokens, so its attention is one number a, the part on x. c1"
     " grows with a from 0.318 to 0.609, and c2 = 0.573 at a = 1/2 is its least, 0.609 its largest value; with n facts"
-    " the ceiling 1/n stays. What other attention does change is that the order of relations is seen with three hops",
+    " the ceiling 1/n stays. Where no two entities coincide the old answer wins for every a < 1; where y = z or r1(x) ="
+    " r2(r1(x)), z does from a = 0.547 on, where c1 + c2 = 1. What other attention does change is that the order of"
+    " relations is seen with three hops",
     decay_ignored=lambda: mutants.replaced("by_position", lambda length, decay=1.0: np.ones(length)),
     attention_weight_one=mutants.attention_weight_one,
     composed_leaks_in=lambda: mutants.replaced("draw_scene", mutants.scene_with_two_hop_keys),
 )
 def any_attention() -> list[Evidence]:
-    """Both multiples against eq. 13 and the largest output at five values of a, the multiples at width 2^14, the best
-    accuracy over all weights of the sum for 4 facts, and the distance of two orders."""
+    """Both multiples against eq. 13 and the largest output at five values of a, and on both sides of 0.547 where y = z;
+    the multiples at width 2^14, the best accuracy over all weights of the sum for 4 facts, and the distance of two
+    orders."""
     found = []
     for a in (0.02, 0.25, 0.5, 0.75, 0.98):
         norm = (1 + a**2 + (1 - a) ** 2) ** 0.5
@@ -101,6 +104,9 @@ def any_attention() -> list[Evidence]:
         apart = max(abs(values["c_first"] - by_hand[0]), abs(values["c_second"] - by_hand[1]))
         found.append(Evidence(f"multiples against eq. 13, a={a}", apart, 0.0))
         found.append(Evidence(f"the old answer wins, a={a}", values["wins_old"], 1.0))
+    for a, right in ((0.54, 0.0), (0.55, 1.0)):
+        values = theorem_2.run(Theorem2(width=INF, decay=a / (1 - a), coincide="y=z"), [0])[0].measured
+        found.append(Evidence(f"z wins where y=z, a={a}", values["wins_z"], right))
     results = kernel_limit.run(KernelLimit(width=2**14, decay=3.0), range(8))
     for name, dot in (("c_first", 0.75), ("c_second", 1.0)):
         found.append(from_rows(f"{name}, a=0.75, m=2^14", results, name, paper_kernel(2**0.5, 1.625**0.5, dot)))
@@ -183,17 +189,19 @@ class Sharp(Erf):
     "beyond the paper; Theorem 2",
     "The two multiples, their order and the old answer's one do not need the ReLU.",
     "conditional",
-    "c1 < c2 < 1 under ReLU, GELU, erf, linear and quadratic features with preactivations of unit variance. What does"
-    " need it is the exception r2(y) = r2(r1(x)), in which z wins if c2 > 1/2: under ReLU and GELU (0.573, 0.521). It"
-    " ties under erf and linear features (1/2), and loses under quadratic ones (5/12)",
+    "c1 < c2 < 1 under ReLU, GELU, erf, linear and quadratic features with preactivations of unit variance, so the old"
+    " answer wins if no two entities coincide. Which coincidences make z win does depend on them. Where r2(y) ="
+    " r2(r1(x)) it wins if c2 > 1/2: under ReLU and GELU (0.573, 0.521). It ties under erf and linear features (1/2),"
+    " and loses under quadratic ones (5/12). Where y = z or r1(x) = r2(r1(x)) it would need c1 + c2 > 1, to which ReLU"
+    " is nearest with 0.985",
     attention_weight_one=mutants.attention_weight_one,
     gelu_is_relu=lambda: mutants.activation_replaced("gelu", ReLU()),
     erf_without_noise=lambda: mutants.activation_replaced("erf", Sharp()),
     sum_scaled=lambda: mutants.rule_scaled("sum", 1.05),
 )
 def theorem_2_without_relu() -> list[Evidence]:
-    """Both multiples of every activation against its kernel by hand, which output is largest with and without the
-    coincidence, and the multiples of erf and GELU at width 2^14."""
+    """Both multiples of every activation against its kernel by hand, which output is largest without coincidences and
+    with two, and the multiples of erf and GELU at width 2^14."""
     found = []
     for name, k in BY_HAND.items():
         first, second = (k(2.0, 1.5, dot) / k(2.0, 2.0, 2.0 - 1e-15) for dot in (0.5, 1.0))
@@ -207,6 +215,9 @@ def theorem_2_without_relu() -> list[Evidence]:
         values = theorem_2.run(Theorem2(width=INF, activation=name, coincide="r2y=r2r1x"), [0])[0].measured
         wins = {"relu": 1.0, "gelu": 1.0, "quadratic": 0.0}.get(name, 0.5)
         found.append(Evidence(f"{name}: z wins where r2y=r2r1x", values["wins_z"], wins))
+        values = theorem_2.run(Theorem2(width=INF, activation=name, coincide="y=z"), [0])[0].measured
+        margin, by_hand = values["margin_old_over_new"], 1 - first - second
+        found.append(Evidence(f"{name}: margin where y=z", margin, by_hand, tolerance=1e-7))
         if name in ("erf", "gelu"):
             results = kernel_limit.run(KernelLimit(width=2**14, activation=name), range(8))
             found.append(from_rows(f"{name}: c_first, m=2^14", results, "c_first", first))

@@ -1,34 +1,45 @@
 """The registry: what the paper claims, where, what was found, and the planted mistakes that each check must reject."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+from scipy import stats
+
 Verdict = Literal["confirmed", "confirmed with constants", "conditional", "corrected"]
 
-# |z| beyond this happens to a right program once in 1e7 comparisons; no claim makes more than ten, so each fails
-# falsely below 1e-6.
+# |z| beyond this happens to a right program once in 1e7 comparisons; no claim makes more than ten of a
+# measurement with an error, so each fails falsely below 1e-6.
 Z_LIMIT = 5.33
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """One comparison: a measurement against a prediction, with a predicted standard error or, for an identity, a
-    tolerance."""
+    """One comparison: a measurement against a prediction, with a standard error or, for an identity, without. The error
+    is predicted, or estimated from as many rows as it has `degrees` of freedom and one. `tolerance` is what rounding
+    does, or what the prediction leaves out."""
 
     what: str
     measured: float
     predicted: float
     stderr: float | None = None
     tolerance: float = 1e-9
+    degrees: float = math.inf
 
     @property
     def holds(self) -> bool:
-        """Within Z_LIMIT standard errors, or within the tolerance."""
-        allowed = self.tolerance if self.stderr is None else Z_LIMIT * self.stderr
+        """Within the tolerance and, where there is one, Z_LIMIT standard errors; of an estimated one as many as
+        Student's t passes as rarely."""
+        allowed = self.tolerance if self.stderr is None else self.tolerance + self.limit * self.stderr
         return abs(self.measured - self.predicted) <= allowed
+
+    @property
+    def limit(self) -> float:
+        """Standard errors that a right program passes as rarely as a normal law passes Z_LIMIT."""
+        return Z_LIMIT if math.isinf(self.degrees) else float(stats.t.isf(stats.norm.sf(Z_LIMIT), self.degrees))
 
     @property
     def shown(self) -> float:
@@ -42,8 +53,9 @@ class Evidence:
 
     @property
     def error(self) -> str:
-        """± the standard error, or the tolerance of an identity."""
-        return f"± {self.stderr:.2g}" if self.stderr is not None else f"(to {self.tolerance:.0e})"
+        """± the standard error, and the tolerance of an identity or of a prediction that leaves something out."""
+        tolerance = f"(to {self.tolerance:.0e})" if self.stderr is None or self.tolerance > 1e-9 else ""
+        return tolerance if self.stderr is None else f"± {self.stderr:.2g} {tolerance}".rstrip()
 
 
 Mutant = Callable[[], AbstractContextManager]
@@ -91,13 +103,20 @@ def from_rows(what: str, results: list, name: str, predicted: float | None = Non
     )
 
 
+def of_seeds(what: str, values: Sequence[float], predicted: float, tolerance: float = 1e-9) -> Evidence:
+    """The mean of one value a seed, with the standard error that their spread says."""
+    found, degrees = np.asarray(values), len(values) - 1
+    error = float(found.std(ddof=1) / math.sqrt(len(found)))
+    return Evidence(what, float(found.mean()), predicted, error, tolerance, degrees)
+
+
 FALSE_FAILURE = 1e-6
 """How often a right program may fail a claim, at most."""
 
 
 def false_failure(evidence: list[Evidence]) -> float:
-    """How often a right program fails these comparisons: the Bonferroni sum over those with a standard error;
-    identities never fail."""
+    """How often a right program fails these comparisons: the Bonferroni sum over those with a standard error,
+    predicted or estimated; identities never fail."""
     return math.erfc(Z_LIMIT / math.sqrt(2)) * sum(e.stderr is not None for e in evidence)
 
 

@@ -101,8 +101,9 @@ def ceiling_at_every_depth() -> list[Evidence]:
     "beyond the paper; Theorem 2",
     "The sum's largest output on the two-hop prompt stays the old answer at every depth.",
     "conditional",
-    "with RMSNorm or when every W is adapted, up to 64 blocks. With the readout alone and no normalisation later"
-    " positions outgrow earlier ones, and from 9 blocks on y wins, the answer of the first hop; z never does",
+    "if no two entities coincide, with RMSNorm or when every W is adapted, up to 64 blocks. With the readout alone and"
+    " no normalisation later positions outgrow earlier ones, and from 9 blocks on y wins, the answer of the first hop;"
+    " z never does",
     mlp_of_one_variance=mutants.mlp_of_one_variance,
     attention_weight_one=mutants.deep_attention_weight_one,
 )

@@ -185,6 +185,11 @@ def scene_with(a: str, b: str) -> Any:
 _HONEST_SCENE = library.draw_scene
 
 
+def scene_of_the_first_coincidence(facts: int = 1, coincide: Any = ()) -> library.Scene:
+    """Scenes that have the first coincidence alone of those that are asked for."""
+    return _HONEST_SCENE(facts, coincide[:1])
+
+
 def scene_with_two_hop_keys(facts: int = 1, coincide: Any = ()) -> library.Scene:
     """Scenes whose second expert is trained on the composed prompts themselves: an expert that has seen the test."""
     honest = _HONEST_SCENE(facts, coincide)

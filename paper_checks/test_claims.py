@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from lora_reuse.paper_checks import load_claims
-from lora_reuse.paper_checks.__main__ import Entry
-from lora_reuse.paper_checks.claims import CLAIMS, FALSE_FAILURE, false_failure, rejected
+from lora_reuse.paper_checks.__main__ import Entry, _markdown, main
+from lora_reuse.paper_checks.claims import CLAIMS, FALSE_FAILURE, Evidence, false_failure, of_seeds, rejected
 
 load_claims()
 
@@ -35,6 +37,39 @@ def test_the_ledger_says_what_does_not_hold(comparison, mistake, rate):
     assert entry.holds
     evidence = [("x", 1.0, 1.0, "", comparison)]
     assert not replace(entry, evidence=evidence, mutants=[("a mistake", mistake)], false_failure=rate).holds
+
+
+def test_a_norm_is_in_one_cell_of_the_ledger():
+    entry = Entry("id", "1", "A claim.", "confirmed", "", "", 0.0, [("||G - k||", 1.0, 1.0, "", True)], [])
+    assert r"| \|\|G - k\|\| | 1 |  | 1 |" in _markdown([entry], [])
+
+
+@pytest.mark.parametrize("seeds", [40, 64])
+def test_an_error_that_is_estimated_fails_a_right_program_as_rarely_as_one_that_is_predicted(seeds):
+    values = np.random.default_rng(0).normal(size=seeds)
+    found = of_seeds("x", list(values), 0.0)
+    assert found.stderr is not None
+    assert found.stderr == pytest.approx(stats.sem(values))
+    assert 2 * stats.t.sf(found.limit, seeds - 1) == pytest.approx(false_failure([found]))
+    assert found.limit > 5.9
+    for errors, holds in ((found.limit - 0.01, True), (found.limit + 0.01, False)):
+        assert replace(found, measured=errors * found.stderr).holds == holds
+    assert not Evidence("x", 5.9, 0.0, 1.0).holds
+
+
+def test_what_a_prediction_leaves_out_is_allowed_beside_the_error():
+    found = Evidence("x", 6.0, 0.0, 1.0, tolerance=0.7)
+    assert found.holds
+    assert found.error == "± 1 (to 7e-01)"
+    assert not replace(found, tolerance=0.6).holds
+    assert Evidence("x", 6.0, 0.0, 1.0).error == "± 1"
+
+
+def test_claims_are_joined_by_plus_and_counted_once(tmp_path, capsys):
+    assert main(["only=correct_change,leakage"]) == 2
+    assert "only: got 'correct_change,leakage'; allowed: all, or ids of claims joined by +:" in capsys.readouterr().err
+    assert main(["only=correct_change+correct_change", f"out={tmp_path}"]) == 0
+    assert "1 claims: 1 corrected" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", CLAIMS)

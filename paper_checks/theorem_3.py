@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from lora_reuse.paper_checks import mutants
-from lora_reuse.paper_checks.claims import Evidence, claim
+from lora_reuse.paper_checks.claims import Evidence, claim, of_seeds
 from lora_reuse.paper_checks.composing import composed_coefficients, one_fact
 from lora_reuse.paper_checks.setup import C_FIRST, C_SECOND
 from lora_reuse.theory.experiments import many_facts, theorem_3
@@ -169,10 +169,7 @@ def dare_fails() -> list[Evidence]:
     found = _merge_fails("dare")
     results = theorem_3.run(Theorem3(width=2**12, composition="dare", density=0.5), range(64))
     for key, value in (("c_first", C_FIRST), ("c_second", C_SECOND)):
-        values = np.array([result.measured[key] for result in results])
-        found.append(
-            Evidence(f"{key}, density 0.5", float(values.mean()), value, float(values.std() / np.sqrt(len(values))))
-        )
+        found.append(of_seeds(f"{key}, density 0.5", [result.measured[key] for result in results], value))
     return found
 
 

@@ -177,7 +177,7 @@ def test_the_sum_of_two_experts_never_removes_the_old_answer(name):
     np.testing.assert_allclose([result.measured["c_first"], result.measured["c_second"]], [c1, c2])
     np.testing.assert_allclose(result.measured["margin_old_over_new"], 1 - c2)
     assert result.measured["wins_old"] == 1
-    # The one coincidence in which z may win: then the old answer has 1 − c₂, and z has c₂.
+    # The coincidence in which z wins with the least multiples: then the old answer has 1 − c₂, and z has c₂.
     (result,) = theorem_2.run(Theorem2(width=INF, activation=name, coincide="r2y=r2r1x"), [0])
     np.testing.assert_allclose(result.measured["margin_old_over_new"], 1 - 2 * c2, atol=1e-12)
 

@@ -126,7 +126,7 @@ def test_a_quantity_without_an_error_bar_says_so():
     c1, _ = lr.coefficients(lr.Model(width=math.inf))
     assert c1.stderr.tolist() == [0.0] * 16
     assert c1.mean == pytest.approx(c1.closed_form)
-    far = [Result({"c": 1.0}, {"c": 0.0}, {"c": 1.0, "c remainder": 1.0})] * 2
+    far = [Result({"c": 1.0}, {"c": 0.0}, {"c": 1.0, "c remainder": 0.25})] * 2
     assert np.isnan(theorem_3.Estimate.of(far, "c").z)
     assert theorem_3.Estimate.of(far[:1], "c").z == 1.0
 
@@ -145,8 +145,12 @@ def test_mistakes_in_what_is_measured_are_one_line():
     mistakes: list[tuple[tuple, dict[str, Any], str]] = [
         (("tise",), {}, r"^rule: got 'tise'; allowed: sum .*; did you mean 'ties'\?$"),
         (("arrow",), {"temprature": 1}, r"^temprature: got 1; .* did you mean 'temperature'\?$"),
-        (("sum", 16), {}, r"^seeds: got 16; allowed: one or more whole numbers, as range\(16\)$"),
+        (("sum", 16), {}, r"^seeds: got 16; allowed: one or more different whole .* 2\*\*31-1, as range\(16\)$"),
         (("sum", []), {}, "^seeds: got"),
+        (("sum", [7] * 4), {}, r"^seeds: got \[7, 7, 7, 7\]"),  # one draw would count as four
+        (("sum", [1, 1 + 2**32]), {}, "^seeds: got"),  # jax takes both for one
+        (("sum", [-1]), {}, "^seeds: got"),
+        (("sum", [0.5]), {}, "^seeds: got"),
         (("sum",), {"coincide": "x=z+y=r1x"}, "^coincide: got x=z"),
     ]
     for given, settings, message in mistakes:

@@ -8,7 +8,6 @@ import pytest
 from lora_reuse.theory import error_bars, kernels
 from lora_reuse.theory import model as transformer
 from lora_reuse.theory.experiments import attention, capacity, kernel_limit, proposition_1, theorem_3
-from lora_reuse.theory.gram import geometry
 from lora_reuse.theory.limit import limit_geometry
 from lora_reuse.theory.settings import INF, Attention, Capacity, KernelLimit, Proposition1, Theorem3
 from lora_reuse.theory.table import log_log_slope, table, z_score
@@ -114,40 +113,6 @@ def test_planted_mistakes_are_rejected(monkeypatch, mutant):
         if np.std([z_score([row], name) or 0.0 for row in measured]) > 1 + 5 / np.sqrt(128)
     ]
     assert beyond or wide
-
-
-def rows_at(width, count):
-    """Rows of kernel_limit at d = ∞ from features drawn here, which for small widths is quicker than a block of 2^14 a
-    seed."""
-    S = geometry(kernel_limit.PROMPTS, KernelLimit(), [0])[0]
-    k = kernels.kernel(S)
-    phi = np.maximum(np.random.default_rng(7).standard_normal((count, width, 4)) @ np.linalg.cholesky(S).T, 0)
-    predicted, stderr = kernel_limit._limit_of_width(KernelLimit(width=width), S)
-    for G in phi.transpose(0, 2, 1) @ phi / width:
-        measured = {"kernel_relative_rms": float(np.linalg.norm(G - k) / np.linalg.norm(k))} | kernel_limit.shares(G)
-        yield {"settings": {"width": width, "dim": INF}, "measured": measured, "predicted": predicted, "stderr": stderr}
-
-
-def test_two_thousand_seeds_of_a_small_width_agree_to_second_order_and_not_to_first(monkeypatch):
-    text = table(list(rows_at(48, 2000)))
-    assert "DISAGREES" not in text
-    assert text.count("agrees") == 5
-    honest = error_bars.expansion
-
-    def first_order_only(quantities, S, width, *activation):
-        return honest(quantities, S, width, *activation)._replace(mean=quantities(kernels.kernel(S)))
-
-    monkeypatch.setattr(kernel_limit, "expansion", first_order_only)
-    assert "DISAGREES" in table(list(rows_at(48, 2000)))
-
-
-def test_outside_the_range_there_is_no_verdict_but_the_range():
-    blocks = {part.split("\n")[0]: part for part in table(list(rows_at(16, 16))).split("\n\n")}
-    said = "outside the range of the prediction: width=16, dim=inf with 16 seeds; it holds for at most 1 there"
-    for name in COEFFICIENTS:
-        outside = name == "c_first_other_entity"  # of the four the one whose series does not converge at this width
-        assert (said in blocks[name]) == outside
-        assert ("agrees" in blocks[name]) != outside
 
 
 def test_the_error_falls_as_the_root_of_the_width():

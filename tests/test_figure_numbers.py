@@ -1,11 +1,13 @@
 """What each figure of the theory shows, as its numbers must bear it out; falsified rows must not bear it out."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 
 from lora_reuse.figures import _theory
+from lora_reuse.theory.facts import ROLES
 from tests.drawn_figures import committed, module, table_of, write
 
 
@@ -54,6 +56,9 @@ def theorem_2(table):
     assert [round(outputs[name]["predicted"], 3) for name in ("y", "z", "r1x", "r2y")] == [0.412, 0.573, -0.412, -0.573]
     margins = quantity(table, "margin_old_over_new").set_index("coincide")
     assert set(margins[margins["high"] < 0].index) == {"r2y=r2r1x", "y=r1x"}
+    assert set(margins.index) == {"none", *(f"{a}={b}" for a, b in itertools.combinations(ROLES, 2))}
+    borderline = margins[(margins["predicted"] > 0) & (margins["predicted"] < margins["stderr"])]
+    assert set(borderline.index) == {"y=z", "r1x=r2r1x"}  # where c₁ + c₂ = 0.985 of the 1 that z needs
     free = margins[margins["stderr"] > 0]
     assert np.abs((free["measured"] - free["predicted"]) / free["stderr"] * np.sqrt(free["seeds"])).max() < 4
 

@@ -41,7 +41,7 @@ def test_a_sweep_prints_a_table_and_leaves_one_row_a_setting_and_seed(tmp_path):
         "measured ± se",
         "predicted",
         " z\n",
-        "agrees",
+        "no verdict: a line needs 8 seeds",
         "falls as width^s",
         "18 rows",
     ):

@@ -29,7 +29,7 @@ Axes = Float64[np.ndarray, "axes n n"]
 
 _STEP = 1e-4  # of a numerical derivative, over the largest entry of k
 _FARTHEST = 4.5  # standard deviations of the log odds that the quadrature covers: 7 rows of a million are beyond
-_CONVERGES = 0.25  # second term of the variance over the first, up to which its series is taken to converge
+_CONVERGES = 0.1  # second term of the variance over the first, up to which its series is taken to converge
 _RARE = 3.5  # one row of 2000 is beyond
 
 
@@ -57,8 +57,8 @@ def expansion(quantities: Quantities, S: Square, width: int | float, activation:
         Var F = (1/m) Σ_a F_a² + (1/m²) (Σ_abc κ_abc F_a F_bc + Σ_ab (F_ab²/2 + F_a F_abb)) + O(m⁻³).
 
     `mean` has the terms up to O(1/m), `remainder` is the size of the next, `stderr` has all that are printed. Where the
-    second term of the variance is not below a quarter of the first the width is too small for the series: there
-    `remainder` is all of `stderr`."""
+    second term of the variance is not below a tenth of the first the width is too small for the series: there
+    `remainder` is all of `stderr`, and no number of seeds is in range."""
     k = kernel(S, activation)
     if dependent(S):
         return Expansion(dict(quantities(k)), {}, {})
@@ -111,7 +111,7 @@ def routed_expansion(
     softmax is smooth and `expansion` is used. `remainder` is the next term of the Edgeworth series, in γ² and with the
     kurtosis of a gamma law, and that of `expansion` across ℓ at its mean. Where ℓ saturates the softmax, so that rows
     farther out than one in 2000 make more than a twentieth of the variance, a mean over rows is not normal whatever its
-    error: there `remainder` is all of `stderr`."""
+    error: there `remainder` is all of `stderr`, which is in range for no number of seeds."""
     k = kernel(S, activation)
     if dependent(S):
         return Expansion(dict(quantities(k)), {}, {})

@@ -3,8 +3,9 @@ facts.
 
 The proof ends with "nonzero multiples of i_y − i_{r1(x)} and i_z − i_{r2(y)}, instead of the correct i_z − i_{r2(y)}".
 The correct change is i_z − i_{r2(r1(x))}: before the edits the model answers r₂(r₁(x)) on `x r1 r2`, and that is what z
-has to replace. The two agree only where r₂(y) = r₂(r₁(x)) (`coincide=r2y=r2r1x`), and there the sum does answer z.
-Quantities as in `theorem_3`."""
+has to replace. The two agree only where r₂(y) = r₂(r₁(x)) (`coincide=r2y=r2r1x`), and there the sum answers z if c₂ >
+1/2. With y = z or r₁(x) = r₂(r₁(x)) it does if c₁ + c₂ > 1 (and, in the second, c₂ > c₁): outputs at entities that
+coincide add up. Quantities as in `theorem_3`."""
 
 from collections.abc import Callable, Sequence
 

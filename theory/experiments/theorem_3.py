@@ -82,7 +82,7 @@ def coefficients(
     Args:
         model: the transformer.
         rule: a rule of `theory.compositions`, or of one's own under `theory.compositions.rule`.
-        seeds: the draws of E, V and U, one a seed.
+        seeds: the draws of E, V and U, one a seed; each counts as an independent one.
         coincide: entities of the edits that are the same, as `r2y=r2r1x`; all others differ.
         data: what `cat` and `lorahub` fit their weights on: `two_hop`, `held_out` or `one_hop`.
         **dials: the rule's own, as `temperature=0.1` for `arrow`.
@@ -92,8 +92,9 @@ def coefficients(
         no closed form for a rule that is not smooth in the Gram matrix (`ties`, `dare`).
 
     Raises:
-        SettingError: for an unknown rule or dial, a value out of range, a width too small for the edits or too large
-            for a rule that looks at single weights, or coincidences that leave c₁ and c₂ undetermined.
+        SettingError: for an unknown rule or dial, a value out of range, a repeated seed, a width too small for the
+            edits or too large for a rule that looks at single weights, or coincidences that leave c₁ and c₂
+            undetermined.
 
     Examples:
         >>> c1, c2 = lr.coefficients(lr.Model(width=2**12))
@@ -107,8 +108,7 @@ def coefficients(
     """
     if rule not in RULES:
         raise SettingError("rule", repr(rule), " | ".join(RULES), did_you_mean(rule, RULES))
-    if isinstance(seeds, int) or not len(seeds):
-        raise SettingError("seeds", repr(seeds), "one or more whole numbers, as range(16)")
+    seeds = _different(seeds)
     registered = RULES[rule]
     check(rule, registered.dials, dials)
     transformer = {f.name: getattr(model, f.name) for f in fields(Model)}
@@ -117,6 +117,19 @@ def coefficients(
     if "c_first" not in results[0].measured:
         raise SettingError("coincide", coincide, "coincidences that leave the two answer differences independent")
     return Coefficients(Estimate.of(results, "c_first"), Estimate.of(results, "c_second"))
+
+
+def _different(seeds: Any) -> list[int]:
+    """Whatever came as seeds, if each is a draw of its own: jax takes those that differ by 2³² for one. Raises
+    SettingError."""
+    try:
+        given = [operator.index(seed) for seed in seeds]
+    except TypeError:
+        given = []
+    if not given or len(set(given)) < len(given) or not 0 <= min(given) <= max(given) < 2**31:
+        allowed = "one or more different whole numbers from 0 to 2**31-1, as range(16)"
+        raise SettingError("seeds", repr(seeds), allowed)
+    return given
 
 
 def quantities(setting: Theorem3, scene: Scene, phi: Features, seed: int) -> Values:
