@@ -49,8 +49,8 @@ def test_thousands_of_seeds_of_a_small_width_agree_to_second_order_and_not_to_fi
 @pytest.mark.parametrize("seeds", [1, 16])
 def test_outside_the_range_there_is_no_verdict_but_the_range(seeds):
     """Where the series of the variance does not converge, no number of seeds is in range."""
-    text = table(list(rows_at(12, seeds)))
-    said = f"outside the range of the prediction: width=12, dim=inf with {seeds} seeds; it holds for none there"
+    text = table(list(rows_at(16, seeds)))
+    said = f"outside the range of the prediction: width=16, dim=inf with {seeds} seeds; it holds for none there"
     for name in COEFFICIENTS:
         assert said in block(text, name)
         assert "agrees" not in block(text, name).lower()

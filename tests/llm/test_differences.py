@@ -149,12 +149,12 @@ def test_the_best_is_better_over_the_seeds_that_both_have():
 
 def test_where_no_rule_is_ahead_of_all_the_one_that_is_least_behind_is_the_best():
     """Each pair has seeds of its own. Over these the sum is ahead of the average by 1/4, the average of TIES by 2/4,
-    and TIES of the sum by 3/4."""
+    and TIES of the sum by 1."""
     of = lambda *hits: [[2] * h + [0] * (4 - h) for h in hits]  # noqa: E731
     right = {
         "sum": dict(zip(range(4), of(2, 2, 0, 0), strict=True)),
         "average": dict(zip((0, 1, 4, 5), of(1, 1, 3, 3), strict=True)),
-        "ties": dict(zip(range(2, 6), of(3, 3, 1, 1), strict=True)),
+        "ties": dict(zip(range(2, 6), of(4, 4, 1, 1), strict=True)),
     }
     made = rows({rule: tuple(seeds.values()) for rule, seeds in right.items()})
     for one, seed in zip(made, itertools.chain.from_iterable(right.values()), strict=True):
