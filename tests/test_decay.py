@@ -37,7 +37,8 @@ def test_without_a_decay_attention_has_the_bits_of_today(mask):
 def test_hidden_states_are_those_of_a_linear_bias(mask, attention):
     drawn, slope = draw_transformer(stream(0, 7), tokens=5, dim=16, width=2), 0.7
     E, V, scores = np.asarray(drawn.E), np.asarray(drawn.V), np.asarray(logits(drawn))
-    states = np.asarray(hidden(drawn, PROMPTS, attention=attention, mask=mask, decay=np.exp(-slope)))
+    model = Model(dim=16, attention=attention, mask=mask, decay=np.exp(-slope))
+    states = np.asarray(hidden(drawn, PROMPTS, model))
     for state, prompt in zip(states, PROMPTS, strict=True):
         context = prompt if mask == "causal" else prompt[:-1]
         biased = scores[list(context), prompt[-1]] * (attention == "softmax") + slope * np.arange(len(context))
@@ -80,7 +81,7 @@ def test_networks_attend_alike():
 
 @pytest.mark.parametrize("point", [lambda: Bridge(decay=0.5), lambda: Layers(decay=0.5)])
 def test_experiments_with_an_attention_of_their_own_refuse_it(point):
-    with pytest.raises(SettingError, match=r"^decay: got 0\.5; allowed: 1: "):
+    with pytest.raises(SettingError, match=r"^decay: got 0\.5; allowed: 1\.0: "):
         point()
 
 

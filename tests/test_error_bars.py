@@ -19,7 +19,7 @@ from lora_reuse.theory.experiments import attention, kernel_limit, many_facts, p
 from lora_reuse.theory.gram import coordinates, geometry
 from lora_reuse.theory.library import draw_scene
 from lora_reuse.theory.model import coefficients
-from lora_reuse.theory.settings import Attention, KernelLimit, Proposition1, Theorem3
+from lora_reuse.theory.settings import Attention, KernelLimit, ManyFacts, Proposition1, Theorem3
 
 S = geometry(kernel_limit.PROMPTS, KernelLimit(), [0])[0]
 K, M = kernels.kernel(S), kernels.fourth_moments(S)
@@ -398,7 +398,10 @@ def spread_of_dim():
         C = np.linalg.solve(k[:3, :3], k[:3, 3:])
         return (C - C.mean()) / 3
 
-    return abs(many_facts.spread_of_dim(scene) / over_the_draw_of_tokens(composed, attended, residual) - 1) / 1e-5
+    return (
+        abs(many_facts.spread_of_dim(scene, ManyFacts()) / over_the_draw_of_tokens(composed, attended, residual) - 1)
+        / 1e-5
+    )
 
 
 def attention_errors():

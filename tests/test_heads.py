@@ -117,7 +117,10 @@ def test_rotary_attention_tends_to_uniform_attention():
     [
         (lambda: Model(positions="rotary"), "positions: got rotary with attention=uniform"),
         (lambda: Model(positions="rotary", attention="softmax", dim=63), "positions: got rotary with .*dim=63"),
-        (lambda: Model(heads=2, depth=2), "heads: got 2 with depth"),
+        (
+            lambda: Model(heads=2, depth=2),
+            "heads: got 2; allowed: 1: beside depth=2 attention has mask= and decay= alone",
+        ),
         (lambda: Bridge(heads=2), "heads: got 2; allowed: 1: the locality"),
         (lambda: Layers(heads=2), "heads: got 2; allowed: 1: attend="),
         (lambda: gram.gram(WORDS, Model(dim=8, width=8, heads=2), 0, explicit=True), "explicit: got true with heads=2"),

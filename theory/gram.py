@@ -151,8 +151,7 @@ def geometry(prompts: Sequence[Prompt] | Sequence[depth.Segments], model: Model,
     used = sorted({token for prompt in prompts for token in prompt})
     compact = [tuple(used.index(token) for token in prompt) for prompt in prompts]
     if model.dim == INF:
-        named = {name: getattr(model, name) for name in ("mask", "decay", "heads")}
-        attended, residual = transformer.coefficients(compact, len(used), **named)
+        attended, residual = transformer.coefficients_of(model, compact, len(used))
         if model.init_scale == "variance" and not attended.any(axis=1).all():
             raise SettingError(
                 "init_scale",
@@ -185,14 +184,8 @@ def _drawn_geometry(prompts: Sequence[Prompt], tokens: int, model: Model, seed: 
         token_images(stream(seed, GEOMETRY, dim), tokens, dim, model.init_scale, head=head, distances=distances)
         for head in range(model.heads)
     ]
-    attended, residual = transformer.coefficients(
-        prompts,
-        tokens,
-        mask=model.mask,
-        decay=model.decay,
-        heads=model.heads,
-        logits=np.stack([scores for _, scores in heads]) if model.attention == "softmax" else None,
-    )
+    logits = np.stack([scores for _, scores in heads]) if model.attention == "softmax" else None
+    attended, residual = transformer.coefficients_of(model, prompts, tokens, logits)
     H = attended @ np.concatenate([images[1] for images, _ in heads]) + residual @ heads[0][0][0]
     return H @ H.T
 
@@ -229,7 +222,7 @@ def _explicit(prompts: Sequence[Prompt], model: Model, seed: int) -> Float64[np.
     drawn = transformer.draw_transformer(
         key, tokens=tokens, dim=int(model.dim), width=int(model.width), init_scale=model.init_scale
     )
-    states = transformer.hidden(drawn, prompts, attention=model.attention, mask=model.mask, decay=model.decay)
+    states = transformer.hidden(drawn, prompts, model)
     scale = model.input_variance**0.5 / transformer.entry_std(int(model.dim), model.init_scale)
     phi = np.asarray(transformer.features(drawn, states, activation=model.activation, scale=scale), np.float64)
     return phi.T @ phi / model.width

@@ -3,7 +3,8 @@
 The hidden state of p₁ … p_N is h = e_{p_N} + Σ_i a_i V e_{p_i}: the residual plus attention over the context. With
 strict masking the context is p₁ … p_{N−1} (eq. 4); with ordinary causal masking it includes p_N (eq. 21). a is uniform
 (eq. 5) or the softmax of the logits e_{p_i}ᵀ Kᵀ Q e_{p_N} (eq. 4). So every hidden state is a fixed combination of
-token embeddings e_t and their images V e_t, and `coefficients` is all of the model that depends on the prompt.
+token embeddings e_t and their images V e_t, and `coefficients` is all of the model that depends on the prompt. Whoever
+has a `Model` calls `coefficients_of`, so that another assumption on attention is in one place.
 
 N(0, 1/√d) in the paper can name a standard deviation or a variance; `init_scale` says which. With `std` the logits of
 eq. 4 shrink like d^(−1/2), so attention becomes uniform; with `variance` they grow like d^(1/2), and it does not
@@ -19,6 +20,7 @@ from jaxtyping import Array, Float, Float64, PRNGKeyArray
 
 from lora_reuse.theory.activations import ACTIVATIONS
 from lora_reuse.theory.facts import Prompt
+from lora_reuse.theory.settings import Model
 
 
 class Transformer(NamedTuple):
@@ -104,18 +106,22 @@ def coefficients(
     return attended.reshape(len(prompts), -1) / heads**0.5, residual
 
 
-def hidden(
-    model: Transformer,
+def coefficients_of(
+    model: Model,
     prompts: Sequence[Prompt],
-    *,
-    attention: str = "uniform",
-    mask: str = "strict",
-    decay: float = 1.0,
-) -> Float[Array, "prompts dim"]:
-    """The hidden states h(p) that the MLP reads."""
-    scores = np.asarray(logits(model))[None, None] if attention == "softmax" else None
-    attended, residual = coefficients(prompts, model.E.shape[0], mask=mask, decay=decay, logits=scores)
-    return jnp.asarray(attended, model.E.dtype) @ (model.E @ model.V.T) + jnp.asarray(residual, model.E.dtype) @ model.E
+    tokens: int,
+    logits: Float[np.ndarray, "heads distances tokens tokens"] | None = None,
+) -> tuple[Float64[np.ndarray, "prompts images"], Float64[np.ndarray, "prompts tokens"]]:
+    """`coefficients` under the settings of a model; logits are asked for where `attention=softmax`."""
+    return coefficients(prompts, tokens, mask=model.mask, decay=model.decay, heads=model.heads, logits=logits)
+
+
+def hidden(drawn: Transformer, prompts: Sequence[Prompt], model: Model | None = None) -> Float[Array, "prompts dim"]:
+    """The hidden states h(p) that the MLP reads under the settings of a model, the paper's unless given."""
+    model = model or Model()
+    scores = np.asarray(logits(drawn))[None, None] if model.attention == "softmax" else None
+    attended, residual = coefficients_of(model, prompts, drawn.E.shape[0], scores)
+    return jnp.asarray(attended, drawn.E.dtype) @ (drawn.E @ drawn.V.T) + jnp.asarray(residual, drawn.E.dtype) @ drawn.E
 
 
 def features(

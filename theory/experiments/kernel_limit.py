@@ -27,7 +27,7 @@ from lora_reuse.theory.facts import Prompt
 from lora_reuse.theory.gaussian import quadrature_features
 from lora_reuse.theory.gram import geometry, gram
 from lora_reuse.theory.limit import geometry_stderr
-from lora_reuse.theory.model import coefficients
+from lora_reuse.theory.model import coefficients_of
 from lora_reuse.theory.settings import INF, KernelLimit, at_infinite_dim
 
 ORDINALS = ("first", "second", "third", "fourth")
@@ -116,8 +116,7 @@ def _limit_of_dim(setting: KernelLimit, k: Float64[np.ndarray, "n n"]) -> tuple[
     if setting.dim == INF:
         stderr |= dict.fromkeys(named, 0.0)
     elif (setting.init_scale, setting.attention, setting.activation) == ("std", "uniform", "relu"):
-        seen = {name: getattr(setting, name) for name in ("mask", "decay", "heads")}
-        attended, residual = coefficients(prompts, 2 * setting.hops + 1, **seen)
+        attended, residual = coefficients_of(setting, prompts, 2 * setting.hops + 1)
         root = setting.dim**-0.5
         stderr |= {name: geometry_stderr(attended, residual, *pair) * root for name, pair in named.items()}
     return predicted, stderr

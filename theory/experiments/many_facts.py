@@ -36,8 +36,8 @@ from lora_reuse.theory.gram import geometry
 from lora_reuse.theory.kernels import kernel, kernel_change
 from lora_reuse.theory.library import Scene, draw_scene, prepared, wins
 from lora_reuse.theory.limit import limit_geometry
-from lora_reuse.theory.model import coefficients as coefficients_of
-from lora_reuse.theory.settings import INF, ManyFacts, at_infinite_dim
+from lora_reuse.theory.model import coefficients_of
+from lora_reuse.theory.settings import INF, ManyFacts, Model, at_infinite_dim
 
 ANGLES = np.linspace(0, 2 * np.pi, 144, endpoint=False)
 LENGTHS = np.geomspace(1e-2, 1e4, 49)
@@ -67,7 +67,7 @@ def run(setting: ManyFacts, seeds: Sequence[int], advance: Callable[[int], objec
     closed = (setting.composition, setting.width, setting.init_scale, setting.attention, setting.activation)
     one_head = setting.heads == 1 and not setting.beyond_one_block()
     if closed == ("sum", INF, "std", "uniform", "relu") and setting.dim != INF and one_head:
-        shared["coefficient_second_spread"] = spread_of_dim(scene, setting.mask, setting.decay) * setting.dim**-0.5
+        shared["coefficient_second_spread"] = spread_of_dim(scene, setting) * setting.dim**-0.5
     if setting.composition == "best":
         shared |= {"accuracy": 1 / setting.facts, "ceiling": 1 / setting.facts}
     results = []
@@ -118,7 +118,7 @@ def closed_form(kappa: float, own: float, rho: float, facts: int) -> float:
     return kappa / (own + (facts - 1) * rho)
 
 
-def spread_of_dim(scene: Scene, mask: str = "strict", decay: float = 1.0) -> float:
+def spread_of_dim(scene: Scene, model: Model) -> float:
     """√d times the root mean square of C_ij − mean C at dimension d, to first order.
 
     dC = G_ee⁻¹ (dG_et − dG_ee C) is linear in the fluctuations of E Eᵀ = I + A, (V e_s)·(V e_t) = I + A + B and (V
@@ -126,9 +126,8 @@ def spread_of_dim(scene: Scene, mask: str = "strict", decay: float = 1.0) -> flo
     entries."""
     prompts = scene.prompts[scene.second] + scene.prompts[scene.two_hop]
     used = sorted({token for prompt in prompts for token in prompt})
-    attended, residual = coefficients_of(
-        [tuple(used.index(t) for t in prompt) for prompt in prompts], len(used), mask=mask, decay=decay
-    )
+    compact = [tuple(used.index(t) for t in prompt) for prompt in prompts]
+    attended, residual = coefficients_of(model, compact, len(used))
     S = limit_geometry(attended, residual)
     k, n = kernel(S), len(scene.edits.x)
     inverse = np.linalg.inv(k[:n, :n])

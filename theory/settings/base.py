@@ -127,8 +127,9 @@ class Model(Point):
                 raise SettingError(name, got, "attention=uniform and init_scale=std beside it")
             if self.input_variance != 1:
                 raise SettingError("input_variance", f"{self.input_variance:g} with {name}", "1 beside it")
-            if self.heads != 1:
-                raise SettingError("heads", f"{self.heads} with {name}", "1 beside it")
+            own_attention(
+                self, f"beside {name}={getattr(self, name)} attention has mask= and decay= alone", "mask", "decay"
+            )
         if self.adapted == "all" and (self.width, self.dim) != (INF, INF):
             got = f"all with width={self.width}, dim={self.dim}"
             mend = "experiment=depth has the tangent kernels of networks of finite width"
@@ -138,6 +139,18 @@ class Model(Point):
 
     def features(self) -> int:
         return 0 if self.width == INF else int(self.width) * self.depth
+
+
+ELSEWHERE = "width dim init_scale activation input_variance depth norm adapted lower_rate".split()
+"""The settings of a `Model` that `model.coefficients_of` does not read. All others are assumptions on attention."""
+
+
+def own_attention(model: Model, why: str, *read: str) -> None:
+    """Refuses assumptions on attention, but those that are read, where attention is another than `model.coefficients`.
+    So a new one is refused there until it is read."""
+    for f in fields(Model):
+        if f.name not in (*ELSEWHERE, *read) and (value := getattr(model, f.name)) != f.default:
+            raise SettingError(f.name, value, f"{f.default}: {why}")
 
 
 def one_block(model: Model) -> None:

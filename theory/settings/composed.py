@@ -7,7 +7,7 @@ from typing import Any
 
 from lora_reuse.runs.dials import Dial, axes, axis, declared, every, refuse_names
 from lora_reuse.runs.settings import Choice, Number, SettingError, Text, Whole, setting, short
-from lora_reuse.theory.settings.base import INF, LARGEST_BASIS_WIDTH, Model, at_least, one_block
+from lora_reuse.theory.settings.base import INF, LARGEST_BASIS_WIDTH, Model, at_least, one_block, own_attention
 
 RULES = declared("lora_reuse.theory.compositions", "rule")
 ROLE_PAIR = r"(x|y|z|r1x|r2y|r2r1x)=(x|y|z|r1x|r2y|r2r1x)"
@@ -274,11 +274,7 @@ class Bridge(Model):
     def __post_init__(self) -> None:
         super().__post_init__()
         wide_enough(self, 32 + 16 * self.facts)
-        if self.attention == "softmax":
-            raise SettingError("attention", "softmax", "uniform: the locality is the attention here")
-        for name in ("decay", "heads"):
-            if getattr(self, name) != 1:
-                raise SettingError(name, getattr(self, name), "1: the locality is the attention here")
+        own_attention(self, "the locality is the attention here", "mask")
         if self.setup == 1:
             raise SettingError("setup", 1, "0 or 2 to 8: the paper's Table 1 has no row 1")
         if self.setup in (4, 5) and self.composition in ("uniform", "arrow"):

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from lora_reuse.runs.settings import Choice, Number, SettingError, Whole, setting
-from lora_reuse.theory.settings.base import INF
+from lora_reuse.runs.settings import Choice, Number, Whole, setting
+from lora_reuse.theory.settings.base import INF, own_attention
 from lora_reuse.theory.settings.composed import ManyEdits, wide_enough
 
 PLACEMENTS = ("both_lower", "both_upper", "first_below", "second_below")
@@ -32,9 +32,7 @@ class Layers(ManyEdits):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("decay", "heads"):
-            if getattr(self, name) != 1:
-                raise SettingError(name, getattr(self, name), "1: attend= is the attention here")
+        own_attention(self, "attend= is the attention here")
         wide_enough(self, 32 + 16 * self.facts)
 
     def features(self) -> int:
