@@ -11,6 +11,7 @@ import pytest
 from lora_reuse.runs.settings import SettingError
 from lora_reuse.theory import activations, kernels
 from lora_reuse.theory.activations import ACTIVATIONS
+from lora_reuse.theory.activations.linear import Linear
 from lora_reuse.theory.experiments import bridge, many_facts, specificity, theorem_2, theorem_3
 from lora_reuse.theory.gram import FEATURES, gram
 from lora_reuse.theory.limit import limit_geometry
@@ -59,6 +60,15 @@ def z_of(samples, expected):
 def test_the_settings_offer_every_file_of_the_folder():
     files = {path.stem for path in Path(activations.__file__).parent.glob("[!_]*.py")}
     assert set(settings.ACTIVATIONS) == files == set(ACTIVATIONS)
+
+
+def test_an_activation_has_the_name_of_its_file_and_the_file_to_itself(monkeypatch):
+    named = {"__module__": "lora_reuse.theory.activations.leaky_sine"}
+    monkeypatch.setattr(activations, "ACTIVATIONS", {})
+    leaky = activations.activation(type("LeakySine", (Linear,), named))
+    assert isinstance(activations.ACTIVATIONS["leaky_sine"], leaky)
+    with pytest.raises(TypeError, match="leaky_sine: Cosine is a second activation in this file"):
+        activations.activation(type("Cosine", (Linear,), named))
 
 
 @every
@@ -131,7 +141,7 @@ def test_streamed_features_have_the_kernel_and_its_error_bar(name):
     G = gram([(0, 2), (1, 3), (0, 2, 3)], model, range(400))
     largest = lambda S: np.abs((G.mean(axis=0) - kernels.kernel(S, name)) / kernels.gram_stderr(S, name)).max() * 320  # noqa: E731
     assert largest(S) < 5  # six entries: a right one fails once in 300 000
-    assert largest(1.1 * S) > 10
+    assert largest(1.3 * S) > 10  # less is hardly seen by an activation that saturates
     assert np.abs(G.std(axis=0) / kernels.gram_stderr(S, name) * 16 - 1).max() < 0.3
 
 

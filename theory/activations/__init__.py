@@ -2,12 +2,12 @@
 
 A class says what φ and φ' are, and four expectations over jointly Gaussian preactivations (u, v) of mean 0: they give
 the infinite width, the derivatives of it, and the error bars of every finite width. To add an activation, write the
-class in a module of this package that has its name in small letters, and put `@activation` over it. Every check of
-`tests/test_activations.py` is then run on it by name.
+class in a module of its own in this package, and put `@activation` over it. Every check of `tests/test_activations.py`
+is then run on it by name.
 
-Only `__call__` is given JAX arrays (where features are drawn) as well as NumPy's. The variances of preactivations count
-where φ is not homogeneous: the variance of u·h is σ²‖h‖² with σ² = `input_variance`, and ‖h‖² = 2 on a one-hop prompt
-as d → ∞."""
+Only `__call__` is given JAX arrays (where features are drawn) as well as NumPy's: `x.__array_namespace__().sin(x)` is
+the sine of both. The variances of preactivations count where φ is not homogeneous: the variance of u·h is σ²‖h‖² with
+σ² = `input_variance`, and ‖h‖² = 2 on a one-hop prompt as d → ∞."""
 
 import importlib
 import pkgutil
@@ -72,8 +72,11 @@ Enrolled = TypeVar("Enrolled", bound=Activation)
 
 
 def activation(cls: type[Enrolled]) -> type[Enrolled]:
-    """Enrols a class under its name in small letters."""
-    ACTIVATIONS[cls.__name__.lower()] = cls()
+    """Enrols a class under the name of its file. Raises TypeError for a second class there."""
+    name = cls.__module__.rpartition(".")[2]
+    if name in ACTIVATIONS:
+        raise TypeError(f"{name}: {cls.__name__} is a second activation in this file; give it a file of its own")
+    ACTIVATIONS[name] = cls()
     return cls
 
 
