@@ -202,6 +202,16 @@ def test_arrow_prototypes_are_the_keys_and_raw_scores_saturate():
     np.testing.assert_allclose(top[:, 0], [0, 1])
 
 
+@pytest.mark.parametrize(("mask", "length"), [("strict", 1.0), ("causal", 0.75**0.5)])
+def test_arrow_scores_are_the_papers_times_the_length_of_a_key(mask, length):
+    """That is 1 under the mask of eq. 4, and not under that of eq. 21."""
+    (phi,) = prepared(SCENE.prompts, Theorem3(width=INF, mask=mask), [0], basis_free=True)
+    G, keys = phi.T @ phi, [SCENE.first.start, SCENE.second.start]
+    np.testing.assert_allclose(np.diagonal(G)[keys], length**2, atol=1e-12)
+    papers = np.abs(G[keys] / np.diagonal(G)[keys][:, None])
+    np.testing.assert_allclose(np.abs(prototypes(SCENE.experts(phi)) @ phi), length * papers, atol=1e-9)
+
+
 def test_arrow_weights_do_not_depend_on_the_sign_of_a_prototype():
     first, second = SCENE.experts(FEATURES)
     a = compose("arrow_after", [first, second], context(FEATURES)) @ FEATURES

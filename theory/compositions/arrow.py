@@ -63,8 +63,12 @@ class Routed:
 
     def weights(self, features: Features) -> Float64[np.ndarray, "experts prompts"]:
         """softmax(|φ·v_i|/temperature) over the `top_k` largest (0: all). The features here have m⁻¹ᐟ² in them:
-        `scores=kernel` uses them as they are (the paper's |k(η, ξ)/k(η, η)|, as ‖η‖ is one), `raw` takes it out, as
-        software does, so that logits grow like √m and the softmax becomes a maximum, and `cosine` divides by ‖φ‖."""
+        `scores=kernel` uses them as they are, `raw` takes it out, as software does, so that logits grow like √m and the
+        softmax becomes a maximum, and `cosine` divides by ‖φ‖.
+
+        As v_i has unit length, as in Arrow, `kernel` is |k(η, ξ)|/√k(η, η) of one fact. The paper's |k(η, ξ)/k(η, η)|
+        is the same where k(η, η) is 1: for ReLU features at d = m = ∞ under mask=strict. Under mask=causal it is 3/4
+        there, and the paper's scores are 2/√3 of these."""
         scores = np.abs(self.prototypes @ features)
         if self.scores == "cosine":
             scores = scores / np.linalg.norm(features, axis=0)
