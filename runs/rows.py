@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 _FIELDS = ("schema", "experiment", "settings", "measured", "predicted", "stderr", "provenance")
+_START = b'{"schema": '
 WITHDRAWN = "withdrawn.csv"
 _COLUMNS = ("hash", "commit", "field", "reason")
 
@@ -147,7 +148,7 @@ def _locked(path: Path):
 
 
 def _repair(file: Any) -> None:
-    """Ends the last line: a torn one is cut off, one that only lacks its newline gets it."""
+    """Ends the last line: a torn row is cut off, anything else that only lacks its newline gets it."""
     size = file.seek(0, os.SEEK_END)
     tail = b""
     while size > 0 and b"\n" not in tail:
@@ -157,29 +158,34 @@ def _repair(file: Any) -> None:
         tail = file.read(step) + tail
     start = size + tail.rfind(b"\n") + 1
     last = tail[tail.rfind(b"\n") + 1 :]
-    if last and _is_json(last):
-        file.write(b"\n")
-    elif last:
+    if _torn(last):
         file.truncate(start)
+    elif last:
+        file.write(b"\n")
 
 
-def _is_json(line: bytes) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
+def _torn(line: bytes) -> bool:
+    """Whether a line is the beginning of a row, and no more."""
+    if not line or line[: len(_START)] != _START[: len(line)]:
         return False
+    try:
+        json.loads(line)
+    except ValueError:
+        return True
+    return False
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
     lines = path.read_bytes().split(b"\n")
     rows = [_row(path, number, line) for number, line in enumerate(lines[:-1], start=1)]
-    return rows + ([_row(path, len(lines), lines[-1])] if lines[-1] and _is_json(lines[-1]) else [])
+    return rows + ([_row(path, len(lines), lines[-1])] if lines[-1] and not _torn(lines[-1]) else [])
 
 
 def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
     where, mend = f"{path}:{number}", "move the file away or mend that line; nothing was changed"
+    constants: list[str] = []
     try:
-        row = json.loads(line)
+        row = json.loads(line, parse_constant=constants.append)
     except ValueError:
         raise SettingError(where, repr(line[:40].decode(errors="replace")), "one JSON object a line", mend) from None
     if not isinstance(row, dict) or "schema" not in row:
@@ -188,6 +194,13 @@ def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
         raise SettingError(where, f"schema {row['schema']}", f"schema {SCHEMA}", "choose another folder with out=")
     if missing := [field for field in (*_FIELDS, "hash") if field not in row]:
         raise SettingError(where, f"a row without {missing[0]!r}", ", ".join(_FIELDS), mend)
+    for field in (*_FIELDS[1:], "hash"):
+        kind, allowed = (str, "a text") if field in ("experiment", "hash") else (dict, "an object")
+        if not isinstance(row[field], kind) or (field == "measured" and not row[field]):
+            got = f"{field} {json.dumps(row[field])[:40]}"
+            raise SettingError(where, got, f"{allowed}{' with a number' * (field == 'measured')}", mend)
+    if constants:
+        raise SettingError(where, constants[0], "numbers, as strict JSON has them", mend)
     return row
 
 

@@ -25,6 +25,11 @@ def row(seed, **settings):
     }
 
 
+def changed(**fields):
+    """A line that has all that a row has, and some of it of another kind."""
+    return (json.dumps({"schema": 1, "hash": "0" * 16, **row(7, width=4), **fields}) + "\n").encode()
+
+
 def test_a_row_comes_back_as_it_was_and_is_known_by_its_settings(tmp_path):
     rows = Rows(tmp_path, "demo")
     rows.append(row(3))
@@ -100,6 +105,30 @@ def test_a_torn_last_line_is_cut_off_and_no_row_is_lost(tmp_path):
     assert len(load_rows(tmp_path)) == 2
 
 
+@pytest.mark.parametrize("kept", [1, 5, 11, 40])
+def test_a_row_torn_anywhere_is_cut_off(tmp_path, kept):
+    rows = Rows(tmp_path, "demo")
+    rows.append(row(0))
+    whole = rows.path.read_bytes()
+    rows.path.write_bytes(whole + whole[:kept])
+    assert len(Rows(tmp_path, "demo").known) == 1
+    assert rows.path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("line", [b"a note", b"{}", b'{"a": 1}', b"[1]", b"{'schema': 1"])
+def test_a_last_line_that_is_no_torn_row_is_reported_and_kept(tmp_path, line):
+    rows = Rows(tmp_path, "demo")
+    rows.append(row(0))
+    before = rows.path.read_bytes() + line
+    rows.path.write_bytes(before)
+    for read in (lambda: Rows(tmp_path, "demo"), lambda: load_rows(tmp_path)):
+        with pytest.raises(SettingError, match=r"demo.jsonl:2: got .*; move the file away or mend that line"):
+            read()
+    assert rows.path.read_bytes() == before
+    rows.append(row(1))  # by one that was there before it
+    assert rows.path.read_bytes().startswith(before + b"\n{")
+
+
 def test_a_last_line_that_lacks_only_its_newline_is_kept(tmp_path):
     rows = Rows(tmp_path, "demo")
     rows.append(row(0))
@@ -119,6 +148,15 @@ def test_a_last_line_that_lacks_only_its_newline_is_kept(tmp_path):
         (b"\n", "one JSON object a line"),
         (b'{"schema": 99}\n', "schema 99"),
         (b'{"schema": 1, "experiment": "demo"}\n', "'settings'"),
+        (changed(measured={"c": math.nan}), "got NaN; allowed: numbers, as strict JSON has them"),
+        (changed(stderr={"c": -math.inf}), "got -Infinity; allowed: numbers"),
+        (changed(measured=None), "got measured null; allowed: an object with a number"),
+        (changed(measured={}), "got measured {}; allowed: an object with a number"),
+        (changed(predicted=[1.0]), "got predicted [1.0]; allowed: an object"),
+        (changed(provenance=None), "got provenance null; allowed: an object"),
+        (changed(settings="x"), 'got settings "x"; allowed: an object'),
+        (changed(hash=[1]), "got hash [1]; allowed: a text"),
+        (changed(experiment=None), "got experiment null; allowed: a text"),
     ],
 )
 def test_any_other_corruption_is_reported_by_line_and_left_alone(tmp_path, line, what):
