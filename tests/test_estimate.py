@@ -53,9 +53,11 @@ def test_a_model_refuses_what_a_command_refuses_and_reads_what_it_reads():
 def test_prompts_in_words_are_those_in_numbers():
     model = lr.Model(width=64, dim=32)
     np.testing.assert_array_equal(lr.gram(PROMPTS, model, 3), lr.gram([(0, 1), (2, 3), (0, 1, 3)], model, [3])[0])
-    for wrong in ([], [""], ["x r1", (0, 1)], [(0, 1), ()]):
-        with pytest.raises(SettingError, match=r"^prompts: got .*; allowed: prompts of at least one token"):
-            tokenised(wrong)  # pyright: ignore[reportArgumentType]
+    array, read = np.array([[0, 1], [2, 3]]), inspect.unwrap(tokenised)  # without the check of types
+    assert read(array) == read(np.array(["x r1", "y r2"])) == [(0, 1), (2, 3)]
+    for wrong in ([], [""], ["x r1", (0, 1)], [(0, 1), ()], "xyz", [(0, -1)], [(0.5, 1)], [1, 2], 5, array[:0]):
+        with pytest.raises(SettingError, match=r"^prompts: got .*; allowed: a list of prompts of at least one token"):
+            read(wrong)
 
 
 @pytest.mark.parametrize("dim", [16, math.inf])
@@ -76,6 +78,18 @@ def test_the_gram_matrix_has_the_mean_and_the_error_bar_of_its_kernel(dim, activ
     assert off(z * np.sqrt(2)) > limit  # an error bar that is too small
     assert off(z + 0.3) > limit  # a kernel that is not the mean
     assert k.shape == stderr.shape == (512, 3, 3)
+
+
+def test_seeds_are_whole_numbers_of_any_kind():
+    model = lr.Model(width=64)
+    gram, kernel = inspect.unwrap(lr.gram), inspect.unwrap(lr.kernel)
+    for seeds in (3, np.int64(3)):
+        np.testing.assert_array_equal(gram(PROMPTS, model, seeds), gram(PROMPTS, model, np.arange(3, 4))[0])
+        assert kernel(PROMPTS, model, seeds).k.shape == (3, 3)
+    for wrong in ([], "ab", 1.5, [0.5], None):
+        for asked in (gram, kernel):
+            with pytest.raises(SettingError, match=r"^seeds: got .*; allowed: one whole number, or a list of them$"):
+                asked(PROMPTS, model, wrong)
 
 
 def test_one_seed_is_the_first_of_several():
@@ -123,6 +137,9 @@ def test_a_quantity_without_an_error_bar_says_so():
     c1, _ = lr.coefficients(lr.Model(width=512), "ties", [0])
     assert np.isnan(c1.stderr).all()
     assert np.isnan(c1.z)
+    assert str(c1) == f"{c1.mean:.5f} (closed form {c1.closed_form:.5f})"
+    c1, _ = lr.coefficients(lr.Model(width=512, dim=64), "ties", [0])
+    assert str(c1) == f"{c1.mean:.5f}"
     c1, _ = lr.coefficients(lr.Model(width=math.inf))
     assert c1.stderr.tolist() == [0.0] * 16
     assert c1.mean == pytest.approx(c1.closed_form)

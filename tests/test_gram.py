@@ -175,6 +175,15 @@ def test_coordinates_have_the_same_inner_products():
     np.testing.assert_allclose(phi.T @ phi, G, atol=1e-7)  # float32 blocks leave G indefinite by that much
 
 
+@pytest.mark.parametrize("wrong", [[[1.0, 2.0], [2.0, 1.0]], [[1.0, 0.5], [0.4, 1.0]], [[-1.0, 0.0], [0.0, -2.0]]])
+def test_what_is_no_gram_matrix_has_no_coordinates(wrong):
+    for G in (np.array(wrong), np.stack([np.eye(2), wrong])):
+        with pytest.raises(
+            SettingError, match=r"^G: got a matrix [\d.]+ away from .*; allowed: a Gram matrix: symmetric"
+        ):
+            g.coordinates(G)
+
+
 def test_a_large_dim_approaches_the_limit_at_its_closed_form_rate():
     """c at d = 1024 against d = ∞, 400 seeds: mean and spread; each fails once in 1e6 if right. 0.2: the O(1/d) bias of
     c."""

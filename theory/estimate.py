@@ -53,5 +53,8 @@ class Estimate:
         return float(np.sqrt(np.sum(self.stderr**2)) / len(self.stderr))
 
     def __str__(self) -> str:
+        """What is known: without an error bar or a closed form, that is left out."""
+        error = "" if np.isnan(self.error) else f" ± {self.error:.5f}"
         z = "" if np.isnan(self.z) else f", z = {self.z:+.2f}"
-        return f"{self.mean:.5f} ± {self.error:.5f} (closed form {self.closed_form:.5f}{z})"
+        closed = "" if np.isnan(self.closed_form) else f" (closed form {self.closed_form:.5f}{z})"
+        return f"{self.mean:.5f}{error}{closed}"

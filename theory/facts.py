@@ -5,6 +5,7 @@ shared with every other relation, as the paper insists."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import index
 
 import numpy as np
 from jaxtyping import Int
@@ -23,19 +24,26 @@ ROLES = ("x", "y", "z", "r1x", "r2y", "r2r1x")
 def tokenised(prompts: Prompts) -> list[Prompt]:
     """The prompts as token sequences: words are numbered in order of appearance.
 
-    Raises SettingError when there is no prompt or an empty one.
+    Raises SettingError when there is no prompt, an empty one, or one of another kind.
 
     Examples:
         >>> tokenised(["x r1", "y r2", "x r1 r2"])
         [(0, 1), (2, 3), (0, 1, 3)]
     """
     number: dict[str, int] = {}
-    numbered = [
-        tuple(number.setdefault(word, len(number)) for word in prompt.split()) if isinstance(prompt, str) else prompt
-        for prompt in prompts
-    ]
-    if not numbered or not all(numbered) or (number and not all(isinstance(prompt, str) for prompt in prompts)):
-        raise SettingError("prompts", list(prompts), "prompts of at least one token, all in words or all in numbers")
+
+    def tokens(prompt: Prompt | str) -> Prompt:
+        words = isinstance(prompt, str)
+        return tuple(number.setdefault(w, len(number)) for w in prompt.split()) if words else tuple(map(index, prompt))
+
+    try:
+        numbered = [] if isinstance(prompts, str) else [tokens(prompt) for prompt in prompts]
+    except TypeError:
+        numbered = []
+    mixed = number and not all(isinstance(prompt, str) for prompt in prompts)
+    if not numbered or not all(numbered) or mixed or min(map(min, numbered)) < 0:
+        allowed = "a list of prompts of at least one token, all in words or all in whole numbers from 0"
+        raise SettingError("prompts", repr(prompts), allowed)
     return numbered
 
 

@@ -12,8 +12,9 @@ columns, each feature needs r normals and not d, with exactly the same joint law
 the same way V enters only as V Eᵀ: with Eᵀ = Q R, the entries of V Q are i.i.d., so d² draws become d · tokens."""
 
 import functools
+import operator
 from collections.abc import Sequence
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +33,7 @@ from lora_reuse.theory.streaming import Advance, Grams, stream, streamed
 GEOMETRY, FEATURES, TRAINING, BLOCKS, NETWORKS, TRAINED = range(6)
 
 Gram = Float64[np.ndarray, "n n"]
+_ROUNDING = 1e-6  # of float32 sums, which leave a Gram matrix indefinite by less
 
 
 @overload
@@ -67,7 +69,8 @@ def gram(
         every ratio.
 
     Raises:
-        SettingError: for an empty prompt, an infinite model with `explicit`, or 2^32 blocks of features and more.
+        SettingError: for an empty prompt, no seed, an infinite model with `explicit`, or 2^32 blocks of features and
+            more.
 
     Examples:
         >>> G = lr.gram(["x r1", "y r2", "x r1 r2"], lr.Model(width=2**12), 0)
@@ -78,9 +81,27 @@ def gram(
 
     Source: eq. 13-15.
     """
-    prompts = tokenised(prompts)
-    if isinstance(seeds, int):
-        return gram(prompts, model, [seeds], explicit=explicit, advance=advance)[0]
+    every, alone = _listed(seeds)
+    found = _grams(tokenised(prompts), model, every, explicit, advance)
+    return found[0] if alone else found
+
+
+def _listed(seeds: Any) -> tuple[list[int], bool]:
+    """The seeds, and whether it was one and not a list. Raises SettingError for anything else."""
+    if isinstance(seeds, (int, np.integer)):
+        return [int(seeds)], True
+    try:
+        every = [operator.index(seed) for seed in seeds]
+    except TypeError:
+        every = []
+    if not every:
+        raise SettingError("seeds", repr(seeds), "one whole number, or a list of them")
+    return every, False
+
+
+def _grams(
+    prompts: Sequence[Prompt], model: Model, seeds: Sequence[int], explicit: bool, advance: Advance | None
+) -> Grams:
     if explicit:
         return np.stack([_explicit(prompts, model, seed) for seed in seeds])
     if model.adapted == "all":
@@ -115,7 +136,7 @@ def kernel(prompts: Prompts, model: Model, seeds: int | Sequence[int] = 0) -> Ke
         `k` and `stderr`, √((E[(φφ')²] − k²)/m), each [n n] in float64, or [seeds n n].
 
     Raises:
-        SettingError: for an empty prompt.
+        SettingError: for an empty prompt, or no seed.
 
     Examples:
         >>> k, stderr = lr.kernel(["x r1", "y r2", "x r1 r2"], lr.Model(width=2**12))
@@ -131,8 +152,9 @@ def kernel(prompts: Prompts, model: Model, seeds: int | Sequence[int] = 0) -> Ke
     if model.adapted == "all":
         k = gram(prompts, model, seeds)
         return Kernel(k, np.zeros_like(k))
-    S = geometry(tokenised(prompts), model, [seeds] if isinstance(seeds, int) else seeds)
-    S = S[0] if isinstance(seeds, int) else S
+    every, alone = _listed(seeds)
+    S = geometry(tokenised(prompts), model, every)
+    S = S[0] if alone else S
     return Kernel(kernels.kernel(S, model.activation), kernels.gram_stderr(S, model.activation) / np.sqrt(model.width))
 
 
@@ -228,7 +250,7 @@ def _explicit(prompts: Sequence[Prompt], model: Model, seed: int) -> Float64[np.
     return phi.T @ phi / model.width
 
 
-def coordinates(G: Float64[np.ndarray, "... n n"]) -> Float64[np.ndarray, "... rank n"]:
+def coordinates(G: Float64[np.ndarray, "... n n"]) -> Float64[np.ndarray, "... n n"]:
     """Features of dimension n with the same inner products, Φᵀ Φ = G: columns that stand for φ(Uh)/√m at any width.
 
     Whatever depends on the features only through inner products (the readout, eq. 1, eq. 23, sums of adapters) has the
@@ -240,12 +262,25 @@ def coordinates(G: Float64[np.ndarray, "... n n"]) -> Float64[np.ndarray, "... r
     Returns:
         Φ, [... n n], one column a prompt.
 
+    Raises:
+        SettingError: for a G that is not symmetric or has an eigenvalue below 0, by more than a millionth of its size.
+
     Examples:
         >>> phi = lr.coordinates(np.array([[2.0, 1.0], [1.0, 2.0]]))
         >>> (phi.T @ phi).round(6)
         array([[2., 1.],
                [1., 2.]])
     """
+    phi = nearest_coordinates(G)
+    off = np.abs(np.swapaxes(phi, -1, -2) @ phi - G).max(axis=(-2, -1))
+    if (off > _ROUNDING * np.abs(G).max(axis=(-2, -1))).any():
+        got = f"a matrix {off.max():.2g} away from what any features have"
+        raise SettingError("G", got, "a Gram matrix: symmetric, without an eigenvalue below 0")
+    return phi
+
+
+def nearest_coordinates(G: Float64[np.ndarray, "... n n"]) -> Float64[np.ndarray, "... n n"]:
+    """`coordinates` of the nearest G without an eigenvalue below 0: a numerical derivative may step beyond."""
     values, vectors = np.linalg.eigh(G)
     # What is no more than rounding must not become a direction of size 1e-8.
     rounding = 1e-14 * G.shape[-1] * values[..., -1:]

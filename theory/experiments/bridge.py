@@ -255,7 +255,7 @@ def run(setting: Bridge, seeds: Sequence[int], advance: Callable[[int], object] 
 
 def quantities(plan: Plan, G: Float64[np.ndarray, "n n"]) -> Values:
     """Everything measured, from the Gram matrix of the plan's prompts."""
-    phi = grams.coordinates(G)
+    phi = grams.nearest_coordinates(G)
     context = Context(width=plan.setting.width)
     update = compose(plan.setting.composition, plan.experts(phi), context, **dials_of(plan.setting))
 

@@ -133,7 +133,7 @@ def pooled_grams(setting: Specificity, seeds: Sequence[int]) -> Float64[np.ndarr
 
 
 def _predict(setting: Specificity, world: World, S: Square) -> tuple[Values, Values]:
-    values = lambda G: quantities(setting, world, grams.coordinates(G))  # noqa: E731
+    values = lambda G: quantities(setting, world, grams.nearest_coordinates(G))  # noqa: E731
     pooled = {"order_distance_pooled": 0.0}
     if setting.width == INF and setting.dim != INF:
         limit = at_infinite_dim(setting)

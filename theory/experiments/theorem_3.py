@@ -31,7 +31,7 @@ from lora_reuse.theory.compositions import RULES, Features, compose, dials_of
 from lora_reuse.theory.error_bars import Expansion, expansion, routed_expansion, sure_signs
 from lora_reuse.theory.estimate import Estimate
 from lora_reuse.theory.experiments import Result, Values
-from lora_reuse.theory.gram import coordinates, geometry, gram
+from lora_reuse.theory.gram import coordinates, geometry, gram, nearest_coordinates
 from lora_reuse.theory.kernels import kernel
 from lora_reuse.theory.library import Scene, draw_scene, prepared, wins
 from lora_reuse.theory.settings import INF, Model, Theorem3, at_infinite_dim, of_rule
@@ -184,7 +184,7 @@ def _expand(setting: Theorem3, scene: Scene, S: Square, seed: int) -> Expansion:
     prompt."""
 
     def smooth(G: Square, wanted: Callable[[str], bool]) -> Values:
-        values = quantities(setting, scene, coordinates(G), seed)
+        values = quantities(setting, scene, nearest_coordinates(G), seed)
         return {name: values[name] for name in SMOOTH if name in values and wanted(name)}
 
     if setting.composition not in ("arrow", "arrow_after"):
