@@ -86,7 +86,7 @@ def test_the_explicit_provider_is_the_features_of_the_full_model():
 @pytest.mark.parametrize("width", [1, 100, 2**14, 2**14 + 1, 3 * 2**14 - 5])
 @pytest.mark.parametrize("activation", ["relu", "linear"])
 def test_streaming_adds_up_the_very_features_that_can_be_kept(width, activation):
-    model = KernelLimit(width=width, activation=activation)
+    model = Model(width=width, activation=activation)
     S = g.geometry(PROMPTS, model, [5])
     key = g.feature_keys(model, [5])
     phi = features(S[0], width, key[0], activation)
