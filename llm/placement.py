@@ -1,7 +1,7 @@
 """lora-reuse placement model=Qwen/Qwen2.5-14B-Instruct
 
-Compares adapters in the MLP, in attention, and in both, on the two hops (Table 8) and on setups 1 and 2 of the bridge
-(Table 9)."""
+Compares adapters in the MLP, in attention, and in both (Tables 8 and 9). They are asked on the two hops and on setups 1
+and 2 of the bridge."""
 
 import sys
 

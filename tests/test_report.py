@@ -189,7 +189,7 @@ def test_without_ledger_and_verdicts_the_commands_are_said(tmp_path):
         in text
     )
     assert "The pocket model under `arrow` answers" not in text
-    assert "### What was not measured\n\nThe paper's models, " in text
+    assert "### What was not measured\n\nThe paper's models were " in text
 
 
 def test_provenance_says_what_was_measured_on_what(folder, page):
