@@ -6,8 +6,7 @@ outside the range of the prediction and has no z. Seeds lower the standard error
 at each width is a number of seeds.
 
 One row is not normal: the error of the Gram matrix is skewed at every width, and multiples are at small ones. A mean of
-eight is near enough to normal, so fewer seeds have a z and no verdict (docs/theory.md has how often a right table is
-called wrong)."""
+eight is near enough to normal, so fewer seeds have a z and no verdict."""
 
 import math
 from collections.abc import Mapping, Sequence

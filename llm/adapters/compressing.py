@@ -9,7 +9,7 @@ from lora_reuse.llm.adapters.adapter import Adapter, Card
 from lora_reuse.llm.adapters.each import Each
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.adapters.nearest import nearest
-from lora_reuse.runs.settings import SettingError, Whole
+from lora_reuse.runs.settings import Whole, of_kind
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,7 @@ def compress(adapter: Adapter, max_rank: int) -> Adapter:
 
 def compressed(adapter: Adapter, max_rank: int) -> tuple[Adapter, Loss]:
     """`compress`, with each module cut when it is asked for, and what the cuts leave out."""
-    if not isinstance(max_rank, int) or isinstance(max_rank, bool) or max_rank < 1:
-        raise SettingError("max_rank", max_rank, Whole(1, 10**5).allowed)
+    max_rank = of_kind("max_rank", Whole(1, 10**5), max_rank)
     loss, updates = Loss(), adapter.experts()
 
     def cut(name: str) -> LowRank:

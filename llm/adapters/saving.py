@@ -127,24 +127,23 @@ def load(base: Base, folder: str | Path, another_model: bool = False) -> Adapter
     folder = Path(folder).expanduser()
     if (folder / CONFIG).is_file() or gguf_of(folder):
         return load_adapter(base, folder, another_model)
-    updates = load_composition(folder, base.model)
-    of = said_of(folder)["base"]
-    if of and not another_model and not same_base(of, base.name):
-        got = f"{named(base.name)}, and {folder} names {of}"
-        raise SettingError("model", got, "the model that it was made for", "another_model=True takes it all the same")
+    updates = load_composition(folder, base.model, "" if another_model else base.name)
     card = Card(base.name, "", experts={str(folder): ""})
     return Adapter(updates, card, layout(base.model, updates))
 
 
-def load_composition(folder: str | Path, model: nn.Module) -> Composition:
+def load_composition(folder: str | Path, model: nn.Module, base: str = "") -> Composition:
     """What `save_composition` wrote, or any plain PEFT folder, for a model of the same modules. Raises SettingError
-    when it does not fit."""
+    when it does not fit, or has a router and names another base than `base`, if that is given."""
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise SettingError("composition", f"{folder}, which is no folder", "a folder that save wrote, or a PEFT folder")
     if (folder / CONFIG).is_file():
         return load_expert(folder, model)
     said = said_of(folder)
+    if base and said["base"] and not same_base(said["base"], base):
+        got = f"{named(base)}, and {folder} names {said['base']}"
+        raise SettingError("model", got, "the model that it was made for", "another_model=True takes it all the same")
     modules, version = said["modules"], said["format"]
     if version != FORMAT:
         raise SettingError(
