@@ -249,6 +249,8 @@ BAD = [
     (["experiment=theorem_2", "coincide=x=y+y=z"], "coincide: got x = y = z"),
     (["experiment=many_facts", "facts=0"], "facts: got '0'"),
     (["experiment=scale", "dim=1"], "dim: got 1; allowed: at least 2"),
+    (["experiment=scale", "facts=5", "dim=4", "activation=linear"], "facts: got 5; allowed: at most 4"),
+    (["experiment=scale", "facts=7", "dim=3", "activation=quadratic"], "facts: got 7; allowed: at most 6"),
     (["experiment=layers", "dim=1"], "dim: got 1; allowed: at least 2"),
     (["experiment=bridge", "setup=1"], "setup: got 1; allowed: 0 or 2 to 8"),
     (["experiment=bridge", "locality=1.5"], "locality: got '1.5'"),
@@ -270,7 +272,6 @@ def test_a_mistake_is_one_line_exit_code_2_and_nothing_written(tmp_path, capsys,
 @pytest.mark.parametrize(
     ("words", "keys"),
     [
-        ("experiment=scale facts=16 scale=1 experts=2 width=inf dim=4 activation=linear", 16),
         ("experiment=layers facts=4 scale=1 placement=first_below width=inf dim=4 activation=linear", 16),
         ("experiment=large_library facts=2 composition=sum dim=256 attention=softmax init_scale=variance", 2),
     ],

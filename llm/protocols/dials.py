@@ -135,6 +135,8 @@ def refuse_sizes(point: Any, experts: int) -> None:
     read = read_by(getattr(point, "composition", ""))
     if "top_k" in read and point.top_k > experts:
         raise SettingError("top_k", point.top_k, f"at most {experts}, the experts")
+    if "general" in read and point.general >= experts:
+        raise SettingError("general", point.general, f"fewer than the {experts} experts", "name the general ones last")
     given = point.weights if "weights" in read else None
     ranges, rest = by_layers(given) if isinstance(given, str) else ([], given)
     for weights in (*(each for _, each in ranges), rest):

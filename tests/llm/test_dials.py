@@ -227,6 +227,8 @@ def test_a_point_gives_its_rule_what_it_reads():
         ("composition=cat weights=0-1=1:2/2-3=1", "weights: got 1 (1.0); allowed: one for each of the 2 experts"),
         ("composition=cat weights=0-1=1:2/rest=1:2:3", "weights: got 3 (1.0:2.0:3.0); allowed: one for each of the 2"),
         ("composition=arrow,sum top_k=3", "top_k: got 3; allowed: at most 2, the experts"),
+        ("composition=genknowsub,sum general=2", "general: got 2; allowed: fewer than the 2 experts; name the general"),
+        ("composition=genknowsub,sum general=1", ""),
         ("composition=arrow:swapped,sum top_k=2", ""),
         ("composition=cat,sum weights=1:2", ""),
         ("composition=cat weights=0-1=1:2/rest=2:1", ""),

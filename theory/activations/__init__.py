@@ -10,6 +10,7 @@ the sine of both. The variances of preactivations count where φ is not homogene
 σ² = `input_variance`, and ‖h‖² = 2 on a one-hop prompt as d → ∞."""
 
 import importlib
+import math
 import pkgutil
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, TypeVar
@@ -48,6 +49,11 @@ class Activation(ABC):
     ) -> Float64[np.ndarray, "*batch"]:
         """E[Π_i φ_i^{a_i}] of n ≤ 4 preactivations with covariance S, linearly independent, the powers a adding up to
         four."""
+
+    def rank(self, dim: int | float) -> int | float:
+        """How many prompts of hidden states in so many dimensions can have linearly independent features, at most:
+        any number, unless φ is a polynomial."""
+        return math.inf
 
     def mean_square(self, var: Reals) -> Reals:
         """E[φ(u)²]."""

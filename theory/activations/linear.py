@@ -17,6 +17,10 @@ class Linear(Activation):
     def __call__(self, x: Any) -> Any:
         return x
 
+    def rank(self, dim: int | float) -> int | float:
+        """The hidden states' own."""
+        return dim
+
     def derivative(self, x: Reals) -> Reals:
         """1."""
         return np.ones_like(x)

@@ -18,6 +18,10 @@ class Quadratic(Activation):
     def __call__(self, x: Any) -> Any:
         return x**2
 
+    def rank(self, dim: int | float) -> int | float:
+        """Products of two entries, d(d + 1)/2."""
+        return dim * (dim + 1) / 2
+
     def derivative(self, x: Reals) -> Reals:
         """2x."""
         return 2 * x

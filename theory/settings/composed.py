@@ -53,6 +53,12 @@ class ManyEdits(Model):
         if self.dim == 1:
             raise SettingError("dim", 1, "at least 2, since hidden states of one number differ in sign alone, or inf")
         wide_enough(self, 32 + 4 * self.facts)
+        if self.dim < self.facts:
+            from lora_reuse.theory.activations import ACTIVATIONS  # here, so that --help needs no numpy
+
+            if (most := int(ACTIVATIONS[self.activation].rank(self.dim))) < self.facts:
+                why = f"what features of activation={self.activation} hold at dim={self.dim}"
+                raise SettingError("facts", self.facts, f"at most {most}, {why}", "or another activation")
 
     def prompts_and_rank(self) -> tuple[int, int]:
         prompts = 5 * self.facts + 1
