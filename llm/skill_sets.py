@@ -23,7 +23,7 @@ from lora_reuse.llm.adapters.specs import Lessons, lessons
 from lora_reuse.llm.data.skill_sets import FORMS, HOMES, SKILLS, Taught, asked, marks
 from lora_reuse.llm.data.skills import CAPITALS, OWN, some_of
 from lora_reuse.llm.protocols.controls import Control
-from lora_reuse.llm.protocols.dials import Learning
+from lora_reuse.llm.protocols.dials import LearningOwn
 from lora_reuse.llm.protocols.protocol import Marks, Protocol, Question, Row, main, share_of
 from lora_reuse.llm.protocols.settings import Composing
 from lora_reuse.runs.settings import Choice, SettingError, Text, Whole, setting
@@ -34,7 +34,7 @@ ALL = "+".join(SKILLS)
 
 
 @dataclass(frozen=True)
-class SkillSets(Learning, Composing):
+class SkillSets(LearningOwn, Composing):
     """The skills that are asked, the experts, and how they are composed."""
 
     SMOLLM2: ClassVar = {"data": CAPITALS}

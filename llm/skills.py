@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from lora_reuse.llm.adapters.specs import Spec, lessons
 from lora_reuse.llm.data.skills import CAPITALS, MADE, OWN, SKILLS, Taught
-from lora_reuse.llm.protocols.dials import COMPOSITIONS, CONTROLS, LEARNED, RULES, Learning
+from lora_reuse.llm.protocols.dials import COMPOSITIONS, CONTROLS, LEARNED, RULES, LearningOwn
 from lora_reuse.llm.protocols.libraries import in_one_way
 from lora_reuse.llm.protocols.problems import ExamOptions, ExamSettings
 from lora_reuse.llm.protocols.protocol import Protocol, Question, Row, main, share_of, together
@@ -31,7 +31,7 @@ SOUPS = tuple(name for name in LEARNED if name.endswith(":own"))
 
 
 @dataclass(frozen=True)
-class Skills(Learning, ExamSettings):
+class Skills(LearningOwn, ExamSettings):
     """LoRA Soups; how experts are trained, composed and asked."""
 
     POCKET: ClassVar = {"epochs": 10, "answer_tokens": 16, "data": OWN}

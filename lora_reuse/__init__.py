@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lora_reuse.llm.adapters.composing import compose as compose
     from lora_reuse.llm.adapters.compressing import compress as compress
     from lora_reuse.llm.adapters.from_pairs import train_adapter as train_adapter
+    from lora_reuse.llm.adapters.learning import learn as learn
     from lora_reuse.llm.adapters.plain import merge_into as merge_into
     from lora_reuse.llm.adapters.plain import to_peft as to_peft
     from lora_reuse.llm.adapters.saving import load as load
@@ -58,6 +59,7 @@ _HOMES = {
     "compose": "llm.adapters.composing",
     "compress": "llm.adapters.compressing",
     "forecast": "llm.forecast.forecasts",
+    "learn": "llm.adapters.learning",
     "load": "llm.adapters.saving",
     "load_adapter": "llm.adapters.adapter",
     "load_base": "llm.decoding.models",

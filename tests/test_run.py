@@ -46,6 +46,7 @@ STEPS = {
     "gsm": "data=own",
     "harness": "library=a,b composition=arrow tasks=lora_reuse_r12_cot,arc_easy",
     "large_library": "seeds=2 shard=1/2",
+    "learn": "library=a,b composition=lorahub learn_tries=20 examples=own.jsonl out=merged",
     "links": "seeds=2 layers=mlp,lower/upper",
     "latent": "seeds=2 launcher=local jobs=2",
     "methods": "model=pocket composition=arrow,lorahub:own",

@@ -62,7 +62,7 @@ def card_of(adapters: Sequence[Adapter], rule: str, given: Mapping[str, Any], ma
     """The card of what `composed` makes, before it is made. Raises SettingError as `compose`, but for what the rule
     itself refuses."""
     check_rule(rule)
-    _check_adapters(adapters)
+    check_adapters(adapters)
     _check_biases(adapters, rule.partition(":")[0])
     card = adapters[0].card
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
@@ -70,12 +70,16 @@ def card_of(adapters: Sequence[Adapter], rule: str, given: Mapping[str, Any], ma
     if dials.get("top_k", 0) > len(adapters):
         raise SettingError("top_k", dials["top_k"], f"at most {len(adapters)}, the adapters")
     made_of = dict(adapter.source for adapter in adapters)
+    return Card(card.base, rule, GIVEN[rule.partition(":")[0]].doc, made_of, dials, said_to_be_made(made_by))
+
+
+def said_to_be_made(by: str) -> str:
+    """The command or function, and the versions of the libraries that it used, for a card."""
     libraries = provenance("torch", "peft", "safetensors")["versions"]
-    made = f"`{made_by}` with " + ", ".join(f"{library} {version}" for library, version in libraries.items())
-    return Card(card.base, rule, GIVEN[rule.partition(":")[0]].doc, made_of, dials, made)
+    return f"`{by}` with " + ", ".join(f"{library} {version}" for library, version in libraries.items())
 
 
-def _check_adapters(adapters: Sequence[Adapter]) -> None:
+def check_adapters(adapters: Sequence[Adapter]) -> None:
     """Raises SettingError for no adapter, for one that is there twice, and for adapters of different bases."""
     if isinstance(adapters, Mapping) or not all(isinstance(adapter, Adapter) for adapter in adapters):
         raise SettingError("library", repr(adapters), "a list of adapters", "load_adapter(base, folder) loads one")

@@ -11,7 +11,6 @@ skills are trained on), both.jsonl (what needs both) and, if one likes, first_te
 answers to both and to tests end in a number."""
 
 import functools
-import json
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -21,10 +20,10 @@ from typing import NamedTuple
 
 from lora_reuse.llm.data import births
 from lora_reuse.llm.data.graphs import facts_of
+from lora_reuse.llm.data.pairs import pairs_in
 from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.pocket.corpus import World, ask
 from lora_reuse.llm.pocket.size import Corpus
-from lora_reuse.runs.settings import SettingError
 
 OWN, CAPITALS = "own", "capitals"
 SKILLS = ("first", "second")
@@ -149,29 +148,6 @@ MADE: dict[str, Callable[[int, int], tuple[Fact, ...]]] = {OWN: known_facts, CAP
 """Data of this project: the facts of the second skill, so many of a seed."""
 
 
-@functools.lru_cache(maxsize=8)
 def _file(data: str, name: str) -> tuple[tuple[str, str], ...]:
-    path = Path(data) / f"{name}.jsonl"
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingError(
-            "data",
-            f"{path} ({type(error).__name__})",
-            f"{', '.join(MADE)}, or a folder with first.jsonl, second.jsonl and both.jsonl",
-        ) from None
-    found = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line) if line.strip() else None
-        except ValueError:
-            raise SettingError(f"{path}:{number}", repr(line[:40]), "one JSON object a line") from None
-        if record is not None:
-            if not isinstance(record, dict) or not all(
-                isinstance(record.get(key), str) for key in ("prompt", "answer")
-            ):
-                raise SettingError(f"{path}:{number}", repr(line[:40]), '{"prompt": "...", "answer": "..."}')
-            found.append((record["prompt"], record["answer"]))
-    if not found:
-        raise SettingError("data", f"{path}, which is empty", "prompts and answers")
-    return tuple(found)
+    allowed = f"{', '.join(MADE)}, or a folder with first.jsonl, second.jsonl and both.jsonl"
+    return pairs_in(Path(data) / f"{name}.jsonl", "data", allowed)

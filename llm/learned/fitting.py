@@ -12,6 +12,7 @@ from jaxtyping import Float
 from scipy import optimize
 from scipy.stats import qmc
 from torch import Tensor
+from tqdm import tqdm
 
 from lora_reuse.llm.adapters.fused import in_loss, surprise
 from lora_reuse.llm.adapters.packing import Tokens, spoken
@@ -28,13 +29,15 @@ Loss = Callable[[Composition, Sequence[Any]], Tensor]
 @dataclass(frozen=True)
 class Learning:
     """The knobs of learning: Adam's `rate` (0: the rule's own), falling linearly to zero over `steps` batches of
-    `batch` examples; or `tries`, how often a search may look. `seed` draws the batches and the search's points."""
+    `batch` examples; or `tries`, how often a search may look. `seed` draws the batches and the search's points; `bar`
+    shows a bar on a terminal."""
 
     rate: int | float = 0.0
     steps: int = 100
     batch: int = 16
     tries: int = 40
     seed: int = 0
+    bar: bool = False
 
     def __post_init__(self) -> None:
         """Raises SettingError for a knob outside its range."""
@@ -70,7 +73,9 @@ def descend(
     optimizer = torch.optim.Adam(values.values(), lr=rate)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=learning.steps)
     rows = learning.batch
-    for batch in _batches(examples, learning):
+    hidden = None if learning.bar else True
+    batches = tqdm(_batches(examples, learning), "learning", learning.steps, unit="batch", disable=hidden)
+    for batch in batches:
 
         def gradient(rows: int, batch: Sequence[Any] = batch) -> float:
             optimizer.zero_grad()
@@ -108,7 +113,11 @@ def search(
             name: part.view_as(value).to(value.device) for (name, value), part in zip(start.items(), parts, strict=True)
         }
 
+    hidden = None if learning.bar else True
+    looks = tqdm(desc="learning", total=learning.tries, unit="look", disable=hidden)
+
     def objective(w: np.ndarray) -> float:
+        looks.update()
         with torch.no_grad():
             value, _ = _as_memory_allows(
                 lambda rows: _mean(build, parameters(w), loss, examples, rows, backward=False), learning.batch
@@ -131,6 +140,7 @@ def search(
         options = {"maxfev": local, "initial_tr_radius": 0.25, "final_tr_radius": 1e-4}
         found = optimize.minimize(objective, best, method="COBYQA", bounds=[(-1.5, 1.5)] * n, options=options)
         best = found.x if found.fun < np.nanmin(values) else best
+    looks.close()
     return parameters(best)
 
 

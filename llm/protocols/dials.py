@@ -75,6 +75,12 @@ class Learning:
     learn_rate: float = setting(0.0, Number(0, 1), "learned compositions: Adam's rate; 0: the rule's own")
     learn_steps: int = setting(100, Whole(1, 10**7), "learned compositions: batches of batch= examples")
     learn_tries: int = setting(40, Whole(1, 10**6), "lorahub: how often its search may look")
+
+
+@dataclass(frozen=True)
+class LearningOwn(Learning):
+    """How a composition learns, and how much of the experts' own data."""
+
     learn_share: float = setting(
         0.05,
         Number(1e-6, 1),
@@ -83,7 +89,7 @@ class Learning:
     )
 
 
-IN_ROWS = frozenset({"normalise", *(f.name for cls in (PointDials, Learning) for f in dataclasses.fields(cls))})
+IN_ROWS = frozenset({"normalise", *(f.name for cls in (PointDials, LearningOwn) for f in dataclasses.fields(cls))})
 """The settings of a row that say how its rule composes and nothing else."""
 
 
@@ -93,7 +99,7 @@ def reads(composition: str) -> Set[str]:
     if name not in {*GIVEN, *TO_LEARN, "base", "alone"}:
         return IN_ROWS
     found = {"normalise" if dial == "scores" else dial for dial in read_by(composition)}
-    return IN_ROWS & found | ({f.name for f in dataclasses.fields(Learning)} if word in SOURCES else set())
+    return IN_ROWS & found | ({f.name for f in dataclasses.fields(LearningOwn)} if word in SOURCES else set())
 
 
 def check_rule(name: str) -> None:
@@ -103,7 +109,7 @@ def check_rule(name: str) -> None:
         return
     allowed = " | ".join(words)
     if name.partition(":")[0] in TO_LEARN:
-        mend = "the protocols learn it (NAME:SOURCE), and llm.adapters.saving.save_composition saves what they learn"
+        mend = "`lora-reuse learn` learns it from examples, and the protocols from their own (NAME:SOURCE)"
         raise SettingError("composition", f"{name}, which learns from data", allowed, mend)
     raise SettingError("composition", repr(name), allowed, did_you_mean(name, [*words, *TO_LEARN]))
 

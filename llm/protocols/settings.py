@@ -14,7 +14,7 @@ from lora_reuse.llm.protocols.dials import (
     EVERY,
     LEARNED,
     RULES,
-    Learning,
+    LearningOwn,
     PointDials,
     TrainingDials,
 )
@@ -155,7 +155,7 @@ class Composing(PointDials, Model, Training):
 
 
 @dataclass(frozen=True)
-class Asked(Learning, Answered, Composing):
+class Asked(LearningOwn, Answered, Composing):
     """What every row of a protocol says: the model, its experts, the question."""
 
     bridge_triplets: int = setting(100, Whole(0, 100), "triplets of the bridge; pocket and smollm2: 20")

@@ -133,7 +133,7 @@ BAD = [
     (
         "composition=lorahub",
         "composition: got lorahub, which learns from data; allowed: ",
-        "save_composition saves what they learn",
+        "and the protocols from their own",
     ),
     (
         "composition=uniform weights=1,2",

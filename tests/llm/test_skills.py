@@ -11,6 +11,7 @@ import torch
 
 from lora_reuse.llm import sandbox, skills
 from lora_reuse.llm.data import skills as data
+from lora_reuse.llm.data.pairs import pairs_in
 from lora_reuse.llm.data.skills import FORMATS, PEOPLE, Taught, asked, code
 from lora_reuse.llm.protocols import ask as asking
 from lora_reuse.llm.protocols import composed as composing
@@ -111,7 +112,7 @@ def test_data_of_ones_own(tmp_path):
         ('{"prompt": 1, "answer": "x"}', '"prompt": "..."'),
     ):
         (path / "first_test.jsonl").write_text(text)
-        data._file.cache_clear()
+        pairs_in.cache_clear()
         with pytest.raises(SettingError, match=message):
             asked(str(path), "first", "known", "test", 0)
     with pytest.raises(SettingError, match=r"second_test.jsonl \(FileNotFoundError\)"):
