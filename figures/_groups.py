@@ -46,15 +46,16 @@ def grouped(
     """The groups of rows that differ in the seed alone, by model and `axes`; and what the rows of each model are, in
     words.
 
-    Rows are those on the test templates with the settings `fixed`. Where two of `experiments` have the same row, that
-    of the first is taken. The words say which seeds there are, which settings differ from the model's own defaults, and
-    how many rows of other settings are left out."""
+    Rows are those with the settings `fixed`, on the test templates unless `axes` names the split. Where two of
+    `experiments` have the same row, that of the first is taken. The words say which seeds there are, which settings
+    differ from the model's own defaults, and how many rows of other settings are left out."""
     found = _by_weights(
         pandas.concat([rows.made_of(experiment, _with_defaults) for experiment in experiments], ignore_index=True)
     )
     if experiments[0] in FAMILIES and not found.empty:
         found = _family(found, *FAMILIES[experiments[0]])
-    for name, value in {"split": "test", **fixed}.items():
+    split = {} if "split" in axes else {"split": "test"}
+    for name, value in {**split, **fixed}.items():
         if not found.empty and (
             name != "split" or "settings.split" in found
         ):  # questions that nothing is trained on have no split

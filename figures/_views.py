@@ -102,7 +102,8 @@ def _view(protocol: Protocol, sources: Sequence[Source], sample: Mapping[str, An
             if (at := (dataclasses.replace(cell.point, **control.settings), cell.weights)) in places
         ]
         told = {"at": [list(axis["values"]).index(cell.at(axis["name"])) for axis in axes], "controls": controls}
-        told |= _numbers(protocol, cell, verdict.void, verdict.unmeasured) | {"rows": _rows(cell, sources[0].file)}
+        told |= _numbers(protocol, cell, verdict.void, verdict.unmeasured)
+        told |= {"rows": ";".join(_rows(cell, sources[0].file))}
         made = dict.fromkeys(source.row["provenance"]["command"] for source in cell.rows)
         told |= {"commands": [commands.setdefault(command, len(commands)) for command in made]}
         told |= {"sample": _sample(cell, sample)}

@@ -18,7 +18,7 @@ from lora_reuse.figures._html import DIGITS, filled
 from lora_reuse.figures._views import FIELDS, RULE, Source, views
 
 PAGE = Path(__file__).with_name("explore_page.html")
-START = {"protocol": "bridge", "setup": "2", "prompting": "steps", "split": "test"}
+START = {"protocol": "bridge", "model": "pocket", "setup": "2", "prompting": "steps", "split": "test"}
 """What is shown before anything is chosen, where there are rows of it; of the rest, what has the most rows."""
 
 
@@ -41,7 +41,7 @@ def _table(view: Mapping[str, Any]) -> str:
     for i, axis in enumerate(axis for axis in view["axes"] if axis["name"] != RULE):
         values, counts = list(axis["values"]), Counter[int]()
         for cell in kept:
-            counts[cell["at"][i]] += len(cell["rows"])
+            counts[cell["at"][i]] += len(cell["rows"].split(";"))
         usual = values.index(START[axis["name"]]) if START.get(axis["name"]) in values else -1
         place = usual if usual in counts else max(sorted(counts), key=lambda at: counts[at])
         kept = [cell for cell in kept if cell["at"][i] == place]

@@ -25,9 +25,9 @@ from lora_reuse.runs.settings import SettingError
 TEXT, README = (Path(__file__).with_name(name) for name in ("report_text.md", "readme_text.md"))
 ORDER = (
     "kernel_limit proposition_1 capacity theorem_2 theorem_3 many_facts scale bridge large_library activations"
-    " hops_and_attention depth layers trained figure_1 direct_answers links figure_2 bridge_controls bridge_minimum"
-    " bridge_examples semi_synthetic exposure chains own_answers skill_sets model_capacity familiarity model_scale"
-    " model_probabilities model_overlap bench"
+    " hops_and_attention depth layers trained figure_1 direct_answers links figure_2 bridge_controls wordings"
+    " bridge_minimum bridge_examples semi_synthetic exposure chains own_answers skill_sets model_capacity familiarity"
+    " model_scale model_probabilities model_overlap bench"
 ).split()
 """How figures follow one another on the page: the theory, then the models; others come after them, tables by their
 names."""

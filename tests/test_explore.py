@@ -229,7 +229,7 @@ def test_every_cell_can_be_reached_and_every_row_is_there_once(whole):
     for protocol in data["protocols"]:
         cells = [dict(zip(data["fields"], cell, strict=True)) for cell in protocol["cells"]]
         assert len({tuple(cell["at"]) for cell in cells}) == len(cells)
-        hashes += [one.split()[0] for cell in cells for one in cell["rows"]]
+        hashes += [one.split()[0] for cell in cells for one in cell["rows"].split(";")]
     asked = [
         name[:DIGITS]
         for name, (_, _, one) in sources(PAPER).items()

@@ -1,5 +1,5 @@
-"""The figures of what experts keep, of where a chain breaks, of a new hop before a known one, of how many skills
-compose and of how large a bridge is: their numbers are those of rows made up, and they are drawn whole."""
+"""The figures of what experts keep, of where a chain breaks, of wordings, of a new hop before a known one, of how many
+skills compose and of how large a bridge is: their numbers are those of rows made up, and they are drawn whole."""
 
 import importlib
 
@@ -61,6 +61,30 @@ def test_the_pair_of_blocks_is_chosen_on_other_wordings(tmp_path):
     alone = module.caption(table[table["quantity"] != "patched_dev"])
     assert "dev wordings" not in alone, "where dev was not asked"
     assert "R: read at x 50 %, at the answer 100 %; patched in, z leads in 75 % (75 % in the dev wordings)" in said
+    with registry.picture(module, table) as figure:
+        whole(figure)
+
+
+def worded(split, right, seed, prompting="steps", **settings):
+    return row(
+        "llm_bridge", right, setup="2", composition="sum", seed=seed, split=split, prompting=prompting, **settings
+    )
+
+
+def test_wordings_are_compared_over_the_seeds_that_were_asked_both(tmp_path):
+    rows = [worded("test", right, seed) for seed, right in enumerate(([2, 2], [2, 0], [2, 2]))]
+    rows += [worded("dev", right, seed) for seed, right in enumerate(([0, 1], [2, 0]))]
+    rows += [worded("dev", [0, 0], 0, "first"), worded("test", [0, 0], 1, "first")]  # no seed was asked both
+    rows += [worded("test", [1, 0], 0, "direct"), worded("dev", [0, 2], 0, "direct")]
+    module, table = of("wordings", write(tmp_path / "rows", *rows))
+    cells = table.set_index("prompting")
+    assert cells.loc["steps", ["seeds", "test", "dev", "measured"]].tolist() == [2, 75, 37.5, 37.5]
+    assert cells.loc["steps", "by_seed"] == "75 0"
+    assert cells.loc["direct", ["measured", "seeds"]].tolist() == [-25, 1]
+    assert cells.loc["direct", ["low", "high"]].isna().all(), "one seed has no interval"
+    assert "first" not in cells.index
+    said = " ".join(module.caption(table).split())
+    assert "is step by step +37.5 points [-439.0, 514.0]." in said, "75 and 0, a mean of two seeds"
     with registry.picture(module, table) as figure:
         whole(figure)
 

@@ -1,4 +1,4 @@
-"""Every method of composition, without and with a bridge
+"""Methods of composition, without and with a bridge
 
 Two one-hop experts of R (setup 0) and two with a bridge of fake names (setup 2), under every rule, learned ones among
 them, asked directly and step by step. A method that was never asked has no line."""
@@ -49,9 +49,9 @@ table = side_by_side(
     recorded=recorded,
 )
 caption = captioned(
-    "Every method composes two experts of R, without a bridge (setup 0) and with a full one (setup 2). The name of a"
-    " method that learns says from what: two_hop is the two-hop questions in other templates, and own is a twentieth of"
-    " the experts' own data. One expert on the pair, or on the union of the data, is no composition: the others are"
-    f" held against it. {READING} Theory bounds direct answers of two one-hop experts by chance among the edited"
-    " answers (Theorem 3)."
+    "Two experts of R are composed by each of these methods, without a bridge (setup 0) and with a full one (setup 2)."
+    " The name of a method that learns says from what: two_hop is the two-hop questions in other templates, and own is"
+    " a twentieth of the experts' own data. One expert on the pair, or on the union of the data, is no composition:"
+    f" the others are held against it. {READING} Theory bounds direct answers of two one-hop experts by chance among"
+    " the edited answers (Theorem 3)."
 )

@@ -137,15 +137,16 @@ def caption(table: pandas.DataFrame) -> str:
         soups("CAT", "data mixing", "% gain", "question answering"),
     )
     return (
-        "Two skills are composed in every way and asked what needs both (LoRA Soups, arXiv 2410.13025: maths and code"
-        " on GSM-Hard). The paper's numbers are those of LoRA Soups, from a summary. The name of a composition that"
-        " learns says from what: own is a twentieth of the skills' own data. A cell says how many of all answers are"
-        " right, or net how many more than the base, or how many more than the base and both experts' gains over it."
-        " The last is below 0 where the whole is less than its parts. Intervals are 95 % over seeds, of a difference"
-        f" paired by question. LoRA Soups' claims are these. The gain over the base is {gains[0]} % of it with both"
-        f" skills against {gains[1]} % and {gains[2]} % with one. Both experts' problems together are at most {either}"
-        f" %. CAT is {others} % better than other ways of merging, and {mixing} % better than data mixing on question"
-        " answering. On our own homes and code a model has lines of its own, a stand-in whose numbers say nothing about"
-        " GSM-Hard. The formats are those that the second skill was trained on (known), or held-out ones (new). FOLDER"
-        f" holds the data (`python -m llm.skills --help`). Theory has no prediction here. {_cells.about(table)}"
+        "Two skills are composed by each of these rules and asked what needs both (LoRA Soups, arXiv 2410.13025: maths"
+        " and code on GSM-Hard). The paper's numbers are those of LoRA Soups, from a summary. The name of a"
+        " composition that learns says from what: own is a twentieth of the skills' own data. A cell says how many of"
+        " all answers are right, or net how many more than the base, or how many more than the base and both experts'"
+        " gains over it. The last is below 0 where the whole is less than its parts. Intervals are 95 % over seeds, of"
+        f" a difference paired by question. LoRA Soups' claims are these. The gain over the base is {gains[0]} % of it"
+        f" with both skills against {gains[1]} % and {gains[2]} % with one. Both experts' problems together are at most"
+        f" {either} %. CAT is {others} % better than other ways of merging, and {mixing} % better than data mixing on"
+        " question answering. On our own homes and code a model has lines of its own, a stand-in whose numbers say"
+        " nothing about GSM-Hard. The formats are those that the second skill was trained on (known), or held-out ones"
+        " (new). FOLDER holds the data (`python -m llm.skills --help`). Theory has no prediction here."
+        f" {_cells.about(table)}"
     )
