@@ -100,7 +100,7 @@ def _panel(axes: Axes, part: pandas.DataFrame, setups: list[str], rules: list[st
 
 
 def caption(table: pandas.DataFrame) -> str:
-    """What a mark is, and how large the differences are beside those of seeds."""
+    """What a mark is, and the mean over all cells."""
     setups = "; ".join(f"{setup}, {SETUPS[setup]}" for setup in sorted(table["setup"].unique()))
     return f"""Two adapters with a bridge of each setup ({setups}) are composed and asked the same questions in the two
         test templates and in the two dev templates. A mark is how many more of a hundred answers are right in the test

@@ -74,14 +74,13 @@ def _learn(options: Options, folders: list[str], examples: Sequence[tuple[str, s
     from transformers.utils import logging
 
     from lora_reuse.llm.adapters.adapter import load_adapter
-    from lora_reuse.llm.adapters.learning import learned, learned_card, read_by
+    from lora_reuse.llm.adapters.learning import learned, learned_card, settled
     from lora_reuse.llm.adapters.saving import made_before, save
     from lora_reuse.llm.adapters.writing import saved_ranks
     from lora_reuse.llm.decoding.models import load_base
-    from lora_reuse.runs.dials import check
 
     rule, out = options.composition, Path(options.out).expanduser()
-    check(f"composition={rule}", read_by(rule), knobs)
+    dials = settled(rule, knobs) | {"batch": options.batch, "seed": options.seed}
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     base = load_base(
@@ -89,8 +88,8 @@ def _learn(options: Options, folders: list[str], examples: Sequence[tuple[str, s
     )
     library = [load_adapter(base, folder, options.another_model) for folder in folders]
     made_by = shlex.join([*program(), *sys.argv[1:]])
-    card = learned_card(library, rule, examples, made_by, options.batch, options.seed, knobs)
-    there = made_before(out, card, *["peft"] * TO_LEARN[rule].promises["static"], "")
+    card = learned_card(library, rule, examples, made_by, dials)
+    there = made_before(out, card, "peft", "")
     if not there and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SettingError("out", out, "a new or empty folder", "nothing is overwritten")
     begin(options.out)

@@ -66,8 +66,10 @@ def learn(
 
     Source: eq. 26 and 27 of the paper; Prabhakar et al. 2024 (LoRA Soups), Huang et al. 2024 (LoraHub).
     """
-    card = learned_card(adapters, rule, examples, "lora_reuse.learn", batch, seed, dials)
-    return learned(base, adapters, rule, examples, card, progress)
+    pairs = [(str(prompt), str(answer)) for prompt, answer in examples]
+    made_with = settled(rule, dials) | {"batch": batch, "seed": seed}
+    card = learned_card(adapters, rule, pairs, "lora_reuse.learn", made_with)
+    return learned(base, adapters, rule, pairs, card, progress)
 
 
 def learned_card(
@@ -75,37 +77,32 @@ def learned_card(
     rule: str,
     examples: Sequence[tuple[str, str]],
     made_by: str,
-    batch: int,
-    seed: int,
-    given: Mapping[str, Any],
+    dials: Mapping[str, Any],
 ) -> Card:
-    """The card of what `learned` makes, before anything is learned. Raises SettingError as `learn` does, but for what
-    the base and the learning refuse."""
-    read = read_by(rule)
-    check(f"composition={rule}", read, given)
+    """The card of what `learned` makes with settled dials, before anything is learned. Raises SettingError for no
+    example, and for adapters that do not go together."""
     check_adapters(adapters)
-    pairs = [(str(prompt), str(answer)) for prompt, answer in examples]
-    if not pairs:
+    if not examples:
         raise SettingError("examples", "none", "a few (prompt, answer) pairs")
-    dials = {name: given.get(name, dial.default) for name, dial in read.items()}
-    if "learn_rate" in dials:
-        dials["learn_rate"] = dials["learn_rate"] or TO_LEARN[rule].promises["rate"]
-    digest = hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:16]
-    dials |= {"batch": batch, "seed": seed, "examples": f"{len(pairs)} ({digest})"}
+    digest = hashlib.sha256(json.dumps(list(examples)).encode()).hexdigest()[:16]
+    dials = {**dials, "examples": f"{len(examples)} ({digest})"}
     made_of = dict(adapter.source for adapter in adapters)
     base, says = adapters[0].card.base, TO_LEARN[rule].doc
     return Card(base, f"{rule}:learned", says, made_of, dials, said_to_be_made(made_by))
 
 
-def read_by(rule: str) -> dict[str, Dial]:
-    """The dials of a rule that learns, and how it learns: by gradients, or by a search. Raises SettingError for another
-    rule."""
+def settled(rule: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The dials of a rule that learns, and those of how it learns, by gradients or by a search: as given, or at their
+    defaults. Raises SettingError for another rule, and for a dial that it does not read or that is out of range."""
     if rule not in TO_LEARN:
         got = f"{rule}, which learns nothing" if rule in GIVEN else repr(rule)
         mend = "`compose` is for it" if rule in GIVEN else did_you_mean(rule, TO_LEARN)
         raise SettingError("composition", got, " | ".join(TO_LEARN), mend)
-    searches = TO_LEARN[rule].promises["rate"] == 0
-    return TO_LEARN[rule].dials | {name: it for name, it in KNOBS.items() if (name == "learn_tries") == searches}
+    rate = TO_LEARN[rule].promises["rate"]
+    read = TO_LEARN[rule].dials | {name: it for name, it in KNOBS.items() if (name == "learn_tries") == (rate == 0)}
+    check(f"composition={rule}", read, given)
+    found = {name: given.get(name, dial.default) for name, dial in read.items()}
+    return found | ({"learn_rate": found["learn_rate"] or rate} if rate else {})
 
 
 def learned(
@@ -119,16 +116,10 @@ def learned(
     """The adapter of a card. Raises SettingError as `learn` does."""
     check_base(base, *adapters)
     said = card.dials
-    learning = Learning(
-        said.get("learn_rate", 0.0),
-        said.get("learn_steps", 1),
-        said["batch"],
-        said.get("learn_tries", 1),
-        said["seed"],
-        progress,
-    )
+    knobs = {name.removeprefix("learn_"): said[name] for name in (*KNOBS, "batch", "seed") if name in said}
+    learning = Learning(bar=progress, **knobs)
     library = [dict(adapter.experts()) for adapter in adapters]
-    tokens = [example(base, str(prompt), str(answer)) for prompt, answer in examples]
+    tokens = [example(base, *pair) for pair in examples]
     own = {name: said[name] for name in TO_LEARN[rule].dials}
     made = learn_numbers(rule, library, base, tokens, "given", learning, **own)
     embeddings = frozenset().union(*(adapter.layout.embeddings for adapter in adapters))

@@ -30,8 +30,9 @@ from lora_reuse.runs.table import aligned
 BINS = 5
 KINDS_OF_BASE = {"pocket": "same base", "smollm2": "SmolLM2"}
 """The base that the coefficients were fitted on, and one not pretrained here; the kin of the first are other bases."""
-MENDED_ON = ("llm_skill_sets", "smollm2", 0)
-"""The rows on which it was found that an empty answer has to be read as its end: no test of that reading."""
+MENDED_ON = ("smollm2", 0)
+"""The model and seed of five skills on whose rows it was found that an empty answer has to be read as its end: they do
+not test that reading."""
 SCORES = {
     "decision": "the frozen probability",
     "lookup": "the mean share of right answers that the rule has, asked in the same way, in rows that were looked at",
@@ -100,7 +101,7 @@ def question_of(row: Row, unlike: Collection[str] = ()) -> str | None:
             return None
         kind = "two skills, other forms" if settings["row"] in unlike else "two skills"
         if settings["of"] == "llm_skill_sets":
-            mended = (settings["of"], settings["model"], settings["seed"]) == MENDED_ON
+            mended = (settings["model"], settings["seed"]) == MENDED_ON
             kind = "two of five skills, mended on" if mended else "two of five skills"
     return f"{kind}, {KINDS_OF_BASE.get(settings['model'], 'other bases')}"
 

@@ -39,6 +39,11 @@ class Learning:
     seed: int = 0
     bar: bool = False
 
+    @property
+    def hidden(self) -> bool | None:
+        """tqdm's `disable`: None shows a bar on a terminal alone."""
+        return None if self.bar else True
+
     def __post_init__(self) -> None:
         """Raises SettingError for a knob outside its range."""
         if not 0 <= self.rate < math.inf:
@@ -73,9 +78,8 @@ def descend(
     optimizer = torch.optim.Adam(values.values(), lr=rate)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=learning.steps)
     rows = learning.batch
-    hidden = None if learning.bar else True
-    batches = tqdm(_batches(examples, learning), "learning", learning.steps, unit="batch", disable=hidden)
-    for batch in batches:
+    batches = _batches(examples, learning)
+    for batch in tqdm(batches, "learning", learning.steps, unit="batch", disable=learning.hidden):
 
         def gradient(rows: int, batch: Sequence[Any] = batch) -> float:
             optimizer.zero_grad()
@@ -113,8 +117,7 @@ def search(
             name: part.view_as(value).to(value.device) for (name, value), part in zip(start.items(), parts, strict=True)
         }
 
-    hidden = None if learning.bar else True
-    looks = tqdm(desc="learning", total=learning.tries, unit="look", disable=hidden)
+    looks = tqdm(desc="learning", total=learning.tries, unit="look", disable=learning.hidden)
 
     def objective(w: np.ndarray) -> float:
         looks.update()
