@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 from lora_reuse.llm.protocols.dials import EVERY, GIVEN, WORDS, Dials, check_rule, made_with
 from lora_reuse.llm.protocols.settings import PATH
-from lora_reuse.runs.command import begin, command, settings_are_right, without_help
+from lora_reuse.runs.command import begin, command, refuse_full, settings_are_right, without_help
 from lora_reuse.runs.provenance import program
 from lora_reuse.runs.settings import Choice, Flag, NoAxes, SettingError, Text, Whole, help_table, parse, setting
 
@@ -126,8 +126,8 @@ def _compose(options: Options, folders: list[str], given: dict[str, Any]) -> str
     if options.format == "model":
         card = card_of_whole(card, named, digest())
     there = made_before(out, card, *FORMATS[options.format])
-    if not there and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise SettingError("out", out, "a new or empty folder", "nothing is overwritten")
+    if not there:
+        refuse_full(out)
     begin(options.out)
     if there:
         return f"{out} has {options.composition} of these adapters with these dials already"

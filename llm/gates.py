@@ -19,7 +19,7 @@ from typing import Any
 
 from lora_reuse.llm.protocols.dials import GIVEN
 from lora_reuse.llm.protocols.settings import Device, Model
-from lora_reuse.runs.command import begin, settings_are_right, with_options
+from lora_reuse.runs.command import begin, refuse_full, settings_are_right, with_options
 from lora_reuse.runs.files import whole_folder
 from lora_reuse.runs.settings import SettingError, Text, setting
 
@@ -45,8 +45,7 @@ def _main(options: Options) -> int:
     settings_are_right(options.out)
     out, asked, routed = (Path(name).expanduser() for name in (options.out, options.prompts, options.routed))
     prompts = read_prompts(asked)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise SettingError("out", out, "a new or empty folder", "nothing is overwritten")
+    refuse_full(out)
     if not (routed / "composition.json").is_file():
         raise SettingError("routed", f"{routed} without composition.json", "what compose wrote by a rule with a router")
     begin(options.out)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from lora_reuse.llm.data.pairs import pairs_in
 from lora_reuse.llm.protocols.dials import TO_LEARN, Learning
 from lora_reuse.llm.protocols.settings import Device, Model
-from lora_reuse.runs.command import begin, command, settings_are_right, without_help
+from lora_reuse.runs.command import begin, command, refuse_full, settings_are_right, without_help
 from lora_reuse.runs.dials import axes, every
 from lora_reuse.runs.provenance import program
 from lora_reuse.runs.settings import Choice, Flag, NoAxes, SettingError, Text, Whole, help_table, parse, setting
@@ -90,8 +90,8 @@ def _learn(options: Options, folders: list[str], examples: Sequence[tuple[str, s
     made_by = shlex.join([*program(), *sys.argv[1:]])
     card = learned_card(library, rule, examples, made_by, dials)
     there = made_before(out, card, "peft", "")
-    if not there and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise SettingError("out", out, "a new or empty folder", "nothing is overwritten")
+    if not there:
+        refuse_full(out)
     begin(options.out)
     if there:
         return f"{out} has {rule} of these adapters, learned from these examples, already"

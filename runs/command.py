@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Literal, TypeVar
 
 from lora_reuse.runs.settings import SettingError, help_table, parse_options
@@ -31,6 +32,12 @@ def looking(files: bool) -> Iterator[None]:
         yield
     finally:
         _looked_at.reset(token)
+
+
+def refuse_full(out: Path) -> None:
+    """Raises SettingError for a file, and for a folder with something in it."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise SettingError("out", out, "a new or empty folder", "nothing is overwritten")
 
 
 def settings_are_right(out: str = "") -> None:
