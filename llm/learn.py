@@ -3,8 +3,10 @@
 Composes adapters by a rule that learns how much of each to take. The examples, one JSON object {"prompt", "answer"} a
 line, are a small part of what each adapter was trained on. The adapters and the base stay as they are. cat,
 cat_softmax, lorahub and lorahub_cat become a PEFT folder that anyone loads with PEFT alone; moe becomes a router, a
-folder that two lines of ours load (lora_reuse.load). The folder's README.md says what was learned."""
+folder that two lines of ours load (lora_reuse.load). The folder's README.md says what was learned. Interrupted, the
+same command goes on."""
 
+import hashlib
 import shlex
 import sys
 from collections.abc import Sequence
@@ -47,7 +49,7 @@ class _All(RuleDials, Learning, Options):
 def main(words: Sequence[str]) -> int:
     """Runs the command; returns its exit code: 0 done, 2 a mistake in the settings, a file or an adapter that does not
     fit, 130 interrupted."""
-    return command("llm.learn", _main, words)
+    return command("llm.learn", _main, words, "the same command goes on from the last checkpoint")
 
 
 def _main(words: list[str]) -> int:
@@ -95,9 +97,12 @@ def _learn(options: Options, folders: list[str], examples: Sequence[tuple[str, s
     begin(options.out)
     if there:
         return f"{out} has {rule} of these adapters, learned from these examples, already"
-    both = learned(base, library, rule, examples, card, progress=True)
+    key = hashlib.sha256(repr((base.digest, options, dict(card.experts), dict(card.dials))).encode()).hexdigest()[:16]
+    kept = out.with_name(f"{out.name}.{key}.learning")
     try:
+        both = learned(base, library, rule, examples, card, True, kept)
         save(both, out)
+        kept.unlink(missing_ok=True)
     except OSError as error:
         got = f"{out} ({error.strerror or error})"
         raise SettingError("out", got, "a folder that can be written, on a disk with room") from None

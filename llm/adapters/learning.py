@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -112,12 +113,14 @@ def learned(
     examples: Sequence[tuple[str, str]],
     card: Card,
     progress: bool,
+    kept: Path | None = None,
 ) -> Adapter:
-    """The adapter of a card. Raises SettingError as `learn` does."""
+    """The adapter of a card; goes on from what an interrupted call left in the file `kept`. Raises SettingError as
+    `learn` does."""
     check_base(base, *adapters)
     said = card.dials
     knobs = {name.removeprefix("learn_"): said[name] for name in (*KNOBS, "batch", "seed") if name in said}
-    learning = Learning(bar=progress, **knobs)
+    learning = Learning(bar=progress, kept=kept, **knobs)
     library = [dict(adapter.experts()) for adapter in adapters]
     tokens = [example(base, *pair) for pair in examples]
     own = {name: said[name] for name in TO_LEARN[rule].dials}

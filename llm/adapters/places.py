@@ -10,6 +10,7 @@ is not needed to read it."""
 
 import itertools
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from lora_reuse.runs.settings import Numbers, SettingError, did_you_mean
@@ -140,7 +141,7 @@ def by_layers(text: str) -> tuple[list[tuple[range, tuple[float, ...]]], tuple[f
 def in_layer(text: str, module: str) -> tuple[float, ...]:
     """The weights of a module, by the number of its layer in its name. Raises SettingError where the text says nothing
     of it."""
-    number = next((int(word) for word in module.split(".") if word.isdecimal()), None)
+    number = _layer_of(module)
     ranges, rest = by_layers(text)
     weights = next((weights for layers, weights in ranges if number in layers), rest)
     if weights is None:
@@ -148,3 +149,18 @@ def in_layer(text: str, module: str) -> tuple[float, ...]:
         got, mend = f"{text}, which says nothing of {module}", f"/{REST}= and weights for all that no range names"
         raise SettingError("weights", got, f"weights for {where}, too", mend)
     return weights
+
+
+def refuse_idle(text: str, modules: Iterable[str]) -> None:
+    """Raises SettingError for a range of layers in which there is none of the modules."""
+    numbers = {number for module in modules if (number := _layer_of(module)) is not None}
+    for layers, _ in by_layers(text)[0]:
+        if numbers.isdisjoint(layers):
+            got = f"{text}, and no adapter has a module in layers {layers.start}-{layers.stop - 1}"
+            there = f"layers from {min(numbers)} to {max(numbers)}" if numbers else "one weight an expert"
+            raise SettingError("weights", got, there)
+
+
+def _layer_of(module: str) -> int | None:
+    """The first number in a module's name; None for a module that is in no layer."""
+    return next((int(word) for word in module.split(".") if word.isdecimal()), None)

@@ -11,7 +11,6 @@ import math
 import multiprocessing
 import random
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,11 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
+from lora_reuse.llm.adapters.checkpoint import Checkpoint, restore, state
 from lora_reuse.llm.adapters.folders import WEIGHTS
 from lora_reuse.llm.adapters.fused import fuse, in_loss, surprise
 from lora_reuse.llm.adapters.graphed import Graph, graphed
@@ -37,9 +36,6 @@ from lora_reuse.llm.protocols.dials import settled
 from lora_reuse.llm.protocols.settings import Training
 from lora_reuse.runs.files import replacing
 from lora_reuse.runs.settings import SettingError
-
-KEEP_SECONDS = 120
-"""Between two checkpoints: what a kill loses, however long a step takes."""
 
 
 def tokens(base: Base, spec: Spec) -> tuple[list[Tokens], list[Tokens]]:
@@ -101,8 +97,8 @@ def train(
         if before_step:
             optimizer.register_step_pre_hook(before_step)
         fuse(model)
-        start, loss, micro = _resume(kept, weights, optimizer), math.nan, 1
-        kept_at = time.monotonic()
+        checkpoint = Checkpoint(kept)
+        start, loss, micro = restore(checkpoint.read(), weights, optimizer), math.nan, 1
         model.train()
         if progress is None and multiprocessing.parent_process():  # a worker's bar would run over that of its parent
             progress = False
@@ -121,9 +117,8 @@ def train(
                         f"{training.rate}, and the loss is {loss} at step {step}",
                         "a rate at which training stays finite",
                     )
-                if step + 1 < last and time.monotonic() - kept_at >= KEEP_SECONDS:
-                    _keep(kept, weights, optimizer, step + 1)
-                    kept_at = time.monotonic()
+                if step + 1 < last:
+                    checkpoint.offer(lambda: state(weights, optimizer))
         # A step with a finite loss may have had a gradient that is not.
         if not all(weight.isfinite().all() for weight in weights):
             got = f"{training.rate}, and weights are not finite in the end"
@@ -271,27 +266,3 @@ def _order(length: int, seed: str, _cache: dict[tuple[int, str], list[int]] = {}
 def _seed(spec: Spec, *words: object) -> int:
     """A seed of its own for each use."""
     return int.from_bytes(hashlib.sha256(repr((spec.seed, *words)).encode()).digest()[:6], "big")
-
-
-def _keep(kept: Path, weights: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Adapter, AdamW's moments and the step in one file, replaced at once."""
-    state = optimizer.state_dict()["state"]
-    tensors = {f"weight.{i}": weight.detach() for i, weight in enumerate(weights)}
-    tensors |= {
-        f"{name}.{i}": torch.as_tensor(value) for i, moments in state.items() for name, value in moments.items()
-    }
-    with replacing(kept) as writing:
-        save_file(tensors, writing, {"step": str(step)})
-
-
-def _resume(kept: Path, weights: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
-    if not kept.exists():
-        return 0
-    tensors = load_file(kept)
-    with torch.no_grad():
-        for i, weight in enumerate(weights):
-            weight.copy_(tensors[f"weight.{i}"])
-    moments = [name for name in ("step", "exp_avg", "exp_avg_sq") if f"{name}.0" in tensors]
-    state = {i: {name: tensors[f"{name}.{i}"] for name in moments} for i in range(len(weights))}
-    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
-    return int(tensors["step.0"].item())

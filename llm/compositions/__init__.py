@@ -21,7 +21,7 @@ from torch import Tensor
 from lora_reuse.llm.adapters.each import Each
 from lora_reuse.llm.adapters.folders import complete
 from lora_reuse.llm.adapters.lowrank import Expert, Inputs, LowRank
-from lora_reuse.llm.adapters.places import LayerWeights, in_layer
+from lora_reuse.llm.adapters.places import LayerWeights, in_layer, refuse_idle
 from lora_reuse.llm.protocols.dials import GIVEN
 from lora_reuse.runs.dials import Declared, Dial, check, dials, import_all, refuse_name
 from lora_reuse.runs.settings import SettingError, Whole, did_you_mean
@@ -134,8 +134,8 @@ def rule(*, static: bool, gauge_free: bool, alone: bool, symmetric: bool) -> Cal
 
 def compose(name: str, library: Library, **dials: Any) -> Composition:
     """What rule `name` makes of the library with these dials. In a module that an expert does not change its ΔW is 0.
-    Raises SettingError for an unknown rule, a dial that the rule does not have or that is out of range, an empty
-    library or experts of different bases."""
+    Raises SettingError for an unknown rule, a dial that the rule does not have or that is out of range, weights of
+    layers in which there is no module, an empty library or experts of different bases."""
     return dict(streamed(name, library, **dials))
 
 
@@ -145,7 +145,10 @@ def streamed(name: str, library: Library, **dials: Any) -> Composition:
     if name not in RULES:
         raise SettingError("composition", repr(name), " | ".join(RULES), did_you_mean(name, RULES))
     check(name, RULES[name].dials, dials)
-    return RULES[name].rule(complete(library), **dials)
+    library = complete(library)
+    if isinstance(weights := dials.get("weights"), str):
+        refuse_idle(weights, library[0])
+    return RULES[name].rule(library, **dials)
 
 
 def each_module(library: Library, merge: Callable[[str, list[LowRank]], Delta]) -> Composition:

@@ -1,9 +1,12 @@
 """How numbers are learned: by gradients through the frozen base, or by a search that needs none. The experts stay as
 they are."""
 
+import itertools
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,7 @@ from scipy.stats import qmc
 from torch import Tensor
 from tqdm import tqdm
 
+from lora_reuse.llm.adapters.checkpoint import Checkpoint, restore, state
 from lora_reuse.llm.adapters.fused import in_loss, surprise
 from lora_reuse.llm.adapters.packing import Tokens, spoken
 from lora_reuse.llm.compositions import Composition, generator
@@ -30,7 +34,7 @@ Loss = Callable[[Composition, Sequence[Any]], Tensor]
 class Learning:
     """The knobs of learning: Adam's `rate` (0: the rule's own), falling linearly to zero over `steps` batches of
     `batch` examples; or `tries`, how often a search may look. `seed` draws the batches and the search's points; `bar`
-    shows a bar on a terminal."""
+    shows a bar on a terminal. `kept` is a file for what was learned so far, from which the same call goes on."""
 
     rate: int | float = 0.0
     steps: int = 100
@@ -38,6 +42,7 @@ class Learning:
     tries: int = 40
     seed: int = 0
     bar: bool = False
+    kept: Path | None = None
 
     @property
     def hidden(self) -> bool | None:
@@ -78,8 +83,14 @@ def descend(
     optimizer = torch.optim.Adam(values.values(), lr=rate)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=learning.steps)
     rows = learning.batch
-    batches = _batches(examples, learning)
-    for batch in tqdm(batches, "learning", learning.steps, unit="batch", disable=learning.hidden):
+    checkpoint = Checkpoint(learning.kept)
+    taken = restore(checkpoint.read(), list(values.values()), optimizer)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+        for _ in range(taken):
+            schedule.step()
+    batches = itertools.islice(_batches(examples, learning), taken, None)
+    for batch in tqdm(batches, "learning", learning.steps, unit="batch", disable=learning.hidden, initial=taken):
 
         def gradient(rows: int, batch: Sequence[Any] = batch) -> float:
             optimizer.zero_grad()
@@ -92,6 +103,7 @@ def descend(
             )
         optimizer.step()
         schedule.step()
+        checkpoint.offer(lambda: state(list(values.values()), optimizer))
     return {name: value.detach() for name, value in values.items()}
 
 
@@ -118,13 +130,20 @@ def search(
         }
 
     looks = tqdm(desc="learning", total=learning.tries, unit="look", disable=learning.hidden)
+    checkpoint = Checkpoint(learning.kept)
+    seen = checkpoint.read().get("losses", torch.empty(0)).tolist()  # the search asks for them again in their order
+    known = iter(list(seen))
 
     def objective(w: np.ndarray) -> float:
         looks.update()
-        with torch.no_grad():
-            value, _ = _as_memory_allows(
-                lambda rows: _mean(build, parameters(w), loss, examples, rows, backward=False), learning.batch
-            )
+        value = next(known, None)
+        if value is None:
+            with torch.no_grad():
+                value, _ = _as_memory_allows(
+                    lambda rows: _mean(build, parameters(w), loss, examples, rows, backward=False), learning.batch
+                )
+            seen.append(value)
+            checkpoint.offer(lambda: {"losses": torch.tensor(seen, dtype=torch.float64)})
         return value + 0.05 * float(np.mean(np.abs(w)))
 
     first = np.concatenate([value.flatten().double().cpu().numpy() for value in start.values()])

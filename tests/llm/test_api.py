@@ -14,7 +14,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 import lora_reuse as lr
-from lora_reuse.llm.adapters import from_pairs, training
+from lora_reuse.llm.adapters import checkpoint, from_pairs, training
 from lora_reuse.llm.adapters.folders import linear_shape
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.adapters.modules import target_modules
@@ -167,7 +167,7 @@ def test_an_adapter_learns_what_it_is_given(base, tmp_path, monkeypatch):
 
 
 def test_interrupted_training_goes_on_to_the_same_bits(base, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "KEEP_SECONDS", 0)
+    monkeypatch.setattr(checkpoint, "KEEP_SECONDS", 0)
     whole = lr.train_adapter(base, FACTS, tmp_path / "whole", steps=6, progress=False)
     step, taken = training._step, []
 

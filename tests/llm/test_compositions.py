@@ -219,6 +219,10 @@ def test_given_weights_may_differ_by_layer():
     ):
         compose("cat", [a, b], weights="0-9=2:0")
     with pytest.raises(SettingError, match="says nothing of lm_head; allowed: weights for what is in no layer, too"):
+        compose("cat", [{"lm_head": a[names[0]], names[0]: a[names[0]]}], weights="0-9=2")
+    with pytest.raises(SettingError, match="no adapter has a module in layers 11-29; allowed: layers from 0 to 10"):
+        compose("cat", [a, b], weights="0-10=2:0/11-29=0:3")
+    with pytest.raises(SettingError, match="no adapter has a module in layers 0-9; allowed: one weight an expert"):
         compose("cat", [{"lm_head": a[names[0]]}], weights="0-9=2")
     rest = compose("cat", [{"lm_head": a[names[0]], names[0]: a[names[0]]}], weights="0-9=2/rest=3")
     torch.testing.assert_close(rest["lm_head"](x), 3 * a[names[0]](x))

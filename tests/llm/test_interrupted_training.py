@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 
+from lora_reuse.llm.adapters import checkpoint
 from lora_reuse.llm.adapters import training as experts
 from lora_reuse.llm.adapters.training import expert
 from lora_reuse.llm.decoding.models import load_base
@@ -20,10 +21,10 @@ pytestmark = pytest.mark.usefixtures("tokens_once")
 ROOT = Path(__file__).parents[2]
 
 
-def interrupting(monkeypatch, name, at, first=lambda *_, **__: None):
-    """Lets `experts.name` be, but for the `at`-th call (from 0), which does `first` and is interrupted. Returns the
+def interrupting(monkeypatch, name, at, first=lambda *_, **__: None, owner=experts):
+    """Lets `owner.name` be, but for the `at`-th call (from 0), which does `first` and is interrupted. Returns the
     list of calls."""
-    real, calls = getattr(experts, name), []
+    real, calls = getattr(owner, name), []
 
     def call(*given, **named):
         calls.append(given)
@@ -32,7 +33,7 @@ def interrupting(monkeypatch, name, at, first=lambda *_, **__: None):
             raise KeyboardInterrupt
         return real(*given, **named)
 
-    monkeypatch.setattr(experts, name, call)
+    monkeypatch.setattr(owner, name, call)
     return calls
 
 
@@ -40,7 +41,7 @@ def test_interrupted_training_ends_in_the_same_bits(base, tmp_path, monkeypatch)
     wanted = spec(dropout=0.2, own_share=0.5, weight_decay=0.1)
     whole = expert(base, wanted, tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(experts, "KEEP_SECONDS", 0)
+        patch.setattr(checkpoint, "KEEP_SECONDS", 0)
         for at, steps in ((3, [0, 1, 2, 3]), (0, [3]), (2, [3, 4, 5])):
             with patch.context() as once:
                 calls = interrupting(once, "_step", at)
@@ -61,7 +62,7 @@ def test_a_checkpoint_is_kept_when_its_time_has_passed(base, tmp_path, monkeypat
     wanted = spec()
     for seconds, kept in ((3600, 0), (0, 3)):
         with monkeypatch.context() as patch:
-            patch.setattr(experts, "KEEP_SECONDS", seconds)
+            patch.setattr(checkpoint, "KEEP_SECONDS", seconds)
             interrupting(patch, "_step", at=3)
             with pytest.raises(KeyboardInterrupt):
                 expert(base, wanted, tmp_path / str(seconds))
@@ -77,12 +78,13 @@ def test_a_killed_process_leaves_no_expert_and_the_next_call_goes_on(base, folde
 import time
 import torch
 torch.set_num_threads({torch.get_num_threads()})  # the bits depend on it
+from lora_reuse.llm.adapters import checkpoint
 from lora_reuse.llm.adapters import training as experts
 from lora_reuse.llm.adapters.training import Spec, expert
 from lora_reuse.llm.decoding.models import load_base
 from lora_reuse.llm.protocols.settings import Training
 from pathlib import Path
-real, experts.KEEP_SECONDS = experts._step, 0
+real, checkpoint.KEEP_SECONDS = experts._step, 0
 def step(*given):
     if given[4] == 5:
         print("here", flush=True)
@@ -122,10 +124,10 @@ def replace_but_for_folders(source, target, replace=os.replace):
 def test_half_a_folder_is_no_expert(where, base, tmp_path, monkeypatch):
     wanted = spec()
     whole = expert(base, wanted, tmp_path / "whole")
-    monkeypatch.setattr(experts, "KEEP_SECONDS", 0)
+    monkeypatch.setattr(checkpoint, "KEEP_SECONDS", 0)
     with monkeypatch.context() as patch:
         if where == "the second checkpoint":
-            interrupting(patch, "save_file", 1, lambda _, path, *__: path.write_bytes(b"half"))
+            interrupting(patch, "save_file", 1, lambda _, path: path.write_bytes(b"half"), checkpoint)
         elif where == "the adapter":
             patch.setattr(PeftModel, "save_pretrained", half_an_adapter)
         else:
@@ -145,8 +147,8 @@ def test_two_processes_may_make_the_same_expert(where, base, folder, tmp_path, m
     wanted = spec()
     whole = expert(base, wanted, tmp_path / "whole")
     other = load_base(str(folder))
-    monkeypatch.setattr(experts, "KEEP_SECONDS", 0)
-    owner: Any = PeftModel if where == "save_pretrained" else experts
+    monkeypatch.setattr(checkpoint, "KEEP_SECONDS", 0)
+    owner: Any = {"_step": experts, "save_file": checkpoint, "save_pretrained": PeftModel}[where]
     real, found = getattr(owner, where), []
 
     def call(*given, **named):

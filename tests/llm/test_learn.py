@@ -9,6 +9,9 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 import lora_reuse as lr
+from lora_reuse.llm import learned
+from lora_reuse.llm.adapters import checkpoint
+from lora_reuse.llm.adapters.folders import WEIGHTS
 from lora_reuse.llm.adapters.lowrank import LowRank
 from lora_reuse.llm.compositions.arrow import Routed
 from lora_reuse.llm.decoding.models import example
@@ -111,6 +114,32 @@ def test_a_router_comes_back_as_it_was(base, library, tmp_path):
     back = lr.load(base, tmp_path / "moe")
     assert loss(base, back) == loss(base, both)
     assert lr.answers(base, back, [OWN[0][0]]) == lr.answers(base, both, [OWN[0][0]])
+
+
+@pytest.mark.parametrize("rule", ["cat", "lorahub"])
+def test_interrupted_learning_goes_on_to_the_same_bits(there, tmp_path, monkeypatch, capsys, rule):
+    """Steps by gradients, and a search; other seeds keep their own."""
+    monkeypatch.setattr(checkpoint, "KEEP_SECONDS", 0)
+    words = [f"library={there / 'a'},{there / 'b'}", f"examples={there / 'own.jsonl'}", f"composition={rule}"]
+    words += ["learn_steps=6" if rule == "cat" else "learn_tries=14"]
+    looks = []
+
+    def counted(*given):
+        if len(looks) == stop:
+            raise KeyboardInterrupt
+        looks.append(1)
+        return answer_loss(*given)
+
+    monkeypatch.setattr(learned, "answer_loss", counted)
+    stop = -1
+    assert main([*words, f"out={tmp_path / 'whole'}"]) == 0
+    (whole, looks[:]) = (len(looks), [])
+    for stop in (3, 3 + 2, whole):
+        assert main([*words, f"out={tmp_path / 'parts'}"]) == (0 if stop == whole else 130)
+        assert len(looks) == stop
+        assert main([*words, f"out={tmp_path / 'parts'}", "seed=1"]) == (2 if stop == whole else 130)
+    assert "the same command goes on from the last checkpoint" in capsys.readouterr().err
+    assert (tmp_path / "parts" / WEIGHTS).read_bytes() == (tmp_path / "whole" / WEIGHTS).read_bytes()
 
 
 BAD = [

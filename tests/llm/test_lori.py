@@ -10,6 +10,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
+from lora_reuse.llm.adapters import checkpoint
 from lora_reuse.llm.adapters import training as experts
 from lora_reuse.llm.adapters.folders import WEIGHTS, linear_shape, load_expert
 from lora_reuse.llm.adapters.kinds import lori
@@ -100,7 +101,7 @@ def test_masks_by_hand(tmp_path):
 
 
 def test_an_interrupted_sparse_expert_is_the_same(made, base, tmp_path, monkeypatch):
-    monkeypatch.setattr(experts, "KEEP_SECONDS", 0)
+    monkeypatch.setattr(checkpoint, "KEEP_SECONDS", 0)
     real, calls = experts._step, []
 
     def stop(*arguments):
