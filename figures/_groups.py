@@ -47,11 +47,15 @@ def grouped(
     words.
 
     Rows are those with the settings `fixed`, on the test templates unless `axes` names the split. Where two of
-    `experiments` have the same row, that of the first is taken. The words say which seeds there are, which settings
-    differ from the model's own defaults, and how many rows of other settings are left out."""
+    `experiments` have the same row, that of the first is taken; models without a row of the first are left out. The
+    words say which seeds there are, which settings differ from the model's own defaults, and how many rows of other
+    settings are left out."""
     found = _by_weights(
         pandas.concat([rows.made_of(experiment, _with_defaults) for experiment in experiments], ignore_index=True)
     )
+    if len(experiments) > 1 and not found.empty:
+        models = found["settings.model"]
+        found = found[models.isin(models[found["experiment"] == experiments[0]])]
     if experiments[0] in FAMILIES and not found.empty:
         found = _family(found, *FAMILIES[experiments[0]])
     split = {} if "split" in axes else {"split": "test"}

@@ -30,7 +30,9 @@ def two_hops():
         for c in ("uniform", "arrow")
         for seed in (0, 1)
     ]
-    rows += [row("llm_bridge", [2, 2, 2, 2], model=model, setup="2", composition="arrow", prompting="steps")]
+    for experiment, layers in (("llm_bridge", "mlp"), ("llm_placement", "attention")):
+        asked = {"model": model, "setup": "2", "composition": "arrow", "prompting": "steps", "layers": layers}
+        rows += [row(experiment, [2, 2, 2, 2], **asked)]
     rows += [
         row("llm_bridge", [0, 1, 0, 0], setup="0", composition="arrow", prompting="direct", predicted={"at_most": 2.0})
     ]

@@ -25,6 +25,7 @@ def both(few):
         *(row("llm_bridge", [2] * 4, setup=setup, **asked, **made) for setup in "02"),
         *(row("llm_two_hop", [2] * 4, library="3-combination", dataset=name, **asked, **made) for name in "FH"),
         row("llm_two_hop", [2] * 4, library="3-combination", composition="arrow", prompting="direct", **made),
+        row("llm_placement", [2] * 4, setup="2", layers="both", **asked, **made),
         row("llm_latent", [2] * 4, library="2-combination", composition="sum", **made),
         row("llm_latent", [0] * 4, library="2-combination", composition="sum"),
     )

@@ -84,7 +84,9 @@ def test_two_models_of_one_name_are_two_models(few):
 
 
 def test_the_bridge_fills_the_mlp_of_table_9(few):
-    table = table_of("table_09", few)
+    other = row("llm_bridge", [2] * 4, model="other", setup="2", composition="arrow", prompting="steps")
+    table = table_of("table_09", write(few, other))
+    assert "other" not in table.index.get_level_values("model"), "asked about no other place"
     assert table.loc[("pocket", "arrow", "setup 2, MLP layers")]["experiment"] == "llm_bridge"
     assert table.loc[("pocket", "arrow", "setup 2, MLP+Attention layers")]["experiment"] == "llm_placement"
     write(
