@@ -20,7 +20,8 @@ READING = (
     " than half: the experts' own hops under the same composition, or an oracle that was trained on such answers."
     f" {UNMEASURED}: no rows measure the control."
 )
-NOT_MEASURED = "not measured here"
+NOT_MEASURED = "–"
+"""Before the mark of the command that would make the cell's rows."""
 LEFT_OUT = (
     "Columns without a measurement are left out here, and lines with neither one nor a number of the paper's; Markdown"
     " and CSV have them."
@@ -48,7 +49,7 @@ def markdown(table: pandas.DataFrame, caption: str) -> str:
     if notes := _notes(table):
         text += [
             "",
-            "Not measured here; these commands would make the rows:",
+            f"{NOT_MEASURED}: not measured here; these commands would make the rows:",
             "",
             *(f"- ({mark}) `{command}`" for command, mark in notes.items()),
         ]
@@ -63,7 +64,8 @@ def latex(table: pandas.DataFrame, caption: str) -> str:
     width = shown.index.nlevels - 1
     notes = "".join(rf"\\ ({mark}) {_latex.command(command)}" for command, mark in _notes(shown).items())
     left = f" {LEFT_OUT}" if len(shown) < len(table) else ""
-    said = f"{_latex.escaped(caption + left)}{' Not measured here:' + notes if notes else ''}"
+    missing = f" {NOT_MEASURED}: not measured here:" if notes else ""
+    said = f"{_latex.escaped(caption + left + missing)}{notes}"
     labels, cells = [line[:width] for line in lines], [line[width:] for line in lines]
     return _latex.floats(_latex.tabulars(head[:width], labels, head[width:], cells, _latex.above(said)), said)
 
@@ -142,7 +144,7 @@ def _parts(cell: Cell, note: str) -> list[str]:
 def _cell_markdown(cell: Cell, note: str) -> str:
     first, *others = _parts(cell, note)
     if cell["fill"]:
-        return "<br>".join([f"*{first}*", *others])
+        return "<br>".join([first, *others])
     linked = f"[{first}](#row-{cell['row']})"
     return "<br>".join([linked, *others] if math.isnan(cell["total"]) else [f"{linked} {others[0]}", *others[1:]])
 

@@ -236,7 +236,7 @@ def test_missing_cells_say_commands_that_work(name, made, capsys, monkeypatch):
         # programs.
         brings = r"^llm\.\w+: (data: got F(OLDER|ILE)|allow_code_execution: got true where)"
         assert code == 0 or re.match(brings, capsys.readouterr().err), command
-    assert text.count("*not measured here (") == len(missing)
+    assert text.count("– (") == len(missing)
     capsys.readouterr()
 
 
