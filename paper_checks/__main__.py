@@ -12,6 +12,7 @@ from pathlib import Path
 from lora_reuse.paper_checks.claims import FALSE_FAILURE
 from lora_reuse.runs.command import begin, with_options
 from lora_reuse.runs.files import write
+from lora_reuse.runs.progress import progress_bar
 from lora_reuse.runs.settings import SettingError, Text, did_you_mean, setting
 
 
@@ -68,7 +69,6 @@ def _main(options: Options) -> int:
 
 
 def _check(options: Options) -> list[Entry]:
-    from tqdm import tqdm
 
     from lora_reuse.paper_checks import load_claims
     from lora_reuse.paper_checks.claims import CLAIMS, false_failure, rejected
@@ -81,7 +81,7 @@ def _check(options: Options) -> list[Entry]:
             raise SettingError("only", repr(name), allowed, did_you_mean(name, CLAIMS))
     begin(options.out)
     entries = []
-    for name in tqdm(names, disable=None, unit=" claims"):
+    for name in progress_bar(names, desc="claims", unit=" claims"):
         claim = CLAIMS[name]
         found = claim.measure()
         evidence = [(e.what, e.shown, e.predicted, e.error, e.holds) for e in found]

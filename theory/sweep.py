@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from lora_reuse.runs.command import begin, command, without_help
 from lora_reuse.runs.grid import Cell, axes_of, found, hash_of, rows_of, settings_of, share
+from lora_reuse.runs.progress import progress_bar
 from lora_reuse.runs.rows import Rows
 from lora_reuse.runs.settings import grid, help_table, parse, short
 from lora_reuse.theory.settings import EXPERIMENTS, Options, Point, settled
@@ -67,7 +68,6 @@ def _run(cells: Sequence[Cell], options: Options) -> None:
 def _measure(todo: Sequence[Cell], rows: Rows, options: Options) -> None:
     use_every_core()
     import jax
-    from tqdm import tqdm
 
     from lora_reuse.runs.provenance import provenance
     from lora_reuse.theory.streaming import PRNG
@@ -82,9 +82,10 @@ def _measure(todo: Sequence[Cell], rows: Rows, options: Options) -> None:
     }
     source = provenance("jax", "jaxlib", "numpy", "scipy", "optax")
     total = sum(1 + point.features() for point, _ in todo)
-    with tqdm(total=total, unit=" features", unit_scale=True, disable=None, desc=options.experiment) as bar:
+    with progress_bar(total=total, unit=" features", unit_scale=True, desc=options.experiment) as bar:
         for point, seeds in _batches(todo):
-            bar.set_postfix({name: short(value) for name, value in vars(point).items() if name in ("width", "dim")})
+            size = {name: short(value) for name, value in vars(point).items() if name in ("width", "dim")}
+            bar.set_postfix(size, refresh=False)
             start, before = time.perf_counter(), bar.n
             results = experiment.run(point, seeds, bar.update)
             bar.update(before + (1 + point.features()) * len(seeds) - bar.n)

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
-from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
@@ -35,6 +34,7 @@ from lora_reuse.llm.decoding.widened import widened
 from lora_reuse.llm.protocols.dials import settled
 from lora_reuse.llm.protocols.settings import Training
 from lora_reuse.runs.files import replacing
+from lora_reuse.runs.progress import progress_bar
 from lora_reuse.runs.settings import SettingError
 
 
@@ -102,10 +102,8 @@ def train(
         model.train()
         if progress is None and multiprocessing.parent_process():  # a worker's bar would run over that of its parent
             progress = False
-        # Without a word of the caller's the variable TQDM_DISABLE hides it, too.
-        hidden: Any = {} if progress else {"disable": None if progress is None else True}
         last = math.ceil(share * steps)
-        bar = tqdm(range(start, last), initial=start, total=last, desc="steps", leave=False, **hidden)
+        bar = progress_bar(range(start, last), show=progress, initial=start, total=last, desc="steps", leave=False)
         with packing(base.model, model):
             graph = graphed(model, [_batch(own, bridge, spec, step) for step in range(last)])
             for step in bar:

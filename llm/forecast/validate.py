@@ -10,8 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
 from lora_reuse.llm.adapters.lowrank import cosine
 from lora_reuse.llm.adapters.training import Spec
 from lora_reuse.llm.compositions import Composition
@@ -31,6 +29,7 @@ from lora_reuse.llm.protocols.hops import counts, subset_of
 from lora_reuse.llm.protocols.measure import base_of, train_one
 from lora_reuse.llm.protocols.protocol import Protocol, library_of
 from lora_reuse.llm.protocols.settings import Options, preset_of
+from lora_reuse.runs.progress import progress_bar
 from lora_reuse.runs.provenance import provenance
 from lora_reuse.runs.rows import Rows, load_rows
 from lora_reuse.runs.settings import SettingError
@@ -79,7 +78,7 @@ def validate(folder: Path, out: Path, options: Any) -> str:
     left_out: Counter[str] = Counter()
     made: Compositions = {}
     todo = [case for case in cases if case.row["hash"] not in known]
-    with tqdm(total=len(todo), desc="forecasts", disable=None, unit="row") as bar:
+    with progress_bar(total=len(todo), desc="forecasts", unit="row") as bar:
         for group in _groups(todo):
             try:
                 base = base_of(group[0].point, run)
@@ -111,7 +110,7 @@ def _probes(
     known = {row["settings"]["pair"] for row in kept.known.values()}
     pairs = {row["settings"]["pair"]: cases.get(row["settings"]["row"]) for row in forecasts}
     todo = [(pair, case) for pair, case in pairs.items() if case and pair not in known]
-    for pair, case in tqdm(todo, desc="first steps", disable=None, unit="pair"):
+    for pair, case in progress_bar(todo, desc="first steps", unit="pair"):
         try:
             base = base_of(case.point, run)
         except SKIPPED as error:

@@ -15,7 +15,6 @@ from jaxtyping import Float
 from scipy import optimize
 from scipy.stats import qmc
 from torch import Tensor
-from tqdm import tqdm
 
 from lora_reuse.llm.adapters.checkpoint import Checkpoint, restore, state
 from lora_reuse.llm.adapters.fused import in_loss, surprise
@@ -23,6 +22,7 @@ from lora_reuse.llm.adapters.packing import Tokens, spoken
 from lora_reuse.llm.compositions import Composition, generator
 from lora_reuse.llm.decoding.models import Base
 from lora_reuse.llm.decoding.resident import Resident
+from lora_reuse.runs.progress import progress_bar
 from lora_reuse.runs.settings import SettingError
 
 Parameters = dict[str, Tensor]
@@ -45,9 +45,9 @@ class Learning:
     kept: Path | None = None
 
     @property
-    def hidden(self) -> bool | None:
-        """tqdm's `disable`: None shows a bar on a terminal alone."""
-        return None if self.bar else True
+    def shown(self) -> bool | None:
+        """What `progress_bar` shows."""
+        return None if self.bar else False
 
     def __post_init__(self) -> None:
         """Raises SettingError for a knob outside its range."""
@@ -90,7 +90,8 @@ def descend(
         for _ in range(taken):
             schedule.step()
     batches = itertools.islice(_batches(examples, learning), taken, None)
-    for batch in tqdm(batches, "learning", learning.steps, unit="batch", disable=learning.hidden, initial=taken):
+    steps = {"total": learning.steps, "initial": taken}
+    for batch in progress_bar(batches, desc="learning", unit="batch", show=learning.shown, **steps):
 
         def gradient(rows: int, batch: Sequence[Any] = batch) -> float:
             optimizer.zero_grad()
@@ -129,7 +130,7 @@ def search(
             name: part.view_as(value).to(value.device) for (name, value), part in zip(start.items(), parts, strict=True)
         }
 
-    looks = tqdm(desc="learning", total=learning.tries, unit="look", disable=learning.hidden)
+    looks = progress_bar(desc="learning", total=learning.tries, unit="look", show=learning.shown)
     checkpoint = Checkpoint(learning.kept)
     seen = checkpoint.read().get("losses", torch.empty(0)).tolist()  # the search asks for them again in their order
     known = iter(list(seen))

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from tqdm import tqdm
 from transformers.utils import logging
 
 from lora_reuse.llm.adapters.training import expert
@@ -21,6 +20,7 @@ from lora_reuse.llm.protocols.protocol import Protocol, base_key, trained_by
 from lora_reuse.llm.protocols.settings import Options
 from lora_reuse.llm.protocols.workers import pool, worker_count
 from lora_reuse.runs.grid import Cell, rows_of, settings_of
+from lora_reuse.runs.progress import progress_bar
 from lora_reuse.runs.provenance import provenance
 from lora_reuse.runs.rows import Rows
 from lora_reuse.runs.settings import SettingError
@@ -41,11 +41,11 @@ def measure(protocol: Protocol, todo: list[list[Cell]], options: Options) -> Row
             pass
         rows = rows_of(protocol.experiment, options)
         jobs = [(train_one, (point, spec, options)) for (_, spec), point in specs.items()]
-        with tqdm(total=len(jobs), desc="experts", disable=None, unit="expert") as bar:
+        with progress_bar(total=len(jobs), desc="experts", unit="expert") as bar:
             for _ in run(jobs):
                 bar.update()
         jobs = [(_ask_group, (protocol, group, options)) for group in todo]
-        with tqdm(total=sum(map(len, todo)), desc="answers", disable=None, unit="row") as bar:
+        with progress_bar(total=sum(map(len, todo)), desc="answers", unit="row") as bar:
             for results, where in run(jobs):
                 for cell, result in results:
                     row = {"experiment": protocol.experiment, "settings": settings_of(cell), **result}
