@@ -91,7 +91,10 @@ class Trial(NamedTuple):
 
 def question_of(row: Row, unlike: Collection[str] = ()) -> str | None:
     """What a row tests; None for rows that had a part in the coefficients, for the experts' own hops, and for skills
-    whose rows do not say how sure the experts are. `unlike` as in `trials`."""
+    whose rows do not say how sure the experts are. `unlike` as in `trials`.
+
+    Rows of two skills from before the mends, whose first signal was the size of a mean and in which an empty answer was
+    read as a space, were what these were found on, and stand apart."""
     settings = row["settings"]
     if may_be_fitted(row) or settings["prompting"] in KINDS["keeps"]:
         return None
@@ -100,6 +103,8 @@ def question_of(row: Row, unlike: Collection[str] = ()) -> str | None:
         if "own_confidence" not in row["measured"]:
             return None
         kind = "two skills, other forms" if settings["row"] in unlike else "two skills"
+        if settings["of"] == "llm_skills" and "united" in row["measured"]:
+            kind += ", after the mends"
         if settings["of"] == "llm_skill_sets":
             mended = (settings["model"], settings["seed"]) == MENDED_ON
             kind = "two of five skills, mended on" if mended else "two of five skills"

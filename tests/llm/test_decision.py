@@ -220,6 +220,9 @@ def test_no_row_of_the_fit_is_tried_and_skills_only_with_how_sure_the_experts_ar
     moved = {"of": "llm_skill_sets", "model": "smollm2"}
     named = [question_of(both[-1] | {"settings": both[-1]["settings"] | moved | {"seed": seed}}) for seed in (0, 1)]
     assert named == ["two of five skills, mended on, SmolLM2", "two of five skills, SmolLM2"]
+    skills = both[-1] | {"settings": both[-1]["settings"] | {"of": "llm_skills"}}
+    assert question_of(skills) == "two skills, same base"
+    assert question_of(_signed(skills)) == "two skills, after the mends, same base"
     alone = [row for row in rows if not row["settings"]["seen"]]
     assert {name for one in trials(alone) for name in one.lines} == {"decision", "never"}
 
