@@ -49,10 +49,11 @@ WORDS = {
 """What stands behind a value in its list."""
 RULE = "composition"
 FIELDS = (
-    *("at", "hits", "total", "share", "each", "theory", "paper", "void", "ends", "dots", "chance"),
+    *("at", "hits", "total", "share", "each", "of", "theory", "paper", "void", "ends", "chance"),
     *("controls", "rows", "commands", "sample"),
 )
-"""What a cell is, in this order."""
+"""What a cell is, in this order. `each` are the hits of its seeds where there are several, and `of` how many questions
+each was asked, one number where all were asked as many."""
 
 
 class Cell(NamedTuple):
@@ -182,23 +183,22 @@ def _number(value: str) -> float:
 
 
 def _numbers(protocol: Protocol, cell: Cell, void: str, unmeasured: str) -> dict[str, Any]:
-    """What the line of a cell says, and in percent where its mark, its interval and its seeds' dots are."""
+    """What the line of a cell says, and in percent where its interval is."""
     rows = [source.row for source in cell.rows]
     found = pooled(rows)
     hits, totals = ([row["measured"][name] for row in rows] for name in ("hits", "total"))
-    each = ", ".join(map(str, hits)) + (f" of {totals[0]}" if len(set(totals)) == 1 else "")
     bounds = [row["predicted"].get("at_most") for row in rows]
     share = f"void: {void}" if void else found.share + (" (one seed)" if len(rows) == 1 else "")
     return {
         "hits": found.hits,
         "total": found.total,
         "share": share + (f"; {unmeasured} not measured" if unmeasured else ""),
-        "each": each if len(rows) > 1 else "",
+        "each": hits if len(rows) > 1 else [],
+        "of": totals[0] if len(set(totals)) == 1 else totals,
         "theory": "" if None in bounds else f"≤ {100 * sum(bounds) / found.total:.0f} %",
         "paper": protocol.reported(cell.point),
         "void": int(bool(void)),
         "ends": [_percent(end) for end in found.limits or ()],
-        "dots": [_percent(h / t) for h, t in zip(hits, totals, strict=True)] if len(rows) > 1 else [],
         "chance": _percent(1 / cell.point.triplets) if hasattr(cell.point, "triplets") else 0,
     }
 

@@ -34,6 +34,12 @@ def page(rows: Path, out: Path, sources: Sequence[Source]) -> str:
     return filled(PAGE, start=_table(shown[start["protocol"]]), data=text)
 
 
+def _each(cell: Mapping[str, Any]) -> str:
+    """The hits of each seed, where there are several."""
+    of = "" if isinstance(cell["of"], list) or not cell["each"] else f" of {cell['of']}"
+    return ", ".join(map(str, cell["each"])) + of
+
+
 def _table(view: Mapping[str, Any]) -> str:
     """The lines that are shown first, as the page's own script makes them."""
     cells = [dict(zip(FIELDS, cell, strict=True)) for cell in view["cells"]]
@@ -57,7 +63,7 @@ def _table(view: Mapping[str, Any]) -> str:
         }
         lines.append(
             {"rule": rules[cell["at"][-1]], "hits": f"{cell['hits']}/{cell['total']}", "share [95 %]": cell["share"]}
-            | {"each seed": cell["each"], **{name: of.get(name, "") for name in controls}}
+            | {"each seed": _each(cell), **{name: of.get(name, "") for name in controls}}
             | {"theory": cell["theory"], "paper": cell["paper"]}
         )
     heads = [head for head in lines[0] if any(line[head] for line in lines)]
