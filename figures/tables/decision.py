@@ -95,7 +95,7 @@ def caption(table: pandas.DataFrame) -> str:
         " among a few. Each other score takes a rule from the threshold that costs least on the rows of that fit, and"
         " its probability is logistic in it. Two skills are of rows that say how sure the experts are of their own"
         " answers; questions in forms that no prompt of the forecast has were set apart after their rows were seen. In"
-        " rows of two of five skills, and later ones, the first signal is a mean over prompts of its size, and an empty"
+        " rows of two of five skills, and in those after the mends, the first signal is a mean over prompts of its size, and an empty"
         " answer is read as its end; before, the size of the mean was taken, and an empty answer read as a space. That"
         " was found on the pairs of one seed of SmolLM2, which stand apart (mended on)."
         f"{kept if count else ''} Theory has no prediction here."
