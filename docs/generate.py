@@ -78,7 +78,8 @@ def results() -> dict[str, str]:
 def very_long(link: re.Match[str]) -> str:
     """A table that the page of results only links to; its rows are on its own page."""
     text, _, _ = (FIGURES / f"{link[1]}.md").read_text(encoding="utf-8").partition("\n## Rows\n")
-    return re.sub(r"\[([^]]+)\]\(#row-\w+\)", r"\1", text[text.index("\n| ") :]).strip()
+    cell = r"\[((?:[^][]|\[[^]]*\])+)\]\(#row-\w+\)"  # an interval has brackets of its own
+    return re.sub(cell, r"\1", text[text.index("\n| ") :]).strip()
 
 
 def linked(text: str) -> str:
