@@ -1,6 +1,6 @@
 """The table of the bench: a line a library, the score, the rule against all others, and whether seeds agree."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 import numpy as np
@@ -40,6 +40,7 @@ def table(rule: str, model: str, seeds: Sequence[int], known: Known) -> str:
     found = {other: measured(other, model, seeds, known) for other in (rule, *others)}
     complete = {other: parts for other, parts in found.items() if parts and scored(parts)}
     scores = [score([part.gained() for part in scored(parts)]) for parts in complete.values()]
+    said.append(_ranking({name: one.value for name, one in zip(complete, scores, strict=True)}))
     said.append(_agreement(agreement(np.array([one.by_seed for one in scores])), len(complete)))
     return "\n\n".join(said)
 
@@ -87,9 +88,14 @@ def _against(found: Sequence[Against]) -> str:
     return f"{head}\n{aligned(lines)}"
 
 
+def _ranking(scores: Mapping[str, float]) -> str:
+    ranked = sorted(scores.items(), key=lambda one: -one[1])
+    return f"rules with rows of all these seeds, by score: {', '.join(f'{name} {value:.2f}' for name, value in ranked)}"
+
+
 def _agreement(found: Sequence[float], rules: int) -> str:
     if not found:
-        return f"Kendall's tau between seeds: none of {rules} rules with rows of all seeds"
+        return "Kendall's tau between rankings takes rows of two rules for two seeds"
     return (
         f"Kendall's tau between the rankings of {rules} rules by two seeds: {fmean(found):.2f} in the mean, "
         f"{min(found):.2f} at least"

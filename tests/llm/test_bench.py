@@ -147,7 +147,8 @@ def test_a_difference_is_over_the_libraries_in_which_both_rules_have_something_t
     assert score.against("sum", ["average"], "pocket", SEEDS, rows) == []
     said = text.table("sum", "pocket", SEEDS, rows)
     assert "no other rule has rows of two of these seeds, and something to gain" in said
-    assert "none of 1 rules" in said
+    assert "by score: sum " in said
+    assert "takes rows of two rules for two seeds" in said
 
 
 def test_rankings_agree_or_do_not():
