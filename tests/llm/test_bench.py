@@ -192,6 +192,7 @@ def test_the_figure_ranks_the_rules_of_both_bases(tmp_path):
     assert "Of pocket, 3 rules have rows in every library, and so a score. Two of its seeds rank them with a " in said
     assert f"Of {other}, 3 rules have rows in every library, and so a score. Not drawn" in said
     assert "The rankings by the two bases have one of 0.33." in said
+    assert f"Of the 3 rules with a score on both, the first is sum on pocket and linear on {other}." in said
     lines = pandas.read_csv(made.files["csv"])
     scores = lines[lines["library"] == "score"].set_index(["base", "rule"])["gained"]
     assert scores["pocket", "sum"] > scores["pocket", "linear"]
