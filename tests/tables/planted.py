@@ -31,8 +31,8 @@ def two_hops():
         for seed in (0, 1)
     ]
     for experiment, layers in (("llm_bridge", "mlp"), ("llm_placement", "attention")):
-        asked = {"model": model, "setup": "2", "composition": "arrow", "prompting": "steps", "layers": layers}
-        rows += [row(experiment, [2, 2, 2, 2], **asked)]
+        asked: dict[str, Any] = {"setup": "2", "composition": "arrow", "prompting": "steps", "layers": layers}
+        rows += [row(experiment, [2, 2, 2, 2], model=model, **asked)]
     rows += [
         row("llm_bridge", [0, 1, 0, 0], setup="0", composition="arrow", prompting="direct", predicted={"at_most": 2.0})
     ]
