@@ -100,7 +100,7 @@ def _learn(options: Options, folders: list[str], examples: Sequence[tuple[str, s
     key = hashlib.sha256(repr((base.digest, options, dict(card.experts), dict(card.dials))).encode()).hexdigest()[:16]
     kept = out.with_name(f"{out.name}.{key}.learning")
     try:
-        both = learned(base, library, rule, examples, card, True, kept)
+        both = learned(base, library, rule, examples, card, None, kept)
         save(both, out)
         kept.unlink(missing_ok=True)
     except OSError as error:

@@ -1,5 +1,5 @@
 """How far a command is and how long it still takes: a bar on a terminal; in a log file, as under a batch system, a line
-a minute."""
+a minute at most."""
 
 import sys
 from collections.abc import Iterable

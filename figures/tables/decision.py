@@ -96,6 +96,7 @@ def caption(table: pandas.DataFrame) -> str:
         " rows that say how sure the experts are of their own answers; questions in forms that no prompt of the"
         " forecast has were set apart after their rows were seen. In rows of two of five skills, and in those after"
         " the mends, the first signal is a mean over prompts of its size, and an empty answer is read as its end;"
-        " before, the size of the mean was taken, and an empty answer read as a space. That was found on the pairs of"
-        f" one seed of SmolLM2, which stand apart (mended on).{kept if count else ''} Theory has no prediction here."
+        " before, the size of the mean was taken, and an empty answer read as a space. The latter was found on the"
+        f" pairs of one seed of SmolLM2, which stand apart (mended on).{kept if count else ''} Theory has no prediction"
+        " here."
     )

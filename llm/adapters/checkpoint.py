@@ -25,7 +25,7 @@ class Checkpoint:
         return load_file(self._path) if self._path and self._path.exists() else {}
 
     def offer(self, tensors: Callable[[], Mapping[str, Tensor]]) -> None:
-        """Writes them if the last write is two minutes ago."""
+        """Writes them two minutes after the last write, or after the start."""
         if self._path and time.monotonic() - self._written >= KEEP_SECONDS:
             with replacing(self._path) as writing:
                 save_file(dict(tensors()), writing)

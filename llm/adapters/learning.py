@@ -112,15 +112,15 @@ def learned(
     rule: str,
     examples: Sequence[tuple[str, str]],
     card: Card,
-    progress: bool,
+    progress: bool | None,
     kept: Path | None = None,
 ) -> Adapter:
-    """The adapter of a card; goes on from what an interrupted call left in the file `kept`. Raises SettingError as
-    `learn` does."""
+    """The adapter of a card; goes on from what an interrupted call left in the file `kept`. `progress` is what
+    `progress_bar` shows. Raises SettingError as `learn` does."""
     check_base(base, *adapters)
     said = card.dials
     knobs = {name.removeprefix("learn_"): said[name] for name in (*KNOBS, "batch", "seed") if name in said}
-    learning = Learning(bar=progress, kept=kept, **knobs)
+    learning = Learning(show=progress, kept=kept, **knobs)
     library = [dict(adapter.experts()) for adapter in adapters]
     tokens = [example(base, *pair) for pair in examples]
     own = {name: said[name] for name in TO_LEARN[rule].dials}

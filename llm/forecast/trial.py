@@ -93,8 +93,8 @@ def question_of(row: Row, unlike: Collection[str] = ()) -> str | None:
     """What a row tests; None for rows that had a part in the coefficients, for the experts' own hops, and for skills
     whose rows do not say how sure the experts are. `unlike` as in `trials`.
 
-    Rows of two skills from before the mends, whose first signal was the size of a mean and in which an empty answer was
-    read as a space, were what these were found on, and stand apart."""
+    Two skills that were forecast before the mends stand apart: the first signal was the size of a mean there, and an
+    empty answer was read as a space. The first of the mends was found on those of SmolLM2."""
     settings = row["settings"]
     if may_be_fitted(row) or settings["prompting"] in KINDS["keeps"]:
         return None

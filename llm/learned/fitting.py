@@ -33,21 +33,16 @@ Loss = Callable[[Composition, Sequence[Any]], Tensor]
 @dataclass(frozen=True)
 class Learning:
     """The knobs of learning: Adam's `rate` (0: the rule's own), falling linearly to zero over `steps` batches of
-    `batch` examples; or `tries`, how often a search may look. `seed` draws the batches and the search's points; `bar`
-    shows a bar on a terminal. `kept` is a file for what was learned so far, from which the same call goes on."""
+    `batch` examples; or `tries`, how often a search may look. `seed` draws the batches and the search's points;
+    `show` is that of `progress_bar`. `kept` is a file for what was learned so far, from which the same call goes on."""
 
     rate: int | float = 0.0
     steps: int = 100
     batch: int = 16
     tries: int = 40
     seed: int = 0
-    bar: bool = False
+    show: bool | None = False
     kept: Path | None = None
-
-    @property
-    def shown(self) -> bool | None:
-        """What `progress_bar` shows."""
-        return None if self.bar else False
 
     def __post_init__(self) -> None:
         """Raises SettingError for a knob outside its range."""
@@ -91,7 +86,7 @@ def descend(
             schedule.step()
     batches = itertools.islice(_batches(examples, learning), taken, None)
     steps = {"total": learning.steps, "initial": taken}
-    for batch in progress_bar(batches, desc="learning", unit="batch", show=learning.shown, **steps):
+    for batch in progress_bar(batches, desc="learning", unit="batch", show=learning.show, **steps):
 
         def gradient(rows: int, batch: Sequence[Any] = batch) -> float:
             optimizer.zero_grad()
@@ -130,7 +125,7 @@ def search(
             name: part.view_as(value).to(value.device) for (name, value), part in zip(start.items(), parts, strict=True)
         }
 
-    looks = progress_bar(desc="learning", total=learning.tries, unit="look", show=learning.shown)
+    looks = progress_bar(desc="learning", total=learning.tries, unit="look", show=learning.show)
     checkpoint = Checkpoint(learning.kept)
     seen = checkpoint.read().get("losses", torch.empty(0)).tolist()  # the search asks for them again in their order
     known = iter(list(seen))

@@ -133,7 +133,8 @@ def test_interrupted_learning_goes_on_to_the_same_bits(there, tmp_path, monkeypa
     monkeypatch.setattr(learned, "answer_loss", counted)
     stop = -1
     assert main([*words, f"out={tmp_path / 'whole'}"]) == 0
-    (whole, looks[:]) = (len(looks), [])
+    whole = len(looks)
+    looks.clear()
     for stop in (3, 3 + 2, whole):
         assert main([*words, f"out={tmp_path / 'parts'}"]) == (0 if stop == whole else 130)
         assert len(looks) == stop
