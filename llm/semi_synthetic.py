@@ -25,6 +25,7 @@ from lora_reuse.llm.data.births import questions as births_questions
 from lora_reuse.llm.data.facts import Triplet
 from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.latent import KEPT, Beside, hop_counts
+from lora_reuse.llm.own_answers import OWN
 from lora_reuse.llm.protocols.dials import COMPOSITIONS, CONTROLS, RULES
 from lora_reuse.llm.protocols.hops import everyone
 from lora_reuse.llm.protocols.libraries import in_one_way
@@ -74,7 +75,7 @@ class SemiSynthetic(Beside):
     )
     composition: str = setting(
         "average",
-        Choice(*COMPOSITIONS, *CONTROLS, *RULES),
+        Choice(*COMPOSITIONS, *CONTROLS, *RULES, *OWN),
         "how the library is composed",
         grid=(*COMPOSITIONS, "arrow:swapped", "base"),
     )

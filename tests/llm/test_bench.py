@@ -1,5 +1,6 @@
 """The reuse bench: its score by hand and over many draws, its comparisons, its cells among the committed rows."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -18,7 +19,7 @@ from lora_reuse.llm.bench.libraries import LIBRARIES, cells
 from lora_reuse.llm.bench.score import Gained, InLibrary, agreement
 from lora_reuse.runs.grid import hash_of, settings_of
 from lora_reuse.runs.rows import SCHEMA, load_rows
-from lora_reuse.runs.settings import SettingError
+from lora_reuse.runs.settings import Choice, SettingError
 
 ROOT = Path(__file__).parents[2]
 SEEDS = range(Options.first_seed, Options.first_seed + Options.seeds)
@@ -233,6 +234,17 @@ def test_committed_rows_are_those_of_the_bench(name, folder):
         assert these
         for one in (these.asked, these.ceiling):
             assert {hash_of(one.protocol.experiment, (one.point, seed)) for seed in SEEDS} <= there
+
+
+@pytest.mark.parametrize("model", ["pocket", "smollm2"])
+@pytest.mark.parametrize("rule", ["sum", "ties", "cat:own", "moe:own"])
+def test_each_row_of_the_bench_is_one_of_its_protocols_command(rule, model):
+    """The same row can be made without the bench: the command takes every one of its settings."""
+    for one in measure.every_cell([rule], model):
+        for field in dataclasses.fields(one.point):
+            kind, value = field.metadata["kind"], getattr(one.point, field.name)
+            if isinstance(kind, Choice) and value != "alone":  # of a library of one, whatever composition= says
+                assert value in kind.words, (one.protocol.name, field.name)
 
 
 def test_a_rule_of_other_experts_is_refused():
