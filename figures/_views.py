@@ -5,6 +5,7 @@ All numbers are made here, with the functions that the tables of a command use. 
 
 import dataclasses
 import re
+import string
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,12 +49,13 @@ WORDS = {
 }
 """What stands behind a value in its list."""
 RULE = "composition"
+BASE_36 = string.digits + string.ascii_lowercase
 FIELDS = (
     *("at", "hits", "total", "share", "each", "of", "theory", "paper", "void", "ends", "chance"),
     *("controls", "rows", "commands", "sample"),
 )
-"""What a cell is, in this order. `each` are the hits of its seeds where there are several, and `of` how many questions
-each was asked, one number where all were asked as many."""
+"""What a cell is, in this order. `at` has a digit of base 36 for its place on each axis. `each` are the hits of its
+seeds where there are several, and `of` how many questions each was asked, one number where all were asked as many."""
 
 
 class Cell(NamedTuple):
@@ -102,7 +104,8 @@ def _view(protocol: Protocol, sources: Sequence[Source], sample: Mapping[str, An
             for control in protocol.controls(cell.point)
             if (at := (dataclasses.replace(cell.point, **control.settings), cell.weights)) in places
         ]
-        told = {"at": [list(axis["values"]).index(cell.at(axis["name"])) for axis in axes], "controls": controls}
+        at = "".join(BASE_36[list(axis["values"]).index(cell.at(axis["name"]))] for axis in axes)
+        told = {"at": at, "controls": controls}
         told |= _numbers(protocol, cell, verdict.void, verdict.unmeasured)
         told |= {"rows": ";".join(_rows(cell, sources[0].file))}
         made = dict.fromkeys(source.row["provenance"]["command"] for source in cell.rows)

@@ -62,9 +62,10 @@ def data(rows: Rows) -> pandas.DataFrame:
                 lines.append(
                     said | {"asked": "own"} | _shown(_groups.both_hops(group, mine[choice, examples, rule, "second"]))
                 )
-    order = {name: i for i, name in enumerate((*ASKED, *CHOICES))}
+    order = {name: i for i, name in enumerate((*map(named.get, about), *ASKED, *CHOICES))}
     key = ["model", "composition", "asked", "choice", "examples"]
-    return pandas.DataFrame(lines).sort_values(key, key=lambda it: it.map(order) if it.name in key[2:4] else it)
+    ordered = ("model", "asked", "choice")
+    return pandas.DataFrame(lines).sort_values(key, key=lambda it: it.map(order) if it.name in ordered else it)
 
 
 def _examples(setup: str, group: pandas.DataFrame) -> str:
@@ -77,22 +78,25 @@ def _shown(group: pandas.DataFrame) -> dict[str, Any]:
 
 
 def draw(table: pandas.DataFrame, figure: Figure) -> None:
-    """A column a rule that answers anything, the steps above and the own hops below; a line a choice over the numbers
-    of examples, which stand at equal distances."""
+    """Two rows of panels a model, the steps above and the own hops below; a column a rule that answers anything, and a
+    line a choice over the numbers of examples, which stand at equal distances."""
     steps = table[table["asked"] == "steps"]
-    heard = steps[steps["percent"] > 0]
-    panels = list(dict.fromkeys(zip(heard["model"], heard["composition"], strict=True)))
-    style.height(figure, 4.2)
-    grid = figure.subplots(2, len(panels), squeeze=False, sharex="col", sharey="row", height_ratios=(3, 2))
-    for i, (model, rule) in enumerate(panels):
-        part = table[(table["model"] == model) & (table["composition"] == rule)]
-        for axes, asked in zip(grid[:, i], ASKED, strict=True):
-            _lines(axes, part[part["asked"] == asked], sorted(part["examples"].unique()))
-        several = table["model"].nunique() > 1
-        style.title(grid[0, i], "abcdefgh"[i], f"{model}, {rule}" if several else rule)
-        grid[1, i].set_xlabel("examples of the bridge")
-    for axes, label in zip(grid[:, 0], ASKED.values(), strict=True):
-        axes.set_ylabel(label)
+    heard = steps[steps["percent"] > 0].groupby("model", sort=False)["composition"].unique()
+    style.height(figure, 0.6 + 3.4 * len(heard))
+    parts = figure.subfigures(len(heard), 1, squeeze=False)[:, 0]
+    letters = iter("abcdefgh")
+    for model, rules, part in zip(heard.index, heard, parts, strict=True):
+        grid = part.subplots(2, len(rules), squeeze=False, sharex="col", sharey="row", height_ratios=(3, 2))
+        for rule, column in zip(rules, grid.T, strict=True):
+            own = table[(table["model"] == model) & (table["composition"] == rule)]
+            for axes, asked in zip(column, ASKED, strict=True):
+                _lines(axes, own[own["asked"] == asked], sorted(own["examples"].unique()))
+            style.title(column[0], next(letters), rule)
+            column[1].set_xlabel("examples of the bridge")
+        for axes, label in zip(grid[:, 0], ASKED.values(), strict=True):
+            axes.set_ylabel(label)
+        if len(heard) > 1:
+            part.suptitle(model, x=0.01, ha="left")
     style.legend(
         figure, 5, *_shares.seed_handle(table), *([_shares.void_handle()] if _shares.void(table).any() else [])
     )
@@ -121,7 +125,13 @@ def caption(table: pandas.DataFrame) -> str:
     """What the lines are, and which of them reach the joint adapter."""
     steps = table[(table["asked"] == "steps") & (table["examples"] > 0)]
     reached = steps[steps["percent"] >= ENOUGH * steps["joint"]]
-    said = "; ".join(f"{it.composition} with {it.examples} {it.choice} ones" for it in reached.itertuples())
+    several = table["model"].nunique() > 1
+    of = lambda it: f"{it.model}'s " if several else ""  # noqa: E731
+    said = "; ".join(f"{of(it)}{it.composition} with {it.examples} {it.choice} ones" for it in reached.itertuples())
+    joint = " and ".join(
+        f"{share:.0f} %" + (f" of {model}" if several else "")
+        for model, share in steps.groupby("model", sort=False)["joint"].first().items()
+    )
     none = sorted(set(steps["composition"]) - set(steps[steps["percent"] > 0]["composition"]))
     silent = f" Not drawn, because nothing is right, is {' and '.join(none)}." if none else ""
     return f"""Two adapters of one hop each are composed, of which the first has so many examples of a bridge beside its
@@ -129,6 +139,6 @@ def caption(table: pandas.DataFrame) -> str:
         two-hop question answered step by step in wordings that come once each; random ones are drawn from the bridge of
         setup 2, of which one in three is step by step. The last number is that whole bridge (setup 4), and none is
         setup 0. Above, held-out two-hop questions asked step by step; the dotted line is 90 % of what one adapter on
-        all data answers ({steps["joint"].iloc[0]:.0f} %). Below, the one-hop questions of both adapters under the same
+        all data answers ({joint}). Below, the one-hop questions of both adapters under the same
         rule. {_shares.MEANING} The dotted line is reached by {said or "none of these"}.{silent}
         {_shares.told_void(table)}"""

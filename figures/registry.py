@@ -23,7 +23,7 @@ from lora_reuse.runs.files import write
 from lora_reuse.runs.settings import SettingError
 
 FRAMEWORK = ("explore", "registry", "report", "rows", "style", "tables")
-DOTS_PER_INCH = 200
+DOTS_PER_INCH = 180
 
 
 @dataclass(frozen=True)

@@ -194,9 +194,9 @@ def _rows(cited: dict[str, list[str]], sources: Mapping[str, Source], folder: st
         if first in sources:
             source = sources[first]
             found = [sources[name] for name in hashes if name in sources]
-            places = [f"{other.line}" + (f" of {other.file}" if other.file != source.file else "") for other in found]
+            places = [f"{other.line}" + (f" ({other.file})" if other.file != source.file else "") for other in found]
             key = (source.row["experiment"], source.row["provenance"]["command"], source.file)
-            groups.setdefault(key, []).append(f'<a id="row-{first}"></a>{", ".join(places)}')
+            groups.setdefault(key, []).append(f'<a id="row-{first}"></a>{" ".join(places)}')
     lines = [
         "## Rows",
         "",
