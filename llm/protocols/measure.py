@@ -11,11 +11,14 @@ import torch
 from safetensors import SafetensorError
 from transformers.utils import logging
 
+from lora_reuse.llm.adapters.modules import target_modules
+from lora_reuse.llm.adapters.places import in_layer, refuse_idle
 from lora_reuse.llm.adapters.training import expert
 from lora_reuse.llm.decoding.models import Base, load_base
 from lora_reuse.llm.decoding.names import place_of
 from lora_reuse.llm.pocket import switches
 from lora_reuse.llm.protocols.ask import ask
+from lora_reuse.llm.protocols.dials import read_by
 from lora_reuse.llm.protocols.protocol import Protocol, base_key, trained_by
 from lora_reuse.llm.protocols.settings import Options
 from lora_reuse.llm.protocols.workers import pool, worker_count
@@ -30,14 +33,16 @@ def measure(protocol: Protocol, todo: list[list[Cell]], options: Options) -> Row
     """Trains the experts of groups of cells, each once, asks every cell, and appends its row to those in
     `options.out`, which are returned."""
     source = provenance("torch", "transformers", "peft", "safetensors")
-    bases = {base_key(point): point for group in todo for point, _ in group}
+    bases: dict[Any, list[Any]] = {}
+    for group in todo:
+        bases.setdefault(base_key(group[0][0]), []).extend(point for point, _ in group)
     order = list(bases)
     todo = sorted(todo, key=lambda group: order.index(base_key(group[0][0])))  # each base is loaded once for all of it
     specs = trained_by(protocol, [cell for group in todo for cell in group])
     with pool(worker_count(options)) as run:
         # A model that cannot be read is refused before anything is written. The first to be used is loaded last, and
         # stays.
-        for _ in run([(_try_base, (point, options)) for point in reversed(bases.values())]):
+        for _ in run([(_try_base, (points, options)) for points in reversed(bases.values())]):
             pass
         rows = rows_of(protocol.experiment, options)
         jobs = [(train_one, (point, spec, options)) for (_, spec), point in specs.items()]
@@ -71,8 +76,15 @@ def base_of(point: Any, options: Options) -> Base:
     return _loaded[key]
 
 
-def _try_base(point: Any, options: Options) -> None:
-    base_of(point, options)
+def _try_base(points: list[Any], options: Options) -> None:
+    """Raises SettingError for a base that cannot be read, and for weights by layers that do not fit its adapters."""
+    base = base_of(points[0], options)
+    weighted = [point for point in points if "weights" in read_by(getattr(point, "composition", ""))]
+    for layers, weights in {(one.layers, one.weights) for one in weighted if isinstance(one.weights, str)}:
+        modules = [name for place in layers.split("/") for name in target_modules(base.model, place)]
+        refuse_idle(weights, modules)
+        for name in modules:
+            in_layer(weights, name)
 
 
 def train_one(point: Any, spec: Any, options: Options) -> None:

@@ -102,6 +102,22 @@ def test_an_expert_without_a_place_is_refused_in_one_line(folder, tmp_path, caps
     assert not (tmp_path / "rows").exists()
 
 
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ("0-1=1:0/2-9=0:1", "and no adapter has a module in layers 2-9; allowed: layers from 0 to 1"),
+        ("0-0=1:0", "which says nothing of model.layers.1.mlp.gate_proj; allowed: weights for layer 1, too"),
+    ],
+)
+def test_weights_by_layers_that_do_not_fit_are_refused_before_anything_is_trained(
+    weights, said, folder, tmp_path, capsys
+):
+    words = [f"model={folder}", *SMALL, "library=2-combination", f"out={tmp_path / 'rows'}"]
+    assert main(PROTOCOL, [*words, "composition=sum,average,cat", f"weights={weights}"]) == 2
+    assert f"llm.latent: weights: got {weights}, {said}" in capsys.readouterr().err
+    assert not (tmp_path / "rows" / "experts").exists()
+
+
 def test_theory_has_no_bound_where_expert_1_is_below_expert_2():
     bounds = {said: latent.bound(Latent(triplets=10, layers=said)) for said in ("lower/upper", "0-1/2-3", "0-2/2-3")}
     assert bounds == {"lower/upper": None, "0-1/2-3": None, "0-2/2-3": None}
