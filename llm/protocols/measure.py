@@ -19,7 +19,7 @@ from lora_reuse.llm.decoding.names import place_of
 from lora_reuse.llm.pocket import switches
 from lora_reuse.llm.protocols.ask import ask
 from lora_reuse.llm.protocols.dials import read_by
-from lora_reuse.llm.protocols.protocol import Protocol, base_key, trained_by
+from lora_reuse.llm.protocols.protocol import Protocol, base_key, library_of, trained_by
 from lora_reuse.llm.protocols.settings import Options
 from lora_reuse.llm.protocols.workers import pool, worker_count
 from lora_reuse.runs.grid import Cell, rows_of, settings_of
@@ -33,16 +33,16 @@ def measure(protocol: Protocol, todo: list[list[Cell]], options: Options) -> Row
     """Trains the experts of groups of cells, each once, asks every cell, and appends its row to those in
     `options.out`, which are returned."""
     source = provenance("torch", "transformers", "peft", "safetensors")
-    bases: dict[Any, list[Any]] = {}
+    bases: dict[Any, list[Cell]] = {}
     for group in todo:
-        bases.setdefault(base_key(group[0][0]), []).extend(point for point, _ in group)
+        bases.setdefault(base_key(group[0][0]), []).extend(group)
     order = list(bases)
     todo = sorted(todo, key=lambda group: order.index(base_key(group[0][0])))  # each base is loaded once for all of it
     specs = trained_by(protocol, [cell for group in todo for cell in group])
     with pool(worker_count(options)) as run:
         # A model that cannot be read is refused before anything is written. The first to be used is loaded last, and
         # stays.
-        for _ in run([(_try_base, (points, options)) for points in reversed(bases.values())]):
+        for _ in run([(_try_base, (protocol, cells, options)) for cells in reversed(bases.values())]):
             pass
         rows = rows_of(protocol.experiment, options)
         jobs = [(train_one, (point, spec, options)) for (_, spec), point in specs.items()]
@@ -76,15 +76,20 @@ def base_of(point: Any, options: Options) -> Base:
     return _loaded[key]
 
 
-def _try_base(points: list[Any], options: Options) -> None:
-    """Raises SettingError for a base that cannot be read, and for weights by layers that do not fit its adapters."""
-    base = base_of(points[0], options)
-    weighted = [point for point in points if "weights" in read_by(getattr(point, "composition", ""))]
-    for layers, weights in {(one.layers, one.weights) for one in weighted if isinstance(one.weights, str)}:
-        modules = [name for place in layers.split("/") for name in target_modules(base.model, place)]
-        refuse_idle(weights, modules)
-        for name in modules:
-            in_layer(weights, name)
+def _try_base(protocol: Protocol, cells: list[Cell], options: Options) -> None:
+    """Raises SettingError for a base that cannot be read, and for weights by layers that do not fit the experts which
+    are to be trained on it; those in folders say themselves where they sit."""
+    base = base_of(cells[0][0], options)
+    for point, seed in cells:
+        weights = point.weights if "weights" in read_by(getattr(point, "composition", "")) else None
+        if not isinstance(weights, str):
+            continue
+        experts = library_of(protocol, point, seed)
+        if not any(isinstance(spec, str) for spec in experts):
+            modules = [name for spec in experts for name in target_modules(base.model, spec.training.layers)]
+            refuse_idle(weights, modules)
+            for name in modules:
+                in_layer(weights, name)
 
 
 def train_one(point: Any, spec: Any, options: Options) -> None:

@@ -285,15 +285,19 @@ def model(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def folders(model, tmp_path_factory) -> list[Path]:
+    return adapters(model, tmp_path_factory.mktemp("adapters"), "mlp")
+
+
+def adapters(model: Path, out: Path, layers: str) -> list[Path]:
+    """Folders of two random adapters in a place."""
     base = load_base(str(model))
-    out = tmp_path_factory.mktemp("adapters")
     random = torch.Generator().manual_seed(0)
     modules: dict[str, Any] = dict(base.model.named_modules())
     for name in ("a", "b"):
         size = lambda module: (modules[module].out_features, modules[module].in_features)  # noqa: E731
         draw = lambda count: torch.randn(count, 2, generator=random)  # noqa: E731
         save_expert(
-            {m: LowRank(draw(size(m)[0]), draw(size(m)[1])) for m in target_modules(base.model, "mlp")},
+            {m: LowRank(draw(size(m)[0]), draw(size(m)[1])) for m in target_modules(base.model, layers)},
             out / name,
             str(model),
         )
@@ -324,6 +328,15 @@ def test_adapters_of_any_folder_are_asked_from_the_command(model, folders, tmp_p
         assert list(row["provenance"].get("adapters", {})) == listed
     assert main(continent.PROTOCOL, words) == 0
     assert "0 new, 8 from before" in capsys.readouterr().out
+
+
+def test_weights_by_layers_are_those_of_the_layers_where_the_folders_adapters_sit(model, tmp_path, capsys):
+    one, two = adapters(model, tmp_path, "lower")
+    words = [f"model={model}", f"data={kilt(tmp_path / 'kilt.jsonl')}", f"library={one}+{two}", "workers=1"]
+    words += ["composition=cat", "answer_tokens=4", f"out={tmp_path}"]
+    assert main(continent.PROTOCOL, [*words, "weights=0-0=1:0.5"]) == 0, capsys.readouterr().err
+    assert main(continent.PROTOCOL, [*words, "weights=0-0=1:0.5/1-1=1:1"]) == 2
+    assert "no adapter has a module in layers 1-1; allowed: layers from 0 to 0" in capsys.readouterr().err
 
 
 def test_the_stand_in_runs_offline(model, tmp_path, capsys):
