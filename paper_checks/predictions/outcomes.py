@@ -39,11 +39,14 @@ class Outcome:
         return any(test.rows for test in (*self.tests, *self.exploration))
 
     @property
-    def verdict(self) -> "Verdict | Literal['no rows yet', 'exploration']":
-        """`exploration` where there are rows and none of them tests the prediction."""
+    def verdict(self) -> "Verdict | Literal['no rows yet', 'exploration', 'shown']":
+        """`exploration` where there are rows and none of them tests the prediction; `shown` where those that would are
+        of settings for which nothing is predicted."""
         if not self.rows:
             return "no rows yet"
-        return together(self.verdicts) if any(test.rows for test in self.tests) else "exploration"
+        if not any(test.rows for test in self.tests):
+            return "exploration"
+        return together(self.verdicts) if any(test.rows for test in self.tests if test.predicted) else "shown"
 
 
 def compare(rows: Sequence[Mapping[str, Any]]) -> list[Outcome]:

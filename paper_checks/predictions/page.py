@@ -31,6 +31,7 @@ person of ten for P10, and none where a threshold stands half-way between the th
 same composition, or no row asks for it: wrong answers then say nothing of composing. Void tests are left out of a \
 prediction's verdict. |
 | exploration | All rows are older than the prediction, or of a seed that had been looked at. |
+| shown | All rows are of settings for which nothing is predicted. |
 
 Intervals are of 95 %, over seeds (`llm.scoring.intervals`). Shares are of triplets, each of which counts with the \
 share of its prompts that is right."""
@@ -82,7 +83,7 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
 
 def _evidence(outcome: Outcome) -> list[str]:
     rows = outcome.parted
-    lines = [_summary(outcome), ""] if rows.tests else []
+    lines = [_summary(outcome), ""] if rows.tests and outcome.verdict != "shown" else []
     lines.append(f"Tested on {units(rows.tests)} (people and seeds)." if rows.tests else "No row tests it.")
     if rows.exploration:
         why = "; ".join(f"{count} {reason}" for reason, count in rows.reasons.items())
@@ -98,6 +99,8 @@ def _evidence(outcome: Outcome) -> list[str]:
         said = (
             ""
             if verdict in ("", "shown")
+            else "no rows yet"
+            if not (test.rows or test.void)
             else f"{verdict}: {test.void}"
             if verdict == "void"
             else f"**{verdict}**"
@@ -111,13 +114,16 @@ def _evidence(outcome: Outcome) -> list[str]:
 
 
 def _summary(outcome: Outcome) -> str:
-    """How many tests have each verdict, and which are refuted."""
-    counts = Counter(verdict for verdict in outcome.verdicts if verdict != "shown")
+    """How many tests have each verdict, and how many no rows; which are refuted."""
+    judged = [each for each in zip(outcome.tests, outcome.verdicts, strict=True) if each[1] != "shown"]
+    counts = Counter(verdict if test.rows or test.void else "without rows" for test, verdict in judged)
     said = ", ".join(
-        f"{counts[verdict]} {verdict}" for verdict in ("refuted", "undecided", "supported", "void") if counts[verdict]
+        f"{counts[verdict]} {verdict}"
+        for verdict in ("refuted", "undecided", "supported", "void", "without rows")
+        if counts[verdict]
     )
-    refuted = [test for test, verdict in zip(outcome.tests, outcome.verdicts, strict=True) if verdict == "refuted"]
-    return f"Of {sum(counts.values())} tests: {said}." + "".join(f" Refuted: {_said(test)}." for test in refuted)
+    refuted = [test for test, verdict in judged if verdict == "refuted"]
+    return f"Of {len(judged)} tests: {said}." + "".join(f" Refuted: {_said(test)}." for test in refuted)
 
 
 def _said(test: Test) -> str:

@@ -150,3 +150,26 @@ def test_the_command_refuses_in_one_line(tmp_path, capsys):
     assert "did you mean 'rows'?" in capsys.readouterr().err
     assert __main__.main(["--help"]) == 0
     assert "predictions.md" in capsys.readouterr().out
+
+
+def test_rows_of_settings_without_a_prediction_are_shown_and_decide_nothing(rows, registered):
+    """P9 says something of sixteen examples: rows of 46 alone are no evidence that could not decide."""
+    found = judged_on(rows, registered, "P9", examples=46)
+    assert found.verdict == "shown"
+    text = page.markdown([found])
+    assert "[shown](#p9-toy--01234567-)" in text
+    assert "| 16 examples, arrow_after: compiled less random | 0 points or more |  | no rows yet |  |" in text
+    assert "Of 1 tests" not in text
+
+
+def test_a_test_without_rows_is_not_counted_as_undecided(rows, registered):
+    found = judged_on([one for one in rows if one["settings"].get("triplets") != 10], registered, "P7")
+    assert found.verdict == "undecided"
+    assert "Of 2 tests: 1 supported, 1 without rows." in page.markdown([found])
+
+
+def judged_on(rows, registered, id, **settings):
+    """The outcome of a prediction on the toy's rows with other settings."""
+    changed = [{**one, "settings": one["settings"] | settings} for one in made_at(rows, registered[1])]
+    (found,) = (o for o in outcomes.compare(changed) if (o.model, o.prediction.id) == ("toy (01234567)", id))
+    return found
