@@ -75,17 +75,19 @@ def surprise(
 class _Surprise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, told: Tensor, weights: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        spoken = torch.log_softmax(logits, -1, dtype=torch.float32)
-        ctx.save_for_backward(spoken, told, weights)
+        most = logits.amax(-1, keepdim=True)
+        grown = (logits - most.float()).exp_()  # once: the gradient takes the softmax from it, too
+        total = grown.sum(-1)
+        ctx.save_for_backward(grown, total, told, weights)
         ctx.dtype = logits.dtype
-        return -(spoken.gather(1, told[:, None])[:, 0] * weights).sum()
+        return ((total.log() + (most - logits.gather(1, told[:, None])).float()[:, 0]) * weights).sum()
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        spoken, told, weights = ctx.saved_tensors
-        grown = weights * dy
-        d = spoken.exp().mul_(grown[:, None])
-        d.scatter_add_(1, told[:, None], -grown[:, None])
+        grown, total, told, weights = ctx.saved_tensors
+        shares = weights * dy
+        d = grown * (shares / total)[:, None]
+        d.scatter_add_(1, told[:, None], -shares[:, None])
         return d.to(ctx.dtype), None, None
 
 

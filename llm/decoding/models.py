@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from lora_reuse.llm.decoding.gguf import described, is_gguf, read_once
 from lora_reuse.llm.decoding.names import digest
+from lora_reuse.llm.decoding.pages import keep_freed
 from lora_reuse.llm.decoding.reading import (
     commit_of,
     here,
@@ -92,6 +93,8 @@ def load_base(
     if dtype == "auto" and place == "cpu":
         # CPUs multiply half-precision matrices slowly, mostly by emulation, and sum them with less care than a GPU.
         dtype = "float32"
+    if place == "cpu":
+        keep_freed()
     with read_once():
         config = read_config(model, where, source)
         tokenizer = read_tokenizer(model, where, source)
