@@ -10,8 +10,8 @@ def keep_freed() -> None:
     """With glibc, up to 1 GiB of what this process frees stays with it, in pieces of 128 MiB at most. Elsewhere nothing
     changes.
 
-    By default large tensors go back to the system when they are freed, and the next ones are faulted in page by page:
-    42,000 of them in each training step of SmolLM2-135M, some 7 % of its time.
+    By default large tensors go back to the system when they are freed, and the next ones are faulted in page by page,
+    tens of thousands of them in a training step of SmolLM2-135M.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
