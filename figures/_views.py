@@ -4,6 +4,7 @@ numbers, its controls, its rows and its sample of answers.
 All numbers are made here, with the functions that the tables of a command use. The page only chooses among cells."""
 
 import dataclasses
+import json
 import re
 import string
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,12 +51,12 @@ WORDS = {
 """What stands behind a value in its list."""
 RULE = "composition"
 BASE_36 = string.digits + string.ascii_lowercase
-FIELDS = (
-    *("at", "hits", "total", "share", "each", "of", "theory", "paper", "void", "ends", "chance"),
-    *("controls", "rows", "commands", "sample"),
-)
+OWN_FIELDS = ("at", "each", "controls", "rows", "sample")
+SHARED_FIELDS = ("hits", "total", "share", "of", "theory", "paper", "void", "ends", "chance", "commands")
+FIELDS = (*OWN_FIELDS, *SHARED_FIELDS)
 """What a cell is, in this order. `at` has a digit of base 36 for its place on each axis. `each` are the hits of its
-seeds where there are several, and `of` how many questions each was asked, one number where all were asked as many."""
+seeds where there are several, and `of` how many questions each was asked, one number where all were asked as many. What
+stands in SHARED_FIELDS is the same in many cells: a cell has the number of its place in the view's list of them."""
 
 
 class Cell(NamedTuple):
@@ -96,6 +97,7 @@ def _view(protocol: Protocol, sources: Sequence[Source], sample: Mapping[str, An
     judged = iter(verdicts(protocol, [source.row for cell in cells for source in cell.rows]))
     commands: dict[str, int] = {}
     names: dict[str, int] = {}
+    shared: dict[str, int] = {}
     shown = []
     for cell in cells:
         verdict, *_ = [next(judged) for _ in cell.rows]  # that of a row is that of its cell
@@ -111,7 +113,8 @@ def _view(protocol: Protocol, sources: Sequence[Source], sample: Mapping[str, An
         made = dict.fromkeys(source.row["provenance"]["command"] for source in cell.rows)
         told |= {"commands": [commands.setdefault(command, len(commands)) for command in made]}
         told |= {"sample": _sample(cell, sample)}
-        shown.append([told[name] for name in FIELDS])
+        place = shared.setdefault(json.dumps([told[name] for name in SHARED_FIELDS]), len(shared))
+        shown.append([*(told[name] for name in OWN_FIELDS), place])
     data = {getattr(cell.point, "data", "") for cell in cells}
     ours = [what for name, what in OWN.get(protocol.experiment, {}).items() if name in data]
     stand_in = f" The data are a stand-in of this project's: {'; '.join(ours)}." if ours else ""
@@ -122,8 +125,15 @@ def _view(protocol: Protocol, sources: Sequence[Source], sample: Mapping[str, An
         "axes": axes,
         "commands": list(commands),
         "controls": list(names),
+        "shared": [json.loads(each) for each in shared],
         "cells": shown,
     }
+
+
+def cells_of(view: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The cells of a view by the names of their fields."""
+    whole = ([*own, *view["shared"][place]] for *own, place in view["cells"])
+    return [dict(zip(FIELDS, cell, strict=True)) for cell in whole]
 
 
 def _marked(cell: Cell, control: Control) -> list[int]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_reuse.figures._html import DIGITS, filled
-from lora_reuse.figures._views import FIELDS, RULE, Source, views
+from lora_reuse.figures._views import FIELDS, RULE, Source, cells_of, views
 
 PAGE = Path(__file__).with_name("explore_page.html")
 START = {"protocol": "bridge", "model": "pocket", "setup": "2", "prompting": "steps", "split": "test"}
@@ -42,7 +42,7 @@ def _each(cell: Mapping[str, Any]) -> str:
 
 def _table(view: Mapping[str, Any]) -> str:
     """The lines that are shown first, as the page's own script makes them."""
-    cells = [dict(zip(FIELDS, cell, strict=True)) for cell in view["cells"]]
+    cells = cells_of(view)
     kept, said = cells, []
     for i, axis in enumerate(axis for axis in view["axes"] if axis["name"] != RULE):
         values, counts = list(axis["values"]), Counter[int]()

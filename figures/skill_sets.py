@@ -22,35 +22,48 @@ PANELS = {"pairs": "two skills, sum", "fact": "the fact and forms", "forms": "fo
 PAIRS_BY = "sum"
 ALONE = {"mixed": "joint", "oracle": "oracle"}
 LABELS = {"joint": "one expert on all data"}
+RULES = ("sum", "average", "arrow_after", "linear", "knots", "iso_c")
+"""Whose lines can be told apart: the paper's of those that answer, and others of the literature that answer most. All
+stand in the table *skill_rules*."""
+
+
+Together = dict[tuple[str, str, str, str], list[pandas.DataFrame]]
 
 
 def data(rows: Rows) -> pandas.DataFrame:
     """Shares of right answers in percent by model, panel, skills and composition: of each pair under the sum, and of
-    all sets of so many skills together, with the fact or without it. A set that is void is left out of them, and so is
-    a rule that was not asked all sets that others were."""
+    all sets of so many skills together, with the fact or without it, under RULES and what they are compared with."""
+    sets, about = together(rows)
+    sets = {key: own for key, own in sets.items() if key[3] in (*RULES, *CONTROLS, *ALONE.values())}
+    found = _cells.of_groups({key: as_one(own) for key, own in sets.items()}, about)
+    lines = []
+    for label, model in _cells.models(found, {}).items():
+        for key, own in sets.items():
+            if key[0] == model:
+                cell = _shares.shown(_cells.cell(found, key, "", (math.nan, math.nan), ""), math.nan)
+                said = dict(zip(("panel", "skills", "composition"), key[1:], strict=True))
+                lines.append({"model": label} | said | {"sets": len(_sound(own))} | cell)
+    return pandas.DataFrame(lines).drop(columns=["reported", "chance"])
+
+
+def together(rows: Rows) -> tuple[Together, dict[str, str]]:
+    """The sets of so many skills, by model, with the fact or without it, their number and the composition, and each
+    pair under the sum by its name; and what the rows of each model are. A rule that was not asked all sets that others
+    were is left out there."""
     groups, about = _groups.grouped(rows, ["llm_skill_sets"], AXES)
-    together: dict[tuple[str, ...], list[pandas.DataFrame]] = {}
+    found: Together = {}
     for (model, asked, library, composition), group in groups.items():
         skills = asked.split("+")
         if len(skills) < 2 or library not in ("none", "asked", *ALONE):
             continue
         rule = ALONE.get(library, composition)
-        together.setdefault((model, "fact" if HOMES in skills else "forms", str(len(skills)), rule), []).append(group)
+        found.setdefault((model, "fact" if HOMES in skills else "forms", str(len(skills)), rule), []).append(group)
         if len(skills) == 2 and rule == PAIRS_BY:
-            together[model, "pairs", asked, rule] = [group]
-    if not together:
+            found[model, "pairs", asked, rule] = [group]
+    if not found:
         raise rows.missing("llm_skill_sets")
-    most = {key[:3]: max(len(sets) for other, sets in together.items() if other[:3] == key[:3]) for key in together}
-    together = {key: sets for key, sets in together.items() if len(sets) == most[key[:3]]}
-    found = _cells.of_groups({key: _as_one(sets) for key, sets in together.items()}, about)
-    lines = []
-    for label, model in _cells.models(found, {}).items():
-        for key, sets in together.items():
-            if key[0] == model:
-                cell = _shares.shown(_cells.cell(found, key, "", (math.nan, math.nan), ""), math.nan)
-                said = dict(zip(("panel", "skills", "composition"), key[1:], strict=True))
-                lines.append({"model": label} | said | {"sets": len(_sound(sets))} | cell)
-    return pandas.DataFrame(lines).drop(columns=["reported", "chance"])
+    most = {key[:3]: max(len(sets) for other, sets in found.items() if other[:3] == key[:3]) for key in found}
+    return {key: sets for key, sets in found.items() if len(sets) == most[key[:3]]}, about
 
 
 def _sound(sets: list[pandas.DataFrame]) -> list[pandas.DataFrame]:
@@ -58,8 +71,9 @@ def _sound(sets: list[pandas.DataFrame]) -> list[pandas.DataFrame]:
     return [group for group in sets if not any(group["void"])]
 
 
-def _as_one(sets: list[pandas.DataFrame]) -> pandas.DataFrame:
-    """The rows of several sets as one a seed. The sets ask about the same people, who are right or wrong together."""
+def as_one(sets: list[pandas.DataFrame]) -> pandas.DataFrame:
+    """The rows of several sets as one a seed: of those whose controls held, or where none did of all. The sets ask
+    about the same people, who are right or wrong together."""
     every = pandas.concat(_sound(sets) or sets)
     merged = every.groupby("settings.seed", as_index=False).first()
     for name in ("hits", "total"):

@@ -13,6 +13,7 @@ import pytest
 
 from lora_reuse.figures import _cells, _groups, explore
 from lora_reuse.figures._html import DIGITS
+from lora_reuse.figures._views import cells_of
 from lora_reuse.figures.rows import Rows, sources
 from lora_reuse.llm.scoring.intervals import over_seeds
 from tests.browser import browser as browser
@@ -228,7 +229,7 @@ def test_every_cell_can_be_reached_and_every_row_is_there_once(whole):
     data = json.loads(*re.findall(r'<script id="data"[^>]*>(.*)</script>', whole.read_text()))
     hashes = []
     for protocol in data["protocols"]:
-        cells = [dict(zip(data["fields"], cell, strict=True)) for cell in protocol["cells"]]
+        cells = cells_of(protocol)
         assert len({tuple(cell["at"]) for cell in cells}) == len(cells)
         hashes += [one.split()[0] for cell in cells for one in cell["rows"].split(";")]
     asked = [

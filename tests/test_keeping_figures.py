@@ -7,6 +7,7 @@ import pytest
 
 from lora_reuse.figures import registry
 from lora_reuse.figures.rows import MissingRows, Rows
+from lora_reuse.figures.tables import skill_rules
 from lora_reuse.llm.data.skill_sets import FORMS
 from tests.drawn_figures import whole
 from tests.rows_of_models import row, write
@@ -134,6 +135,7 @@ def test_sets_of_as_many_skills_are_taken_together_seed_by_seed(tmp_path):
     for one in rows:  # as rows are on disk: without what is at its default
         del one["settings"]["learn_share"]
     rows += [row("llm_skill_sets", [1, 1], asked="code+style", composition="cat:own", learn_share=0.2)]
+    rows += [skilled("code+style", [2, 1], composition="lego")]
     module, table = of("skill_sets", write(tmp_path / "rows", *rows))
     cells = table.set_index(["panel", "skills", "composition"])
     fact = cells.loc[("fact", "2", "sum")]
@@ -145,6 +147,17 @@ def test_sets_of_as_many_skills_are_taken_together_seed_by_seed(tmp_path):
     assert cells.loc[("pairs", "homes+call", "sum"), "void"] == "call alone got 0 of 4"
     assert cells.loc[("fact", "2", "joint"), "percent"] == 50
     assert ("forms", "2", "cat:own") not in cells.index  # it learned from more than others
+    assert ("forms", "2", "lego") not in cells.index  # which is in the table alone
+    by_rule = skill_rules.table(Rows(tmp_path / "rows", module.NEEDS))
+    (model,) = by_rule.index.unique("model")
+    assert by_rule.loc[model, "lego", "two forms"][["hits", "total", "by_seed"]].tolist() == [3, 4, "75"]
+    both = "two skills, the fact among them"
+    assert by_rule.loc[model, "sum", both][["hits", "total", "rows"]].tolist() == [
+        10,
+        16,
+        by_rule.loc[model, "sum", both]["row"],
+    ]
+    assert by_rule.loc[model, "lego", both]["fill"].startswith("python -m llm.skill_sets composition=lego model=")
     with registry.picture(module, table) as figure:
         whole(figure)
 
