@@ -23,9 +23,7 @@ PAIRS_BY = "sum"
 ALONE = {"mixed": "joint", "oracle": "oracle"}
 LABELS = {"joint": "one expert on all data"}
 RULES = ("sum", "average", "arrow_after", "linear", "knots", "iso_c")
-"""Whose lines can be told apart: the paper's of those that answer, and others of the literature that answer most. All
-stand in the table *skill_rules*."""
-
+"""As many as can be told apart; the table *skill_rules* has every rule."""
 
 Together = dict[tuple[str, str, str, str], list[pandas.DataFrame]]
 
