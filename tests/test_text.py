@@ -186,10 +186,10 @@ def test_sizes_and_references_are_no_results(allowed):
     assert loose(f"It is {allowed} here.") == []
 
 
-@pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.stem)
-def test_committed_rows_have_every_number(template):
-    """A mistyped placeholder would read as rows that are missing."""
-    assert fill(template.read_text(), PAPER).missing == []
+@pytest.mark.parametrize("page", ["README.md", "results/figures/report.md"])
+def test_committed_rows_have_every_number(page):
+    """A mistyped placeholder would read as rows that are missing. `make fresh` fills the page anew and compares."""
+    assert MISSING not in " ".join((ROOT / page).read_text().split()).lower()
 
 
 def test_the_readme_is_what_its_rows_say(tmp_path):

@@ -2,6 +2,7 @@
 training."""
 
 from collections.abc import Sequence
+from types import MethodType
 from typing import Any
 
 import torch
@@ -27,17 +28,14 @@ def fuse(adapted: nn.Module) -> None:
             continue
         (name,) = layer.active_adapters
         if isinstance(layer.lora_dropout[name], nn.Identity) and not layer.lora_variant and not layer.lora_bias[name]:
-            A, B = layer.lora_A[name].weight, layer.lora_B[name].weight
-            base: Any = layer.get_base_layer()
-            layer.forward = _Forward(base.weight, base.bias, A, B, layer.scaling[name])
+            layer.forward = MethodType(_forward, layer)
 
 
-class _Forward:
-    def __init__(self, *fixed: Any):
-        self.fixed = fixed
-
-    def __call__(self, x: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows outputs"]:
-        return _Adapted.apply(x.flatten(0, -2), *self.fixed).unflatten(0, x.shape[:-1])  # pyright: ignore[reportOptionalMemberAccess]
+def _forward(layer: Any, x: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows outputs"]:
+    (name,), base = layer.active_adapters, layer.get_base_layer()
+    A, B = layer.lora_A[name].weight, layer.lora_B[name].weight
+    y: Any = _Adapted.apply(x.flatten(0, -2), base.weight, base.bias, A, B, layer.scaling[name])
+    return y.unflatten(0, x.shape[:-1])
 
 
 class _Adapted(torch.autograd.Function):

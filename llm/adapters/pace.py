@@ -5,8 +5,10 @@ Times are the processor's, not the clock's, so that what else the machine does c
 and the best counts."""
 
 import copy
+import functools
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -15,15 +17,17 @@ from torch import Tensor, nn
 from lora_reuse.llm.adapters.packing import Tokens, packing
 
 
-def pace(model: str, dtype: str, steps: int, repeats: int) -> dict[str, float]:
+def pace(model: str, dtype: str, steps: int, repeats: int, compile: bool = False) -> dict[str, float]:
     """Tokens a second of an expert on one hop of R, trained as the model's preset says: `ours`, and `peft` in a plain
     loop that pads its batches and has the model compute its loss; the `ratio` of the two; and `share`, of what the
-    products alone would allow, that ours reaches."""
+    products alone would allow, that ours reaches. With `compile` also `compiled`, ours with compiled layers, and its
+    `compiled_ratio` and `compiled_share`."""
     from peft import LoraConfig, get_peft_model
 
     from lora_reuse.llm.adapters import training as experts
-    from lora_reuse.llm.adapters.fused import fuse
+    from lora_reuse.llm.adapters.fused import fuse, surprise
     from lora_reuse.llm.adapters.modules import target_modules
+    from lora_reuse.llm.decoding.compiled import compiled, in_loops
     from lora_reuse.llm.decoding.models import load_base
     from lora_reuse.llm.protocols.settings import PRESETS, Training
 
@@ -34,28 +38,38 @@ def pace(model: str, dtype: str, steps: int, repeats: int) -> dict[str, float]:
     batches = [experts._batch(experts.tokens(base, spec)[0], [], spec, step) for step in range(steps)]
     names = target_modules(base.model, training.layers)
     config: Any = {"r": training.rank, "lora_alpha": training.alpha, "target_modules": names, "task_type": "CAUSAL_LM"}
-    theirs, ours = (
-        get_peft_model(plain, LoraConfig(**config)).train() for plain in (copy.deepcopy(base.model), base.model)
-    )
-    fuse(ours)
-    first, second = (
-        torch.optim.AdamW([p for p in m.parameters() if p.requires_grad], lr=training.rate) for m in (ours, theirs)
-    )
-    ways: list[Callable[[list[Tokens]], float]] = [
-        lambda batch: _seconds(lambda: experts._step(ours, first, batch, spec, 0, steps, 1)),
-        lambda batch: _seconds(lambda: _plain_step(theirs, second, batch, training.clip)),
-        lambda batch: _products(base.model, names, training.rank, batch),
-    ]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with packing(base.model, ours):
-            times = torch.tensor([[[way(batch) for way in ways] for batch in batches] for _ in range(repeats)])
-    finally:
-        torch.set_num_threads(threads)
-    ours_s, peft_s, products_s = times.amin(0).sum(0).tolist()
+    ways: dict[str, Callable[[list[Tokens]], float]] = {}
+    with ExitStack() as stack:
+        for way in ("ours", "compiled", "peft") if compile else ("ours", "peft"):
+            plain = copy.deepcopy(base.model)
+            adapted = get_peft_model(plain, LoraConfig(**config)).train()
+            optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=training.rate)
+            if way == "peft":
+                step = functools.partial(_plain_step, adapted, optimizer, clip=training.clip)
+            else:
+                fuse(adapted)
+                stack.enter_context(packing(plain, adapted))
+                loss_of = surprise
+                if way == "compiled":
+                    stack.enter_context(compiled(plain))
+                    loss_of = in_loops(surprise)
+                given = {"spec": spec, "step": 0, "steps": steps, "micro": 1, "loss_of": loss_of}
+                step = functools.partial(experts._step, adapted, optimizer, **given)
+            ways[way] = lambda batch, step=step: _seconds(lambda: step(batch=batch))
+        ways["products"] = lambda batch: _products(base.model, names, training.rank, batch)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            took = [[[way(batch) for way in ways.values()] for batch in batches] for _ in range(repeats)]
+        finally:
+            torch.set_num_threads(threads)
+    best = dict(zip(ways, torch.tensor(took).amin(0).sum(0).tolist(), strict=True))
+    peft, products = best["peft"], best.pop("products")
     tokens = sum(len(asked) + len(answer) for batch in batches for asked, answer in batch)
-    return {"ours": tokens / ours_s, "peft": tokens / peft_s, "ratio": peft_s / ours_s, "share": products_s / ours_s}
+    found = {way: tokens / seconds for way, seconds in best.items()}
+    for way, before in (("ours", ""), ("compiled", "compiled_")) if compile else (("ours", ""),):
+        found |= {f"{before}ratio": peft / best[way], f"{before}share": products / best[way]}
+    return found
 
 
 def _seconds(run: Callable[[], object]) -> float:

@@ -11,13 +11,15 @@ import math
 import multiprocessing
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
@@ -29,6 +31,7 @@ from lora_reuse.llm.adapters.kinds import KINDS
 from lora_reuse.llm.adapters.modules import quiet_peft, target_modules
 from lora_reuse.llm.adapters.packing import Tokens, is_packing, packing, spoken
 from lora_reuse.llm.adapters.specs import Spec
+from lora_reuse.llm.decoding.compiled import compiled, in_loops
 from lora_reuse.llm.decoding.models import Base, example
 from lora_reuse.llm.decoding.widened import widened
 from lora_reuse.llm.protocols.dials import settled
@@ -36,6 +39,8 @@ from lora_reuse.llm.protocols.settings import Training
 from lora_reuse.runs.files import replacing
 from lora_reuse.runs.progress import progress_bar
 from lora_reuse.runs.settings import SettingError
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def tokens(base: Base, spec: Spec) -> tuple[list[Tokens], list[Tokens]]:
@@ -104,11 +109,12 @@ def train(
             progress = False
         last = math.ceil(share * steps)
         bar = progress_bar(range(start, last), show=progress, initial=start, total=last, desc="steps", leave=False)
-        with packing(base.model, model):
+        loss_of = in_loops(surprise) if base.compiled else surprise
+        with packing(base.model, model), compiled(base.model) if base.compiled else nullcontext():
             graph = graphed(model, [_batch(own, bridge, spec, step) for step in range(last)])
             for step in bar:
                 batch = _batch(own, bridge, spec, step)
-                loss, micro = _step(model, optimizer, batch, spec, step, steps, micro, graph)
+                loss, micro = _step(model, optimizer, batch, spec, step, steps, micro, graph, loss_of)
                 if not math.isfinite(loss):
                     raise SettingError(
                         "rate",
@@ -168,6 +174,7 @@ def _step(
     steps: int,
     micro: int,
     graph: Graph | None = None,
+    loss_of: Loss = surprise,
 ) -> tuple[float, int]:
     """One optimizer step; when memory runs out, the batch goes in twice as many pieces, and so do the next. Returns
     loss and pieces."""
@@ -181,7 +188,7 @@ def _step(
             if graph:
                 loss = graph(batch, in_loss(batch, batch, training.loss))
             else:
-                loss = _backward(model, batch, training, micro)
+                loss = _backward(model, batch, training, micro, loss_of)
             break
         except torch.OutOfMemoryError:
             optimizer.zero_grad()
@@ -198,13 +205,13 @@ def _step(
     return loss, micro
 
 
-def _backward(model: Any, batch: list[Tokens], training: Training, micro: int) -> float:
+def _backward(model: Any, batch: list[Tokens], training: Training, micro: int, loss_of: Loss = surprise) -> float:
     """Adds the gradients of the batch's loss, the mean over answer tokens (of each example, or of all)."""
     total = 0.0
     for piece in _pieces(batch, micro, math.inf if is_packing(model) else 1.5):
         with widened(model):
             logits, told = spoken(model, piece)
-            loss = surprise(logits, told, in_loss(piece, batch, training.loss).to(logits.device))
+            loss = loss_of(logits, told, in_loss(piece, batch, training.loss).to(logits.device))
             loss.backward()
         total += loss.item()
     return total

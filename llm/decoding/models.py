@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from lora_reuse.llm.decoding.compiled import refuse_compiling
 from lora_reuse.llm.decoding.gguf import described, is_gguf, read_once
 from lora_reuse.llm.decoding.names import digest
 from lora_reuse.llm.decoding.pages import keep_freed
@@ -33,7 +34,8 @@ class Base:
     """A frozen model and its tokenizer.
 
     `name` is what the user wrote; `digest` names the weights: 16 hex digits of a GGUF file or of a folder's config.json
-    and safetensors, or the hub's commit. `described` says how a GGUF file stored them."""
+    and safetensors, or the hub's commit. `described` says how a GGUF file stored them. A base that is `compiled` trains
+    adapters with compiled layers."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -41,6 +43,7 @@ class Base:
     digest: str
     chat: bool
     described: str = ""
+    compiled: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -61,6 +64,7 @@ def load_base(
     device_map: str = "",
     chat: str = "auto",
     trust_remote_code: bool = False,
+    compile: bool = False,
 ) -> Base:
     """A causal language model and its tokenizer, in eval mode and frozen; only safetensors and GGUF files are read.
 
@@ -73,6 +77,7 @@ def load_base(
         chat: whether prompts go through the tokenizer's chat template: auto (if it has one), on or off. Adapters are
             asked as they were trained.
         trust_remote_code: run code that comes with the model.
+        compile: train adapters with layers that torch.compile compiled, on a CPU with a C++ compiler.
 
     Returns:
         The base. Its `model` and `tokenizer` are those of transformers.
@@ -105,13 +110,14 @@ def load_base(
     if head is not None:
         head.register_forward_pre_hook(_in_one_piece)
     widen(weights)
+    if compile:
+        refuse_compiling(weights, place)
     pad: Any = tokenizer.pad_token_id
     if pad is None or pad >= len(_embedding(weights)):
         # Masked wherever it stands; a new token would need a new row of the embedding.
         tokenizer.pad_token = tokenizer.eos_token
-    return Base(
-        weights, tokenizer, model, commit or digest(Path(where)), talks, described(where) if is_gguf(where) else ""
-    )
+    stored = described(where) if is_gguf(where) else ""
+    return Base(weights, tokenizer, model, commit or digest(Path(where)), talks, stored, compile)
 
 
 def _in_one_piece(head: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

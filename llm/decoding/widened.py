@@ -30,7 +30,7 @@ MULTIPLIES = {
 
 def widen(model: nn.Module) -> None:
     """Has the model's own calls run as within `widened`; a copy of the model, too, since its hooks know no model."""
-    if _lacks_products(model):
+    if lacks_products(model):
         model.register_forward_pre_hook(_enter)
         model.register_forward_hook(_leave, always_call=True)
 
@@ -38,10 +38,11 @@ def widen(model: nn.Module) -> None:
 def widened(model: nn.Module) -> AbstractContextManager[object]:
     """Within, products of matrices in half precision are taken in float32 and rounded once, if a CPU without
     instructions for them would take `model`'s. That is what the instructions do, but for the order of the sums."""
-    return _WIDENED if _lacks_products(model) else nullcontext()
+    return _WIDENED if lacks_products(model) else nullcontext()
 
 
-def _lacks_products(model: nn.Module) -> bool:
+def lacks_products(model: nn.Module) -> bool:
+    """Whether the model is in half precision on a CPU that has no instructions for its products."""
     weight = next(model.parameters())
     return weight.device.type == "cpu" and weight.dtype in MULTIPLIES and not MULTIPLIES[weight.dtype]()
 

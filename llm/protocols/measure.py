@@ -65,14 +65,14 @@ _loaded: dict[tuple, Base] = {}
 
 def base_of(point: Any, options: Options) -> Base:
     """The base of a point, loaded once a process as long as no other is asked for."""
-    key = (*base_key(point), options.device, options.device_map, options.trust_remote_code)
+    where = (options.device, options.device_map, options.trust_remote_code, options.compile)
+    key = (*base_key(point), *where)
     if key not in _loaded:
         _loaded.clear()  # before there are two of them in memory
         if not sys.stderr.isatty():
             logging.disable_progress_bar()
-        _loaded[key] = load_base(
-            point.model, point.dtype, options.device, options.device_map, point.chat, options.trust_remote_code
-        )
+        device, device_map, trusted, compile = where
+        _loaded[key] = load_base(point.model, point.dtype, device, device_map, point.chat, trusted, compile)
     return _loaded[key]
 
 
@@ -118,6 +118,7 @@ def _ask_group(
         "base_digest": base.digest,
         "pocket": switches(place_of(cells[0][0].model)),
         **({"base": base.described} if base.described else {}),
+        **({"compiled": True} if base.compiled else {}),
         "chat": base.chat,
         "wall_seconds": round((time.perf_counter() - start) / len(cells), 3),
     }

@@ -251,6 +251,7 @@ class Options(Device, Run):
     workers: int = setting(0, Whole(0, 1024), "processes; 0: one a core on a CPU, one on a GPU")
     batch_rows: int = setting(256, Whole(1, 10**6), "prompts decoded together; halved when memory runs out")
     log_probs: bool = setting(True, Flag(), "measure log-probabilities of the candidate answers, too")
+    compile: bool = setting(False, Flag(), "on a CPU with a C++ compiler: train experts with compiled layers")
 
 
 def with_preset(cls: type, axes: dict[str, tuple]) -> dict[str, tuple]:

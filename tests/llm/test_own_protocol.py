@@ -13,6 +13,7 @@ import pytest
 
 from lora_reuse.llm import two_hop
 from lora_reuse.llm.forecast.__main__ import main as forecast
+from lora_reuse.llm.protocols.by_name import protocol_in
 from lora_reuse.llm.protocols.protocol import main
 from lora_reuse.runs.rows import load_rows
 from tests.llm.tiny import tiny
@@ -22,16 +23,20 @@ SMALL = "steps=1 batch=2 rank=2 answer_tokens=4".split()
 
 
 @pytest.fixture
-def run(tmp_path):
+def words(tmp_path) -> list[str]:
+    return [f"model={tiny('qwen2', tmp_path / 'model')}", *SMALL, f"out={tmp_path / 'out'}"]
+
+
+@pytest.fixture
+def script(words, tmp_path):
     """Runs the file as a script, in its own folder; returns what it printed."""
     (tmp_path / "mine").mkdir()
     shutil.copy(OWN, tmp_path / "mine")
-    model = tiny("qwen2", tmp_path / "model")
     root = str(Path(__file__).parents[2])
 
-    def call(*words: str) -> str:
+    def call(*more: str) -> str:
         done = subprocess.run(
-            [sys.executable, "my_protocol.py", f"model={model}", *SMALL, f"out={tmp_path / 'out'}", *words],
+            [sys.executable, "my_protocol.py", *words, *more],
             cwd=tmp_path / "mine",
             env={**os.environ, "PYTHONPATH": root},
             capture_output=True,
@@ -43,14 +48,25 @@ def run(tmp_path):
     return call
 
 
-def test_a_file_of_ones_own_is_a_protocol(run, tmp_path):
+@pytest.fixture
+def run(words, capsys):
+    """Runs the protocol of the file in this process, which has torch; returns what it printed."""
+
+    def call(*more: str) -> str:
+        assert main(protocol_in(OWN), [*words, *more]) == 0, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    return call
+
+
+def test_a_file_of_ones_own_is_a_protocol(run, script, tmp_path):
     dry = run("number=3,7", "dry_run=true")
     assert "my_protocol: 2 cells, 4 experts (fewer, where they are there), 4 rows" in dry
     assert "cost: 4 experts, 12 answers" in dry
     assert not (tmp_path / "out").exists()
     assert "2 rows in" in run("number=3,7", "shard=1/2", "workers=1")
     assert (tmp_path / "out" / "llm_my_protocol.1-of-2.jsonl").exists()
-    printed = run("number=3,7", "workers=2")
+    printed = script("number=3,7", "workers=2")
     assert "4 rows in" in printed
     assert "2 new, 2 from before" in printed
     assert {"number", "spoken", "paper", "theory", "42", "<="} <= set(printed.split())
@@ -68,17 +84,17 @@ def test_a_file_of_ones_own_is_a_protocol(run, tmp_path):
 
 def test_its_rows_are_forecast(run, tmp_path, capsys):
     run("composition=sum,average", "workers=1")
-    file, out = tmp_path / "mine" / "my_protocol.py", tmp_path / "forecasts"
+    out = tmp_path / "forecasts"
     words = [f"validate={tmp_path / 'out'}", f"out={out}", "asked=2"]
-    assert forecast([*words, f"protocol={file}"]) == 0, capsys.readouterr().err
+    assert forecast([*words, f"protocol={OWN}"]) == 0, capsys.readouterr().err
     assert {row["settings"]["of"] for row in load_rows(out, "llm_forecast")} == {"llm_my_protocol"}
     assert len(load_rows(out, "llm_forecast")) == 2
     assert forecast([*words, f"protocol={tmp_path / 'none.py'}"]) == 2
     assert "allowed: a Python file with PROTOCOL" in capsys.readouterr().err
 
 
-def test_a_launched_job_finds_the_file(run, tmp_path):
-    assert "2 rows in" in run("composition=base,sum", "launcher=local", "jobs=1", "workers=1")
+def test_a_launched_job_finds_the_file(script, tmp_path):
+    assert "2 rows in" in script("composition=base,sum", "launcher=local", "jobs=1", "workers=1")
     assert len(load_rows(tmp_path / "out", "llm_my_protocol")) == 2
 
 
