@@ -20,8 +20,8 @@ from lora_reuse.llm.adapters.packing import Tokens, packing
 def pace(model: str, dtype: str, steps: int, repeats: int, compile: bool = False) -> dict[str, float]:
     """Tokens a second of an expert on one hop of R, trained as the model's preset says: `ours`, and `peft` in a plain
     loop that pads its batches and has the model compute its loss; the `ratio` of the two; and `share`, of what the
-    products alone would allow, that ours reaches. With `compile` also `compiled`, ours with compiled layers, and its
-    `compiled_ratio` and `compiled_share`."""
+    products alone would allow, that ours reaches. With `compile`, where this processor multiplies in `dtype`, also
+    `compiled`, ours with compiled layers, and its `compiled_ratio` and `compiled_share`."""
     from peft import LoraConfig, get_peft_model
 
     from lora_reuse.llm.adapters import training as experts
@@ -29,6 +29,7 @@ def pace(model: str, dtype: str, steps: int, repeats: int, compile: bool = False
     from lora_reuse.llm.adapters.modules import target_modules
     from lora_reuse.llm.decoding.compiled import compiled, in_loops
     from lora_reuse.llm.decoding.models import load_base
+    from lora_reuse.llm.decoding.widened import lacks_products
     from lora_reuse.llm.protocols.settings import PRESETS, Training
 
     preset = PRESETS[model]
@@ -40,7 +41,7 @@ def pace(model: str, dtype: str, steps: int, repeats: int, compile: bool = False
     config: Any = {"r": training.rank, "lora_alpha": training.alpha, "target_modules": names, "task_type": "CAUSAL_LM"}
     ways: dict[str, Callable[[list[Tokens]], float]] = {}
     with ExitStack() as stack:
-        for way in ("ours", "compiled", "peft") if compile else ("ours", "peft"):
+        for way in ("ours", "compiled", "peft") if compile and not lacks_products(base.model) else ("ours", "peft"):
             plain = copy.deepcopy(base.model)
             adapted = get_peft_model(plain, LoraConfig(**config)).train()
             optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=training.rate)
@@ -67,8 +68,9 @@ def pace(model: str, dtype: str, steps: int, repeats: int, compile: bool = False
     peft, products = best["peft"], best.pop("products")
     tokens = sum(len(asked) + len(answer) for batch in batches for asked, answer in batch)
     found = {way: tokens / seconds for way, seconds in best.items()}
-    for way, before in (("ours", ""), ("compiled", "compiled_")) if compile else (("ours", ""),):
-        found |= {f"{before}ratio": peft / best[way], f"{before}share": products / best[way]}
+    for way, before in {"ours": "", "compiled": "compiled_"}.items():
+        if way in best:
+            found |= {f"{before}ratio": peft / best[way], f"{before}share": products / best[way]}
     return found
 
 
