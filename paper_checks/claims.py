@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from scipy import stats
 
 Verdict = Literal["confirmed", "confirmed with constants", "conditional", "corrected"]
 
@@ -39,6 +38,8 @@ class Evidence:
     @property
     def limit(self) -> float:
         """Standard errors that a right program passes as rarely as a normal law passes Z_LIMIT."""
+        from scipy import stats  # half a second, which the command's help does without
+
         return Z_LIMIT if math.isinf(self.degrees) else float(stats.t.isf(stats.norm.sf(Z_LIMIT), self.degrees))
 
     @property
