@@ -56,8 +56,8 @@ SHARED_FIELDS = ("hits", "total", "share", "of", "theory", "paper", "void", "end
 FIELDS = (*OWN_FIELDS, *SHARED_FIELDS)
 """What a cell is, in this order. `at` has a digit of base 36 for its place on each axis. `each` are the hits of its
 seeds where there are several, and `of` how many questions each was asked, one number where all were asked as many. What
-stands in SHARED_FIELDS is the same in many cells: a cell has the number of its place in the view's list of them. So are
-`controls`, of which the list is `beside`."""
+stands in SHARED_FIELDS is the same in many cells: a cell has the number of its place in the view's list of them; and so it has
+for `controls`."""
 
 
 class Cell(NamedTuple):
@@ -99,7 +99,7 @@ def _view(protocol: Protocol, sources: Sequence[Source], sample: Mapping[str, An
     commands: dict[str, int] = {}
     names: dict[str, int] = {}
     shared: dict[str, int] = {}
-    beside: dict[str, int] = {}
+    control_lists: dict[str, int] = {}
     shown = []
     for cell in cells:
         verdict, *_ = [next(judged) for _ in cell.rows]  # that of a row is that of its cell
@@ -109,7 +109,10 @@ def _view(protocol: Protocol, sources: Sequence[Source], sample: Mapping[str, An
             if (at := (dataclasses.replace(cell.point, **control.settings), cell.weights)) in places
         ]
         at = "".join(BASE_36[list(axis["values"]).index(cell.at(axis["name"]))] for axis in axes)
-        told: dict[str, Any] = {"at": at, "controls": beside.setdefault(json.dumps(controls), len(beside))}
+        told: dict[str, Any] = {
+            "at": at,
+            "controls": control_lists.setdefault(json.dumps(controls), len(control_lists)),
+        }
         told |= _numbers(protocol, cell, verdict.void, verdict.unmeasured)
         told |= {"rows": ";".join(_rows(cell, sources[0].file))}
         made = dict.fromkeys(source.row["provenance"]["command"] for source in cell.rows)
@@ -128,7 +131,7 @@ def _view(protocol: Protocol, sources: Sequence[Source], sample: Mapping[str, An
         "commands": list(commands),
         "controls": list(names),
         "shared": [json.loads(each) for each in shared],
-        "beside": [json.loads(each) for each in beside],
+        "control_lists": [json.loads(each) for each in control_lists],
         "cells": shown,
     }
 
@@ -137,7 +140,7 @@ def cells_of(view: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The cells of a view by the names of their fields."""
     whole = ([*own, *view["shared"][place]] for *own, place in view["cells"])
     cells = [dict(zip(FIELDS, cell, strict=True)) for cell in whole]
-    return [cell | {"controls": view["beside"][cell["controls"]]} for cell in cells]
+    return [cell | {"controls": view["control_lists"][cell["controls"]]} for cell in cells]
 
 
 def _marked(cell: Cell, control: Control) -> list[int]:

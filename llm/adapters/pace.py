@@ -27,7 +27,7 @@ def pace(model: str, dtype: str, steps: int, repeats: int, compile: bool = False
     from lora_reuse.llm.adapters import training as experts
     from lora_reuse.llm.adapters.fused import fuse, surprise
     from lora_reuse.llm.adapters.modules import target_modules
-    from lora_reuse.llm.decoding.compiled import compiled, in_loops
+    from lora_reuse.llm.decoding.compiled import compiled_function, compiled_layers
     from lora_reuse.llm.decoding.models import load_base
     from lora_reuse.llm.decoding.widened import lacks_products
     from lora_reuse.llm.protocols.settings import PRESETS, Training
@@ -52,8 +52,8 @@ def pace(model: str, dtype: str, steps: int, repeats: int, compile: bool = False
                 stack.enter_context(packing(plain, adapted))
                 loss_of = surprise
                 if way == "compiled":
-                    stack.enter_context(compiled(plain))
-                    loss_of = in_loops(surprise)
+                    stack.enter_context(compiled_layers(plain))
+                    loss_of = compiled_function(surprise)
                 given = {"spec": spec, "step": 0, "steps": steps, "micro": 1, "loss_of": loss_of}
                 step = functools.partial(experts._step, adapted, optimizer, **given)
             ways[way] = lambda batch, step=step: _seconds(lambda: step(batch=batch))

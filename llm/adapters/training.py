@@ -31,7 +31,7 @@ from lora_reuse.llm.adapters.kinds import KINDS
 from lora_reuse.llm.adapters.modules import quiet_peft, target_modules
 from lora_reuse.llm.adapters.packing import Tokens, is_packing, packing, spoken
 from lora_reuse.llm.adapters.specs import Spec
-from lora_reuse.llm.decoding.compiled import compiled, in_loops
+from lora_reuse.llm.decoding.compiled import compiled_function, compiled_layers
 from lora_reuse.llm.decoding.models import Base, example
 from lora_reuse.llm.decoding.widened import widened
 from lora_reuse.llm.protocols.dials import settled
@@ -109,8 +109,8 @@ def train(
             progress = False
         last = math.ceil(share * steps)
         bar = progress_bar(range(start, last), show=progress, initial=start, total=last, desc="steps", leave=False)
-        loss_of = in_loops(surprise) if base.compiled else surprise
-        with packing(base.model, model), compiled(base.model) if base.compiled else nullcontext():
+        loss_of = compiled_function(surprise) if base.compiled else surprise
+        with packing(base.model, model), compiled_layers(base.model) if base.compiled else nullcontext():
             graph = graphed(model, [_batch(own, bridge, spec, step) for step in range(last)])
             for step in bar:
                 batch = _batch(own, bridge, spec, step)

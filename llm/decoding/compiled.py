@@ -31,14 +31,16 @@ def refuse_compiling(model: PreTrainedModel, place: str) -> None:
 
 
 @contextmanager
-def compiled(model: PreTrainedModel) -> Iterator[None]:
+def compiled_layers(model: PreTrainedModel) -> Iterator[None]:
     """Within, the model's layers run compiled, with the adapters that are on them and for batches of any size. Raises
     SettingError where nothing here compiles."""
     layers = _layers(model)
     try:
         for layer in layers:
-            layer.forward = in_loops(layer.forward)
-        yield
+            layer.forward = compiled_function(layer.forward)
+        # Each placement of adapters has graphs of its own, and torch would run those after the eighth uncompiled.
+        with torch._dynamo.config.patch(recompile_limit=1000):
+            yield
     except InductorError as error:
         got = f"true, and torch compiles nothing here ({str(error).splitlines()[0]})"
         raise SettingError("compile", got, "true where a C++ compiler is", "name it in CXX= or compile=false") from None
@@ -47,7 +49,7 @@ def compiled(model: PreTrainedModel) -> Iterator[None]:
             vars(layer).pop("forward", None)
 
 
-def in_loops(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled_function(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function compiled for tensors of any size, with torch's own random numbers: what it drops out stays."""
     return torch.compile(function, dynamic=True, options={"fallback_random": True})
 

@@ -65,14 +65,20 @@ _loaded: dict[tuple, Base] = {}
 
 def base_of(point: Any, options: Options) -> Base:
     """The base of a point, loaded once a process as long as no other is asked for."""
-    where = (options.device, options.device_map, options.trust_remote_code, options.compile)
-    key = (*base_key(point), *where)
+    key = (*base_key(point), options.device, options.device_map, options.trust_remote_code, options.compile)
     if key not in _loaded:
         _loaded.clear()  # before there are two of them in memory
         if not sys.stderr.isatty():
             logging.disable_progress_bar()
-        device, device_map, trusted, compile = where
-        _loaded[key] = load_base(point.model, point.dtype, device, device_map, point.chat, trusted, compile)
+        _loaded[key] = load_base(
+            point.model,
+            point.dtype,
+            options.device,
+            options.device_map,
+            point.chat,
+            options.trust_remote_code,
+            options.compile,
+        )
     return _loaded[key]
 
 

@@ -14,7 +14,7 @@ from torch._inductor.exc import InductorError, InvalidCxxCompiler
 
 from lora_reuse.llm import two_hop
 from lora_reuse.llm.decoding import widened
-from lora_reuse.llm.decoding.compiled import compiled, refuse_compiling
+from lora_reuse.llm.decoding.compiled import compiled_layers, refuse_compiling
 from lora_reuse.llm.decoding.models import load_base
 from lora_reuse.llm.protocols.protocol import main
 from lora_reuse.runs.rows import load_rows
@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 TRACED = """
 import sys, torch
 real = torch.compile
+torch._dynamo.config.recompile_limit = 1  # as if there had been many graphs before
 torch.compile = lambda function, options, **how: real(function, backend="aot_eager", **how)
 from llm import two_hop
 from llm.protocols.protocol import main
@@ -56,7 +57,7 @@ def test_without_a_compiler_one_line_says_so(folder):
     model = load_base(str(folder)).model
     with (
         pytest.raises(SettingError, match=r"compile: got true, and torch compiles nothing here \(InvalidCxxCompiler: "),
-        compiled(model),
+        compiled_layers(model),
     ):
         raise InductorError(InvalidCxxCompiler(), inspect.currentframe())
     assert not any("forward" in vars(module) for module in model.modules())
