@@ -56,8 +56,8 @@ SHARED_FIELDS = ("hits", "total", "share", "of", "theory", "paper", "void", "end
 FIELDS = (*OWN_FIELDS, *SHARED_FIELDS)
 """What a cell is, in this order. `at` has a digit of base 36 for its place on each axis. `each` are the hits of its
 seeds where there are several, and `of` how many questions each was asked, one number where all were asked as many. What
-stands in SHARED_FIELDS is the same in many cells: a cell has the number of its place in the view's list of them; and so it has
-for `controls`."""
+stands in SHARED_FIELDS is the same in many cells: a cell has the number of its place in the view's list of them; and so
+it has for `controls`."""
 
 
 class Cell(NamedTuple):
