@@ -81,7 +81,7 @@ class Rows:
                 os.fsync(file.fileno())
         except OSError as error:
             raise SettingError("out", f"{self.path} ({error.strerror})", "a file that can be appended to") from None
-        self.known[full["hash"]] = full
+        self.known[full["hash"]] = json.loads(line)  # as it will be read: a list where a tuple was
 
 
 def load_rows(folder: Path | str, experiment: str | None = None) -> list[dict[str, Any]]:

@@ -43,6 +43,12 @@ def test_a_row_comes_back_as_it_was_and_is_known_by_its_settings(tmp_path):
     assert strict["schema"] == 1
 
 
+def test_a_row_is_known_as_it_will_be_read(tmp_path):
+    rows = Rows(tmp_path, "demo")
+    rows.append(row(3, weights=(0.5, 0.5)))
+    assert rows.known == Rows(tmp_path, "demo").known
+
+
 def test_another_setting_seed_or_experiment_is_another_row():
     base = row_hash("demo", {"seed": 3, "width": 4})
     assert (

@@ -52,8 +52,12 @@ def _unread(settings: Mapping[str, Any]) -> Set[str]:
     return IN_ROWS - reads(settings.get("composition", "")) - settings.keys()
 
 
-def _order(settings: Mapping[str, Any], names: Sequence[str]) -> list[tuple[bool, Any]]:
-    return [(name in settings, settings.get(name)) for name in names if name != "composition"]
+def _order(settings: Mapping[str, Any], names: Sequence[str]) -> list[tuple[bool, bool, Any]]:
+    """Numbers by their size; lists and words, which a dial may hold beside them, by their text."""
+    values = [(name in settings, settings.get(name)) for name in names if name != "composition"]
+    return [
+        (said, True, value) if isinstance(value, int | float) else (said, False, str(value)) for said, value in values
+    ]
 
 
 def _cells(protocol: Protocol, group: Sequence[Row], control: str) -> list[str]:

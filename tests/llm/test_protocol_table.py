@@ -103,3 +103,12 @@ def test_the_papers_number_stands_beside_the_same_cell(protocol, settings, numbe
 def test_numbers_are_sorted_as_numbers():
     rows = [row([rank, 0], {"setup": "2", "composition": "arrow", "rank": rank}) for rank in (16, 2, 4)]
     assert [line["hits/total"] for line in cells("bridge", rows)] == ["2/4", "4/4", "16/4"]
+
+
+def test_a_dial_may_hold_a_number_a_list_and_words():
+    """Lines stand in an order whatever a dial holds, and a list that was written as a tuple is the same list."""
+    given = [0.5, [0.5, 0.5], "0-1=1:0/rest=0:1", [1.0, 0.0], 0.25]
+    rows = [
+        row([2, 0], {"dataset": "F", "library": "pair", "composition": "cat", "weights": weights}) for weights in given
+    ]
+    assert len(cells("two_hop", rows)) == len(given)
