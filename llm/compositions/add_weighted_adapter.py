@@ -127,17 +127,16 @@ def dare_ties_svd(
 
 
 def _on_factors(library: Library, weights: Weighting, prune: Prune, elect: bool) -> Composition:
-    """Both factors merged entry by entry. One of lower rank gets columns of zeros."""
+    """Both factors merged entry by entry. One of lower rank is pruned as it is, and then gets columns of zeros."""
 
     def merge(name: str, updates: Sequence[LowRank]) -> LowRank:
         w = torch.tensor(weights_for(weights, name, len(updates), 1.0))
-
-        def merged(which: str, factors: Sequence[Matrix], w: Float[Tensor, " experts"]) -> Matrix:
-            kept = [prune([factor], (name, i, which))(factor) for i, factor in enumerate(factors)]
-            return _merged(torch.stack(kept), w, elect)
-
-        out, into = zip(*padded(updates), strict=True)
-        return LowRank(merged("out", out, w.abs().sqrt()), merged("into", into, w.sign() * w.abs().sqrt()))
+        kept = [
+            LowRank(prune([out], (name, i, "out"))(out), prune([into], (name, i, "into"))(into))
+            for i, (out, into) in enumerate(updates)
+        ]
+        out, into = map(torch.stack, zip(*padded(kept), strict=True))
+        return LowRank(_merged(out, w.abs().sqrt(), elect), _merged(into, w.sign() * w.abs().sqrt(), elect))
 
     return each_module(library, merge)
 
@@ -172,7 +171,10 @@ def _merged(stack: Float[Tensor, "experts rows columns"], weights: Float[Tensor,
 
 def _largest(density: int | float) -> Prune:
     def prune(blocks: Iterable[Matrix], _: tuple[object, ...]) -> Callable[[Matrix], Matrix]:
-        cut = smallest_of(torch.cat([rows.abs().flatten() for rows in blocks]), density)
+        entries = torch.cat([rows.abs().flatten() for rows in blocks])
+        cut = (
+            smallest_of(entries, density) if len(entries) else 0.0
+        )  # none of an expert that leaves the module as it is
         return lambda rows: torch.where(rows.abs() >= cut, rows, 0.0)
 
     return prune

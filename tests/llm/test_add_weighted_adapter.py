@@ -88,8 +88,25 @@ def masks(module, i, which, shape):
 
 
 @pytest.mark.parametrize(("name", "then"), [("dare_linear", "linear"), ("dare_ties", "ties")])
-def test_with_weights_of_one_they_are_dare(name, then):
-    ours, dare = compose(name, experts(2), seed=1), compose("dare", experts(2), then=then, seed=1)
+def test_with_weights_of_one_they_are_dare_of_whatever_ranks(name, then):
+    first, second = experts(2)
+    library = [first, narrow(second)]
+    ours, dare = compose(name, library, seed=1), compose("dare", library, then=then, seed=1)
     for module, delta in ours.items():
         assert isinstance(delta, LowRank)
         torch.testing.assert_close(delta.dense(), dare[module].dense(), rtol=1e-5, atol=1e-5)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_an_expert_of_a_lower_rank_is_pruned_as_it_is():
+    """The zeros that it gets beside a larger one are not among its entries."""
+    first, second = experts(2)
+    nothing = {module: LowRank(0 * update.out, 0 * update.into) for module, update in first.items()}
+    alone = compose("magnitude_prune", [narrow(second)], density=0.5)
+    for module, delta in compose("magnitude_prune", [nothing, narrow(second)], density=0.5).items():
+        torch.testing.assert_close(delta.dense(), alone[module].dense())  # pyright: ignore[reportAttributeAccessIssue]
+        assert (alone[module].dense() - second[module].dense()).abs().max() > 0.01  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def narrow(expert):
+    """Of rank 1."""
+    return {module: LowRank(update.out[:, :1], update.into[:, :1]) for module, update in expert.items()}
