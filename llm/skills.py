@@ -119,17 +119,14 @@ def mark(point: Skills, asked: Sequence[Question], said: Sequence[str], options:
 
 
 def _by_number(asked: Sequence[Question], said: Sequence[str], execute: bool) -> list[dict[str, Any]]:
-    from lora_reuse.llm.sandbox import run_all
     from lora_reuse.llm.scoring import solutions
+    from lora_reuse.llm.scoring.word_problems import run_written
 
-    programs = [solutions.program(text) if execute else "" for text in said]
-    printed = (
-        dict(zip(filter(None, programs), run_all([p for p in programs if p]), strict=True)) if any(programs) else {}
-    )
+    results = run_written(said) if execute else [None] * len(said)
     marks = []
-    for question, text, program in zip(asked, said, programs, strict=True):
+    for question, text, result in zip(asked, said, results, strict=True):
         gold = solutions.last_number(question.reference.answer)
-        number = solutions.last_number(printed[program].output if program else text)
+        number = solutions.last_number(text if result is None else result.output)
         marks.append(
             {"right": gold is not None and solutions.equal(number, gold), "form": bool(solutions.program(text))}
         )

@@ -20,20 +20,21 @@ def mark(
     answer; the judge's opinion, and whether it agrees on what is right (`agreed`) and, where the rules saw an error, on
     which (`same_error`)."""
     texts = [solutions.own(text) for text in said]
-    programs = [solutions.program(text) if execute else "" for text in texts]
-    results = (
-        dict(zip((p for p in programs if p), run_all([p for p in programs if p]), strict=True)) if any(programs) else {}
-    )
-    return [
-        _mark(problem, text, results.get(program), judge)
-        for problem, text, program in zip(problems, texts, programs, strict=True)
-    ]
+    results = run_written(texts) if execute else [None] * len(texts)
+    return [_mark(problem, text, result, judge) for problem, text, result in zip(problems, texts, results, strict=True)]
+
+
+def run_written(texts: Sequence[str]) -> list[Result | None]:
+    """What came of the program that each text holds; None of a text that holds none."""
+    programs = [solutions.program(text) for text in texts]
+    results = iter(run_all([program for program in programs if program]))
+    return [next(results) if program else None for program in programs]
 
 
 def _mark(problem: Problem, text: str, result: Result | None, judge: Endpoint | None) -> dict[str, Any]:
     gold = final(problem.answer)
     printed = None if result is None else solutions.last_number(result.output)
-    number = solutions.last_number(text) if printed is None else printed
+    number = solutions.last_number(text) if result is None else printed  # a program that printed none answers nothing
     right = solutions.equal(number, gold)
     error = solutions.error(text, right, problem.answer, printed)
     marks: dict[str, Any] = {"right": right, "said": number, "marked": solutions.equal(solutions.marked(text), gold)}

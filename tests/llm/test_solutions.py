@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lora_reuse.llm.data.arithmetic import evaluate
+from lora_reuse.llm.data.gsm import final
 from lora_reuse.llm.data.word_problems import problem
 from lora_reuse.llm.scoring import solutions, word_problems
 from tests.llm.test_sandbox import confined
@@ -116,20 +117,21 @@ def test_the_error_of_a_program_is_read_from_what_it_printed():
 
 @confined
 def test_what_a_program_prints_is_its_answer_and_the_run_goes_on():
-    chosen = [problem(n, "p2", 0, 0) for n in range(5)]
+    chosen = [problem(n, "p2", 0, 0) for n in range(6)]
     said = [
         f"So:\n```python\n{chosen[0].reusable}\n```\nIt is 1.",
         "```python\nwhile True: print('x' * 1000)\n```",
         "```python\nimport os\nos.fork()\n```",
         chosen[3].answer,
         f"```python\n{chosen[4].code}\n```\n```output\n0\n```",
+        f"```python\nx = unknown + {final(chosen[5].answer):g}\n```",  # the right number stands in a program that fails
     ]
     marks = word_problems.mark(chosen, said, execute=True)
-    assert [m["right"] for m in marks] == [True, False, False, True, True]
-    assert [m.get("program") for m in marks] == ["done", "output", "denied", None, "done"]
-    assert [m["kind"] for m in marks] == ["code", "code", "code", "text", "code"]
+    assert [m["right"] for m in marks] == [True, False, False, True, True, False]
+    assert [m.get("program") for m in marks] == ["done", "output", "denied", None, "done", "error"]
+    assert [m["kind"] for m in marks] == ["code", "code", "code", "text", "code", "code"]
     unrun = word_problems.mark(chosen, said, execute=False)
-    assert [m["right"] for m in unrun] == [False, False, False, True, False]
+    assert [m["right"] for m in unrun] == [False, False, False, True, False, True]
     assert not any("program" in m for m in unrun)
 
 
