@@ -50,15 +50,25 @@ def compared(rows: Sequence[Row]) -> list[Compared]:
         rule = settings.get("composition")
         if rule in (None, *CONTROLS) or not {"by_triplet", "by_group"} & row["measured"].keys():
             continue
-        asked = {name: of for name, of in settings.items() if name not in {"seed", "composition", *IN_ROWS}}
-        dials = {name: settings[name] for name in sorted(reads(rule) & settings.keys())}
+        asked, made_by = asked_of(settings), rule_of(settings)
         block = blocks.setdefault(json.dumps(asked, sort_keys=True), {})
-        block.setdefault(json.dumps([rule, dials]), {}).setdefault(settings["seed"], row)
-    return [pair for asked, rules in blocks.items() for pair in _best(json.loads(asked), _named(rules))]
+        block.setdefault(made_by, {}).setdefault(settings["seed"], row)
+    return [pair for asked, rules in blocks.items() for pair in _best(json.loads(asked), named(rules))]
 
 
-def _named(rules: Rules) -> dict[str, list[Row]]:
-    """The rows of rules by their names."""
+def asked_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a row but for its seed, its composition and what compositions read."""
+    return {name: of for name, of in settings.items() if name not in {"seed", "composition", *IN_ROWS}}
+
+
+def rule_of(settings: Mapping[str, Any]) -> str:
+    """The composition of a row and the dials that it reads, as a key of `named`."""
+    rule = settings["composition"]
+    return json.dumps([rule, {name: settings[name] for name in sorted(reads(rule) & settings.keys())}])
+
+
+def named(rules: Rules) -> dict[str, list[Row]]:
+    """The rows of rules by their names: the composition, with the dials in which the rows differ."""
     varied = varying([list(found.values()) for found in rules.values()])
     named = {}
     for key, found in rules.items():

@@ -3,12 +3,14 @@
 With n experts it is Σ_i (alone_i − base) that is taken from (composed − base), of the questions that need all of
 them."""
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from lora_reuse.llm.scoring.differences import asked_of, named, rule_of
 from lora_reuse.llm.scoring.intervals import difference
 
 Row = Mapping[str, Any]
@@ -20,23 +22,27 @@ def gains(rows: Sequence[Row], composed: str, alone: Callable[[Settings], Sequen
     its library, and by how much it is `more` than their sum, in shares of the questions. `low` and `high` are the 95 %
     interval of `intervals.difference` over the seeds that all of them have; NaN for one seed.
 
-    `alone` says of settings which libraries are the experts alone. What lacks a row of one of them is left out."""
-    found: dict[str, dict[tuple[str, str], dict[int, Any]]] = {}
+    `alone` says of settings which libraries are the experts alone. What lacks a row of one of them is left out. A
+    composition is called with its dials where rows differ in them (`differences.named`)."""
+    found: dict[str, dict[str, dict[str, dict[int, Row]]]] = {}
     for row in rows:
-        settings, measured = dict(row["settings"]), row["measured"]
-        seed, how = settings.pop("seed"), (settings.pop("library"), settings.pop("composition"))
-        shares = np.array(measured["by_group"]) / np.array(measured["group_sizes"])
-        found.setdefault(str(settings), {}).setdefault(how, {})[seed] = (settings, shares)
+        asked = asked_of(row["settings"])
+        library, seed = asked.pop("library"), row["settings"]["seed"]
+        of_library = found.setdefault(json.dumps(asked, sort_keys=True), {}).setdefault(library, {})
+        of_library.setdefault(rule_of(row["settings"]), {})[seed] = row
     results = []
-    for cells in found.values():
-        settings = next(iter(next(iter(cells.values())).values()))[0]
+    for asked, libraries in found.items():
+        settings = json.loads(asked)
         experts = alone(settings)
-        singles = [cells.get(key, {}) for key in (("none", "base"), *((name, "alone") for name in experts))]
-        for (name, how), cell in cells.items():
+        cells = {
+            library: {name: _shares(each) for name, each in named(of).items()} for library, of in libraries.items()
+        }
+        singles = [cells.get(one, {}).get(how, {}) for one, how in (("none", "base"), *((e, "alone") for e in experts))]
+        for how, cell in cells.get(composed, {}).items():
             seeds = sorted(set(cell).intersection(*singles))
-            if name != composed or not seeds:
+            if not seeds:
                 continue
-            whole, base, *parts = ([part[seed][1] for seed in seeds] for part in (cell, *singles))
+            whole, base, *parts = ([part[seed] for seed in seeds] for part in (cell, *singles))
             gain, *each = (float(np.mean(np.concatenate(part) - np.concatenate(base))) for part in (whole, *parts))
             # Divided by their number each side is a share, as `difference` wants it.
             n = len(parts)
@@ -52,6 +58,12 @@ def gains(rows: Sequence[Row], composed: str, alone: Callable[[Settings], Sequen
                 | {"low": n * limits.low if limits else math.nan, "high": n * limits.high if limits else math.nan}
             )
     return results
+
+
+def _shares(rows: Sequence[Row]) -> dict[int, np.ndarray]:
+    """The shares of each seed by group."""
+    measured = {row["settings"]["seed"]: row["measured"] for row in rows}
+    return {seed: np.array(m["by_group"]) / np.array(m["group_sizes"]) for seed, m in measured.items()}
 
 
 def told(found: Sequence[Mapping[str, Any]], asked: Callable[[Settings], str]) -> str:

@@ -208,6 +208,19 @@ def test_a_gain_against_the_sum_of_gains():
     assert gains(rows(both, first, second, base)[1:]) == []
 
 
+def test_a_rule_gains_at_every_value_of_its_dials():
+    """The base and the experts alone have no such dial."""
+    base, first, second, *both = ([1] * n + [0] * (8 - n) for n in (1, 2, 3, 7, 6))
+    found = [*rows(both[0], first, second, base, "ties"), row("both", "ties", both[1])]
+    for one, density in zip((found[3], found[4]), (0.2, 0.5), strict=True):
+        one["settings"]["density"] = density
+    assert {g["composition"]: g["gain"] for g in gains(found)} == {
+        "ties density=0.2": 6 / 8,
+        "ties density=0.5": 5 / 8,
+    }
+    assert [g["composition"] for g in gains(found[:4])] == ["ties"]
+
+
 @pytest.mark.parametrize(
     ("both", "alone", "verdict"), [(90, 20, "super-linear"), (30, 40, "less than the sum"), (42, 20, "not told apart")]
 )
