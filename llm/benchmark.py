@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_reuse.runs.command import begin, with_options
-from lora_reuse.runs.settings import Flag, Text, Whole, setting
+from lora_reuse.runs.settings import Flag, Place, Whole, setting
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Options:
     steps: int = setting(40, Whole(1, 10**6), "optimizer steps of each expert in the training comparison")
     experts: int = setting(4, Whole(2, 64), "experts trained")
     quick: bool = setting(False, Flag(), "small shapes, for a look at the output")
-    out: str = setting("", Text("a folder"), "folder for a row of the results; none is written without it")
+    out: str = setting("", Place("a folder"), "folder for a row of the results; none is written without it")
 
 
 def main(words: Sequence[str]) -> int:
@@ -157,6 +157,7 @@ def _write(folder: Path, options: Options, measured: dict[str, float]) -> None:
     settings = {
         "steps": options.steps,
         "experts": options.experts,
+        "quick": options.quick,
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     knows = [str(name) for name, there in torch.cpu.get_capabilities().items() if there is True and "bf16" in name]

@@ -110,7 +110,8 @@ def train(
         last = math.ceil(share * steps)
         bar = progress_bar(range(start, last), show=progress, initial=start, total=last, desc="steps", leave=False)
         loss_of = compiled_function(surprise) if base.compiled else surprise
-        with packing(base.model, model), compiled_layers(base.model) if base.compiled else nullcontext():
+        compiling = compiled_layers(base.model) if base.compiled else nullcontext()
+        with torch.random.fork_rng(devices=[]), packing(base.model, model), compiling:
             graph = graphed(model, [_batch(own, bridge, spec, step) for step in range(last)])
             for step in bar:
                 batch = _batch(own, bridge, spec, step)
@@ -139,6 +140,7 @@ def train(
         "base_digest": base.digest,
         "steps": steps,
         "loss": round(loss, 5),
+        **({"compiled": True} if base.compiled else {}),
         **dataclasses.asdict(spec),
     }
 

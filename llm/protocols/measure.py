@@ -1,9 +1,9 @@
 """The cells that have no row yet: their experts trained, their questions asked, their rows written; in worker
 processes, where there are several."""
 
+import json
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from transformers.utils import logging
 
-from lora_reuse.llm.adapters.modules import target_modules
+from lora_reuse.llm.adapters.modules import quiet_peft, target_modules
 from lora_reuse.llm.adapters.places import in_layer, refuse_idle
 from lora_reuse.llm.adapters.training import expert
 from lora_reuse.llm.decoding.models import Base, load_base
@@ -101,9 +101,7 @@ def _try_base(protocol: Protocol, cells: list[Cell], options: Options) -> None:
 def train_one(point: Any, spec: Any, options: Options) -> None:
     """Trains an expert of the point unless it is there. Raises SettingError, also for a disk that refuses it."""
     base = base_of(point, options)
-    with warnings.catch_warnings():
-        # PEFT asks transformers for a property that transformers 5.23 renames.
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+    with quiet_peft():
         try:
             expert(base, spec, Path(options.out) / "experts")
         except (OSError, SafetensorError) as error:
@@ -124,11 +122,17 @@ def _ask_group(
         "base_digest": base.digest,
         "pocket": switches(place_of(cells[0][0].model)),
         **({"base": base.described} if base.described else {}),
-        **({"compiled": True} if base.compiled else {}),
+        **({"compiled": True} if _were_compiled(protocol, cells, base, options) else {}),
         "chat": base.chat,
         "wall_seconds": round((time.perf_counter() - start) / len(cells), 3),
     }
     return results, where
+
+
+def _were_compiled(protocol: Protocol, cells: list[Cell], base: Base, options: Options) -> bool:
+    """Whether one of the experts was trained with compiled layers, in this run or before."""
+    folders = [Path(options.out) / "experts" / spec.key(base) for _, spec in trained_by(protocol, cells)]
+    return any(json.loads((folder / "expert.json").read_text()).get("compiled") for folder in folders)
 
 
 def _device_name(base: Base) -> str:
