@@ -1,6 +1,7 @@
 """An adapter of a base: what each module adds to its output, with a card that says where it comes from. A composition
 of adapters is an adapter again."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -121,12 +122,14 @@ class Adapter(Mapping[str, Delta]):
 
     @property
     def source(self) -> tuple[str, str]:
-        """What a composition of this adapter says it was made of: folder or hub name and digest, or a rule with what it
-        was made of and its dials."""
-        if not self.card.rule:
-            return next(iter(self.card.experts.items()))
-        dials = ", ".join(f"{name}={value}" for name, value in self.card.dials.items())
-        return (f"{self.name} ({dials})" if dials else self.name), ""
+        """What a composition of this adapter says it was made of, and the digest that tells it from others of that
+        name: folder or hub name and its weights; or a rule, what it was made of and its dials, and all of these."""
+        card, dials = self.card, ", ".join(f"{name}={value}" for name, value in self.card.dials.items())
+        if not card.rule:
+            place, weights = next(iter(card.experts.items()))
+            return (f"{named(place)} ({dials})" if dials else place), weights
+        made = json.dumps([card.rule, dials, *card.experts.items()])
+        return (f"{self.name} ({dials})" if dials else self.name), hashlib.sha256(made.encode()).hexdigest()[:16]
 
     @property
     def static(self) -> bool:

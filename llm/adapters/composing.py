@@ -69,8 +69,14 @@ def card_of(adapters: Sequence[Adapter], rule: str, given: Mapping[str, Any], ma
     dials = made_with([rule], given, preset_dials(card.base))[rule]
     if dials.get("top_k", 0) > len(adapters):
         raise SettingError("top_k", dials["top_k"], f"at most {len(adapters)}, the adapters")
-    made_of = dict(adapter.source for adapter in adapters)
-    return Card(card.base, rule, GIVEN[rule.partition(":")[0]].doc, made_of, dials, said_to_be_made(made_by))
+    return Card(card.base, rule, GIVEN[rule.partition(":")[0]].doc, sources(adapters), dials, said_to_be_made(made_by))
+
+
+def sources(adapters: Sequence[Adapter]) -> dict[str, str]:
+    """What a card says that the adapters are, each with its digest, which is part of the name where two have one."""
+    found = [adapter.source for adapter in adapters]
+    names = [name for name, _ in found]
+    return dict((name, digest) if names.count(name) == 1 else (f"{name} ({digest})", "") for name, digest in found)
 
 
 def said_to_be_made(by: str) -> str:

@@ -95,7 +95,7 @@ def compressed(adapter: Adapter, max_rank: int) -> tuple[Adapter, Loss]:
         loss.squares[name] = float(squares[max_rank:].sum()), float(squares.sum())
         return LowRank(left[:, :max_rank] * values[:max_rank], right[:, :max_rank])
 
-    card = replace(card_at(adapter.card, max_rank), note=loss.text)
+    card = replace(card_at(adapter.card, max_rank), note=lambda: adapter.card.note() + loss.text())
     return Adapter(Each(adapter, cut), card, adapter.layout, static=True), loss
 
 

@@ -74,7 +74,7 @@ def train_adapter(
         >>> c
         <Adapter 'c': rank 16, 12 modules of pocket>
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser().absolute()
     spec = _spec(base, examples, folder.name, seed, {"steps": steps} | training)
     key = spec.key(base)
     if _key(folder) != key:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from lora_reuse.llm.adapters.adapter import Adapter, Card, check_base
-from lora_reuse.llm.adapters.composing import check_adapters, said_to_be_made
+from lora_reuse.llm.adapters.composing import check_adapters, said_to_be_made, sources
 from lora_reuse.llm.adapters.folders import Layout
 from lora_reuse.llm.decoding.models import Base, example
 from lora_reuse.llm.learned import Learned, Learning
@@ -87,9 +87,8 @@ def learned_card(
         raise SettingError("examples", "none", "a few (prompt, answer) pairs")
     digest = hashlib.sha256(json.dumps(list(examples)).encode()).hexdigest()[:16]
     dials = {**dials, "examples": f"{len(examples)} ({digest})"}
-    made_of = dict(adapter.source for adapter in adapters)
     base, says = adapters[0].card.base, TO_LEARN[rule].doc
-    return Card(base, f"{rule}:learned", says, made_of, dials, said_to_be_made(made_by))
+    return Card(base, f"{rule}:learned", says, sources(adapters), dials, said_to_be_made(made_by))
 
 
 def settled(rule: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -88,8 +88,8 @@ def forecast(
         The forecasts: printed, the report; `decision`, `verdicts`, `dataframe()` and `numbers()`.
 
     Raises:
-        SettingError: not two adapters, adapters of another base or of embeddings, a set without prompts, or a rule
-            that does not exist.
+        SettingError: not two adapters, adapters of another base or of embeddings, a set without prompts, a rule that
+            does not exist, or a composition that is there twice.
 
     Examples:
         >>> prompts = {"a": ["Where does Ann live?"], "b": ["Who is Bo?"], "hoped": ["Where does the boss of Bo live?"]}
@@ -109,6 +109,10 @@ def forecast(
     check_base(base, *adapters, *compositions)
     _check_prompts(prompts)
     how = {one if isinstance(one, str) else one.name: one for one in compositions}
+    if len(how) < len(compositions):  # the same rule at two values of a dial
+        how = {one if isinstance(one, str) else one.source[0]: one for one in compositions}
+    if len(how) < len(compositions):
+        raise SettingError("compositions", ", ".join(how), "each composition once")
     made = {
         name: None if one == "base" else compose(adapters, one) if isinstance(one, str) else one
         for name, one in how.items()

@@ -66,7 +66,8 @@ def score(
         The marks: `hits`, `lenient`, `total`, `interval`, and those of `each` answer.
 
     Raises:
-        SettingError: as many answers as golds are needed, and as many hops.
+        SettingError: as many answers as golds are needed, and as many hops; a name without a word, or two that do not
+            differ but for case, accents and punctuation.
 
     Examples:
         >>> lr.score(["He lives in Zint.", "In Frosk, not in Zint.", "Zint or Frosk."], ["Zint", "Zint", "Frosk"])
@@ -79,6 +80,19 @@ def score(
             got = "one string" if isinstance(said, str) else f"{len(said)} answers and {len(given)} {name}"
             raise SettingError("said", got, f"a list of answers, and {name} for each")
     places = {*candidates, *golds}
+    try:
+        return _marks(said, golds, places, mentioned, hops)
+    except ValueError as error:  # of `two_hop`, which stands alone
+        raise SettingError("golds", str(error), "names with a word each, of which no two are the same") from None
+
+
+def _marks(
+    said: Sequence[str],
+    golds: Sequence[str],
+    places: Collection[str],
+    mentioned: Collection[str],
+    hops: Sequence[tuple[str, str]] | None,
+) -> Marks:
     if hops is None:
         return Marks(
             tuple(two_hop.direct(text, gold, places, mentioned) for text, gold in zip(said, golds, strict=True))

@@ -273,12 +273,18 @@ def test_a_composition_is_composed_again(base, library, tmp_path):
         (lambda base, a, b: lr.to_peft(base, lr.compose([a, b], "arrow")), "adapter: got arrow of a, b, which weighs"),
         (lambda base, a, b: lr.merge_into(base, lr.compose([a, b], "arrow")), "adapter: got arrow of a, b, which"),
         (lambda base, a, b: lr.score(["x"], ["x", "y"]), "said: got 1 answers and 2 golds"),
+        (lambda base, a, b: lr.score(["x"], [""]), "golds: got '' has no word to look for; allowed: "),
+        (lambda base, a, b: lr.score(["x"], ["Zürich"], candidates=["Zurich"]), "golds: got .* cannot be told apart"),
         (lambda base, a, b: lr.train_adapter(base, [], "new"), "examples: got none"),
         (lambda base, a, b: lr.train_adapter(base, [("p", "q")], "new", rnak=3), "rnak: .*did you mean 'rank'"),
         (lambda base, a, b: lr.train_adapter(base, [("p", "q")], "new", rank=0), "rank: got 0; allowed: "),
         (lambda base, a, b: lr.forecast(base, [a], {}), "adapters: got 1; allowed: two adapters"),
         (lambda base, a, b: lr.forecast(base, [a, b], {"hopd": ["x"]}), "prompts: got 'hopd'; .*did you mean 'hoped'"),
         (lambda base, a, b: lr.forecast(base, [a, b], {"a": ["x"]}), "prompts: got no list of prompts 'b'"),
+        (
+            lambda base, a, b: lr.forecast(base, [a, b], {key: ["x"] for key in ("a", "b", "hoped")}, ["sum", "sum"]),
+            "compositions: got sum; allowed: each composition once",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(base, library, mistake, line):
@@ -321,3 +327,35 @@ def test_compositions_of_other_dials_are_other_adapters(base, library, tmp_path,
     monkeypatch.setenv("HOME", str(tmp_path))
     lr.save(together, "~/saved")
     assert lr.load(base, "~/saved").keys() == together.keys()
+
+
+def test_adapters_of_one_name_are_told_apart(base, library, tmp_path):
+    """By what they are made of: a card that mixed them up would take one for the other."""
+    others = [lr.load_adapter(base, random_adapter(base, tmp_path / name, seed)) for name, seed in (("a", 5), ("b", 6))]
+    sums = [lr.compose(two, "sum") for two in (library, others)]
+    assert sums[0].name == sums[1].name
+    assert len(lr.compose(sums, "average").card.experts) == 2
+    cut = lr.compress(library[0], 1)
+    assert len(lr.compose([library[0], cut], "sum").card.experts) == 2
+    assert next(iter(lr.compose([cut, library[1]], "sum").card.experts)).startswith("a (max_rank=1)")
+    noted = lr.compress(lr.compress(sums[0], 3), 2).card.note()
+    assert noted.count("The cut is off by") == 2
+
+
+def test_a_rule_at_two_values_of_a_dial_has_two_forecasts(base, library):
+    prompts = dict.fromkeys(("a", "b", "hoped"), QUESTIONS[:1])
+    twice = [lr.compose(library, "ties", density=density) for density in (0.3, 0.7)]
+    said = lr.forecast(base, library, prompts, twice, max_new_tokens=2)
+    assert [name.partition(" (")[2][:11] for name in said.verdicts] == ["density=0.3", "density=0.7"]
+
+
+def test_training_finds_the_home_a_folder_without_a_name_and_leaves_random_numbers_alone(base, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "here")
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    for folder in ("~/there", "."):
+        lr.train_adapter(base, [("p", "q")], folder, steps=1, progress=False)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all((tmp_path / name / "adapter_model.safetensors").is_file() for name in ("there", "here"))
