@@ -8,6 +8,7 @@ word problems (data=own) come with such code."""
 
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from lora_reuse.llm.sandbox import require, run
 from lora_reuse.llm.scoring.endpoint import Endpoint, endpoint_of
 from lora_reuse.llm.scoring.solutions import equal, program
 from lora_reuse.runs.command import begin, settings_are_right, with_options
+from lora_reuse.runs.files import write as write_file
 from lora_reuse.runs.settings import Flag, SettingError, Text, Whole, setting
 
 TURNS = 6
@@ -168,8 +170,13 @@ def _each(jobs: Sequence[Callable[[], str]], parallel: int) -> Iterator[str]:
 
 
 def _rows(path: Path) -> list[dict]:
-    """The rows of a file of ours. Raises SettingError for a line that is none."""
-    lines = path.read_text().splitlines() if path.is_file() else []
+    """The rows of a file of ours, from which a last line that a kill has torn is cut off. Raises SettingError for
+    another line that is none."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    lines, torn = text.splitlines(), text and not text.endswith("\n")
+    if torn:
+        lines = lines[:-1]
+        write_file(path, "".join(f"{line}\n" for line in lines))
     rows = []
     for number, line in enumerate(lines, 1):
         try:
@@ -183,8 +190,10 @@ def _rows(path: Path) -> list[dict]:
 
 def _append(path: Path, row: dict) -> None:
     try:
-        with path.open("a") as file:
+        with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
         raise SettingError("data", f"{path} ({error.strerror})", "a folder that can be written") from None
 

@@ -32,8 +32,12 @@ def _main(words: list[str]) -> int:
     if words:
         raise SettingError(words[0], "a setting", "none", "the variable LORA_REUSE_CACHE says where the file goes")
     begin(str(SMOLLM2))
-    if not SMOLLM2.is_file():
-        _fetch(SMOLLM2)
+    try:
+        if not SMOLLM2.is_file():
+            _fetch(SMOLLM2)
+    except OSError as error:
+        got = f"{SMOLLM2.parent} ({error.strerror or error})"
+        raise SettingError("LORA_REUSE_CACHE", got, "a folder that can be written, on a disk with room") from None
     print(f"{SMOLLM2} is model=smollm2")
     return 0
 

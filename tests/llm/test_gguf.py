@@ -11,6 +11,7 @@ from gguf import GGMLQuantizationType, dequantize, quantize
 
 import lora_reuse.llm.decoding.names as names
 import lora_reuse.llm.decoding.reading as reading
+from lora_reuse.llm import smollm2 as fetching
 from lora_reuse.llm.adapters.modules import target_modules
 from lora_reuse.llm.decoding.models import digest_of, example, load_base, load_frame, stop_ids
 from lora_reuse.llm.decoding.names import SMOLLM2, digest, place_of
@@ -146,6 +147,13 @@ def test_files_that_are_refused(changes, line, folder_of, tmp_path):
 def test_an_architecture_that_is_no_causal_language_model(folder_of, tmp_path):
     path = tiny_gguf(folder_of("llama"), tmp_path / "tiny.gguf", architecture="t5")
     assert mistake(path) == f"model: got {path}, which is T5Config; allowed: a causal language model"
+
+
+def test_a_folder_that_cannot_hold_smollm2_is_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(fetching, "SMOLLM2", tmp_path / "file" / "smollm2.gguf")
+    assert fetching.main([]) == 2
+    assert capsys.readouterr().err.startswith("llm.smollm2: LORA_REUSE_CACHE: got ")
 
 
 def test_smollm2_that_was_not_fetched_says_how_to(tmp_path, monkeypatch):
