@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_reuse.runs.command import begin, settings_are_right, with_options
-from lora_reuse.runs.settings import Flag, SettingError, Text, did_you_mean, setting
+from lora_reuse.runs.settings import Flag, Place, SettingError, Text, did_you_mean, setting
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,8 @@ class Options:
     """What to draw:"""
 
     only: str = setting("all", Text("names joined by +, or all"), "which figures and tables")
-    rows: str = setting("results/paper", Text("a folder"), "where the rows are")
-    out: str = setting("results/figures", Text("a folder"), "where the files go")
+    rows: str = setting("results/paper", Place("a folder"), "where the rows are")
+    out: str = setting("results/figures", Place("a folder"), "where the files go")
     list: bool = setting(False, Flag(), "say what there is, and which commands make its rows; draw nothing")
     report: bool = setting(False, Flag(), "draw everything, then write the page")
     readme: str = setting("", Text("a file"), "write the README there, its numbers from the rows")

@@ -20,7 +20,7 @@ from lora_reuse.llm.protocols.controls import point_of
 from lora_reuse.runs.command import begin, settings_are_right, with_options
 from lora_reuse.runs.files import write
 from lora_reuse.runs.rows import by_setting, load_rows
-from lora_reuse.runs.settings import SettingError, Text, Whole, setting
+from lora_reuse.runs.settings import Place, SettingError, Whole, setting
 
 Row = Mapping[str, Any]
 COUNTED = ("hits", "total", "by_triplet", "by_group")
@@ -31,8 +31,10 @@ COUNTED = ("hits", "total", "by_triplet", "by_group")
 class Options:
     """Whose answers to keep, and beside which rows."""
 
-    run: str = setting("", Text("a folder"), "the folder (out=) of a run: its rows, and its answers")
-    rows: str = setting("results/paper", Text("a folder"), "the rows that the answers belong to; the sample goes there")
+    run: str = setting("", Place("a folder"), "the folder (out=) of a run: its rows, and its answers")
+    rows: str = setting(
+        "results/paper", Place("a folder"), "the rows that the answers belong to; the sample goes there"
+    )
     count: int = setting(4, Whole(1, 1000), "questions of each row, from the first")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_reuse.runs.command import begin, settings_are_right, with_options
-from lora_reuse.runs.settings import SettingError, Text, did_you_mean, setting
+from lora_reuse.runs.settings import Place, SettingError, Text, did_you_mean, setting
 
 Row = Mapping[str, Any]
 
@@ -23,7 +23,7 @@ Row = Mapping[str, Any]
 class Options:
     """Which rows to compare."""
 
-    rows: str = setting("results", Text("a folder"), "the folder of the rows")
+    rows: str = setting("results", Place("a folder"), "the folder of the rows")
     experiment: str = setting("", Text("a protocol's name"), "two_hop, bridge, ...; none: all whose rows are there")
     where: str = setting("", Text("setting:value pairs joined by +"), "rows with these settings alone")
     composition: str = setting("", Text("rules joined by commas"), "the rules to compare; none: all")

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from lora_reuse.llm.decoding.names import each_once
 from lora_reuse.llm.protocols.dials import EVERY, GIVEN, WORDS, Dials, check_rule, made_with
 from lora_reuse.llm.protocols.settings import PATH
 from lora_reuse.runs.command import begin, command, refuse_full, settings_are_right, without_help
 from lora_reuse.runs.provenance import program
-from lora_reuse.runs.settings import Choice, Flag, NoAxes, SettingError, Text, Whole, help_table, parse, setting
+from lora_reuse.runs.settings import Choice, Flag, NoAxes, Place, SettingError, Text, Whole, help_table, parse, setting
 
 FORMATS = {"adapter": ("peft", ""), "model": ("transformers",), "gguf": ("gguf",)}
 """What can be written, and the libraries that load it; a routed composition none but this one."""
@@ -47,7 +48,7 @@ class Options:
     model: str = setting("", PATH, "the model of the adapters; none: the one the first names")
     library: str = setting("", Text("folders, hub names or GGUF files joined by commas"), "the adapters")
     composition: str = setting("", Text(" | ".join(WORDS)), "the rule")
-    out: str = setting("", Text("a folder"), "a new or empty folder")
+    out: str = setting("", Place("a folder"), "a new or empty folder")
     format: str = setting(
         "adapter",
         Choice(*FORMATS),
@@ -88,9 +89,7 @@ def _main(words: list[str]) -> int:
         if options.format != "adapter":
             raise SettingError("format", options.format, "a rule that gives one ΔW", "format=adapter for a router")
     made_with([options.composition], dials, {})
-    folders = [name.strip() for name in options.library.split(",")]
-    if "" in folders or len({Path(name).expanduser().resolve() for name in folders}) < len(folders):
-        raise SettingError("library", options.library, "each adapter once")
+    folders = each_once(options.library)
     settings_are_right(options.out)
     print(_compose(options, folders, dials))
     return 0

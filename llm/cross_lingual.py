@@ -109,7 +109,7 @@ class Learned:
                 told = (
                     tasks.sentences(self.count, self.seed)
                     if self.sentences == OWN
-                    else parallel.sentences(Path(self.sentences), self.count)
+                    else parallel.sentences(Path(self.sentences).expanduser(), self.count)
                 )
                 found += [(TRANSLATE.format(english=english), spanish) for english, spanish in told]
             else:

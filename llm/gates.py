@@ -21,16 +21,16 @@ from lora_reuse.llm.protocols.dials import GIVEN
 from lora_reuse.llm.protocols.settings import Device, Model
 from lora_reuse.runs.command import begin, refuse_full, settings_are_right, with_options
 from lora_reuse.runs.files import whole_folder
-from lora_reuse.runs.settings import SettingError, Text, setting
+from lora_reuse.runs.settings import Place, SettingError, Text, setting
 
 
 @dataclass(frozen=True)
 class Options(Device, Model):
     """What is asked, and how:"""
 
-    routed: str = setting("", Text("a folder"), "a composition with a router, as `lora-reuse compose` writes it")
+    routed: str = setting("", Place("a folder"), "a composition with a router, as `lora-reuse compose` writes it")
     prompts: str = setting("", Text("a JSONL file"), "the prompts")
-    out: str = setting("", Text("a folder"), "a new or empty folder")
+    out: str = setting("", Place("a folder"), "a new or empty folder")
 
 
 def main(words: Sequence[str]) -> int:

@@ -11,9 +11,9 @@ import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_reuse.llm.decoding.names import each_once
 from lora_reuse.llm.protocols.settings import PATH
 from lora_reuse.runs.command import begin, settings_are_right, with_options
 from lora_reuse.runs.settings import Flag, SettingError, Text, setting, shortened
@@ -37,9 +37,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _main(options: Options) -> int:
-    folders = [name.strip() for name in options.library.split(",")]
-    if "" in folders or len({Path(name).expanduser().resolve() for name in folders}) < len(folders):
-        raise SettingError("library", options.library or "nothing", "adapters, each once")
+    folders = each_once(options.library)
     settings_are_right()
     from lora_reuse.llm.adapters.folders import origin
 

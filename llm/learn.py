@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lora_reuse.llm.data.pairs import pairs_in
+from lora_reuse.llm.decoding.names import each_once
 from lora_reuse.llm.protocols.dials import TO_LEARN, Learning
 from lora_reuse.llm.protocols.settings import Device, Model
 from lora_reuse.runs.command import begin, command, refuse_full, settings_are_right, without_help
 from lora_reuse.runs.dials import axes, every
 from lora_reuse.runs.provenance import program
-from lora_reuse.runs.settings import Choice, Flag, NoAxes, SettingError, Text, Whole, help_table, parse, setting
+from lora_reuse.runs.settings import Choice, Flag, NoAxes, Place, SettingError, Text, Whole, help_table, parse, setting
 
 OWN = every(TO_LEARN)
 RuleDials = axes("RuleDials", "Of the rule; a dial that it does not have is refused.", OWN)
@@ -35,7 +36,7 @@ class Options(Device, Model):
     library: str = setting("", Text("folders, hub names or GGUF files joined by commas"), "the adapters")
     composition: str = setting("cat", Choice(*TO_LEARN), "the rule")
     examples: str = setting("", Text("a JSONL file"), "what the rule learns from")
-    out: str = setting("", Text("a folder"), "a new or empty folder")
+    out: str = setting("", Place("a folder"), "a new or empty folder")
     batch: int = setting(16, Whole(1, 10**5), "examples a batch")
     seed: int = setting(0, Whole(0, 10**9), "draws the batches, and LoraHub's points")
     another_model: bool = setting(False, Flag(), "compose although an adapter names another model than model=")
@@ -63,9 +64,7 @@ def _main(words: list[str]) -> int:
     for name in ("library", "examples", "out"):
         if not getattr(options, name):
             raise SettingError(name, "nothing", f"{name}=...", "--help says more")
-    folders = [name.strip() for name in options.library.split(",")]
-    if "" in folders or len({Path(name).expanduser().resolve() for name in folders}) < len(folders):
-        raise SettingError("library", options.library, "each adapter once")
+    folders = each_once(options.library)
     settings_are_right(options.out)
     examples = pairs_in(Path(options.examples).expanduser(), "examples")
     print(_learn(options, folders, examples, knobs))
@@ -81,7 +80,7 @@ def _learn(options: Options, folders: list[str], examples: Sequence[tuple[str, s
     from lora_reuse.llm.adapters.writing import saved_ranks
     from lora_reuse.llm.decoding.models import load_base
 
-    rule, out = options.composition, Path(options.out).expanduser()
+    rule, out = options.composition, Path(options.out).absolute()
     dials = settled(rule, knobs) | {"batch": options.batch, "seed": options.seed}
     if not sys.stderr.isatty():
         logging.disable_progress_bar()

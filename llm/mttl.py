@@ -9,6 +9,7 @@ The names of Phi-2's modules in its first published code (mixer.Wqkv) are transl
 into its three parts."""
 
 import math
+import os
 import pickle
 import re
 import sys
@@ -17,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lora_reuse.runs.command import begin, settings_are_right, with_options
-from lora_reuse.runs.settings import Number, SettingError, Text, setting
+from lora_reuse.runs.command import begin, refuse_full, settings_are_right, with_options
+from lora_reuse.runs.settings import Number, Place, SettingError, Text, setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +34,7 @@ class Options:
     """What to convert."""
 
     expert: str = setting("", Text("NAME.ckpt, or REPOSITORY:NAME on the hub"), "the expert")
-    out: str = setting("", Text("a folder"), "a new or empty folder")
+    out: str = setting("", Place("a folder"), "a new or empty folder")
     RENAMED: ClassVar = {"base": "model"}
 
     model: str = setting(
@@ -52,10 +53,10 @@ def _main(options: Options) -> int:
         if not getattr(options, name):
             raise SettingError(name, "nothing", f"{name}=...", "--help says more")
     settings_are_right(options.out)
-    from lora_reuse.llm.adapters.writing import check_new, save_expert
+    from lora_reuse.llm.adapters.writing import save_expert
 
-    check_new(Path(options.out))
-    weights, info = read(options.expert)
+    refuse_full(Path(options.out))
+    weights, info = read(os.path.expanduser(options.expert))
     model = options.model or str(info.get("expert_model") or (info.get("training_config") or {}).get("model") or "")
     if not model:
         raise SettingError("model", "nothing, and the expert names no model", "the model it was trained on")

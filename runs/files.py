@@ -12,6 +12,7 @@ from pathlib import Path
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside `path` to write a file or a folder to, which then takes the place of `path`. After an error it is
     gone. Its name is its own, since another process may be writing the same. Raises OSError."""
+    path = Path(os.path.abspath(path))  # "." has a name then
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f"{path.name}.{secrets.token_hex(4)}.writing")
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lora_reuse.runs.rows import Rows, row_hash
-from lora_reuse.runs.settings import Choice, Flag, SettingError, Text, Whole, setting, short
+from lora_reuse.runs.settings import Choice, Flag, Place, SettingError, Text, Whole, setting, short
 
 Cell = tuple[Any, int]
 """A point of a grid, which is an instance of a dataclass of axes, and a seed."""
@@ -20,7 +20,7 @@ class Run:
 
     seeds: int = setting(1, Whole(1, 10**6), "repetitions of every grid point, seeds first_seed, first_seed + 1, ...")
     first_seed: int = setting(0, Whole(0, 2**31 - 1), "the first seed")
-    out: str = setting("results", Text("a folder"), "folder for the rows; what is there already is not run again")
+    out: str = setting("results", Place("a folder"), "folder for the rows; what is there already is not run again")
     dry_run: bool = setting(False, Flag(), "print the grid and its cost, and run nothing")
     shard: str = setting(
         "1/1", Text("i/N with 1 <= i <= N", r"[1-9]\d{0,5}/[1-9]\d{0,5}"), "run the i-th of N parts of the grid"

@@ -10,6 +10,7 @@ import difflib
 import inspect
 import itertools
 import math
+import os
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -160,6 +161,14 @@ class Text:
         return text
 
 
+@dataclass(frozen=True)
+class Place(Text):
+    """A file or folder of this machine. `~` is the home: a shell leaves it as it is after `=`, and reads no recipe."""
+
+    def parse(self, text: str) -> str:
+        return os.path.expanduser(super().parse(text))
+
+
 def setting(
     default: Any, kind: Kind, doc: str, grid: tuple | None = None, omitted: bool = False, rules: Sequence[str] = ()
 ) -> Any:
@@ -192,7 +201,7 @@ def parse(words: Iterable[str], axes: type, options: type) -> tuple[dict[str, tu
             )
         kind, cls = fields[name]
         texts = [part.strip() for part in text.split(",")] if cls is axes else [text]
-        given[name] = tuple(_value(name, kind, part) for part in texts)
+        given[name] = tuple(of_kind(name, kind, part) for part in texts)
         if len(set(given[name])) < len(given[name]):
             raise SettingError(name, text, "each value once")
     is_axis = lambda name: fields[name][1] is axes  # noqa: E731
@@ -209,17 +218,9 @@ def parse_options(words: Iterable[str], options: type[Given]) -> Given:
     return options(**parse(words, NoAxes, options)[1])
 
 
-def _value(name: str, kind: Kind, text: str) -> Any:
-    try:
-        return kind.parse(text)
-    except (ValueError, KeyError):
-        words = getattr(kind, "words", ())
-        raise SettingError(name, repr(text), kind.allowed, did_you_mean(text, words)) from None
-
-
 def of_kind(name: str, kind: Kind, value: Any) -> Any:
-    """What a kind makes of a value that came from Python: what it makes of its text. Raises SettingError for one that
-    it does not take."""
+    """What a kind makes of a text, and of a value that came from Python: what it makes of its text. Raises SettingError
+    for one that it does not take."""
     whole = isinstance(kind, Whole) and isinstance(value, float) and value.is_integer()
     text = ":".join(map(str, value)) if isinstance(value, (tuple, list)) else str(int(value) if whole else value)
     try:

@@ -10,6 +10,7 @@ from lora_reuse.runs.settings import (
     Choice,
     Flag,
     Number,
+    Place,
     SettingError,
     Text,
     Whole,
@@ -162,3 +163,9 @@ def test_an_error_repeats_at_most_a_line_of_what_came():
 
 def test_a_list_may_have_spaces_after_its_commas():
     assert parse(["width=64, 128"], Axes, Options)[0] == {"width": (64, 128)}
+
+
+def test_a_place_in_the_home_is_found_without_a_shell(monkeypatch):
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert Place("a folder").parse("~/rows") == "/somewhere/rows"
+    assert Place("a folder").parse("rows/~") == "rows/~"

@@ -18,7 +18,7 @@ from typing import Any
 
 from lora_reuse.llm.protocols.settings import PATH
 from lora_reuse.runs.command import begin, settings_are_right, with_options
-from lora_reuse.runs.settings import Flag, SettingError, Text, Whole, did_you_mean, setting
+from lora_reuse.runs.settings import Flag, Place, SettingError, Text, Whole, did_you_mean, setting
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Options:
     model: str = setting("pocket", PATH, "the base")
     seeds: int = setting(3, Whole(1, 1000), "repetitions, each with experts of its own")
     first_seed: int = setting(3, Whole(0, 2**31 - 1), "the first seed; of 3 to 5 the most rules have rows")
-    out: str = setting("results", Text("a folder"), "folder for experts and rows; what is there is not made again")
-    rows: str = setting("results/paper", Text("a folder"), "rows of floors, ceilings and other rules, read alone")
+    out: str = setting("results", Place("a folder"), "folder for experts and rows; what is there is not made again")
+    rows: str = setting("results/paper", Place("a folder"), "rows of floors, ceilings and other rules, read alone")
     workers: int = setting(0, Whole(0, 1024), "processes; 0: one a core on a CPU, one on a GPU")
     dry_run: bool = setting(False, Flag(), "print what would be trained and asked, and run nothing")
 

@@ -16,7 +16,7 @@ from lora_reuse.llm.data.graphs import COUNTS, facts_of
 from lora_reuse.llm.data.subsets import SPLITS, SUBSETS, examples, parts
 from lora_reuse.runs.command import begin, with_options
 from lora_reuse.runs.files import write
-from lora_reuse.runs.settings import Choice, SettingError, Text, Whole, setting
+from lora_reuse.runs.settings import Choice, Place, SettingError, Text, Whole, setting
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Options:
     show: str = setting(
         "", Text("a subset"), "print examples of a subset: " + ", ".join(name for name in SUBSETS if name[0] in "FD")
     )
-    write: str = setting("", Text("a folder"), "write every subset and split into folder/<subset>/<split>.jsonl")
+    write: str = setting("", Place("a folder"), "write every subset and split into folder/<subset>/<split>.jsonl")
     counterfact: str = setting(
         "", Text("a .json file"), "write edits in CounterFact's form, for data= of edit and capacity"
     )

@@ -56,7 +56,7 @@ def questions(data: str, count: int, seed: int, own_triplets: int = 20) -> list[
 @functools.lru_cache(maxsize=4)
 def _places(data: str) -> tuple[Question, ...]:
     found = []
-    for id_, question, answers in _pairs(Path(data)):
+    for id_, question, answers in _pairs(Path(data).expanduser()):
         place = place_of(answers[0]) if _ASKS_FOR_A_PLACE.search(question) else None
         if place:
             found.append(Question(id_, question.strip(), answers, place))

@@ -150,4 +150,4 @@ MADE: dict[str, Callable[[int, int], tuple[Fact, ...]]] = {OWN: known_facts, CAP
 
 def _file(data: str, name: str) -> tuple[tuple[str, str], ...]:
     allowed = f"{', '.join(MADE)}, or a folder with first.jsonl, second.jsonl and both.jsonl"
-    return pairs_in(Path(data) / f"{name}.jsonl", "data", allowed)
+    return pairs_in(Path(data).expanduser() / f"{name}.jsonl", "data", allowed)

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from lora_reuse.llm.data.arithmetic import evaluate, plain
 from lora_reuse.runs import files
 from lora_reuse.runs.command import with_options
-from lora_reuse.runs.settings import Choice, SettingError, Text, Whole, setting
+from lora_reuse.runs.settings import Choice, Place, SettingError, Text, Whole, setting
 
 LEVELS = ("symbolic", "p1", "p2")
 FILES = {"symbolic": "GSM_symbolic.jsonl", "p1": "GSM_p1.jsonl", "p2": "GSM_p2.jsonl"}
@@ -159,7 +159,7 @@ class Options:
     )
     write: str = setting(
         "",
-        Text("a folder"),
+        Place("a folder"),
         "write the levels as JSONL in the format of GSM-Symbolic, and the code as reusable_code.jsonl",
     )
     count: int = setting(3, Whole(1, 1000), "problems to show, one a template")

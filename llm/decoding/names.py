@@ -45,11 +45,20 @@ def place_of(model: str) -> Path:
 
 
 def digest(place: Path) -> str:
-    """16 hex digits of a GGUF file, or of a folder's config.json and safetensors: which of the models that a place has
-    held it holds now."""
+    """16 hex digits of a GGUF file, or of a folder's config.json and safetensors, by which it is noticed that a place
+    holds another model than before."""
     paths = [place] if place.is_file() else [place / "config.json", *sorted(place.glob("*.safetensors"))]
     found = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
             hashlib.file_digest(file, lambda: found)
     return found.hexdigest()[:16]
+
+
+def each_once(library: str) -> list[str]:
+    """The adapters that `library` names, with commas between. Raises SettingError for none, and for one that is there
+    twice."""
+    named = [name.strip() for name in library.split(",")]
+    if "" in named or len({Path(name).expanduser().resolve() for name in named}) < len(named):
+        raise SettingError("library", library or "nothing", "each adapter once")
+    return named

@@ -30,6 +30,7 @@ from lora_reuse.runs.files import write
 from lora_reuse.runs.settings import (
     Choice,
     Flag,
+    Place,
     SettingError,
     Text,
     Whole,
@@ -58,12 +59,12 @@ class Options(Device, Model):
 
     prompts: str = setting("", Text("a JSONL file"), "the prompts")
     out: str = setting(
-        "", Text("a folder"), "where forecast.json, forecast.png and forecast.pdf go; with validate=, rows, experts"
+        "", Place("a folder"), "where forecast.json, forecast.png and forecast.pdf go; with validate=, rows, experts"
     )
     answer_tokens: int = setting(96, Whole(1, 10**5), "longest answer")
     another_model: bool = setting(False, Flag(), "forecast although an adapter names another model than model=")
-    validate: str = setting("", Text("a folder with rows"), "measure how good forecasts are, on the rows there")
-    protocol: str = setting("", Text("a Python file"), "validate: a protocol of one's own, whose rows are there, too")
+    validate: str = setting("", Place("a folder with rows"), "measure how good forecasts are, on the rows there")
+    protocol: str = setting("", Place("a Python file"), "validate: a protocol of one's own, whose rows are there, too")
     asked: int = setting(6, Whole(1, 100), "validate: hoped-for prompts, and own prompts of each adapter, a forecast")
 
 

@@ -24,7 +24,7 @@ from lora_reuse.llm.protocols.dials import EVERY, WORDS, Dials, made_with
 from lora_reuse.llm.protocols.settings import Device, Model, preset_dials
 from lora_reuse.runs import files
 from lora_reuse.runs.command import begin, command, settings_are_right, without_help
-from lora_reuse.runs.settings import Flag, SettingError, Text, Whole, did_you_mean, help_table, parse, setting
+from lora_reuse.runs.settings import Flag, Place, SettingError, Text, Whole, did_you_mean, help_table, parse, setting
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ class Options(Device, Model):
     )
     triplets: int = setting(100, Whole(1, 100), "triplets of the two-hop tasks")
     seed: int = setting(0, Whole(0), "who goes with whom in them, and what a rule draws")
-    include: str = setting("", Text("a folder"), "more tasks, as lm-eval's --include_path")
+    include: str = setting("", Place("a folder"), "more tasks, as lm-eval's --include_path")
     limit: int = setting(0, Whole(0), "questions of each task; 0: all")
     another_model: bool = setting(False, Flag(), "evaluate although an adapter names another model than model=")
     batch: int = setting(32, Whole(1, 10**5), "prompts decoded together")
-    out: str = setting("", Text("a folder"), "where lm_eval.json goes: results and every answer")
-    write: str = setting("", Text("a folder"), "write the two-hop tasks there, and evaluate nothing")
+    out: str = setting("", Place("a folder"), "where lm_eval.json goes: results and every answer")
+    write: str = setting("", Place("a folder"), "write the two-hop tasks there, and evaluate nothing")
 
 
 @dataclass(frozen=True)

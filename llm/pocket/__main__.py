@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_reuse.runs.command import begin, command, settings_are_right, without_help
-from lora_reuse.runs.settings import Choice, Flag, SettingError, Text, Whole, grid, help_table, parse, setting
+from lora_reuse.runs.settings import Choice, Flag, Place, SettingError, Whole, grid, help_table, parse, setting
 
 
 @dataclass(frozen=True)
 class Options:
     """Where and how."""
 
-    out: str = setting("results/pocket", Text("a folder"), "the model's folder")
+    out: str = setting("results/pocket", Place("a folder"), "the model's folder")
     threads: int = setting(2, Whole(1, 1024), "CPU threads; the bits depend on their number")
     device: str = setting("cpu", Choice("cpu", "cuda", "mps"), "where it is pretrained; the bits depend on it")
     dry_run: bool = setting(False, Flag(), "print what would be done, and do nothing")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from lora_reuse.runs.command import begin, settings_are_right, with_options
 from lora_reuse.runs.rows import load_rows
-from lora_reuse.runs.settings import SettingError, Text, setting
+from lora_reuse.runs.settings import Place, SettingError, setting
 
 if TYPE_CHECKING:
     from lora_reuse.paper_checks.predictions.outcomes import Outcome
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Options:
     """The predictions:"""
 
-    rows: str = setting("results/paper", Text("a folder"), "folder with the rows of language models")
-    out: str = setting("results/paper", Text("a folder"), "folder for predictions.md")
+    rows: str = setting("results/paper", Place("a folder"), "folder with the rows of language models")
+    out: str = setting("results/paper", Place("a folder"), "folder for predictions.md")
 
 
 def main(words: Sequence[str]) -> int:
