@@ -14,8 +14,8 @@ layer. Only composition= runs them and ours of these names; then layers=1 is eno
 by itself, ours here all weights together.
 
 mergekit merges whole weights. Where it is installed, its merges of the ΔW stand beside ours that form them: its part is
-to merge every ΔW, with 0 as its base, and to write it whole, 18 times as large as the two adapters. Ours is a LoRA,
-for which the singular vectors are taken."""
+to merge every ΔW, with 0 as its base, and to write it whole. Ours is a LoRA, for which the singular vectors are
+taken."""
 
 import importlib.util
 import os
@@ -31,7 +31,7 @@ from typing import NamedTuple
 
 from lora_reuse.llm.protocols.dials import GIVEN, check_rule
 from lora_reuse.runs.command import begin, with_options
-from lora_reuse.runs.settings import Choice, SettingError, Text, Whole, setting
+from lora_reuse.runs.settings import Choice, Place, SettingError, Text, Whole, setting
 
 SHAPES = {
     "self_attn.q_proj": (3584, 3584),
@@ -61,7 +61,7 @@ class Options:
     against: str = setting(
         "installed", Choice("installed", "peft", "mergekit", "none"), "whose merges of the same names"
     )
-    out: str = setting("", Text("a folder"), "folder for a row of the results; none is written without it")
+    out: str = setting("", Place("a folder"), "folder for a row of the results; none is written without it")
 
 
 class Cost(NamedTuple):

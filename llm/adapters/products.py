@@ -109,4 +109,4 @@ KINDS = {
         kronecker,
     ),
 }
-"""By PEFT's name. (VeRA's modules share tensors: `llm.adapters.folders` puts it together.)"""
+"""By PEFT's name. (VeRA's modules share tensors: `llm.adapters.updates` puts it together.)"""

@@ -74,8 +74,7 @@ def all_finite(values: Float32[Tensor, "..."]) -> bool:
 def find_tensors(folder: Path, model: nn.Module, saved: Sequence[str] = ()) -> Tensors:
     """What the file holds, by the names and shapes at its head, where `saved` names modules that are stored whole.
     Weights of the base that it repeats (PEFT saves whole embeddings beside adapters on them) are read, and have to be
-    those of `model`. Raises SettingError for a broken file
-    and for tensors of another meaning."""
+    those of `model`. Raises SettingError for a broken file and for tensors of another meaning."""
     found = Tensors(folder, {}, set(), {}, {}, {}, {})
     with _opened(folder) as file:
         for stored in file.keys():  # noqa: SIM118 (it is no dict)

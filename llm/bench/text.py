@@ -95,7 +95,7 @@ def _ranking(scores: Mapping[str, float]) -> str:
 
 def _agreement(found: Sequence[float], rules: int) -> str:
     if not found:
-        return "Kendall's tau between rankings takes rows of two rules for two seeds"
+        return "Kendall's tau between rankings takes rows of three rules, of which some differ, for two seeds"
     return (
         f"Kendall's tau between the rankings of {rules} rules by two seeds: {fmean(found):.2f} in the mean, "
         f"{min(found):.2f} at least"

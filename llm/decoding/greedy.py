@@ -158,9 +158,7 @@ def log_probs(
     for i, (question, beginning) in enumerate(zip(questions, beginnings, strict=True)):
         said = [example(base, question, beginning + candidate) for candidate in candidates[i]]
         texts = [asked + answer[:-1] for asked, answer in said]
-        differing = (n for n, column in enumerate(zip(*texts, strict=False)) if len(set(column)) > 1)
-        # Where one begins like all others, its last token is judged too.
-        shared = len(said[0][0]) if whole else next(differing, min(map(len, texts)) - 1)
+        shared = len(said[0][0]) if whole else where_they_differ(texts)
         read: list[tuple[int, list[int], list[tuple[int, list[int], int]]]] = []
         for j, ids in sorted(enumerate(texts), key=lambda pair: -len(pair[1])):
             # Candidates of one token are all judged by one reading of the question: a hundred names cost as much as
@@ -225,6 +223,13 @@ def last_logits(base: Base, count: int) -> dict[str, int]:
     """Asks for the logits of the last `count` tokens where the model can be asked: those of all tokens are the largest
     thing a forward pass makes."""
     return {"logits_to_keep": count} if "logits_to_keep" in inspect.signature(base.model.forward).parameters else {}
+
+
+def where_they_differ(texts: Sequence[list[int]]) -> int:
+    """How many tokens all texts begin with; one fewer where that is the whole of one, so that its last token is judged
+    too."""
+    differing = (n for n, column in enumerate(zip(*texts, strict=False)) if len(set(column)) > 1)
+    return next(differing, min(map(len, texts)) - 1)
 
 
 def right_padded(texts: Sequence[list[int]], base: Base) -> tuple[Tensor, Tensor]:

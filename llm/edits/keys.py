@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lora_reuse.llm.adapters.folders import linear_shape
 from lora_reuse.llm.compositions import Composition
+from lora_reuse.llm.decoding.greedy import right_padded, where_they_differ
 from lora_reuse.llm.decoding.models import Base, example
 from lora_reuse.llm.decoding.resident import Resident
 
@@ -24,8 +25,7 @@ def up_to_answer(
         asked + answer[:-1]
         for asked, answer in (example(base, question, beginning + candidate) for candidate in candidates)
     ]
-    differing = (n for n, column in enumerate(zip(*whole, strict=False)) if len(set(column)) > 1)
-    shared = next(differing, min(map(len, whole)) - 1)
+    shared = where_they_differ(whole)
     return whole[0][:shared], [ids[shared:] for ids in whole]
 
 
@@ -66,20 +66,12 @@ def _inputs(
             for start in range(0, len(prompts), ROWS):
                 chosen = prompts[start : start + ROWS]
                 lengths[:] = map(len, chosen)
-                ids, attended = right_padded(base, chosen)
+                ids, attended = right_padded(chosen, base)
                 base.model(input_ids=ids, attention_mask=attended, use_cache=False)
         finally:
             for hook in hooks:
                 hook.remove()
     return found
-
-
-def right_padded(base: Base, prompts: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
-    """Ids and attention mask; padding is on the right, so that positions are those of the text."""
-    length = max(map(len, prompts))
-    ids = torch.tensor([p + [0] * (length - len(p)) for p in prompts], device=base.device)
-    attended = torch.tensor([[1] * len(p) + [0] * (length - len(p)) for p in prompts], device=base.device)
-    return ids, attended
 
 
 def _inputs_of(module: nn.Module) -> int:

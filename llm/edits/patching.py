@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from lora_reuse.llm.adapters.modules import decoder_layers
 from lora_reuse.llm.data.facts import triplets
 from lora_reuse.llm.data.subsets import Example, examples
+from lora_reuse.llm.decoding.greedy import right_padded
 from lora_reuse.llm.decoding.models import Base
 from lora_reuse.llm.decoding.resident import Resident
-from lora_reuse.llm.edits.keys import right_padded, up_to_answer
+from lora_reuse.llm.edits.keys import up_to_answer
 from lora_reuse.llm.protocols.composed import make
 from lora_reuse.llm.protocols.protocol import Protocol, library_of
 from lora_reuse.llm.protocols.settings import Options
@@ -198,7 +199,7 @@ def read(base: Base, asked: Prompts, at: Mapping[str, list[int]], patch: Patch |
     hooks = [layer.register_forward_pre_hook(before(i), with_kwargs=True) for i, layer in enumerate(layers)]
     hooks.append(layers[-1].register_forward_hook(after))
     try:
-        ids, attended = right_padded(base, asked.ids)
+        ids, attended = right_padded(asked.ids, base)
         logits = base.model(input_ids=ids, attention_mask=attended, use_cache=False).logits
     finally:
         for hook in hooks:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from lora_reuse.llm.adapters.modules import target_modules
 from lora_reuse.llm.data.facts import triplets
 from lora_reuse.llm.data.subsets import examples
+from lora_reuse.llm.decoding.greedy import right_padded
 from lora_reuse.llm.decoding.models import Base, example
-from lora_reuse.llm.edits.keys import all_inputs, right_padded
+from lora_reuse.llm.edits.keys import all_inputs
 
 ENOUGH = 0.05
 """Nats a token of the answer at which its value is good enough, as in ROME."""
@@ -60,7 +61,7 @@ def value_changes(
 def _values(
     base: Base, module: str, prompts: Sequence[list[int]], said: Sequence[list[int]], search: Search
 ) -> Float32[Tensor, "prompts outputs"]:
-    ids, attended = right_padded(base, [prompt + answer[:-1] for prompt, answer in zip(prompts, said, strict=True)])
+    ids, attended = right_padded([prompt + answer[:-1] for prompt, answer in zip(prompts, said, strict=True)], base)
     wanted = torch.full_like(ids, -100)
     for row, (prompt, answer) in enumerate(zip(prompts, said, strict=True)):
         wanted[row, len(prompt) - 1 : len(prompt) + len(answer) - 1] = torch.tensor(answer)

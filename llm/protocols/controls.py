@@ -62,7 +62,8 @@ class Verdict(NamedTuple):
 
 
 def own_hops(point: Any) -> tuple[Control, ...]:
-    """The controls of a two-hop question to a composition of experts; none of a hop, nor where there is no expert."""
+    """The controls of a two-hop question to a composition of experts. A one-hop question has none here, and neither has
+    a point without experts."""
     pool = getattr(point, "pool", "trained")  # edits have none
     experts = point.composition != "base" and "random" not in (point.composition, pool)
     return OWN_HOPS if experts and point.prompting in ("direct", "steps") else ()

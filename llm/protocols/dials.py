@@ -15,8 +15,8 @@ GIVEN = declared("lora_reuse.llm.compositions", "rule")
 TO_LEARN = declared("lora_reuse.llm.learned", "learned")
 ADAPTERS = declared("lora_reuse.llm.adapters.kinds", "adapter")
 SOURCES = ("two_hop", "own")
-"""What a composition learns from: the two-hop questions in the dev templates, or a twentieth of the experts' own
-training examples."""
+"""What a composition learns from: the two-hop questions in the dev templates, or a share of the experts' own training
+examples (`learn_share`, a twentieth unless it is given)."""
 LEARNED = tuple(f"{name}:{source}" for name in TO_LEARN for source in SOURCES)
 COMPOSITIONS = ("uniform", "average", "sum", "arrow", "arrow_after")
 """What most commands ask when no composition is named."""

@@ -128,8 +128,8 @@ _old: dict[tuple, tuple[list[str], list[str], list[str]]] = {}
 def old_answers(
     base: Base, asked: Sequence[Example], facts: Sequence[Triplet], subset: str, split: str, rows: int
 ) -> tuple[list[str], list[str], list[str]]:
-    """What the base alone would say, of a hundred that no edit names: to the two-hop questions, and to the one-hop
-    questions of x and of y."""
+    """The likeliest answer of the base among at most a hundred names that no edit has: to the two-hop questions, to the
+    one-hop questions of x, and to those of y."""
     dataset, pair = subset[0], subset[1:]
     edited = {e.gold for e in asked}
     pool = cities() if dataset in "HR" else fake_places()[100:]

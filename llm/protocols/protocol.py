@@ -282,7 +282,7 @@ def _dry_run(protocol: Protocol, groups: list[list[Cell]], options: Options) -> 
     cells = [cell for group in groups for cell in group]
     experts, made = len(trained_by(protocol, cells)), "fewer, where they are there"
     print(
-        f"{protocol.name}: {len(groups)} cells, {experts} experts ({made}), {len(cells)} rows in {options.out}, "
+        f"{protocol.name}: {len(groups)} groups, {experts} experts ({made}), {len(cells)} rows in {options.out}, "
         f"shard {options.shard}"
     )
     print(axes_of(cells))

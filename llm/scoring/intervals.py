@@ -27,11 +27,10 @@ from jaxtyping import Float
 from scipy import stats
 
 PRIOR_SEEDS = 4.0
-"""ν₀. The 309 cells of five seeds of the pocket model's committed rows (shares of 3 to 97 %) give 4.5 by Smyth's
-estimator."""
+"""ν₀, near what Smyth's estimator gave for the pocket model's cells of five seeds when it was fixed. It is not fitted
+again as rows are added."""
 PRIOR_DESIGN = 1.5
-"""D₀. The same cells give 0.85 and have a mean of 1.33; the larger number covers the bridge's cells, which vary most
-(mean 1.47)."""
+"""D₀, fixed with it: above 1, because seeds differ (`tests/llm/test_intervals.py`)."""
 
 Seeds = Float[np.ndarray, " seeds"]
 

@@ -149,7 +149,7 @@ def test_a_difference_is_over_the_libraries_in_which_both_rules_have_something_t
     said = text.table("sum", "pocket", SEEDS, rows)
     assert "no other rule has rows of two of these seeds, and something to gain" in said
     assert "by score: sum " in said
-    assert "takes rows of two rules for two seeds" in said
+    assert "takes rows of three rules" in said
 
 
 def test_rankings_agree_or_do_not():
@@ -192,7 +192,7 @@ def test_the_figure_ranks_the_rules_of_both_bases(tmp_path):
     said = " ".join(made.caption.split())
     assert "Of pocket, 3 rules have rows in every library, and so a score. Two of its seeds rank them with a " in said
     assert f"Of {other}, 3 rules have rows in every library, and so a score. Not drawn" in said
-    assert "The rankings by the two bases have one of 0.33." in said
+    assert "The rankings by the two bases have a τ of 0.33." in said
     assert f"Of the 3 rules with a score on both, the first is sum on pocket and linear on {other}." in said
     lines = pandas.read_csv(made.files["csv"])
     scores = lines[lines["library"] == "score"].set_index(["base", "rule"])["gained"]

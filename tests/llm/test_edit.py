@@ -230,7 +230,7 @@ def test_what_is_asked_of_which_edits():
 def test_the_command_writes_rows_that_are_its_answers_and_goes_on(folder, tmp_path, capsys):
     words = [f"model={folder}", *SMALL, f"out={tmp_path}", "depth=1", "covariance=identity"]
     assert main(PROTOCOL, [*words, "dry_run=true"]) == 0
-    assert "edit: 1 cells, 0 experts" in capsys.readouterr().out
+    assert "edit: 1 groups, 0 experts" in capsys.readouterr().out
     assert main(PROTOCOL, words) == 0
     assert "18 rows" in (out := capsys.readouterr().out)
     assert "18 new" in out

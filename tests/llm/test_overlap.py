@@ -209,7 +209,7 @@ def test_neighbours_ask_what_they_say(hop):
 def test_the_command_writes_rows_and_goes_on(folder, tmp_path, capsys):
     words = [f"model={folder}", *SMALL, f"out={tmp_path}"]
     assert main(PROTOCOL, [*words, "dry_run=true"]) == 0
-    assert "overlap: 4 cells, 2 experts" in capsys.readouterr().out
+    assert "overlap: 4 groups, 2 experts" in capsys.readouterr().out
     assert main(PROTOCOL, [*words, "expert=1"]) == 0
     assert main(PROTOCOL, words) == 0
     assert "4 rows" in (out := capsys.readouterr().out)

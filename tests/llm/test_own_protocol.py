@@ -61,7 +61,7 @@ def run(words, capsys):
 
 def test_a_file_of_ones_own_is_a_protocol(run, script, tmp_path):
     dry = run("number=3,7", "dry_run=true")
-    assert "my_protocol: 2 cells, 4 experts (fewer, where they are there), 4 rows" in dry
+    assert "my_protocol: 2 groups, 4 experts (fewer, where they are there), 4 rows" in dry
     assert "cost: 4 experts, 12 answers" in dry
     assert not (tmp_path / "out").exists()
     assert "2 rows in" in run("number=3,7", "shard=1/2", "workers=1")

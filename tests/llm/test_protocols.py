@@ -388,7 +388,7 @@ def test_dry_run_and_help_are_quick_without_torch_and_write_nothing(tmp_path):
         assert part in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 200
     for part in (
-        "two_hop: 3 cells, 12 experts",
+        "two_hop: 3 groups, 12 experts",
         "276 rows",
         "setup=0,1,2,3,4,5,6,7,8",
         "scale=0.0,0.25",
