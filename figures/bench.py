@@ -150,7 +150,7 @@ def caption(table: pandas.DataFrame) -> str:
     about = " ".join(f"{one.name.capitalize()}: {one.about}." for one in LIBRARIES if one.name in there)
     said = " ".join(_of_base(base, part) for base, part in _by_base(table))
     between = table["tau_bases"].iloc[0]
-    agree = "" if math.isnan(between) else f" The rankings by the two bases have one of {between:.2f}. {_first(table)}"
+    agree = "" if math.isnan(between) else f" The rankings by the two bases have a τ of {between:.2f}. {_first(table)}"
     return f"""Rules of composition over libraries whose precondition is known. A mark is how far a rule goes from the
         floor (0) to the ceiling (1); the score is {SCORE}. The floor is the control of the library. The ceiling is one
         adapter on all the data or, where that answers nothing, an expert on the answers; of a known fact it is the
@@ -162,6 +162,8 @@ def _first(table: pandas.DataFrame) -> str:
     """Which of the rules that have a score on both bases is ahead on each."""
     scores = table[table["library"] == WHOLE].pivot(index="rule", columns="base", values="gained").dropna()
     ahead = [f"{scores[base].idxmax()} on {base}" for base in dict.fromkeys(table["base"])]
+    if len(first := set(scores.idxmax())) == 1:
+        return f"Of the {len(scores)} rules with a score on both, {first.pop()} is first on both."
     return f"Of the {len(scores)} rules with a score on both, the first is {' and '.join(ahead)}."
 
 

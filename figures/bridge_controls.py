@@ -95,7 +95,8 @@ def caption(table: pandas.DataFrame) -> str:
     lost = sorted(set(table["rule"]) - _drawn(table))
     left = f" Not drawn, because it loses the own hops of all models, is {' and '.join(lost)}." if lost else ""
     return f"""Two adapters of one hop each and the bridge of setup 2 are composed and asked held-out two-hop questions.
-        The bridge as it is; with every final answer in another triplet's place, so that it has the form of the steps
-        without their logic; made of the asked triplets themselves, answers and all; or of the asked people under other
-        relations. With the first hop's statement, or both, before the question. And each adapter alone, which stands
-        in the panels of all rules.{left} {_shares.MEANING} {_shares.told_void(table)}"""
+        The lines differ in the bridge or in the question. The bridge is that of setup 2; or the same with every final
+        answer moved to another triplet, so that it has the form of the steps without their logic; or one of the asked
+        triplets themselves, with their answers; or one of the asked people under other relations. The question has the
+        statement of the first hop before it, or the statements of both. Each adapter alone stands in the panels of all
+        rules.{left} {_shares.MEANING} {_shares.told_void(table)}"""

@@ -116,19 +116,13 @@ def _panel(axes: Axes, part: pandas.DataFrame) -> None:
 
 def caption(table: pandas.DataFrame) -> str:
     """What is composed and asked, who counts, and what a mark is."""
-    cells = table[(table["composition"] != DEALT) & ~table["composition"].isin(ALONE)]
-    known = "; ".join(
-        f"{title} {', '.join(f'{_shares.span(each)} %' for _, each in own.groupby('hops')['known'])}"
-        for (prompting, bridge), title in PANELS.items()
-        if len(own := cells[(cells["prompting"] == prompting) & (cells["bridge"] == bridge)])
-    )
     return f"""Each expert knows one relation (best friend, child, spouse, home). Their composition is asked where the
         spouse of the child of the best friend of A lives, or for the last two or three of these hops; the experts
         without a bridge are the same in chains of every length. (a) Directly. (b) Step by step, where every expert also
-        learned chains of so many hops of other people. Counted are the chains of which every single
-        hop is right in every wording under the same composition; of the chains asked that is, at two, three and four
-        hops and from one rule to another: {known}. Beside the rules stand one expert on everything that the experts
-        learn, and, asked directly, one on the answers, of which all chains count, since it learned no single hop.
-        Dealt anew: how often the answers would be right if the places of the known chains were dealt anew among them.
-        {_shares.MEANING} There are {_shares.span(cells["seeds"])}
+        learned chains of so many hops of other people. A chain counts where the same composition answers every single
+        hop of it in every wording; the share that counts is the column `known` of the CSV. Beside the rules stand one
+        expert on everything that the experts learn, and, asked directly, one on the answers, of which all chains count,
+        since it learned no single hop. The grey line is how often the answers would be right if the places of the known
+        chains were dealt anew among them.
+        {_shares.MEANING} There are {_shares.span(table["seeds"])}
         seeds. {_shares.told_void(table)}"""

@@ -131,8 +131,9 @@ def caption(table: pandas.DataFrame) -> str:
         most = part.groupby("quantity")["measured"].max()
         dev = f" ({most['patched_dev']:.0f} % in the dev wordings)" if "patched_dev" in most else ""
         told.append(
-            f"{model}: read at x {most['y_at_x']:.0f} %, at the answer {most['y_at_end']:.0f} %; patched in, z leads in"
-            f" {most['patched']:.0f} %{dev} and, after another's y, that one's z in {most['other_follows']:.0f} %"
+            f"On {model} y leads at x in {most['y_at_x']:.0f} % of the questions and at the answer in"
+            f" {most['y_at_end']:.0f} %; with y's state put in, z leads in {most['patched']:.0f} %{dev}; with"
+            f" another's, that one's z leads in {most['other_follows']:.0f} %."
         )
     return f"""Two one-hop experts are summed and asked x r1 r2 directly. A share says for how many questions the right
         name leads the n names that could be it, by the first tokens in which they differ. Chance is 1/n. (a) The
@@ -140,5 +141,5 @@ def caption(table: pandas.DataFrame) -> str:
         where the answer is given. (b) The state before a block at the last token of x is replaced by that of the
         one-hop question y r2 at the last token of y, or of another triplet's y. (c) The state of a later block replaces
         that of an earlier one at x, where the pair of blocks is the best one on the dev templates; the control takes it
-        from another triplet's question. The largest shares over the blocks, of the sum with adapters in all layers:
-        {"; ".join(told)}. Bands and bars are 95 % intervals over seeds (Student's t)."""
+        from another triplet's question. The shares of the sum with adapters in all layers are, in the block where each
+        is largest: {" ".join(told)} Bands and bars are 95 % intervals over seeds (Student's t)."""

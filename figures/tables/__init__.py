@@ -15,10 +15,10 @@ from lora_reuse.figures.tables import _latex
 UNMEASURED = "†"
 """A cell whose positive control no row measures."""
 READING = (
-    "Each cell: right answers of all and their share, with a 95 % interval over seeds where there are several; what the"
-    " paper reports; what one layer of theory predicts. A cell is void where its positive control was right in less"
-    " than half: the experts' own hops under the same composition, or an oracle that was trained on such answers."
-    f" {UNMEASURED}: no rows measure the control."
+    "A cell has how many of all answers are right, and their share with a 95 % interval over seeds where there are"
+    " several. Below it stand the paper's number and what one layer of theory predicts, where there are such. A cell is"
+    " void where its positive control was right in less than half: the experts' own hops under the same composition, or"
+    f" an oracle that was trained on such answers. A {UNMEASURED} marks a cell whose control no row measures."
 )
 NOT_MEASURED = "–"
 """Before the mark of the command that would make the cell's rows."""

@@ -13,10 +13,11 @@ USUAL = {
     **{"layers": "attention", "library": "2-combination", "solutions": "text"},
 }
 READING = (
-    "Each cell: right answers of all and their share, with a 95 % interval over seeds where there are several; what the"
-    " paper reports. On our own word problems a model has a line of its own, a stand-in that shows that the command"
-    " works: its numbers say nothing about GSM-Symbolic, and the paper's do not stand beside them. FOLDER holds the"
-    " published files (`python -m llm.gsm --help`). Theory has no prediction here: its experts store facts."
+    "A cell has how many of all answers are right, and their share with a 95 % interval over seeds where there are"
+    " several; below it stands the paper's number, where there is one. On our own word problems a model has a line of"
+    " its own, a stand-in that shows that the command works: its numbers say nothing about GSM-Symbolic, and the"
+    " paper's do not stand beside them. FOLDER holds the published files (`python -m llm.gsm --help`). Theory has no"
+    " prediction here: its experts store facts."
 )
 
 

@@ -22,11 +22,11 @@ EXPERTS = {
     }.items()
 }
 READING = (
-    "Each cell: tasks whose assertions all pass at the first and greedy attempt, of all, and their share, with a 95 %"
-    " interval over seeds where there are several; what the paper reports. A line of a model on our own tasks is a"
-    " stand-in that shows that the command works: its numbers say nothing about MBPP, and the paper's do not stand"
-    " beside them. FOLDER holds MBPP in both languages, FILE parallel sentences (`python -m llm.cross_lingual --help`)."
-    " Theory has no prediction here: its experts store facts."
+    "A cell has in how many of all tasks all assertions pass at the first and greedy attempt, and their share with a"
+    " 95 % interval over seeds where there are several; below it stands the paper's number, where there is one. A line"
+    " of a model on our own tasks is a stand-in that shows that the command works: its numbers say nothing about MBPP,"
+    " and the paper's do not stand beside them. FOLDER holds MBPP in both languages, FILE parallel sentences (`python"
+    " -m llm.cross_lingual --help`). Theory has no prediction here: its experts store facts."
 )
 programs = functools.partial(
     side_by_side,

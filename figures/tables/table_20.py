@@ -23,11 +23,11 @@ LIBRARIES = {
 }
 """The paper's libraries -> their adapters."""
 READING = (
-    "Each cell: right answers of all and their share, with a 95 % interval over seeds where there are several; what the"
-    " paper reports. A line of a model on our own people is a stand-in, with experts on homes and on places of study:"
-    " its numbers say nothing about HotpotQA, and the paper's do not stand beside them. FILE holds HotpotQA's or KILT's"
-    " questions, FOLDER the adapters (`python -m llm.continent --help`). Theory has no prediction here: nobody knows"
-    " what facts these adapters store."
+    "A cell has how many of all answers are right, and their share with a 95 % interval over seeds where there are"
+    " several; below it stands the paper's number, where there is one. A line of a model on our own people is a"
+    " stand-in, with experts on homes and on places of study: its numbers say nothing about HotpotQA, and the paper's"
+    " do not stand beside them. FILE holds HotpotQA's or KILT's questions, FOLDER the adapters (`python -m"
+    " llm.continent --help`). Theory has no prediction here: nobody knows what facts these adapters store."
 )
 places = functools.partial(
     side_by_side, experiment="llm_continent", axes=("library", "prompting", "composition"), brought="data=FILE"

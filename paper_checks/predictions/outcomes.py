@@ -70,7 +70,10 @@ def _name(row: Row) -> str:
 
 def _of_model(model: str, rows: Sequence[Row], registered: Mapping[str, Registration]) -> list[Outcome]:
     """The outcomes of a model, whose primary contrasts are judged as one family."""
-    split = {id: parted(PREDICTIONS[id].claim, registered[id], rows) for id in sorted(PREDICTIONS)}
+    split = {
+        id: parted(PREDICTIONS[id].claim, registered[id], rows)
+        for id in sorted(PREDICTIONS, key=lambda id: (id[0], int(id[1:])))
+    }
     tests = {id: PREDICTIONS[id].compare(split[id].tests) for id in split}
     verdicts = judged_together(tests)
     explored = {id: PREDICTIONS[id].compare(split[id].exploration) if split[id].exploration else [] for id in split}

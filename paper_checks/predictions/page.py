@@ -8,7 +8,11 @@ from lora_reuse.paper_checks.predictions.outcomes import FAMILY, Outcome
 from lora_reuse.paper_checks.predictions.registered import units
 from lora_reuse.paper_checks.predictions.verdicts import FALSE_REFUTATION, FALSE_SUPPORT, MARGIN, Test
 
-READING = f"""Each prediction is a file in `paper_checks/predictions/registered`, and is registered by the commit that \
+READING = f"""P1 to P11 are predictions of the theory, or against it, for language models. C0 to C4 are the *primary \
+contrasts*: five comparisons whose error is controlled together. The eight characters after a model's name are the \
+beginning of its weights' digest.
+
+Each prediction is a file in `paper_checks/predictions/registered`, and is registered by the commit that \
 last changed it, or by the commit named in it in which its words and numbers already stood. A row *tests* it if the \
 row was made by committed code at a commit that descends from that one; other rows are *exploration* and get no \
 verdict. So are later rows of people and a seed that had been looked at.
@@ -59,9 +63,9 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
     for id, outcome in predictions.items():
         prediction, claim = outcome.prediction, outcome.prediction.claim
         lines += ["", f'<a id="{id.lower()}"></a>', "", f"**{id}.** {claim.statement} *{claim.reason}*"]
-        lines += [f"Seen before it was written: {claim.seen}"] * bool(claim.seen) + [prediction.remark] * bool(
+        lines += [f"What had been seen before this was written: {claim.seen}"] * bool(claim.seen) + [
             prediction.remark
-        )
+        ] * bool(prediction.remark)
         where = (
             f"Registered in {outcome.registration.commit[:8]}"
             if outcome.registration.commit
@@ -84,7 +88,9 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
 def _evidence(outcome: Outcome) -> list[str]:
     rows = outcome.parted
     lines = [_summary(outcome), ""] if rows.tests and outcome.verdict != "shown" else []
-    lines.append(f"Tested on {units(rows.tests)} (people and seeds)." if rows.tests else "No row tests it.")
+    lines.append(
+        f"The rows that test it have these people and seeds: {units(rows.tests)}." if rows.tests else "No row tests it."
+    )
     if rows.exploration:
         why = "; ".join(f"{count} {reason}" for reason, count in rows.reasons.items())
         lines[-1] += f" Exploration: {units(rows.exploration)}; rows: {why}."

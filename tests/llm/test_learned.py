@@ -416,7 +416,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def test_the_table_says_what_the_registries_say():
-    page = (DOCS / "rules.md").read_text()
+    page, _, _ = (DOCS / "rules.md").read_text().partition("| rule | the original |")
     rows = [
         [cell.strip() for cell in line.strip("| \n").split("|")] for line in page.splitlines() if line.startswith("| `")
     ]
