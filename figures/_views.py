@@ -16,13 +16,13 @@ import pandas
 from lora_reuse.figures import _names
 from lora_reuse.figures._groups import OWN
 from lora_reuse.figures._html import DIGITS
-from lora_reuse.figures.rows import Source
 from lora_reuse.llm.answers import read
 from lora_reuse.llm.protocols.by_name import protocol_of
 from lora_reuse.llm.protocols.controls import Control, point_of, verdicts
 from lora_reuse.llm.protocols.dials import CONTROLS
 from lora_reuse.llm.protocols.protocol import Protocol
 from lora_reuse.llm.protocols.table import pooled
+from lora_reuse.runs.rows import Source
 from lora_reuse.runs.settings import Choice, SettingError, short
 
 SETUPS = {

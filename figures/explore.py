@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from lora_reuse.figures._html import DIGITS, filled
-from lora_reuse.figures._views import FIELDS, RULE, Source, cells_of, views
+from lora_reuse.figures._views import FIELDS, RULE, cells_of, views
+from lora_reuse.runs.rows import Source
 
 PAGE = Path(__file__).with_name("explore_page.html")
 START = {"protocol": "bridge", "model": "pocket", "setup": "2", "prompting": "steps", "split": "test"}

@@ -19,7 +19,8 @@ from lora_reuse.figures import explore
 from lora_reuse.figures._html import anchor, rendered, row_anchors
 from lora_reuse.figures._text import fill
 from lora_reuse.figures.registry import Drawn, write
-from lora_reuse.figures.rows import Source, sources
+from lora_reuse.figures.rows import sources
+from lora_reuse.runs.rows import Source
 from lora_reuse.runs.settings import SettingError
 
 TEXT, README = (Path(__file__).with_name(name) for name in ("report_text.md", "readme_text.md"))

@@ -1,11 +1,10 @@
 """How figures and tables read rows: one table an experiment, filtered by settings, with what is missing said once and
 alike."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas
 
@@ -15,22 +14,9 @@ from lora_reuse.runs.settings import SettingError, short
 Make = Callable[[pandas.DataFrame, str], pandas.DataFrame]
 
 
-class Source(NamedTuple):
-    """Where a row lies, and how it was made."""
-
-    file: str
-    line: int
-    row: dict[str, Any]
-
-
-def sources(folder: Path) -> dict[str, Source]:
+def sources(folder: Path) -> dict[str, on_disk.Source]:
     """Every row of a folder by its hash. Raises SettingError for a file that does not hold rows."""
-    places: dict[str, tuple[str, int]] = {}
-    for path in sorted(folder.glob("*.jsonl")):
-        for number, line in enumerate(path.read_text().splitlines(), start=1):
-            if match := re.search(r'"hash": "(\w+)"', line[:300]):
-                places.setdefault(match[1], (path.name, number))
-    return {row["hash"]: Source(*places[row["hash"]], row) for row in on_disk.load_rows(folder)}
+    return {source.row["hash"]: source for source in on_disk.sources(folder)}
 
 
 class MissingRows(SettingError):

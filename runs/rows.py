@@ -18,7 +18,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lora_reuse.runs.settings import SettingError, did_you_mean
 
@@ -84,15 +84,29 @@ class Rows:
         self.known[full["hash"]] = json.loads(line)  # as it will be read: a list where a tuple was
 
 
-def load_rows(folder: Path | str, experiment: str | None = None) -> list[dict[str, Any]]:
-    """The rows in `folder` (of one experiment, or of all) without what is withdrawn, each measurement once. Raises
-    SettingError with file and line."""
+class Source(NamedTuple):
+    """Where a row lies, and how it was made."""
+
+    file: str
+    line: int
+    row: dict[str, Any]
+
+
+def sources(folder: Path | str, experiment: str | None = None) -> list[Source]:
+    """What `load_rows` returns, each row with where it lies. Raises SettingError with file and line."""
     paths = sorted(Path(folder).glob("*.jsonl"))
     if experiment is not None:
         paths = [path for path in paths if path.name.split(".")[0] == experiment]
     withdrawn = _withdrawn(Path(folder) / WITHDRAWN)
-    rows = [row for path in reversed(paths) for row in reversed(_read(path)) if _without(row, withdrawn)]
-    return list({row["hash"]: row for row in rows}.values())[::-1]
+    lines = [Source(path.name, number, row) for path in paths for number, row in enumerate(_read(path), start=1)]
+    standing = [source for source in reversed(lines) if _without(source.row, withdrawn)]
+    return list({source.row["hash"]: source for source in standing}.values())[::-1]
+
+
+def load_rows(folder: Path | str, experiment: str | None = None) -> list[dict[str, Any]]:
+    """The rows in `folder` (of one experiment, or of all) without what is withdrawn, each measurement once. Raises
+    SettingError with file and line."""
+    return [source.row for source in sources(folder, experiment)]
 
 
 def rows(folder: Path | str, experiment: str | None = None, *, provenance: bool = False) -> "pandas.DataFrame":

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import lora_reuse as lr
-from lora_reuse.runs.rows import Rows, load_rows, row_hash
+from lora_reuse.runs.rows import Rows, load_rows, row_hash, sources
 from lora_reuse.runs.settings import SettingError
 
 
@@ -222,6 +222,7 @@ def test_a_withdrawn_row_is_measured_anew_and_then_there(tmp_path):
     rows.append(row(0) | {"measured": {"c": 9.0}, "provenance": {"commit": "def"}})
     (again,) = load_rows(tmp_path)
     assert (again["hash"], again["measured"]) == (key, {"c": 9.0})
+    assert sources(tmp_path) == [("demo.jsonl", 2, again)]
 
 
 def test_a_row_without_a_commit_is_withdrawn_by_none(tmp_path):
