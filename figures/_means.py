@@ -1,8 +1,8 @@
 """How means of a model's logarithms are drawn: the mean over triplets and seeds, its interval over seeds, and a dot a
 seed.
 
-Experts are trained anew with each seed, so that a seed is the unit: the interval is Student's t of the seeds' own
-means, and there is none of one seed."""
+Experts are trained anew with each seed, so that a seed is the unit: the interval is Student's t over seeds with the
+larger of the errors between and within them, as in `paper_checks.predictions`, and there is none of one seed."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,14 +11,14 @@ import numpy as np
 import pandas
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from scipy import stats
 
 from lora_reuse.figures import _shares
+from lora_reuse.llm.scoring.intervals import Limits, mean_over_seeds
 
 N = "$N$ = seeds × triplets of a mean"
 MEANING = (
-    "A large mark is the mean over all seeds; its bar is a 95 % interval over seeds (Student's t); a small dot is one"
-    " seed."
+    "A large mark is the mean over all seeds; its bar is a 95 % interval over seeds and, within a seed, triplets"
+    " (Student's t); a small dot is one seed."
 )
 handles = _shares.seed_handle
 
@@ -28,12 +28,11 @@ def over_seeds(
 ) -> dict[str, Any]:
     """The mean of the seeds' means, its 95 % interval (NaN for one seed) and the means, each put through `scale`; and
     how many triplets a seed."""
-    means = np.array([seed.mean() for seed in seeds])
-    half = stats.t.isf(0.025, len(means) - 1) * means.std(ddof=1) / np.sqrt(len(means)) if len(means) > 1 else np.nan
-    centre = means.mean()
-    found = {"seeds": len(means), "triplets": max(map(len, seeds))}
-    found |= {"measured": scale(centre), "low": scale(centre - half), "high": scale(centre + half)}
-    return found | {"by_seed": " ".join(f"{scale(mean):.6g}" for mean in means)}
+    means, found = np.array([seed.mean() for seed in seeds]), mean_over_seeds(seeds)
+    low, high = found.limits() if found else Limits(np.nan, np.nan)
+    said = {"seeds": len(means), "triplets": max(map(len, seeds))}
+    said |= {"measured": scale(means.mean()), "low": scale(low), "high": scale(high)}
+    return said | {"by_seed": " ".join(f"{scale(mean):.6g}" for mean in means)}
 
 
 def points(axes: Axes, part: pandas.DataFrame, places: Sequence[float], width: float, look: Mapping[str, Any]) -> None:

@@ -119,6 +119,6 @@ def _said(model: str, part: pandas.DataFrame) -> str:
         ]
         common = [seed for seed in cells[0] if all(seed in cell for cell in cells)]
         if len(common) > 1:
-            mean = _means.over_seeds([np.array([cell[seed] for cell in cells]) for seed in common])
+            mean = _means.over_seeds([np.array([np.mean([cell[seed] for cell in cells])]) for seed in common])
             told.append(f"{ASKED[way]} {mean['measured']:+.1f} points [{mean['low']:.1f}, {mean['high']:.1f}]")
     return f"The mean over all setups and rules of {model} is {', '.join(told)}." if told else ""

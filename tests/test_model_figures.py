@@ -13,13 +13,14 @@ import pytest
 from matplotlib.text import Text
 from scipy import stats
 
-from lora_reuse.figures import _theory, registry
+from lora_reuse.figures import _means, _theory, registry
 from lora_reuse.figures.rows import MissingRows, Rows
 from lora_reuse.llm.data.facts import triplets
 from lora_reuse.llm.pocket.corpus import World
 from lora_reuse.llm.pocket.size import Corpus
 from lora_reuse.llm.protocols.protocol import main
 from lora_reuse.llm.protocols.table import pooled
+from lora_reuse.llm.scoring.intervals import mean_over_seeds
 from lora_reuse.paper_checks.predictions import limit
 from tests.drawn_figures import whole
 from tests.rows_of_models import row, write
@@ -299,7 +300,7 @@ def test_log_probabilities_are_means_over_seeds(few):
     table = data("model_probabilities", few).set_index(["model", "composition", "candidate"])
     seeds = np.array([np.mean([-2 - 0.1 * k for k in range(4)]) + shift for shift in (-0.1, 0.1)])
     cell = table.loc[("pocket", "sum", "z")]
-    half = stats.t.ppf(0.975, 1) * seeds.std(ddof=1) / math.sqrt(2)  # a seed is the unit, however many triplets it has
+    half = stats.t.ppf(0.975, 1) * seeds.std(ddof=1) / math.sqrt(2)  # more than within seeds; a seed is the unit
     assert (cell["measured"], cell["low"], cell["high"]) == pytest.approx(
         (seeds.mean(), seeds.mean() - half, seeds.mean() + half)
     )
@@ -312,6 +313,15 @@ def test_log_probabilities_are_means_over_seeds(few):
     assert list(CANDIDATES) == sorted(outputs, key=lambda name: -round(outputs[name], 9))
     assert table.loc[("pocket", "base", "old"), "predicted"] == 1
     assert table.loc[("pocket", "base", "y"), "predicted"] == 0
+
+
+def test_means_of_seeds_that_agree_have_the_interval_of_the_verdicts():
+    seeds = [np.array([-3.0, 1.0, 2.0]), np.array([-3.1, 1.1, 2.0])]
+    found = _means.over_seeds(seeds, np.exp)
+    limits = mean_over_seeds(seeds).limits()
+    assert found["low"] == pytest.approx(math.exp(limits.low))
+    assert found["high"] == pytest.approx(math.exp(limits.high))
+    assert found["high"] > 1 > found["low"]
 
 
 def test_rows_without_log_probabilities_are_not_drawn(tmp_path):
