@@ -22,9 +22,19 @@ def tree(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("changed", "dirty"), [("runs/provenance.py", True), ("results/paper/rows.jsonl", False), ("new.py", False)]
+    ("changed", "dirty"),
+    [
+        ("runs/provenance.py", True),
+        ("runs/new.py", True),
+        ("llm/compositions/new.py", True),
+        ("results/paper/rows.jsonl", False),
+        ("results/paper/new.py", False),
+        ("llm/notes.txt", False),
+        ("new.py", False),
+    ],
 )
-def test_changed_code_is_dirty_and_added_rows_are_not(changed, dirty, tree):
+def test_changed_code_and_new_modules_are_dirty_and_added_rows_are_not(changed, dirty, tree):
+    (tree / changed).parent.mkdir(parents=True, exist_ok=True)
     with (tree / changed).open("a") as file:
         file.write("two\n")
     assert ours.provenance()["dirty"] is dirty
