@@ -318,6 +318,14 @@ def test_dry_run_prints_grid_cost_and_time_and_writes_nothing(tmp_path):
     assert not (tmp_path / "rows").exists()
 
 
+def test_dry_run_prices_every_cell_of_the_grid(tmp_path, capsys):
+    words = ["experiment=many_facts", "composition=sum", "width=1000", "seeds=1", "dry_run=true", f"out={tmp_path}"]
+    assert main([*words, "facts=1,32"]) == 0  # of rank 6 and 136
+    assert "cost: 2e+03 features of 6 to 161 prompts, 1.42e+05 normals, " in capsys.readouterr().out
+    assert main([*words, "facts=1,32", "shard=3/3"]) == 0
+    assert "cost: 0 features of 0 prompts, 0 normals, 0 FLOP" in capsys.readouterr().out
+
+
 def test_help_is_quick_and_lists_the_settings_of_the_experiment(tmp_path):
     start = time.perf_counter()
     done = sweep("--help", "experiment=capacity", cwd=Path(__file__).parents[1])

@@ -124,11 +124,14 @@ def _dry_run(cells: Sequence[Cell], options: Options) -> int:
         f"shard {options.shard}: {len(cells)} rows in {options.out}"
     )
     print(axes_of(cells))
+    sizes = [point.prompts_and_rank() for point, _ in cells]
     features = sum(point.features() for point, _ in cells)
-    prompts, rank = points[0].prompts_and_rank() if points else (0, 0)
+    normals = sum(point.features() * rank for (point, _), (_, rank) in zip(cells, sizes, strict=True))
     flops = sum(point.flops() for point, _ in cells)
-    print(f"cost: {features:.3g} features of {prompts} prompts, {features * rank:.3g} normals, {flops:.3g} FLOP")
-    seconds = features * rank * 4e-9 + flops / 100e9 + len(cells) * 0.01 + 5
+    counts = sorted({prompts for prompts, _ in sizes}) or [0]
+    prompts = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+    print(f"cost: {features:.3g} features of {prompts} prompts, {normals:.3g} normals, {flops:.3g} FLOP")
+    seconds = normals * 4e-9 + flops / 100e9 + len(cells) * 0.01 + 5
     print(f"time: about {seconds:.0f} s at 4 ns a normal and 100 GFLOP/s (two CPU cores); nothing was run")
     return 0
 
