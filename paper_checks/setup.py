@@ -39,13 +39,13 @@ C_SECOND_SAME = paper_kernel(2**0.5, 1.5**0.5, 1.5)
     variance_reading=mutants.variance_reading,
 )
 def uniform_attention() -> list[Evidence]:
-    """The larger of two softmax weights over d, and the mean square logit d³σ⁸."""
+    """The larger of two softmax weights over d, and the mean square logit d³σ⁸, over 1000 seeds: a mean of fewer
+    squares passes its limit more often than a normal law does."""
     found = []
     for dim in (256, 4096):
-        results = attention.run(Attention(dim=dim, init_scale="std"), range(200))
+        results = attention.run(Attention(dim=dim, init_scale="std"), range(1000))
         found.append(from_rows(f"larger attention weight, d={dim}", results, "largest_weight"))
-        square = float(np.mean([r.measured["logit_mean_square"] for r in results]))
-        found.append(Evidence(f"mean square logit, d={dim}", square, 1 / dim, 1 / dim / math.sqrt(200)))
+        found.append(from_rows(f"mean square logit, d={dim}", results, "logit_mean_square"))
     return found
 
 

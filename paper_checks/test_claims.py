@@ -1,14 +1,23 @@
 """pytest paper_checks: every claim holds, every planted mistake is rejected, and no claim is without one."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from lora_reuse.paper_checks import load_claims
+from lora_reuse.paper_checks import load_claims, setup
 from lora_reuse.paper_checks.__main__ import Entry, _markdown, main
-from lora_reuse.paper_checks.claims import CLAIMS, FALSE_FAILURE, Evidence, false_failure, of_seeds, rejected
+from lora_reuse.paper_checks.claims import (
+    CLAIMS,
+    FALSE_FAILURE,
+    Z_LIMIT,
+    Evidence,
+    false_failure,
+    of_seeds,
+    rejected,
+)
 
 load_claims()
 
@@ -55,6 +64,22 @@ def test_an_error_that_is_estimated_fails_a_right_program_as_rarely_as_one_that_
     for errors, holds in ((found.limit - 0.01, True), (found.limit + 0.01, False)):
         assert replace(found, measured=errors * found.stderr).holds == holds
     assert not Evidence("x", 5.9, 0.0, 1.0).holds
+
+
+def test_a_mean_of_squares_fails_a_right_program_less_often_than_once_in_a_million(monkeypatch):
+    """Two squared logits a seed are Gamma as d grows, with a longer tail than the normal law's."""
+    honest, counts = setup.attention.run, []
+
+    def two(setting, seeds):
+        counts.append(len(seeds))
+        return honest(setting, range(2))
+
+    monkeypatch.setattr(setup.attention, "run", two)
+    found = setup.uniform_attention()
+    for dim, evidence in zip((256, 4096), found[1::2], strict=True):
+        assert evidence.stderr == pytest.approx(math.sqrt(2 * (1 + 2 / dim) ** 3 - 1) / dim / math.sqrt(2))
+    passed = [stats.gamma.sf(n + Z_LIMIT * n**0.5, n) + stats.gamma.cdf(n - Z_LIMIT * n**0.5, n) for n in counts]
+    assert sum(passed) + false_failure(found[::2]) < FALSE_FAILURE
 
 
 def test_what_a_prediction_leaves_out_is_allowed_beside_the_error():
