@@ -12,7 +12,7 @@ import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lora_reuse.figures import _cells, _names, _shares, style
+from lora_reuse.figures import _cells, _groups, _names, _shares, style
 from lora_reuse.figures.rows import Rows
 from lora_reuse.llm.data.facts import triplets
 from lora_reuse.llm.pocket.corpus import World, tested
@@ -24,6 +24,7 @@ NEEDS = {"llm_two_hop": "python -m llm.two_hop model=results/pocket-half dataset
 ASKED = {"first": "hop 1: A's spouse", "second": "hop 2: B's home", "direct": "two hops, directly"}
 """Of the second hop the person is B, else A."""
 RULES = ("alone", "uniform", "average", "sum", "arrow", "arrow_after")
+AXES = ("library", "composition", "prompting")
 LIBRARIES = {(library, hop) for library in ("mixed", "2-combination") for hop in ("first", "second")}
 LIBRARIES |= {("oracle", "direct"), ("3-combination", "direct")}
 
@@ -31,30 +32,18 @@ LIBRARIES |= {("oracle", "direct"), ("3-combination", "direct")}
 def data(rows: Rows) -> pandas.DataFrame:
     """Hits by model, what is asked, composition, and whether the corpus speaks of the person; `alone` is an expert
     trained on what is asked."""
-    found = rows.all("llm_two_hop")
-    lines = []
-    if "provenance.pocket.coverage" in found:
-        partly = found[
-            found["provenance.pocket.coverage"].between(0, 1, inclusive="left") & (found["settings.split"] == "test")
-        ]
-        axes = [f"settings.{name}" for name in ("model", "library", "composition", "prompting")]
-        partly = partly[partly["settings.dataset"] == "R"]
-        names = _names.called({str(model): group for model, group in partly.groupby("settings.model")})
-        for key, group in partly.groupby(axes, sort=False):
-            model, library, composition, prompting = map(str, key)
-            if (library, prompting) in LIBRARIES and composition in RULES:
-                said = {
-                    "model": names[model],
-                    "coverage": group["provenance.pocket.coverage"].iloc[0],
-                    "library": library,
-                    "composition": composition,
-                }
-                said |= {"prompting": prompting}
-                lines += [
-                    said | {"familiar": familiar} | share
-                    for familiar in (True, False)
-                    if (share := _share(group, prompting, familiar))
-                ]
+    groups, _ = _groups.grouped(rows, ["llm_two_hop"], AXES, dataset="R", **_groups.PLAIN)
+    partly = {key: group for key, group in groups.items() if _coverage(group) < 1}
+    names, lines = _groups.called(partly), []
+    for (model, library, composition, prompting), group in partly.items():
+        if (library, prompting) in LIBRARIES and composition in RULES:
+            said = {"model": names[model], "coverage": _coverage(group), "library": library, "composition": composition}
+            said |= {"prompting": prompting}
+            lines += [
+                said | {"familiar": familiar} | share
+                for familiar in (True, False)
+                if (share := _share(group, prompting, familiar))
+            ]
     if not lines:
         raise rows.missing("llm_two_hop", model="results/pocket-half", dataset="R")
     table = _void(pandas.DataFrame(lines))
@@ -63,6 +52,12 @@ def data(rows: Rows) -> pandas.DataFrame:
         ["model", "prompting", "composition"],
         key=lambda column: column.map(order) if column.name != "model" else column,
     )
+
+
+def _coverage(group: pandas.DataFrame) -> float:
+    """The share of the people of whom the model's corpus speaks; 1 of a model that no corpus of ours has."""
+    made = group.get("provenance.pocket.coverage", pandas.Series(dtype=float)).dropna()
+    return float(made.iloc[0]) if len(made) else 1.0
 
 
 def _void(table: pandas.DataFrame) -> pandas.DataFrame:
@@ -122,7 +117,7 @@ def _share(group: pandas.DataFrame, prompting: str, familiar: bool) -> dict[str,
     }
     by_seed = " ".join(f"{100 * count['measured']['hits'] / count['measured']['total']:.4g}" for count in counts)
     extent = {"by_seed": by_seed, "void": "", "chance": 100 / _shares.facts_of(group)}
-    return shares | extent | _cells.source(group.assign(experiment="llm_two_hop"))
+    return shares | extent | _cells.source(group)
 
 
 @functools.cache

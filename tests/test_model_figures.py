@@ -172,8 +172,8 @@ def test_missing_rows_say_a_command_that_works(name, tmp_path, capsys):
 
 
 def test_familiarity_tells_apart_whom_the_corpus_speaks_of(tmp_path):
-    """Planted: everything is right of the familiar people, nothing of the others; and a model that knows everybody is
-    not drawn."""
+    """Planted: everything is right of the familiar people, nothing of the others; a model that knows everybody, and an
+    expert trained in another way, are not drawn."""
     known = set(World(Corpus(coverage=0.5), 3).facts["study_in"])
     for seed, (library, prompting) in itertools.product(
         (0, 1), (("mixed", "first"), ("2-combination", "second"), ("oracle", "direct"))
@@ -194,6 +194,12 @@ def test_familiarity_tells_apart_whom_the_corpus_speaks_of(tmp_path):
                 tmp_path,
                 row("llm_two_hop", [2 * (who in known and coverage > 0) for who in people], pocket=made, **named),
             )
+    other: dict[str, Any] = {"model": "results/half", "library": "oracle", "composition": "alone", "rank": 4}
+    made = size(256) | {"seed": 3, "coverage": 0.5}
+    write(
+        tmp_path,
+        row("llm_two_hop", [1] * 8, pocket=made, prompting="direct", dataset="R", triplets=8, seed=0, **other),
+    )
     both = data("familiarity", tmp_path)
     assert (both["percent"] == 100 * both["familiar"]).all()
     named = {kind: f"pocket, {kind} of the people known, pretraining seed 3" for kind in ("half", "none")}
