@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas
 
+from lora_reuse.figures import _theory
 from lora_reuse.figures._groups import called, own_name, stands_in
-from lora_reuse.figures.rows import Rows
+from lora_reuse.figures.rows import MissingRows, Rows
 from lora_reuse.llm.protocols.table import pooled
 from lora_reuse.llm.scoring.intervals import Difference, Limits
 from lora_reuse.paper_checks.reported import load
@@ -148,16 +149,16 @@ def chain(rows: Rows, asked: Mapping[str, str]) -> tuple[float, float]:
 
 @functools.lru_cache(maxsize=4)
 def _chains(rows: Rows) -> dict[tuple[str, str], tuple[float, float]]:
-    table = rows.all("bridge")
-    for name in ("depth", "norm", "adapted"):  # left out of rows of one block
-        table = table[table[f"settings.{name}"].isna()] if f"settings.{name}" in table else table
-    for name, value in {"settings.facts": "8", "settings.width": "inf"}.items():
-        table = table[table[name].map(short) == value] if not table.empty else table
-    if table.empty:
+    dials = ("setup", "composition", "locality", "scores")
+    try:
+        table = _theory.rows_of(rows, "bridge", *dials, facts=8, width=math.inf)
+    except MissingRows:
         return {}
-    dials = [f"settings.{name}" for name in ("setup", "composition", "locality", "scores")]
+    columns = [f"settings.{name}" for name in dials]
     ends = (
-        (100 * table.groupby(dials)["predicted.two_hop_step_by_step"].mean()).groupby(level=[0, 1]).agg(["min", "max"])
+        (100 * table.groupby(columns)["predicted.two_hop_step_by_step"].mean())
+        .groupby(level=[0, 1])
+        .agg(["min", "max"])
     )
     return {(short(setup), rule): (float(low), float(high)) for (setup, rule), low, high in ends.itertuples(name=None)}
 

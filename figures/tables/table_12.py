@@ -5,8 +5,8 @@ paper does not say how it asked: its numbers stand by the direct answers."""
 
 import math
 
-from lora_reuse.figures import _cells, _groups
-from lora_reuse.figures.rows import Rows
+from lora_reuse.figures import _cells, _groups, _theory
+from lora_reuse.figures.rows import MissingRows, Rows
 from lora_reuse.figures.tables import READING
 from lora_reuse.figures.tables._side_by_side import Choice, Settings, captioned, choices, side_by_side
 
@@ -19,11 +19,14 @@ NEEDS = {
 def one_layer(rows: Rows, asked: Settings) -> tuple[float, float]:
     """The share that one layer answers (`theory.experiments.large_library`, 8 facts an expert, d = m = ∞), in percent;
     not a number where theory has no prediction, as for Arrow and for answers step by step."""
-    table = rows.all("large_library")
-    if table.empty or asked["prompting"] != "direct":
+    if asked["prompting"] != "direct":
         return _cells.NO_PREDICTION
-    for name, value in {"graph": asked["graph"], "composition": asked["composition"], "width": math.inf}.items():
-        table = table[table[f"settings.{name}"] == value]
+    try:
+        table = _theory.rows_of(
+            rows, "large_library", graph=asked["graph"], composition=asked["composition"], facts=8, width=math.inf
+        )
+    except MissingRows:
+        return _cells.NO_PREDICTION
     right = 100 * float(table["predicted.accuracy"].mean())
     return right, right
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from lora_reuse.figures import _cells, _groups, tables
+from lora_reuse.figures.rows import Rows
 from lora_reuse.llm import skills
 from lora_reuse.llm.scoring import gains as scored
 from lora_reuse.paper_checks.reported import load
+from tests.rows_of_models import write
 from tests.tables.planted import EXAMS, KILT, PAPER, module, table_of
 
 
@@ -153,6 +155,25 @@ def test_theory_bounds_direct_answers_and_spans_step_by_step_ones(few):
     steps = table.loc[("pocket", "step by step", "0", "sum")]
     assert [steps["predicted_low"], steps["predicted_high"]] == [100 * min(chains), 100 * max(chains)]
     assert math.isnan(table.loc[("pocket", "step by step", "0", "uniform")]["predicted_high"])
+
+
+def test_theory_beside_a_model_is_that_of_the_default_settings(tmp_path):
+    asked = {"setup": "0", "graph": "disjoint", "composition": "sum"}
+    for experiment, predicted, prompting, of in (
+        ("bridge", "two_hop_step_by_step", "steps", _cells.chain),
+        ("large_library", "accuracy", "direct", module("table_12").one_layer),
+    ):
+        rows = [json.loads(line) for line in Path(f"{PAPER}/{experiment}.jsonl").read_text().splitlines()]
+        others = [
+            one
+            | {"hash": one["hash"][::-1], "settings": one["settings"] | {"mask": "causal"}}
+            | {"predicted": one["predicted"] | {predicted: 7.0}}
+            for one in rows
+        ]
+        needs = {experiment: ""}
+        alone = of(Rows(write(tmp_path / "alone", *rows), needs), asked | {"prompting": prompting})
+        assert of(Rows(write(tmp_path / "both", *rows, *others), needs), asked | {"prompting": prompting}) == alone
+        assert not any(map(math.isnan, alone))
 
 
 def test_every_setting_of_the_paper_s_models_has_a_hub_name():
