@@ -64,8 +64,9 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
         for axes, rule in zip(line, rules, strict=True):
             _panel(axes, table[(table["model"] == model) & (table["rule"] == rule)], conditions, asked)
         line[0].set_ylabel(wrapped(model, 24))
-    for i, (axes, rule) in enumerate(zip(grid[0], rules, strict=True)):
-        style.title(axes, "abcdefgh"[i], rule)
+    letters = style.letters()
+    for axes, rule in zip(grid[0], rules, strict=True):
+        style.title(axes, next(letters), rule)
     grid[-1, len(rules) // 2].set_xlabel("right two-hop answers (%)")
     void = [_shares.void_handle()] if _shares.void(table).any() else []
     style.legend(figure, 5, *_shares.seed_handle(table), *void)

@@ -84,7 +84,7 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
     heard = steps[steps["percent"] > 0].groupby("model", sort=False)["composition"].unique()
     style.height(figure, 0.6 + 3.4 * len(heard))
     parts = figure.subfigures(len(heard), 1, squeeze=False)[:, 0]
-    letters = iter("abcdefgh")
+    letters = style.letters()
     for model, rules, part in zip(heard.index, heard, parts, strict=True):
         grid = part.subplots(2, len(rules), squeeze=False, sharex="col", sharey="row", height_ratios=(3, 2))
         for rule, column in zip(rules, grid.T, strict=True):

@@ -82,7 +82,7 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
     rules = [rule for rule in COMPOSITIONS if rule in named] + sorted(named - set(COMPOSITIONS))
     style.height(figure, 0.8 + 2.1 * len(lines))
     grid = figure.subplots(len(lines), max(map(len, lines)), squeeze=False, sharey=True)
-    letters, told = iter("abcdefghijklmnopqrstuvwxyz" * len(lines)), set()
+    letters, told = style.letters(), set()
     for places, panels in zip(grid, lines, strict=True):
         for axes in places[len(panels) :]:
             axes.remove()

@@ -84,7 +84,7 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
     """A row of panels a model: a line a rule over the hops."""
     models = list(table["model"].unique())
     style.height(figure, 0.5 + 2.0 * len(models))
-    letters = iter("abcdefghijklmnopqrstuvwxyz")
+    letters = style.letters()
     places = figure.subplots(len(models), len(PANELS), squeeze=False, sharey=True)
     for model, across in zip(models, places, strict=True):
         for axes, ((prompting, bridge), title) in zip(across, PANELS.items(), strict=True):

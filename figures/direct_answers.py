@@ -53,7 +53,7 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
     ways += [library for library in ALONE if (library, "alone") in named]
     lines, columns = -(-len(asked) // A_ROW), min(len(asked), A_ROW)
     style.height(figure, 0.7 + (0.8 + 0.19 * len(ways)) * lines)
-    grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
+    grid, letters = figure.subplots(lines, columns, squeeze=False, sharey=True), style.letters()
     for i, axes in enumerate(grid.flat):
         if i >= len(asked):
             axes.remove()
@@ -61,7 +61,7 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
         model, dataset = asked[i]
         part = table[(table["model"] == model) & (table["dataset"] == dataset)]
         _panel(axes, part, ways)
-        style.title(axes, "abcdefghijklmnopqrstuvwxyz"[i % 26], f"{wrapped(model, 26)}\n{dataset}, {_shares.n(part)}")
+        style.title(axes, next(letters), f"{wrapped(model, 26)}\n{dataset}, {_shares.n(part)}")
     figure.legend(
         handles=[*style.filled(*LIBRARIES.values()), *_shares.handles(table)], loc="outside upper center", ncols=2
     )

@@ -130,7 +130,7 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
     """A line a model, a panel for what is asked."""
     models = list(table["model"].unique())
     style.height(figure, 0.8 + 2.1 * len(models))
-    letters = iter("abcdefghijklmnopqrstuvwxyz" * len(models))
+    letters = style.letters()
     for model, line in zip(models, figure.subplots(len(models), len(ASKED), squeeze=False, sharey=True), strict=True):
         for axes, (prompting, text) in zip(line, ASKED.items(), strict=True):
             part = table[(table["model"] == model) & (table["prompting"] == prompting)]

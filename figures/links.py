@@ -78,7 +78,7 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
     models = list(table["model"].unique())
     style.height(figure, 0.9 + 2.3 * len(models))
     grid = figure.subplots(len(models), 3, squeeze=False, sharey=True)
-    letters = iter("abcdefghijklmnopqrstuvwxyz")
+    letters = style.letters()
     for model, (left, middle, right) in zip(models, grid, strict=True):
         part = table[(table["model"] == model) & (table["composition"] == USUAL[1])]
         usual = part[(part["library"] == USUAL[0]) & (part["layers"] == USUAL[2])]

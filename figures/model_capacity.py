@@ -110,7 +110,7 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
     models, panels = list(table["of"].unique()), [name for name in PANELS if name in set(table["panel"])]
     style.height(figure, 0.8 + 3.6 * len(models))
     grid = figure.subplots(2 * len(models), len(panels), squeeze=False, height_ratios=(3, 2) * len(models))
-    letters = iter("abcdefghijklmnopqrstuvwxyz" * len(models))
+    letters = style.letters()
     for model, above, below in zip(models, grid[::2], grid[1::2], strict=True):
         told = False
         for i, name in enumerate(panels):

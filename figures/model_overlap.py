@@ -51,14 +51,14 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
     """A line of panels a model, a panel an expert."""
     models, experts = list(table["model"].unique()), sorted(table["expert"].unique())
     style.height(figure, 0.6 + 2.4 * len(models))
-    grid = figure.subplots(len(models), len(experts), squeeze=False, sharey=True)
+    grid, letters = figure.subplots(len(models), len(experts), squeeze=False, sharey=True), style.letters()
     for i, model in enumerate(models):
         for j, expert in enumerate(experts):
             part = table[(table["model"] == model) & (table["expert"] == expert)]
             _panel(grid[i, j], part)
             known = ", ".join(f"{share:.2f}" for share in part.drop_duplicates("state")["r2"])
             text = f"{wrapped(model, 40)}, {_means.n(part)}\nexpert {expert}, $R^2$ {known}"
-            style.title(grid[i, j], "abcdefghijklmnopqrstuvwxyz"[(i * len(experts) + j) % 26], text)
+            style.title(grid[i, j], next(letters), text)
         grid[i, 0].set_ylabel("acts, over its own prompt")
     style.legend(figure, 4, *_means.handles(table))
     style.note(figure, _means.N)

@@ -66,7 +66,7 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
     lines = -(-count // A_ROW)
     columns = -(-count // lines)
     style.height(figure, 0.6 + 2.3 * lines)
-    grid = figure.subplots(lines, columns, squeeze=False)
+    grid, letters = figure.subplots(lines, columns, squeeze=False), style.letters()
     for i, axes in enumerate(grid.flat):
         if i >= count:
             axes.remove()
@@ -80,7 +80,7 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
             column, text = "measured", f"{wrapped(name, 24)}\n{_means.n(part)}"
         _panel(axes, part, column)
         axes.set_ylabel("output" if column == "predicted" else "mean log-probability")
-        style.title(axes, "abcdefghijklmnopqrstuvwxyz"[i % 26], text)
+        style.title(axes, next(letters), text)
     style.legend(figure, 3, *_means.handles(table))
     style.note(figure, _means.N)
 

@@ -59,12 +59,11 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
     rules = list(widest.groupby("composition")["percent"].mean().sort_values(ascending=False).index)
     rules += [rule for rule in composed["composition"].unique() if rule not in rules]
     style.height(figure, 1.0 + 0.17 * len(rules))
-    for axes, letter, (model, graph) in zip(
-        figure.subplots(1, len(panels), squeeze=False, sharey=True).flat, "abcdefgh", panels, strict=False
-    ):
+    grid, letters = figure.subplots(1, len(panels), squeeze=False, sharey=True), style.letters()
+    for axes, (model, graph) in zip(grid.flat, panels, strict=True):
         part = composed[(composed["model"] == model) & (composed["graph"] == graph)]
         _panel(axes, part, rules)
-        style.title(axes, letter, f"{wrapped(model, 26)}\n{graph} graph, {_shares.n(part)}")
+        style.title(axes, next(letters), f"{wrapped(model, 26)}\n{graph} graph, {_shares.n(part)}")
     style.note(figure, _shares.N)
 
 

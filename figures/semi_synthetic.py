@@ -61,12 +61,13 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
     panels = list(table.groupby(dials, sort=False))
     style.height(figure, 2.4)
     grid = figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)
-    for i, ((_, part), axes) in enumerate(zip(panels, grid.flat, strict=True)):
+    letters = style.letters()
+    for (_, part), axes in zip(panels, grid.flat, strict=True):
         said = part.iloc[0]
         model = "" if table["model"].nunique() == 1 else f"{wrapped(said['model'], 26)}\n"
         told = f"{model}{LEARNED[said['replay']]}, {said['names']} A\n{_shares.n(part[part['asked'] == 'both'])}"
         _panel(axes, part)
-        style.title(axes, "abcdefgh"[i], told)
+        style.title(axes, next(letters), told)
     grid[0, 0].set_xlabel("right answers (%)")
     style.note(figure, _shares.N)
 

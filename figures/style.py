@@ -1,6 +1,9 @@
 """One look for all figures: that of `runs.look`, with compositions and theory drawn alike everywhere."""
 
+import itertools
 import math
+import string
+from collections.abc import Iterator
 from typing import Any
 
 from matplotlib.artist import Artist
@@ -130,6 +133,12 @@ def filled(*labels: str) -> list[Line2D]:
         Line2D([], [], color="0.3", marker="o", linestyle="none", label=label, **fill)
         for label, fill in zip(labels, fills, strict=True)
     ]
+
+
+def letters() -> Iterator[str]:
+    """a to z, then aa, ab, ...: what panels are called, however many there are."""
+    for length in itertools.count(1):
+        yield from map("".join, itertools.product(string.ascii_lowercase, repeat=length))
 
 
 def height(figure: Figure, inches: float) -> None:

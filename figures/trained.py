@@ -59,8 +59,10 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
             _series(bottom, one, i - 1.5, label, look, base)
         bottom.set_xscale("log")
         bottom.set_xlabel("output scale $\\alpha$ (rich to lazy)")
-        style.title(top, "abcdefgh"[column], f"$L={depth}$")
-        style.title(bottom, "abcdefgh"[len(depths) + column], f"$L={depth}$, links")
+    letters = style.letters()
+    for line, told in zip(panels, ("", ", links"), strict=True):
+        for axes, depth in zip(line, depths, strict=True):
+            style.title(axes, next(letters), f"$L={depth}${told}")
     panels[0, 0].set_ylabel("right among the new")
     panels[1, 0].set_ylabel("share")
     panels[0, 0].set_ylim(-0.06, 1.1)

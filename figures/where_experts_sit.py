@@ -107,7 +107,7 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
     worlds = list(dict.fromkeys(zip(table["world"], table["facts"], strict=True)))
     lines = -(-len(worlds) // A_ROW)
     style.height(figure, 0.4 + 1.85 * lines)
-    grid = figure.subplots(lines, min(len(worlds), A_ROW), squeeze=False)
+    grid, letters = figure.subplots(lines, min(len(worlds), A_ROW), squeeze=False), style.letters()
     for i, axes in enumerate(grid.flat):
         if i >= len(worlds):
             axes.remove()
@@ -115,7 +115,7 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
         world, facts = worlds[i]
         part = table[(table["world"] == world) & (table["facts"] == facts)]
         _matrix(axes, part)
-        style.title(axes, "abcdefghijkl"[i], f"{wrapped(world, 24)}\n$n={facts}$, chance {100 / facts:.0f} %")
+        style.title(axes, next(letters), f"{wrapped(world, 24)}\n$n={facts}$, chance {100 / facts:.0f} %")
     for axes in figure.axes[:: grid.shape[1]]:
         axes.set_ylabel("first expert in")
     for axes in figure.axes[-grid.shape[1] :]:

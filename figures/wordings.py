@@ -73,7 +73,7 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
     models, asked = list(table["model"].unique()), [way for way in ASKED if way in set(table["prompting"])]
     setups, rules = sorted(table["setup"].unique()), [it for it in COMPOSITIONS if it in set(table["composition"])]
     style.height(figure, 0.9 + 1.9 * len(models))
-    letters = iter("abcdefghijklmnopqrstuvwxyz")
+    letters = style.letters()
     grid = figure.subplots(len(models), len(asked), squeeze=False, sharex=True, sharey=True)
     for line, model in zip(grid, models, strict=True):
         for axes, way in zip(line, asked, strict=True):

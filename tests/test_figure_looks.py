@@ -170,6 +170,31 @@ def test_every_figure_fits_the_page_and_says_what_n_is(name):
     assert max(len(sentence) for sentence in re.split(r"(?<=[.!]) (?=[A-Z(])", caption)) < 420
 
 
+MANY = {
+    **dict.fromkeys(("bridge_examples", "chains", "links", "own_answers", "semi_synthetic", "wordings"), "model"),
+    **{"bridge_controls": "rule", "trained": "depth", "where_experts_sit": "world"},
+}
+"""Figures of as many panels as the rows have values of a column."""
+
+
+@pytest.mark.parametrize(("name", "column"), MANY.items())
+def test_figures_do_not_run_out_of_letters(name, column):
+    table = committed_table(name)
+    one = table[table[column] == table[column].iloc[0]]
+    others = {"depth": range(14), "rule": list(llm.COMPOSITIONS)[:14]}.get(column, [f"m{i}" for i in range(14)])
+    many = pandas.concat([one.assign(**{column: other, "void": ""}) for other in others], ignore_index=True)
+    with registry.picture(module(name), many) as figure:
+        titles = " ".join(text.get_text() for text in figure.findobj(Text))
+    found = re.findall(r"\\bf\{\((\w+)\)\}", titles)
+    assert len(found) >= len(others)
+    assert sorted(found) == sorted(itertools.islice(style.letters(), len(found)))
+
+
+def test_letters_go_on_after_z():
+    found = list(itertools.islice(style.letters(), 53))
+    assert [found[number] for number in (0, 25, 26, 27, 52)] == ["a", "z", "aa", "ab", "ba"]
+
+
 # Shares of models: a dot a seed, chance, and void cells.
 
 SHARES = [name for name in MODELS if name != "model_probabilities"] + ["model_scale"]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas
 
+from lora_reuse.figures import style
 from lora_reuse.figures.tables import _latex
 
 UNMEASURED = "†"
@@ -108,13 +109,8 @@ def _records(table: pandas.DataFrame) -> list[dict[str, Any]]:
 
 def _notes(table: pandas.DataFrame) -> dict[str, str]:
     """Each command that would fill cells, with its mark: a, b, ..."""
-    return {
-        command: _letters(i) for i, command in enumerate(dict.fromkeys(command for command in table["fill"] if command))
-    }
-
-
-def _letters(number: int) -> str:
-    return (_letters(number // 26 - 1) if number >= 26 else "") + chr(ord("a") + number % 26)
+    commands = dict.fromkeys(command for command in table["fill"] if command)
+    return dict(zip(commands, style.letters(), strict=False))
 
 
 def _share(percent: float) -> str:

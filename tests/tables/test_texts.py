@@ -134,7 +134,3 @@ def test_csv_has_a_line_a_cell(made, tmp_path):
     assert len(again) == len(table)
     assert list(again["reported"]) == list(table["reported"])
     assert again["percent"].dropna().tolist() == pytest.approx(table["percent"].dropna().tolist(), rel=1e-5)
-
-
-def test_marks_go_on_after_z():
-    assert [tables._letters(number) for number in (0, 25, 26, 27, 52)] == ["a", "z", "aa", "ab", "ba"]
