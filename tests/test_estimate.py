@@ -80,15 +80,15 @@ def test_the_gram_matrix_has_the_mean_and_the_error_bar_of_its_kernel(dim, activ
     assert k.shape == stderr.shape == (512, 3, 3)
 
 
-def test_seeds_are_whole_numbers_of_any_kind():
+def test_seeds_are_different_whole_numbers_of_any_kind():
     model = lr.Model(width=64)
     gram, kernel = inspect.unwrap(lr.gram), inspect.unwrap(lr.kernel)
     for seeds in (3, np.int64(3)):
         np.testing.assert_array_equal(gram(PROMPTS, model, seeds), gram(PROMPTS, model, np.arange(3, 4))[0])
         assert kernel(PROMPTS, model, seeds).k.shape == (3, 3)
-    for wrong in ([], "ab", 1.5, [0.5], None):
+    for wrong in ([], "ab", 1.5, [0.5], None, [0, 0], -1, 2**32, [0, 2**64]):  # of jax, 2**32 is the seed 0
         for asked in (gram, kernel):
-            with pytest.raises(SettingError, match=r"^seeds: got .*; allowed: one whole number, or a list of them$"):
+            with pytest.raises(SettingError, match=r"^seeds: got .*; allowed: one or more different whole numbers"):
                 asked(PROMPTS, model, wrong)
 
 

@@ -12,7 +12,6 @@ columns, each feature needs r normals and not d, with exactly the same joint law
 the same way V enters only as V Eᵀ: with Eᵀ = Q R, the entries of V Q are i.i.d., so d² draws become d · tokens."""
 
 import functools
-import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple, overload
 
@@ -27,7 +26,7 @@ from lora_reuse.theory import model as transformer
 from lora_reuse.theory.facts import Prompt, Prompts, tokenised
 from lora_reuse.theory.limit import limit_geometry
 from lora_reuse.theory.settings import INF, Model
-from lora_reuse.theory.streaming import Advance, Grams, stream, streamed
+from lora_reuse.theory.streaming import Advance, Grams, different, stream, streamed
 
 # What a seed is used for; each has a stream of its own.
 GEOMETRY, FEATURES, TRAINING, BLOCKS, NETWORKS, TRAINED = range(6)
@@ -69,8 +68,8 @@ def gram(
         every ratio.
 
     Raises:
-        SettingError: for an empty prompt, no seed, an infinite model with `explicit`, or 2^32 blocks of features and
-            more.
+        SettingError: for an empty prompt, no seed, seeds that are not different ones from 0 to 2^31 − 1, an infinite
+            model with `explicit`, or 2^32 blocks of features and more.
 
     Examples:
         >>> G = lr.gram(["x r1", "y r2", "x r1 r2"], lr.Model(width=2**12), 0)
@@ -87,16 +86,10 @@ def gram(
 
 
 def _listed(seeds: Any) -> tuple[list[int], bool]:
-    """The seeds, and whether it was one and not a list. Raises SettingError for anything else."""
-    if isinstance(seeds, (int, np.integer)):
-        return [int(seeds)], True
-    try:
-        every = [operator.index(seed) for seed in seeds]
-    except TypeError:
-        every = []
-    if not every:
-        raise SettingError("seeds", repr(seeds), "one whole number, or a list of them")
-    return every, False
+    """The seeds, and whether it was one and not a list. Raises SettingError for seeds that are not draws of their
+    own."""
+    alone = isinstance(seeds, (int, np.integer))
+    return different([seeds] if alone else seeds), alone
 
 
 def _grams(
@@ -136,7 +129,7 @@ def kernel(prompts: Prompts, model: Model, seeds: int | Sequence[int] = 0) -> Ke
         `k` and `stderr`, √((E[(φφ')²] − k²)/m), each [n n] in float64, or [seeds n n].
 
     Raises:
-        SettingError: for an empty prompt, or no seed.
+        SettingError: for an empty prompt, no seed, or seeds that are not different ones from 0 to 2^31 − 1.
 
     Examples:
         >>> k, stderr = lr.kernel(["x r1", "y r2", "x r1 r2"], lr.Model(width=2**12))

@@ -5,7 +5,9 @@ are spread over all devices, and the host adds them in float64 in the order of b
 bits."""
 
 import functools
+import operator
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +33,19 @@ def stream(seed: int, *labels: int) -> PRNGKeyArray:
     for label in labels:
         key = jax.random.fold_in(jax.random.fold_in(key, label & 0xFFFFFFFF), label >> 32)
     return key
+
+
+def different(seeds: Any) -> list[int]:
+    """Whatever came as seeds, if each is a draw of its own: jax takes those that differ by 2³² for one. Raises
+    SettingError."""
+    try:
+        given = [operator.index(seed) for seed in seeds]
+    except TypeError:
+        given = []
+    if not given or len(set(given)) < len(given) or not 0 <= min(given) <= max(given) < 2**31:
+        allowed = "one or more different whole numbers from 0 to 2**31-1, as range(16)"
+        raise SettingError("seeds", repr(seeds), allowed)
+    return given
 
 
 def block_size(n: int) -> int:

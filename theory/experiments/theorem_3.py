@@ -35,6 +35,7 @@ from lora_reuse.theory.gram import coordinates, geometry, gram, nearest_coordina
 from lora_reuse.theory.kernels import kernel
 from lora_reuse.theory.library import Scene, draw_scene, prepared, wins
 from lora_reuse.theory.settings import INF, Model, Theorem3, at_infinite_dim, of_rule
+from lora_reuse.theory.streaming import different
 
 Square = Float64[np.ndarray, "n n"]
 COEFFICIENTS = ("c_first", "c_second", "c_first_other_entity", "c_second_other_entity")
@@ -108,7 +109,7 @@ def coefficients(
     """
     if rule not in RULES:
         raise SettingError("rule", repr(rule), " | ".join(RULES), did_you_mean(rule, RULES))
-    seeds = _different(seeds)
+    seeds = different(seeds)
     registered = RULES[rule]
     check(rule, registered.dials, dials)
     transformer = {f.name: getattr(model, f.name) for f in fields(Model)}
@@ -117,19 +118,6 @@ def coefficients(
     if "c_first" not in results[0].measured:
         raise SettingError("coincide", coincide, "coincidences that leave the two answer differences independent")
     return Coefficients(Estimate.of(results, "c_first"), Estimate.of(results, "c_second"))
-
-
-def _different(seeds: Any) -> list[int]:
-    """Whatever came as seeds, if each is a draw of its own: jax takes those that differ by 2³² for one. Raises
-    SettingError."""
-    try:
-        given = [operator.index(seed) for seed in seeds]
-    except TypeError:
-        given = []
-    if not given or len(set(given)) < len(given) or not 0 <= min(given) <= max(given) < 2**31:
-        allowed = "one or more different whole numbers from 0 to 2**31-1, as range(16)"
-        raise SettingError("seeds", repr(seeds), allowed)
-    return given
 
 
 def quantities(setting: Theorem3, scene: Scene, phi: Features, seed: int) -> Values:
