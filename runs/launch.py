@@ -29,21 +29,24 @@ def launch(
     for rows that cannot be read, and for what submitit refuses."""
     if run.shard != "1/1":
         raise SettingError("shard", run.shard, "no shard= with launcher=", "jobs= says how many shards are started")
-    load_rows(Path(run.out), experiment)  # refuses a bad folder before anything is submitted
+    try:
+        load_rows(Path(run.out), experiment)  # refuses a bad folder before anything is submitted
+    except OSError as error:
+        raise SettingError("out", f"{run.out} ({error.strerror})", "a folder whose rows can be read") from None
     kept = [word for word in words if word.split("=")[0] not in ("launcher", "jobs", "slurm")]
     given = (pair.partition(":") for pair in run.slurm.split("+") if pair)
     folder = Path(run.out) / "jobs"
+    job = functools.partial(_job, main, program())
     try:
         executor = submitit.AutoExecutor(folder=folder / "%j", cluster=run.launcher)
         executor.update_parameters(**{key: int(value) if value.isdecimal() else value for key, _, value in given})
+        jobs = executor.map_array(job, [[*kept, f"shard={i}/{run.jobs}"] for i in range(1, run.jobs + 1)])
     except (RuntimeError, NameError, TypeError, ValueError, OSError) as error:
         raise SettingError(
             "launcher",
             f"{run.launcher}, refused by submitit ({error})",
-            "launcher=local, or slurm where sbatch is installed",
+            "launcher=local, or slurm where sbatch is installed and takes the jobs",
         ) from None
-    job = functools.partial(_job, main, program())
-    jobs = executor.map_array(job, [[*kept, f"shard={i}/{run.jobs}"] for i in range(1, run.jobs + 1)])
     if run.launcher == "slurm":
         print(f"submitted {len(jobs)} jobs: {', '.join(job.job_id for job in jobs)}; logs in {folder}")
         print("when they are done, the same command without launcher= prints the table")

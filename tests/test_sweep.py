@@ -382,3 +382,12 @@ def test_slurm_gets_one_array_with_its_parameters(tmp_path, monkeypatch, capsys)
     assert "--time=7" in script
     assert main([*SMALL, f"out={tmp_path / 'rows'}", "launcher=slurm", "slurm=colour:red"]) == 2
     assert "launcher: got slurm, refused by submitit" in capsys.readouterr().err
+    (tmp_path / "bin" / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: invalid partition' >&2\nexit 1\n")
+    assert main([*SMALL, f"out={tmp_path / 'rows'}", "launcher=slurm"]) == 2
+    assert "launcher: got slurm, refused by submitit (sbatch: error: invalid partition)" in capsys.readouterr().err
+
+
+def test_a_launcher_refuses_rows_that_cannot_be_read(tmp_path, capsys):
+    (tmp_path / "kernel_limit.jsonl").mkdir()
+    assert main([*SMALL, f"out={tmp_path}", "launcher=local"]) == 2
+    assert f"out: got {tmp_path} (Is a directory)" in capsys.readouterr().err
