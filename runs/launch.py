@@ -21,8 +21,8 @@ import submitit
 def launch(
     name: str, main: Callable[[Sequence[str]], int], words: Sequence[str], experiment: str, run: Run
 ) -> int | None:
-    """Submits `main([*words, "shard=i/jobs"])` for every i, without the words that name the launcher. Logs go to
-    out/jobs.
+    """Submits `main([*words, "shard=i/jobs"])` for every i, without the words that name the launcher or a shard. Logs
+    go to out/jobs.
 
     Returns an exit code of the command `name`: 0 for jobs that Slurm has now, the largest of the local jobs' where one
     failed. Returns None where all of them are done, so that their rows can be shown. Raises SettingError for a shard,
@@ -33,7 +33,7 @@ def launch(
         load_rows(Path(run.out), experiment)  # refuses a bad folder before anything is submitted
     except OSError as error:
         raise SettingError("out", f"{run.out} ({error.strerror})", "a folder whose rows can be read") from None
-    kept = [word for word in words if word.split("=")[0] not in ("launcher", "jobs", "slurm")]
+    kept = [word for word in words if word.split("=")[0] not in ("launcher", "jobs", "slurm", "shard")]
     given = (pair.partition(":") for pair in run.slurm.split("+") if pair)
     folder = Path(run.out) / "jobs"
     job = functools.partial(_job, main, program())

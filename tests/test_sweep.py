@@ -86,7 +86,7 @@ def test_shards_together_are_the_one_process(tmp_path, capsys):
 
 
 def test_the_local_launcher_runs_the_same_grid(tmp_path):
-    done = sweep(*SMALL, f"out={tmp_path / 'jobs'}", "launcher=local", "jobs=2")
+    done = sweep(*SMALL, f"out={tmp_path / 'jobs'}", "launcher=local", "jobs=2", "shard=1/1")
     assert done.returncode == 0, done.stderr
     assert "18 rows" in done.stdout
     assert "0 new" in done.stdout
