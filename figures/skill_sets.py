@@ -47,15 +47,18 @@ def data(rows: Rows) -> pandas.DataFrame:
 def together(rows: Rows) -> tuple[Together, dict[str, str]]:
     """The sets of so many skills, by model, with the fact or without it, their number and the composition, and each
     pair under the sum by its name; and what the rows of each model are. A rule that was not asked all sets that others
-    were is left out there."""
+    were is left out there. A set whose controls failed is void under every rule, whatever that one answers of it."""
     groups, about = _groups.grouped(rows, ["llm_skill_sets"], AXES)
+    failed = {key[:2]: reason for key, group in groups.items() for reason in group["void"] if reason}
     found: Together = {}
     for (model, asked, library, composition), group in groups.items():
         skills = asked.split("+")
         if len(skills) < 2 or library not in ("none", "asked", *ALONE):
             continue
         rule = ALONE.get(library, composition)
-        found.setdefault((model, "fact" if HOMES in skills else "forms", str(len(skills)), rule), []).append(group)
+        void = library == "asked" and (model, asked) in failed
+        of_set = group.assign(void=failed[model, asked]) if void else group
+        found.setdefault((model, "fact" if HOMES in skills else "forms", str(len(skills)), rule), []).append(of_set)
         if len(skills) == 2 and rule == PAIRS_BY:
             found[model, "pairs", asked, rule] = [group]
     if not found:

@@ -136,6 +136,7 @@ def test_sets_of_as_many_skills_are_taken_together_seed_by_seed(tmp_path):
         del one["settings"]["learn_share"]
     rows += [row("llm_skill_sets", [1, 1], asked="code+style", composition="cat:own", learn_share=0.2)]
     rows += [skilled("code+style", [2, 1], composition="lego")]
+    rows += [skilled(f"homes+{form}", [2, 1], composition="ties") for form in ("code", "call", "style")]
     module, table = of("skill_sets", write(tmp_path / "rows", *rows))
     cells = table.set_index(["panel", "skills", "composition"])
     fact = cells.loc[("fact", "2", "sum")]
@@ -154,6 +155,7 @@ def test_sets_of_as_many_skills_are_taken_together_seed_by_seed(tmp_path):
     both = "two skills, the fact among them"
     assert numbers["lego", "two forms"] == [3, 4, "75"]
     assert numbers["sum", both] == [10, 16, "75 50"]
+    assert numbers["ties", both] == [6, 8, "75"]  # without homes+call, too, of which it has three quarters
     assert all(cell["rows"] == cell["row"] for cell in lines)  # of hundreds
     said = by_rule["lego", both]["fill"]
     assert said.startswith("python -m llm.skill_sets composition=lego model=")
