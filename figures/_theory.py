@@ -31,14 +31,14 @@ def rows_of(rows: Rows, experiment: str, *axes: str, **fixed: Any) -> pandas.Dat
 
 
 def over_seeds(table: pandas.DataFrame, axes: Sequence[str], names: Sequence[str]) -> pandas.DataFrame:
-    """One line a quantity in `names` and value of `axes`: `measured`, its mean over `seeds` seeds, with a 95 % interval
-    `low` to `high` (Student's t; absent for one seed); `spread`, the standard deviation over seeds; `predicted`;
-    `stderr`, the predicted standard deviation of a single seed (absent where there is none); `row`, the hash of the
-    first."""
+    """One line a quantity in `names` and value of `axes` that has it: `measured`, its mean over the `seeds` seeds that
+    have it, with a 95 % interval `low` to `high` (Student's t; absent for one seed); `spread`, the standard deviation
+    over seeds; `predicted`; `stderr`, the predicted standard deviation of a single seed (absent where there is none);
+    `row`, the hash of the first."""
     columns = [f"settings.{axis}" for axis in axes]
     lines = []
     for name in names:
-        for values, group in table.groupby(columns, sort=True):
+        for values, group in table.dropna(subset=f"measured.{name}").groupby(columns, sort=True):
             measured = group[f"measured.{name}"]
             n, spread = len(measured), measured.std(ddof=1)
             half = stats.t.isf((1 - COVERAGE) / 2, n - 1) * spread / np.sqrt(n) if n > 1 else np.nan

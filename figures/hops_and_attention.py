@@ -36,7 +36,7 @@ def data(rows: Rows) -> pandas.DataFrame:
             raise rows.missing("kernel_limit", **{axis: another})
         table[f"settings.{axis}"] = said.fillna(default)
         names = [name for name in EXPERTS if f"measured.{name}" in table]
-        parts.append(over_seeds(table, [axis], names).dropna(subset="measured").assign(panel=axis))
+        parts.append(over_seeds(table, [axis], names).assign(panel=axis))
     means = pandas.concat(parts, ignore_index=True)
     means = means.assign(hops=means["hops"].fillna(2).astype(int), decay=means["decay"].fillna(1.0))
     means["place"] = [place(name, hops) for name, hops in zip(means["quantity"], means["hops"], strict=True)]

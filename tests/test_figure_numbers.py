@@ -252,10 +252,10 @@ def test_over_seeds_against_a_hand_made_table():
 
     table = pandas.DataFrame(
         {
-            "settings.width": [4, 4, 8],
-            "measured.c": [1.0, 3.0, 5.0],
-            "predicted.c": [2.0, 2.0, 6.0],
-            "hash": ["a", "b", "c"],
+            "settings.width": [4, 4, 4, 8, 16],
+            "measured.c": [math.nan, 1.0, 3.0, 5.0, math.nan],  # two rows do not have it
+            "predicted.c": [9.0, 2.0, 2.0, 6.0, 9.0],
+            "hash": ["z", "a", "b", "c", "d"],
         }
     )
     first, second = _theory.over_seeds(table, ["width"], ["c"]).to_dict("records")
