@@ -11,7 +11,8 @@ from lora_reuse.paper_checks.claims import Evidence, claim, of_seeds
 from lora_reuse.paper_checks.setup import paper_kernel
 from lora_reuse.theory import restated
 from lora_reuse.theory.experiments import bridge, large_library, specificity, storage
-from lora_reuse.theory.settings import INF, Bridge, LargeLibrary, Specificity, Storage
+from lora_reuse.theory.gram import gram
+from lora_reuse.theory.settings import INF, Bridge, LargeLibrary, Model, Specificity, Storage
 
 
 def _mean(results: list, name: str) -> float:
@@ -28,8 +29,8 @@ def _mean(results: list, name: str) -> float:
     oracle_in_the_library=lambda: patch.object(large_library, "TRAINED", ((1, 2), *large_library.TRAINED[1:])),
 )
 def library_does_not_compose() -> list[Evidence]:
-    """Ten experts of 8 facts, sum, d = m = ∞: the right answer's coefficient against its relation's, and accuracies in
-    both graphs."""
+    """Ten experts of 8 facts, sum, d = m = ∞: the right answer's coefficient against its relation's, that of a trained
+    composition which shares the first entity, and accuracies in both graphs."""
     disjoint = large_library.run(LargeLibrary(width=INF, graph="disjoint"), range(4))
     shared = large_library.run(LargeLibrary(width=INF, graph="shared"), range(60))
     gap = of_seeds(
@@ -37,7 +38,12 @@ def library_does_not_compose() -> list[Evidence]:
         [r.measured["accuracy_within_u3"] - r.measured["chance"] for r in shared],
         0.0,
     )
+    facts = 8
+    G = gram([*(f"u{i} r3 r2" for i in range(facts)), "u0 r1 r2"], Model(width=INF), 0)
+    sharing = float(np.linalg.solve(G[:facts, :facts], G[:facts, facts])[0])
     return [
+        Evidence("right answer, disjoint", _mean(disjoint, "coefficient_right"), 0.109, tolerance=5e-4),
+        Evidence("trained composition of the same first entity", sharing, 0.876, tolerance=5e-4),
         Evidence(
             "right answer minus others of its relation",
             _mean(disjoint, "coefficient_right") - _mean(disjoint, "coefficient_rel2"),

@@ -26,7 +26,7 @@ are dependent.
 What comes out, in numbers for the sum of 8 facts each at d = m = ∞. The question shares with every key of Rel2 its last
 token and nothing else, so all answers of Rel2 get the same. In the disjoint graph that is 0.109 each,
 `coefficient_right` = `coefficient_rel2`, and the largest among them is a draw, `accuracy_within_rel2` = 1/8. What tells
-facts apart is u, and only Rel1 knows u: it puts 0.361 on the right U2 entity, the first hop and not the answer. The
+facts apart is u, and only Rel1 knows u: what it lifts is the right U2 entity, the first hop and not the answer. The
 trained Rel3→Rel2 and Rel5→Rel2 give 0.104 to each of theirs, all wrong; the difference to 0.109 is so small that at any
 width run here noise decides between them, so `accuracy_within_u3` has no prediction at a finite width (with 2 facts
 those two win outright). The old answer, at 1, is never reached: `accuracy` is 0.
