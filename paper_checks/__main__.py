@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_reuse.paper_checks.claims import FALSE_FAILURE
-from lora_reuse.runs.command import begin, with_options
+from lora_reuse.runs.command import begin, settings_are_right, with_options
 from lora_reuse.runs.files import write
 from lora_reuse.runs.progress import progress_bar
 from lora_reuse.runs.settings import SettingError, Text, did_you_mean, setting
@@ -79,6 +79,10 @@ def _check(options: Options) -> list[Entry]:
         if name not in CLAIMS:
             allowed = f"all, or ids of claims joined by +: {', '.join(CLAIMS)}"
             raise SettingError("only", repr(name), allowed, did_you_mean(name, CLAIMS))
+    settings_are_right(options.out)
+    out = Path(options.out)
+    if not next(path for path in (out, *out.parents) if path.exists()).is_dir():
+        raise SettingError("out", f"{options.out} (it is or lies in a file)", "a folder that can be written")
     begin(options.out)
     entries = []
     for name in progress_bar(names, desc="claims", unit=" claims"):

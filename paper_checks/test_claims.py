@@ -104,6 +104,15 @@ def test_claims_are_joined_by_plus_and_counted_once(tmp_path, capsys):
     assert "1 claims: 1 corrected" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("inside", ["", "folder"])
+def test_a_folder_that_cannot_be_one_is_refused_before_anything_is_measured(inside, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["only=leakage", f"out={tmp_path / 'file' / inside}"]) == 2
+    said = capsys.readouterr()
+    assert "out: got " in said.err
+    assert not said.out
+
+
 @pytest.mark.parametrize("name", CLAIMS)
 def test_every_claim_can_fail_and_says_what_it_found(name):
     claim = CLAIMS[name]
