@@ -6,9 +6,10 @@ Word problems may be the paper's or our own. On our own a model has lines of its
 the paper's."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas
 from pandas.api.types import is_bool
 
@@ -42,7 +43,7 @@ pretraining in which they differ, which becomes an axis. A seed is then that of 
 
 def grouped(
     rows: Rows, experiments: Sequence[str], axes: Sequence[str], **fixed: Any
-) -> tuple[dict[tuple[str, ...], pandas.DataFrame], dict[str, str]]:
+) -> tuple["Groups", dict[str, str]]:
     """The groups of rows that differ in the seed alone, by model and `axes`; and what the rows of each model are, in
     words.
 
@@ -64,13 +65,35 @@ def grouped(
             name != "split" or "settings.split" in found
         ):  # questions that nothing is trained on have no split
             found = found[found[f"settings.{name}"] == value]
-    groups: dict[tuple[str, ...], pandas.DataFrame] = {}
+    groups: dict[tuple[str, ...], tuple[pandas.DataFrame, Any]] = {}
     about: dict[str, str] = {}
     for model in map(str, found["settings.model"].unique()) if not found.empty else ():
         kept, about[model] = _usual_variant(model, found[found["settings.model"] == model], axes)
-        for key, group in kept.groupby([f"settings.{axis}" for axis in axes], sort=False):
-            groups[model, *map(_word, key)] = group
-    return groups, about
+        places = kept.groupby([f"settings.{axis}" for axis in axes], sort=False).indices
+        for key, own in sorted(places.items(), key=lambda item: item[1][0]):
+            groups[model, *map(_word, key if isinstance(key, tuple) else (key,))] = kept, own
+    return Groups(groups), about
+
+
+class Groups(Mapping[tuple[str, ...], pandas.DataFrame]):
+    """The rows of each key, cut out of a table when they are asked for: a text asks for few of the thousands of cells
+    of its experiments."""
+
+    def __init__(self, places: Mapping[tuple[str, ...], tuple[pandas.DataFrame, Any]]):
+        self._places = places
+        self._cut: dict[tuple[str, ...], pandas.DataFrame] = {}
+
+    def __getitem__(self, key: tuple[str, ...]) -> pandas.DataFrame:
+        if key not in self._cut:
+            table, places = self._places[key]
+            self._cut[key] = table.iloc[places]
+        return self._cut[key]
+
+    def __iter__(self) -> Iterator[tuple[str, ...]]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 def _word(value: Any) -> str:
@@ -184,8 +207,10 @@ def _usual_variant(model: str, own: pandas.DataFrame, axes: Sequence[str]) -> tu
         first = part.iloc[0]
         return [f"{name.removeprefix('settings.')}={short(first[name])}" for name in told if first[name] != usual[name]]
 
-    variants = [part for _, part in own.groupby(fixed, sort=False, dropna=False)]
-    kept = max(variants, key=lambda part: (len(part), -len(unlike(part))))
+    variant = own.groupby(fixed, sort=False, dropna=False).ngroup().to_numpy()
+    count = np.bincount(variant)
+    largest = [own[variant == number] for number in np.flatnonzero(count == count.max())]
+    kept = max(largest, key=lambda part: -len(unlike(part)))
     seeds = sorted(set(kept["settings.seed"]))
     said = [f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"]
     said += [f"with {' '.join(unlike(kept))}"] if unlike(kept) else []

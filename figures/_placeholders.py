@@ -26,7 +26,7 @@ import itertools
 import math
 import numbers
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ def _groups(rows: Path, experiment: str, wanted: dict[str, str]) -> dict[tuple[s
 @functools.lru_cache(maxsize=64)
 def _grouped(
     rows: Path, experiment: str, axes: tuple[str, ...], files: tuple[tuple[str, int, int], ...]
-) -> dict[tuple[str, ...], pandas.DataFrame]:
+) -> Mapping[tuple[str, ...], pandas.DataFrame]:
     """Sorted out once; `files` changes when they do."""
     return grouped(Rows(rows, {experiment: ""}), [experiment], axes)[0]
 
