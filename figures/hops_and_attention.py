@@ -31,10 +31,10 @@ def data(rows: Rows) -> pandas.DataFrame:
     parts = []
     for axis, default, another in (("hops", 2, 3), ("decay", 1.0, 2.0)):
         table = rows_of(rows, "kernel_limit", axis, width=WIDTH).copy()
-        said = table.get(f"settings.{axis}")
-        if said is None or said.nunique() < 2:
-            raise rows.missing("kernel_limit", **{axis: another})
-        table[f"settings.{axis}"] = said.fillna(default)
+        column = f"settings.{axis}"
+        table[column] = table[column].fillna(default) if column in table else default  # which a row leaves out
+        if table[column].nunique() < 2:
+            raise rows.missing("kernel_limit", **{axis: another if default in set(table[column]) else default})
         names = [name for name in EXPERTS if f"measured.{name}" in table]
         parts.append(over_seeds(table, [axis], names).assign(panel=axis))
     means = pandas.concat(parts, ignore_index=True)

@@ -247,6 +247,20 @@ def test_the_slope_is_that_of_the_sweep(tmp_path):
     assert module("kernel_limit").slope_of_error(table_of("kernel_limit")) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("kept", "missing"), [({2, 3}, ""), ({2, 4}, ""), ({2}, "hops=3"), ({3}, "hops=2")], ids=str
+)
+def test_hops_are_compared_where_rows_of_two_numbers_are_there(kept, missing, tmp_path):
+    rows = [row for row in committed("kernel_limit") if row["settings"].get("hops", 2) in kept]
+    folder = write(tmp_path / "rows", "kernel_limit", rows)
+    if missing:
+        with pytest.raises(MissingRows, match=f"with {missing}"):
+            table_of("hops_and_attention", folder)
+    else:
+        drawn = table_of("hops_and_attention", folder)
+        assert set(drawn[drawn["panel"] == "hops"]["hops"]) == kept
+
+
 def test_over_seeds_against_a_hand_made_table():
     import pandas
 
