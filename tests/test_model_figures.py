@@ -324,7 +324,9 @@ def test_log_probabilities_are_means_over_seeds(few):
 def test_means_of_seeds_that_agree_have_the_interval_of_the_verdicts():
     seeds = [np.array([-3.0, 1.0, 2.0]), np.array([-3.1, 1.1, 2.0])]
     found = _means.over_seeds(seeds, np.exp)
-    limits = mean_over_seeds(seeds).limits()
+    mean = mean_over_seeds(seeds)
+    assert mean
+    limits = mean.limits()
     assert found["low"] == pytest.approx(math.exp(limits.low))
     assert found["high"] == pytest.approx(math.exp(limits.high))
     assert found["high"] > 1 > found["low"]

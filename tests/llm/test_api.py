@@ -343,7 +343,7 @@ def test_adapters_of_one_name_are_told_apart(base, library, tmp_path):
 
 
 def test_a_rule_at_two_values_of_a_dial_has_two_forecasts(base, library):
-    prompts = dict.fromkeys(("a", "b", "hoped"), QUESTIONS[:1])
+    prompts: dict[str, list[str]] = {name: QUESTIONS[:1] for name in ("a", "b", "hoped")}
     twice = [lr.compose(library, "ties", density=density) for density in (0.3, 0.7)]
     said = lr.forecast(base, library, prompts, twice, max_new_tokens=2)
     assert [name.partition(" (")[2][:11] for name in said.verdicts] == ["density=0.3", "density=0.7"]
