@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_reuse.runs.command import begin, settings_are_right, with_options
+from lora_reuse.runs.files import write
 from lora_reuse.runs.rows import load_rows
 from lora_reuse.runs.settings import Place, SettingError, setting
 
@@ -42,8 +43,7 @@ def _main(options: Options) -> int:
     print(_terminal(outcomes))
     path = Path(options.out) / "predictions.md"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(markdown(outcomes))
+        write(path, markdown(outcomes))
     except OSError as error:
         raise SettingError("out", f"{options.out} ({error.strerror})", "a folder that can be written") from None
     print(f"\nwritten to {path}")

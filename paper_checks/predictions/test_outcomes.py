@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import os
 import subprocess
+import sys
+from unittest.mock import Mock
 
 import pytest
 
@@ -10,6 +13,7 @@ from lora_reuse.paper_checks.predictions import __main__, load_predictions, outc
 from lora_reuse.paper_checks.predictions.as_predicted import as_the_theory_says
 from lora_reuse.paper_checks.predictions.registered import claims
 from lora_reuse.paper_checks.predictions.verdicts import PREDICTIONS
+from lora_reuse.runs import files
 from lora_reuse.runs.rows import Rows, load_rows
 
 load_predictions()
@@ -141,6 +145,22 @@ def test_without_rows_the_page_says_what_is_registered_and_how_to_make_some(tmp_
         assert f"rows: {prediction.claim.command}" in out
         assert f"Rows: `{prediction.claim.command}`" in text
         assert prediction.claim.statement in text
+
+
+def test_the_page_is_written_whole_or_not_at_all(tmp_path, monkeypatch, capsys):
+    (tmp_path / "predictions.md").write_text("the last one")
+    monkeypatch.setattr(files.os, "replace", Mock(side_effect=OSError(28, "No space left on device")))
+    assert __main__.main([f"rows={tmp_path}", f"out={tmp_path}"]) == 2
+    assert f"out: got {tmp_path} (No space left on device)" in capsys.readouterr().err
+    assert (tmp_path / "predictions.md").read_text() == "the last one"
+
+
+def test_the_page_is_the_same_in_every_locale(tmp_path):
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "utf-8"}
+    words = [sys.executable, "-m", "paper_checks.predictions", f"rows={tmp_path}", f"out={tmp_path}"]
+    done = subprocess.run(words, env=os.environ | plain, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "predictions.md").read_text(encoding="utf-8") == page.markdown(outcomes.compare([]))
 
 
 def test_the_command_refuses_in_one_line(tmp_path, capsys):

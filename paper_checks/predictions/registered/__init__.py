@@ -94,7 +94,10 @@ def fits(row: Row, settings: Mapping[str, Any]) -> bool:
 
 def claims(folder: Path = FOLDER) -> dict[str, Claim]:
     """Every claim of a folder, by its id."""
-    return {path.stem: Claim(path, tomllib.loads(path.read_text())) for path in sorted(folder.glob("*.toml"))}
+    return {
+        path.stem: Claim(path, tomllib.loads(path.read_text(encoding="utf-8")))
+        for path in sorted(folder.glob("*.toml"))
+    }
 
 
 class Registration(NamedTuple):
@@ -191,9 +194,10 @@ def _descends(folder: Path, ancestor: str, commit: str) -> bool | None:
 
 def _git(folder: Path, *words: str) -> str | None:
     try:
-        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+        done = subprocess.run(["git", *words], cwd=folder, capture_output=True, encoding="utf-8", check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
+    return done.stdout.strip()
 
 
 def _leaves(value: Any) -> Iterator[Any]:
