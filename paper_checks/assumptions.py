@@ -20,6 +20,7 @@ from lora_reuse.theory.edits import leading_change, min_norm_edit
 from lora_reuse.theory.experiments import kernel_limit, many_facts, theorem_2
 from lora_reuse.theory.gram import coordinates, gram
 from lora_reuse.theory.library import draw_scene, wins
+from lora_reuse.theory.model import by_position
 from lora_reuse.theory.settings import INF, KernelLimit, ManyFacts, Model, Theorem2
 
 
@@ -92,9 +93,9 @@ def k_multiples_of_k_hops() -> list[Evidence]:
     " the ceiling 1/n stays. Where no two entities coincide the old answer wins for every a < 1; where y = z or r1(x) ="
     " r2(r1(x)), z does from a = 0.547 on, where c1 + c2 = 1. What other attention does change is that the order of"
     " relations is seen with three hops",
-    decay_ignored=lambda: mutants.replaced("by_position", lambda length, decay=1.0: np.ones(length)),
+    decay_ignored=lambda: mutants.replaced(by_position, lambda length, decay=1.0: np.ones(length)),
     attention_weight_one=mutants.attention_weight_one,
-    composed_leaks_in=lambda: mutants.replaced("draw_scene", mutants.scene_with_two_hop_keys),
+    composed_leaks_in=lambda: mutants.replaced(draw_scene, mutants.scene_with_two_hop_keys),
 )
 def any_attention() -> list[Evidence]:
     """Both multiples against eq. 13 and the largest output at five values of a, and on both sides of 0.547 where y = z;

@@ -10,8 +10,11 @@ import numpy as np
 from lora_reuse.paper_checks import mutants
 from lora_reuse.paper_checks.claims import Evidence, claim, from_rows
 from lora_reuse.paper_checks.setup import C_FIRST, C_FIRST_OTHER, C_SECOND, C_SECOND_SAME, paper_kernel
+from lora_reuse.theory.edits import min_norm_edit
 from lora_reuse.theory.experiments import kernel_limit, many_facts, scale, theorem_2, theorem_3
 from lora_reuse.theory.facts import ROLES, coincidence_classes
+from lora_reuse.theory.library import draw_scene
+from lora_reuse.theory.model import coefficients
 from lora_reuse.theory.settings import INF, KernelLimit, ManyFacts, Scale, Theorem2, Theorem3
 
 RHO = paper_kernel(2**0.5, 2**0.5, 1.0)
@@ -63,7 +66,7 @@ def two_multiples() -> list[Evidence]:
         "the correct change is i_z - i_r2(r1(x)): the base answers r2(r1(x)) on x r1 r2. Adding the printed change"
         " leaves i_z + i_r2(r1(x)) - i_r2(y)"
     ),
-    facts_coincide=lambda: mutants.replaced("draw_scene", mutants.scene_with("r2y", "r2r1x")),
+    facts_coincide=lambda: mutants.replaced(draw_scene, mutants.scene_with("r2y", "r2r1x")),
     sum_for_oracle=lambda: mutants.rule_replaced("oracle", "sum"),
 )
 def correct_change() -> list[Evidence]:
@@ -83,7 +86,7 @@ def correct_change() -> list[Evidence]:
     "On another entity's prompt u r1 r2 the same linear combination appears.",
     "confirmed with constants",
     "with multiples 0.276 and 0.573: the second is the same as for x, because the second adapter never saw x",
-    attention_weight_one=lambda: mutants.replaced("coefficients", mutants.context_summed),
+    attention_weight_one=lambda: mutants.replaced(coefficients, mutants.context_summed),
     edits_swapped=mutants.edits_swapped,
 )
 def other_entity() -> list[Evidence]:
@@ -149,7 +152,7 @@ def against_totals(coincide: str) -> tuple[float, float, float, bool]:
     sum_scaled=lambda: mutants.rule_scaled("sum", 1.05),
     oracle_for_sum=lambda: mutants.rule_replaced("sum", "oracle"),
     attention_weight_one=mutants.attention_weight_one,
-    first_coincidence_alone=lambda: mutants.replaced("draw_scene", mutants.scene_of_the_first_coincidence),
+    first_coincidence_alone=lambda: mutants.replaced(draw_scene, mutants.scene_of_the_first_coincidence),
 )
 def theorem_2_holds() -> list[Evidence]:
     """Which output is largest, its margin and its distance from i_z, without coincidences of the six entities, under
@@ -220,7 +223,7 @@ def same_multiple() -> list[Evidence]:
     "Weighted averaging still fails to compose when several facts are updated.",
     "confirmed with constants",
     "no weights whatever on the two updates pass 1/n among the n edited answers (d = m = infinity)",
-    composed_leaks_in=lambda: mutants.replaced("draw_scene", mutants.scene_with_two_hop_keys),
+    composed_leaks_in=lambda: mutants.replaced(draw_scene, mutants.scene_with_two_hop_keys),
 )
 def no_weights_help() -> list[Evidence]:
     """The best accuracy over all directions and lengths of (α₁, α₂), n = 2, 4, 8."""
@@ -243,7 +246,7 @@ def no_weights_help() -> list[Evidence]:
     ),
     "confirmed with constants",
     "and a composed fact, if it is the only one, at 1/0.573 = 1.745",
-    rescaled=lambda: mutants.replaced("min_norm_edit", mutants.edit_scaled(1.2)),
+    rescaled=lambda: mutants.replaced(min_norm_edit, mutants.edit_scaled(1.2)),
 )
 def flips_at_one_half() -> list[Evidence]:
     """One-hop accuracy at 0.49, 0.5 and 0.51, two-hop accuracy at 1.74 and 1.75."""

@@ -9,6 +9,7 @@ from lora_reuse.paper_checks import mutants
 from lora_reuse.paper_checks.claims import Evidence, claim, from_rows
 from lora_reuse.paper_checks.setup import paper_kernel
 from lora_reuse.theory.experiments import depth, many_facts, theorem_2
+from lora_reuse.theory.library import draw_scene
 from lora_reuse.theory.settings import INF, Depth, ManyFacts, Theorem2
 
 KEYS, ASKED = ("xr", "ys"), "xrs"
@@ -81,7 +82,7 @@ def two_multiples_at_every_depth() -> list[Evidence]:
     "confirmed with constants",
     "in the kernel regime, at d = m = infinity, with and without RMSNorm: every composed prompt sees the n keys of the"
     " second adapter alike",
-    composed_leaks_in=lambda: mutants.replaced("draw_scene", mutants.scene_with_two_hop_keys),
+    composed_leaks_in=lambda: mutants.replaced(draw_scene, mutants.scene_with_two_hop_keys),
 )
 def ceiling_at_every_depth() -> list[Evidence]:
     """The best accuracy over all directions and lengths of (α₁, α₂) for 4 facts, and the spread of the coefficients."""

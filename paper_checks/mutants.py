@@ -1,5 +1,6 @@
 """Planted mistakes: each is a context in which `theory` computes something subtly wrong."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
@@ -8,39 +9,23 @@ from unittest.mock import patch
 
 import numpy as np
 
-from lora_reuse.theory import compositions, depth, edits, error_bars, gram, kernels, library, limit, model, readout
+from lora_reuse import theory
+from lora_reuse.theory import compositions, depth, edits, error_bars, kernels, library, limit, model
 from lora_reuse.theory.activations import ACTIVATIONS, Activation
 from lora_reuse.theory.compositions import sums
 from lora_reuse.theory.edits import LowRank
 from lora_reuse.theory.experiments import depth as networks_of_depth
-from lora_reuse.theory.experiments import kernel_limit, many_facts, proposition_1, theorem_3
-
-_MODULES = (
-    compositions,
-    depth,
-    error_bars,
-    edits,
-    gram,
-    kernels,
-    library,
-    limit,
-    model,
-    readout,
-    kernel_limit,
-    many_facts,
-    proposition_1,
-    theorem_3,
-)
+from lora_reuse.theory.experiments import kernel_limit
 
 
 @contextmanager
-def replaced(name: str, new: Any) -> Iterator[None]:
-    """`name` replaced by `new` in every module of `theory` that knows it, and caches of what it computed emptied around
-    it."""
+def replaced(honest: Any, new: Any) -> Iterator[None]:
+    """A function replaced by `new` in every module of `theory` that knows it, and caches of what it computed emptied
+    around it."""
+    modules = [module for name, module in sys.modules.items() if name.startswith(theory.__name__)]
     with ExitStack() as stack:
-        for module in _MODULES:
-            if hasattr(module, name):
-                stack.enter_context(patch.object(module, name, new))
+        for module, name in [(it, name) for it in modules for name, known in vars(it).items() if known is honest]:
+            stack.enter_context(patch.object(module, name, new))
         _forget()
         try:
             yield
@@ -64,7 +49,7 @@ def kernel_without_pi_minus_theta() -> AbstractContextManager:
         np.einsum("...ii->...i", k)[...] = np.einsum("...ii->...i", S) / 2
         return k
 
-    return replaced("kernel", wrong)
+    return replaced(kernels.kernel, wrong)
 
 
 def attention_weight_one() -> AbstractContextManager:
@@ -74,23 +59,23 @@ def attention_weight_one() -> AbstractContextManager:
     def wrong(attended: np.ndarray, residual: np.ndarray, init_scale: str = "std") -> np.ndarray:
         return honest(np.sign(attended), residual, init_scale)
 
-    return replaced("limit_geometry", wrong)
+    return replaced(honest, wrong)
 
 
 def deep_attention_weight_one() -> AbstractContextManager:
     """Attention weight 1 on every position of the context, in every block."""
     honest = depth.attention
-    return replaced("attention", lambda positions, *options: np.sign(honest(positions, *options)))
+    return replaced(honest, lambda positions, *options: np.sign(honest(positions, *options)))
 
 
 def mlp_of_one_variance() -> AbstractContextManager:
     """W of variance 1/d for g/d: every MLP adds a vector that is too short."""
-    return replaced("gain", lambda activation: 1.0)
+    return replaced(depth.gain, lambda activation: 1.0)
 
 
 def slopes_ignored() -> AbstractContextManager:
     """Gradients that pass every unit of an MLP, as if none were ever off."""
-    return replaced("derivative_kernel", lambda S, activation: np.ones_like(S))
+    return replaced(kernels.derivative_kernel, lambda S, activation: np.ones_like(S))
 
 
 @contextmanager
@@ -107,7 +92,7 @@ def activation_replaced(name: str, by: Activation) -> Iterator[None]:
 def edits_swapped() -> AbstractContextManager:
     """η₁ and η₂ swapped in every coefficient that is measured or predicted from the swapped Gram matrix."""
     honest = kernels.coefficient
-    return replaced("coefficient", lambda G, edited, asked: honest(G, 1 - edited if edited < 2 else edited, asked))
+    return replaced(honest, lambda G, edited, asked: honest(G, 1 - edited if edited < 2 else edited, asked))
 
 
 def inverse_gram_dropped() -> AbstractContextManager:
@@ -116,7 +101,7 @@ def inverse_gram_dropped() -> AbstractContextManager:
     def wrong(keys: np.ndarray, residuals: np.ndarray, C: np.ndarray | None = None) -> LowRank:
         return LowRank(residuals, keys / np.sum(keys**2, axis=0))
 
-    return replaced("min_norm_edit", wrong)
+    return replaced(edits.min_norm_edit, wrong)
 
 
 def norm_not_squared() -> AbstractContextManager:
@@ -125,7 +110,7 @@ def norm_not_squared() -> AbstractContextManager:
     def wrong(keys: np.ndarray, residuals: np.ndarray, C: np.ndarray | None = None) -> LowRank:
         return LowRank(residuals, keys / np.linalg.norm(keys, axis=0))
 
-    return replaced("min_norm_edit", wrong)
+    return replaced(edits.min_norm_edit, wrong)
 
 
 def rule_replaced(name: str, by: str) -> AbstractContextManager:
@@ -156,7 +141,7 @@ def square_root_weights() -> AbstractContextManager:
 
 def variance_reading() -> AbstractContextManager:
     """N(0, 1/√d) read as a variance where the standard deviation was meant."""
-    return replaced("entry_std", lambda dim, init_scale: dim**-0.25)
+    return replaced(model.entry_std, lambda dim, init_scale: dim**-0.25)
 
 
 def replaced_in(module: Any, name: str, new: Any) -> AbstractContextManager:

@@ -45,7 +45,7 @@ def uniform_attention() -> list[Evidence]:
     for dim in (256, 4096):
         results = attention.run(Attention(dim=dim, init_scale="std"), range(1000))
         found.append(from_rows(f"larger attention weight, d={dim}", results, "largest_weight"))
-        found.append(from_rows(f"mean square logit, d={dim}", results, "logit_mean_square"))
+        found.append(from_rows(f"mean square logit, d={dim}", results, "logit_mean_square", 1 / dim))
     return found
 
 

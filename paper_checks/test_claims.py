@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lora_reuse.paper_checks import load_claims, setup
+from lora_reuse.paper_checks import load_claims, mutants, setup
 from lora_reuse.paper_checks.__main__ import Entry, _markdown, main
 from lora_reuse.paper_checks.claims import (
     CLAIMS,
@@ -19,6 +19,8 @@ from lora_reuse.paper_checks.claims import (
     of_seeds,
     rejected,
 )
+from lora_reuse.theory import edits, gram, library
+from lora_reuse.theory.experiments import large_library, specificity
 
 load_claims()
 
@@ -42,6 +44,16 @@ def test_claim(name):
 @pytest.mark.parametrize(("name", "mutant"), [(name, mutant) for name, c in CLAIMS.items() for mutant in c.mutants])
 def test_planted_mistake_is_rejected(name, mutant):
     assert rejected(CLAIMS[name], mutant)
+
+
+def test_a_planted_mistake_is_in_every_module_that_knows_the_function():
+    honest, knows = edits.min_norm_edit, (library, large_library, specificity)
+    with mutants.replaced(honest, mutants.edit_scaled(2.0)):
+        assert all(module.min_norm_edit is not honest for module in (edits, *knows))
+    assert all(module.min_norm_edit is honest for module in (edits, *knows))
+    gram_of_prompts = gram.kernel
+    with mutants.kernel_without_pi_minus_theta():
+        assert gram.kernel is gram_of_prompts, "another function of the same name"
 
 
 @pytest.mark.parametrize(
