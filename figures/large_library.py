@@ -20,6 +20,8 @@ ACCURACIES = {
     "accuracy_within_rel2": "among Rel2's answers",
 }
 CHANCES = {"accuracy_within_u3": "chance", "accuracy_within_rel2": "chance_within_rel2"}
+ABOVE = {f"{name}_above_chance": (name, chance) for name, chance in CHANCES.items()}
+"""Differences within a seed, whose outputs give both."""
 COEFFICIENTS = {
     "coefficient_right": "the right answer",
     "coefficient_rel2": "any answer of Rel2",
@@ -30,9 +32,12 @@ TIE = 1e-9
 
 
 def data(rows: Rows) -> pandas.DataFrame:
-    """Accuracies, chances and coefficients by graph and rule, means over seeds, at infinite width."""
+    """Accuracies, chances, their differences and coefficients by graph and rule, means over seeds, at infinite
+    width."""
     table = rows_of(rows, "large_library", "graph", "composition", width=np.inf)
-    return over_seeds(table, ["graph", "composition"], [*ACCURACIES, *CHANCES.values(), *COEFFICIENTS])
+    apart = {f"measured.{name}": table[f"measured.{a}"] - table[f"measured.{b}"] for name, (a, b) in ABOVE.items()}
+    names = [*ACCURACIES, *CHANCES.values(), *ABOVE, *COEFFICIENTS]
+    return over_seeds(table.assign(**apart), ["graph", "composition"], names)
 
 
 def draw(table: pandas.DataFrame, figure: Figure) -> None:
@@ -88,8 +93,8 @@ def _of(table: pandas.DataFrame, quantity: str) -> pandas.DataFrame:
 def caption(table: pandas.DataFrame) -> str:
     """The claim, counted over the lines of the figure."""
     best = table[table["quantity"] == "accuracy"].sort_values("measured").iloc[-1]
-    scored = [(_of(table, name), _of(table, chance)) for name, chance in CHANCES.items()]
-    above = sum(int((accuracy["low"] > chance["measured"] + TIE).sum()) for accuracy, chance in scored)
+    apart = table[table["quantity"].isin(list(ABOVE))]
+    above = int((apart["low"] > TIE).sum())
     right, any_of = _of(table, "coefficient_right"), _of(table, "coefficient_rel2")["measured"]
     alike = int(((right["low"] - TIE <= any_of) & (any_of <= right["high"] + TIE)).sum())
     return f"""A.3 in one layer: experts on five relations and on five of their compositions, eight facts each, are
@@ -97,7 +102,7 @@ def caption(table: pandas.DataFrame) -> str:
         the chain that is asked; in shared graphs all share them. (a) The right answer is the largest output in
         {100 * best["measured"]:.0f} % of cases at best ({best["composition"]}, {best["graph"]}). Grey lines are the
         chance of a model that does not use the first hop: the same outputs scored against the other answers of Rel2. Of
-        the {sum(len(accuracy) for accuracy, _ in scored)} intervals {above or "none"} {"is" if above < 2 else "are"}
-        above it. (b) The right answer gets what any answer of Rel2 gets, within its interval, in {alike} of
-        {len(right)} cases. Marks are means over {table["seeds"].min()} seeds, each with a graph of its own; bars are 95
-        % intervals; d = m = ∞."""
+        the {len(apart)} intervals of an accuracy less its chance, both of the same seeds, {above or "none"}
+        {"is" if above < 2 else "are"} above zero. (b) The right answer gets what any answer of Rel2 gets, within its
+        interval, in {alike} of {len(right)} cases. Marks are means over {table["seeds"].min()} seeds, each with a graph
+        of its own; bars are 95 % intervals; d = m = ∞."""
