@@ -12,6 +12,7 @@ from lora_reuse.figures import style
 from lora_reuse.figures._theory import COVERAGE, bars, over_seeds, rows_of, seeds
 from lora_reuse.figures.rows import Rows
 from lora_reuse.runs.settings import short
+from lora_reuse.theory.table import weighted_slope
 
 NEEDS = {"kernel_limit": "python -m theory.sweep width=2**8,2**10,2**12,2**14,2**16,2**18,2**20,2**22,2**24 seeds=32"}
 COEFFICIENTS = {"c_first": "$c_1$", "c_second": "$c_2$"}
@@ -126,9 +127,5 @@ def slope_of_error(table: pandas.DataFrame) -> tuple[float, float]:
     """The log-log slope of ‖G − k‖/‖k‖ against the width, weighted by the predicted errors of the means, and its 95 %
     half-width."""
     part = table[table["quantity"] == KERNEL]
-    relative = part["stderr"] / np.sqrt(part["seeds"]) / part["measured"]
-    x = np.log(part["width"])
-    weights = relative**-2
-    spread = np.sum(weights * (x - np.average(x, weights=weights)) ** 2)
-    slope = np.polyfit(x, np.log(part["measured"]), 1, w=1 / relative)[0]
-    return float(slope), float(stats.norm.isf((1 - COVERAGE) / 2) / np.sqrt(spread))
+    errors = part["stderr"] / np.sqrt(part["seeds"])
+    return weighted_slope(*(column.to_numpy(dtype=float) for column in (part["width"], part["measured"], errors)))

@@ -556,8 +556,8 @@ CHECKS = {
         (training, "_flow_length", "2 * middle * s", "middle * s"),
     ],
     slope_interval: [
-        (table, "log_log_slope", "errors**-2", "errors**-1"),
-        (table, "log_log_slope", "isf(0.025)", "isf(0.05)"),
+        (table, "weighted_slope", "(errors / means) ** -2", "(errors / means) ** -1"),
+        (table, "weighted_slope", "isf(0.025)", "isf(0.05)"),
     ],
     z_of_rows: [(table, "z_score", "** 2 for r in known", "for r in known")],
 }

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 from scipy import stats
 
 from lora_reuse.runs.rows import by_setting
@@ -165,14 +166,19 @@ def _slopes(groups: Sequence[Sequence[Row]], labels: Sequence[str]) -> list[str]
 
 
 def log_log_slope(groups: Sequence[Sequence[Row]], name: str) -> tuple[float, float]:
-    """Weighted least squares of log(mean) on log(width) with the predicted error of each mean; the slope and its 95 %
-    half-width."""
-    x = np.log([float(group[0]["settings"]["width"]) for group in groups])
+    """`weighted_slope` of the mean over each group's seeds against its width, with the predicted error of each mean."""
+    widths = np.array([float(group[0]["settings"]["width"]) for group in groups])
     means = np.array([np.mean([row["measured"][name] for row in group]) for group in groups])
-    errors = (
-        np.array([math.sqrt(sum(row["stderr"][name] ** 2 for row in group)) / len(group) for group in groups]) / means
-    )
-    weights = errors**-2
+    errors = np.array([math.sqrt(sum(row["stderr"][name] ** 2 for row in group)) / len(group) for group in groups])
+    return weighted_slope(widths, means, errors)
+
+
+def weighted_slope(
+    widths: Float[np.ndarray, " n"], means: Float[np.ndarray, " n"], errors: Float[np.ndarray, " n"]
+) -> tuple[float, float]:
+    """Weighted least squares of log(mean) on log(width) with the error of each mean; the slope and its 95 %
+    half-width."""
+    x, weights = np.log(widths), (errors / means) ** -2
     centre = np.average(x, weights=weights)
     slope = np.sum(weights * (x - centre) * np.log(means)) / np.sum(weights * (x - centre) ** 2)
     return float(slope), float(stats.norm.isf(0.025) / np.sqrt(np.sum(weights * (x - centre) ** 2)))
