@@ -1,4 +1,4 @@
-"""LoRA updates in closed form: Proposition 1 (eq. 1), eq. 23, ROME's covariance, and adapters of too small a rank.
+"""LoRA updates in closed form: Proposition 1 (eq. 1), eq. 23 and ROME's covariance.
 
 An update is ΔW = out · intoᵀ. (The paper writes ΔW = A Bᵀ in section 3.1 and B Aᵀ in eq. 26-28, PEFT ΔW = (α/r) B A; A
 of section 3.1, B of the other two, is `out`.) Keys are features φ(Uh), one column a prompt: explicit ones, or
@@ -186,22 +186,3 @@ def leading_change(answers: int, old: int, new: int, margin: float) -> Float64[n
     change[new] = (1 + margin) / 2 if margin <= 1 else margin - beyond
     change[old] = -(1 + margin) / 2 if margin <= 1 else -1 - beyond
     return change + 0.0
-
-
-def best_rank_edit(keys: Keys, residuals: Residuals, rank: int) -> LowRank:
-    """The edit when the adapter's rank s is below the number n of facts: least error ‖ΔW K − D‖_F, then least ‖ΔW‖_F.
-
-    ΔW K can be any matrix of rank s, so the error is that of the truncated SVD of D = P Σ Qᵀ (Eckart and Young) and ΔW
-    = D Π (KᵀK)⁻¹ Kᵀ with Π the projection on s right singular vectors. Facts without common answers give equal singular
-    values (all √2): among those, Π takes the directions in which (KᵀK)⁻¹, and so ‖ΔW‖, is smallest."""
-    full = min_norm_edit(keys, residuals)
-    if rank >= residuals.shape[1]:
-        return full
-    _, values, right = np.linalg.svd(residuals)
-    values = np.pad(values, (0, residuals.shape[1] - len(values)))
-    tied = np.isclose(values, values[rank - 1], rtol=1e-9)
-    above = values > values[rank - 1] * (1 + 1e-9)
-    group = right[tied]
-    _, directions = np.linalg.eigh(group @ full.into.T @ full.into @ group.T)
-    chosen = np.vstack([right[above & ~tied], directions.T[: rank - int((above & ~tied).sum())] @ group])
-    return LowRank(residuals @ chosen.T, full.into @ chosen.T)
