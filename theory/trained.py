@@ -15,7 +15,7 @@ tangent kernel of θ₀, and small α is rich (Kumar et al. 2024, arXiv:2310.061
 
 An expert adds √g A_l B_lᵀ to √g W_l in its blocks, A from zero and B from orthogonal columns. It is trained by gradient
 descent to change the answers on its own prompts to the new ones. At large α that is the least A under which they
-change, which `linearised` has from the network's own gradients."""
+change, which `Learned.linear` has from the network's own gradients."""
 
 import functools
 from collections.abc import Sequence
