@@ -66,7 +66,7 @@ def items() -> dict[str, Item]:
 
 
 def draw(item: Item, rows: Path | str, out: Path | str) -> Drawn:
-    """Draws one figure, or makes one table, and writes its files into `out`, all or none.
+    """Draws one figure, or makes one table, and writes its files into `out`, each whole or not at all.
 
     Raises MissingRows if rows it needs are not there, SettingError if `out` cannot be written.
     """
