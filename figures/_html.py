@@ -59,8 +59,8 @@ def rendered(text: str, out: Path) -> str:
 
 def filled(template: Path, **parts: str) -> str:
     """A template of a page with the style that all have, and its parts in the places of `<!-- NAME -->`."""
-    text = template.read_text()
-    for name, part in {"style": STYLE.read_text(), **parts}.items():
+    text = template.read_text(encoding="utf-8")
+    for name, part in {"style": STYLE.read_text(encoding="utf-8"), **parts}.items():
         text = text.replace(f"<!-- {name} -->", part)
     return text
 

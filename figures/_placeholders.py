@@ -266,7 +266,7 @@ def _paper(_: Path, words: Sequence[str]) -> Said:
 def _lines(path: Path, made_by: str) -> list[str]:
     if not path.is_file():
         raise NotMeasured(made_by)
-    return path.read_text().splitlines()
+    return path.read_text(encoding="utf-8").splitlines()
 
 
 def _claims(rows: Path, words: Sequence[str]) -> Said:

@@ -55,7 +55,7 @@ def main(rows: Path, out: Path, drawn: Sequence[Drawn]) -> int:
 def readme(rows: Path, path: Path) -> None:
     """Writes the README with its numbers. Raises SettingError if it cannot be written."""
     try:
-        write(path, _wrapped(fill(README.read_text(), rows).text).encode())
+        write(path, _wrapped(fill(README.read_text(encoding="utf-8"), rows).text).encode())
     except OSError as error:
         raise SettingError("readme", f"{path} ({error.strerror})", "a file that can be written") from None
     print(f"readme: {path}")
@@ -80,7 +80,7 @@ def _wrapped(text: str) -> str:
 
 def page(rows: Path, out: Path, drawn: Sequence[Drawn], found: Mapping[str, Source]) -> str:
     """The page as Markdown; its links are relative to `out`. `found` are all rows by their hashes."""
-    filled = fill(TEXT.read_text(), rows, linked=True)
+    filled = fill(TEXT.read_text(encoding="utf-8"), rows, linked=True)
     text, cited = filled.text, filled.cited
     places = {name: place for place, name in enumerate(ORDER)}
     drawn = sorted(
@@ -107,7 +107,7 @@ def _written(rows: Path, name: str, head: str, fold: str) -> str:
     path = rows / f"{name}.md"
     if not path.is_file():
         return f"## {head}\n\nNone in {rows}; `{MADE_BY[name]}` writes them."
-    _, _, text = path.read_text().partition("\n")
+    _, _, text = path.read_text(encoding="utf-8").partition("\n")
     summary, _, details = text.partition("\n## ")
     folded = (
         f"<details><summary>{fold}</summary>\n\n{_demoted('## ' + details).strip()}\n\n</details>" if details else ""
@@ -123,14 +123,16 @@ def _demoted(text: str) -> str:
 def _figure(item: Drawn) -> str:
     if item.missing:
         return f"### {item.title}\n\nNot drawn: {item.missing}\n"
-    text = re.sub(r"^(!\[.*\]\((.+\.png)\))$", r"[\1](\2)", item.files["md"].read_text(), flags=re.MULTILINE)
+    text = re.sub(
+        r"^(!\[.*\]\((.+\.png)\))$", r"[\1](\2)", item.files["md"].read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
     return _demoted(_demoted(text)).rstrip() + f"\n\n<!-- numbers {item.files['csv'].name} -->\n"
 
 
 def _table(item: Drawn) -> str:
     if item.missing:
         return f"### {item.title}\n\nNot made: {item.missing}\n"
-    text, _, _ = item.files["md"].read_text().partition("\n## Rows\n")
+    text, _, _ = item.files["md"].read_text(encoding="utf-8").partition("\n## Rows\n")
     if not _shown(item):
         caption, count = text.partition("\n\n| ")[0], _lines(text)
         text = f"{caption}\n\nThe table, {count} lines, is on [its own page]({item.files['md'].name})."
@@ -140,7 +142,9 @@ def _table(item: Drawn) -> str:
 
 def _shown(item: Drawn) -> bool:
     """Whether the page has the table and not a link to it."""
-    return bool(item.files) and _lines(item.files["md"].read_text().partition("\n## Rows\n")[0]) <= LONGEST
+    return (
+        bool(item.files) and _lines(item.files["md"].read_text(encoding="utf-8").partition("\n## Rows\n")[0]) <= LONGEST
+    )
 
 
 def _lines(text: str) -> int:

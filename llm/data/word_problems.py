@@ -57,7 +57,7 @@ class Template(NamedTuple):
 
 @functools.cache
 def _source() -> dict[str, Any]:
-    return tomllib.loads((Path(__file__).parent / "word_problems.toml").read_text())
+    return tomllib.loads((Path(__file__).parent / "word_problems.toml").read_text(encoding="utf-8"))
 
 
 @functools.cache

@@ -132,7 +132,7 @@ def _ask_group(
 def _were_compiled(protocol: Protocol, cells: list[Cell], base: Base, options: Options) -> bool:
     """Whether one of the experts was trained with compiled layers, in this run or before."""
     folders = [Path(options.out) / "experts" / spec.key(base) for _, spec in trained_by(protocol, cells)]
-    return any(json.loads((folder / "expert.json").read_text()).get("compiled") for folder in folders)
+    return any(json.loads((folder / "expert.json").read_text(encoding="utf-8")).get("compiled") for folder in folders)
 
 
 def _device_name(base: Base) -> str:
