@@ -112,7 +112,7 @@ def _check(library: Sequence[str], how: str, dials: dict[str, Any]) -> None:
 
 def _check_what_is_there(library: Sequence[str], how: str) -> None:
     """Raises SettingError without lm-eval, and for an adapter or a composition that is no folder of one."""
-    if how and not library and not Path(how).is_dir():
+    if how and not library and not Path(how).expanduser().is_dir():
         allowed = "a folder, or a rule with library="
         raise SettingError("composition", f"{how}, which is no folder", allowed, did_you_mean(how, WORDS))
     if find_spec("lm_eval") is None:
