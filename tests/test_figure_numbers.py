@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lora_reuse.figures import _theory
+from lora_reuse.figures.rows import MissingRows
 from lora_reuse.theory.facts import ROLES
 from tests.drawn_figures import committed, module, table_of, write
 
@@ -251,9 +252,7 @@ def test_the_slope_is_that_of_the_sweep(tmp_path):
     assert module("kernel_limit").slope_of_error(table_of("kernel_limit")) == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("kept", "missing"), [({2, 3}, ""), ({2, 4}, ""), ({2}, "hops=3"), ({3}, "hops=2")], ids=str
-)
+@pytest.mark.parametrize(("kept", "missing"), [({2, 3}, ""), ({2, 4}, ""), ({2}, "hops=3"), ({3}, "hops=2")], ids=str)
 def test_hops_are_compared_where_rows_of_two_numbers_are_there(kept, missing, tmp_path):
     rows = [row for row in committed("kernel_limit") if row["settings"].get("hops", 2) in kept]
     folder = write(tmp_path / "rows", "kernel_limit", rows)

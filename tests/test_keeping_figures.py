@@ -61,7 +61,8 @@ def test_the_pair_of_blocks_is_chosen_on_other_wordings(tmp_path):
     said = " ".join(module.caption(table).split())
     alone = module.caption(table[table["quantity"] != "patched_dev"])
     assert "dev wordings" not in alone, "where dev was not asked"
-    assert "R: read at x 50 %, at the answer 100 %; patched in, z leads in 75 % (75 % in the dev wordings)" in said
+    assert "y leads at x in 50 % of the questions and at the answer in 100 %; with y's state put in, z leads in" in said
+    assert " z leads in 75 % (75 % in the dev wordings)" in said
     with registry.picture(module, table) as figure:
         whole(figure)
 
@@ -324,4 +325,5 @@ def test_chains_count_where_every_hop_is_known_and_are_void_where_none_is(tmp_pa
     assert (cells.loc[("oracle", 2), "percent"], cells.loc[("oracle", 2), "void"]) == (75, "")
     with registry.picture(module, table) as figure:
         whole(figure)
-    assert "step by step, a bridge in each 75 %, 0 %, 100 %" in " ".join(module.caption(table).split())
+    known = table[(table["prompting"] == "steps") & (table["composition"] == "sum")].sort_values("hops")["known"]
+    assert list(known) == [75, 0, 100]

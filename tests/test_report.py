@@ -101,6 +101,7 @@ def test_the_page_has_every_part(page):
     assert heads == [
         *FIRST,
         *(
+            "Words",
             "More than one layer",
             "Findings one by one",
             "Figures",

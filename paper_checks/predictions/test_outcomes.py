@@ -73,7 +73,7 @@ def test_the_command_writes_what_it_prints(rows, registered, tmp_path, capsys):
     assert [line for line in out.splitlines() if line.startswith(("toy (01234567)", FAMILY))] == [
         f"{model}  {id}: {'supported' if model == model_of(id) else 'no rows yet'}"
         for model in ("toy (01234567)", FAMILY)
-        for id in sorted(PREDICTIONS)
+        for id in sorted(PREDICTIONS, key=lambda id: (id[0], int(id[1:])))
     ]
     text = (tmp_path / "predictions.md").read_text()
     assert text == page.markdown(outcomes.compare(load_rows(folder)))
@@ -101,7 +101,7 @@ def test_early_rows_are_shown_beside_and_have_no_verdict(rows, registered):
     assert found["P1"].verdict != "refuted"
     assert next(test.measured for test in found["P1"].exploration).startswith("50.0 %")
     text = page.markdown(list(found.values()))
-    assert "Tested on R 2, 3, 4 (people and seeds). Exploration: R 0, 1; rows: " in text
+    assert "The rows that test it have these people and seeds: R 2, 3, 4. Exploration: R 0, 1; rows: " in text
     assert "| **undecided** | 50.0 % [" in text or "| supported | 50.0 % [" in text
     dirty = made_at(rows, registered[1], dirty=True)
     for group in (early, dirty):
