@@ -21,6 +21,7 @@ from lora_reuse.llm.protocols.protocol import main
 from lora_reuse.llm.protocols.settings import with_preset
 from lora_reuse.llm.protocols.table import table
 from lora_reuse.llm.scoring import gains as scored
+from lora_reuse.llm.scoring import word_problems
 from lora_reuse.llm.skills import SKILLS, SOUPS, Skills, sensible
 from lora_reuse.runs.rows import load_rows
 from lora_reuse.runs.settings import SettingError
@@ -153,7 +154,7 @@ def test_numbers_of_ones_own_data_are_those_that_programs_print(tmp_path, monkey
         ran.extend(programs)
         return [sandbox.Result("done", "1200\n", "", 0.0) for _ in programs]
 
-    monkeypatch.setattr(sandbox, "run_all", run_all)
+    monkeypatch.setattr(word_problems, "run_all", run_all)
     said = ["```python\nprint(12 * 100)\n```", "it is 4 + 1 = 5", "no idea"]
     marks = skills.mark(point, questions, said, ExamOptions())
     assert [m["right"] for m in marks] == [False, True, False]  # the text's last number is 100
