@@ -170,21 +170,21 @@ def _each(jobs: Sequence[Callable[[], str]], parallel: int) -> Iterator[str]:
 
 
 def _rows(path: Path) -> list[dict]:
-    """The rows of a file of ours, from which a last line that a kill has torn is cut off. Raises SettingError for
-    another line that is none."""
+    """The rows of a file of ours, whose last line is ended or, where a kill has torn it, cut off. Raises SettingError
+    for another line that is none."""
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    lines, torn = text.splitlines(), text and not text.endswith("\n")
-    if torn:
-        lines = lines[:-1]
-        write_file(path, "".join(f"{line}\n" for line in lines))
     rows = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
         try:
             rows.append(json.loads(line))
         except ValueError:
+            if not line.endswith("\n"):
+                break
             raise SettingError(
                 "data", f"{path}:{number}, {line[:40]!r}", "one JSON object a line", "remove that line"
             ) from None
+    if text and not text.endswith("\n"):
+        write_file(path, "".join(f"{json.dumps(row)}\n" for row in rows))
     return rows
 
 

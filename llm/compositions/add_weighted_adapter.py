@@ -172,9 +172,9 @@ def _merged(stack: Float[Tensor, "experts rows columns"], weights: Float[Tensor,
 def _largest(density: int | float) -> Prune:
     def prune(blocks: Iterable[Matrix], _: tuple[object, ...]) -> Callable[[Matrix], Matrix]:
         entries = torch.cat([rows.abs().flatten() for rows in blocks])
-        cut = (
-            smallest_of(entries, density) if len(entries) else 0.0
-        )  # none of an expert that leaves the module as it is
+        if not len(entries):  # of an expert that leaves the module as it is
+            return lambda rows: rows
+        cut = smallest_of(entries, density)
         return lambda rows: torch.where(rows.abs() >= cut, rows, 0.0)
 
     return prune

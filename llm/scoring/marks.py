@@ -80,27 +80,17 @@ def score(
             got = "one string" if isinstance(said, str) else f"{len(said)} answers and {len(given)} {name}"
             raise SettingError("said", got, f"a list of answers, and {name} for each")
     places = {*candidates, *golds}
+    people = {*mentioned, *(name for pair in hops or () for name in pair)}
     try:
-        return _marks(said, golds, places, mentioned, hops)
+        if hops is None:
+            return Marks(
+                tuple(two_hop.direct(text, gold, places, mentioned) for text, gold in zip(said, golds, strict=True))
+            )
+        return Marks(
+            tuple(
+                two_hop.step_by_step(text, subject=subject, bridge=bridge, gold=gold, people=people, places=places)
+                for text, gold, (subject, bridge) in zip(said, golds, hops, strict=True)
+            )
+        )
     except ValueError as error:  # of `two_hop`, which stands alone
         raise SettingError("golds", str(error), "names with a word each, of which no two are the same") from None
-
-
-def _marks(
-    said: Sequence[str],
-    golds: Sequence[str],
-    places: Collection[str],
-    mentioned: Collection[str],
-    hops: Sequence[tuple[str, str]] | None,
-) -> Marks:
-    if hops is None:
-        return Marks(
-            tuple(two_hop.direct(text, gold, places, mentioned) for text, gold in zip(said, golds, strict=True))
-        )
-    people = {*mentioned, *(name for pair in hops for name in pair)}
-    return Marks(
-        tuple(
-            two_hop.step_by_step(text, subject=subject, bridge=bridge, gold=gold, people=people, places=places)
-            for text, gold, (subject, bridge) in zip(said, golds, hops, strict=True)
-        )
-    )

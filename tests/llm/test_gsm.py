@@ -207,6 +207,14 @@ def test_reusable_code_is_written_checked_by_running_and_used(
     assert all("def solve(" in answer and "### Instruction" in question for question, answer in taught)
 
 
+@pytest.mark.parametrize("torn", ["", '{"id": "b'])
+def test_a_last_line_that_lacks_only_its_end_is_kept(torn: str, tmp_path: Path):
+    path = tmp_path / "reusable_code.jsonl"
+    path.write_text('{"id": "a"}' + ("\n" + torn if torn else ""))
+    assert reusable_code._rows(path) == [{"id": "a"}]
+    assert path.read_text() == '{"id": "a"}\n'
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
