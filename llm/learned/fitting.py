@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy import optimize
-from scipy.stats import qmc
 from torch import Tensor
 
 from lora_reuse.llm.adapters.checkpoint import Checkpoint, restore, state
@@ -116,6 +114,9 @@ def search(
     The first half of the looks are at `start` and at Halton points; the rest is COBYQA's, a trust-region method without
     derivatives, from the best of them (all Halton where COBYQA would have fewer than its 2n + 2). The original has
     Nevergrad's NGOpt choose a method for it."""
+    from scipy import optimize
+    from scipy.stats import qmc  # half a second, which no other rule needs
+
     sizes = [value.numel() for value in start.values()]
     n = sum(sizes)
 

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.context import ForkServerContext
 from typing import Any
 
 from lora_reuse.llm.protocols import own_rules
@@ -35,9 +37,7 @@ class pool:
 
     def __enter__(self) -> Callable[[list], Iterable[Any]]:
         if self.workers > 1:
-            context = multiprocessing.get_context(
-                "spawn"
-            )  # a forked child would inherit torch's threads, which are not there
+            context = _server()
             threads = max(1, len(os.sched_getaffinity(0)) // self.workers)
             self.executor = ProcessPoolExecutor(
                 self.workers, mp_context=context, initializer=_start_worker, initargs=(threads, own_rules.files())
@@ -65,8 +65,26 @@ class pool:
             ) from None
 
 
+def _server() -> ForkServerContext:
+    """The process that workers are forked from. Forked from here they would inherit torch's threads, which are not
+    there; it has none, and has imported, which takes seconds, once for all of them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", "lora_reuse.llm.protocols.measure"])
+    resource_tracker.ensure_running()  # the server would start it, and it unblocks the signal when it has started
+    # Control-C reaches the parent, too, which ends its workers.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    # Whoever interrupts the imports leaves a child that has nothing to do, and none that looks for its parent's queues.
+    first = context.Process(target=int)
+    first.start()
+    first.join()
+    return context
+
+
 def _start_worker(threads: int, files: list[str]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Control-C reaches the parent, too, which ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
     from tqdm import tqdm

@@ -44,7 +44,8 @@ def drawn(count=5000, **held):
 # Reading a document: every sentence that is a template, with who and what it is about
 
 REAL = "|".join(sorted(map(re.escape, (*PEOPLE, *cities())), key=len, reverse=True))
-NAMES = re.compile(rf"\b(?:{REAL}|(?:{'|'.join(FIRST)})(?:{'|'.join(LAST)}))\b")
+NAMES = re.compile(rf"\b(?=[^\Wa-z])(?:{REAL}|(?:{'|'.join(FIRST)})(?:{'|'.join(LAST)}))\b")
+"""Whatever starts with a small letter is none of them, which is quickly seen."""
 
 
 class Said(NamedTuple):

@@ -339,6 +339,27 @@ def test_workers_end_with_a_parent_that_is_killed():
     assert time.time() < deadline
 
 
+def test_control_c_while_workers_import_is_silent():
+    """Whoever has asked for workers is told, and nobody else prints a word."""
+    code = (
+        "from llm.protocols.workers import pool\n"
+        "try:\n    with pool(2) as run:\n        list(run([(int, ())]))\n"
+        "except KeyboardInterrupt:\n    print('stopped')\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    started = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+    until(lambda: len(started.read_text().split()) == 2, parent)  # the server, and Python's tracker of resources
+    time.sleep(1)
+    os.killpg(parent.pid, signal.SIGINT)
+    assert parent.communicate(timeout=300) == ("stopped\n", "")
+
+
 def test_a_mistake_survives_the_way_between_processes():
     for error in (SettingError("rate", 1.0, "a rate", "try 0.1"), SettingError("model", "x", "a model")):
         again = pickle.loads(pickle.dumps(error))
