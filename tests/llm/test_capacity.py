@@ -158,7 +158,7 @@ def test_the_command_makes_rows_from_a_file(tmp_path, capsys):
     file = tmp_path / "facts.jsonl"
     file.write_text("".join(json.dumps(record(i)) + "\n" for i in range(6)))
     words = f"model={tiny('qwen2', tmp_path / 'model')} data={file} facts=2 composition=sum,base"
-    words += " steps=2 rank=2 answer_tokens=2"
+    words += " steps=2 rank=2 answer_tokens=2 workers=1"
     assert main(PROTOCOL, [*words.split(), f"out={tmp_path / 'out'}"]) == 0
     rows = load_rows(tmp_path / "out")
     asked = {(r["settings"]["library"], r["settings"]["asked"]): r["measured"]["total"] for r in rows}
