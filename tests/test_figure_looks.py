@@ -1,8 +1,8 @@
 """One rule has one look in all figures, seeds are dots, void cells are hatched, and everybody can tell them apart."""
 
-import contextlib
 import functools
 import itertools
+import math
 import re
 from typing import Any
 
@@ -45,17 +45,19 @@ def committed_table(name):
     return module(name).data(Rows(PAPER, module(name).NEEDS))
 
 
-@contextlib.contextmanager
-def asked(monkeypatch):
-    """What `style.rule` is asked for: the compositions, and what is drawn of each."""
+@functools.cache
+def drawn(name):
+    """What `style.rule` is asked for by a figure, the compositions and what is drawn of each, and the looks of what
+    stands in it."""
     found, rule = {}, style.rule
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             style,
             "rule",
             lambda name, **others: found.setdefault(name, []).append(rule(name, **others)) or rule(name, **others),
         )
-        yield found
+        with registry.picture(module(name), committed_table(name)) as figure:
+            return found, looks(figure)
 
 
 def looks(figure):
@@ -82,8 +84,8 @@ def test_every_composition_of_theory_and_models_has_a_look_of_its_own():
         "alone",
         "joint",
     }
-    drawn = [(look["color"], look["marker"], look.get("markerfacecolor")) for look in map(style.rule, sorted(names))]
-    assert len(set(drawn)) == len(names)
+    chosen = [(look["color"], look["marker"], look.get("markerfacecolor")) for look in map(style.rule, sorted(names))]
+    assert len(set(chosen)) == len(names)
     markers = [marker for _, marker in style.RULES.values()]
     assert len(set(markers)) == len(markers), "told apart without colour"
     assert {colour for colour, _ in style.RULES.values()} <= {*style.COLOURS, style.GREY}
@@ -123,25 +125,24 @@ def test_the_rules_of_most_figures_differ_in_colour_to_everyone(seen):
 
 
 @pytest.mark.parametrize("name", COMPOSED)
-def test_a_figure_draws_each_rule_in_its_look(name, monkeypatch):
+def test_a_figure_draws_each_rule_in_its_look(name):
     table = committed_table(name)
-    with asked(monkeypatch) as found, registry.picture(module(name), table) as figure:
-        drawn = looks(figure)
+    found, seen = drawn(name)
     assert found
     for rule in found:
         colour, marker = style.RULES[rule if rule in style.RULES else rule.partition(":")[0]]
-        assert {(to_hex(colour), str(marker)), to_hex(colour)} & drawn, rule
+        assert {(to_hex(colour), str(marker)), to_hex(colour)} & seen, rule
     column = "composition" if "composition" in table else "series"
     named = set(table[column]) & set(style.RULES)
     others = {name for name in named if name == "alone" or name not in found}
     assert name in ("many_facts", "bridge") or not others - {"alone"}, "each rule of the table is drawn as a rule"
 
 
-def test_two_figures_draw_the_same_rule_alike(monkeypatch):
-    found = {}
-    for name in COMPOSED:
-        with asked(monkeypatch) as own, registry.picture(module(name), committed_table(name)):
-            found[name] = {rule: {(look["color"], look["marker"]) for look in looks} for rule, looks in own.items()}
+def test_two_figures_draw_the_same_rule_alike():
+    found = {
+        name: {rule: {(look["color"], look["marker"]) for look in used} for rule, used in drawn(name)[0].items()}
+        for name in COMPOSED
+    }
     assert sum("arrow" in own for own in found.values()) >= 8
     for rule in set().union(*found.values()):
         assert len(set().union(*(own.get(rule, set()) for own in found.values()))) == 1, rule
@@ -153,8 +154,8 @@ def test_a_rule_by_position_is_seen(monkeypatch):
     order = list(table["composition"].unique())
     monkeypatch.setattr(style, "rule", lambda name, **others: style.series(order.index(name), **others))
     with registry.picture(module("bridge_minimum"), table) as figure:
-        drawn = looks(figure)
-    assert not all((to_hex(style.RULES[rule][0]), str(style.RULES[rule][1])) in drawn for rule in order)
+        seen = looks(figure)
+    assert not all((to_hex(style.RULES[rule][0]), str(style.RULES[rule][1])) in seen for rule in order)
 
 
 @pytest.mark.parametrize("name", [name for name, item in registry.items().items() if item.kind == "figure"])
@@ -181,6 +182,8 @@ MANY = {
 def test_figures_do_not_run_out_of_letters(name, column):
     table = committed_table(name)
     one = table[table[column] == table[column].iloc[0]]
+    bare: dict[str, Any] = {"low": math.nan, "high": math.nan, "by_seed": ""}  # marks alone, which are quickly drawn
+    one = one.assign(**{of: nothing for of, nothing in bare.items() if of in one})
     others = {"depth": range(14), "rule": list(llm.COMPOSITIONS)[:14]}.get(column, [f"m{i}" for i in range(14)])
     many = pandas.concat([one.assign(**{column: other, "void": ""}) for other in others], ignore_index=True)
     with registry.picture(module(name), many) as figure:
@@ -213,10 +216,10 @@ def dots(figure):
 def test_a_dot_a_seed(name):
     table = committed_table(name)
     with registry.picture(module(name), table) as figure:
-        drawn, labels = dots(figure), {text.get_text() for legend in figure.legends for text in legend.get_texts()}
+        marked, labels = dots(figure), {text.get_text() for legend in figure.legends for text in legend.get_texts()}
     seeds = [len(shares.split()) for shares in table[~_shares.void(table)]["by_seed"].fillna("")]
-    assert drawn == sum(count for count in seeds if count > 1)
-    assert (drawn > 0) == ("one seed" in labels)
+    assert marked == sum(count for count in seeds if count > 1)
+    assert (marked > 0) == ("one seed" in labels)
     assert any(label.startswith("chance, a guess among the edited answers") for label in labels)
 
 
@@ -228,11 +231,11 @@ def test_a_void_cell_is_hatched_and_no_share(name):
     with registry.picture(module(name), table) as figure:
         hatched = [bar for axes in figure.axes for bar in axes.patches if bar.get_hatch() == _shares.VOID["hatch"]]
         labels = {text.get_text() for legend in figure.legends for text in legend.get_texts()}
-        drawn = dots(figure)
+        marked = dots(figure)
         figure.draw_without_rendering()
     assert len(hatched) == len(measured[::2])
     assert _shares.VOID_LABEL in labels
-    assert drawn == sum(len(seeds.split()) for seeds in table.loc[measured[1::2], "by_seed"] if " " in seeds)
+    assert marked == sum(len(seeds.split()) for seeds in table.loc[measured[1::2], "by_seed"] if " " in seeds)
     assert f"(oracle: {len(measured[::2])} cells)" in module(name).caption(table)
     none = committed_table(name).assign(void="")
     assert "void" not in _shares.told_void(none)
