@@ -230,10 +230,15 @@ def _percent(part: float) -> float:
 
 
 def _rows(cell: Cell, file: str) -> list[str]:
-    """Of each row the first digits of its hash, its seed and its line; its file where that is not the protocol's
-    own."""
-    places = [f"{it.row['hash'][:DIGITS]} {it.row['settings']['seed']} {it.line} {it.file}" for it in cell.rows]
-    return [place.removesuffix(f" {file}") for place in places]
+    """Of each row the first digits of its hash and its line; its seed where that is not the one after the row before,
+    from 0; and its file where that is not the protocol's own."""
+    places, due = [], 0
+    for it in cell.rows:
+        seed = it.row["settings"]["seed"]
+        place = f"{it.row['hash'][:DIGITS]} {it.line}"
+        places.append(place if (seed, it.file) == (due, file) else f"{place} {seed} {it.file}".removesuffix(f" {file}"))
+        due = seed + 1
+    return places
 
 
 def _sample(cell: Cell, sample: Mapping[str, Any]) -> list[Any]:

@@ -65,18 +65,13 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
     """A line of two panels a model and its names."""
     asked = [key for key, _ in table.groupby(["model", "dataset"], sort=False)]
     style.height(figure, 0.8 + 2.3 * len(asked))
-    for i, ((model, dataset), pair) in enumerate(
-        zip(asked, figure.subplots(len(asked), 2, squeeze=False, sharey=True), strict=True)
-    ):
+    grid, letters = figure.subplots(len(asked), 2, squeeze=False, sharey=True), style.letters()
+    for (model, dataset), pair in zip(asked, grid, strict=True):
         part = table[(table["model"] == model) & (table["dataset"] == dataset)]
-        where = f" ({wrapped(str(model), 40)}, {dataset})"
-        for axes, series, letter, text in zip(
-            pair, (ONE_HOP, TWO_HOPS), "ab", ("one hop", "two hops, directly"), strict=True
-        ):
+        for axes, series, text in zip(pair, (ONE_HOP, TWO_HOPS), ("one hop", "two hops, directly"), strict=True):
             own = part[[key in series for key in zip(part["library"], part["prompting"], strict=True)]]
             _panel(axes, own, series)
-            text += f"{where if letter == 'a' else ''}\n{_shares.n(own)}"
-            style.title(axes, letter, text) if i == 0 else axes.set_title(text, linespacing=1.0)
+            style.title(axes, next(letters), f"{text}, {dataset}, {_shares.n(own)}\n{wrapped(str(model), 40)}")
             axes.set_xlabel("scale $w$")
         pair[0].set_ylabel("right answers (%)")
     style.legend(figure, 4, *_shares.handles(table))

@@ -2,6 +2,7 @@
 exercised. And types with shapes are checked at calls, in the modules that have some (`tests.shapes`); other types are
 checked by `make check`. `paper_checks`, which measures with the same functions, runs without."""
 
+import gc
 from pathlib import Path
 
 import jax
@@ -20,6 +21,8 @@ SHAPED = [
 ]
 jaxtyping.jaxtyped = shapes.jaxtyped
 jaxtyping.install_import_hook(SHAPED, "beartype.beartype")
+
+gc.set_threshold(200_000, 20, 100)  # as the figures' command has it, for the rows that tests read
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -199,6 +199,19 @@ def test_a_control_is_counted_by_its_own_mark(browser, tmp_path):
     assert without["share [95 %]"] == "void: code alone got 1 of 4"
 
 
+def test_the_rows_behind_a_number_are_told_by_seed_and_line(browser, tmp_path):
+    """Also where seeds are not one after the other."""
+    known = [row("llm_bridge", [2, 2], seed=seed) for seed in (5, 0, 2, 3)]
+    path = written(write(tmp_path / "rows", *known), tmp_path / "explore.html")
+    opened(browser, path, protocol="bridge")
+    said = browser.execute_script("return document.getElementById('rows').textContent")
+    told = re.findall(r"(\w{9}) \(seed (\d+), line (\d+) of llm_bridge\.jsonl\)", said)
+    lines = enumerate((tmp_path / "rows" / "llm_bridge.jsonl").read_text().splitlines(), start=1)
+    stored = {(one["hash"][:9], one["settings"]["seed"], line) for line, text in lines for one in [json.loads(text)]}
+    assert {(name, int(seed), int(line)) for name, seed, line in told} == stored
+    assert len(told) == 4
+
+
 @pytest.mark.parametrize(
     ("experiment", "model", "wanted"),
     [
