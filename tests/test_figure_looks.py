@@ -17,7 +17,7 @@ from lora_reuse.figures.rows import Rows
 from lora_reuse.llm.protocols import settings as llm
 from lora_reuse.runs import look
 from lora_reuse.theory import settings as theory
-from tests.drawn_figures import PAPER, module
+from tests.drawn_figures import PAPER, module, whole
 
 
 def test_series_differ_without_colour():
@@ -159,9 +159,10 @@ def test_a_rule_by_position_is_seen(monkeypatch):
 
 
 @pytest.mark.parametrize("name", [name for name, item in registry.items().items() if item.kind == "figure"])
-def test_every_figure_fits_the_page_and_says_what_n_is(name):
+def test_every_figure_is_whole_fits_the_page_and_says_what_n_is(name):
+    """Rows come, and with them panels and longer names: nothing overlaps, is cut or empty."""
     with registry.picture(module(name), committed_table(name)) as figure:
-        figure.draw_without_rendering()
+        whole(figure)
         assert figure.get_figheight() <= style.PAGE
         said = [text.get_text() for text in figure.findobj(Text)]
     assert any(text.startswith("$N$ = ") for text in said)

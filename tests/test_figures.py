@@ -9,7 +9,7 @@ import pytest
 from lora_reuse.figures import __main__ as command
 from lora_reuse.figures import registry
 from lora_reuse.figures.rows import MissingRows, Rows
-from tests.drawn_figures import NAMES, PAPER, ROOT, committed, few, module, table_of, whole, write
+from tests.drawn_figures import NAMES, PAPER, ROOT, committed, few, module, table_of, write
 
 FIGURES = ROOT / "results" / "figures"
 """Of all committed rows, as `make figures` has drawn them, which `make fresh` does before these tests."""
@@ -62,12 +62,6 @@ def test_files_hold_what_they_should(name):
     assert "nan" not in caption.lower()
     hashes = {row["hash"] for row in committed(name)}
     assert set(table_of(name)["row"]) <= hashes
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_nothing_overlaps_is_clipped_or_empty(name):
-    with registry.picture(module(name), table_of(name)) as figure:
-        whole(figure)
 
 
 def test_the_same_bytes_in_another_process(tmp_path):

@@ -156,12 +156,6 @@ def test_a_figure_of_few_rows_is_whole(name, few):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_figure_of_the_committed_rows_is_whole(name):
-    with registry.picture(module(name), data(name, PAPER)) as figure:
-        whole(figure)
-
-
-@pytest.mark.parametrize("name", NAMES)
 def test_missing_rows_say_a_command_that_works(name, tmp_path, capsys):
     with pytest.raises(MissingRows, match=r"make them with `python -m llm\."):
         data(name, tmp_path)

@@ -1,7 +1,6 @@
 """What is in results/figures is what is committed; once `make figures` has drawn it anew, what the committed rows draw.
 `make fresh` draws it, and then runs these tests."""
 
-import importlib
 import io
 import subprocess
 from pathlib import Path
@@ -11,8 +10,6 @@ import pytest
 from PIL import Image
 
 from lora_reuse.figures import registry
-from lora_reuse.figures.rows import Rows
-from tests.drawn_figures import whole
 
 FIGURES = Path("results/figures")
 PAGES = {"report.md", "report.html", "explore.html"}
@@ -48,14 +45,6 @@ def test_pictures_are_the_same_but_for_faint_differences():
     in the same call."""
     differ = [path.name for path in sorted(FIGURES.glob("*.png")) if not alike(path.read_bytes(), committed(path))]
     assert not differ, "make figures draws them anew"
-
-
-@pytest.mark.parametrize("name", [name for name, item in registry.items().items() if item.kind == "figure"])
-def test_figures_of_the_committed_rows_are_drawn_whole(name):
-    """Rows come, and with them panels and longer names: nothing overlaps or is cut."""
-    module = importlib.import_module(f"lora_reuse.figures.{name}")
-    with registry.picture(module, module.data(Rows("results/paper", module.NEEDS))) as figure:
-        whole(figure)
 
 
 def test_a_moved_point_is_another_picture():
