@@ -8,8 +8,9 @@ All is measured in one run; above 1 ours is faster.
   most of the time.
 - Two experts under six compositions, all decoded in one batch on the resident base: against PEFT's set_adapter and
   generate, one composition after another (static ones, which PEFT can hold). A whole test set and a tenth of it, on the
-  pocket model direct and step by step, and on a random stack of two layers of Qwen2.5-3B's shape; with the most that
-  any way could gain on this machine: PEFT's time over that of the base's products alone, at the rate of large ones.
+  pocket model direct and step by step, on a random stack of two layers of Qwen2.5-3B's shape and, where `make smollm`
+  was run, on SmolLM2-135M-Instruct; with the most that any way could gain on this machine: PEFT's time over that of the
+  base's products alone, at the rate of large ones.
 - Experts trained by worker processes of one thread each: against PEFT training one after another in one process of all
   threads.
 - One expert on one thread, in tokens a second of the processor's time: against a plain loop with PEFT, and as a share

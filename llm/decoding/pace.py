@@ -24,6 +24,7 @@ from lora_reuse.llm.data.facts import triplets
 from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.decoding.greedy import answers
 from lora_reuse.llm.decoding.models import Base, load_base, prompt, stop_ids
+from lora_reuse.llm.decoding.names import SMOLLM2
 from lora_reuse.llm.decoding.resident import Resident
 from lora_reuse.llm.protocols.settings import Training
 
@@ -76,7 +77,8 @@ def arrow_layer(experts: int, tokens: int, quick: bool) -> tuple[float, float, f
 def answering(training: Training, quick: bool) -> dict[str, dict[str, float]]:
     """Answers a second, by kind and number of questions: all compositions at once on one base, PEFT switching adapters
     between calls of generate, their ratio, and its bound. `training` says how the two experts of the pocket model are
-    trained. `stack` is two layers of the shape of Qwen2.5-3B, with random weights and random experts."""
+    trained. `stack` is two layers of the shape of Qwen2.5-3B, with random weights and random experts, and `smollm2`
+    SmolLM2-135M-Instruct in float32 with random experts, where its file was fetched."""
     base, found = load_base("pocket"), {}
     with tempfile.TemporaryDirectory() as folder:
         specs = [Spec((own,), (), 20, 0, training, 0, role) for role, own in enumerate(("R1", "R2"), 1)]
@@ -84,14 +86,16 @@ def answering(training: Training, quick: bool) -> dict[str, dict[str, float]]:
     kinds = (("direct", "R12", 4 if quick else 32), ("steps", "R12-CoT", 4 if quick else 128))
     for (kind, subset, longest), count in itertools.product(kinds, (4, 40)):
         found[f"{kind}_{count}"] = _rates(base, library, subset, count, longest)
-    stack = _stack(base, quick)
-    shapes: dict[str, Any] = {
-        name: linear_shape(stack.model.get_submodule(name)) for name in target_modules(stack.model, "mlp")
-    }
+    others = {"stack": _stack(base, quick)}
+    if SMOLLM2.is_file() and not quick:
+        others["smollm2"] = load_base("smollm2", chat="off")
     draw = lambda rows: torch.randn(rows, RANK) / rows**0.5  # noqa: E731
-    library = [{name: LowRank(draw(out), draw(into)) for name, (out, into) in shapes.items()} for _ in range(2)]
-    for count in (4, 40):
-        found[f"stack_{count}"] = _rates(stack, library, "R12", count, 2 if quick else 8)
+    for (kind, other), count in itertools.product(others.items(), (4, 40)):
+        shapes: dict[str, Any] = {
+            name: linear_shape(other.model.get_submodule(name)) for name in target_modules(other.model, "mlp")
+        }
+        library = [{name: LowRank(draw(out), draw(into)) for name, (out, into) in shapes.items()} for _ in range(2)]
+        found[f"{kind}_{count}"] = _rates(other, library, "R12", count, 2 if quick else 8)
     return found
 
 
