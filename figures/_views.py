@@ -19,7 +19,7 @@ from lora_reuse.figures._html import DIGITS
 from lora_reuse.llm.answers import read
 from lora_reuse.llm.protocols.by_name import protocol_of
 from lora_reuse.llm.protocols.controls import Control, point_of, verdicts
-from lora_reuse.llm.protocols.dials import CONTROLS
+from lora_reuse.llm.protocols.dials import CONTROLS, settle
 from lora_reuse.llm.protocols.protocol import Protocol
 from lora_reuse.llm.protocols.table import pooled
 from lora_reuse.runs.rows import Source
@@ -106,7 +106,7 @@ def _view(protocol: Protocol, sources: Sequence[Source], sample: Mapping[str, An
         controls = [
             [names.setdefault(control.name, len(names)), places[at], *_marked(cells[places[at]], control)]
             for control in protocol.controls(cell.point)
-            if (at := (dataclasses.replace(cell.point, **control.settings), cell.weights)) in places
+            if (at := (settle(dataclasses.replace(cell.point, **control.settings)), cell.weights)) in places
         ]
         at = "".join(BASE_36[list(axis["values"]).index(cell.at(axis["name"]))] for axis in axes)
         told: dict[str, Any] = {

@@ -117,17 +117,16 @@ def score(question: Question, answer: str) -> Marks:
 
 
 def controls(point: SkillSets) -> tuple[Control, ...]:
-    """Each expert alone, asked for its own skill alone; of overlapping ones, those of one skill each. Nothing is
-    learned from a share of their data in such a row. Beside the fact an expert on a form has to have its form: the
-    value comes from elsewhere. Without the fact it has to say a value that the base knows, too."""
+    """Each expert alone, asked for its own skill alone; of overlapping ones, those of one skill each. Beside the fact,
+    one on a form has to have its form: the value comes from elsewhere. Without it, it has to say a value that the base
+    knows, too."""
     if point.library not in ("asked", "overlapping"):
         return ()
-    alone = {"composition": "alone", "learn_share": SkillSets.learn_share}
     return tuple(
         Control(
             f"{skill} alone",
             "got",
-            {"asked": skill, "library": skill, **alone},
+            {"asked": skill, "library": skill, "composition": "alone"},
             skill if HOMES in point.skills and skill in FORMS else "hits",
         )
         for skill in point.skills

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from lora_reuse.llm.adapters.folders import load_expert
-from lora_reuse.llm.adapters.lowrank import Expert
+from lora_reuse.llm.adapters.lowrank import Expert, LowRank
 from lora_reuse.llm.adapters.specs import Spec
 from lora_reuse.llm.adapters.training import Tokens, expert, tokens
 from lora_reuse.llm.compositions import Composition, compose, generator
@@ -39,6 +39,7 @@ def make(base: Base, point: Any, specs: Sequence[Any], asked: str, seed: int, fo
     library = pool_on(base, point, specs, seed, folder)
     if point.composition == "alone":
         return Made(library[0], {}, 0.0, {})
+    library = [scaled(updates, point.scale) for updates in library]
     dials = of_point(point, seed)
     name, _, suffix = point.composition.partition(":")
     if name in LEARNED and suffix in DATA:
@@ -52,8 +53,6 @@ def make(base: Base, point: Any, specs: Sequence[Any], asked: str, seed: int, fo
             made.seconds,
             dials | {"learn_rate": point.learn_rate or LEARNED[name].rate},
         )
-    if hasattr(point, "scale"):
-        dials["weights"] = (point.scale,) * len(library)
     began = time.perf_counter()
     composition = compose(name, library, **dials)
     return Made(composition, {}, time.perf_counter() - began, dials)
@@ -63,6 +62,11 @@ def pool_on(base: Base, point: Any, specs: Sequence[Spec | str], seed: int, fold
     """What the point composes: the experts, or with `pool=random` Gaussian adapters of their ranks and norms."""
     library = library_on(base, specs, folder)
     return [dict(drawn) for drawn in gaussian(library, seed)] if point.pool == "random" else library
+
+
+def scaled(updates: Expert, w: float) -> Expert:
+    """w ΔW, of each module."""
+    return {name: LowRank(w * update.out, update.into) for name, update in updates.items()}
 
 
 def library_on(base: Base, specs: Sequence[Spec | str], folder: Path) -> list[Expert]:

@@ -89,16 +89,20 @@ class LearningOwn(Learning):
     )
 
 
-IN_ROWS = frozenset({"normalise", *(f.name for cls in (PointDials, LearningOwn) for f in dataclasses.fields(cls))})
+_OF_RULES = (f.name for cls in (PointDials, LearningOwn) for f in dataclasses.fields(cls))
+IN_ROWS = frozenset({"normalise", "scale", *_OF_RULES})
 """The settings of a row that say how its rule composes and nothing else."""
 
 
 def reads(composition: str) -> Set[str]:
-    """Those of `IN_ROWS` that a composition reads. One that is not here, as of a file of one's own, may read any."""
+    """Those of `IN_ROWS` that a composition reads. One that is not here, as of a file of one's own, may read any; the
+    base and an expert alone, which is asked as it was trained, read none."""
     name, _, word = composition.partition(":")
-    if name not in {*GIVEN, *TO_LEARN, "base", "alone"}:
+    if name in ("base", "alone"):
+        return frozenset()
+    if name not in {*GIVEN, *TO_LEARN}:
         return IN_ROWS
-    found = {"normalise" if dial == "scores" else dial for dial in read_by(composition)}
+    found = {"scale", *("normalise" if dial == "scores" else dial for dial in read_by(composition))}
     return IN_ROWS & found | ({f.name for f in dataclasses.fields(LearningOwn)} if word in SOURCES else set())
 
 
@@ -166,12 +170,11 @@ def settled(points: Iterable[Any], named: Mapping[str, tuple]) -> list[Any]:
 
 
 def settle(point: Any) -> Any:
-    """The point with the dials that its rule and its kind of adapter do not read at their defaults, where a row can
-    leave them out."""
-    every = _dials(point)
-    omitted = {f.name for f in dataclasses.fields(point) if f.metadata.get("omitted")}
-    unread = every.keys() & omitted - _read(point)
-    return dataclasses.replace(point, **{name: every[name][0].default for name in unread})
+    """The point with what its composition and its kind of adapter do not read at its default, where a row can leave it
+    out."""
+    unread = (_dials(point).keys() - _read(point)) | (IN_ROWS - reads(getattr(point, "composition", "")))
+    omitted = (f for f in dataclasses.fields(point) if f.metadata.get("omitted"))
+    return dataclasses.replace(point, **{f.name: f.default for f in omitted if f.name in unread})
 
 
 def _dials(point: Any) -> Mapping[str, tuple[Dial, list[str]]]:

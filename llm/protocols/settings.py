@@ -151,6 +151,9 @@ class Composing(PointDials, Model, Training):
         "the experts, or the control of every rule: Gaussian adapters of their ranks and norms",
         omitted=True,
     )
+    scale: float = setting(
+        1.0, Number(-10, 10), "w, by which each update is multiplied before they are composed", omitted=True
+    )
 
 
 @dataclass(frozen=True)
@@ -234,12 +237,6 @@ class Scale(Dataset, Composed):
     scale: float = setting(
         1.0, Number(-10, 10), "w", grid=(0.0, 0.25, 0.375, 0.5, 0.625, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
     )
-
-    def __post_init__(self) -> None:
-        """Raises SettingError for weights, which scale= says."""
-        super().__post_init__()
-        if self.weights:
-            raise SettingError("weights", self.weights, "scale=, the weight of every expert")
 
 
 @dataclass(frozen=True)

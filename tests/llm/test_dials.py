@@ -27,6 +27,7 @@ from lora_reuse.llm.protocols.dials import (
 )
 from lora_reuse.llm.protocols.protocol import main
 from lora_reuse.llm.protocols.settings import Bridge, Composed, Model, Options, Scale, Training, TwoHop, preset_dials
+from lora_reuse.llm.skill_sets import SkillSets
 from lora_reuse.llm.two_hop import PROTOCOL
 from lora_reuse.runs.dials import Declared, Dial, declared, dials, every, import_all
 from lora_reuse.runs.grid import settings_of
@@ -243,9 +244,10 @@ def test_a_dial_that_does_not_fit_the_library_is_refused_before_anything_is_trai
 def test_a_row_says_dials_that_its_rule_does_not_read():
     """As the temperature, which every row has; none of these is a setting of experts or questions."""
     router = {"temperature", "top_k", "normalise"}
-    for how, read in (("arrow:swapped", router), ("ties", {"density", "trim"}), ("sum", set()), ("alone", set())):
-        assert reads(how) == read, how
-    assert reads("cat:own") == {"granularity", "learn_rate", "learn_steps", "learn_tries", "learn_share"}
+    for how, read in (("arrow:swapped", router), ("ties", {"density", "trim"}), ("sum", set())):
+        assert reads(how) == {"scale", *read}, how
+    assert reads("base") == reads("alone") == set()
+    assert reads("cat:own") == {"scale", "granularity", "learn_rate", "learn_steps", "learn_tries", "learn_share"}
     assert (
         reads("mine@12345678")
         == IN_ROWS
@@ -256,8 +258,21 @@ def test_a_row_says_dials_that_its_rule_does_not_read():
 def test_an_axis_of_weights_has_colons_in_it():
     axes, _ = parse(["composition=cat", "weights=0.3:0.7,1:1"], TwoHop, Options)
     assert axes["weights"] == ((0.3, 0.7), (1.0, 1.0))
-    with pytest.raises(SettingError, match=r"weights: got \(1.0, 2.0\); allowed: scale="):
-        Scale(weights=(1.0, 2.0))
+
+
+def test_every_rule_has_a_scale_and_what_is_not_composed_has_none():
+    points = [TwoHop(composition=how, scale=w) for how in ("ties", "cat:own", "base", "alone") for w in (0.5, 1.0)]
+    found = settled(points, {"scale": (0.5, 1.0)})
+    assert [(p.composition, p.scale) for p in found] == [
+        *(("ties", w) for w in (0.5, 1.0)),
+        *(("cat:own", w) for w in (0.5, 1.0)),
+        ("base", 1.0),
+        ("alone", 1.0),
+    ]
+    assert "scale" not in settings_of((TwoHop(composition="ties"), 0))
+    assert "scale" in settings_of((Scale(), 0))
+    kept = settled([SkillSets(composition=how, learn_share=0.2) for how in ("sum", "cat:own")], {})
+    assert [p.learn_share for p in kept] == [SkillSets.learn_share, 0.2]
 
 
 @pytest.mark.parametrize("how", [*WORDS, "base"])

@@ -312,6 +312,28 @@ def test_a_pool_of_random_adapters_is_the_control_of_every_rule(model, whole, na
     assert own_hops(dataclasses.replace(small, pool="random")) == ()
 
 
+@pytest.mark.parametrize("name", ["sum", "ties", "uniform", "arrow_after", "cat:own"])
+def test_a_rule_composes_updates_that_are_scaled(model, whole, name):
+    """By w first and then by the rule, whose other dials stay; an expert alone is asked as it was trained."""
+    point = TwoHop(model=str(model), dataset="F", triplets=2, bridge_triplets=2, steps=2, batch=4, rank=2, rate=0.05)
+    small = dataclasses.replace(point, learn_steps=2, composition=name)
+    base, specs = base_of(point, Options()), library_of(PROTOCOLS["two_hop"], point, 0)
+
+    def made(**others: Any) -> Any:
+        return make(base, dataclasses.replace(small, **others), specs, "F12", 0, whole / "experts").composition
+
+    scaled, trained = made(scale=0.5), made()
+    x = {module: torch.randn(3, trained[module].shape[1]) for module in trained}
+    outputs = [{module: made[module](x[module]) for module in made} for made in (scaled, trained)]
+    if name == "cat:own":  # learns its weights from what is scaled
+        assert any(not torch.allclose(outputs[0][module], outputs[1][module]) for module in x)
+    else:  # is homogeneous
+        for module in x:
+            torch.testing.assert_close(outputs[0][module], outputs[1][module] / 2)
+    alone = made(composition="alone", scale=0.5), made(composition="alone")
+    assert all(torch.equal(one.out, other.out) for one, other in zip(*(m.values() for m in alone), strict=True))
+
+
 # What is right
 
 
