@@ -1,11 +1,12 @@
-"""How fast one thread trains an expert: against a plain loop with PEFT, and against the machine's products of the same
-shapes.
+"""How fast one thread trains an expert: against a plain loop with PEFT, against transformers' Trainer, and against the
+machine's products of the same shapes.
 
 Times are the processor's, not the clock's, so that what else the machine does changes them little; the ways take turns,
 and the best counts."""
 
 import copy
 import functools
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -19,9 +20,10 @@ from lora_reuse.llm.adapters.packing import Tokens, packing
 
 def pace(model: str, dtype: str, steps: int, repeats: int, compile: bool = False) -> dict[str, float]:
     """Tokens a second of an expert on one hop of R, trained as the model's preset says: `ours`, and `peft` in a plain
-    loop that pads its batches and has the model compute its loss; the `ratio` of the two; and `share`, of what the
-    products alone would allow, that ours reaches. With `compile`, where this processor multiplies in `dtype`, also
-    `compiled`, ours with compiled layers, and its `compiled_ratio` and `compiled_share`."""
+    loop that pads its batches and has the model compute its loss; the `ratio` of the two; `trainer`, PEFT under
+    transformers' Trainer as it comes, and `trainer_ratio`, of ours and that; and `share`, of what the products alone
+    would allow, that ours reaches. With `compile`, where this processor multiplies in `dtype`, also
+    `compiled`, ours with compiled layers, with the same ratios and share: `compiled_ratio` and so on."""
     from peft import LoraConfig, get_peft_model
 
     from lora_reuse.llm.adapters import training as experts
@@ -58,19 +60,25 @@ def pace(model: str, dtype: str, steps: int, repeats: int, compile: bool = False
                 step = functools.partial(experts._step, adapted, optimizer, **given)
             ways[way] = lambda batch, step=step: _seconds(lambda: step(batch=batch))
         ways["products"] = lambda batch: _products(base.model, names, training.rank, batch)
+        trained = get_peft_model(copy.deepcopy(base.model), LoraConfig(**config))
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            took = [[[way(batch) for way in ways.values()] for batch in batches] for _ in range(repeats)]
+            took, trainer = [], []
+            for _ in range(repeats):
+                took.append([[way(batch) for way in ways.values()] for batch in batches])
+                trainer.append(_trainer_seconds(trained, batches, training.rate, training.clip))
         finally:
             torch.set_num_threads(threads)
     best = dict(zip(ways, torch.tensor(took).amin(0).sum(0).tolist(), strict=True))
-    peft, products = best["peft"], best.pop("products")
+    best["trainer"] = float(torch.tensor(trainer).amin(0).sum())
+    products = best.pop("products")
     tokens = sum(len(asked) + len(answer) for batch in batches for asked, answer in batch)
     found = {way: tokens / seconds for way, seconds in best.items()}
     for way, before in {"ours": "", "compiled": "compiled_"}.items():
         if way in best:
-            found |= {f"{before}ratio": peft / best[way], f"{before}share": products / best[way]}
+            others = {"ratio": best["peft"], "trainer_ratio": best["trainer"], "share": products}
+            found |= {f"{before}{name}": seconds / best[way] for name, seconds in others.items()}
     return found
 
 
@@ -80,16 +88,47 @@ def _seconds(run: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def _plain_step(model: Any, optimizer: torch.optim.Optimizer, batch: Sequence[Tokens], clip: float) -> None:
+def _padded(batch: Sequence[Tokens]) -> dict[str, Tensor]:
     longest = max(len(asked) + len(answer) for asked, answer in batch)
     rows = [
         (asked + answer, [-100] * len(asked) + answer, longest - len(asked) - len(answer)) for asked, answer in batch
     ]
-    ids = torch.tensor([text + [0] * empty for text, _, empty in rows])
-    attended = torch.tensor([[1] * len(text) + [0] * empty for text, _, empty in rows])
-    model(
-        input_ids=ids, attention_mask=attended, labels=torch.tensor([told + [-100] * empty for _, told, empty in rows])
-    ).loss.backward()
+    return {
+        "input_ids": torch.tensor([text + [0] * empty for text, _, empty in rows]),
+        "attention_mask": torch.tensor([[1] * len(text) + [0] * empty for text, _, empty in rows]),
+        "labels": torch.tensor([told + [-100] * empty for _, told, empty in rows]),
+    }
+
+
+def _trainer_seconds(model: Any, batches: Sequence[Sequence[Tokens]], rate: float, clip: float) -> list[float]:
+    """Of each batch the seconds between the start and the end of its step, by the Trainer's own callbacks: reading the
+    batch is not among them."""
+    from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+    marks: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, *args: Any, **others: Any) -> None:
+            marks.append(time.process_time())
+
+        def on_step_end(self, *args: Any, **others: Any) -> None:
+            marks.append(time.process_time())
+
+    said: dict[str, Any] = {"max_steps": len(batches), "per_device_train_batch_size": len(batches[0]), "use_cpu": True}
+    said |= {"learning_rate": rate, "max_grad_norm": clip, "train_sampling_strategy": "sequential"}
+    said |= {"report_to": "none", "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True}
+    said |= {"remove_unused_columns": False, "dataloader_pin_memory": False}
+    examples: Any = [example for batch in batches for example in batch]
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(folder, **said)
+        trainer = Trainer(model, arguments, data_collator=_padded, train_dataset=examples, callbacks=[Clock()])
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    return [end - begin for begin, end in zip(marks[::2], marks[1::2], strict=True)]
+
+
+def _plain_step(model: Any, optimizer: torch.optim.Optimizer, batch: Sequence[Tokens], clip: float) -> None:
+    model(**_padded(batch)).loss.backward()
     nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], clip)
     optimizer.step()
     optimizer.zero_grad()

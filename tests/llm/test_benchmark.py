@@ -28,7 +28,7 @@ def test_a_quick_look_prints_ratios_and_writes_a_row(tmp_path, capsys, monkeypat
     monkeypatch.setattr(decoding, "_best", lambda run, repeats=1: timeit.timeit(run, number=1))
     assert benchmark.main(["quick=true", f"out={tmp_path}"]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("ratio") == 12
+    assert printed.count("ratio") == 13
     (row,) = map(json.loads, (tmp_path / "llm_benchmark.jsonl").read_text().splitlines())
     measured = row["measured"]
     assert measured["experts_ratio"] == 1.5
@@ -39,6 +39,9 @@ def test_a_quick_look_prints_ratios_and_writes_a_row(tmp_path, capsys, monkeypat
         measured[f"tokens_pocket_float32_{kind}"] for kind in ("ours", "peft", "ratio", "share")
     )
     assert ratio == pytest.approx(ours / theirs)
+    assert measured["tokens_pocket_float32_trainer_ratio"] == pytest.approx(
+        ours / measured["tokens_pocket_float32_trainer"]
+    )
     assert 0 < share < 1
     for experts in (2, 10):
         for tokens in (512, 4):
