@@ -13,7 +13,7 @@ from torch import Tensor
 from lora_reuse.llm.adapters.adapter import check_base
 from lora_reuse.llm.compositions import Composition
 from lora_reuse.llm.decoding.cache import roomy_cache
-from lora_reuse.llm.decoding.models import Base, example, prompt, stop_ids
+from lora_reuse.llm.decoding.models import Base, after, example, prompt, stop_ids
 from lora_reuse.llm.decoding.resident import Resident
 from lora_reuse.runs.settings import SettingError
 
@@ -156,9 +156,9 @@ def log_probs(
     every token after the question is judged, the beginning and what candidates share, too."""
     jobs: list[tuple[int, list[int], list[tuple[int, list[int], int]]]] = []
     for i, (question, beginning) in enumerate(zip(questions, beginnings, strict=True)):
-        said = [example(base, question, beginning + candidate) for candidate in candidates[i]]
-        texts = [asked + answer[:-1] for asked, answer in said]
-        shared = len(said[0][0]) if whole else where_they_differ(texts)
+        asked = prompt(base, question)
+        texts = [asked + after(base, asked, question, beginning + candidate)[:-1] for candidate in candidates[i]]
+        shared = len(asked) if whole else where_they_differ(texts)
         read: list[tuple[int, list[int], list[tuple[int, list[int], int]]]] = []
         for j, ids in sorted(enumerate(texts), key=lambda pair: -len(pair[1])):
             # Candidates of one token are all judged by one reading of the question: a hundred names cost as much as

@@ -161,19 +161,24 @@ def example(base: Base, source: str, target: str) -> tuple[list[int], list[int]]
     Without chat the answer is that of mttl, " " + target + EOS.
     """
     asked = prompt(base, source)
+    return asked, after(base, asked, source, target)
+
+
+def after(base: Base, asked: list[int], source: str, target: str) -> list[int]:
+    """The second part of `example`, after the tokens of the prompt, which many answers may have in common."""
     eos: list[Any] = [base.tokenizer.eos_token_id]
     if not base.chat:
         joint = _text(base, f"{source} {target}")
         if joint[: len(asked)] == asked:
-            return asked, joint[len(asked) :] + eos
-        return asked, _ids(base.tokenizer(f" {target}", add_special_tokens=False)) + eos  # a token across the border
+            return joint[len(asked) :] + eos
+        return _ids(base.tokenizer(f" {target}", add_special_tokens=False)) + eos  # a token across the border
     said = _chat(base.tokenizer, source, target)
     if said[: len(asked)] != asked:  # the open turn is no part of the finished one, as with an open <think>
-        return asked, _ids(base.tokenizer(target, add_special_tokens=False)) + eos
+        return _ids(base.tokenizer(target, add_special_tokens=False)) + eos
     answer, stops = said[len(asked) :], stop_ids(base)
     end = next((i for i, token in enumerate(answer) if token in stops), None)
     # Templates write on, a newline at least, where decoding has stopped.
-    return asked, answer + eos if end is None else answer[: end + 1]
+    return answer + eos if end is None else answer[: end + 1]
 
 
 def stop_ids(base: Base) -> list[int]:
