@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas
 
 from lora_reuse.figures import _theory
@@ -61,14 +62,12 @@ def _control(group: pandas.DataFrame) -> dict[str, str]:
 def of_rows(group: pandas.DataFrame, mark: str = "hits") -> dict[str, Any]:
     """One line: counts over seeds, and the interval of their share as `llm`'s own tables have it; a count of one seed
     has none."""
-    names = [f"measured.{name}" for name in (mark, "total", "by_triplet", "by_group") if f"measured.{name}" in group]
-    seeds = [
-        {name.removeprefix("measured."): line[name] for name in names if _there(line[name])}
-        for line in group[names].to_dict("records")
-    ]
+    names = [name for name in (mark, "total", "by_triplet", "by_group") if f"measured.{name}" in group]
+    lines = zip(*(group[f"measured.{name}"].tolist() for name in names), strict=True)
+    seeds = [{name: value for name, value in zip(names, line, strict=True) if _there(value)} for line in lines]
     hits, total, limits = pooled([{"measured": seed} for seed in seeds], mark)
     low, high = limits or (math.nan, math.nan)
-    bounds = group["predicted.at_most"] if "predicted.at_most" in group else pandas.Series(dtype=float)
+    bounds = group["predicted.at_most"].to_numpy(float) if "predicted.at_most" in group else np.array([])
     return {
         **{
             "hits": hits,
@@ -80,7 +79,7 @@ def of_rows(group: pandas.DataFrame, mark: str = "hits") -> dict[str, Any]:
         },
         **_control(group),
         "by_seed": " ".join(f"{100 * seed.get(mark, 0) / seed['total']:.4g}" for seed in seeds),
-        "bound": 100 * bounds.sum() / total if bounds.notna().all() and len(bounds) else math.nan,
+        "bound": 100 * bounds.sum() / total if len(bounds) and not np.isnan(bounds).any() else math.nan,
         **source(group),
     }
 
@@ -98,7 +97,7 @@ def source(group: pandas.DataFrame) -> dict[str, str]:
 
 def _there(value: Any) -> bool:
     """Whether a row has it: a mark that no answer has is not in its row."""
-    return isinstance(value, list) or not pandas.isna(value)
+    return isinstance(value, list) or (value is not None and value == value)
 
 
 def models(found: Found, paper: Mapping[str, str] = PAPER) -> dict[str, str]:

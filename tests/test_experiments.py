@@ -31,15 +31,15 @@ def zs(experiment, setting, seeds, names):
 
 
 SETTINGS = [
-    KernelLimit(width=2**14),
-    KernelLimit(width=2**14, dim=64),
-    KernelLimit(width=2**14, init_scale="variance"),
-    KernelLimit(width=2**14, dim=64, attention="softmax"),
-    KernelLimit(width=2**14, mask="causal"),
-    KernelLimit(width=2**14, activation="linear"),
-    KernelLimit(width=2**14, activation="gelu", dim=64),
-    KernelLimit(width=2**14, activation="erf", input_variance=4.0),
-    KernelLimit(width=2**16, activation="quadratic"),
+    KernelLimit(width=2**12),
+    KernelLimit(width=2**12, dim=64),
+    KernelLimit(width=2**12, init_scale="variance"),
+    KernelLimit(width=2**12, dim=64, attention="softmax"),
+    KernelLimit(width=2**12, mask="causal"),
+    KernelLimit(width=2**12, activation="linear"),
+    KernelLimit(width=2**12, activation="gelu", dim=64),
+    KernelLimit(width=2**12, activation="erf", input_variance=4.0),
+    KernelLimit(width=2**14, activation="quadratic"),
     KernelLimit(width=INF, dim=4096),
     KernelLimit(width=INF, dim=4096, mask="causal"),
 ]
@@ -103,7 +103,7 @@ def test_planted_mistakes_are_rejected(monkeypatch, mutant):
     mutant(monkeypatch)
     kernel_limit._unit_width_distance.cache_clear()
     try:
-        measured = rows(kernel_limit, KernelLimit(width=2**14), range(64))
+        measured = rows(kernel_limit, KernelLimit(width=2**12), range(64))
     finally:
         kernel_limit._unit_width_distance.cache_clear()
     beyond = [name for name in COEFFICIENTS if abs(z_score(measured, name) or 0) > FALSE_ALARM_Z]
@@ -117,7 +117,7 @@ def test_planted_mistakes_are_rejected(monkeypatch, mutant):
 
 def test_the_error_falls_as_the_root_of_the_width():
     groups = []
-    for width in (2**8, 2**12, 2**16):
+    for width in (2**8, 2**11, 2**14):
         measured = rows(kernel_limit, KernelLimit(width=width), range(64))
         groups.append([row | {"settings": {"width": width}} for row in measured])
     slope, half = log_log_slope(groups, "kernel_relative_rms")

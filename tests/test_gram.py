@@ -1,7 +1,9 @@
 import hashlib
+import itertools
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,7 @@ from lora_reuse.theory.settings import INF, KernelLimit, Model
 from lora_reuse.theory.streaming import block_size, features, stream, streamed
 
 X, Y, U, R1, R2 = range(5)
+ROOT = Path(__file__).parents[1]
 PROMPTS = [(X, R1), (Y, R2), (X, R1, R2), (U, R1, R2)]
 WORLD = [(x, 6 + r) for x in range(6) for r in range(2)] + [
     (x, 6 + r, 6 + s) for x in range(6) for r in range(2) for s in range(2)
@@ -109,27 +112,23 @@ def test_seeds_together_or_alone_give_the_same_bits():
     assert not np.array_equal(together[0], together[1])
 
 
-BITS = f"""
-import hashlib, jax
-from lora_reuse.theory.gram import gram
-from lora_reuse.theory.settings import KernelLimit
-bits = lambda prompts, **dials: hashlib.sha256(gram(prompts, KernelLimit(**dials), range(3)).tobytes()).hexdigest()
-print(jax.device_count(), *(bits(prompts, width=width, dim=dim)
-      for prompts in ({PROMPTS}, {WORLD}) for width in (300, 150_000) for dim in (64, float("inf"))))
-"""
-
-
-def test_one_and_eight_devices_give_the_same_bits():
+def bits() -> list[str]:
     """Of four prompts, and of a world of them."""
-    answers = []
-    for devices in (1, 8):
-        environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-        done = subprocess.run([sys.executable, "-c", BITS], env=environment, capture_output=True, text=True, check=True)
-        count, *hashes = done.stdout.split()
-        assert int(count) == devices
-        answers.append(hashes)
-    assert answers[0] == answers[1]
-    assert len(set(answers[0])) == 8
+    every = itertools.product((PROMPTS, WORLD), (300, 150_000), (64, INF))
+    found = [g.gram(prompts, KernelLimit(width=width, dim=dim), range(3)) for prompts, width, dim in every]
+    return [hashlib.sha256(G.tobytes()).hexdigest() for G in found]
+
+
+def test_two_and_eight_devices_give_the_same_bits():
+    assert jax.device_count() == 2
+    code = "import jax; from tests.test_gram import bits; print(jax.device_count(), *bits())"
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    here = bits()
+    assert done.stdout.split() == ["8", *here]
+    assert len(set(here)) == 8
 
 
 def test_compilations_go_with_shapes_not_with_settings():

@@ -254,9 +254,9 @@ def test_the_threshold_is_where_the_answer_flips():
 
 # --- at a finite width
 
-FINITE = [Layers(width=2**12, facts=2, scale=1.5, placement=name) for name in PLACEMENTS]
+FINITE = [Layers(width=2**11, facts=2, scale=1.5, placement=name) for name in PLACEMENTS]
 FINITE += [
-    Layers(width=2**12, facts=3, alignment=0.3, base="composed"),
+    Layers(width=2**11, facts=3, alignment=0.3, base="composed"),
     Layers(width=2**11, dim=64, facts=1, activation="linear"),
 ]
 ERRORS = ("accuracy", "accuracy_among_new", "output_new", "output_new_elsewhere", "output_old", "output_bridge")

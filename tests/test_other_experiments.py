@@ -69,11 +69,11 @@ def test_specificity_of_the_other_rules_and_of_linear_features():
 
 
 SPECIFICITY = [
-    *(Specificity(width=2**14, composition=rule) for rule in RULES),
-    Specificity(width=2**14, activation="linear"),
-    Specificity(width=2**14, mask="causal"),
-    Specificity(width=2**14, init_scale="variance"),
-    Specificity(width=2**14, dim=64),
+    *(Specificity(width=2**12, composition=rule) for rule in RULES),
+    Specificity(width=2**12, activation="linear"),
+    Specificity(width=2**12, mask="causal"),
+    Specificity(width=2**12, init_scale="variance"),
+    Specificity(width=2**12, dim=64),
 ]
 
 
@@ -124,9 +124,9 @@ def drop_pi_minus_theta(monkeypatch):
 
 @pytest.mark.parametrize("mutant", [swap_experts, forget_the_average, drop_pi_minus_theta])
 def test_mistakes_in_specificity_are_rejected(monkeypatch, mutant):
-    honest = specificity.run(Specificity(width=2**14), range(32))
+    honest = specificity.run(Specificity(width=2**12), range(32))
     mutant(monkeypatch)
-    wrong = specificity.run(Specificity(width=2**14), range(1))
+    wrong = specificity.run(Specificity(width=2**12), range(1))
     against = [result._replace(predicted=wrong[0].predicted, stderr=wrong[0].stderr)._asdict() for result in honest]
     assert largest_z([result._asdict() for result in honest]) < FALSE_ALARM_Z < largest_z(against)
 
@@ -246,7 +246,7 @@ def storage_coordinates(k):
 @pytest.mark.parametrize("graph", ["disjoint", "shared"])
 @pytest.mark.parametrize("rule", RULES)
 def test_every_rule_runs_on_both_graphs_and_agrees_with_the_kernel(graph, rule):
-    measured = rows(large_library, LargeLibrary(width=2**14, graph=graph, composition=rule, facts=4), range(24))
+    measured = rows(large_library, LargeLibrary(width=2**12, graph=graph, composition=rule, facts=4), range(24))
     smooth = [n for n in measured[0]["predicted"] if n.startswith(("coefficient", "mass"))]
     assert bool(smooth) == (not rule.startswith("arrow"))
     for name in smooth:
@@ -325,7 +325,7 @@ def test_a_wrong_kernel_is_rejected_by_the_library(monkeypatch):
     monkeypatch.setattr(
         large_library, "kernel", lambda S, activation: kernel(S * (1 - 0.1 * (1 - np.eye(len(S)))), activation)
     )
-    measured = rows(large_library, LargeLibrary(width=2**14, facts=4), range(24))
+    measured = rows(large_library, LargeLibrary(width=2**12, facts=4), range(24))
     assert (
         max(abs(paired_z(measured, name)) for name in ("coefficient_right", "coefficient_wrong", "mass_on_u2"))
         > FALSE_ALARM_Z

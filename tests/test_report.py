@@ -268,8 +268,7 @@ def whole():
     return ROOT / "results" / "figures" / "report.html"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 768, 1280])
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (768, "light"), (1280, "dark")])
 def test_a_browser_shows_the_page_whole(browser, whole, width, scheme):
     assert faults(browser, whole, width, scheme) == []
 

@@ -18,6 +18,7 @@ with the effective number of trials S·T/D and that t in place of z (Franco et a
 "Wilson"). So no hits still have an upper limit, and limits stay in [0, 1]. `tests/llm/test_intervals.py` measures the
 coverage."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -51,12 +52,18 @@ class Difference(NamedTuple):
     p: float
 
 
+@functools.cache
+def quantile(confidence: float, freedom: float | int) -> float:
+    """Between −t and t lies `confidence` of Student's t with so many degrees of freedom."""
+    return float(stats.t.isf((1 - confidence) / 2, freedom))
+
+
 def wilson(hits: float | int, total: float | int, confidence: float = 0.95, freedom: float = math.inf) -> Limits:
     """(p + t²/2n ± t √(p(1 − p)/n + t²/4n²)) / (1 + t²/n) with p = hits/n (Wilson 1927), t Student's with `freedom`
     degrees, the normal's if infinite; of no trials, everything from 0 to 1. Neither number need be whole."""
     if not total:
         return Limits(0.0, 1.0)
-    t, p = float(stats.t.isf((1 - confidence) / 2, freedom)), hits / total
+    t, p = quantile(confidence, freedom), hits / total
     centre, half = p + t * t / (2 * total), t * math.sqrt(max(p * (1 - p), 0.0) / total + t * t / (4 * total * total))
     low, high = (centre - half) / (1 + t * t / total), (centre + half) / (1 + t * t / total)
     return Limits(0.0 if p <= 0 else max(0.0, low), 1.0 if p >= 1 else min(1.0, high))
@@ -98,7 +105,7 @@ class Mean(NamedTuple):
 
     def limits(self, confidence: float = 0.95) -> Limits:
         """value ± t · error."""
-        half = self.error * float(stats.t.isf((1 - confidence) / 2, self.freedom))
+        half = self.error * quantile(confidence, self.freedom)
         return Limits(self.value - half, self.value + half)
 
     def above(self, bound: float) -> float:

@@ -319,7 +319,8 @@ def test_a_killed_worker_is_a_mistake_that_names_memory():
 
 def test_workers_end_with_a_parent_that_is_killed():
     code = (
-        "import os, time\nfrom llm.protocols.workers import pool\n"
+        "import multiprocessing, os, time\nfrom llm.protocols.workers import pool\n"
+        "multiprocessing.get_context('forkserver').set_forkserver_preload = lambda names: None\n"
         "with pool(2) as run:\n    for pid in run([(os.getpid, ())]):\n        print(pid, flush=True)\n        "
         "time.sleep(600)\n"
     )
