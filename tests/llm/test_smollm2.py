@@ -35,16 +35,20 @@ def out(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def read_once():
-    """The first command dequantises the file, and the others get copies."""
-    kept, from_file = [], models.read_weights
+    """The first command reads the file, and the others get copies."""
+    kept = {}
 
-    def read(model, where, options):
-        if not kept:
-            kept.append(from_file(model, where, options))
-        return copy.deepcopy(kept[0])
+    def once(read):
+        def copied(*where, **how):
+            if read not in kept:
+                kept[read] = read(*where, **how)
+            return copy.deepcopy(kept[read])
+
+        return copied
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "read_weights", read)
+        for name in ("read_config", "read_tokenizer", "read_weights"):
+            patch.setattr(models, name, once(getattr(models, name)))
         yield
 
 
