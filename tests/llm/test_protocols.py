@@ -207,15 +207,6 @@ def test_shards_together_are_the_one_process(run, whole, tmp_path, capsys):
     same(measured(tmp_path), measured(whole))
 
 
-def test_the_local_launcher_runs_the_same_grid(model, whole, tmp_path):
-    words = [f"model={model}", *SMALL, *GRID, f"out={tmp_path}", "launcher=local", "jobs=2"]
-    done = subprocess.run([sys.executable, "-m", "llm.two_hop", *words], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "12 rows" in done.stdout
-    assert "0 new" in done.stdout
-    same(measured(tmp_path), measured(whole))
-
-
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_a_job_takes_the_protocol_with_it(name, model, tmp_path, capsys):
     """Protocols hold lambdas, which submitit sends by cloudpickle."""
