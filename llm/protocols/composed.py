@@ -39,7 +39,8 @@ def make(base: Base, point: Any, specs: Sequence[Any], asked: str, seed: int, fo
     library = pool_on(base, point, specs, seed, folder)
     if point.composition == "alone":
         return Made(library[0], {}, 0.0, {})
-    library = [scaled(updates, point.scale) for updates in library]
+    if point.scale != 1:
+        library = [scaled(updates, point.scale) for updates in library]
     dials = of_point(point, seed)
     name, _, suffix = point.composition.partition(":")
     if name in LEARNED and suffix in DATA:
