@@ -100,6 +100,7 @@ def _view(protocol: Protocol, sources: Sequence[Source], sample: Mapping[str, An
     names: dict[str, int] = {}
     shared: dict[str, int] = {}
     control_lists: dict[str, int] = {}
+    asked: dict[tuple[str, str], int] = {}
     shown = []
     for cell in cells:
         verdict, *_ = [next(judged) for _ in cell.rows]  # that of a row is that of its cell
@@ -117,7 +118,7 @@ def _view(protocol: Protocol, sources: Sequence[Source], sample: Mapping[str, An
         told |= {"rows": ";".join(_rows(cell, sources[0].file))}
         made = dict.fromkeys(source.row["provenance"]["command"] for source in cell.rows)
         told |= {"commands": [commands.setdefault(command, len(commands)) for command in made]}
-        told |= {"sample": _sample(cell, sample)}
+        told |= {"sample": _sample(cell, sample, asked)}
         place = shared.setdefault(json.dumps([told[name] for name in SHARED_FIELDS]), len(shared))
         shown.append([*(told[name] for name in OWN_FIELDS), place])
     data = {getattr(cell.point, "data", "") for cell in cells}
@@ -132,6 +133,7 @@ def _view(protocol: Protocol, sources: Sequence[Source], sample: Mapping[str, An
         "controls": list(names),
         "shared": [json.loads(each) for each in shared],
         "control_lists": [json.loads(each) for each in control_lists],
+        "asked": list(asked),
         "cells": shown,
     }
 
@@ -241,11 +243,13 @@ def _rows(cell: Cell, file: str) -> list[str]:
     return places
 
 
-def _sample(cell: Cell, sample: Mapping[str, Any]) -> list[Any]:
-    """Of the first of its rows that has a sample: the seed, of how many questions it is, and of each question the right
-    answer, the answer and whether that is a hit. Empty where none has."""
+def _sample(cell: Cell, sample: Mapping[str, Any], asked: dict[tuple[str, str], int]) -> list[Any]:
+    """Of the first of its rows that has a sample: the seed, of how many questions it is, and of each question the place
+    of it and its right answer among those that are `asked`, the answer and whether that is a hit. Empty where none
+    has."""
     for source in cell.rows:
         if line := sample.get(source.row["hash"]):
-            said = [[a["question"], a["gold"], a["answer"], int(a["hit"])] for a in line["answers"]]
+            places = [asked.setdefault((a["question"], a["gold"]), len(asked)) for a in line["answers"]]
+            said = [[place, a["answer"], int(a["hit"])] for place, a in zip(places, line["answers"], strict=True)]
             return [source.row["settings"]["seed"], line["asked"], said]
     return []
