@@ -246,6 +246,14 @@ def test_what_the_words_between_the_numbers_say_holds():
     probed = [one.lines["MergeProbe"] for one in _trials(PAPER) if "MergeProbe" in one.lines]
     assert len(probed) > 5
     assert all(line.taken == 0 for line in probed)
+    known = ("homes", "code", "call", "spanish", "style")
+    for several in (many for n in (3, 4, 5) for many in itertools.combinations(known, n)):
+        asked = f"llm_skill_sets model=smollm2 library=asked asked={'+'.join(several)} composition="
+        assert share(f"{asked}moe:own") == share(f"{asked}cat:own") == 0
+    pair = "llm_two_hop model=smollm2 dataset=R library=2-combination composition=uniform prompting="
+    for hop in ("first", "second"):
+        assert share(f"{pair}{hop} scale=1.0") < 50 < share(f"{pair}{hop} scale=3.0")
+        assert share(f"llm_bridge model=smollm2 setup=2 split=test composition=sum scale=0.75 prompting={hop}") > 50
     bridged = "llm_bridge model=smollm2 setup=4 prompting=steps split=test composition="
     assert share(f"{bridged}cat:own") > 20
     assert share(f"{bridged.replace('setup=4', 'setup=5')}cat:own") > 20
