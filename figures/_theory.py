@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pandas
-from scipy import stats
 
 from lora_reuse.figures.rows import Rows
+from lora_reuse.llm.scoring.intervals import quantile
 from lora_reuse.theory import kernels
 from lora_reuse.theory.limit import limit_geometry
 from lora_reuse.theory.settings import EXPERIMENTS
@@ -41,7 +41,7 @@ def over_seeds(table: pandas.DataFrame, axes: Sequence[str], names: Sequence[str
         for values, group in table.dropna(subset=f"measured.{name}").groupby(columns, sort=True):
             measured = group[f"measured.{name}"]
             n, spread = len(measured), measured.std(ddof=1)
-            half = stats.t.isf((1 - COVERAGE) / 2, n - 1) * spread / np.sqrt(n) if n > 1 else np.nan
+            half = quantile(COVERAGE, n - 1) * spread / np.sqrt(n) if n > 1 else np.nan
             line = {"quantity": name, **dict(zip(axes, values, strict=True)), "seeds": n, "measured": measured.mean()}
             line |= {"low": line["measured"] - half, "high": line["measured"] + half, "spread": spread}
             line |= {

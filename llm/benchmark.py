@@ -92,15 +92,15 @@ def _benchmark(options: Options) -> dict[str, float]:
         measured |= {f"tokens_{model}_{dtype}_{key}": value for key, value in found.items()}
         print(
             f"one expert, {model} {dtype:8} {found['ours']:8.0f} tokens/s   PEFT {found['peft']:8.0f} /s"
-            f"   ratio {found['ratio']:5.2f}   {found['share']:.0%} of the products' rate"
+            f"   ratio {found['ratio']:5.2f}   Trainer {found['trainer']:8.0f} /s   ratio {found['trainer_ratio']:5.2f}"
+            f"   {found['share']:.0%} of the products' rate"
         )
-        print(f"{'':39}Trainer {found['trainer']:8.0f} /s   ratio {found['trainer_ratio']:5.2f}")
         if "compiled" in found:
             print(
-                f"  its layers compiled {found['compiled']:18.0f} tokens/s {'':19} ratio {found['compiled_ratio']:5.2f}"
+                f"  its layers compiled {found['compiled']:16.0f} tokens/s {'':18} ratio {found['compiled_ratio']:5.2f}"
+                f" {'':21} ratio {found['compiled_trainer_ratio']:5.2f}"
                 f"   {found['compiled_share']:.0%} of the products' rate"
             )
-            print(f"{'':65}ratio {found['compiled_trainer_ratio']:5.2f} to Trainer")
     return measured
 
 

@@ -89,8 +89,9 @@ class LearningOwn(Learning):
     )
 
 
-_OF_RULES = (f.name for cls in (PointDials, LearningOwn) for f in dataclasses.fields(cls))
-IN_ROWS = frozenset({"normalise", "scale", *_OF_RULES})
+IN_ROWS = frozenset({"normalise", "scale"}).union(
+    f.name for cls in (PointDials, LearningOwn) for f in dataclasses.fields(cls)
+)
 """The settings of a row that say how its rule composes and nothing else."""
 
 

@@ -318,6 +318,7 @@ def test_a_killed_worker_is_a_mistake_that_names_memory():
 
 
 def test_workers_end_with_a_parent_that_is_killed():
+    """They have nothing to do, so that the server they are forked from imports nothing."""
     code = (
         "import multiprocessing, os, time\nfrom llm.protocols.workers import pool\n"
         "multiprocessing.get_context('forkserver').set_forkserver_preload = lambda names: None\n"
