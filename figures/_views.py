@@ -232,12 +232,12 @@ def _percent(part: float) -> float:
 
 
 def _rows(cell: Cell, file: str) -> list[str]:
-    """Of each row the first digits of its hash and its line; its seed where that is not the one after the row before,
-    from 0; and its file where that is not the protocol's own."""
+    """Of each row the first digits of its hash; its seed where that is not the one after the row before, from 0; and
+    its file where that is not the protocol's own."""
     places, due = [], 0
     for it in cell.rows:
         seed = it.row["settings"]["seed"]
-        place = f"{it.row['hash'][:DIGITS]} {it.line}"
+        place = it.row["hash"][:DIGITS]
         places.append(place if (seed, it.file) == (due, file) else f"{place} {seed} {it.file}".removesuffix(f" {file}"))
         due = seed + 1
     return places
