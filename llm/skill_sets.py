@@ -22,6 +22,7 @@ from lora_reuse.llm import own_answers
 from lora_reuse.llm.adapters.specs import Lessons, lessons
 from lora_reuse.llm.data.skill_sets import FORMS, HOMES, SKILLS, Taught, asked, marks
 from lora_reuse.llm.data.skills import CAPITALS, OWN, some_of
+from lora_reuse.llm.forecast import HOPED, letters
 from lora_reuse.llm.protocols.controls import Control
 from lora_reuse.llm.protocols.dials import LearningOwn
 from lora_reuse.llm.protocols.protocol import Marks, Protocol, Question, Row, main, share_of
@@ -134,14 +135,14 @@ def controls(point: SkillSets) -> tuple[Control, ...]:
 
 
 def hoped(point: SkillSets, seed: int, count: int) -> dict[str, list[str]] | None:
-    """Prompts that two experts were trained on, and questions that need both in the wordings or about the people that
-    were not scored. A forecast is of two."""
-    if point.library != "asked" or len(point.skills) != 2:
+    """Prompts that each expert was trained on, and questions that need all in the wordings or about the people that
+    were not scored."""
+    if point.library != "asked" or len(point.skills) < 2:
         return None
     other = {"test": "dev", "dev": "test"}[point.split]
-    a, b = ([prompt for prompt, _ in Taught((skill,), seed, data=point.data).pairs()] for skill in point.skills)
-    both = [question.prompt for question in asked(point.skills, other, seed, point.data)]
-    return some_of({"a": a, "b": b, "hoped": both}, seed, count)
+    own = [[prompt for prompt, _ in Taught((skill,), seed, data=point.data).pairs()] for skill in point.skills]
+    every = [question.prompt for question in asked(point.skills, other, seed, point.data)]
+    return some_of(dict(zip(letters(len(own)), own, strict=True)) | {HOPED: every}, seed, count)
 
 
 def below(rows: Sequence[Row]) -> str:

@@ -1,4 +1,4 @@
-"""What to do with two adapters: a decision without answers, and what it costs
+"""What to do with two adapters or more: a decision without answers, and what it costs
 
 A frozen probability that a rule works, beside scores that need no forecast: how each ranks what worked, how many points
 of right answers its decisions fall short of the best rule in hindsight, and how far its probabilities are off."""
@@ -79,10 +79,10 @@ def caption(table: pandas.DataFrame) -> str:
             f" forecast says a rule keeps ranks them with {areas['forecast']:.2f}."
         )
     return (
-        "A decision takes one rule or none for a library, two experts that are asked in one way. A rule works where"
-        " half of its answers or more are right. AUC is the share of pairs of a composition that worked and one that"
-        " did not which the score puts in order. Regret is a mean over libraries, in points of right answers: what the"
-        " best rule in hindsight has more, where one works; where none does, what a rule that is taken lacks of a"
+        "A decision takes one rule or none for a library, two experts or more that are asked in one way. A rule works"
+        " where half of its answers or more are right. AUC is the share of pairs of a composition that worked and one"
+        " that did not which the score puts in order. Regret is a mean over libraries, in points of right answers: what"
+        " the best rule in hindsight has more, where one works; where none does, what a rule that is taken lacks of a"
         " half, and nothing where none is taken. What the decision saves is the regret of the score minus its own,"
         " paired; p is Holm's over the scores of a question. The calibration error is how far the probability is from"
         " the share that worked, by fifths, in the mean over rows. The last lines of a question are of compositions"

@@ -1,7 +1,7 @@
 """Which compositions work: forecasts without answers, beside what needs no forecast
 
-Scores that rank compositions of two experts, and how often each puts one that worked above one that did not: of two-hop
-questions, of questions that need two skills, and of the experts' own one-hop questions."""
+Scores that rank compositions of experts, and how often each puts one that worked above one that did not: of two-hop
+questions, of questions that need two skills or more, and of the experts' own one-hop questions."""
 
 import functools
 import math
@@ -18,7 +18,12 @@ from lora_reuse.llm.forecast.ranking_text import about
 from lora_reuse.runs.rows import load_rows
 
 NEEDS = {"llm_forecast": "python -m llm.forecast validate=results/paper"}
-QUESTIONS = {"composes": "two-hop", "joins skills": "two skills", "keeps": "own hop"}
+QUESTIONS = {
+    "composes": "two-hop",
+    "joins skills": "two skills",
+    "joins more skills": "three skills or more",
+    "keeps": "own hop",
+}
 ALL, WORKED = "all", "where a rule worked"
 ALPHA = 0.05
 

@@ -1,18 +1,19 @@
 """lora-reuse forecast model=Qwen/Qwen2.5-3B-Instruct library=folder/a,folder/b prompts=prompts.jsonl
 
-What should one do with two adapters? The file `prompts` holds one JSON object a line, such as {"set": "a", "prompt":
-...}. Set "a" has prompts that the first adapter was made for, "b" those of the second, and "hoped" those that one hopes
-both together can answer. A handful of each is enough, without answers: the validation has six, and the printed
-intervals say what fewer are worth. A line {"set": "a", "facts": "counterfact.json", "count": 6} stands for the prompts
-of six facts of a file, which is in CounterFact's form or a phone book (llm/data/fact_files.py says how).
+What should one do with two adapters or more? The file `prompts` holds one JSON object a line, such as {"set": "a",
+"prompt": ...}. Set "a" has prompts that the first adapter was made for, "b" those of the second, "c" those of a third,
+and "hoped" those that one hopes all together can answer. A handful of each is enough, without answers: the validation
+has six, and the printed intervals say what fewer are worth. A line {"set": "a", "facts": "counterfact.json", "count":
+6} stands for the prompts of six facts of a file, which is in CounterFact's form or a phone book
+(llm/data/fact_files.py says how).
 
 The command prints a decision (merge with one of the rules of composition=, route, train a bridge, or do not), the
 probability that it works and what it leaves of the adapters' own answers; then, for each composition, whose answer the
 hoped-for prompts will get. With out= it also writes the numbers and a plot.
 
-With validate=results/paper the command instead forecasts every row of two composed experts there, and prints how well
-the forecasts rank what these rows measured and what the decisions cost. It keeps a row for each forecast in out=, and
-trains there the experts that are missing."""
+With validate=results/paper the command instead forecasts every row there of two composed experts on facts, or of any
+number on skills, and prints how well the forecasts rank what these rows measured and what the decisions cost. It keeps
+a row for each forecast in out=, and trains there the experts that are missing."""
 
 import json
 import sys
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lora_reuse.llm.data.fact_files import facts
+from lora_reuse.llm.forecast import HOPED, MOST, letters
 from lora_reuse.llm.protocols.dials import COMPOSITIONS, EVERY, WORDS, Dials, made_with
 from lora_reuse.llm.protocols.settings import Device, Model, preset_dials
 from lora_reuse.runs.command import begin, command, settings_are_right, without_help
@@ -40,14 +42,12 @@ from lora_reuse.runs.settings import (
     setting,
 )
 
-SETS = ("a", "b", "hoped")
-
 
 @dataclass(frozen=True)
 class Lists:
     """Lists, with commas between:"""
 
-    library: str = setting("", Text("a PEFT folder or a hub name"), "the two adapters, a and b, trained on model=")
+    library: str = setting("", Text("a PEFT folder or a hub name"), "the adapters, a, b, ..., trained on model=")
     composition: str = setting("uniform", Choice("base", *WORDS), "how they are composed", grid=COMPOSITIONS)
 
 
@@ -101,14 +101,15 @@ def _main(words: list[str]) -> int:
         print(validate(Path(options.validate), Path(options.out or "results"), options))
         return 0
     library = lists.get("library", ())
-    if len(library) != 2 or len({Path(name).expanduser().resolve() for name in library}) < 2:
-        raise SettingError("library", ",".join(library) or "nothing", "two adapters, library=a,b")
+    if not 2 <= len(library) <= MOST or len({Path(name).expanduser().resolve() for name in library}) < len(library):
+        allowed = f"two adapters, library=a,b, or more, {MOST} at most and each once"
+        raise SettingError("library", ",".join(library) or "nothing", allowed)
     if not options.prompts:
         raise SettingError("prompts", "nothing", "prompts=FILE, as --help says")
     how = lists.get("composition", COMPOSITIONS)
     made = made_with(how, dials, preset_dials(options.model))
     settings_are_right(options.out)
-    prompts = read_prompts(Path(options.prompts).expanduser())
+    prompts = read_prompts(Path(options.prompts).expanduser(), len(library))
     from lora_reuse.llm.adapters.folders import origin
 
     for adapter in library:
@@ -158,24 +159,26 @@ def _forecast(
         print(f"{out / 'forecast.json'}, {', '.join(map(str, written))}")
 
 
-def read_prompts(path: Path) -> dict[str, list[str]]:
+def read_prompts(path: Path, adapters: int = 2) -> dict[str, list[str]]:
     """The prompts by set. Raises SettingError with the line of the first that is none, and for a set without
     prompts."""
-    found: dict[str, list[str]] = {name: [] for name in SETS}
+    called = letters(adapters)
+    found: dict[str, list[str]] = {name: [] for name in (*called, HOPED)}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise SettingError("prompts", f"{path} ({type(error).__name__})", "a JSONL file") from None
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            record = _record(path, number, line)
+            record = _record(path, number, line, tuple(found))
             found[record["set"]] += _prompts(record, f"{path}:{number}")
-    if missing := [name for name in SETS if not found[name]]:
-        raise SettingError("prompts", f"{path} without any of set {missing[0]!r}", "prompts for a, for b, and hoped")
+    if missing := [name for name, some in found.items() if not some]:
+        allowed = f"prompts for {', '.join(called)}, and hoped"
+        raise SettingError("prompts", f"{path} without any of set {missing[0]!r}", allowed)
     return found
 
 
-def _record(path: Path, number: int, line: str) -> dict[str, Any]:
+def _record(path: Path, number: int, line: str, sets: Sequence[str]) -> dict[str, Any]:
     """The line as an object with a set."""
     where = f"{path}:{number}"
     try:
@@ -187,9 +190,9 @@ def _record(path: Path, number: int, line: str) -> dict[str, Any]:
         if not isinstance(record, dict) or "prompt" not in record:
             _refuse_facts(path)
         raise SettingError(where, repr(line[:40]), '{"set": "a", "prompt": "..."}')
-    if record["set"] not in SETS:
-        mend = did_you_mean(record["set"], SETS)
-        raise SettingError(where, f"set {record['set']!r}", " | ".join(SETS), mend)
+    if record["set"] not in sets:
+        mend = did_you_mean(record["set"], sets)
+        raise SettingError(where, f"set {record['set']!r}", " | ".join(sets), mend)
     return record
 
 
@@ -221,7 +224,7 @@ def _refuse_facts(path: Path) -> None:
         facts(str(path), 0)
     except SettingError:
         return
-    got = f"{path}, facts that do not say whose they are, and no prompts that one hopes both adapters can answer"
+    got = f"{path}, facts that do not say whose they are, and no prompts that one hopes all adapters can answer"
     mend = 'a JSONL file can name this one: {"set": "a", "facts": "counterfact.json", "count": 6}'
     raise SettingError("prompts", got, "prompts for a, for b, and hoped", mend)
 

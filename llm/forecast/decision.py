@@ -1,4 +1,4 @@
-"""What to do with two adapters, from a forecast without answers: merge them by one rule, route, train a bridge, or
+"""What to do with adapters, from a forecast without answers: merge them by one rule, route, train a bridge, or
 neither.
 
     P(works) = 1 / (1 + exp(−(c₀ + c₁ · united + c₂ · sure)))
@@ -29,13 +29,14 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.optimize import minimize
 
+from lora_reuse.llm.forecast import letters, listed
 from lora_reuse.llm.forecast.regret import WORKED, Row, least_regret, libraries, share
 
 if TYPE_CHECKING:  # torch is not needed to read rows
     from lora_reuse.llm.forecast.verdict import Forecast
 
 FILE = Path(__file__).with_name("decision.toml")
-FITTED_ON = "two-hop questions to one small model; docs/language-models.md says how they held elsewhere"
+FITTED_ON = "two-hop questions to two adapters of one small model; docs/language-models.md says how they held elsewhere"
 PENALTY = 1.0
 """λ of λ/2 · Σ coefficients², of signals with standard deviation 1."""
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))
@@ -88,13 +89,14 @@ class Decision:
             said += [f"  that {self.rule}, the likeliest rule, {works}: {self.each[self.rule]:.0%}"]
         if self.action == "train a bridge":
             said += [f"  that a rule works after it, as on the model the numbers are from: {self.probability:.0%}"]
-        cost = " and ".join(f"{share:.0%} of {name}'s" for share, name in zip(self.kept[self.rule], "ab", strict=True))
+        kept = self.kept[self.rule]
+        cost = listed([f"{share:.0%} of {name}'s" for share, name in zip(kept, letters(len(kept)), strict=True)])
         said += [f"  of the adapters' own answers {self.rule} leaves {cost}"]
         leaves = lambda name: "/".join(f"{share:.0%}" for share in self.kept[name])  # noqa: E731
         rules = ", ".join(f"{name} {self.each[name]:.0%} (leaves {leaves(name)})" for name in ordered)
         said += [f"  rules: {rules}; one is taken from {frozen().merge_from:.0%} on, where that costs least"]
         said += [
-            f"  why: {self.rule} is united {self.united:.2f} (1: its answers take from both; 0: they are one model's) "
+            f"  why: {self.rule} is united {self.united:.2f} (1: its answers take from all; 0: they are one model's) "
             f"and sure {self.sure:.2f} (1: as the adapters are of their own)"
         ]
         return "\n".join(said)
@@ -109,7 +111,7 @@ def decide(
     forecasts: "Mapping[str, Forecast]", own: Sequence[float], bridged: bool, routers: Collection[str] = ()
 ) -> Decision:
     """The decision for forecasts of several rules, `own` how sure the adapters are of their own answers. `bridged` says
-    that both adapters alone answer step by step through prompts of both, so that a bridge has nothing to add."""
+    that every adapter alone answers step by step through prompts of all, so that a bridge has nothing to add."""
     known = frozen()
     each = {name: known.probability(f.united, f.confidence, own) for name, f in forecasts.items()}
     rule = max(each, key=lambda name: each[name])

@@ -1,4 +1,4 @@
-"""The forecast of two adapters under several compositions, from prompts without answers."""
+"""The forecast of adapters under several compositions, from prompts without answers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +12,11 @@ from lora_reuse.llm.adapters.folders import complete, linear_shape
 from lora_reuse.llm.adapters.lowrank import Expert
 from lora_reuse.llm.compositions import Composition
 from lora_reuse.llm.decoding.models import Base
+from lora_reuse.llm.forecast import HOPED, MOST, letters
 from lora_reuse.llm.forecast.decision import Decision
-from lora_reuse.llm.forecast.measure import SETS, Measured, Prompts, measure
+from lora_reuse.llm.forecast.measure import Measured, Prompts, measure
 from lora_reuse.llm.forecast.report import decision, numbers, text
-from lora_reuse.llm.forecast.verdict import WORDS, Forecast
+from lora_reuse.llm.forecast.verdict import Forecast, as_whom
 from lora_reuse.llm.forecast.verdict import forecast as verdict
 from lora_reuse.llm.protocols.dials import COMPOSITIONS
 from lora_reuse.llm.scoring.intervals import wilson
@@ -34,7 +35,8 @@ class Forecasts:
 
     @property
     def verdicts(self) -> dict[str, str]:
-        """For each composition `composed`, or whose answers it gives: `a`, `b`, `base` or a `mixture`."""
+        """For each composition `composed`, or whose answers it gives: an adapter's by its letter, the `base`'s
+        or a `mixture`."""
         return {how: forecast.verdict for how, forecast in self.each.items()}
 
     @property
@@ -45,14 +47,14 @@ class Forecasts:
     def dataframe(self) -> pd.DataFrame:
         """A row for each composition: the verdict, the share of the hoped-for prompts that it holds for with its 95 %
         interval, the scores, and what is left of each adapter on its own prompts."""
-        rows = {}
+        rows, called = {}, letters(len(self.names))
         for how, forecast in self.each.items():
-            asked, share = len(self.prompts["hoped"]), forecast.whose[forecast.verdict]
+            asked, share = len(self.prompts[HOPED]), forecast.whose[forecast.verdict]
             low, high = wilson(round(share * asked), asked)
-            rows[how] = {"verdict": WORDS[forecast.verdict], "share": share, "low": low, "high": high}
+            rows[how] = {"verdict": as_whom(len(called))[forecast.verdict], "share": share, "low": low, "high": high}
             rows[how] |= {"score": forecast.score, "hidden": forecast.hidden}
-            rows[how] |= {f"keeps {name}": kept for name, kept in zip("ab", forecast.kept, strict=True)}
-            rows[how] |= {f"scale {name}": scale for name, scale in zip("ab", forecast.own_scale, strict=True)}
+            rows[how] |= {f"keeps {name}": kept for name, kept in zip(called, forecast.kept, strict=True)}
+            rows[how] |= {f"scale {name}": scale for name, scale in zip(called, forecast.own_scale, strict=True)}
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("composition")
 
     def numbers(self) -> dict[str, Any]:
@@ -70,17 +72,18 @@ def forecast(
     compositions: Sequence[str | Adapter] = COMPOSITIONS,
     max_new_tokens: int = 96,
 ) -> Forecasts:
-    """What should one do with two adapters? No answer needs to be known.
+    """What should one do with two adapters or more? No answer needs to be known.
 
-    For each composition it is read from the probabilities of its own answers, token by token, whether they take one
-    token from the one adapter alone and another from the other, or a token that neither says alone. The decision is
+    For each composition it is read from the probabilities of its own answers, token by token, whether they take a
+    token from each adapter that the others do not say, or a token that none says alone. The decision is
     made of this and of how sure the answers are, with two coefficients that were fitted once, on another model.
 
     Args:
-        base: the model of both adapters.
-        adapters: two, a and b, each with one ΔW.
-        prompts: three lists. `"a"` are prompts that the first adapter was made for, `"b"` those of the second, and
-            `"hoped"` those that one hopes both together can answer. Six of each is what the validation has.
+        base: the model of all adapters.
+        adapters: two or more, called a, b, c, ... in their order, each with one ΔW.
+        prompts: a list for each adapter, by its letter, and one more. `"a"` are prompts that the first adapter was made
+            for, `"b"` those of the second, and `"hoped"` those that one hopes all together can answer. Six of each is
+            what the validation has.
         compositions: rules by name, with their default dials, or what `compose` returned.
         max_new_tokens: where an answer is cut.
 
@@ -88,8 +91,8 @@ def forecast(
         The forecasts: printed, the report; `decision`, `verdicts`, `dataframe()` and `numbers()`.
 
     Raises:
-        SettingError: not two adapters, adapters of another base or of embeddings, a set without prompts, a rule that
-            does not exist, or a composition that is there twice.
+        SettingError: fewer than two adapters, adapters of another base or of embeddings, a set without prompts, a rule
+            that does not exist, or a composition that is there twice.
 
     Examples:
         >>> prompts = {"a": ["Where does Ann live?"], "b": ["Who is Bo?"], "hoped": ["Where does the boss of Bo live?"]}
@@ -104,10 +107,10 @@ def forecast(
 
     Source: Theorem 2 of the paper; how good forecasts are is measured in `lora_reuse.llm.forecast.validate`.
     """
-    if len(adapters) != 2:
-        raise SettingError("adapters", len(adapters), "two adapters, a and b")
+    if not 2 <= len(adapters) <= MOST:
+        raise SettingError("adapters", len(adapters), f"two adapters, a and b, or more, {MOST} at most")
     check_base(base, *adapters, *compositions)
-    _check_prompts(prompts)
+    _check_prompts(prompts, letters(len(adapters)))
     how = {one if isinstance(one, str) else one.name: one for one in compositions}
     if len(how) < len(compositions):  # the same rule at two values of a dial
         how = {one if isinstance(one, str) else one.source[0]: one for one in compositions}
@@ -140,11 +143,12 @@ def forecasts(
     return Forecasts(names, measured, {how: verdict(found) for how, found in measured.composed.items()}, prompts)
 
 
-def _check_prompts(prompts: Prompts) -> None:
-    """Raises SettingError for sets that are not a, b and hoped, or have no list of prompts."""
+def _check_prompts(prompts: Prompts, called: Sequence[str]) -> None:
+    """Raises SettingError for sets that are not the adapters' and hoped, or have no list of prompts."""
+    sets = (*called, HOPED)
     for name in prompts:
-        if name not in SETS:
-            raise SettingError("prompts", repr(name), " | ".join(SETS), did_you_mean(name, SETS))
-    for name in SETS:
+        if name not in sets:
+            raise SettingError("prompts", repr(name), " | ".join(sets), did_you_mean(name, sets))
+    for name in sets:
         if not prompts.get(name) or isinstance(prompts[name], str):
-            raise SettingError("prompts", f"no list of prompts {name!r}", "prompts for a, for b, and hoped")
+            raise SettingError("prompts", f"no list of prompts {name!r}", f"prompts for {', '.join(called)}, and hoped")

@@ -1,4 +1,4 @@
-"""Measurements of two adapters, alone and composed, on a handful of prompts. No answer needs to be known."""
+"""Measurements of adapters, alone and composed, on a handful of prompts. No answer needs to be known."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +12,11 @@ from lora_reuse.llm.adapters.lowrank import Expert
 from lora_reuse.llm.compositions import Composition
 from lora_reuse.llm.decoding.greedy import answers
 from lora_reuse.llm.decoding.models import Base, example, stop_ids
+from lora_reuse.llm.forecast import HOPED, letters
 from lora_reuse.llm.forecast.subspace import Keys, Overlap, Reading, Scales, keys, overlap, read, routing, scales
 
-SETS = ("a", "b", "hoped")
-"""The sets of prompts: those that the first adapter was made for, those of the second, and those that one hopes both
-together can answer."""
 Prompts = Mapping[str, Sequence[str]]
+"""By the letter of an adapter those that it was made for, and those that one hopes all together can answer."""
 
 
 class Own(NamedTuple):
@@ -84,13 +83,13 @@ def measure(
     prompts: Prompts,
     longest: int,
 ) -> Measured:
-    """The measurements that a forecast is made of. `prompts` has at least one prompt in each of `SETS`; answers are cut
-    after `longest` tokens."""
+    """The measurements that a forecast is made of. `prompts` has at least one in each set; answers are cut after
+    `longest` tokens."""
     modules = list(library[0])
     owns, own_readings = [], []
-    for i, expert in enumerate(library):
-        (said,) = answers(base, [expert], prompts[SETS[i]], longest)
-        texts = [as_tokens(base, prompt, text) for prompt, text in zip(prompts[SETS[i]], said, strict=True)]
+    for letter, expert in zip(letters(len(library)), library, strict=True):
+        (said,) = answers(base, [expert], prompts[letter], longest)
+        texts = [as_tokens(base, prompt, text) for prompt, text in zip(prompts[letter], said, strict=True)]
         alone, plain = read(base, expert, texts, modules), read(base, None, texts, [])
         gains = [r.log_probs.exp() - p.log_probs.exp() for r, p in zip(alone, plain, strict=True)]
         token = [int(gain.argmax()) for gain in gains]
@@ -99,7 +98,7 @@ def measure(
         owns.append(Own(texts, token, certain, [float(gain.max()) for gain in gains], keys(expert, alone, token), sure))
         own_readings.append(alone)
     names = list(compositions)
-    said = answers(base, [*library, *(compositions[name] for name in names)], prompts["hoped"], longest)
+    said = answers(base, [*library, *(compositions[name] for name in names)], prompts[HOPED], longest)
     answered = dict(zip(names, said[len(library) :], strict=True))
     leaks = [
         [overlap(expert, own.keys, _at(readings, o.token)) for readings, o in zip(own_readings, owns, strict=True)]
@@ -114,14 +113,14 @@ def measure(
             read(
                 base,
                 alone,
-                [as_tokens(base, prompt, text) for prompt, text in zip(prompts["hoped"], texts, strict=True)],
+                [as_tokens(base, prompt, text) for prompt, text in zip(prompts[HOPED], texts, strict=True)],
                 modules,
             )
             for alone, texts in zip(library, said, strict=False)
         )
     ]
     told = {
-        name: [as_tokens(base, prompt, text) for prompt, text in zip(prompts["hoped"], texts, strict=True)]
+        name: [as_tokens(base, prompt, text) for prompt, text in zip(prompts[HOPED], texts, strict=True)]
         for name, texts in answered.items()
     }
     each = {
@@ -135,7 +134,7 @@ def measure(
             library,
             compositions[name],
             owns,
-            list(zip(prompts["hoped"], answered[name], told[name], strict=True)),
+            list(zip(prompts[HOPED], answered[name], told[name], strict=True)),
             alone,
             modules,
         )

@@ -9,7 +9,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lora_reuse.llm.forecast import HALF
+from lora_reuse.llm.forecast import HALF, letters
 from lora_reuse.llm.forecast.measure import Answer, Composed, Measured
 from lora_reuse.llm.forecast.subspace import layers
 from lora_reuse.llm.forecast.verdict import Forecast, signs
@@ -50,16 +50,17 @@ def best_multiples(answers: list[Answer], i: int) -> torch.Tensor:
 
 def _layers(axes: Axes, measured: Measured, composed: Composed) -> None:
     names = list(layers(measured.modules))
-    for i, name in enumerate("ab"):
-        other = 1 - i
+    called = letters(len(measured.own))
+    for i, name in enumerate(called):
         axes.plot(
             names, by_layer(measured, best_multiples(composed.answers, i)), label=f"{name}, hoped for", **series(i)
         )
-        leaked = measured.leaks[i][other].multiple.mean(0)
+        others = {other: leak for j, (other, leak) in enumerate(zip(called, measured.leaks[i], strict=True)) if j != i}
+        most = max(others, key=lambda other: float(others[other].best.mean()))
         axes.plot(
             names,
-            by_layer(measured, leaked),
-            label=f"{name}, on {'ab'[other]}'s own",
+            by_layer(measured, others[most].multiple.mean(0)),
+            label=f"{name}, on {most}'s own",
             linestyle=":",
             **series(i, markerfacecolor="white"),
         )
@@ -73,13 +74,15 @@ def _layers(axes: Axes, measured: Measured, composed: Composed) -> None:
 
 def _scales(axes: Axes, forecasts: Mapping[str, Forecast]) -> None:
     places = torch.arange(len(forecasts)).tolist()
-    for i, name in enumerate("ab"):
+    called = letters(len(next(iter(forecasts.values())).kept))
+    height = 0.8 / len(called)
+    for i, name in enumerate(called):
         values = [f.own_scale[i] for f in forecasts.values()]
         axes.barh(
-            [p + 0.2 - 0.4 * i for p in places],
+            [p + 0.4 - (i + 0.5) * height for p in places],
             values,
-            height=0.36,
-            color=COLOURS[i],
+            height=0.9 * height,
+            color=COLOURS[i % len(COLOURS)],
             label=f"{name} on its own prompts",
         )
     axes.axvline(HALF, color="0.4", linewidth=0.7, linestyle=":")
@@ -93,27 +96,34 @@ def _scales(axes: Axes, forecasts: Mapping[str, Forecast]) -> None:
 def _tokens(axes: Axes, answer: Answer, name: str) -> None:
     count = min(len(answer.tokens), MOST)
     places = list(range(count))
-    for i, which in enumerate("ab"):
+    called = letters(answer.alone.shape[1])
+    for i, which in enumerate(called):
         axes.plot(places, answer.alone[:count, i], label=f"P under {which} alone", **series(i))
     axes.plot(places, answer.base[:count], label="P under the base", color="0.5", linewidth=0.8)
-    for i, which in enumerate("ab"):
+    for i, which in enumerate(called):
         multiple = answer.scales.each[:count, i] * answer.overlaps[i].best[:count]
         axes.plot(
             places,
             multiple.clamp(-0.2, 1.4),
             linestyle=":",
             linewidth=0.9,
-            color=COLOURS[i],
+            color=COLOURS[i % len(COLOURS)],
             label=f"scale x overlap of {which}",
         )
     if answer.routing is not None:
-        axes.fill_between(places, answer.routing[:count, 0], step="mid", color="0.9", label="routed to a")
+        axes.fill_between(places, answer.routing[:count, 0], step="mid", color="0.9", label=f"routed to {called[0]}")
     axes.set_xticks(
         places,
-        [token.replace("\n", "\\n").replace("$", r"\$").strip() or "_" for token in answer.tokens[:count]],
+        [_label(token) for token in answer.tokens[:count]],
         rotation=90,
         fontsize=5,
     )
     axes.set_xlim(-0.5, count - 0.5)
     axes.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.32))
     title(axes, "c", f"one answer under {name}")
+
+
+def _label(token: str) -> str:
+    """The token on one line, as matplotlib prints it: its fonts have nothing for a character that does not print."""
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in token.strip(" "))
+    return shown.replace("$", r"\$") or "_"

@@ -13,9 +13,15 @@ from lora_reuse.llm.forecast.area import Area, Clusters, Worked, area, differenc
 from lora_reuse.llm.forecast.regret import WORKED, Row, base_of
 from lora_reuse.llm.scoring.intervals import Difference, Limits, holm, over_seeds
 
-KINDS = {"composes": ("direct", "steps"), "joins skills": ("both",), "keeps": ("first", "second")}
+KINDS = {
+    "composes": ("direct", "steps"),
+    "joins skills": ("both",),
+    "joins more skills": ("all",),
+    "keeps": ("first", "second"),
+}
 """What is forecast, and the ways of asking that it is about: whether two-hop questions are answered, whether questions
-that need two skills are, and whether the one-hop questions of the experts still are."""
+that need two skills are, or more than two, and whether the one-hop questions of the experts still are."""
+SKILLS = (*KINDS["joins skills"], *KINDS["joins more skills"])
 PREDICTORS = {
     "forecast": "whether each adapter alone says a token of the answer that nobody else does; of one-hop questions, "
     "how many of an expert's own"
@@ -125,8 +131,8 @@ def lookup(rows: Sequence[Row]) -> Callable[[Row], float] | None:
 
 def _keys(row: Row) -> list[tuple[str, ...]]:
     settings = row["settings"]
-    way = settings["of"] if settings["prompting"] in KINDS["joins skills"] else settings["prompting"]
-    return [(way, settings["composition"]), (way,), ()]
+    way = (settings["of"], settings["prompting"]) if settings["prompting"] in SKILLS else (settings["prompting"],)
+    return [(*way, settings["composition"]), way, ()]
 
 
 def forecast_of(row: Row) -> tuple[float, bool]:

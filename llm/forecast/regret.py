@@ -1,8 +1,8 @@
 """What a decision costs: points of right answers that it falls short of the best rule in hindsight.
 
-A *library* is two experts asked in one way, with a row for each rule that composed them. A decision takes the rule of
-the highest score if that is `merge_from` or more, and no rule otherwise. Its regret, with s the share of right answers
-of the rule it takes and 0 without one, s* the largest share of any rule:
+A *library* is two experts or more asked in one way, with a row for each rule that composed them. A decision takes the
+rule of the highest score if that is `merge_from` or more, and no rule otherwise. Its regret, with s the share of right
+answers of the rule it takes and 0 without one, s* the largest share of any rule:
 
     s* − s   where a rule works, which is to say that s* is 1/2 or more
     1/2 − s  where none does and a rule is taken: what the promise that it works is short of

@@ -12,7 +12,7 @@ from lora_reuse.llm.forecast.area import Area, Clusters, area
 from lora_reuse.llm.forecast.area import limits as area_limits
 from lora_reuse.llm.forecast.decision import THRESHOLDS, frozen, logistic, may_be_fitted, signals_of
 from lora_reuse.llm.forecast.merge_probe import SHARE, fitted, has_signals, own_hops
-from lora_reuse.llm.forecast.ranking import KINDS, lookup
+from lora_reuse.llm.forecast.ranking import KINDS, SKILLS, lookup
 from lora_reuse.llm.forecast.regret import (
     WORKED,
     Library,
@@ -99,15 +99,16 @@ def question_of(row: Row, unlike: Collection[str] = ()) -> str | None:
     if may_be_fitted(row) or settings["prompting"] in KINDS["keeps"]:
         return None
     kind = "two-hop"
-    if settings["prompting"] in KINDS["joins skills"]:
+    if settings["prompting"] in SKILLS:
         if "own_confidence" not in row["measured"]:
             return None
-        kind = "two skills, other forms" if settings["row"] in unlike else "two skills"
+        count = "two" if settings["prompting"] in KINDS["joins skills"] else "three or more"
+        kind = f"{count} skills, other forms" if settings["row"] in unlike else f"{count} skills"
         if settings["of"] == "llm_skills" and "united" in row["measured"]:
             kind += ", after the mends"
         if settings["of"] == "llm_skill_sets":
             mended = (settings["model"], settings["seed"]) == MENDED_ON
-            kind = "two of five skills, mended on" if mended else "two of five skills"
+            kind = f"{count} of five skills{', mended on' if mended else ''}"
     return f"{kind}, {KINDS_OF_BASE.get(settings['model'], 'other bases')}"
 
 

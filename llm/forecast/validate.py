@@ -1,10 +1,12 @@
 """Forecasts for rows that exist, to compare with what these rows measured.
 
 A forecast is made with the same experts on the same base, from held-out questions that were not scored. It reads no
-answers."""
+answers. Of facts the rows are those of two experts, of skills those of any number."""
 
 import dataclasses
+import itertools
 import json
+import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +18,7 @@ from lora_reuse.llm.compositions import Composition
 from lora_reuse.llm.data.graphs import facts_of
 from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.decoding.models import Base
-from lora_reuse.llm.forecast import merge_probe, trial
+from lora_reuse.llm.forecast import HOPED, merge_probe, trial
 from lora_reuse.llm.forecast.first_steps import signals
 from lora_reuse.llm.forecast.measure import measure
 from lora_reuse.llm.forecast.ranking import KINDS
@@ -46,7 +48,7 @@ Compositions = dict[tuple[tuple[Spec, ...], Any], Composition | None]
 
 
 class Case(NamedTuple):
-    """A row with the point it was measured at, its protocol, and what makes its two experts."""
+    """A row with the point it was measured at, its protocol, and what makes its experts."""
 
     row: Row
     protocol: Protocol
@@ -55,8 +57,8 @@ class Case(NamedTuple):
 
 
 def validate(folder: Path, out: Path, options: Any) -> str:
-    """Forecasts every row of two composed experts in `folder` and returns the tables of `ranking`, what was left out,
-    and how many rows there are.
+    """Forecasts every row of composed experts in `folder` that `_case` takes and returns the tables of `ranking` and
+    `trial`, what was left out, and how many rows there are.
 
     The forecasts are rows of llm_forecast.jsonl in `out`, and experts that are not there are trained into it; what
     MergeProbe looks at is in llm_merge_probe.jsonl. Raises SettingError for a folder without such rows."""
@@ -66,7 +68,7 @@ def validate(folder: Path, out: Path, options: Any) -> str:
     if not cases:
         raise SettingError(
             "validate",
-            f"{folder}, without rows of two composed experts",
+            f"{folder}, without rows of composed experts",
             "rows of llm.two_hop, llm.bridge, llm.placement, ...",
         )
     kept = Rows(out, EXPERIMENT)
@@ -105,11 +107,11 @@ def validate(folder: Path, out: Path, options: Any) -> str:
 def _probes(
     forecasts: Sequence[Row], cases: Mapping[str, Case], run: Options, source: dict[str, Any], left_out: Counter[str]
 ) -> list[Row]:
-    """The rows of llm_merge_probe, with one for each pair of experts of these forecasts whose base is here."""
+    """The rows of llm_merge_probe, with one for each two experts of these forecasts whose base is here."""
     kept = Rows(Path(run.out), merge_probe.EXPERIMENT)
     known = {row["settings"]["pair"] for row in kept.known.values()}
     pairs = {row["settings"]["pair"]: cases.get(row["settings"]["row"]) for row in forecasts}
-    todo = [(pair, case) for pair, case in pairs.items() if case and pair not in known]
+    todo = [(pair, case) for pair, case in pairs.items() if case and len(case.specs) == 2 and pair not in known]
     for pair, case in progress_bar(todo, desc="first steps", unit="pair"):
         try:
             base = base_of(case.point, run)
@@ -150,10 +152,11 @@ def _case(row: Row, own: Protocol | None) -> Case | None:
     if (protocol.counts is not counts and not protocol.hoped) or settings.keys() - fields:
         return None
     point = protocol.axes(**settings)
-    if protocol.hoped and protocol.hoped(point, seed, 1) is None:
+    hoped = protocol.hoped(point, seed, 1) if protocol.hoped else {"a": [], "b": [], HOPED: []}
+    if hoped is None:
         return None
     specs = tuple(library_of(protocol, point, seed))
-    return Case(row, protocol, point, specs) if len(specs) == 2 else None
+    return Case(row, protocol, point, specs) if len(specs) == len(hoped) - 1 else None
 
 
 def _subset(case: Case) -> str:
@@ -161,7 +164,7 @@ def _subset(case: Case) -> str:
 
 
 def _groups(cases: Sequence[Case]) -> Iterator[list[Case]]:
-    """Groups of cases that share a pair of experts and a kind of question. Models follow one another, and compositions
+    """Groups of cases that share their experts and a kind of question. Models follow one another, and compositions
     that learn come last."""
     found: dict[tuple, list[Case]] = {}
     for case in cases:
@@ -206,7 +209,7 @@ def _forecasts(base: Base, cases: list[Case], run: Options, asked: int, made: Co
     prompting = _prompting(cases[0])
     longest = point.step_tokens if prompting == "steps" else point.answer_tokens
     measured = measure(base, library, compositions, prompts(cases[0], asked), longest)
-    alike = cosine(*library)
+    alike = statistics.fmean(cosine(*two) for two in itertools.combinations(library, 2))
     for case in cases:
         composed = measured.composed[case.row["hash"]]
         settings = {key: case.row["settings"][key] for key in ("model", "composition", "seed")} | {
@@ -245,13 +248,13 @@ def prompts(case: Case, count: int) -> dict[str, list[str]]:
     return {
         "a": some(case.specs[0].own[0], "train"),
         "b": some(case.specs[1].own[0], "train"),
-        "hoped": some(dataset + kind, other),
+        HOPED: some(dataset + kind, other),
     }
 
 
 def _prompting(case: Case) -> str:
-    """The way of asking, in the words of `KINDS`; a protocol that has none asks what needs both."""
-    return getattr(case.point, "prompting", "both")
+    """The way of asking, in the words of `KINDS`; a protocol that has none asks what needs both or all experts."""
+    return getattr(case.point, "prompting", "both" if len(case.specs) == 2 else "all")
 
 
 def _measured(found: Forecast, prompting: str) -> dict[str, Any]:

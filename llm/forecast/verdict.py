@@ -5,68 +5,77 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from lora_reuse.llm.forecast import HALF
+from lora_reuse.llm.forecast import HALF, letters, listed
 from lora_reuse.llm.forecast.measure import Answer, Composed, Measured, mean_log
 
-WORDS = {"a": "as a", "b": "as b", "base": "as the base", "mixture": "as a mixture", "composed": "composed"}
-"""The verdicts, each with how a composition that gets it answers."""
+
+def as_whom(adapters: int) -> dict[str, str]:
+    """The verdicts on a composition of so many adapters, each with how one that gets it answers."""
+    whose = {name: f"as {name}" for name in letters(adapters)}
+    return whose | {"base": "as the base", "mixture": "as a mixture", "composed": "composed"}
 
 
 class Signs(NamedTuple):
     """What one answer shows; each number is the largest over the answer's tokens.
 
-    `a` is how far P under adapter a exceeds the larger of P under the base and under b, and `b` is the same for adapter
-    b. `nobody` is how far P under the composition exceeds P under the base and under each adapter. `lacks_base`,
-    `lacks_a` and `lacks_b` are how far P under the composition exceeds P under that one model, which is small where the
-    model would give the whole answer itself. `hidden_a` and `hidden_b` are how much more of that adapter's change than
-    of the other's a token sets off, each times its scale there."""
+    `own` is for each adapter how far P under it exceeds the largest of P under the base and under the others. `nobody`
+    is how far P under the composition exceeds P under the base and under each adapter. `lacks` is, for the base and
+    then for each adapter, how far P under the composition exceeds P under that one model, which is small where the
+    model would give the whole answer itself. `hidden` is for each adapter how much more of its change than of any
+    other's a token sets off, each times its scale there."""
 
-    a: float
-    b: float
+    own: tuple[float, ...]
     nobody: float
-    lacks_base: float
-    lacks_a: float
-    lacks_b: float
-    hidden_a: float
-    hidden_b: float
+    lacks: tuple[float, ...]
+    hidden: tuple[float, ...]
 
     @property
     def composes(self) -> float:
-        """min(a, b) − nobody. It is near 1 where only a says one token, only b says another, and no token is said by
-        the composition alone: the two facts of a chain, each from the adapter that holds it. Theorem 2 says that a sum
-        of edits gives no fact that neither edit gives."""
-        return min(self.a, self.b) - self.nobody
+        """min(own) − nobody. It is near 1 where of each adapter there is a token that it alone says, and no token is
+        said by the composition alone: the two facts of a chain, each from the adapter that holds it. Theorem 2 says
+        that a sum of edits gives no fact that neither edit gives."""
+        return min(self.own) - self.nobody
 
     @property
     def united(self) -> float:
-        """|composes|: near 0 where the answer is one model's, and near 1 where it takes from both adapters, or says
-        what neither does, as a fact in a form that its expert never gave it."""
+        """|composes|: near 0 where the answer is one model's, and near 1 where it takes from every adapter, or says
+        what none does, as a fact in a form that its expert never gave it."""
         return abs(self.composes)
 
     @property
-    def hidden(self) -> float:
-        """min(hidden_a, hidden_b): the counterpart of `composes` that reads hidden states alone."""
-        return min(self.hidden_a, self.hidden_b)
+    def composes_hidden(self) -> float:
+        """min(hidden): the counterpart of `composes` that reads hidden states alone."""
+        return min(self.hidden)
 
     @property
     def whose(self) -> str:
-        """The word in WORDS for whose answer it is: "composed" where a and b are at least 1/2 and nobody is less;
-        otherwise the one model that lacks least; "mixture" where each of them lacks more than 1/2 at some token."""
-        if min(self.a, self.b) >= HALF > self.nobody:
+        """The word in `as_whom` for whose answer it is: "composed" where every adapter's own is at least 1/2 and
+        nobody's is less; otherwise the one model that lacks least; "mixture" where each of them lacks more than 1/2 at
+        some token."""
+        if min(self.own) >= HALF > self.nobody:
             return "composed"
-        lacks = {"base": self.lacks_base, "a": self.lacks_a, "b": self.lacks_b}
+        lacks = dict(zip(("base", *letters(len(self.own))), self.lacks, strict=True))
         least = min(lacks, key=lambda name: lacks[name])
         return least if lacks[least] < HALF else "mixture"
+
+    def numbers(self) -> dict[str, float]:
+        """All by name: an adapter's own by its letter."""
+        names = letters(len(self.own))
+        found = dict(zip(names, self.own, strict=True)) | {"nobody": self.nobody}
+        found |= {f"lacks_{name}": value for name, value in zip(("base", *names), self.lacks, strict=True)}
+        return found | {f"hidden_{name}": value for name, value in zip(names, self.hidden, strict=True)}
 
 
 class Forecast(NamedTuple):
     """What a composition does with all hoped-for prompts, and what it leaves of each adapter.
 
-    `whose` is the share of the prompts for each of WORDS; `score`, `united` and `hidden` are the means of what `Signs`
-    calls `composes`, `united` and `hidden`; `confidence` is the mean log P of the composed answers. For each adapter,
-    `kept` is the share of its own prompts that keep half of the probability of their answer, and `own_scale` is the
-    mean scale of the adapter on these prompts."""
+    `whose` is the share of the prompts for each of `as_whom`; `score`, `united` and `hidden` are the means of what
+    `Signs` calls `composes`, `united` and `composes_hidden`; `confidence` is the mean log P of the composed answers.
+    For each adapter, `kept` is the share of its own prompts that keep half of the probability of their answer, and
+    `own_scale` is the mean scale of the adapter on these prompts."""
 
     whose: dict[str, float]
     score: float
@@ -78,39 +87,41 @@ class Forecast(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Composed where half of the prompts or more are answered so, otherwise the commonest of WORDS."""
+        """Composed where half of the prompts or more are answered so, otherwise the commonest of `as_whom`."""
         return "composed" if self.whose["composed"] >= HALF else max(self.whose, key=lambda name: self.whose[name])
 
 
 def signs(answer: Answer) -> Signs:
     """The signs of one answer."""
-    a, b = answer.alone.T
-    base, said = answer.base, answer.composed
-    multiples = [scale * o.best for scale, o in zip(answer.scales.each.T, answer.overlaps, strict=True)]
-    most = lambda values: float(values.max())  # noqa: E731
+    models = torch.cat([answer.base[:, None], answer.alone], dim=-1)  # [tokens, the base and the adapters]
+    said = answer.composed[:, None]
+    multiples = torch.stack([s * o.best for s, o in zip(answer.scales.each.T, answer.overlaps, strict=True)], dim=-1)
     return Signs(
-        most(a - torch.maximum(base, b)),
-        most(b - torch.maximum(base, a)),
-        most(said - torch.stack([base, a, b]).amax(0)),
-        most(said - base),
-        most(said - a),
-        most(said - b),
-        most(multiples[0] - multiples[1]),
-        most(multiples[1] - multiples[0]),
+        _ahead(models)[1:],
+        float((said - models).amin(-1).max()),
+        tuple((said - models).amax(0).tolist()),
+        _ahead(multiples),
     )
+
+
+def _ahead(values: Float[Tensor, "tokens models"]) -> tuple[float, ...]:
+    """For each model how far its value exceeds the largest of the others', at the token where that is most."""
+    count = values.shape[-1]
+    others = [values[:, [j for j in range(count) if j != i]].amax(-1) for i in range(count)]
+    return tuple(float((values[:, i] - others[i]).max()) for i in range(count))
 
 
 def forecast(composed: Composed) -> Forecast:
     """The forecast from all answers of a composition."""
     every = [signs(answer) for answer in composed.answers]
     mean = lambda values: float(sum(values) / len(values))  # noqa: E731
-    whose = {name: mean([s.whose == name for s in every]) for name in WORDS}
+    whose = {name: mean([s.whose == name for s in every]) for name in as_whom(len(composed.kept))}
     kept = tuple(float((p >= HALF).float().mean()) for p in composed.kept)
     return Forecast(
         whose,
         mean([s.composes for s in every]),
         mean([s.united for s in every]),
-        mean([s.hidden for s in every]),
+        mean([s.composes_hidden for s in every]),
         kept,
         tuple(float(s.mean()) for s in composed.own_scale),
         mean_log(answer.composed for answer in composed.answers),
@@ -118,34 +129,36 @@ def forecast(composed: Composed) -> Forecast:
 
 
 def restates(measured: Measured, i: int) -> float:
-    """How much of both adapters the answers of adapter i alone set off: for each hoped-for prompt the smaller of the
-    two multiples, each at the token where it is largest, then the mean over prompts. It is near 1 where an answer
-    passes through a prompt like those of a and through one like those of b."""
+    """How much of every adapter the answers of adapter i alone set off: for each hoped-for prompt the smallest of the
+    multiples, each at the token where it is largest, then the mean over prompts. It is near 1 where an answer passes
+    through a prompt like those of each adapter."""
     return float(torch.stack(list(measured.restated[i])).amin(0).mean())
 
 
 def restating(measured: Measured) -> list[bool]:
-    """For each adapter, whether its answers alone restate prompts of both: the way of answering that a bridge
+    """For each adapter, whether its answers alone restate prompts of all: the way of answering that a bridge
     teaches."""
-    return [restates(measured, i) >= HALF for i in range(2)]
+    return [restates(measured, i) >= HALF for i in range(len(measured.own))]
 
 
-def bridge(steps: Sequence[bool], names: Sequence[str] = ("a", "b")) -> str:
+def bridge(steps: Sequence[bool]) -> str:
     """A sentence on what bridge data would change, from `restating`."""
-    if not any(steps):
+    names = letters(len(steps))
+    holders = listed([name for name, holds in zip(names, steps, strict=True) if holds])
+    others = listed([name for name, holds in zip(names, steps, strict=True) if not holds])
+    if not holders:
         return (
-            "neither adapter alone answers the hoped-for prompts through prompts that the other was made for. "
-            "Examples in the training data of both would change that: prompts like these about other entities, each "
-            "step of the answer restating a prompt of a or of b."
+            "no adapter alone answers the hoped-for prompts through prompts that the others were made for. Examples in "
+            "the training data of each would change that: prompts like these about other entities, each step of the "
+            f"answer restating a prompt of {listed(names, 'or')}."
         )
-    if not all(steps):
-        holder, other = names if steps[0] else names[::-1]
+    if others:
         return (
-            f"only {holder} alone answers the hoped-for prompts through prompts of both kinds. A sum keeps a skill "
-            "that one adapter holds, and averages and routers shrink it. The same step-by-step examples in the "
-            f"training data of {other} would help averages and routers."
+            f"only {holders} alone {'answers' if sum(steps) == 1 else 'answer'} the hoped-for prompts through prompts "
+            "of all kinds. A sum keeps a skill that one adapter holds, and averages and routers shrink it. The same "
+            f"step-by-step examples in the training data of {others} would help averages and routers."
         )
     return (
-        "both adapters alone restate prompts of both kinds, so that more examples add nothing. A sum doubles what both "
-        "hold, and averages and routers do not."
+        "every adapter alone restates prompts of all kinds, so that more examples add nothing. A sum multiplies what "
+        "all of them hold, and averages and routers do not."
     )

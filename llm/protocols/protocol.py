@@ -144,7 +144,7 @@ class Protocol:
     experts (`llm.protocols.ask.ask`): edits of the weights, or questions that depend on what the base knows."""
     hoped: Callable[[Any, int, int], dict[str, list[str]] | None] | None = None
     """The prompts of a forecast where no two-hop questions are asked, from (point, seed, n): n of each expert ("a",
-    "b"), n of both ("hoped")."""
+    "b", "c", ...), n of all ("hoped"); None for a point whose experts are not composed or cannot be forecast."""
 
     def __post_init__(self) -> None:
         """Raises SettingError for a dial of a rule that has the name of one of the protocol's settings."""

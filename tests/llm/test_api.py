@@ -24,7 +24,7 @@ from lora_reuse.llm.data.graphs import facts_of
 from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.decoding.resident import Resident
 from lora_reuse.llm.forecast import __main__ as forecast_command
-from lora_reuse.llm.forecast.verdict import WORDS
+from lora_reuse.llm.forecast.verdict import as_whom
 from lora_reuse.llm.protocols.hops import everyone, everywhere, marks
 from lora_reuse.llm.scoring.intervals import wilson
 from tests.llm.tiny import tiny
@@ -222,7 +222,7 @@ def test_a_forecast_is_that_of_the_command(base, library, folders, tmp_path, cap
     assert found.verdicts == {how: numbers["verdict"] for how, numbers in found.numbers()["compositions"].items()}
     table = found.dataframe()
     assert list(table.index) == ["uniform", "ties", "base"]
-    assert dict(table["verdict"]) == {how: WORDS[verdict] for how, verdict in found.verdicts.items()}
+    assert dict(table["verdict"]) == {how: as_whom(2)[verdict] for how, verdict in found.verdicts.items()}
     assert table.loc["base", "verdict"] == "as the base"
 
 

@@ -30,7 +30,7 @@ from lora_reuse.llm.forecast.decision import (
 )
 from lora_reuse.llm.forecast.regret import Library, least_regret, libraries, regrets, share
 from lora_reuse.llm.forecast.trial import question_of, trials, unlike_prompts
-from lora_reuse.llm.forecast.verdict import WORDS, Forecast
+from lora_reuse.llm.forecast.verdict import Forecast, as_whom
 from lora_reuse.runs.rows import load_rows
 
 BEFORE = 3337
@@ -121,10 +121,11 @@ def test_sure_is_against_the_less_sure_adapter():
     assert sure(-0.97, (-0.001, -0.97)) == pytest.approx(1)
     assert sure(-0.5, (-0.001, -0.97)) == 1
     assert sure(-1.2, (-0.001, -0.2)) == pytest.approx(np.exp(-1.0))
+    assert sure(-1.2, (-0.001, -0.2, -0.7)) == pytest.approx(np.exp(-0.5))
 
 
 def forecast(united: float, confidence: float = -0.001, kept=(1.0, 0.5)) -> Forecast:
-    whose = dict.fromkeys(WORDS, 0.2)
+    whose = dict.fromkeys(as_whom(len(kept)), 0.2)
     return Forecast(whose, 0.0, united, 0.0, kept, (1, 1), confidence)
 
 
@@ -151,6 +152,11 @@ def test_what_to_do(scores, bridged, routers, action, rule):
 def test_a_composition_that_is_not_sure_is_not_taken():
     assert decide({"sum": forecast(0.9, -0.6)}, (-0.01, -0.001), False).action == "train a bridge"
     assert decide({"sum": forecast(0.9, -0.6)}, (-0.01, -0.61), False).action == "merge"
+
+
+def test_a_decision_on_three_adapters_says_what_is_left_of_each():
+    found = decide({"sum": forecast(0.9, kept=(1.0, 0.5, 0.0))}, (-0.01, -0.001, -0.01), False)
+    assert "100% of a's, 50% of b's and 0% of c's" in str(found)
 
 
 # Regret
@@ -220,6 +226,8 @@ def test_no_row_of_the_fit_is_tried_and_skills_only_with_how_sure_the_experts_ar
     moved = {"of": "llm_skill_sets", "model": "smollm2"}
     named = [question_of(both[-1] | {"settings": both[-1]["settings"] | moved | {"seed": seed}}) for seed in (0, 1)]
     assert named == ["two of five skills, mended on, SmolLM2", "two of five skills, SmolLM2"]
+    all_three = both[-1] | {"settings": both[-1]["settings"] | moved | {"seed": 1, "prompting": "all"}}
+    assert question_of(all_three) == "three or more of five skills, SmolLM2"
     skills = both[-1] | {"settings": both[-1]["settings"] | {"of": "llm_skills"}}
     assert question_of(skills) == "two skills, same base"
     assert question_of(_signed(skills)) == "two skills, after the mends, same base"

@@ -1,6 +1,8 @@
 """Forecasts: the verdicts against answers made by hand, and the commands on tiny models."""
 
 import json
+import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from lora_reuse.llm import skills, two_hop
+import lora_reuse as lr
+from lora_reuse.llm import skill_sets, skills, two_hop
 from lora_reuse.llm.adapters.lowrank import Expert, cosine
 from lora_reuse.llm.adapters.writing import save_expert
 from lora_reuse.llm.compositions import compose
@@ -22,7 +25,7 @@ from lora_reuse.llm.forecast.subspace import (
     Overlap,
     Scales,
 )
-from lora_reuse.llm.forecast.verdict import WORDS, bridge, forecast, restating, signs
+from lora_reuse.llm.forecast.verdict import as_whom, bridge, forecast, restating, signs
 from lora_reuse.llm.protocols.protocol import main as protocol_main
 from lora_reuse.runs.rows import load_rows
 from tests.llm.test_subspace import adapter
@@ -43,6 +46,7 @@ PROMPTS = {
     "b": ["Where does Bo Chan live?", "What city?"],
     "hoped": ["Where does the spouse of Ann Lee live?"],
 }
+OF_THREE = PROMPTS | {"c": ["What city does Ann Lee live in?"]}
 
 
 @pytest.fixture(scope="module")
@@ -64,22 +68,29 @@ def pair(base) -> list[Expert]:
     return [adapter(base, 1), adapter(base, 2)]
 
 
+@pytest.fixture(scope="module")
+def three(base, pair) -> list[Expert]:
+    return [*pair, adapter(base, 3)]
+
+
 # Measurements
 
 # Verdicts
 
 
-def answer(base, a, b, said, multiples=(0.0, 0.0)) -> Answer:
-    """Probabilities of three tokens by hand; every token sets off `multiples` of both adapters at scale 1."""
+def answer(base, *adapters_and_composed, multiples=(0.0, 0.0)) -> Answer:
+    """Probabilities of three tokens by hand, under the base, each adapter and the composition; every token sets off
+    `multiples` of the adapters at scale 1."""
+    *alone, said = adapters_and_composed
     best = [torch.full((3,), m) if isinstance(m, float) else torch.tensor(m) for m in multiples]
     overlaps = tuple(Overlap(m, torch.zeros(3, dtype=torch.long), m[:, None], m[:, None]) for m in best)
-    each = Scales(torch.ones(3, 2), torch.zeros(3))
+    each = Scales(torch.ones(3, len(alone)), torch.zeros(3))
     return Answer(
         "?",
         "x y z",
         ["x", "y", "z"],
         torch.tensor(base),
-        torch.tensor([a, b]).T.contiguous(),
+        torch.tensor(alone).T.contiguous(),
         torch.tensor(said),
         overlaps,
         each,
@@ -89,13 +100,17 @@ def answer(base, a, b, said, multiples=(0.0, 0.0)) -> Answer:
 
 CASES = {
     "composed": answer(
-        [0.9, 0.0, 0.1], [0.9, 1.0, 0.2], [0.9, 0.1, 1.0], [0.9, 1.0, 1.0], ([0.0, 1.0, 0.2], [0.0, 0.1, 0.9])
+        [0.9, 0.0, 0.1], [0.9, 1.0, 0.2], [0.9, 0.1, 1.0], [0.9, 1.0, 1.0], multiples=([0.0, 1.0, 0.2], [0.0, 0.1, 0.9])
     ),
-    "a": answer([0.9, 0.0, 0.1], [0.9, 1.0, 0.9], [0.9, 0.1, 0.1], [0.9, 1.0, 0.9], ([0.0, 1.0, 1.0], [0.0, 0.1, 0.1])),
-    "b": answer([0.9, 0.0, 0.1], [0.9, 0.1, 0.1], [0.9, 1.0, 0.9], [0.9, 1.0, 0.9], ([0.0, 0.1, 0.1], [0.0, 1.0, 1.0])),
+    "a": answer(
+        [0.9, 0.0, 0.1], [0.9, 1.0, 0.9], [0.9, 0.1, 0.1], [0.9, 1.0, 0.9], multiples=([0.0, 1.0, 1.0], [0.0, 0.1, 0.1])
+    ),
+    "b": answer(
+        [0.9, 0.0, 0.1], [0.9, 0.1, 0.1], [0.9, 1.0, 0.9], [0.9, 1.0, 0.9], multiples=([0.0, 0.1, 0.1], [0.0, 1.0, 1.0])
+    ),
     "base": answer([0.9, 0.9, 0.9], [0.9, 0.1, 0.8], [0.9, 0.2, 0.1], [0.8, 0.9, 0.9]),
     "mixture": answer(
-        [0.1, 0.0, 0.1], [0.9, 1.0, 0.0], [0.1, 0.1, 0.0], [0.9, 1.0, 0.9], ([0.6, 0.6, 0.6], [0.5, 0.5, 0.5])
+        [0.1, 0.0, 0.1], [0.9, 1.0, 0.0], [0.1, 0.1, 0.0], [0.9, 1.0, 0.9], multiples=([0.6, 0.6, 0.6], [0.5, 0.5, 0.5])
     ),
 }
 
@@ -109,12 +124,25 @@ def test_the_score_is_high_where_each_adapter_says_a_token_of_its_own_and_nobody
     scores = {name: signs(case).composes for name, case in CASES.items()}
     assert scores["composed"] == pytest.approx(0.8, abs=0.01)  # b's token has 0.2 under a
     assert max(score for name, score in scores.items() if name != "composed") <= 0.1
-    assert signs(CASES["composed"]).hidden == pytest.approx(0.7, abs=0.01)
-    assert signs(CASES["mixture"]).hidden < 0
+    assert signs(CASES["composed"]).composes_hidden == pytest.approx(0.7, abs=0.01)
+    assert signs(CASES["mixture"]).composes_hidden < 0
     garbled = CASES["composed"]._replace(composed=torch.tensor([0.9, 1.0, 1.0]), base=torch.tensor([0.0, 0.0, 0.1]))
     garbled = garbled._replace(alone=torch.tensor([[0.0, 0.0], [1.0, 0.1], [0.2, 1.0]]))  # its first token is nobody's
     assert signs(garbled).composes == pytest.approx(-0.1, abs=0.01)
     assert signs(garbled).whose == "mixture"
+
+
+def test_three_adapters_compose_where_each_says_a_token_that_no_other_says():
+    nothing, said, apart = [0.1, 0.0, 0.0], [0.9, 1.0, 0.9], ([0.7, 0.0, 0.0], [0.0, 0.6, 0.0], [0.1, 0.1, 0.9])
+    own = answer(nothing, [0.9, 0.1, 0.0], [0.1, 0.9, 0.1], [0.2, 0.1, 0.9], said, multiples=apart)
+    assert signs(own).whose == "composed"
+    assert signs(own).composes == pytest.approx(0.6, abs=0.01)  # a's token has 0.2 under c, b's is 0.1 more composed
+    assert signs(own).composes_hidden == pytest.approx(0.5)
+    shared = answer(nothing, [0.9, 0.1, 0.0], [0.1, 0.9, 0.1], [0.9, 0.1, 0.1], [0.9, 1.0, 0.1], multiples=apart)
+    assert signs(shared).whose == "mixture"  # c says nothing that a does not say
+    assert signs(shared).composes == pytest.approx(-0.1, abs=0.01)
+    assert signs(answer(nothing, [0.1, 0.1, 0.1], [0.1, 0.1, 0.1], said, said, multiples=apart)).whose == "c"
+    assert set(signs(own).numbers()) >= {"a", "c", "nobody", "lacks_base", "lacks_c", "hidden_c"}
 
 
 def test_answers_that_are_united_in_two_ways_do_not_cancel():
@@ -134,7 +162,7 @@ def test_what_is_whose_on_a_model(base, pair):
     found = measure(base, pair, made, PROMPTS, 6)
     forecasts = {name: forecast(composed) for name, composed in found.composed.items()}
     for name, f in forecasts.items():
-        assert f.whose == {word: float(word == name) for word in WORDS}
+        assert f.whose == {word: float(word == name) for word in as_whom(2)}
         assert f.verdict == name
         assert f.score <= 0.5
     assert forecasts["a"].kept[0] == forecasts["b"].kept[1] == 1.0
@@ -145,7 +173,27 @@ def test_what_is_whose_on_a_model(base, pair):
         assert min(found.own[i].gain) > 0
         assert all(prompt.max() >= 0 for prompt in found.restated[i])
         assert found.own[i].confidence < 0
-    assert ("neither adapter alone" in bridge(restating(found))) == (not any(restating(found)))
+    assert ("no adapter alone" in bridge(restating(found))) == (not any(restating(found)))
+
+
+def test_what_is_whose_of_three(base, three):
+    """Each adapter alone is that adapter, on every prompt, and what is left of it is on its own prompts."""
+    made = {name: compose("cat", three, weights=tuple(float(name == c) for c in "abc")) for name in "abc"}
+    found = measure(base, three, made, OF_THREE, 6)
+    for i, (name, composed) in enumerate(found.composed.items()):
+        f = forecast(composed)
+        assert f.whose == {word: float(word == name) for word in as_whom(3)}
+        assert f.kept[i] == 1.0
+        assert f.own_scale == pytest.approx([float(i == j) for j in range(3)], abs=1e-3)
+    assert len(restating(found)) == 3
+
+
+def test_what_a_bridge_would_change():
+    assert "a prompt of a, b or c." in bridge([False, False, False])
+    assert "only b alone answers" in (said := bridge([False, True, False]))
+    assert "the training data of a and c would" in said
+    assert "only a and c alone answer the" in bridge([True, False, True])
+    assert "more examples add nothing" in bridge([True, True])
 
 
 def test_a_family_without_an_axis_of_rows(tmp_path):
@@ -168,9 +216,13 @@ def adapters(base, folder, pair, tmp_path_factory) -> str:
 
 @pytest.fixture
 def prompts(tmp_path) -> Path:
-    path = tmp_path / "prompts.jsonl"
+    return written(PROMPTS, tmp_path)
+
+
+def written(prompts: dict[str, list[str]], folder: Path) -> Path:
+    path = folder / "prompts.jsonl"
     path.write_text(
-        "".join(json.dumps({"set": name, "prompt": text}) + "\n" for name, texts in PROMPTS.items() for text in texts)
+        "".join(json.dumps({"set": name, "prompt": text}) + "\n" for name, texts in prompts.items() for text in texts)
     )
     return path
 
@@ -215,7 +267,7 @@ def test_from_two_adapters_to_a_verdict_and_a_plot(folder, adapters, prompts, tm
     assert f"decision: {said['decision']['action']}" in out
     assert set(said["compositions"]) == {"sum", "uniform", "arrow"}
     for name, found in said["compositions"].items():
-        assert found["verdict"] in WORDS
+        assert found["verdict"] in as_whom(2)
         assert sum(found["whose"].values()) == pytest.approx(1)
         (told,) = found["answers"]
         assert ("routed_a" in told) == (name == "arrow")
@@ -223,11 +275,49 @@ def test_from_two_adapters_to_a_verdict_and_a_plot(folder, adapters, prompts, tm
     assert said["compositions"]["sum"]["own_scale"] == pytest.approx([1, 1], abs=1e-3)
 
 
+def test_three_adapters_are_forecast_from_four_sets_of_prompts(folder, adapters, three, tmp_path, capsys):
+    third = tmp_path / "c"
+    save_expert(three[2], third, str(folder))
+    words = [f"model={folder}", f"library={adapters},{third}", f"prompts={written(OF_THREE, tmp_path)}"]
+    assert main([*words, "answer_tokens=5", "composition=sum,arrow", f"out={tmp_path / 'out'}"]) == 0, (
+        capsys.readouterr().err
+    )
+    out = capsys.readouterr().out
+    assert f"c = {third}" in out
+    assert re.search(r"leaves \d+% of a's, \d+% of b's and \d+% of c's", out)
+    assert re.search(r"keeps a +keeps b +keeps c +scale a +scale b +scale c +cross +a's +b's +c's +nobody's", out)
+    found = json.loads((tmp_path / "out" / "forecast.json").read_text())
+    assert set(found["own"]) == set("abc")
+    assert len(found["leaks"]) == 9
+    assert set(found["prompts"]) == {*"abc", "hoped"}
+    (told,) = found["compositions"]["arrow"]["answers"]
+    assert [sum(shares) for shares in zip(*(told[f"routed_{name}"] for name in "abc"), strict=True)] == pytest.approx(
+        [1] * len(told["tokens"]), abs=1e-3
+    )
+    assert math.prod(found["compositions"]["sum"]["loudness"]) == pytest.approx(1, abs=1e-3)
+    base = load_base(str(folder))
+    library = [lr.load_adapter(base, place) for place in (*adapters.split(","), third)]
+    assert lr.forecast(base, library, OF_THREE, ["sum"], max_new_tokens=5).decision.kept["sum"] == tuple(
+        found["decision"]["kept"]["sum"]
+    )
+    with pytest.raises(lr.SettingError, match="no list of prompts 'c'"):
+        lr.forecast(base, library, PROMPTS, ["sum"])
+    with pytest.raises(lr.SettingError, match="adapters: got 1; allowed: two adapters, a and b, or more"):
+        lr.forecast(base, library[:1], PROMPTS, ["sum"])
+
+
 @pytest.mark.parametrize(
     ("words", "lines", "message"),
     [
         ([], None, "library: got nothing; allowed: two"),
-        (["library=a,b,c"], None, "library: got a,b,c; allowed: two"),
+        (["library=a"], None, "library: got a; allowed: two"),
+        (["library=a,b,a"], None, "library: got a,b,a; allowed: each value once"),
+        (["library=a,b,c"], ['{"set": "d", "prompt": "x"}'], "got set 'd'; allowed: a | b | c | hoped"),
+        (
+            ["library=a,b,c"],
+            [json.dumps({"set": s, "prompt": "x"}) for s in ("a", "b", "hoped")],
+            "without any of set 'c'; allowed: prompts for a, b, c, and hoped",
+        ),
         (["library=a,b"], None, "prompts: got nothing"),
         (["library=a,b"], [], "without any of set 'a'"),
         (["library=a,b"], ['{"set": "a", "prompt": "x"}', "{"], ":2: got '{'; allowed: one JSON object a line"),
@@ -347,7 +437,7 @@ def test_rows_of_a_protocol_are_forecast_and_ranked(folder, tmp_path, capsys):
     assert main([f"validate={other}", f"out={other}", "asked=2"]) == 0
     assert "left out 4 rows" in capsys.readouterr().out
     assert main([f"validate={tmp_path}", f"out={tmp_path}"]) == 2
-    assert "without rows of two composed experts" in capsys.readouterr().err
+    assert "without rows of composed experts" in capsys.readouterr().err
 
 
 def test_two_skills_are_forecast_from_prompts_that_were_not_scored(folder, tmp_path, capsys):
@@ -371,3 +461,20 @@ def test_two_skills_are_forecast_from_prompts_that_were_not_scored(folder, tmp_p
         assert found
         assert {name: len(set(prompts)) for name, prompts in found.items()} == {"a": 6, "b": 6, "hoped": 6}
         assert not {question.prompt for question in skills.questions(point, 0)} & set(found["hoped"])
+
+
+def test_more_than_two_skills_are_forecast_apart_from_two(folder, tmp_path, capsys):
+    rows, words = tmp_path / "rows", f"model={folder} steps=1 batch=2 rank=2 epochs=1 answer_tokens=2 workers=1".split()
+    words += ["library=asked", "asked=homes+code,homes+code+style", "composition=sum,uniform", f"out={rows}"]
+    assert protocol_main(skill_sets.PROTOCOL, words) == 0, capsys.readouterr().err
+    capsys.readouterr()
+    assert main([f"validate={rows}", f"out={rows}", "asked=2"]) == 0, capsys.readouterr().err
+    out = capsys.readouterr().out
+    assert "joins more skills" in out
+    found = load_rows(rows, "llm_forecast")
+    assert sorted(row["settings"]["prompting"] for row in found) == ["all", "all", "both", "both"]
+    for row in found:
+        count = 3 if row["settings"]["prompting"] == "all" else 2
+        assert len(row["measured"]["own_confidence"]) == len(row["measured"]["kept"]) == count
+        assert len(json.loads(row["settings"]["pair"])) == count
+    assert len(load_rows(rows, "llm_merge_probe")) == 1

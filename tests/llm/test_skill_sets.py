@@ -62,7 +62,10 @@ def test_a_forecast_of_two_skills_reads_no_question_that_is_scored():
         assert not {question.prompt for question in questions(point, 0)} & set(found["hoped"])
         for kind, skill in zip("ab", point.skills, strict=True):
             assert set(found[kind]) <= {prompt for prompt, _ in Taught((skill,), 0).pairs()}
-    assert hoped(POINT, 0, 6) is None
+    several = hoped(dataclasses.replace(POINT, asked=ALL), 0, 6)
+    assert several
+    assert {kind: len(set(prompts)) for kind, prompts in several.items()} == dict.fromkeys([*"abcde", "hoped"], 6)
+    assert hoped(dataclasses.replace(POINT, asked="homes", library="homes", composition="alone"), 0, 6) is None
     assert hoped(dataclasses.replace(point, library="mixed"), 0, 6) is None
 
 
