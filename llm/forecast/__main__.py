@@ -138,7 +138,8 @@ def _forecast(
     rules = {how: how.partition(":")[0] for how in dials}
     made = {how: None if how == "base" else compose(rules[how], library, **dials[how]) for how in dials}
     began = time.perf_counter()
-    found = forecasts(base, library, adapters, made, prompts, options.answer_tokens)
+    known = {how: None if how == "base" else (rules[how], dials[how]) for how in dials} if len(library) > 2 else {}
+    found = forecasts(base, library, adapters, made, prompts, options.answer_tokens, known)
     print(found)
     print(f"\n{sum(map(len, prompts.values()))} prompts, {time.perf_counter() - began:.1f} s")
     if options.out:

@@ -6,6 +6,10 @@ neither.
 `united` is the mean over prompts of |composes| (`verdict.Signs`). It is near 1 where each adapter says a token of the
 answer that nothing else says, as in a chain of two facts, or where the composition says a token that no model says
 alone, as a fact in a form that its expert never gave it. It is near 0 where the answer is the base's or one adapter's.
+Of more than two adapters it is the mean of how far an answer needs each of them (`verdict.Signs.united`): a token that
+no model says alone may come from any two. This was found on sets of three skills and more of the pocket model, of
+seeds 0, 1 and 2.
+
 The coefficients are older: they were fitted on |the mean of composes|, which rows without a `united` still stand for.
 The two differ where some answers of a composition are of the one kind and some of the other, whose means cancel. That
 was found on two skills of SmolLM2-135M-Instruct, of seeds 0 and 1.

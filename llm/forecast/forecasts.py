@@ -7,18 +7,19 @@ from typing import Any
 import pandas as pd
 
 from lora_reuse.llm.adapters.adapter import Adapter, check_base
-from lora_reuse.llm.adapters.composing import compose
+from lora_reuse.llm.adapters.composing import compose, sources
 from lora_reuse.llm.adapters.folders import complete, linear_shape
 from lora_reuse.llm.adapters.lowrank import Expert
 from lora_reuse.llm.compositions import Composition
 from lora_reuse.llm.decoding.models import Base
 from lora_reuse.llm.forecast import HOPED, MOST, letters
 from lora_reuse.llm.forecast.decision import Decision
+from lora_reuse.llm.forecast.left_out import left_out
 from lora_reuse.llm.forecast.measure import Measured, Prompts, measure
 from lora_reuse.llm.forecast.report import decision, numbers, text
 from lora_reuse.llm.forecast.verdict import Forecast, as_whom
 from lora_reuse.llm.forecast.verdict import forecast as verdict
-from lora_reuse.llm.protocols.dials import COMPOSITIONS
+from lora_reuse.llm.protocols.dials import COMPOSITIONS, GIVEN, WORDS
 from lora_reuse.llm.scoring.intervals import wilson
 from lora_reuse.runs.settings import SettingError, did_you_mean
 
@@ -75,8 +76,9 @@ def forecast(
     """What should one do with two adapters or more? No answer needs to be known.
 
     For each composition it is read from the probabilities of its own answers, token by token, whether they take a
-    token from each adapter that the others do not say, or a token that none says alone. The decision is
-    made of this and of how sure the answers are, with two coefficients that were fitted once, on another model.
+    token from each adapter that the others do not say, or a token that none says alone; of three adapters or more,
+    whether an answer changes when the same rule leaves out one of them. The decision is made of this and of how sure
+    the answers are, with two coefficients that were fitted once, on another model.
 
     Args:
         base: the model of all adapters.
@@ -92,7 +94,7 @@ def forecast(
 
     Raises:
         SettingError: fewer than two adapters, adapters of another base or of embeddings, a set without prompts, a rule
-            that does not exist, or a composition that is there twice.
+            that does not exist, a composition that is there twice, or of three adapters or more one that was learned.
 
     Examples:
         >>> prompts = {"a": ["Where does Ann live?"], "b": ["Who is Bo?"], "hoped": ["Where does the boss of Bo live?"]}
@@ -121,7 +123,21 @@ def forecast(
         for name, one in how.items()
     }
     library = [adapter.experts() for adapter in adapters]
-    return forecasts(base, library, [adapter.name for adapter in adapters], made, prompts, max_new_tokens)
+    rules = (
+        {name: None if one is None else _rule(one, adapters) for name, one in made.items()} if len(library) > 2 else {}
+    )
+    return forecasts(base, library, [adapter.name for adapter in adapters], made, prompts, max_new_tokens, rules)
+
+
+def _rule(composed: Adapter, adapters: Sequence[Adapter]) -> tuple[str, Mapping[str, Any]]:
+    """The rule and the dials of a composition of these adapters. Raises SettingError for what is none, or was
+    learned."""
+    card = composed.card
+    if card.rule not in (*WORDS, *GIVEN) or card.experts != sources(adapters):
+        allowed = f"a rule, or what compose made of {', '.join(adapter.name for adapter in adapters)}"
+        mend = "of three adapters or more the same rule composes all but one, too"
+        raise SettingError("compositions", composed.name, allowed, mend)
+    return card.rule.partition(":")[0], card.dials
 
 
 def forecasts(
@@ -131,15 +147,18 @@ def forecasts(
     made: Mapping[str, Composition | None],
     prompts: Prompts,
     longest: int,
+    rules: Mapping[str, tuple[str, Mapping[str, Any]] | None],
 ) -> Forecasts:
-    """`forecast` for compositions by name. Raises SettingError for adapters of different bases, and for those of
+    """`forecast` for compositions by name. Of three adapters or more `rules` has the rule and the dials of each, None
+    for the base, to leave out one adapter. Raises SettingError for adapters of different bases, and for those of
     embeddings, whose inputs are tokens and no directions."""
     library = [dict(expert) for expert in complete(library)]
     if other := next((name for name in library[0] if linear_shape(base.model.get_submodule(name)) is None), ""):
         raise SettingError(
             "library", f"adapters of {other}", "adapters of linear modules: a forecast reads their inputs"
         )
-    measured = measure(base, library, made, prompts, longest)
+    without = {how: left_out(library, *rule) if rule else [None] * len(library) for how, rule in rules.items()}
+    measured = measure(base, library, made, prompts, longest, without)
     return Forecasts(names, measured, {how: verdict(found) for how, found in measured.composed.items()}, prompts)
 
 

@@ -39,7 +39,8 @@ class Answer(NamedTuple):
 
     `base`, `alone` and `composed` are P of each token under the base, under each adapter and under the composition.
     `overlaps` is how much of each adapter's change the token sets off, and `scales` the scale that each adapter has
-    there. `routing` has a router's weights, averaged over modules."""
+    there. `routing` has a router's weights, averaged over modules. `without` is P of each token under the composition
+    of the other adapters; of two that is the other alone."""
 
     prompt: str
     text: str
@@ -50,6 +51,7 @@ class Answer(NamedTuple):
     overlaps: tuple[Overlap, ...]
     scales: Scales
     routing: Float[Tensor, "tokens adapters"] | None
+    without: Float[Tensor, "tokens adapters"]
 
 
 class Composed(NamedTuple):
@@ -82,9 +84,11 @@ def measure(
     compositions: Mapping[str, Composition | None],
     prompts: Prompts,
     longest: int,
+    without: Mapping[str, Sequence[Composition | None]] | None = None,
 ) -> Measured:
     """The measurements that a forecast is made of. `prompts` has at least one in each set; answers are cut after
-    `longest` tokens."""
+    `longest` tokens. Of three experts or more, `without` has each composition with each expert left out
+    (`left_out`)."""
     modules = list(library[0])
     owns, own_readings = [], []
     for letter, expert in zip(letters(len(library)), library, strict=True):
@@ -133,6 +137,7 @@ def measure(
             base,
             library,
             compositions[name],
+            (without or {}).get(name, ()),
             owns,
             list(zip(prompts[HOPED], answered[name], told[name], strict=True)),
             alone,
@@ -147,6 +152,7 @@ def _composed(
     base: Base,
     library: Sequence[Expert],
     composition: Composition | None,
+    without: Sequence[Composition | None],
     owns: Sequence[Own],
     said: Sequence[tuple[str, str, tuple[list[int], list[int]]]],
     alone: Mapping[tuple[tuple[int, ...], tuple[int, ...]], list[Tensor]],
@@ -161,8 +167,9 @@ def _composed(
         kept.append(now / torch.tensor(own.alone).clamp_min(1e-9))
         own_scale.append(scales(composition, library, _at(readings, own.token)).each[:, i])
     readings = read(base, composition, [tokens for _, _, tokens in said], modules)
+    left = [[r.log_probs.exp() for r in read(base, some, [tokens for *_, tokens in said], [])] for some in without]
     found = []
-    for (prompt, text, (asked, told)), reading in zip(said, readings, strict=True):
+    for i, ((prompt, text, (asked, told)), reading) in enumerate(zip(said, readings, strict=True)):
         plain, *experts = alone[tuple(asked), tuple(told)]
         gates = routing(composition, reading.inputs)
         found.append(
@@ -176,6 +183,7 @@ def _composed(
                 tuple(overlap(expert, own.keys, reading.inputs) for expert, own in zip(library, owns, strict=True)),
                 scales(composition, library, reading.inputs),
                 None if gates is None else gates.mean(1),
+                torch.stack([each[i] for each in left] if len(library) > 2 else experts[::-1], dim=-1),
             )
         )
     return Composed(found, kept, own_scale)

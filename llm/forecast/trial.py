@@ -30,11 +30,12 @@ from lora_reuse.runs.table import aligned
 BINS = 5
 KINDS_OF_BASE = {"pocket": "same base", "smollm2": "SmolLM2"}
 """The base that the coefficients were fitted on, and one not pretrained here; the kin of the first are other bases."""
-MENDED_ON = ("smollm2", 0)
-"""The model and seed of five skills on whose rows it was found that an empty answer has to be read as its end: they do
-not test that reading."""
+MENDED_ON = {"two": {("smollm2", 0)}, "three or more": {("pocket", 0), ("pocket", 1), ("pocket", 2)}}
+"""By how many of five skills the models and seeds that do not test a reading, because it was found on their rows: of
+two that an empty answer is its end, and of more that the first signal is how far an answer needs each adapter."""
 SCORES = {
     "decision": "the frozen probability",
+    "as of two": "the same with the first signal that two adapters have, of three or more",
     "lookup": "the mean share of right answers that the rule has, asked in the same way, in rows that were looked at",
     "confidence": "the composed model's mean log-probability of its own answers",
     "hidden states": "how much of each adapter's change the answer's tokens set off",
@@ -45,6 +46,8 @@ SCORES = {
     "never": "no rule is taken",
 }
 """What decides, each with what it is."""
+UNFITTED = ("decision", "as of two", "never")
+"""Those that need no rows of the fit."""
 
 
 class Bin(NamedTuple):
@@ -107,7 +110,7 @@ def question_of(row: Row, unlike: Collection[str] = ()) -> str | None:
         if settings["of"] == "llm_skills" and "united" in row["measured"]:
             kind += ", after the mends"
         if settings["of"] == "llm_skill_sets":
-            mended = (settings["model"], settings["seed"]) == MENDED_ON
+            mended = (settings["model"], settings["seed"]) in MENDED_ON[count]
             kind = f"{count} of five skills{', mended on' if mended else ''}"
     return f"{kind}, {KINDS_OF_BASE.get(settings['model'], 'other bases')}"
 
@@ -140,7 +143,9 @@ def _trial(question: str, rows: list[Row], fit: list[Row], looked_up: Callable[[
     clusters = Clusters(seeds, [f"{seed} {row['settings']['pair']}" for seed, row in zip(seeds, rows, strict=True)])
     lines, costs = {}, {}
     for name in SCORES:
-        if (name not in ("decision", "never") and not fit) or (name == "MergeProbe" and not has_signals(rows + fit)):
+        if (name not in UNFITTED and not fit) or (name == "MergeProbe" and not has_signals(rows + fit)):
+            continue
+        if name == "as of two" and not all("size" in row["measured"] for row in rows):
             continue
         score, probability, merge_from = _decided(name, rows, fit, looked_up)
         ranked = area(score, worked)
@@ -167,9 +172,11 @@ def _decided(
     name: str, rows: list[Row], fit: list[Row], looked_up: Callable[[Row], float] | None
 ) -> tuple[Score, Score, float]:
     """A score of the rows, the probability that it stands for, and from where on it takes a rule."""
-    if name == "decision":
-        known = frozen()
-        z = known.constant + signals_of(rows) @ np.array([known.united, known.sure])
+    if name in ("decision", "as of two"):
+        known, signals = frozen(), signals_of(rows)
+        if name == "as of two":
+            signals[:, 0] = [row["measured"]["size"] for row in rows]
+        z = known.constant + signals @ np.array([known.united, known.sure])
         probability = 1 / (1 + np.exp(-z))
         return probability, probability, known.merge_from
     if name == "never":

@@ -20,6 +20,7 @@ from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.decoding.models import Base
 from lora_reuse.llm.forecast import HOPED, merge_probe, trial
 from lora_reuse.llm.forecast.first_steps import signals
+from lora_reuse.llm.forecast.left_out import rest
 from lora_reuse.llm.forecast.measure import measure
 from lora_reuse.llm.forecast.ranking import KINDS
 from lora_reuse.llm.forecast.ranking_text import ranking
@@ -208,7 +209,13 @@ def _forecasts(base: Base, cases: list[Case], run: Options, asked: int, made: Co
         compositions[case.row["hash"]] = made[key]
     prompting = _prompting(cases[0])
     longest = point.step_tokens if prompting == "steps" else point.answer_tokens
-    measured = measure(base, library, compositions, prompts(cases[0], asked), longest)
+    without = {}
+    if len(specs) > 2:
+        for case in cases:
+            without[case.row["hash"]] = [
+                make(base, case.point, rest(specs, i), subset, seed, experts).composition for i in range(len(specs))
+            ]
+    measured = measure(base, library, compositions, prompts(cases[0], asked), longest, without)
     alike = statistics.fmean(cosine(*two) for two in itertools.combinations(library, 2))
     for case in cases:
         composed = measured.composed[case.row["hash"]]
@@ -222,6 +229,7 @@ def _forecasts(base: Base, cases: list[Case], run: Options, asked: int, made: Co
             "settings": settings,
             "measured": {**_measured(forecast(composed), prompting), "cosine": alike}
             | {"own_confidence": [own.confidence for own in measured.own]}
+            | ({"size": forecast(composed).size} if without else {})
             | {name: case.row["measured"][name] for name in ("hits", "total")},
             "predicted": {},
             "stderr": {},

@@ -25,12 +25,14 @@ class Signs(NamedTuple):
     is how far P under the composition exceeds P under the base and under each adapter. `lacks` is, for the base and
     then for each adapter, how far P under the composition exceeds P under that one model, which is small where the
     model would give the whole answer itself. `hidden` is for each adapter how much more of its change than of any
-    other's a token sets off, each times its scale there."""
+    other's a token sets off, each times its scale there. `needs` is for each adapter how far P under the composition
+    exceeds P under the composition of the others."""
 
     own: tuple[float, ...]
     nobody: float
     lacks: tuple[float, ...]
     hidden: tuple[float, ...]
+    needs: tuple[float, ...]
 
     @property
     def composes(self) -> float:
@@ -40,10 +42,16 @@ class Signs(NamedTuple):
         return min(self.own) - self.nobody
 
     @property
-    def united(self) -> float:
+    def size(self) -> float:
         """|composes|: near 0 where the answer is one model's, and near 1 where it takes from every adapter, or says
         what none does, as a fact in a form that its expert never gave it."""
         return abs(self.composes)
+
+    @property
+    def united(self) -> float:
+        """Of two adapters `size`. Of more min(needs): what no adapter alone says may come from any two of them, and is
+        the same without the others."""
+        return self.size if len(self.own) == 2 else min(self.needs)
 
     @property
     def composes_hidden(self) -> float:
@@ -66,19 +74,21 @@ class Signs(NamedTuple):
         names = letters(len(self.own))
         found = dict(zip(names, self.own, strict=True)) | {"nobody": self.nobody}
         found |= {f"lacks_{name}": value for name, value in zip(("base", *names), self.lacks, strict=True)}
+        found |= {f"needs_{name}": value for name, value in zip(names, self.needs, strict=True)}
         return found | {f"hidden_{name}": value for name, value in zip(names, self.hidden, strict=True)}
 
 
 class Forecast(NamedTuple):
     """What a composition does with all hoped-for prompts, and what it leaves of each adapter.
 
-    `whose` is the share of the prompts for each of `as_whom`; `score`, `united` and `hidden` are the means of what
-    `Signs` calls `composes`, `united` and `composes_hidden`; `confidence` is the mean log P of the composed answers.
-    For each adapter, `kept` is the share of its own prompts that keep half of the probability of their answer, and
-    `own_scale` is the mean scale of the adapter on these prompts."""
+    `whose` is the share of the prompts for each of `as_whom`; `score`, `size`, `united` and `hidden` are the means of
+    what `Signs` calls `composes`, `size`, `united` and `composes_hidden`; `confidence` is the mean log P of the
+    composed answers. For each adapter, `kept` is the share of its own prompts that keep half of the probability of
+    their answer, and `own_scale` is the mean scale of the adapter on these prompts."""
 
     whose: dict[str, float]
     score: float
+    size: float
     united: float
     hidden: float
     kept: tuple[float, ...]
@@ -101,6 +111,7 @@ def signs(answer: Answer) -> Signs:
         float((said - models).amin(-1).max()),
         tuple((said - models).amax(0).tolist()),
         _ahead(multiples),
+        tuple((said - answer.without).amax(0).tolist()),
     )
 
 
@@ -120,6 +131,7 @@ def forecast(composed: Composed) -> Forecast:
     return Forecast(
         whose,
         mean([s.composes for s in every]),
+        mean([s.size for s in every]),
         mean([s.united for s in every]),
         mean([s.composes_hidden for s in every]),
         kept,

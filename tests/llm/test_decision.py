@@ -126,7 +126,7 @@ def test_sure_is_against_the_less_sure_adapter():
 
 def forecast(united: float, confidence: float = -0.001, kept=(1.0, 0.5)) -> Forecast:
     whose = dict.fromkeys(as_whom(len(kept)), 0.2)
-    return Forecast(whose, 0.0, united, 0.0, kept, (1, 1), confidence)
+    return Forecast(whose, 0.0, united, united, 0.0, kept, (1, 1), confidence)
 
 
 @pytest.mark.parametrize(
@@ -226,8 +226,16 @@ def test_no_row_of_the_fit_is_tried_and_skills_only_with_how_sure_the_experts_ar
     moved = {"of": "llm_skill_sets", "model": "smollm2"}
     named = [question_of(both[-1] | {"settings": both[-1]["settings"] | moved | {"seed": seed}}) for seed in (0, 1)]
     assert named == ["two of five skills, mended on, SmolLM2", "two of five skills, SmolLM2"]
-    all_three = both[-1] | {"settings": both[-1]["settings"] | moved | {"seed": 1, "prompting": "all"}}
-    assert question_of(all_three) == "three or more of five skills, SmolLM2"
+    more = {"of": "llm_skill_sets", "prompting": "all"}
+    named = [
+        question_of(both[-1] | {"settings": both[-1]["settings"] | more | {"model": model, "seed": seed}})
+        for model, seed in (("pocket", 2), ("pocket", 3), ("smollm2", 0))
+    ]
+    assert named == [
+        "three or more of five skills, mended on, same base",
+        "three or more of five skills, same base",
+        "three or more of five skills, SmolLM2",
+    ]
     skills = both[-1] | {"settings": both[-1]["settings"] | {"of": "llm_skills"}}
     assert question_of(skills) == "two skills, same base"
     assert question_of(_signed(skills)) == "two skills, after the mends, same base"

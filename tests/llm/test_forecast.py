@@ -19,6 +19,7 @@ from lora_reuse.llm.data.facts import triplets
 from lora_reuse.llm.data.subsets import examples
 from lora_reuse.llm.decoding.models import Base, load_base
 from lora_reuse.llm.forecast.__main__ import main, read_prompts
+from lora_reuse.llm.forecast.left_out import left_out
 from lora_reuse.llm.forecast.measure import Answer, Composed, measure
 from lora_reuse.llm.forecast.ranking import forecast_of
 from lora_reuse.llm.forecast.subspace import (
@@ -78,9 +79,9 @@ def three(base, pair) -> list[Expert]:
 # Verdicts
 
 
-def answer(base, *adapters_and_composed, multiples=(0.0, 0.0)) -> Answer:
-    """Probabilities of three tokens by hand, under the base, each adapter and the composition; every token sets off
-    `multiples` of the adapters at scale 1."""
+def answer(base, *adapters_and_composed, multiples=(0.0, 0.0), without=None) -> Answer:
+    """Probabilities of three tokens by hand, under the base, each adapter and the composition, and of more than two
+    adapters under the composition without each; every token sets off `multiples` of the adapters at scale 1."""
     *alone, said = adapters_and_composed
     best = [torch.full((3,), m) if isinstance(m, float) else torch.tensor(m) for m in multiples]
     overlaps = tuple(Overlap(m, torch.zeros(3, dtype=torch.long), m[:, None], m[:, None]) for m in best)
@@ -95,6 +96,7 @@ def answer(base, *adapters_and_composed, multiples=(0.0, 0.0)) -> Answer:
         overlaps,
         each,
         None,
+        torch.tensor(without or alone[::-1]).T.contiguous(),
     )
 
 
@@ -142,7 +144,21 @@ def test_three_adapters_compose_where_each_says_a_token_that_no_other_says():
     assert signs(shared).whose == "mixture"  # c says nothing that a does not say
     assert signs(shared).composes == pytest.approx(-0.1, abs=0.01)
     assert signs(answer(nothing, [0.1, 0.1, 0.1], [0.1, 0.1, 0.1], said, said, multiples=apart)).whose == "c"
-    assert set(signs(own).numbers()) >= {"a", "c", "nobody", "lacks_base", "lacks_c", "hidden_c"}
+    assert set(signs(own).numbers()) >= {"a", "c", "nobody", "lacks_base", "lacks_c", "hidden_c", "needs_c"}
+
+
+def test_an_answer_of_three_is_united_where_it_changes_without_each_of_them():
+    """Two of them together say what none says alone; the third adds nothing."""
+    models = [0.1, 0.0, 0.0], [0.1, 0.0, 0.0], [0.1, 0.1, 0.0], [0.1, 0.0, 0.1], [0.9, 0.9, 0.8]
+    changed = [0.1, 0.9, 0.8], [0.9, 0.1, 0.8], [0.9, 0.9, 0.1]
+    of_two = answer(*models, multiples=(0.0,) * 3, without=[*changed[:2], models[-1]])
+    assert signs(of_two).needs == pytest.approx((0.8, 0.8, 0.0), abs=0.01)
+    assert signs(of_two).size > 0.7
+    assert signs(of_two).united == pytest.approx(0, abs=0.01)
+    of_three = answer(*models, multiples=(0.0,) * 3, without=changed)
+    assert signs(of_three).united == pytest.approx(0.7, abs=0.01)
+    assert signs(CASES["composed"]).needs == pytest.approx((0.9, 0.8), abs=0.01)  # of two, without one is the other
+    assert signs(CASES["composed"]).united == signs(CASES["composed"]).size
 
 
 def test_answers_that_are_united_in_two_ways_do_not_cancel():
@@ -178,14 +194,38 @@ def test_what_is_whose_on_a_model(base, pair):
 
 def test_what_is_whose_of_three(base, three):
     """Each adapter alone is that adapter, on every prompt, and what is left of it is on its own prompts."""
-    made = {name: compose("cat", three, weights=tuple(float(name == c) for c in "abc")) for name in "abc"}
-    found = measure(base, three, made, OF_THREE, 6)
+    weights = {name: tuple(float(name == c) for c in "abc") for name in "abc"}
+    made = {name: compose("cat", three, weights=own) for name, own in weights.items()}
+    without = {name: left_out(three, "cat", {"weights": own}) for name, own in weights.items()}
+    found = measure(base, three, made, OF_THREE, 6, without)
     for i, (name, composed) in enumerate(found.composed.items()):
         f = forecast(composed)
         assert f.whose == {word: float(word == name) for word in as_whom(3)}
         assert f.kept[i] == 1.0
         assert f.own_scale == pytest.approx([float(i == j) for j in range(3)], abs=1e-3)
+        for told in composed.answers:
+            others = [told.base if i == j else told.composed for j in range(3)]
+            torch.testing.assert_close(told.without, torch.stack(others, dim=-1), rtol=1e-3, atol=1e-3)
     assert len(restating(found)) == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [
+        ((0.5, 0.2, 0.3), (0.2, 0.3)),
+        ([0.5, 0.2, 0.3], (0.2, 0.3)),
+        ({"m": (0.5, 0.2, 0.3)}, {"m": (0.2, 0.3)}),
+        ("0-1=1:0:1/rest=0:1:0", "0-1=0:1/rest=1:0"),
+        ("1:0:1", "0:1"),
+        (None, None),
+    ],
+)
+def test_the_weight_of_an_expert_goes_with_it(given, left, monkeypatch):
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr("lora_reuse.llm.forecast.left_out.compose", lambda rule, library, **dials: made.append(dials))
+    left_out([{}, {}, {}], "cat", {"weights": given, "top_k": 3, "density": 0.5})
+    assert made[0] == {"weights": left, "top_k": 2, "density": 0.5}
+    assert len(made) == 3
 
 
 def test_what_a_bridge_would_change():
@@ -300,6 +340,15 @@ def test_three_adapters_are_forecast_from_four_sets_of_prompts(folder, adapters,
     assert lr.forecast(base, library, OF_THREE, ["sum"], max_new_tokens=5).decision.kept["sum"] == tuple(
         found["decision"]["kept"]["sum"]
     )
+    densities = [lr.compose(library, "ties", density=density) for density in (0.3, 0.6)]
+    assert list(lr.forecast(base, library, OF_THREE, densities, max_new_tokens=5).verdicts) == [
+        f"ties of a, b, c (density={density}, trim=global)" for density in (0.3, 0.6)
+    ]
+    with pytest.raises(lr.SettingError, match="compositions: got sum of a, b; allowed: a rule, or what"):
+        lr.forecast(base, library, OF_THREE, [lr.compose(library[:2], "sum")])
+    learned = lr.learn(base, library, "cat", [("Who?", "Bo")], learn_steps=1, progress=False)
+    with pytest.raises(lr.SettingError, match="compositions: got cat:learned of a, b, c; allowed: a rule, or what"):
+        lr.forecast(base, library, OF_THREE, [learned])
     with pytest.raises(lr.SettingError, match="no list of prompts 'c'"):
         lr.forecast(base, library, PROMPTS, ["sum"])
     with pytest.raises(lr.SettingError, match="adapters: got 1; allowed: two adapters, a and b, or more"):
@@ -477,4 +526,5 @@ def test_more_than_two_skills_are_forecast_apart_from_two(folder, tmp_path, caps
         count = 3 if row["settings"]["prompting"] == "all" else 2
         assert len(row["measured"]["own_confidence"]) == len(row["measured"]["kept"]) == count
         assert len(json.loads(row["settings"]["pair"])) == count
+        assert ("size" in row["measured"]) == (count == 3)
     assert len(load_rows(rows, "llm_merge_probe")) == 1
