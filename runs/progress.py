@@ -13,14 +13,19 @@ LINE = "{desc}: {n_fmt} of {total_fmt}, {elapsed} gone, {remaining} left{postfix
 
 
 class _Lines:
-    """A stream on which each state of a bar is a line of its own."""
+    """A stream on which each state of a bar is a line of its own, but for the last, which a bar says again when it
+    closes."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
+        self._done = ""
 
     def write(self, text: str) -> None:
-        if said := text.strip():
+        said = text.strip()
+        done = said.partition(",")[0]
+        if said and done != self._done:
             self._stream.write(f"{said}\n")
+            self._done = done
 
     def flush(self) -> None:
         self._stream.flush()

@@ -1,6 +1,7 @@
 """Progress: a bar on a terminal, lines in a log, nothing of what is quick."""
 
 import io
+import itertools
 import sys
 
 from lora_reuse.runs import progress
@@ -31,6 +32,8 @@ def test_a_log_has_a_line_for_each_state_and_no_codes_of_a_terminal(monkeypatch)
     assert any(line.startswith("steps: 2 of 3, 00:00 gone, 00:00 left") for line in lines)
     assert not set(log.getvalue()) & {"\r", "\x1b", "█"}
     assert all(lines)
+    each = [line.partition(",")[0] for line in lines]
+    assert not any(line == after for line, after in itertools.pairwise(each))
 
 
 def test_what_takes_less_than_a_minute_leaves_no_line(monkeypatch):
