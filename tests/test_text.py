@@ -249,7 +249,13 @@ def test_what_the_words_between_the_numbers_say_holds():
     known = ("homes", "code", "call", "spanish", "style")
     for several in (many for n in (3, 4, 5) for many in itertools.combinations(known, n)):
         asked = f"llm_skill_sets model=smollm2 library=asked asked={'+'.join(several)} composition="
-        assert share(f"{asked}moe:own") == share(f"{asked}cat:own") == 0
+        assert all(share(f"{asked}{rule}:own") == 0 for rule in ("moe", "cat", "cat_softmax", "lorahub", "lorahub_cat"))
+    more = {one.question: one for one in _trials(PAPER) if one.question.startswith("three or more of five skills, ")}
+    assert {name.partition(", ")[2] for name in more} == {"mended on, same base", "same base", "SmolLM2"}
+    for name, one in more.items():
+        assert one.lines["pairwise"].taken > (0.8 if "same base" in name else 0.5) * len(one.libraries)
+        assert one.lines["never"].regret < one.lines["decision"].regret < one.lines["pairwise"].regret / 2
+        assert sum(library.works for library in one.libraries) < 0.1 * len(one.libraries)
     pair = "llm_two_hop model=smollm2 dataset=R library=2-combination composition=uniform prompting="
     for hop in ("first", "second"):
         assert share(f"{pair}{hop} scale=1.0") < 50 < share(f"{pair}{hop} scale=3.0")

@@ -89,7 +89,7 @@ def caption(table: pandas.DataFrame) -> str:
     """What a cell is, what the rows are, and what the differences show."""
     scores = "; ".join(f"{name}: {what}" for name, what in PREDICTORS.items())
     return (
-        "Scores that rank compositions of two experts by whether they worked, which is to say that half of their"
+        "Scores that rank compositions of experts by whether they worked, which is to say that half of their"
         " answers or more are right. AUC: the share of pairs of a composition that worked and one that did not which"
         " the score puts in order, with ties counted half. Forecast ahead: the AUC of the forecast minus that of the"
         " score, paired. Right calls: how often a score of 1/2 or more agrees with what worked. Balanced: the mean of"

@@ -35,7 +35,7 @@ MENDED_ON = {"two": {("smollm2", 0)}, "three or more": {("pocket", 0), ("pocket"
 two that an empty answer is its end, and of more that the first signal is how far an answer needs each adapter."""
 SCORES = {
     "decision": "the frozen probability",
-    "as of two": "the same with the first signal that two adapters have, of three or more",
+    "pairwise": "the same with the first signal that two adapters have, of three or more",
     "lookup": "the mean share of right answers that the rule has, asked in the same way, in rows that were looked at",
     "confidence": "the composed model's mean log-probability of its own answers",
     "hidden states": "how much of each adapter's change the answer's tokens set off",
@@ -46,7 +46,7 @@ SCORES = {
     "never": "no rule is taken",
 }
 """What decides, each with what it is."""
-UNFITTED = ("decision", "as of two", "never")
+UNFITTED = ("decision", "pairwise", "never")
 """Those that need no rows of the fit."""
 
 
@@ -145,7 +145,7 @@ def _trial(question: str, rows: list[Row], fit: list[Row], looked_up: Callable[[
     for name in SCORES:
         if (name not in UNFITTED and not fit) or (name == "MergeProbe" and not has_signals(rows + fit)):
             continue
-        if name == "as of two" and not all("size" in row["measured"] for row in rows):
+        if name == "pairwise" and not all("size" in row["measured"] for row in rows):
             continue
         score, probability, merge_from = _decided(name, rows, fit, looked_up)
         ranked = area(score, worked)
@@ -172,9 +172,9 @@ def _decided(
     name: str, rows: list[Row], fit: list[Row], looked_up: Callable[[Row], float] | None
 ) -> tuple[Score, Score, float]:
     """A score of the rows, the probability that it stands for, and from where on it takes a rule."""
-    if name in ("decision", "as of two"):
+    if name in ("decision", "pairwise"):
         known, signals = frozen(), signals_of(rows)
-        if name == "as of two":
+        if name == "pairwise":
             signals[:, 0] = [row["measured"]["size"] for row in rows]
         z = known.constant + signals @ np.array([known.united, known.sure])
         probability = 1 / (1 + np.exp(-z))
