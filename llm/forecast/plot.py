@@ -3,6 +3,7 @@ by token."""
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib import rc_context
@@ -18,12 +19,14 @@ from lora_reuse.runs.look import COLOURS, RC, WIDTH, series, title
 
 MOST = 64
 """How many tokens of an answer fit in the width of the plot."""
+BELOW: dict[str, Any] = {"ncols": 3, "loc": "upper center", "bbox_to_anchor": (0.5, -0.28), "columnspacing": 1.0}
+"""A legend under its axes, where it covers nothing that is drawn."""
 
 
 def plot(measured: Measured, forecasts: Mapping[str, Forecast], shown: str, folder: Path) -> list[Path]:
     """Writes forecast.png and forecast.pdf for the composition `shown`; returns the paths. Same numbers, same bytes."""
     with rc_context(RC):
-        figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 6.0), layout="constrained")
         grid = figure.add_gridspec(2, 2, height_ratios=(1, 1.1))
         _layers(figure.add_subplot(grid[0, 0]), measured, measured.composed[shown])
         _scales(figure.add_subplot(grid[0, 1]), forecasts)
@@ -68,7 +71,7 @@ def _layers(axes: Axes, measured: Measured, composed: Composed) -> None:
     axes.axhline(HALF, color="0.7", linewidth=0.6, linestyle=":")
     axes.set_xlabel("layer")
     axes.set_ylabel("multiple of its own change")
-    axes.legend()
+    axes.legend(**BELOW)
     title(axes, "a", "what is set off of each adapter")
 
 
@@ -79,17 +82,17 @@ def _scales(axes: Axes, forecasts: Mapping[str, Forecast]) -> None:
     for i, name in enumerate(called):
         values = [f.own_scale[i] for f in forecasts.values()]
         axes.barh(
-            [p + 0.4 - (i + 0.5) * height for p in places],
+            [p - 0.4 + (i + 0.5) * height for p in places],
             values,
             height=0.9 * height,
             color=COLOURS[i % len(COLOURS)],
-            label=f"{name} on its own prompts",
+            label=name,
         )
     axes.axvline(HALF, color="0.4", linewidth=0.7, linestyle=":")
     axes.set_yticks(places, [f"{name}: {f.verdict}" for name, f in forecasts.items()])
     axes.invert_yaxis()
-    axes.set_xlabel("effective scale")
-    axes.legend()
+    axes.set_xlabel("effective scale on the own prompts of each")
+    axes.legend(**BELOW)
     title(axes, "b", "what each composition leaves of them")
 
 
@@ -119,7 +122,7 @@ def _tokens(axes: Axes, answer: Answer, name: str) -> None:
         fontsize=5,
     )
     axes.set_xlim(-0.5, count - 0.5)
-    axes.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.32))
+    axes.legend(**BELOW)
     title(axes, "c", f"one answer under {name}")
 
 
