@@ -218,7 +218,7 @@ def _forecasts(base: Base, cases: list[Case], run: Options, asked: int, made: Co
     measured = measure(base, library, compositions, prompts(cases[0], asked), longest, without)
     alike = statistics.fmean(cosine(*two) for two in itertools.combinations(library, 2))
     for case in cases:
-        composed = measured.composed[case.row["hash"]]
+        found = forecast(measured.composed[case.row["hash"]])
         settings = {key: case.row["settings"][key] for key in ("model", "composition", "seed")} | {
             "prompting": prompting
         }
@@ -227,9 +227,9 @@ def _forecasts(base: Base, cases: list[Case], run: Options, asked: int, made: Co
         yield {
             "experiment": EXPERIMENT,
             "settings": settings,
-            "measured": {**_measured(forecast(composed), prompting), "cosine": alike}
+            "measured": {**_measured(found, prompting), "cosine": alike}
             | {"own_confidence": [own.confidence for own in measured.own]}
-            | ({"size": forecast(composed).size} if without else {})
+            | ({"size": found.size} if without else {})
             | {name: case.row["measured"][name] for name in ("hits", "total")},
             "predicted": {},
             "stderr": {},
