@@ -41,6 +41,8 @@ if TYPE_CHECKING:  # torch is not needed to read rows
 
 FILE = Path(__file__).with_name("decision.toml")
 FITTED_ON = "two-hop questions to two adapters of one small model; docs/language-models.md says how they held elsewhere"
+UNITED_OF_TWO = "1: its answers take from both; 0: they are one model's"
+UNITED_OF_MORE = "1: its answers change if any adapter is left out; 0: one adds nothing"
 PENALTY = 1.0
 """λ of λ/2 · Σ coefficients², of signals with standard deviation 1."""
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))
@@ -100,7 +102,7 @@ class Decision:
         rules = ", ".join(f"{name} {self.each[name]:.0%} (leaves {leaves(name)})" for name in ordered)
         said += [f"  rules: {rules}; one is taken from {frozen().merge_from:.0%} on, where that costs least"]
         said += [
-            f"  why: {self.rule} is united {self.united:.2f} (1: its answers take from all; 0: they are one model's) "
+            f"  why: {self.rule} is united {self.united:.2f} ({UNITED_OF_TWO if len(kept) == 2 else UNITED_OF_MORE}) "
             f"and sure {self.sure:.2f} (1: as the adapters are of their own)"
         ]
         return "\n".join(said)

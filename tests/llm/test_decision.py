@@ -157,6 +157,7 @@ def test_a_composition_that_is_not_sure_is_not_taken():
 def test_a_decision_on_three_adapters_says_what_is_left_of_each():
     found = decide({"sum": forecast(0.9, kept=(1.0, 0.5, 0.0))}, (-0.01, -0.001, -0.01), False)
     assert "100% of a's, 50% of b's and 0% of c's" in str(found)
+    assert "(1: its answers change if any adapter is left out; 0: one adds nothing)" in str(found)
 
 
 # Regret
