@@ -25,6 +25,7 @@ from lora_reuse.runs.settings import Choice, SettingError, Whole, setting
 
 if TYPE_CHECKING:
     from lora_reuse.llm.pocket.corpus import World
+    from lora_reuse.llm.pocket.size import Corpus
 
 WAYS = ("two", "first", "second")
 """What is asked beside each other: the two-hop question, and both of its hops."""
@@ -79,20 +80,28 @@ def chains(point: Exposure) -> list[tuple[str, str, str]]:
 def questions(point: Exposure, seed: int) -> list[Question]:
     """The two-hop questions of every person in as many wordings, then both hops of each. Questions about one person are
     a group."""
-    from lora_reuse.llm.pocket.corpus import TESTED_PAIR, ask, ask_two
-    from lora_reuse.llm.pocket.styles import step_styles
+    from lora_reuse.llm.pocket.corpus import TESTED_PAIR, ask
 
     corpus, rng = world_of(point.model).corpus, random.Random(f"exposure {seed}")
     found: dict[str, list[Question]] = {way: [] for way in WAYS}
     for a, b, c in chains(point):
         for _ in range(point.wordings):
-            whole = ask_two(TESTED_PAIR, a, c, rng).prompt
-            opening = rng.choice(step_styles(corpus))[0] if point.prompting == "steps" else "{q}"
+            whole = in_its_words(corpus, TESTED_PAIR, a, c, point.prompting, rng)
             first, second = (ask(*fact, rng).prompt for fact in zip(TESTED_PAIR, (a, b), (b, c), strict=True))
-            for way, prompt in zip(WAYS, (opening.format(q=whole), first, second), strict=True):
+            for way, prompt in zip(WAYS, (whole, first, second), strict=True):
                 about = {"way": way, "a": a, "b": b, "c": c}
                 found[way].append(Question(prompt, a, about, (way, point.prompting)))
     return [question for way in WAYS for question in found[way]]
+
+
+def in_its_words(corpus: "Corpus", pair: tuple[str, str], a: str, c: str, prompting: str, rng: random.Random) -> str:
+    """A two-hop question about A as a corpus asks it: as it is, or with an opening that asks for steps."""
+    from lora_reuse.llm.pocket.corpus import ask_two
+    from lora_reuse.llm.pocket.styles import step_styles
+
+    whole = ask_two(pair, a, c, rng).prompt
+    opening = rng.choice(step_styles(corpus))[0] if prompting == "steps" else "{q}"
+    return opening.format(q=whole)
 
 
 def score(question: Question, answer: str) -> Marks:

@@ -40,6 +40,7 @@ STEPS = {
     "cross_lingual": "allow_code_execution=true",
     "data": "show=R12 count=2",
     "edit": "seeds=2",
+    "exposed": "relations=chained,apart composition=arrow",
     "exposure": "model=pocket people=never prompting=direct,steps",
     "forecast": "library=a,b composition=ties,sum prompts=prompts.jsonl chat=off",
     "gates": "model=pocket routed=both prompts=prompts.jsonl out=gates",

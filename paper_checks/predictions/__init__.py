@@ -2,8 +2,8 @@
 per model.
 
 To register one: write its claim as a TOML file in `registered/`; write a function from rows to `Test`s under
-`@prediction(id, mutant=...)` in a module named below, or declare the tests in the file as C0 to C4 and P7 to P9 do
-(`contrasts`); commit it before any of its rows is made."""
+`@prediction(id, mutant=...)` in a module named below, or declare the tests in the file as C0 to C4, P7 to P9 and P12
+do (`contrasts`); commit it before any of its rows is made."""
 
 import importlib
 

@@ -174,6 +174,20 @@ def exposed(seed, exposure, people, prompting):
     return made
 
 
+def exposed_adapters(seed):
+    """Steps are answered where pretraining chained the relations, and both keep the hops."""
+    found = []
+    for relations, right in (("chained", 18), ("apart", 2)):
+        for library, rules in (("2-combination", ("average", "sum", "arrow", "arrow_after")), ("mixed", ("alone",))):
+            about = {"relations": relations, "words": "pretraining", "library": library}
+            found += [
+                row("llm_exposed", seed, counts(hits), composition=rule, prompting=prompting, **about)
+                for rule in rules
+                for prompting, hits in (("steps", right), ("first", 18), ("second", 19))
+            ]
+    return found
+
+
 def as_the_theory_says(seeds=SEEDS):
     rows = []
     for seed in range(seeds):
@@ -225,6 +239,7 @@ def as_the_theory_says(seeds=SEEDS):
             for library, composition in (("1", "alone"), ("2-combination", "sum"))
         ]
         rows += bridge_examples(seed)
+        rows += exposed_adapters(seed)
         rows += [
             exposed(seed, exposure, people, prompting)
             for exposure in (0.25, 0.5, 0.75)

@@ -1,5 +1,5 @@
-"""C0 to C4, the primary contrasts, and P7 to P9: each test of them is declared in its claim's file, and is a share, or
-a share less another one. Experts are of rank 16 in the MLP of every layer where a claim says nothing else.
+"""C0 to C4, the primary contrasts, P7 to P9 and P12: each test of them is declared in its claim's file, and is a share,
+or a share less another one. Experts are of rank 16 in the MLP of every layer where a claim says nothing else.
 
 Both held-out splits are asked where there are rows of both; a triplet is then right in the share of all its prompts.
 """
@@ -144,9 +144,17 @@ def the_other_way_round(row: Row) -> Row:
 
 def drawn_for_compiled(row: Row) -> Row:
     """A bridge drawn at random does what a compiled one is said to do."""
-    other = {"compiled": "random", "random": "compiled"}
-    choice = row["settings"].get("choice", "")
-    return {**row, "settings": row["settings"] | {"choice": other.get(choice, choice)}}
+    return _exchanged(row, "choice", "compiled", "random")
+
+
+def apart_for_chained(row: Row) -> Row:
+    """Relations that pretraining never chained do what those are said to do that it did."""
+    return _exchanged(row, "relations", "chained", "apart")
+
+
+def _exchanged(row: Row, name: str, one: str, other: str) -> Row:
+    value = row["settings"].get(name)
+    return {**row, "settings": row["settings"] | {name: {one: other, other: one}[value]}} if value else row
 
 
 PRIMARY: dict[str, Mutant] = {
@@ -156,7 +164,12 @@ PRIMARY: dict[str, Mutant] = {
     "C3": no_difference,
     "C4": composes,
 }
-OTHERS: dict[str, Mutant] = {"P7": the_other_way_round, "P8": composes, "P9": drawn_for_compiled}
+OTHERS: dict[str, Mutant] = {
+    "P7": the_other_way_round,
+    "P8": composes,
+    "P9": drawn_for_compiled,
+    "P12": apart_for_chained,
+}
 for _id, _mutant in (PRIMARY | OTHERS).items():
     PREDICTIONS[_id] = Prediction(
         CLAIMS[_id], functools.partial(compare, CLAIMS[_id]), {_mutant.__name__: _mutant}, primary=_id in PRIMARY

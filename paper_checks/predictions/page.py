@@ -8,7 +8,7 @@ from lora_reuse.paper_checks.predictions.outcomes import FAMILY, Outcome
 from lora_reuse.paper_checks.predictions.registered import units
 from lora_reuse.paper_checks.predictions.verdicts import FALSE_REFUTATION, FALSE_SUPPORT, MARGIN, Test
 
-READING = f"""P1 to P11 are predictions of the theory, or against it, for language models. C0 to C4 are the *primary \
+READING = f"""P1 to P12 are predictions of the theory, or against it, for language models. C0 to C4 are the *primary \
 contrasts*: five comparisons whose error is controlled together. The eight characters after a model's name are the \
 beginning of its weights' digest.
 
@@ -25,9 +25,9 @@ seed 0: what P5 and C1 to C3 say of it is conditional on that choice.
 | verdict | when |
 |---|---|
 | refuted | So much on the wrong side of the bound has a small probability: {100 * FALSE_REFUTATION:g} % for all tests \
-of one of P1 to P11 together (Holm's correction), {100 * FAMILY:g} % for all tests of C0 to C4 together. |
+of one of P1 to P12 together (Holm's correction), {100 * FAMILY:g} % for all tests of C0 to C4 together. |
 | supported | So much on the right side of the bound plus a margin has a small probability: {100 * FALSE_SUPPORT:g} % \
-for each test of P1 to P11, of which all have to be supported, and {100 * FAMILY:g} % for all tests of C0 to C4 \
+for each test of P1 to P12, of which all have to be supported, and {100 * FAMILY:g} % for all tests of C0 to C4 \
 together. The margin is {100 * MARGIN:g} points above chance, one fact of the n for C0, one country of ten for P8, one \
 person of ten for P10, and none where a threshold stands half-way between the theory, or the paper, and no effect. |
 | undecided | Neither. One seed decides nothing. |

@@ -65,6 +65,7 @@ def test_half_of_a_comparison_decides_nothing(rows):
         "P9": lambda r: r["settings"].get("choice") != "random",
         "P10": lambda r: r["provenance"].get("pocket", {}).get("exposure") != 0.5,
         "P11": lambda r: r["provenance"].get("pocket", {}).get("exposure") != 0.25,
+        "P12": lambda r: r["settings"].get("relations") != "apart",
         "C0": lambda r: r["settings"]["triplets"] != 5,
         "C1": lambda r: r["settings"].get("setup") != "0",
         "C3": lambda r: r["settings"].get("setup") != "5",
