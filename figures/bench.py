@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from lora_reuse.figures import _names, style
 from lora_reuse.figures.rows import Rows
 from lora_reuse.llm.bench.__main__ import Options
-from lora_reuse.llm.bench.libraries import LIBRARIES, Library, cells
+from lora_reuse.llm.bench.libraries import LIBRARIES, Library, cells, libraries
 from lora_reuse.llm.bench.score import (
     SCORE,
     InLibrary,
@@ -35,6 +35,7 @@ BASES = {"pocket": range(Options.first_seed, Options.first_seed + Options.seeds)
 """The bases, and of which seeds; of the first those that the command asks where nothing else is said."""
 WHOLE = "score"
 """The column of all libraries."""
+BETWEEN = "The rankings by the two bases, over the libraries of both, have"
 NEEDS = {
     f"llm_{name}": "lora-reuse bench model=pocket rule=uniform,average,sum,arrow,arrow_after"
     for name in dict.fromkeys(one.protocol for library in LIBRARIES for one in (library.asked, library.ceiling))
@@ -45,43 +46,55 @@ def data(rows: Rows) -> pandas.DataFrame:
     """A line a base, rule and library of which all seeds have rows: the `share`, `floor` and `ceiling` in percent, what
     is `gained` with its 95 % interval, and in percent how many of the experts' own answers are `kept`. A rule with rows
     in every library of a base has a line "score", too. `tau` is Kendall's between the rankings of those rules by two
-    seeds of the base, in the mean, and `tau_bases` that between the rankings by both bases."""
+    seeds of the base, in the mean, and `tau_bases` that between the rankings by both bases over the libraries that both
+    have."""
     known: Known = {row["hash"]: row for experiment in NEEDS for row in load_rows(rows.folder, experiment)}
-    tables, scores = [], []
+    shared = [library for library in LIBRARIES if all(library in libraries(model) for model in BASES)]
+    tables, rankings = [], []
     for model, seeds in BASES.items():
-        lines, found = _lines(model, seeds, known)
-        scores.append(found)
-        taus = agreement(np.array([one.by_seed for one in found.values()]).reshape(-1, len(seeds)))
-        if lines:
-            tables.append(pandas.DataFrame(lines).assign(tau=fmean(taus) if taus else math.nan))
+        parts = _parts(model, known)
+        whole = {rule: scored(each) for rule, each in parts.items() if len(each) == len(libraries(model))}
+        scores = {rule: _score(each) for rule, each in whole.items() if each}
+        in_both = {rule: [part for part in each if part.library in shared] for rule, each in whole.items()}
+        rankings.append({rule: _score(each).value for rule, each in in_both.items() if each})
+        taus = agreement(np.array([one.by_seed for one in scores.values()]).reshape(-1, len(seeds)))
+        if parts:
+            lines = [line for rule, each in parts.items() for line in _lines(model, rule, each, scores.get(rule))]
+            unknown = ", ".join(one.name for one in LIBRARIES if one not in libraries(model))
+            tables.append(pandas.DataFrame(lines).assign(tau=fmean(taus) if taus else math.nan, unknown=unknown))
     if not tables:
         raise rows.missing("llm_skills")
     table = pandas.concat(tables, ignore_index=True)
-    ranked = [rule for rule in scores[0] if all(rule in found for found in scores)]
-    both = np.array([[found[rule].value for found in scores] for rule in ranked]).reshape(-1, len(BASES))
+    ranked = [rule for rule in rankings[0] if all(rule in ranking for ranking in rankings)]
+    both = np.array([[ranking[rule] for ranking in rankings] for rule in ranked]).reshape(-1, len(BASES))
     return table.assign(tau_bases=next(iter(agreement(both)), math.nan))
 
 
-def _lines(model: str, seeds: range, known: Known) -> tuple[list[dict[str, Any]], dict[str, Score]]:
-    """The lines of a base, and the scores of the rules that have one."""
-    lines, scores = [], {}
-    for rule in rules_of(known):
-        parts = [part for library in LIBRARIES if (part := _part(library, rule, model, known))]
-        if not parts:
-            continue
-        made = [{"provenance": row["provenance"]} for row in parts[0].asked]
-        about = {"base": _names.of(model, pandas.json_normalize(made)), "rule": rule, "seeds": len(seeds)}
-        for part in parts:
-            kept = part.kept()
-            line = about | {"library": part.library.name, "row": part.asked[0]["hash"]}
-            line |= {"share": 100 * share(part.asked), "floor": 100 * share(part.floor)}
-            line |= {"ceiling": 100 * share(part.ceiling), "kept": math.nan if kept is None else 100 * kept}
-            lines.append(line | (_said(score([part.gained()])) if part.room > 0 else {}))
-        counted = scored(parts)
-        if counted and len(parts) == len(LIBRARIES):
-            scores[rule] = score([part.gained() for part in counted])
-            lines.append(about | {"library": WHOLE} | _said(scores[rule]))
-    return lines, scores
+def _parts(model: str, known: Known) -> dict[str, list[InLibrary]]:
+    """Of each rule with rows on a base, the libraries that have all of them."""
+    found = {
+        rule: [part for library in libraries(model) if (part := _part(library, rule, model, known))]
+        for rule in rules_of(known)
+    }
+    return {rule: parts for rule, parts in found.items() if parts}
+
+
+def _score(parts: list[InLibrary]) -> Score:
+    return score([part.gained() for part in parts])
+
+
+def _lines(model: str, rule: str, parts: list[InLibrary], whole: Score | None) -> list[dict[str, Any]]:
+    """The lines of a rule on a base: one a library, and that of its score, if it has one."""
+    made = [{"provenance": row["provenance"]} for row in parts[0].asked]
+    about = {"base": _names.of(model, pandas.json_normalize(made)), "rule": rule, "seeds": len(BASES[model])}
+    lines = []
+    for part in parts:
+        kept = part.kept()
+        line = about | {"library": part.library.name, "row": part.asked[0]["hash"]}
+        line |= {"share": 100 * share(part.asked), "floor": 100 * share(part.floor)}
+        line |= {"ceiling": 100 * share(part.ceiling), "kept": math.nan if kept is None else 100 * kept}
+        lines.append(line | (_said(_score([part])) if part.room > 0 else {}))
+    return [*lines, about | {"library": WHOLE} | _said(whole)] if whole else lines
 
 
 def _part(library: Library, rule: str, model: str, known: Known) -> InLibrary | None:
@@ -104,7 +117,11 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
     grid = figure.subplots(len(blocks), len(columns), sharey="row", squeeze=False, height_ratios=heights)
     for line, (base, order) in zip(grid, blocks.items(), strict=True):
         for axes, name in zip(line, columns, strict=True):
-            _column(axes, drawn[(drawn["base"] == base) & (drawn["library"] == name)], order)
+            part = drawn[(drawn["base"] == base) & (drawn["library"] == name)]
+            if part.empty:  # the library is not of this base, or it has no room there
+                axes.set_axis_off()
+            else:
+                _column(axes, part, order)
         line[0].set_yticks(range(len(order)), order)
         line[0].set_ylim(-0.6, len(order) - 0.4)
         if len(blocks) > 1:
@@ -150,7 +167,7 @@ def caption(table: pandas.DataFrame) -> str:
     about = " ".join(f"{one.name.capitalize()}: {one.about}." for one in LIBRARIES if one.name in there)
     said = " ".join(_of_base(base, part) for base, part in _by_base(table))
     between = table["tau_bases"].iloc[0]
-    agree = "" if math.isnan(between) else f" The rankings by the two bases have a τ of {between:.2f}. {_first(table)}"
+    agree = "" if math.isnan(between) else f" {BETWEEN} a τ of {between:.2f}. {_first(table)}"
     return f"""Rules of composition over libraries whose precondition is known. A mark is how far a rule goes from the
         floor (0) to the ceiling (1); the score is {SCORE}. The floor is the control of the library. The ceiling is one
         adapter on all the data or, where that answers nothing, an expert on the answers; of a known fact it is the
@@ -174,6 +191,8 @@ def _of_base(base: str, part: pandas.DataFrame) -> str:
     said = [f"Of {base}, {whole} rules have rows in every library, and so a score."]
     if not math.isnan(tau):
         said.append(f"Two of its seeds rank them with a Kendall's τ of {tau:.2f}.")
+    if unknown := part["unknown"].iloc[0]:
+        said.append(f"Not asked, since what it was pretrained on is not known: {unknown}.")
     if low:
         said.append(f"Not drawn, since its ceiling is right in less than half: {low}.")
     return " ".join(said)

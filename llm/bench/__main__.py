@@ -1,9 +1,10 @@
 """lora-reuse bench rule=my_rule.py
 
 How good is a rule of composition? It is scored over libraries whose precondition is known: two facts of a chain in two
-experts, with a bridge in neither, in one and in both; a fact and a form; a new fact and a known one; three experts. A
-rule is one of ours by its name, one that learns as NAME:own, or a Python file of one's own (docs/extend/rule.md); a
-rule of PEFT, mergekit or any other software is a file that calls it. Rules have their dials at their defaults.
+experts, with a bridge in neither, in one, in both, and in the base's pretraining where that is known; a fact and a
+form; a new fact and a known one; three experts. A rule is one of ours by its name, one that learns as NAME:own, or a
+Python file of one's own (docs/extend/rule.md); a rule of PEFT, mergekit or any other software is a file that calls it.
+Rules have their dials at their defaults.
 
 The score is the mean over libraries of (rule - floor)/(ceiling - floor): the floor is the control of the library, the
 ceiling one adapter on all the data, an expert on the answers where that answers nothing, or for a known fact its expert
@@ -73,7 +74,7 @@ def _main(options: Options) -> int:
         print(f"{', '.join(rules)}: {len(experts)} experts (fewer, where they are in {options.out}), {count} rows")
         return 0
     known = run(todo, bench)
-    print("\n\n\n".join([*(table(rule, options.model, seeds, known) for rule in rules), about()]))
+    print("\n\n\n".join([*(table(rule, options.model, seeds, known) for rule in rules), about(options.model)]))
     return 0
 
 

@@ -2,10 +2,12 @@
 needed to read it."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from lora_reuse.llm.decoding.names import place_of
+from lora_reuse.llm.pocket import switches
 from lora_reuse.llm.protocols.by_name import protocol_of
 from lora_reuse.llm.protocols.protocol import Protocol
 from lora_reuse.llm.protocols.settings import with_preset
@@ -34,7 +36,7 @@ class Library:
 
     `floor` are the settings in which the control differs: what is right there, is so without composing. `ceiling` is
     one adapter on the data of all experts, or where such a one answers nothing either, an expert on the answers; of a
-    known fact it is the fact's expert alone."""
+    known fact it is the fact's expert alone. `known` says of a base whether the precondition is known of it."""
 
     name: str
     about: str
@@ -42,6 +44,7 @@ class Library:
     ceiling: Asked
     floor: Settings = field(default_factory=lambda: {"composition": "random"})
     own: tuple[Own, ...] = ()
+    known: Callable[[str], bool] = lambda model: True
 
 
 TEST = {"split": "test"}
@@ -60,6 +63,11 @@ def _steps(protocol: str, setup: str, **others: Any) -> Asked:
 def _mixed(setup: str) -> Asked:
     """One expert on the data of both experts of a setup. Setup 4 has those of setup 2."""
     return _steps("methods", setup, adapter="lora", library="data_mix", composition="alone")
+
+
+def _chained(model: str) -> bool:
+    """Whether a base says that its pretraining had steps of the relations that `llm.exposed` takes for chained."""
+    return switches(place_of(model)).get("skill", "none") != "none"
 
 
 LIBRARIES = (
@@ -96,6 +104,17 @@ LIBRARIES = (
         own=HOPS,
     ),
     Library(
+        "exposed",
+        "the base was pretrained on steps of such chains, in the words that ask; no expert has learned any",
+        Asked("exposed", TEST | {"relations": "chained", "library": "2-combination", "prompting": "steps"}),
+        Asked(
+            "exposed",
+            TEST | {"relations": "chained", "library": "mixed", "composition": "alone", "prompting": "steps"},
+        ),
+        own=HOPS,
+        known=_chained,
+    ),
+    Library(
         "skills",
         "one expert knows the fact, the other the form of the answer",
         Asked("skills", TEST | {"library": "both", "asked": "both", "formats": "known"}),
@@ -120,6 +139,11 @@ LIBRARIES = (
         own=HOPS,
     ),
 )
+
+
+def libraries(model: str) -> tuple[Library, ...]:
+    """The libraries whose precondition is known of a base."""
+    return tuple(library for library in LIBRARIES if library.known(model))
 
 
 class Cell(NamedTuple):

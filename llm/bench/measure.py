@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from lora_reuse.llm.bench.libraries import LIBRARIES, Cell, cells
+from lora_reuse.llm.bench.libraries import LIBRARIES, Cell, cells, libraries
 from lora_reuse.llm.bench.score import Known
 from lora_reuse.llm.decoding.names import digest, place_of
 from lora_reuse.llm.protocols.protocol import Protocol, grouped
@@ -29,7 +29,7 @@ def every_cell(rules: Iterable[str], model: str) -> list[Cell]:
     """What is asked of rules, each once. Raises SettingError for a rule that a protocol does not ask."""
     found: dict[tuple[str, Any], Cell] = {}
     for rule in rules:
-        for library in LIBRARIES:
+        for library in libraries(model):
             these = cells(library, rule, model)
             if these is None:
                 name = library.asked.protocol

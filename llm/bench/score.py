@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from lora_reuse.llm.bench.libraries import LIBRARIES, Cell, Cells, Library, cells
+from lora_reuse.llm.bench.libraries import LIBRARIES, Cell, Cells, Library, cells, libraries
 from lora_reuse.llm.protocols.controls import ENOUGH
 from lora_reuse.llm.protocols.dials import CONTROLS
 from lora_reuse.llm.scoring.differences import by_seed
@@ -99,9 +99,9 @@ def in_library(library: Library, found: Cells, seeds: Sequence[int], known: Know
 
 
 def measured(rule: str, model: str, seeds: Sequence[int], known: Known) -> list[InLibrary] | None:
-    """A rule in every library; None where rows of a seed are missing."""
+    """A rule in every library of a base; None where rows of a seed are missing."""
     parts = []
-    for library in LIBRARIES:
+    for library in libraries(model):
         found = cells(library, rule, model)
         part = in_library(library, found, seeds, known) if found else None
         if part is None:

@@ -5,7 +5,7 @@ from statistics import fmean
 
 import numpy as np
 
-from lora_reuse.llm.bench.libraries import LIBRARIES
+from lora_reuse.llm.bench.libraries import libraries
 from lora_reuse.llm.bench.score import (
     SCORE,
     Against,
@@ -45,9 +45,9 @@ def table(rule: str, model: str, seeds: Sequence[int], known: Known) -> str:
     return "\n\n".join(said)
 
 
-def about() -> str:
-    """What each library is."""
-    return "\n".join(f"{library.name}: {library.about}" for library in LIBRARIES)
+def about(model: str) -> str:
+    """What each library of a base is."""
+    return "\n".join(f"{library.name}: {library.about}" for library in libraries(model))
 
 
 HEAD = ["library", "hits/total", "share [95 %]", "floor", "ceiling", "gained", "own answers", *COST]

@@ -15,7 +15,7 @@ from lora_reuse.figures import registry
 from lora_reuse.figures.rows import MissingRows
 from lora_reuse.llm.bench import measure, score, text
 from lora_reuse.llm.bench.__main__ import Options, main
-from lora_reuse.llm.bench.libraries import LIBRARIES, cells
+from lora_reuse.llm.bench.libraries import LIBRARIES, cells, libraries
 from lora_reuse.llm.bench.score import Gained, InLibrary, agreement
 from lora_reuse.runs.grid import hash_of, settings_of
 from lora_reuse.runs.rows import SCHEMA, load_rows
@@ -31,7 +31,7 @@ def known(rules, model="pocket", seeds=SEEDS):
     every ceiling 9, but none without a bridge."""
     found = {}
     for rule, right in rules.items():
-        for library in LIBRARIES:
+        for library in libraries(model):
             these = cells(library, rule, model)
             assert these
             top = 0 if library.name == "no bridge" else 9
@@ -191,8 +191,9 @@ def test_the_figure_ranks_the_rules_of_both_bases(tmp_path):
     made = registry.draw(registry.Item("bench", "figure"), written(tmp_path / "rows", rows), tmp_path / "out")
     said = " ".join(made.caption.split())
     assert "Of pocket, 3 rules have rows in every library, and so a score. Two of its seeds rank them with a " in said
-    assert f"Of {other}, 3 rules have rows in every library, and so a score. Not drawn" in said
-    assert "The rankings by the two bases have a τ of 0.33." in said
+    assert f"Of {other}, 3 rules have rows in every library, and so a score. Not asked, since what it was " in said
+    assert "pretrained on is not known: exposed. Not drawn, since its ceiling is right in less than half: no" in said
+    assert "The rankings by the two bases, over the libraries of both, have a τ of 0.33." in said
     assert f"Of the 3 rules with a score on both, the first is sum on pocket and linear on {other}." in said
     lines = pandas.read_csv(made.files["csv"])
     scores = lines[lines["library"] == "score"].set_index(["base", "rule"])["gained"]
@@ -245,6 +246,17 @@ def test_each_row_of_the_bench_is_one_of_its_protocols_command(rule, model):
             kind, value = field.metadata["kind"], getattr(one.point, field.name)
             if isinstance(kind, Choice) and value != "alone":  # of a library of one, whatever composition= says
                 assert value in kind.words, (one.protocol.name, field.name)
+
+
+def test_a_library_is_asked_of_the_bases_of_which_its_precondition_is_known(tmp_path):
+    """Only a pocket model says what it read; one of skill=none read no steps."""
+    (tmp_path / "pocket.json").write_text(json.dumps({"size": {"skill": "none"}}))
+    assert libraries("pocket") == LIBRARIES
+    for model in ("smollm2", "Qwen/Qwen2.5-3B-Instruct", str(tmp_path)):
+        assert [one.name for one in LIBRARIES if one not in libraries(model)] == ["exposed"]
+        assert "exposed" not in {one.protocol.name for one in measure.every_cell(["sum"], model)}
+    assert "exposed: the base was pretrained on steps" in text.about("pocket")
+    assert "exposed" not in text.about("smollm2")
 
 
 def test_a_rule_of_other_experts_is_refused():
