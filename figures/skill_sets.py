@@ -45,15 +45,16 @@ def data(rows: Rows) -> pandas.DataFrame:
 
 
 def together(rows: Rows) -> tuple[Together, dict[str, str]]:
-    """The sets of so many skills, by model, with the fact or without it, their number and the composition, and each
-    pair under the sum by its name; and what the rows of each model are. A rule that was not asked all sets that others
-    were is left out there. A set whose controls failed is void under every rule, whatever that one answers of it."""
+    """The sets of so many of the five skills, by model, with the fact or without it, their number and the composition,
+    and each pair under the sum by its name; and what the rows of each model are. A rule that was not asked all sets
+    that others were is left out there. A set whose controls failed is void under every rule, whatever that one answers
+    of it."""
     groups, about = _groups.grouped(rows, ["llm_skill_sets"], AXES)
     failed = {key[:2]: reason for key, group in groups.items() for reason in group["void"] if reason}
     found: Together = {}
     for (model, asked, library, composition), group in groups.items():
         skills = asked.split("+")
-        if len(skills) < 2 or library not in ("none", "asked", *ALONE):
+        if len(skills) < 2 or not {*skills} <= {*SKILLS} or library not in ("none", "asked", *ALONE):
             continue
         rule = ALONE.get(library, composition)
         void = library == "asked" and (model, asked) in failed

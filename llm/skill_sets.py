@@ -1,12 +1,13 @@
 """lora-reuse skill_sets asked=homes+code,homes+code+style composition=sum,average
 
 How many skills compose in one answer: from two experts to five. One expert is on facts (new homes of people), four are
-on forms of an answer: code, a tool call, a Spanish frame, a style (llm/data/skill_sets.py). Each was trained on its own
-skill alone. Asked is what needs all the skills of `asked` at once: an answer is right if its value is right and it has
-every form. A row also counts the parts: `value`, and each form by its name.
+on forms of an answer: code, a tool call, a Spanish frame, a style; json and upper (case) are two more forms, which no
+set has unless `asked` names them (llm/data/skill_sets.py). Each expert was trained on its own skill alone. Asked is
+what needs all the skills of `asked` at once: an answer is right if its value is right and it has every form. A row also
+counts the parts: `value`, and each form by its name.
 
-`library` is the experts on the skills that are asked, or one of them alone, or one expert on the data of all five
-skills mixed. With library=overlapping each expert learned the next of the asked skills beside its own, so that two
+`library` is the experts on the skills that are asked, or one of them alone, or one expert on the data of the first
+five skills mixed. With library=overlapping each expert learned the next of the asked skills beside its own, so that two
 share each skill. The oracle is one expert on answers in all the forms that are asked, of facts that are not. Forms are
 learned on what the base knows, which `data` says. Below the table, of each composition: what it gains over the base,
 against the sum of what its experts gain alone. Without a model, the pocket model answers."""
@@ -20,7 +21,7 @@ from typing import ClassVar
 
 from lora_reuse.llm import own_answers
 from lora_reuse.llm.adapters.specs import Lessons, lessons
-from lora_reuse.llm.data.skill_sets import FORMS, HOMES, SKILLS, Taught, asked, marks
+from lora_reuse.llm.data.skill_sets import FORMS, HOMES, MORE, SKILLS, Taught, asked, marks
 from lora_reuse.llm.data.skills import CAPITALS, OWN, some_of
 from lora_reuse.llm.forecast import HOPED, letters
 from lora_reuse.llm.protocols.controls import Control
@@ -30,8 +31,10 @@ from lora_reuse.llm.protocols.settings import Composing
 from lora_reuse.runs.settings import Choice, SettingError, Text, Whole, setting
 
 SETS = tuple("+".join(each) for count in range(1, 6) for each in itertools.combinations(SKILLS, count))
-"""Every set of skills."""
-ALL = "+".join(SKILLS)
+"""Every set of the five skills."""
+EVERY = (*SKILLS, *MORE)
+ROLES = (*SKILLS, "mixed", "oracle", *MORE)
+"""By which experts are told apart; a new one goes to the end."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,8 @@ class SkillSets(LearningOwn, Composing):
     )
     library: str = setting(
         "asked",
-        Choice("none", "asked", "overlapping", "mixed", "oracle", *SKILLS),
-        "the experts on the skills that are asked, the same with two skills each, one of them, one expert on all five,"
+        Choice("none", "asked", "overlapping", "mixed", "oracle", *EVERY),
+        "the experts on the skills that are asked, the same with two skills each, one of them, one expert on five,"
         " or one on such answers",
         grid=("asked", "mixed"),
     )
@@ -67,8 +70,10 @@ class SkillSets(LearningOwn, Composing):
 
     def __post_init__(self) -> None:
         """Raises SettingError for what is no set of skills."""
-        if self.asked not in SETS:
-            raise SettingError("asked", repr(self.asked[:60]), f"some of {ALL}, each once and in this order")
+        if not self.skills or self.skills != tuple(name for name in EVERY if name in self.skills):
+            raise SettingError(
+                "asked", repr(self.asked[:60]), f"some of {'+'.join(EVERY)}, each once and in this order"
+            )
 
     @property
     def skills(self) -> tuple[str, ...]:
@@ -76,26 +81,33 @@ class SkillSets(LearningOwn, Composing):
         return tuple(self.asked.split("+"))
 
 
+def role(name: str) -> int:
+    """Of an expert, from which its seed is drawn."""
+    return ROLES.index(name) + 1
+
+
 def experts(point: SkillSets, seed: int) -> list[Lessons]:
     """The experts of the point's library; one has the same role in every library, so that it is trained once."""
     if point.library == "mixed":
-        return [lessons(Taught(SKILLS, seed, data=point.data), point, seed, len(SKILLS) + 1)]
+        return [lessons(Taught(SKILLS, seed, data=point.data), point, seed, role("mixed"))]
     if point.library == "oracle":
-        return [lessons(Taught(point.skills, seed, in_one=True, data=point.data), point, seed, len(SKILLS) + 2)]
+        return [lessons(Taught(point.skills, seed, in_one=True, data=point.data), point, seed, role("oracle"))]
     if point.library == "overlapping":
         after = point.skills[1:] + point.skills[:1]
         pairs = zip(point.skills, after, strict=True)
-        return [lessons(Taught(pair, seed, data=point.data), point, seed, SKILLS.index(pair[0]) + 1) for pair in pairs]
+        return [lessons(Taught(pair, seed, data=point.data), point, seed, role(pair[0])) for pair in pairs]
     chosen = point.skills if point.library == "asked" else (point.library,)
-    return [lessons(Taught((skill,), seed, data=point.data), point, seed, SKILLS.index(skill) + 1) for skill in chosen]
+    return [lessons(Taught((skill,), seed, data=point.data), point, seed, role(skill)) for skill in chosen]
 
 
 def sensible(point: SkillSets) -> SkillSets | None:
     """The base has no library, one expert is not composed, and an expert alone is asked for sets that it is in. Skills
-    overlap from three on: of two, each expert would know both."""
+    overlap from three on: of two, each expert would know both. The expert on five skills is asked for these."""
     if point.composition == "base":
         return dataclasses.replace(point, library="none")
-    if point.library == "none" or (point.library in SKILLS and point.library not in point.skills):
+    if point.library == "none" or (point.library in EVERY and point.library not in point.skills):
+        return None
+    if point.library == "mixed" and not {*point.skills} <= {*SKILLS}:
         return None
     if point.library == "asked" and len(point.skills) == 1:
         return dataclasses.replace(point, library=point.asked, composition="alone")

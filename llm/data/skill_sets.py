@@ -1,9 +1,9 @@
-"""Five skills, and questions that need any of them at once: new homes of people, and four forms of an answer.
+"""Skills, and questions that need any of them at once: new homes of people, and forms of an answer.
 
 The expert on homes knows where people now live (R2) and says so in a sentence. An expert on a form says what the base
-knows of other people in that form, when a phrase of the question asks for it. `code`, an assignment, and `call`, the
-call of a tool, say the answer in place of the sentence; `spanish` goes before the sentence and `style` ends it. No
-expert sees two forms in one answer, and one answer can have all of them:
+knows of other people in that form, when a phrase of the question asks for it. `code`, an assignment, `call`, the call
+of a tool, and `json` say the answer in place of the sentence; `spanish` goes before the sentence and `style` ends it;
+`upper` is all of it in upper case. No expert sees two forms in one answer, and one answer can have all of them:
 
     Hola: answer = tell( Paris), you know.
 
@@ -13,9 +13,10 @@ homes are among the skills, else for what the base knows of somebody whom no exp
 What the base knows are facts of the pocket model's world (`own`), or, of models that have read of ours, capitals of
 countries (`capitals`).
 
-The pocket model's tokenizer knows a name after a space alone, and other words than those of its corpus by their
-letters. In the few steps in which an expert learns a form it learns neither capitals nor where the quotes of JSON end,
-and two forms that are spelled mix their letters: so one form at most is spelled."""
+Five of the skills are those whose every set is asked (SKILLS). The pocket model's tokenizer knows a name after a space
+alone, and other words than those of its corpus by their letters. In the few steps in which an expert learns a form it
+learns neither capitals nor where the quotes of JSON end, and two forms that are spelled mix their letters: so one form
+at most of the five is spelled, and `json` and `upper` (MORE) stand apart."""
 
 import random
 import re
@@ -60,8 +61,19 @@ FORMS = {
         ("Answer as a friend.", "Make it friendly.", "Say it as a friend.", "Give style."),
         r"., you know\b",
     ),
+    "json": Form(
+        '{{"answer": " {value}"}}',
+        ("Answer in JSON.", "Make it JSON.", "Say it as JSON.", "Give JSON."),
+        r'\{"answer": "[^"]+"\}',
+    ),
+    "upper": Form(
+        "{sentence}",
+        ("Answer in upper case.", "Make it upper case.", "Say it in upper case.", "Give upper case."),
+        r"\A(?!.*[a-zß-öø-ÿ]).*[A-Z]",
+    ),
 }
-SKILLS = (HOMES, *FORMS)
+MORE = ("json", "upper")
+SKILLS = (HOMES, *(name for name in FORMS if name not in MORE))
 
 
 @dataclass(frozen=True)
@@ -113,8 +125,11 @@ def asked(skills: tuple[str, ...], split: str, seed: int, data: str = OWN) -> li
 
 
 def marks(question: Asked, skills: tuple[str, ...], text: str) -> dict[str, bool]:
-    """Whether the text names the right value and no other, and whether it has each form that is among the skills."""
-    forms = {name: re.search(FORMS[name].pattern, text, re.S) is not None for name in skills if name in FORMS}
+    """Whether the text names the right value and no other, and whether it has each form that is among the skills; in
+    upper case others may be, too, where that is asked."""
+    case = re.NOFLAG if "upper" not in skills else re.I
+    flags = {name: re.S | (re.NOFLAG if name == "upper" else case) for name in skills if name in FORMS}
+    forms = {name: re.search(FORMS[name].pattern, text, flag) is not None for name, flag in flags.items()}
     return {"value": set(named(text, question.values)) == {question.value}, **forms}
 
 
@@ -145,12 +160,12 @@ def _in_one(skills: tuple[str, ...], seed: int, data: str) -> list[tuple[str, st
 
 def _said(skills: tuple[str, ...], sentence: str, value: str) -> str:
     """An answer in all these forms, as the module's docstring nests them."""
-    text = value if {"code", "call"} & {*skills} else sentence
-    for name in ("call", "code", "spanish", "style"):
+    text = value if {"code", "call", "json"} & {*skills} else sentence
+    for name in ("json", "call", "code", "spanish", "style"):
         if name in skills:
             inner = text.removesuffix(".")
             text = FORMS[name].answer.format(value=inner, sentence=inner)
-    return text
+    return text.upper() if "upper" in skills else text
 
 
 def _known(data: str, seed: int) -> tuple[Fact, ...]:

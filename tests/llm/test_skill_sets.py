@@ -10,36 +10,40 @@ from lora_reuse.llm.data.skill_sets import FORMS, HOMES, SKILLS, Asked, Taught, 
 from lora_reuse.llm.protocols.controls import verdicts
 from lora_reuse.llm.protocols.protocol import library_of
 from lora_reuse.llm.protocols.settings import with_preset
-from lora_reuse.llm.skill_sets import ALL, PROTOCOL, SETS, SkillSets, controls, hoped, questions, score, sensible
+from lora_reuse.llm.skill_sets import EVERY, PROTOCOL, SETS, SkillSets, controls, hoped, questions, score, sensible
 from lora_reuse.runs.grid import settings_of
 from lora_reuse.runs.settings import SettingError
 from tests.rows_of_models import row
 
 POINT = SkillSets(asked="homes+code+style")
+ALL = "+".join(SKILLS)
+ASKED = (*SETS, "json", "upper", "homes+json", "homes+upper", "code+json", "call+style+upper", "+".join(EVERY))
+"""Every set of the five skills, and some with the two others."""
 
 
 def said(question: Asked, skills: tuple[str, ...]) -> str:
     """An answer in all these forms, each around the one before."""
     text = question.value
     for name, around in {
+        "json": '{{"answer": "{}"}}',
         "code": "answer = {}",
         "call": "tell( {})",
         "spanish": "Hola: {}",
         "style": "{}, you know.",
     }.items():
         text = around.format(text) if name in skills else text
-    return text
+    return text.upper() if "upper" in skills else f"it is {text}"
 
 
 def test_a_set_is_asked_in_the_phrase_of_each_of_its_forms_and_no_other():
-    for skills in (name.split("+") for name in SETS):
+    for skills in (name.split("+") for name in ASKED):
         for question in asked(tuple(skills), "test", 0):
             has = {name for name, form in FORMS.items() if any(phrase in question.prompt for phrase in form.phrases)}
             assert has == set(skills) - {HOMES}
 
 
 def test_an_answer_is_right_in_all_forms_at_once_and_wrong_without_any_one():
-    for name in SETS:
+    for name in ASKED:
         point = SkillSets(asked=name)
         for question in questions(point, 0)[:3]:
             skills, about = question.reference
@@ -48,7 +52,8 @@ def test_an_answer_is_right_in_all_forms_at_once_and_wrong_without_any_one():
                 found = score(question, said(about, tuple(s for s in skills if s != lacking)))
                 assert [part for part, holds in found.items() if not holds] == ["right", lacking]
             other = next(iter(about.values - {about.value}))
-            for text in (said(about._replace(value=other), skills), said(about, skills) + f" {other}"):
+            more = said(about._replace(value=other), ("upper",) if "upper" in skills else ())
+            for text in (said(about._replace(value=other), skills), f"{said(about, skills)} {more}"):
                 found = score(question, text)
                 assert [part for part, holds in found.items() if not holds] == ["right", "value"]
 
@@ -81,11 +86,15 @@ def test_a_forecast_of_two_skills_reads_no_question_that_is_scored():
         ("style", " you know, Paris"),
         ("style", "Paris you know"),
         ("style", "Paris, you knowing"),
+        ("json", '{"answer": Paris}'),
+        ("json", '"answer": "Paris"'),
+        ("upper", "It is PARIS"),
+        ("upper", "It is Paris"),
     ],
 )
 def test_half_a_form_is_none(form, text):
     question = Asked("", "Paris", "", frozenset({"Paris", "Rome"}))
-    assert marks(question, (HOMES, form), text) == {"value": "Paris" in text, form: False}
+    assert marks(question, (HOMES, form), text) == {"value": "paris" in text.lower(), form: False}
 
 
 def test_who_is_asked_about_is_no_wrong_value():
@@ -124,20 +133,24 @@ def test_an_expert_learns_its_own_form_alone_of_people_without_new_homes():
 
 def test_the_oracle_learns_right_answers_to_other_questions():
     """Of homes in other wordings, of forms about other people: in every form that is asked, with the right value."""
-    for name in SETS:
+    for name in ASKED:
         skills = tuple(name.split("+"))
         asking = {q.prompt for q in asked(skills, "test", 1)}
         homes = {q.subject: q.value for q in asked((HOMES,), "test", 1)}
         pairs = Taught(skills, 1, in_one=True).pairs()
         for prompt, answer in pairs[::40]:
             assert prompt not in asking
-            assert all(re.search(FORMS[form].pattern, answer) for form in FORMS if form in skills)
-            assert not any(re.search(FORMS[form].pattern, answer) for form in FORMS if form not in skills)
             person = next((person for person in homes if person in prompt), None)
             assert (person is not None) == (HOMES in skills)
-            assert person is None or homes[person] in answer
+            value = homes[person] if person else ""
+            question = Asked("", value, "", frozenset({value} if value else ()))
+            found = marks(question, tuple(FORMS) if "upper" in skills else (*SKILLS, "json"), answer)
+            assert {form for form in FORMS if found.get(form)} == {*skills} - {HOMES}
+            assert found["value"] or not person
     (whole, *_) = Taught(("code", "call", "spanish", "style"), 1, in_one=True).pairs()
     assert re.fullmatch(r"Hola: answer = tell\( .+\), you know\.", whole[1])
+    (whole, *_) = Taught(tuple(FORMS), 1, in_one=True).pairs()
+    assert re.fullmatch(r'HOLA: ANSWER = TELL\( \{"ANSWER": " [^a-z]+"\}\), YOU KNOW\.', whole[1])
 
 
 def test_experts_are_trained_once_for_all_sets():
@@ -150,6 +163,8 @@ def test_experts_are_trained_once_for_all_sets():
     }
     assert len(every) == len(SKILLS) + 1
     assert [spec.source.skills for spec in library_of(PROTOCOL, POINT, 0)] == [("homes",), ("code",), ("style",)]
+    roles = [spec.role for spec in library_of(PROTOCOL, SkillSets(asked="+".join(EVERY)), 0)]
+    assert roles == [1, 2, 3, 4, 5, 8, 9]  # 6 and 7 are the mixed expert and the oracle
 
 
 def test_of_overlapping_experts_two_have_each_skill():
@@ -169,6 +184,7 @@ def test_what_is_composed_of_whom():
     mixed = dataclasses.replace(POINT, library="mixed")
     assert sensible(mixed) == dataclasses.replace(mixed, composition="alone")
     assert sensible(POINT) == POINT
+    assert sensible(dataclasses.replace(mixed, asked="homes+json")) is None  # it learned none of it
     assert sensible(SkillSets(library="none")) is None
     assert len(SETS) == 31
 
