@@ -119,7 +119,7 @@ def draw(table: pandas.DataFrame, figure: Figure) -> None:
         for axes, name in zip(line, columns, strict=True):
             part = drawn[(drawn["base"] == base) & (drawn["library"] == name)]
             if part.empty:  # the library is not of this base, or it has no room there
-                axes.set_axis_off()
+                axes.remove()
             else:
                 _column(axes, part, order)
         line[0].set_yticks(range(len(order)), order)

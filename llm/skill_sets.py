@@ -7,10 +7,11 @@ what needs all the skills of `asked` at once: an answer is right if its value is
 counts the parts: `value`, and each form by its name.
 
 `library` is the experts on the skills that are asked, or one of them alone, or one expert on the data of the first
-five skills mixed. With library=overlapping each expert learned the next of the asked skills beside its own, so that two
-share each skill. The oracle is one expert on answers in all the forms that are asked, of facts that are not. Forms are
-learned on what the base knows, which `data` says. Below the table, of each composition: what it gains over the base,
-against the sum of what its experts gain alone. Without a model, the pocket model answers."""
+five skills mixed, of all seven where json or upper is asked. With library=overlapping each expert learned the next of
+the asked skills beside its own, so that two share each skill. The oracle is one expert on answers in all the forms that
+are asked, of facts that are not. Forms are learned on what the base knows, which `data` says. Below the table, of each
+composition: what it gains over the base, against the sum of what its experts gain alone. Without a model, the pocket
+model answers."""
 
 import dataclasses
 import itertools
@@ -49,7 +50,7 @@ class SkillSets(LearningOwn, Composing):
     library: str = setting(
         "asked",
         Choice("none", "asked", "overlapping", "mixed", "oracle", *EVERY),
-        "the experts on the skills that are asked, the same with two skills each, one of them, one expert on five,"
+        "the experts on the skills that are asked, the same with two skills each, one of them, one expert on all,"
         " or one on such answers",
         grid=("asked", "mixed"),
     )
@@ -89,7 +90,8 @@ def role(name: str) -> int:
 def experts(point: SkillSets, seed: int) -> list[Lessons]:
     """The experts of the point's library; one has the same role in every library, so that it is trained once."""
     if point.library == "mixed":
-        return [lessons(Taught(SKILLS, seed, data=point.data), point, seed, role("mixed"))]
+        taught = SKILLS if {*point.skills} <= {*SKILLS} else EVERY
+        return [lessons(Taught(taught, seed, data=point.data), point, seed, role("mixed"))]
     if point.library == "oracle":
         return [lessons(Taught(point.skills, seed, in_one=True, data=point.data), point, seed, role("oracle"))]
     if point.library == "overlapping":
@@ -102,12 +104,10 @@ def experts(point: SkillSets, seed: int) -> list[Lessons]:
 
 def sensible(point: SkillSets) -> SkillSets | None:
     """The base has no library, one expert is not composed, and an expert alone is asked for sets that it is in. Skills
-    overlap from three on: of two, each expert would know both. The expert on five skills is asked for these."""
+    overlap from three on: of two, each expert would know both."""
     if point.composition == "base":
         return dataclasses.replace(point, library="none")
     if point.library == "none" or (point.library in EVERY and point.library not in point.skills):
-        return None
-    if point.library == "mixed" and not {*point.skills} <= {*SKILLS}:
         return None
     if point.library == "asked" and len(point.skills) == 1:
         return dataclasses.replace(point, library=point.asked, composition="alone")

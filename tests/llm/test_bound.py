@@ -18,7 +18,9 @@ from lora_reuse.runs.rows import WITHDRAWN, load_rows
 from tests.rows_of_models import row, write
 
 PAPER = Path(__file__).parents[2] / "results/paper"
-NAMES = "two_hop bridge placement methods large_library bridge_minimum bridge_examples scale edit latent chains".split()
+NAMES = (
+    "two_hop bridge placement methods large_library bridge_minimum bridge_examples scale edit latent chains exposed"
+).split()
 FACTS: dict[str, Any] = {"triplets": 10, "prompting": "direct"}
 
 
@@ -100,6 +102,7 @@ WITH = {
     "edit": {"library": "2-combination"},
     "latent": {"library": "2-combination", "second": "dealt"},
     "chains": {"library": "experts", "bridge": "none", "hops": 3},
+    "exposed": {"relations": "apart"},
 }
 WITHOUT: list[tuple[str, dict[str, Any]]] = [
     *(("two_hop", {"library": library}) for library in ("none", "3-combination", "oracle", "mixed")),
@@ -115,6 +118,8 @@ WITHOUT: list[tuple[str, dict[str, Any]]] = [
     *(("latent", {"library": library}) for library in ("none", "mixed", "document")),
     *(("chains", {"library": library, "bridge": "none"}) for library in ("none", "joint", "oracle")),
     ("chains", {"library": "experts", "bridge": "all"}),
+    *(("exposed", {"relations": "apart", "library": library}) for library in ("none", "mixed")),
+    ("exposed", {"relations": "chained"}),
 ]
 
 

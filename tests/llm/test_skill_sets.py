@@ -184,7 +184,10 @@ def test_what_is_composed_of_whom():
     mixed = dataclasses.replace(POINT, library="mixed")
     assert sensible(mixed) == dataclasses.replace(mixed, composition="alone")
     assert sensible(POINT) == POINT
-    assert sensible(dataclasses.replace(mixed, asked="homes+json")) is None  # it learned none of it
+    more = dataclasses.replace(mixed, asked="homes+json", composition="alone")
+    assert sensible(more) == more
+    of = lambda point: library_of(PROTOCOL, point, 0)[0].source.skills  # noqa: E731
+    assert (of(mixed), of(more)) == (SKILLS, EVERY)
     assert sensible(SkillSets(library="none")) is None
     assert len(SETS) == 31
 
