@@ -111,12 +111,12 @@ def sample(row: Row, kept: Mapping[str, Row], run: Path, count: int) -> dict[str
         "asked": committed["total"],
         "answers": [
             {
-                "question": said["question"],
+                "question": q.prompt,
                 "gold": said.get("gold", ""),
                 "answer": said["answer"],
                 "hit": bool(said.get("strict", said.get("right"))),
             }
-            for said in marked[:count]
+            for q, said in zip(questions[:count], marked[:count], strict=True)
         ],
     }
 

@@ -17,15 +17,15 @@ HITS = 3
 """So many questions of a run are answered right, the first ones."""
 
 
-def run_of(folder, seeds=(0, 1), **settings):
+def run_of(folder, seeds=(0, 1), experiment="llm_bridge", **settings):
     """The folder of a run of two triplets with its answers, and its rows."""
-    protocol, rows = protocol_of("llm_bridge"), []
+    protocol, rows = protocol_of(experiment), []
     for seed in seeds:
-        one = row("llm_bridge", [2, 1], triplets=2, prompting="direct", seed=seed, **settings)
+        one = row(experiment, [2, 1], triplets=2, prompting="direct", seed=seed, **settings)
         point = point_of(protocol, one["settings"])
         records = []
         for i, q in enumerate(protocol.questions(point, seed)):
-            said = q.about["right"] if i in (0, 1, 3) else f"<script>{i}</script> nobody knows"
+            said = q.about["gold"] if i in (0, 1, 3) else f"<script>{i}</script> nobody knows"
             records.append({**q.about, "answer": said, **protocol.score(q, said)})
         one["measured"] |= protocol.counts(point, protocol.questions(point, seed), records)
         assert one["measured"]["hits"] == HITS
@@ -37,26 +37,30 @@ def run_of(folder, seeds=(0, 1), **settings):
     return rows
 
 
-def kept(folder):
-    return [json.loads(line) for line in (folder / "answers" / "llm_bridge.jsonl").read_text().splitlines()]
+def kept(folder, experiment="llm_bridge"):
+    return [json.loads(line) for line in (folder / "answers" / f"{experiment}.jsonl").read_text().splitlines()]
 
 
-def test_the_first_questions_of_the_lowest_seed_are_kept(tmp_path, capsys):
-    first, second = run_of(tmp_path / "run", seeds=(1, 0))
+@pytest.mark.parametrize("experiment", ["llm_bridge", "llm_exposed"])
+def test_the_first_questions_of_the_lowest_seed_are_kept(tmp_path, capsys, experiment):
+    """Also of a protocol whose records do not repeat the question."""
+    first, second = run_of(tmp_path / "run", (1, 0), experiment)
     write(tmp_path / "rows", first, second)
     words = [f"run={tmp_path / 'run'}", f"rows={tmp_path / 'rows'}", "count=3"]
     assert answers.main(words) == 0
-    assert "llm_bridge.jsonl: 1 rows" in capsys.readouterr().out
-    (line,) = kept(tmp_path / "rows")
+    assert f"{experiment}.jsonl: 1 rows" in capsys.readouterr().out
+    (line,) = kept(tmp_path / "rows", experiment)
     said = [json.loads(it) for it in (tmp_path / f"run/answers/{second['hash']}.jsonl").read_text().splitlines()[:3]]
     assert (line["row"], line["asked"], line["commit"]) == (second["hash"], 4, second["provenance"]["commit"])
+    protocol = protocol_of(experiment)
+    asked = protocol.questions(point_of(protocol, second["settings"]), 0)
     assert line["answers"] == [
-        {"question": it["question"], "gold": it["gold"], "answer": it["answer"], "hit": it["strict"]} for it in said
+        {"question": q.prompt, "gold": it["gold"], "answer": it["answer"], "hit": hit}
+        for q, it, hit in zip(asked[:3], said, [True, True, False], strict=True)
     ]
-    assert [answer["hit"] for answer in line["answers"]] == [True, True, False]
-    before = (tmp_path / "rows/answers/llm_bridge.jsonl").read_bytes()
+    before = (tmp_path / f"rows/answers/{experiment}.jsonl").read_bytes()
     assert answers.main(words) == 0
-    assert (tmp_path / "rows/answers/llm_bridge.jsonl").read_bytes() == before
+    assert (tmp_path / f"rows/answers/{experiment}.jsonl").read_bytes() == before
 
 
 def test_samples_of_other_rows_stay(tmp_path):
