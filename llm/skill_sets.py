@@ -132,7 +132,7 @@ def score(question: Question, answer: str) -> Marks:
 def controls(point: SkillSets) -> tuple[Control, ...]:
     """Each expert alone, asked for its own skill alone; of overlapping ones, those of one skill each. Beside the fact,
     one on a form has to have its form: the value comes from elsewhere. Without it, it has to say a value that the base
-    knows, too."""
+    knows, too; so has the one on upper case always, which spells the value anew."""
     if point.library not in ("asked", "overlapping"):
         return ()
     return tuple(
@@ -140,7 +140,7 @@ def controls(point: SkillSets) -> tuple[Control, ...]:
             f"{skill} alone",
             "got",
             {"asked": skill, "library": skill, "composition": "alone"},
-            skill if HOMES in point.skills and skill in FORMS else "hits",
+            skill if HOMES in point.skills and skill in FORMS and skill != "upper" else "hits",
         )
         for skill in point.skills
     )

@@ -216,6 +216,13 @@ def test_a_form_needs_what_the_base_knows_only_where_no_fact_is_asked():
     assert [v.void for v in verdicts(PROTOCOL, rows)[5:]] == ["", "code alone got 1 of 4"]
 
 
+def test_upper_case_needs_what_the_base_knows_beside_a_fact_too():
+    """It spells the value anew, which JSON takes as it is."""
+    rows = [alone(HOMES, [2, 2], 4), alone("json", [1, 0], 4), alone("upper", [1, 0], 4)]
+    rows += [row("llm_skill_sets", [0, 0], asked=asked) for asked in ("homes+json", "homes+upper")]
+    assert [v.void for v in verdicts(PROTOCOL, rows)[3:]] == ["", "upper alone got 1 of 4"]
+
+
 def test_what_three_experts_gain_is_held_against_the_sum_of_three():
     """By hand: of 4 the base has 1, the experts 2, 1 and 1, all together 4: gains 3 and 1, so 2 of 4 more. Taken from
     the best expert, or with the base counted once, it would be another number."""
