@@ -50,11 +50,12 @@ WORDS = {
 }
 """What stands behind a value in its list."""
 RULE = "composition"
-BASE_36 = string.digits + string.ascii_lowercase
+PLACES = string.digits + string.ascii_letters + "!#$%*+-.:;=?@^_~"
+"""A character for each place on an axis, of one byte, which neither JSON nor HTML has to escape."""
 OWN_FIELDS = ("at", "each", "controls", "rows", "sample")
 SHARED_FIELDS = ("hits", "total", "share", "of", "theory", "paper", "void", "ends", "chance", "commands")
 FIELDS = (*OWN_FIELDS, *SHARED_FIELDS)
-"""What a cell is, in this order. `at` has a digit of base 36 for its place on each axis. `each` are the hits of its
+"""What a cell is, in this order. `at` has a character of PLACES for its place on each axis. `each` are the hits of its
 seeds where there are several, and `of` how many questions each was asked, one number where all were asked as many. What
 stands in SHARED_FIELDS is the same in many cells: a cell has the number of its place in the view's list of them; and so
 it has for `controls`."""
@@ -109,7 +110,7 @@ def _view(protocol: Protocol, sources: Sequence[Source], sample: Mapping[str, An
             for control in protocol.controls(cell.point)
             if (at := (settle(dataclasses.replace(cell.point, **control.settings)), cell.weights)) in places
         ]
-        at = "".join(BASE_36[list(axis["values"]).index(cell.at(axis["name"]))] for axis in axes)
+        at = "".join(PLACES[list(axis["values"]).index(cell.at(axis["name"]))] for axis in axes)
         told: dict[str, Any] = {
             "at": at,
             "controls": control_lists.setdefault(json.dumps(controls), len(control_lists)),

@@ -32,7 +32,7 @@ ORDER = (
 ).split()
 """How figures follow one another on the page: the theory, then the models; others come after them, tables by their
 names."""
-LONGEST = 100
+LONGEST = 60
 """A table of more lines is on its own page alone, with its rows."""
 MADE_BY = {"ledger": "python -m paper_checks", "predictions": "python -m paper_checks.predictions"}
 
