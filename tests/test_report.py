@@ -69,8 +69,7 @@ def folder(tmp_path_factory):
             for setup, rule, how in asked_how
         ),
     )
-    exposed = {"relations": "chained", "words": "pretraining", "library": "2-combination", "prompting": "steps"}
-    write(rows, row("llm_exposed", [1] * 8, composition="average", **exposed))
+    write(rows, row("llm_exposed", [1] * 8, composition="average", relations="chained", prompting="steps"))
     others = itertools.product(("results/pocket-1", "results/pocket-same"), ("0", "2", "3"))
     write(
         rows,
