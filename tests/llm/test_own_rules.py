@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lora_reuse.llm.adapters.lowrank import LowRank
-from lora_reuse.llm.bench import measure, score, text
+from lora_reuse.llm.bench import libraries, measure, score
 from lora_reuse.llm.bench.__main__ import Options, main
 from lora_reuse.llm.bench.libraries import LIBRARIES, Asked, Library, cells
 from lora_reuse.llm.compositions import RULES, compose
@@ -198,7 +198,7 @@ def test_a_file_is_scored(file, tmp_path, monkeypatch, capsys):
     }
     ceiling = Asked("two_hop", small | {"library": "mixed", "composition": "alone"})
     one = Library("two hops", "two facts", Asked("two_hop", small | {"library": "2-combination"}), ceiling)
-    for module in (score, measure, text):
+    for module in (libraries, score, measure):
         monkeypatch.setattr(module, "LIBRARIES", (one,))
     words = [f"rule={file},sum", f"model={model}", f"out={tmp_path / 'out'}", "seeds=2", "workers=1"]
     assert main([*words, "dry_run=true"]) == 0
