@@ -50,8 +50,8 @@ WORDS = {
 }
 """What stands behind a value in its list."""
 RULE = "composition"
-PLACES = string.digits + string.ascii_letters + "!#$%*+-.:;=?@^_~"
-"""A character for each place on an axis, of one byte, which neither JSON nor HTML has to escape."""
+PLACES = string.digits + string.ascii_letters + "!#$%*+-.:;=?@^_~" + "".join(map(chr, range(0xC0, 0x180)))
+"""A character for each place on an axis, which neither JSON nor HTML has to escape; the first 78 are of one byte."""
 OWN_FIELDS = ("at", "each", "controls", "rows", "sample")
 SHARED_FIELDS = ("hits", "total", "share", "of", "theory", "paper", "void", "ends", "chance", "commands")
 FIELDS = (*OWN_FIELDS, *SHARED_FIELDS)
@@ -140,10 +140,11 @@ def _view(protocol: Protocol, sources: Sequence[Source], sample: Mapping[str, An
 
 
 def cells_of(view: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The cells of a view by the names of their fields."""
+    """The cells of a view by the names of their fields, with their places as numbers."""
     whole = ([*own, *view["shared"][place]] for *own, place in view["cells"])
     cells = [dict(zip(FIELDS, cell, strict=True)) for cell in whole]
-    return [cell | {"controls": view["control_lists"][cell["controls"]]} for cell in cells]
+    decoded = lambda at: [PLACES.index(place) for place in at]  # noqa: E731
+    return [cell | {"at": decoded(cell["at"]), "controls": view["control_lists"][cell["controls"]]} for cell in cells]
 
 
 def _marked(cell: Cell, control: Control) -> list[int]:

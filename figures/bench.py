@@ -35,7 +35,6 @@ BASES = {"pocket": range(Options.first_seed, Options.first_seed + Options.seeds)
 """The bases, and of which seeds; of the first those that the command asks where nothing else is said."""
 WHOLE = "score"
 """The column of all libraries."""
-BETWEEN = "The rankings by the two bases, over the libraries of both, have"
 NEEDS = {
     f"llm_{name}": "lora-reuse bench model=pocket rule=uniform,average,sum,arrow,arrow_after"
     for name in dict.fromkeys(one.protocol for library in LIBRARIES for one in (library.asked, library.ceiling))
@@ -167,7 +166,8 @@ def caption(table: pandas.DataFrame) -> str:
     about = " ".join(f"{one.name.capitalize()}: {one.about}." for one in LIBRARIES if one.name in there)
     said = " ".join(_of_base(base, part) for base, part in _by_base(table))
     between = table["tau_bases"].iloc[0]
-    agree = "" if math.isnan(between) else f" {BETWEEN} a τ of {between:.2f}. {_first(table)}"
+    told = f" The rankings by the two bases, over the libraries of both, have a τ of {between:.2f}. {_first(table)}"
+    agree = "" if math.isnan(between) else told
     return f"""Rules of composition over libraries whose precondition is known. A mark is how far a rule goes from the
         floor (0) to the ceiling (1); the score is {SCORE}. The floor is the control of the library. The ceiling is one
         adapter on all the data or, where that answers nothing, an expert on the answers; of a known fact it is the

@@ -48,12 +48,12 @@ def _table(view: Mapping[str, Any]) -> str:
     for i, axis in enumerate(axis for axis in view["axes"] if axis["name"] != RULE):
         values, counts = list(axis["values"]), Counter[int]()
         for cell in kept:
-            counts[int(cell["at"][i], 36)] += len(cell["rows"].split(";"))
+            counts[cell["at"][i]] += len(cell["rows"].split(";"))
         usual = values.index(START[axis["name"]]) if START.get(axis["name"]) in values else -1
         place = usual if usual in counts else max(sorted(counts), key=lambda at: counts[at])
-        kept = [cell for cell in kept if int(cell["at"][i], 36) == place]
+        kept = [cell for cell in kept if cell["at"][i] == place]
         said.append(f"{axis['name']} {values[place]}")
-    kept.sort(key=lambda cell: int(cell["at"][-1], 36))
+    kept.sort(key=lambda cell: cell["at"][-1])
     rules = [f"{rule}, {words}" if words else rule for rule, words in view["axes"][-1]["values"].items()]
     controls = list(dict.fromkeys(view["controls"][name] for cell in kept for name, *_ in cell["controls"]))
     lines = []
@@ -63,7 +63,7 @@ def _table(view: Mapping[str, Any]) -> str:
             for name, at, *marked in cell["controls"]
         }
         lines.append(
-            {"rule": rules[int(cell["at"][-1], 36)], "hits": f"{cell['hits']}/{cell['total']}"}
+            {"rule": rules[cell["at"][-1]], "hits": f"{cell['hits']}/{cell['total']}"}
             | {"share [95 %]": cell["share"]}
             | {"each seed": _each(cell), **{name: of.get(name, "") for name in controls}}
             | {"theory": cell["theory"], "paper": cell["paper"]}

@@ -72,9 +72,8 @@ class Reference(NamedTuple):
 def experts(point: Exposed, seed: int) -> list[Spec]:
     """The experts of the point's library, in the roles that `llm.two_hop` gives those of the same hops."""
     hops = tuple(DATASET + digit for digit in hops_of(point))
-    roles = list(EXPERTS).index
     if point.library == "mixed":
-        return trained(point, seed, [(hops, (), roles("mixed") + 1)])
+        return trained(point, seed, [(hops, (), list(EXPERTS).index("mixed") + 1)])
     return trained(point, seed, [((hop,), (), role) for role, hop in enumerate(hops, 1)])
 
 

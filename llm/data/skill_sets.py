@@ -69,7 +69,7 @@ FORMS = {
     "upper": Form(
         "{sentence}",
         ("Answer in upper case.", "Make it upper case.", "Say it in upper case.", "Give upper case."),
-        r"\A(?!.*[a-zß-öø-ÿ]).*[A-Z]",
+        r"\A(?-i:(?!.*[a-zß-öø-ÿ]).*[A-Z])",
     ),
 }
 MORE = ("json", "upper")
@@ -127,9 +127,8 @@ def asked(skills: tuple[str, ...], split: str, seed: int, data: str = OWN) -> li
 def marks(question: Asked, skills: tuple[str, ...], text: str) -> dict[str, bool]:
     """Whether the text names the right value and no other, and whether it has each form that is among the skills; in
     upper case others may be, too, where that is asked."""
-    case = re.NOFLAG if "upper" not in skills else re.I
-    flags = {name: re.S | (re.NOFLAG if name == "upper" else case) for name in skills if name in FORMS}
-    forms = {name: re.search(FORMS[name].pattern, text, flag) is not None for name, flag in flags.items()}
+    flags = re.S | re.I if "upper" in skills else re.S
+    forms = {name: re.search(FORMS[name].pattern, text, flags) is not None for name in skills if name in FORMS}
     return {"value": set(named(text, question.values)) == {question.value}, **forms}
 
 
