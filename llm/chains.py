@@ -29,6 +29,7 @@ from lora_reuse.llm.protocols.dials import COMPOSITIONS, RULES
 from lora_reuse.llm.protocols.hops import everyone, everywhere, percent
 from lora_reuse.llm.protocols.protocol import Marks, Protocol, Question, counted, main
 from lora_reuse.llm.protocols.settings import Answered, Composing
+from lora_reuse.llm.scoring.chance import by_chance
 from lora_reuse.llm.scoring.two_hop import direct, named
 from lora_reuse.runs.settings import Choice, SettingError, Whole, setting
 
@@ -149,11 +150,11 @@ def counts(point: Chains, asked: Sequence[Question], records: Sequence[Marks]) -
     golds = [record["gold"] for record in known]
     place = concluded if point.prompting == "steps" else str
     said = [{*named(place(record["answer"]), everywhere() | everyone())} & everywhere() for record in known]
-    dealt = sum(golds.count(one) for each in said if len(each) == 1 for one in each)
+    chance = by_chance(golds, [each if len(each) == 1 else () for each in said])
     measured = counted(point, asked[:size], chains) | {
         "known": len(known),
         "hits_known": sum(bool(record["right"]) for record in known),
-        "permuted_known": round(dealt / len(known), 4) if known else 0.0,
+        "permuted_known": round(sum(chance), 4),
         "known_by_group": [int(group not in unknown) for group in dict.fromkeys(groups)],
         "hops_right": [sum(bool(record["right"]) for record in hop) for hop in hops],
     }

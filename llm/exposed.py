@@ -29,6 +29,7 @@ from lora_reuse.llm.protocols.hops import everyone, everywhere, marks
 from lora_reuse.llm.protocols.libraries import in_one_way
 from lora_reuse.llm.protocols.protocol import Marks, Protocol, Question, main, share_of
 from lora_reuse.llm.protocols.settings import Composed, Options
+from lora_reuse.llm.scoring.chance import by_chance
 from lora_reuse.llm.scoring.two_hop import direct, named
 from lora_reuse.runs.settings import Choice, SettingError, setting
 
@@ -121,15 +122,15 @@ def counts(point: Exposed, asked: Sequence[Question], records: Sequence[Marks]) 
     would be right if the right ones were dealt anew among the questions."""
     by_triplet = [0] * point.triplets
     golds = [question.reference.example.gold for question in asked]
-    dealt = 0
+    right_for = []
     for question, record in zip(asked, records, strict=True):
         reference, answer = question.reference, record["answer"]
         by_triplet[reference.example.triplet] += bool(record["right"])
-        for gold in {*named(answer, everyone() | everywhere())} & {*golds}:
-            one = reference._replace(example=reference.example._replace(gold=gold))
-            dealt += golds.count(gold) * right(one, answer)
+        said = {*named(answer, everyone() | everywhere())}.intersection(golds)
+        others = {gold: reference._replace(example=reference.example._replace(gold=gold)) for gold in said}
+        right_for.append([gold for gold, other in others.items() if right(other, answer)])
     measured = {"hits": sum(by_triplet), "total": len(records), "by_triplet": by_triplet}
-    measured |= {"permuted": round(dealt / len(golds), 4)}
+    measured |= {"permuted": round(sum(by_chance(golds, right_for)), 4)}
     if point.prompting == "steps":
         measured["b_named"] = sum(bool(record["b_named"]) for record in records)
     return measured

@@ -20,6 +20,7 @@ from lora_reuse.llm.protocols.controls import Control
 from lora_reuse.llm.protocols.hops import everyone, everywhere
 from lora_reuse.llm.protocols.protocol import Marks, Protocol, Question, Row, counted, main, total
 from lora_reuse.llm.protocols.settings import Model, Options
+from lora_reuse.llm.scoring.chance import by_chance
 from lora_reuse.llm.scoring.two_hop import direct, last_sentence, named
 from lora_reuse.runs.settings import Choice, SettingError, Whole, setting
 
@@ -134,12 +135,12 @@ def counts(point: Exposure, asked: Sequence[Question], records: Sequence[Marks])
     bridges = {world_of(point.model).facts["spouse_of"][a] for a in exposed - {q.group for q in asked[:size]}}
     about = {record["a"]: record for record in two}
     known = [record for record in two if record["a"] not in unknown]
-    golds = [record["c"] for record in known]
-    dealt = sum(golds.count(place) for record in known if len(said := _places(point, record)) == 1 for place in said)
+    said = [_places(point, record) for record in known]
+    chance = by_chance([record["c"] for record in known], [each if len(each) == 1 else () for each in said])
     return counted(point, asked[:size], two) | {
         "known": len(known),
         "hits_known": sum(bool(record["right"]) for record in known),
-        "permuted_known": round(dealt / len(known), 4) if known else 0.0,
+        "permuted_known": round(sum(chance), 4),
         "first_right": sum(bool(record["right"]) for record in hops[0]),
         "second_right": sum(bool(record["right"]) for record in hops[1]),
         "known_by_group": [int(a not in unknown) for a in about],

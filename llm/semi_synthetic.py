@@ -31,6 +31,7 @@ from lora_reuse.llm.protocols.hops import everyone
 from lora_reuse.llm.protocols.libraries import in_one_way
 from lora_reuse.llm.protocols.protocol import Protocol, Question, main, share_of
 from lora_reuse.llm.protocols.settings import Options
+from lora_reuse.llm.scoring.chance import by_chance
 from lora_reuse.llm.scoring.two_hop import direct as scored
 from lora_reuse.llm.scoring.two_hop import named
 from lora_reuse.runs.grid import Cell, hash_of
@@ -216,7 +217,8 @@ def marked(
 ) -> list[dict[str, Any]]:
     """A record for each two-hop question: whether it is right (`strict`), whether each hop is, whether the answer names
     B, and the probability of a hit if the right answers were dealt anew (`chance`)."""
-    shares = {gold: sum(t.c == gold for t in facts) / len(facts) for gold in {t.c for t in facts}}
+    golds = [t.c for t in facts]
+    chance = by_chance(golds, [[gold for gold in set(golds) if is_right(two, gold, fact)] for two in direct])
     records = []
     for i, (two, one, other) in enumerate(zip(direct, first, second, strict=True)):
         t = facts[i % len(facts)]
@@ -232,7 +234,7 @@ def marked(
             }
             | {"strict": is_right(two, t.c, fact), "first_kept": scored(one, t.b, everyone() - {t.a}).strict}
             | {"second_kept": is_right(other, t.c, fact), "y_named": t.b in named(two, everyone())}
-            | {"chance": sum(share for gold, share in shares.items() if is_right(two, gold, fact))}
+            | {"chance": chance[i]}
         )
     return records
 

@@ -11,6 +11,7 @@ from lora_reuse.llm.data.graphs import facts_of
 from lora_reuse.llm.data.names import cities, fake_people, fake_places, people
 from lora_reuse.llm.data.subsets import Example, examples
 from lora_reuse.llm.protocols.protocol import Asked, Marks, Protocol, Question, Row, total
+from lora_reuse.llm.scoring.chance import by_chance
 from lora_reuse.llm.scoring.two_hop import direct, named, step_by_step
 from lora_reuse.runs.settings import SettingError
 
@@ -142,20 +143,14 @@ def counted(records: Sequence[Marks], asked: Sequence[Example], way: str, point:
 
 
 def chances(records: Sequence[Marks], asked: Sequence[Example], way: str) -> list[float]:
-    """Of each answer, the probability of a hit if the right answers were dealt anew among the questions: their sum is
-    what these answers would hit by chance."""
-    golds = sorted({e.gold for e in asked})
-    right = {gold: sum(e.gold == gold for e in asked) for gold in golds}
-    found = []
-    anything = everyone() | everywhere()
+    """Of each answer, the probability of a hit if the right answers were dealt anew among the questions."""
+    golds, anything = [e.gold for e in asked], everyone() | everywhere()
+    right_for = []
     for e, record in zip(asked, records, strict=True):
-        if record["strict"]:
-            found.append(right[e.gold] / len(asked))
-        else:
-            others = {gold for gold in named(record["answer"], anything) if gold in right and gold != e.gold}
-            said = [gold for gold in others if marks(e._replace(gold=gold), record["answer"], way)["strict"]]
-            found.append(sum(right[gold] for gold in said) / len(asked))
-    return found
+        others = {*named(record["answer"], anything)}.intersection(golds) - {e.gold}
+        said = [gold for gold in others if marks(e._replace(gold=gold), record["answer"], way)["strict"]]
+        right_for.append([e.gold] if record["strict"] else said)
+    return by_chance(golds, right_for)
 
 
 def hops_by_gate(records: Sequence[Mapping[str, Any]]) -> dict[str, list[list[int]]]:

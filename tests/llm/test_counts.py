@@ -27,6 +27,7 @@ from lora_reuse.llm.protocols import composed as composing
 from lora_reuse.llm.protocols import hops, observers, protocol
 from lora_reuse.llm.protocols.protocol import Asked, Protocol, Question
 from lora_reuse.llm.protocols.settings import Options
+from lora_reuse.llm.scoring import chance
 
 FACTS = triplets("F")[:3]
 A, B, C = (fact.c for fact in FACTS)
@@ -276,8 +277,9 @@ def groups_are_in_the_order_in_which_they_are_asked(counted):
 
 MISTAKES = [
     (constant_is_the_best_answers, hops.counted, "constant = max(", "constant = min("),
-    (permuted_is_what_these_answers_hit_by_chance, hops.chances, "found.append(right[e.gold] / len(asked))", "found.append(1 / len(right))"),
-    (permuted_is_what_these_answers_hit_by_chance, hops.chances, "sum(right[gold] for gold in said)", "len(said)"),
+    (permuted_is_what_these_answers_hit_by_chance, hops.chances, "[e.gold] if", "[] if"),
+    (permuted_is_what_these_answers_hit_by_chance, hops.chances, "else said", "else []"),
+    (permuted_is_what_these_answers_hit_by_chance, chance.by_chance, "times[gold]", "1"),
     (triplets_are_in_their_places, hops.counted, "by_triplet[e.triplet]", "by_triplet[2 - e.triplet]"),
     (triplets_are_in_their_places, hops.counted, 'bool(record["lenient"])', 'bool(record["strict"])'),
     (
@@ -335,6 +337,7 @@ def check(case, function, made, monkeypatch):
     """The case of the function as made: itself, or, of a part of another, that with it."""
     for part, module, whole in (
         (hops.chances, hops, hops.counted),
+        (chance.by_chance, hops, hops.counted),
         (edit._by_triplet, edit, edit.counts),
     ):
         if function is part:

@@ -207,7 +207,7 @@ PLANTED = {
     "the first hop's person": ("scored(one, t.b, everyone() - {t.a})", "scored(one, facts[0].b, everyone() - {t.a})"),
     "the two-hop answer for B's": ('"second_kept": is_right(other,', '"second_kept": is_right(two,'),
     "A for B": ('"y_named": t.b in', '"y_named": t.a in'),
-    "countries, not couples": ("sum(t.c == gold for t in facts) / len(facts)", "1 / len({t.c for t in facts})"),
+    "countries, not couples": ("by_chance(golds, ", "by_chance([*set(golds)], "),
     "question by question": ("t = facts[i % len(facts)]", "t = facts[i // 2]"),
     "one country is enough": (
         "frozenset(name for place, known in every.items() if place != gold for name in known)",
