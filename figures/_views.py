@@ -52,13 +52,12 @@ WORDS = {
 RULE = "composition"
 PLACES = string.digits + string.ascii_letters + "!#$%*+-.:;=?@^_~" + "".join(map(chr, range(0xC0, 0x180)))
 """A character for each place on an axis, which neither JSON nor HTML has to escape; the first 78 are of one byte."""
-OWN_FIELDS = ("at", "each", "controls", "rows", "sample")
-SHARED_FIELDS = ("hits", "total", "share", "of", "theory", "paper", "void", "ends", "chance", "commands")
-FIELDS = (*OWN_FIELDS, *SHARED_FIELDS)
-"""What a cell is, in this order. `at` has a character of PLACES for its place on each axis. `each` are the hits of its
-seeds where there are several, and `of` how many questions each was asked, one number where all were asked as many. What
-stands in SHARED_FIELDS is the same in many cells: a cell has the number of its place in the view's list of them; and so
-it has for `controls`."""
+OWN_FIELDS = ("at", "controls", "rows")
+SHARED_FIELDS = ("hits", "total", "share", "each", "of", "theory", "paper", "void", "ends", "chance", "commands")
+"""What a cell has. It is a list of what stands in OWN_FIELDS, the place of the rest in the view's `shared`, since that
+is the same in many cells, as `controls` are, and its sample, where it has one. `at` has a character of PLACES for its
+place on each axis. `each` are the hits of its seeds where there are several, and `of` how many questions each was
+asked, one number where all were asked as many."""
 
 
 class Cell(NamedTuple):
@@ -119,9 +118,8 @@ def _view(protocol: Protocol, sources: Sequence[Source], sample: Mapping[str, An
         told |= {"rows": ";".join(_rows(cell, sources[0].file))}
         made = dict.fromkeys(source.row["provenance"]["command"] for source in cell.rows)
         told |= {"commands": [commands.setdefault(command, len(commands)) for command in made]}
-        told |= {"sample": _sample(cell, sample, asked)}
         place = shared.setdefault(json.dumps([told[name] for name in SHARED_FIELDS]), len(shared))
-        shown.append([*(told[name] for name in OWN_FIELDS), place])
+        shown.append([*(told[name] for name in OWN_FIELDS), place, *_sample(cell, sample, asked)])
     data = {getattr(cell.point, "data", "") for cell in cells}
     ours = [what for name, what in OWN.get(protocol.experiment, {}).items() if name in data]
     stand_in = f" The data are a stand-in of this project's: {'; '.join(ours)}." if ours else ""
@@ -141,8 +139,9 @@ def _view(protocol: Protocol, sources: Sequence[Source], sample: Mapping[str, An
 
 def cells_of(view: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The cells of a view by the names of their fields, with their places as numbers."""
-    whole = ([*own, *view["shared"][place]] for *own, place in view["cells"])
-    cells = [dict(zip(FIELDS, cell, strict=True)) for cell in whole]
+    parts = ((cell[: len(OWN_FIELDS)], cell[len(OWN_FIELDS)]) for cell in view["cells"])
+    told = lambda place: zip(SHARED_FIELDS, view["shared"][place], strict=True)  # noqa: E731
+    cells = [dict(zip(OWN_FIELDS, own, strict=True)) | dict(told(place)) for own, place in parts]
     decoded = lambda at: [PLACES.index(place) for place in at]  # noqa: E731
     return [cell | {"at": decoded(cell["at"]), "controls": view["control_lists"][cell["controls"]]} for cell in cells]
 
@@ -246,12 +245,12 @@ def _rows(cell: Cell, file: str) -> list[str]:
 
 
 def _sample(cell: Cell, sample: Mapping[str, Any], asked: dict[tuple[str, str], int]) -> list[Any]:
-    """Of the first of its rows that has a sample: the seed, of how many questions it is, and of each question the place
-    of it and its right answer among those that are `asked`, the answer and whether that is a hit. Empty where none
-    has."""
+    """The sample of the first of its rows that has one: the seed, of how many questions it is, and of each question the
+    place of it and its right answer among those that are `asked`, the answer and whether that is a hit. Empty where
+    none has."""
     for source in cell.rows:
         if line := sample.get(source.row["hash"]):
             places = [asked.setdefault((a["question"], a["gold"]), len(asked)) for a in line["answers"]]
             said = [[place, a["answer"], int(a["hit"])] for place, a in zip(places, line["answers"], strict=True)]
-            return [source.row["settings"]["seed"], line["asked"], said]
+            return [[source.row["settings"]["seed"], line["asked"], said]]
     return []

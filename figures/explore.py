@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_reuse.figures._html import DIGITS, filled
-from lora_reuse.figures._views import FIELDS, PLACES, RULE, cells_of, views
+from lora_reuse.figures._views import PLACES, RULE, SHARED_FIELDS, cells_of, views
 from lora_reuse.runs.rows import Source
 
 PAGE = Path(__file__).with_name("explore_page.html")
@@ -29,7 +29,13 @@ def page(rows: Path, out: Path, sources: Sequence[Source]) -> str:
     if not shown:
         return filled(PAGE, start=f"<p>No rows of language models are in {escape(str(rows))}.</p>", data="null")
     start = START | {"protocol": START["protocol"] if START["protocol"] in shown else next(iter(shown))}
-    data = {"fields": FIELDS, "places": PLACES, "folder": os.path.relpath(rows, out), "start": start, "digits": DIGITS}
+    data = {
+        "shared": SHARED_FIELDS,
+        "places": PLACES,
+        "folder": os.path.relpath(rows, out),
+        "start": start,
+        "digits": DIGITS,
+    }
     data |= {"protocols": list(shown.values())}
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     return filled(PAGE, start=_table(shown[start["protocol"]]), data=text)
