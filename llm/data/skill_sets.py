@@ -15,8 +15,8 @@ countries (`capitals`).
 
 Five of the skills are those whose every set is asked (SKILLS). The pocket model's tokenizer knows a name after a space
 alone, and other words than those of its corpus by their letters. In the few steps in which an expert learns a form it
-learns neither capitals nor where the quotes of JSON end, and two forms that are spelled mix their letters: so one form
-at most of the five is spelled, and `json` and `upper` (MORE) stand apart."""
+learns neither capitals nor where the quotes of JSON end, which takes it twice as many (`epochs=10`), and two forms that
+are spelled mix their letters: so one form at most of the five is spelled, and `json` and `upper` (MORE) stand apart."""
 
 import random
 import re
