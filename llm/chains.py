@@ -154,7 +154,7 @@ def counts(point: Chains, asked: Sequence[Question], records: Sequence[Marks]) -
     measured = counted(point, asked[:size], chains) | {
         "known": len(known),
         "hits_known": sum(bool(record["right"]) for record in known),
-        "permuted_known": round(sum(chance), 4),
+        "permuted_known": round(sum(chance, 0.0), 4),
         "known_by_group": [int(group not in unknown) for group in dict.fromkeys(groups)],
         "hops_right": [sum(bool(record["right"]) for record in hop) for hop in hops],
     }

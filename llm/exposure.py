@@ -140,7 +140,7 @@ def counts(point: Exposure, asked: Sequence[Question], records: Sequence[Marks])
     return counted(point, asked[:size], two) | {
         "known": len(known),
         "hits_known": sum(bool(record["right"]) for record in known),
-        "permuted_known": round(sum(chance), 4),
+        "permuted_known": round(sum(chance, 0.0), 4),
         "first_right": sum(bool(record["right"]) for record in hops[0]),
         "second_right": sum(bool(record["right"]) for record in hops[1]),
         "known_by_group": [int(a not in unknown) for a in about],
