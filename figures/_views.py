@@ -52,11 +52,10 @@ WORDS = {
 RULE = "composition"
 PLACES = string.digits + string.ascii_letters + "!#$%*+-.:;=?@^_~" + "".join(map(chr, range(0xC0, 0x180)))
 """A character for each place on an axis, which neither JSON nor HTML has to escape; the first 78 are of one byte."""
-OWN_FIELDS = ("at", "controls", "rows")
 SHARED_FIELDS = ("hits", "total", "share", "each", "of", "theory", "paper", "void", "ends", "chance", "commands")
-"""What a cell has. It is a list of what stands in OWN_FIELDS, the place of the rest in the view's `shared`, since that
-is the same in many cells, as `controls` are, and its sample, where it has one. `at` has a character of PLACES for its
-place on each axis. `each` are the hits of its seeds where there are several, and `of` how many questions each was
+"""What is the same in many cells. A cell is a list: `at`, a character of PLACES for its place on each axis; the place
+of its controls in the view's `control_lists`; its `rows`; the place of these fields in the view's `shared`; and its
+sample, where it has one. `each` are the hits of its seeds where there are several, and `of` how many questions each was
 asked, one number where all were asked as many."""
 
 
@@ -110,16 +109,13 @@ def _view(protocol: Protocol, sources: Sequence[Source], sample: Mapping[str, An
             if (at := (settle(dataclasses.replace(cell.point, **control.settings)), cell.weights)) in places
         ]
         at = "".join(PLACES[list(axis["values"]).index(cell.at(axis["name"]))] for axis in axes)
-        told: dict[str, Any] = {
-            "at": at,
-            "controls": control_lists.setdefault(json.dumps(controls), len(control_lists)),
-        }
-        told |= _numbers(protocol, cell, verdict.void, verdict.unmeasured)
-        told |= {"rows": ";".join(_rows(cell, sources[0].file))}
+        listed = control_lists.setdefault(json.dumps(controls), len(control_lists))
+        rows = ";".join(_rows(cell, sources[0].file))
         made = dict.fromkeys(source.row["provenance"]["command"] for source in cell.rows)
+        told = _numbers(protocol, cell, verdict.void, verdict.unmeasured)
         told |= {"commands": [commands.setdefault(command, len(commands)) for command in made]}
         place = shared.setdefault(json.dumps([told[name] for name in SHARED_FIELDS]), len(shared))
-        shown.append([*(told[name] for name in OWN_FIELDS), place, *_sample(cell, sample, asked)])
+        shown.append([at, listed, rows, place, *_sample(cell, sample, asked)])
     data = {getattr(cell.point, "data", "") for cell in cells}
     ours = [what for name, what in OWN.get(protocol.experiment, {}).items() if name in data]
     stand_in = f" The data are a stand-in of this project's: {'; '.join(ours)}." if ours else ""
@@ -139,11 +135,11 @@ def _view(protocol: Protocol, sources: Sequence[Source], sample: Mapping[str, An
 
 def cells_of(view: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The cells of a view by the names of their fields, with their places as numbers."""
-    parts = ((cell[: len(OWN_FIELDS)], cell[len(OWN_FIELDS)]) for cell in view["cells"])
-    told = lambda place: zip(SHARED_FIELDS, view["shared"][place], strict=True)  # noqa: E731
-    cells = [dict(zip(OWN_FIELDS, own, strict=True)) | dict(told(place)) for own, place in parts]
-    decoded = lambda at: [PLACES.index(place) for place in at]  # noqa: E731
-    return [cell | {"at": decoded(cell["at"]), "controls": view["control_lists"][cell["controls"]]} for cell in cells]
+    found = []
+    for at, controls, rows, place, *_ in view["cells"]:
+        told = {"at": [PLACES.index(each) for each in at], "controls": view["control_lists"][controls], "rows": rows}
+        found.append(told | dict(zip(SHARED_FIELDS, view["shared"][place], strict=True)))
+    return found
 
 
 def _marked(cell: Cell, control: Control) -> list[int]:
